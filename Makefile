@@ -1,0 +1,186 @@
+# svkit from audio to report. `make all` needs nothing but Python 3.10-3.12: it makes the virtual environment, renders
+# the demo corpus, and runs the whole chain. A finished stage is not run again; a changed setting or input is.
+#
+#   make all                                    the demo, a few minutes on two cores
+#   make all CORPUS=folder ROOT=DIR PRESET=tiny own recordings, a directory a speaker
+#   make all CORPUS=voxceleb VOXCELEB=DIR MUSAN=DIR RIRS=DIR PRESET=w2v-bert-2.0 ENCODER=facebook/w2v-bert-2.0 NPROC=8
+#
+# EXP must not contain spaces (make cannot); the other paths may.
+
+CORPUS ?= demo
+EXP ?= $(if $(filter demo,$(CORPUS)),exp,exp-$(CORPUS))
+PRESET ?= $(if $(filter demo,$(CORPUS)),tiny,w2v-bert-2.0)
+SPARSITY ?= 0.8
+NPROC ?= 1
+# Empty: the preset's encoder and seed, and whatever augmentation material is named. AUGMENT=none: no augmentation.
+ENCODER ?=
+SEED ?=
+AUGMENT ?=
+LEVELS ?=
+ROOT ?=
+VOXCELEB ?= $(SVKIT_VOXCELEB)
+EVAL_SPEAKERS ?=
+TRIALS ?=
+NOISE ?=
+MUSIC ?=
+MUSAN ?=
+RIRS ?=
+
+PYTHON ?= python3
+VENV ?= .venv
+SETUP ?= $(VENV)/.installed
+SVKIT ?= $(VENV)/bin/svkit
+TORCHRUN ?= $(VENV)/bin/torchrun
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup all prepare report sparsity-sweep pruning-quality test check static format bench e2e clean FORCE
+
+help:
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+	@echo 'Targets: setup all sparsity-sweep pruning-quality test check static format bench e2e clean'
+
+# ---- Set-up -------------------------------------------------------------------------------------------------------
+
+setup: $(SETUP)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+# ---- The chain ----------------------------------------------------------------------------------------------------
+
+# One shell word, whatever is in the path.
+quote = '$(subst ','\'',$(1))'
+# $(call option,--flag,VALUE): nothing when VALUE is empty.
+option = $(if $(strip $(2)),$(1) $(call quote,$(2)))
+# What to do with output that is there already: keep it if it is finished and made from the same, else replace it.
+# Unfinished output gets no flag, so that svkit resumes it, or says what differs.
+update = $(if $(wildcard $(or $(1),$@)),--keep-finished --overwrite)
+
+recipe = --exp $(EXP) --preset $(call quote,$(PRESET)) $(if $(SEED),--set seed=$(SEED))
+launch = $(if $(filter-out 0 1,$(NPROC)),$(TORCHRUN) --standalone --nproc-per-node $(NPROC) -m svkit,$(SVKIT))
+augment = $(if $(filter none,$(AUGMENT)),--no-augment)
+corpus_root = $(if $(filter voxceleb,$(CORPUS)),$(VOXCELEB),$(if $(filter demo,$(CORPUS)),,$(ROOT)))
+
+define data_settings
+corpus=$(CORPUS) root=$(corpus_root) eval_speakers=$(EVAL_SPEAKERS) trials=$(TRIALS) seed=$(SEED)
+noise=$(NOISE) music=$(MUSIC) musan=$(MUSAN) rirs=$(RIRS)
+endef
+define model_settings
+preset=$(PRESET) encoder=$(ENCODER) augment=$(AUGMENT) seed=$(SEED) sparsity=$(SPARSITY)
+endef
+export data_settings model_settings
+
+benchmarks := $(dir $(lastword $(MAKEFILE_LIST)))benchmarks
+# What is timed on random weights and random numbers; the reading of crops is timed where there are recordings.
+speed := scoring full_size pruned_speed
+VOICES ?= ../shared/voices
+
+data := $(EXP)/.make/prepared
+dense := $(EXP)/finetune/lmft/provenance.json
+pruned_structure := $(EXP)/prune/provenance.json
+distilled := $(EXP)/distill/provenance.json
+pruned := $(EXP)/finetune-pruned/lmft/provenance.json
+embeddings := $(EXP)/embeddings/pruned/provenance.json
+
+# An interrupted make must not delete the mark of a finished stage.
+.PRECIOUS: $(dense) $(pruned_structure) $(distilled) $(pruned) $(embeddings)
+
+all: report
+
+# These files hold the settings of the last run; they are touched only when a setting has changed.
+$(EXP)/.make/data $(EXP)/.make/model: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' "$$$(@F)_settings" | cmp --silent - $@ || printf '%s\n' "$$$(@F)_settings" > $@
+
+prepare: $(data)
+
+$(data): $(EXP)/.make/data | $(SETUP)
+ifneq ($(filter w2v-bert-2.0%,$(PRESET)),)
+ifneq ($(AUGMENT),none)
+	@if [ -z $(call quote,$(NOISE)$(MUSAN)) ] || [ -z $(call quote,$(RIRS)) ]; then \
+	    echo 'error: the published recipe $(PRESET) needs noise and room impulse responses: give MUSAN=DIR (or' \
+	        'NOISE=DIR and MUSIC=DIR) and RIRS=DIR, or AUGMENT=none' >&2; exit 2; fi
+endif
+endif
+ifneq ($(filter folder,$(CORPUS)),)
+	@[ -n $(call quote,$(ROOT)) ] || { echo 'error: CORPUS=$(CORPUS) needs ROOT=DIR' >&2; exit 2; }
+endif
+	$(SVKIT) prepare $(CORPUS) $(if $(corpus_root),$(call quote,$(corpus_root))) --exp $(EXP) \
+	    $(call update,$(EXP)/data/provenance.json) --preset $(call quote,$(PRESET)) $(call option,--encoder,$(ENCODER)) $(call option,--seed,$(SEED)) \
+	    $(call option,--eval-speakers,$(EVAL_SPEAKERS)) $(call option,--trials,$(TRIALS))
+	$(if $(NOISE),$(SVKIT) prepare noise $(call quote,$(NOISE)) --exp $(EXP) --keep-finished --overwrite)
+	$(if $(MUSIC),$(SVKIT) prepare music $(call quote,$(MUSIC)) --exp $(EXP) --keep-finished --overwrite)
+	$(if $(MUSAN),$(SVKIT) prepare musan $(call quote,$(MUSAN)) --exp $(EXP) --keep-finished --overwrite)
+	$(if $(RIRS),$(SVKIT) prepare rirs $(call quote,$(RIRS)) --exp $(EXP) --keep-finished --overwrite)
+	@touch $@
+
+$(dense): $(data) $(EXP)/.make/model | $(SETUP)
+	$(launch) finetune $(recipe) $(call option,--encoder,$(ENCODER)) $(augment) $(update)
+	@touch $@
+
+$(pruned_structure): $(dense) | $(SETUP)
+	$(launch) prune --sparsity $(SPARSITY) $(recipe) $(update)
+	@touch $@
+
+$(distilled): $(pruned_structure) | $(SETUP)
+	$(launch) distill $(recipe) $(update)
+	@touch $@
+
+$(pruned): $(distilled) | $(SETUP)
+	$(launch) finetune --from $(EXP)/distill $(recipe) $(augment) $(update)
+	@touch $@
+
+$(embeddings): $(pruned) $(dense) $(data) | $(SETUP)
+	$(launch) extract $(recipe) $(update)
+	@touch $@
+
+$(EXP)/scores/.scored: $(embeddings) | $(SETUP)
+	for list in $(EXP)/data/trials/*.txt; do \
+	    $(SVKIT) score "$$list" --exp $(EXP) --keep-finished --overwrite; done
+	@touch $@
+
+report: $(EXP)/scores/.scored | $(SETUP)
+	$(SVKIT) report --exp $(EXP) --keep-finished --overwrite
+
+# EER against parameters, MACs and time at sparsities of 0.5 to 0.9, into $(EXP)/report/sweep; then what the guided cut is
+# worth against magnitude pruning and training from scratch, into docs/results. Both keep what is finished.
+sparsity-sweep: report
+	$(VENV)/bin/python $(benchmarks)/sparsity_sweep.py --exp $(EXP) --preset $(call quote,$(PRESET)) \
+	    $(call option,--seed,$(SEED)) $(augment) $(if $(LEVELS),--levels $(LEVELS))
+
+pruning-quality: $(dense)
+	$(VENV)/bin/python $(benchmarks)/pruning_quality.py --exp $(EXP) --preset $(call quote,$(PRESET)) \
+	    --sparsity $(SPARSITY) $(if $(SEED),--seeds $(SEED))
+
+# ---- Checks -------------------------------------------------------------------------------------------------------
+
+test: $(SETUP)
+	$(VENV)/bin/pytest
+
+check: static test
+
+static: $(SETUP)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy
+
+format: $(SETUP)
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+e2e: $(SETUP)
+	$(VENV)/bin/pytest tests/e2e
+
+bench: $(SETUP)
+	for name in $(speed); do $(VENV)/bin/python $(benchmarks)/$$name.py; done
+	if [ -d $(call quote,$(VOICES)) ]; then $(VENV)/bin/python $(benchmarks)/data_loading.py $(call quote,$(VOICES)); fi
+
+# Leaves the virtual environment and the experiments: they took time.
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .ci-venv-*
+	find svkit tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Official lists and the demo protocol as data files of the package."""

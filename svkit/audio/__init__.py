@@ -1,0 +1,1 @@
+"""Waveform to waveform and waveform to features, pure torch."""

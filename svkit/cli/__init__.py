@@ -1,0 +1,1 @@
+"""Signatures of the commands, printing and exit codes."""

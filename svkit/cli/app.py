@@ -1,0 +1,130 @@
+"""The `svkit` command: its verbs, and the one place where errors become exit codes.
+
+Nothing heavy is imported here: each command's file holds a signature and imports its stage when it runs.
+"""
+
+import errno
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from svkit.cli import (
+    console,
+    convert,
+    distill,
+    extract,
+    finetune,
+    info,
+    prepare,
+    prune,
+    report,
+    score,
+    verify,
+)
+from svkit.errors import SvkitError
+
+# Typer 0.29 vendors click, earlier versions import it: both spell this class as BadParameter's parent.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
+
+
+class ErrorGroup(TyperGroup):
+    """The root command: an error is one line on stderr and the exit code of its family."""
+
+    def main(  # type: ignore[override]
+        self, args: Any = None, prog_name: str | None = None, standalone_mode: bool = True, **extra: Any
+    ) -> Any:
+        """Run and exit: 0, 1 a bug, 2 usage, 3 data, 4 artifact, 5 training, 130 Ctrl-C."""
+        settings = {"args": args, "prog_name": prog_name, **extra}
+        if not standalone_mode:
+            return super().main(standalone_mode=False, **settings)
+        sys.exit(self._exit_code(settings))
+
+    def _exit_code(self, settings: dict[str, Any]) -> int:
+        try:
+            code = super().main(standalone_mode=False, **settings)
+        except SvkitError as error:
+            console.error(str(error))
+            return error.exit_code
+        except _UsageError as error:
+            return _usage(error)
+        except (KeyboardInterrupt, typer.Abort):
+            console.error("interrupted")
+            return 130
+        except BrokenPipeError:
+            # The reader of stdout (head, less) went away: nothing is left to say, not even at exit.
+            sys.stdout = None
+            return 1
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+                console.error(f"{error.filename or 'output'}: {error.strerror}")
+                return 4
+            traceback.print_exc()
+            console.error(f"{type(error).__name__}: this is a bug, please report it with the lines above")
+            return 1
+        return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> int:
+    """Print a mistake on the command line as one line; without any argument, print the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+    else:
+        where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        console.error(f"{error.format_message()}{where}")
+    return 2
+
+
+app = typer.Typer(
+    name="svkit",
+    cls=ErrorGroup,
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        import svkit
+
+        console.result(f"svkit {svkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Speaker verification with w2v-BERT 2.0: fine-tune, prune by 80 %, distill, and measure honestly.
+
+    Try it without any data: svkit prepare demo, then finetune, prune, distill, extract, score, report.
+    """
+
+
+app.add_typer(prepare.app, name="prepare")
+for _command in (
+    finetune.finetune,
+    prune.prune,
+    distill.distill,
+    extract.extract,
+    score.score,
+    report.report,
+    verify.verify,
+    info.info,
+    convert.convert,
+):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Entry point of the `svkit` script."""
+    app(prog_name="svkit")

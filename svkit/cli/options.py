@@ -1,0 +1,110 @@
+"""Options that several commands share, and what follows from them: recipe and defaults."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svkit.cli import console
+from svkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from svkit.config.schema import Recipe
+
+Exp = Annotated[Path, typer.Option("--exp", envvar="SVKIT_EXP", help="Working directory of the experiment.")]
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="Recipe in the package [default: as in exp/config.toml].")
+]
+Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML laid over the preset.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value: optim.lr=1e-4; repeatable."),
+]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the resolved recipe as TOML and exit.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that is there already.")]
+KeepFinished = Annotated[
+    bool, typer.Option("--keep-finished", help="Finished output of the same inputs is success, no error.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Write here instead of the default in --exp.")
+]
+Encoder = Annotated[
+    str | None, typer.Option("--encoder", help="Hub id, local transformers directory, or tiny.")
+]
+Manifest = Annotated[
+    Path | None,
+    typer.Option("--manifest", metavar="TSV", help="Utterances to use instead of the experiment's."),
+]
+AudioRoot = Annotated[
+    Path | None,
+    typer.Option("--audio-root", metavar="DIR", help="Directory that the manifest's paths are below."),
+]
+Noise = Annotated[
+    Path | None,
+    typer.Option("--noise", metavar="TSV", help="Noise and music list [default: the prepared one]."),
+]
+Rirs = Annotated[
+    Path | None,
+    typer.Option("--rirs", metavar="TSV", help="Room impulse responses [default: the prepared ones]."),
+]
+Augment = Annotated[
+    bool, typer.Option("--augment/--no-augment", help="Noise and reverberation while training.")
+]
+
+
+def open_recipe(
+    exp: Path,
+    preset: str | None,
+    config: Path | None,
+    overrides: Sequence[str] | None,
+    sections: Sequence[str],
+    encoder: str | None = None,
+) -> "Recipe":
+    """Resolve the recipe a command runs: preset < exp/config.toml < --config < --set < --encoder.
+
+    Raises:
+        ConfigError: an unknown preset, key or value.
+    """
+    from svkit.config.load import load_recipe
+    from svkit.store.experiment import read_experiment
+
+    experiment = read_experiment(exp)
+    recipe = load_recipe(
+        preset or experiment.preset,
+        None if config is None else _read_config(config),
+        overrides or (),
+        sections,
+        defaults={"encoder": experiment.encoder}
+        if experiment.encoder and preset in (None, experiment.preset)
+        else {},
+    )
+    return replace(recipe, encoder=encoder) if encoder else recipe
+
+
+def material(exp: Path, noise: Path | None, rirs: Path | None) -> tuple[Path | None, Path | None]:
+    """Return the noise and RIR lists to use: the flags, else what exp/config.toml notes, else None."""
+    from svkit.store.experiment import read_experiment, resolve
+
+    experiment = read_experiment(exp)
+    return noise or resolve(exp, experiment.noise), rirs or resolve(exp, experiment.rirs)
+
+
+def print_recipe(recipe: "Recipe") -> None:
+    """Print the resolved recipe as TOML (`--print-config`), ready to be edited and given to `--config`."""
+    from svkit.config.load import resolved, to_toml
+
+    console.result(to_toml(resolved(recipe)))
+
+
+def _read_config(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"--config {path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: cannot be read as text: {error}") from None

@@ -1,0 +1,235 @@
+"""`svkit score`."""
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from svkit.cli import console, options, tables
+
+if TYPE_CHECKING:
+    from svkit.stages.score import ScoreResult
+
+
+class Norm(str, Enum):
+    """Score normalisation."""
+
+    NONE = "none"
+    SNORM = "snorm"
+    ASNORM = "asnorm"
+
+
+class Method(str, Enum):
+    """How two embeddings become a score."""
+
+    COSINE = "cosine"
+    PLDA = "plda"
+
+
+class Form(str, Enum):
+    """Text forms of other toolkits."""
+
+    KALDI = "kaldi"
+    WESPEAKER = "wespeaker"
+
+
+Trials = Annotated[Path, typer.Argument(metavar="TRIALS", help="Trial list in any of the usual forms.")]
+EmbeddingDirs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--embeddings", metavar="DIR", help="Repeatable [default: every directory in exp/embeddings]."
+    ),
+]
+BackendMethod = Annotated[Method, typer.Option("--backend", help="Cosine, or PLDA with --plda-train.")]
+PldaTraining = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plda-train",
+        metavar="DIR",
+        help="Embeddings of training speakers: one for all systems or one each.",
+    ),
+]
+Normalisation = Annotated[Norm, typer.Option("--norm", help="S-norm, or adaptive S-norm with --top-n.")]
+Cohorts = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--cohort", metavar="DIR", help="Embeddings of the cohort: one for all systems or one for each."
+    ),
+]
+CohortSpeakers = Annotated[
+    bool, typer.Option("--cohort-speakers", help="One cohort member a speaker instead of one an utterance.")
+]
+TopN = Annotated[int, typer.Option("--top-n", min=2, help="Cohort members that count in asnorm.")]
+Center = Annotated[
+    bool, typer.Option("--center", help="Subtract the mean of the cohort (without one: of the tests).")
+]
+Enroll = Annotated[
+    Path | None,
+    typer.Option(
+        "--enroll", metavar="MAP", help="Utterances of each enrollment (enroll_id, utterance_id); averaged."
+    ),
+]
+
+Calibrate = Annotated[
+    bool, typer.Option("--calibrate", help="Learn a calibration on these trials (calibration.json).")
+]
+CalibrateFolds = Annotated[
+    int,
+    typer.Option("--calibrate-folds", min=0, help="Judge LLRs of these trials by folds of speakers (>= 3)."),
+]
+Calibration = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--calibration", metavar="FILE", help="Apply what was learnt on other trials; one or one each."
+    ),
+]
+Quality = Annotated[
+    bool, typer.Option("--qmf", help="Calibrate on duration, norm and cohort mean as well as the score.")
+]
+Fuse = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--fuse", metavar="DIR",
+        help="Fuse these scores of the trials (repeatable), by folds of speakers or with --calibration.",
+    ),
+]  # fmt: skip
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--by",
+        metavar="COLUMN",
+        help="Break down by a column of manifest or sidecar, or duration; repeatable.",
+    ),
+]
+Sidecar = Annotated[
+    Path | None,
+    typer.Option(
+        "--sidecar", metavar="TSV", help="Columns of the trials (enroll_id, test_id, ...), a row each."
+    ),
+]
+Forms = Annotated[
+    list[Form] | None, typer.Option("--format", help="Also write scores and trials in this form; repeatable.")
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", metavar="GUARD", help="Go on, on record: shared-speakers, stale; repeatable."),
+]
+
+
+def score(
+    trials: Trials,
+    embeddings: EmbeddingDirs = None,
+    backend: BackendMethod = Method.COSINE,
+    plda_train: PldaTraining = None,
+    norm: Normalisation = Norm.NONE,
+    cohort: Cohorts = None,
+    cohort_speakers: CohortSpeakers = False,
+    top_n: TopN = 300,
+    center: Center = False,
+    enroll: Enroll = None,
+    calibrate: Calibrate = False,
+    calibrate_folds: CalibrateFolds = 0,
+    calibration: Calibration = None,
+    qmf: Quality = False,
+    fuse: Fuse = None,
+    by: By = None,
+    sidecar: Sidecar = None,
+    forms: Forms = None,
+    allow: Allow = None,
+    overwrite: options.Overwrite = False,
+    keep_finished: options.KeepFinished = False,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
+    """Score a trial list: EER with interval, minDCF, thresholds; compare systems; fuse them.
+
+    Two systems as one: svkit score trials.txt --fuse exp/scores/a/trials --fuse exp/scores/b/trials
+
+    Example: svkit score exp/data/trials/demo.txt
+    """
+    from svkit.stages.backend import Backend
+    from svkit.stages.score import ScoreRequest, run
+
+    request = ScoreRequest(
+        exp=exp,
+        trials=trials,
+        embeddings=tuple(embeddings or ()),
+        backend=Backend(
+            method=backend.value,
+            norm=norm.value,
+            top_n=top_n,
+            center=center,
+            cohort_speakers=cohort_speakers,
+        ),
+        cohorts=tuple(cohort or ()),
+        plda_training=tuple(plda_train or ()),
+        enroll=enroll,
+        calibrate=calibrate,
+        calibrate_folds=calibrate_folds,
+        calibrations=tuple(calibration or ()),
+        quality=qmf,
+        fuse=tuple(fuse or ()),
+        by=tuple(by or ()),
+        sidecar=sidecar,
+        forms=tuple(form.value for form in forms or ()),
+        allow=frozenset(allow or ()),
+        overwrite=overwrite,
+        keep_finished=keep_finished,
+    )
+    with console.progress() as progress:
+        done = run(request, progress)
+    if json:
+        systems = [{"directory": system.directory.as_posix(), **system.metrics} for system in done.systems]
+        answer = {"trials": done.trials, "systems": systems, "comparisons": list(done.comparisons)}
+        return console.result(answer, as_json=True)
+    _print(done)
+    return console.result([system.directory for system in done.systems])
+
+
+def _print(done: "ScoreResult") -> None:
+    from svkit.stages.reporting.wording import caution_sentences, comparison_sentence
+
+    metrics = [system.metrics for system in done.systems]
+    facts = metrics[0]
+    interval = facts["eer_interval"]
+    notes = [f"{facts['num_targets']:,} target and {facts['num_nontargets']:,} nontarget trials"]
+    if interval is not None:
+        notes[0] += (
+            f"; intervals: 95 %, bootstrap over {interval['num_speakers']} speakers"
+            f" ({interval['num_resamples']} resamples)"
+        )
+    headings = ["system", "EER %", "95 %", "minDCF 0.01", "minDCF 0.05", "minCllr", "threshold at EER"]
+    if "cllr" in facts:
+        headings += ["Cllr", "actDCF 0.01", "actDCF 0.05"]
+        notes.append(f"log-likelihood ratios by {facts['calibration']['method']}")
+    notes += [comparison_sentence(comparison) for comparison in done.comparisons]
+    notes += caution_sentences(metrics)
+    rows = [_row(system) for system in metrics]
+    tables.print_table(f"{done.trials} ({facts['backend']['name']})", headings, rows, notes)
+    for number, breakdown in enumerate(facts["breakdown"]):
+        _print_breakdown(breakdown["column"], [(one["name"], one["breakdown"][number]) for one in metrics])
+
+
+def _row(facts: dict[str, Any]) -> list[str]:
+    costs = {cost["p_target"]: cost["value"] for cost in facts["min_dcf"]}
+    row = [
+        facts["name"],
+        tables.percent(facts["eer"]),
+        tables.interval(facts["eer_interval"]),
+        f"{costs[0.01]:.3f}",
+        f"{costs[0.05]:.3f}",
+        f"{facts['min_cllr']:.3f}",
+        f"{facts['thresholds']['eer']['threshold']:.3f}",
+    ]
+    if "cllr" in facts:
+        actual = {cost["p_target"]: cost["value"] for cost in facts["act_dcf"]}
+        row += [f"{facts['cllr']:.3f}", f"{actual[0.01]:.3f}", f"{actual[0.05]:.3f}"]
+    return row
+
+
+def _print_breakdown(column: str, systems: list[tuple[str, dict[str, Any]]]) -> None:
+    """Print a row for each group, the systems beside each other; the trials are the same for all."""
+    from svkit.stages.reporting.wording import breakdown_rows
+
+    tables.print_table(f"by {column}", *breakdown_rows(column, systems))

@@ -1,0 +1,110 @@
+"""`svkit verify`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svkit.cli import console, options, tables
+from svkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from svkit.stages.verify import VerifyResult
+
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE...", help="Two recordings; with --enroll, those of the unknown speaker."),
+]
+Enroll = Annotated[
+    list[Path] | None,
+    typer.Option("--enroll", metavar="FILE", help="Recording of the known speaker; repeatable."),
+]
+Model = Annotated[
+    Path | None, typer.Option("--model", metavar="CKPT", help="[default: final pruned, else final dense]")
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option("--calibration", metavar="FILE", help="[default: calibration.json beside the model]"),
+]
+Prior = Annotated[
+    float, typer.Option("--prior", help="Probability of the same speaker before listening, in (0, 1).")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option("--threshold", help="Accept from this score on [default: the calibrated Bayes threshold]."),
+]
+
+
+def verify(
+    files: Files,
+    enroll: Enroll = None,
+    model: Model = None,
+    calibration: Calibration = None,
+    prior: Prior = 0.5,
+    threshold: Threshold = None,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
+    """Say whether recordings are of one speaker: score, log-likelihood ratio, posterior, decision.
+
+    Several files a side: svkit verify --enroll a1.wav --enroll a2.wav b1.wav b2.wav
+
+    Example: svkit verify a.wav b.wav --prior 0.01
+    """
+    if not enroll and len(files) != 2:
+        raise ConfigError(
+            f"verify: expected two files, found {len(files)}; several a side: --enroll A1 --enroll A2 B1 B2"
+        )
+    from svkit.stages.verify import VerifyRequest, run
+
+    request = VerifyRequest(
+        exp=exp,
+        enroll=tuple(enroll or files[:1]),
+        test=tuple(files if enroll else files[1:]),
+        model=model,
+        calibration=calibration,
+        prior=prior,
+        threshold=threshold,
+    )
+    with console.progress() as progress:
+        done = run(request, progress)
+        for warning in done.warnings if json else ():  # the table has them
+            progress.note(f"warning: {warning}")
+    if json:
+        return console.result({**asdict(done), "is_trusted": not done.warnings}, as_json=True)
+    return _print(done)
+
+
+def _print(done: "VerifyResult") -> None:
+    rows = [["score (cosine)", f"{done.score:.4f}"]]
+    if done.llr is None:
+        rows.append(["log-likelihood ratio", "not calibrated"])
+    else:
+        rows.append(["log-likelihood ratio", f"{done.llr:+.2f} (natural)"])
+        rows.append([f"probability at prior {done.prior:g}", f"{done.posterior:.4g}"])
+    if done.threshold is not None:
+        kind = "given" if done.threshold_from == "given" else f"Bayes, prior {done.prior:g}, equal costs"
+        rows.append([f"threshold ({kind})", f"{done.threshold:.4f}"])
+    rows.append(["model", f"{done.model['path']} (sha256 {done.model['sha256'][:12]})"])
+    lists = [f"{entry['path']} (sha256 {entry['sha256'][:12]})" for entry in done.model["trained_on"]]
+    rows.append(["trained on", ", ".join(lists) or "not recorded"])
+    if done.calibration is not None:
+        facts = done.calibration
+        counts = f"{facts['num_targets']:,} target, {facts['num_nontargets']:,} nontarget trials"
+        rows.append(["calibrated on", f"{facts['trials']['name']} ({counts})"])
+    notes = list(done.notes)
+    if done.is_accepted is None:
+        notes.append(
+            "No decision: this model is not calibrated, its score alone is no probability. Learn one with"
+            " `svkit score HELD_OUT_TRIALS --calibrate`, or give --threshold."
+        )
+    if done.warnings:
+        notes.append("Do not trust this: " + "; ".join(done.warnings))
+    tables.print_table(_verdict(done.is_accepted), ["", ""], rows, notes)
+
+
+def _verdict(is_accepted: bool | None) -> str:
+    if is_accepted is None:
+        return "UNDECIDED"
+    return "ACCEPT: the same speaker" if is_accepted else "REJECT: different speakers"

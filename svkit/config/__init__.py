@@ -1,0 +1,1 @@
+"""Recipes as frozen dataclasses, presets and overrides."""

@@ -1,0 +1,1 @@
+"""Which utterances, which crop, which augmentation, in which order."""

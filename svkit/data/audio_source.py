@@ -1,0 +1,94 @@
+"""Reading parts of a manifest's audio at 16 kHz, with a bounded memory of whole files where they fit."""
+
+from math import ceil, gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svkit.audio.crop import draw_start, repeat_to
+from svkit.audio.resample import SAMPLE_RATE_HZ, resample
+from svkit.store.audio_file import read_audio
+from svkit.store.manifest import Manifest
+
+CONTEXT_SAMPLES = 64
+"""Native samples read at least on each side of a crop that is resampled: its edges are as inside a file."""
+
+
+def read_crop(
+    manifest: Manifest, row: int, num_samples: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Read a crop at a random place of one utterance and nothing else of its file.
+
+    Args:
+        manifest: the list of utterances.
+        row: which of them.
+        num_samples: wanted length at 16 kHz.
+        rng: where the place is drawn from (one draw, or none where the file is too short).
+
+    Returns:
+        float32 `[min(num_samples, length of the file)]` at 16 kHz, channel 0.
+
+    Raises:
+        DataError: the file is missing, unreadable, shorter or of another rate than its manifest says.
+    """
+    rate, length = int(manifest.sample_rates_hz[row]), int(manifest.num_samples[row])
+    wanted = ceil(num_samples * rate / SAMPLE_RATE_HZ)
+    start = draw_start(length, wanted, rng)
+    wanted = min(wanted, length)
+    if rate == SAMPLE_RATE_HZ:
+        return read_audio(manifest.audio_path(row), start, wanted, sample_rate_hz=rate)[:num_samples]
+    # The context begins whole periods of the two rates before the crop: no sample is shifted by a part.
+    period = rate // gcd(rate, SAMPLE_RATE_HZ)
+    periods = min(ceil(CONTEXT_SAMPLES / period), start // period)
+    first = start - periods * period
+    last = min(length, start + wanted + CONTEXT_SAMPLES)
+    signal = resample(read_audio(manifest.audio_path(row), first, last - first, sample_rate_hz=rate), rate)
+    skipped = periods * period * SAMPLE_RATE_HZ // rate
+    return signal[skipped : skipped + min(num_samples, ceil(wanted * SAMPLE_RATE_HZ / rate))]
+
+
+def read_whole(manifest: Manifest, row: int, max_seconds: float | None = None) -> NDArray[np.float32]:
+    """Read one utterance from its beginning, cut at `max_seconds`: float32 `[N]` at 16 kHz, channel 0.
+
+    Raises:
+        DataError: the file is missing, unreadable, shorter or of another rate than its manifest says.
+    """
+    rate, wanted = int(manifest.sample_rates_hz[row]), int(manifest.num_samples[row])
+    if max_seconds is not None:
+        wanted = min(wanted, round(max_seconds * rate))
+    return resample(read_audio(manifest.audio_path(row), 0, wanted, sample_rate_hz=rate), rate)
+
+
+class AudioBank:
+    """Material for augmentation: some rows of a manifest, decoded once and kept where all of them are small.
+
+    Whether files are kept is decided for the whole bank from the manifest's lengths, never by what was read
+    before, so that a draw gives the same samples in every process.
+    """
+
+    def __init__(self, manifest: Manifest, rows: NDArray[np.int64], max_bytes: int) -> None:
+        """Keep the decoded files (float32 at 16 kHz) if they need at most `max_bytes`, else read crops."""
+        self._manifest, self._rows = manifest, rows
+        num_bytes = float(manifest.durations_seconds[rows].sum()) * SAMPLE_RATE_HZ * 4
+        self.is_kept = num_bytes <= max_bytes
+        self._kept: dict[int, NDArray[np.float32]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def whole(self, index: int) -> NDArray[np.float32]:
+        """Return the whole file `index` of the bank: float32 `[N]`."""
+        if not self.is_kept:
+            return read_whole(self._manifest, int(self._rows[index]))
+        signal = self._kept.get(index)
+        if signal is None:
+            signal = self._kept[index] = read_whole(self._manifest, int(self._rows[index]))
+        return signal
+
+    def crop(self, index: int, num_samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Return a random crop of file `index`, repeated where the file is short: float32 `[num_samples]`."""
+        if not self.is_kept:
+            return repeat_to(read_crop(self._manifest, int(self._rows[index]), num_samples, rng), num_samples)
+        signal = self.whole(index)
+        start = draw_start(len(signal), num_samples, rng)
+        return repeat_to(signal[start : start + num_samples], num_samples)

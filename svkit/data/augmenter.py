@@ -1,0 +1,168 @@
+"""Which augmentation a crop gets and from what material (method.md, section 2)."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svkit.audio.augment import add_noise, reverberate, sum_at_equal_power
+from svkit.audio.crop import repeat_to
+from svkit.audio.rooms import RoomBank
+from svkit.config.schema import AugmentConfig
+from svkit.data.audio_source import AudioBank, read_crop
+from svkit.data.speakers import SpeakerIndex
+from svkit.errors import ConfigError, DataError
+from svkit.store.manifest import Manifest
+
+CATEGORIES = ("noise", "music", "speech")
+"""Values of the `category` column of a noise list, as in MUSAN."""
+_NEEDED = {
+    "noise": ("noise",),
+    "music": ("music",),
+    "speech_music": ("speech", "music"),
+    "babble": ("speech",),
+}
+_MAX_BANK_BYTES = 128 * 2**20
+"""Noise, music, speech and impulse responses together, in one process."""
+
+Crop = NDArray[np.float32]
+
+
+class Augmenter:
+    """Applies noise, reverberation or nothing to a crop; all choices come from the generator it gets."""
+
+    def __init__(
+        self,
+        config: AugmentConfig,
+        *,
+        noise: Manifest | None,
+        rirs: Manifest | None,
+        train: Manifest,
+        speakers: SpeakerIndex,
+        seed: int,
+    ) -> None:
+        """Check that the recipe's material is there.
+
+        Args:
+            config: probabilities, kinds and levels.
+            noise: list with the extra column `category`: noise, music or speech.
+            rirs: list of room impulse responses.
+            train: the training list, source of babble where `allow_missing_noise` and no speech is given.
+            speakers: the speakers of `train`.
+            seed: of the simulated rooms.
+
+        Raises:
+            ConfigError: the recipe asks for material that is not there.
+            DataError: the noise list has no usable `category` column.
+        """
+        self._config, self._train, self._speakers = config, train, speakers
+        self._banks = _open_banks(noise, _MAX_BANK_BYTES * 3 // 4)
+        self._kinds = self._usable_kinds() if config.noise_probability > 0 else ()
+        self._responses: AudioBank | RoomBank | None = None
+        if config.reverb_probability > 0:
+            self._responses = self._open_responses(rirs, seed)
+
+    @property
+    def noise_kinds(self) -> tuple[str, ...]:
+        """The kinds of noise that are drawn, with equal chances."""
+        return self._kinds
+
+    def __call__(self, crop: Crop, row: int, rng: np.random.Generator) -> Crop:
+        """Augment one crop.
+
+        Args:
+            crop: float32 `[N]` at 16 kHz.
+            row: its row in the training list (babble comes from other speakers).
+            rng: source of all choices.
+
+        Returns:
+            float32 `[N]`.
+        """
+        choice = rng.random()
+        if choice < self._config.noise_probability:
+            if not self._kinds:
+                return crop
+            return self._add_noise(self._kinds[rng.integers(len(self._kinds))], crop, row, rng)
+        if choice < self._config.noise_probability + self._config.reverb_probability:
+            return reverberate(crop, self._draw_response(rng))
+        return crop
+
+    def _add_noise(self, kind: str, crop: Crop, row: int, rng: np.random.Generator) -> Crop:
+        has_speech = kind in ("speech_music", "babble")
+        snr_db = rng.uniform(*(self._config.speech_snr_db if has_speech else self._config.snr_db))
+        if kind == "babble":
+            parts = self._draw_babble(len(crop), row, rng)
+        else:
+            parts = [self._draw_from(category, len(crop), rng) for category in _NEEDED[kind]]
+        noise = parts[0] if len(parts) == 1 else sum_at_equal_power(parts)
+        return add_noise(crop, noise, snr_db)
+
+    def _draw_from(self, category: str, num_samples: int, rng: np.random.Generator) -> Crop:
+        bank = self._banks[category]
+        return bank.crop(int(rng.integers(len(bank))), num_samples, rng)
+
+    def _draw_babble(self, num_samples: int, row: int, rng: np.random.Generator) -> list[Crop]:
+        low, high = self._config.babble_speakers
+        count = int(rng.integers(low, high + 1))
+        bank = self._banks.get("speech")
+        if bank is not None:
+            chosen = rng.choice(len(bank), min(count, len(bank)), replace=False)
+            return [bank.crop(int(index), num_samples, rng) for index in chosen]
+        rows = self._speakers.draw_other_rows(row, count, rng)
+        return [repeat_to(read_crop(self._train, other, num_samples, rng), num_samples) for other in rows]
+
+    def _draw_response(self, rng: np.random.Generator) -> Crop:
+        assert self._responses is not None
+        index = int(rng.integers(len(self._responses)))
+        return (
+            self._responses.whole(index) if isinstance(self._responses, AudioBank) else self._responses[index]
+        )
+
+    def _usable_kinds(self) -> tuple[str, ...]:
+        usable = []
+        for kind in self._config.noise_types:
+            missing = [category for category in _NEEDED[kind] if category not in self._banks]
+            from_training = (
+                kind == "babble" and self._config.allow_missing_noise and self._speakers.num_speakers > 1
+            )
+            if not missing or from_training:
+                usable.append(kind)
+            elif not self._config.allow_missing_noise:
+                found = " and ".join(self._banks) or "none"
+                raise ConfigError(
+                    f"augment.noise_types: {kind!r} needs files of category {' and '.join(missing)}, the"
+                    f" noise list has {found}; run `svkit prepare musan DIR` (or `noise DIR`, `music DIR`),"
+                    " set augment.allow_missing_noise=true, or train without augmentation (AUGMENT=none)"
+                )
+        return tuple(usable)
+
+    def _open_responses(self, rirs: Manifest | None, seed: int) -> AudioBank | RoomBank:
+        if rirs is not None and len(rirs) > 0:
+            return AudioBank(rirs, np.arange(len(rirs)), _MAX_BANK_BYTES // 4)
+        if self._config.allow_simulated_rooms:
+            return RoomBank(seed)
+        raise ConfigError(
+            "augment.reverb_probability: the recipe reverberates with impulse response files, found none; run"
+            " `svkit prepare rirs DIR`, set augment.allow_simulated_rooms=true, or train without augmentation"
+            " (make ... AUGMENT=none)"
+        )
+
+
+def _open_banks(noise: Manifest | None, max_bytes: int) -> dict[str, AudioBank]:
+    if noise is None or len(noise) == 0:
+        return {}
+    if "category" not in noise.table:
+        raise DataError(
+            f"{noise.source}:1: category: column missing; a noise list says noise, music or speech in it"
+        )
+    categories = noise.table["category"].to_numpy(dtype=object)
+    unknown = np.flatnonzero(~np.isin(categories, CATEGORIES))
+    if len(unknown):
+        # Line 1 is the header.
+        where, value = f"{noise.source}:{unknown[0] + 2}", categories[unknown[0]]
+        raise DataError(f"{where}: category: expected one of {', '.join(CATEGORIES)}, found {value!r}")
+    # All banks are kept in memory or none: what fits must not depend on which category is asked first.
+    total = float(noise.durations_seconds.sum()) * 16_000 * 4
+    limit = max_bytes if total <= max_bytes else 0
+    pick: Callable[[str], NDArray[np.int64]] = lambda name: np.flatnonzero(categories == name)  # noqa: E731
+    return {name: AudioBank(noise, pick(name), limit) for name in CATEGORIES if len(pick(name))}

@@ -1,0 +1,104 @@
+"""Whole utterances for validation and extraction: sorted by length, packed by padded audio, read ahead."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svkit.data.audio_source import read_whole
+from svkit.store.manifest import Manifest
+
+
+def load_waveform(manifest: Manifest, row: int, max_seconds: float = 60.0) -> NDArray[np.float32]:
+    """Read an utterance as it is evaluated: channel 0, from its beginning, cut at `max_seconds`, at 16 kHz.
+
+    Returns:
+        float32 `[N]`.
+
+    Raises:
+        DataError: the file is missing, unreadable or shorter than its manifest says.
+    """
+    return read_whole(manifest, row, max_seconds)
+
+
+class LengthSortedBatches:
+    """Batches of rows, longest first, each with at most `batch_seconds` of padded audio, at least one row.
+
+    Rank r of n takes every n-th batch from r: all rows are taken once, and all ranks get like lengths.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        max_seconds: float = 60.0,
+        batch_seconds: float = 160.0,
+        rows: Sequence[int] | NDArray[np.int64] | None = None,
+        rank: int = 0,
+        num_processes: int = 1,
+    ) -> None:
+        """Plan the batches; `rows` limits them to a part of the manifest (a resumed extraction)."""
+        chosen = np.arange(len(manifest)) if rows is None else np.asarray(rows, dtype=np.int64)
+        seconds = np.minimum(manifest.durations_seconds[chosen], max_seconds)
+        order = np.argsort(-seconds, kind="stable")
+        chosen, seconds = chosen[order], seconds[order]
+        batches = []
+        first = 0
+        while first < len(chosen):
+            count = max(1, int(batch_seconds / max(seconds[first], 1e-3) + 1e-9))
+            batches.append(chosen[first : first + count])
+            first += count
+        self._batches: list[NDArray[np.int64]] = batches[rank::num_processes]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        return iter(self._batches)
+
+
+def read_batches(
+    manifest: Manifest,
+    batches: Iterable[NDArray[np.int64]],
+    *,
+    max_seconds: float = 60.0,
+    num_threads: int = 2,
+    batches_ahead: int = 2,
+) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
+    """Read batches of utterances in threads ahead of the model (decoding leaves the interpreter lock).
+
+    Args:
+        manifest: the list of utterances.
+        batches: rows of each batch.
+        max_seconds: where longer files are cut.
+        num_threads: readers.
+        batches_ahead: batches read beyond the current one; bounds the memory.
+
+    Yields:
+        Rows int64 `[B]` and their waveforms, B arrays float32 `[N]` at 16 kHz, in the order of `batches`.
+
+    Raises:
+        DataError: a file is missing or unreadable.
+    """
+    remaining = iter(batches)
+    pending: deque[tuple[NDArray[np.int64], list[Future[NDArray[np.float32]]]]] = deque()
+    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="svkit-read")
+
+    def submit(count: int) -> None:
+        for rows in islice(remaining, count):
+            pending.append(
+                (rows, [pool.submit(load_waveform, manifest, int(row), max_seconds) for row in rows])
+            )
+
+    try:
+        submit(1 + batches_ahead)
+        while pending:
+            rows, futures = pending.popleft()
+            waveforms = [future.result() for future in futures]
+            submit(1)
+            yield rows, waveforms
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

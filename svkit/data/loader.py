@@ -1,0 +1,91 @@
+"""The loader that keeps training fed: worker processes that each fill whole batches ahead of time."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from svkit.data.dataset import CropDataset, CropKey
+from svkit.data.sampler import TrainSampler
+from svkit.errors import SvkitError
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Waveforms float32 `[B, N]` at 16 kHz, classes int64 `[B]`."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way out of a worker; torch would wrap it into a traceback of many lines."""
+
+    kind: type[SvkitError]
+    message: str
+
+
+class _Batches(Dataset[Batch | _Failure]):
+    """Makes one batch from its list of keys."""
+
+    def __init__(self, dataset: CropDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, keys: Sequence[CropKey]) -> Batch | _Failure:
+        try:
+            items = [self._dataset[key] for key in keys]
+        except SvkitError as error:
+            # The family of the error: its own class may not survive the way between processes.
+            family = next(kind for kind in type(error).__mro__ if kind.__module__ == SvkitError.__module__)
+            return _Failure(family, str(error))
+        waveforms, classes = zip(*items, strict=True)
+        return torch.stack(waveforms), torch.tensor(classes, dtype=torch.int64)
+
+
+class CropLoader(DataLoader[Batch]):
+    """A DataLoader of batches that raises the readers' own errors in one line."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, _Failure):
+                raise batch.kind(batch.message)
+            yield batch
+
+
+def build_loader(
+    dataset: CropDataset,
+    sampler: TrainSampler,
+    *,
+    num_workers: int,
+    pin_memory: bool = False,
+    prefetch_batches: int = 4,
+) -> CropLoader:
+    """Build the training loader.
+
+    Args:
+        dataset: crops; what they are follows from their keys, so workers need no seeds.
+        sampler: the keys of each batch.
+        num_workers: loader processes of one thread each; 0 loads in this process.
+        pin_memory: page-locked batches, for a GPU.
+        prefetch_batches: batches that each worker keeps ready.
+
+    Returns:
+        An iterable of `(waveforms float32 [B, N], classes int64 [B])`, in the sampler's order.
+    """
+    return CropLoader(
+        _Batches(dataset),  # type: ignore[arg-type]
+        sampler=sampler,
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=prefetch_batches if num_workers else None,
+        worker_init_fn=_start_worker,
+        # torch draws a seed for the workers; from its global generator that would shift the model's dropout.
+        generator=torch.Generator(),
+    )
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C goes to the whole process group: the training process saves its state and ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

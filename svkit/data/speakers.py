@@ -1,0 +1,31 @@
+"""The speakers of a training list: their order, their rows, and draws of other speakers."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svkit.store.manifest import Manifest
+
+
+class SpeakerIndex:
+    """Speakers sorted by id; `row_speakers[row]` is the index of a row's speaker."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        ids = np.asarray(manifest.speaker_ids, dtype=object)
+        names, inverse = np.unique(ids.astype(str), return_inverse=True)
+        self.speakers: list[str] = [str(name) for name in names]
+        self.row_speakers: NDArray[np.int32] = inverse.reshape(-1).astype(np.int32)
+        self._rows = np.argsort(self.row_speakers, kind="stable")
+        self._first = np.searchsorted(self.row_speakers[self._rows], np.arange(len(names) + 1))
+
+    @property
+    def num_speakers(self) -> int:
+        """Number of speakers."""
+        return len(self.speakers)
+
+    def draw_other_rows(self, row: int, count: int, rng: np.random.Generator) -> list[int]:
+        """Draw a row each of `count` different other speakers (fewer if there are fewer)."""
+        own = int(self.row_speakers[row])
+        others = self.num_speakers - 1
+        chosen = rng.choice(others, min(count, others), replace=False)
+        chosen = chosen + (chosen >= own)
+        return [int(self._rows[rng.integers(self._first[k], self._first[k + 1])]) for k in chosen]

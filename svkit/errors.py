@@ -1,0 +1,43 @@
+"""Errors a user can cause, each with the exit code of its family.
+
+A message is one clear line: what, where, expected and found, what to do. Lists of bad rows name at most the first
+five and the count (`first_five`).
+"""
+
+from collections.abc import Sequence
+
+
+class SvkitError(Exception):
+    """Base of every error that is reported as one line instead of a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(SvkitError):
+    """Bad flag, preset, key or value; also an output that is finished already (usage)."""
+
+    exit_code = 2
+
+
+class DataError(SvkitError):
+    """Bad manifest, trial list or audio."""
+
+    exit_code = 3
+
+
+class ArtifactError(SvkitError):
+    """Checkpoint, embeddings or scores missing, corrupt, of another version or shape."""
+
+    exit_code = 4
+
+
+class TrainingError(SvkitError):
+    """Training cannot go on: non-finite loss, sparsity target missed."""
+
+    exit_code = 5
+
+
+def first_five(items: Sequence[object]) -> str:
+    """Join the first five items of a list and say how many there are in all."""
+    shown = ", ".join(str(item) for item in items[:5])
+    return shown if len(items) <= 5 else f"{shown}, ... ({len(items)} in all)"

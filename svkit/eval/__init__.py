@@ -1,0 +1,1 @@
+"""Scores to numbers: back-ends, metrics and figures' data."""

@@ -1,0 +1,248 @@
+"""Confidence intervals and paired comparisons by a bootstrap over speakers.
+
+Trials are not independent: one speaker is in many of them. So speakers are drawn with replacement, as many as
+there are, and a trial list is imagined over the drawn population. A speaker drawn m times is m different
+people with the same recordings: a target trial of speaker a then occurs m_a times (each copy is compared with
+itself only), and a nontarget trial between a and b occurs m_a * m_b times (every copy of a with every copy of
+b). The multiplicities are the same for both sides of a trial and for all systems compared, which makes
+differences between systems paired.
+
+Source: R. Bolle, N. Ratha, S. Pankanti, "Error analysis of pattern recognition systems: the subsets
+bootstrap", CVIU 2004 (resampling people, not trials); A. Owen and D. Eckles, "Bootstrapping data arrays of
+arbitrary order", Annals of Applied Statistics 2012 (product of multiplicities; slightly conservative); B.
+Efron and R. Tibshirani, "An introduction to the bootstrap", 1993 (percentile interval).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from svkit.errors import ConfigError, DataError, first_five
+from svkit.eval.metrics import check_trials, detection_cost, error_curve
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Statistic = Callable[[Floats, Floats], Floats]
+"""Maps miss rates [B, K] and false-accept rates [B, K] (thresholds ascending along K) to [B] or [B, ...]."""
+
+BLOCK_VALUES = 2**22
+"""Weights (resamples x trials) held at once."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSpeakers:
+    """Speaker of each side of each trial, numbered from 0."""
+
+    enroll: Ints
+    """[N]."""
+    test: Ints
+    """[N]; equal to `enroll` exactly for target trials."""
+    num_speakers: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interval:
+    """Percentile interval."""
+
+    low: float
+    high: float
+    level: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedDifference:
+    """A statistic of one system minus that of another on the same trials and the same resamples."""
+
+    difference: float
+    interval: Interval
+    p_value: float
+    """Two-sided: how often the resampled difference has the other sign, doubled; 1 for equal systems."""
+
+
+def trial_speakers(enroll_speakers: ArrayLike, test_speakers: ArrayLike, labels: ArrayLike) -> TrialSpeakers:
+    """Number the speakers of both sides and check them against the labels.
+
+    Args:
+        enroll_speakers: [N] speaker of the enrollment side of each trial (any values that can be sorted).
+        test_speakers: [N] speaker of the test side.
+        labels: [N] 1 for target, 0 for nontarget.
+
+    Raises:
+        DataError: a target trial has two speakers or a nontarget trial one.
+    """
+    both = np.concatenate((np.asarray(enroll_speakers), np.asarray(test_speakers)))
+    names, numbers = np.unique(both, return_inverse=True)
+    enroll, test = np.split(numbers.astype(np.int64), 2)
+    wrong = np.flatnonzero((enroll == test) != np.asarray(labels).astype(bool))
+    if len(wrong):
+        raise DataError(
+            "trial labels contradict the speakers (a target trial needs one speaker, a nontarget trial two)"
+            f" at trials {first_five((wrong + 1).tolist())}"
+        )
+    return TrialSpeakers(enroll=enroll, test=test, num_speakers=len(names))
+
+
+def speakers_from_trials(enroll_rows: Ints, test_rows: Ints, labels: ArrayLike) -> Ints:
+    """Guess speakers from the trials alone: utterances joined by target trials belong to one speaker.
+
+    Args:
+        enroll_rows: [N] utterance numbers.
+        test_rows: [N] utterance numbers.
+        labels: [N] 1 for target.
+
+    Returns:
+        Speaker number of each utterance number, [max + 1].
+    """
+    size = int(max(enroll_rows.max(), test_rows.max())) + 1
+    linked = np.asarray(labels).astype(bool)
+    left, right = enroll_rows[linked], test_rows[linked]
+    graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(size, size))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+
+
+def draw_multiplicities(num_speakers: int, num_resamples: int, seed: int) -> NDArray[np.int64]:
+    """Draw how often each speaker occurs in each resample, [num_resamples, num_speakers], rows summing to S.
+
+    Raises:
+        ConfigError: fewer than 2 speakers or 1 resample.
+    """
+    if num_speakers < 2 or num_resamples < 1:
+        raise ConfigError(
+            "bootstrap: expected at least 2 speakers and 1 resample,"
+            f" found {num_speakers} speakers, {num_resamples} resamples"
+        )
+    rng = np.random.default_rng(np.random.SeedSequence(seed))
+    return rng.multinomial(num_speakers, np.full(num_speakers, 1 / num_speakers), size=num_resamples)
+
+
+def resample(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    speakers: TrialSpeakers,
+    multiplicities: NDArray[np.int64],
+    statistic: Statistic,
+) -> Floats:
+    """Evaluate a statistic of the error curve in every resample.
+
+    Args:
+        scores: [N].
+        labels: [N] 1 for target, 0 for nontarget.
+        speakers: speakers of the N trials.
+        multiplicities: [R, S] from `draw_multiplicities`; hand the same to every system that is compared.
+        statistic: what to measure.
+
+    Returns:
+        [R] or [R, ...]; NaN where a resample has no target or no nontarget trial left.
+    """
+    values, is_target = check_trials(scores, labels)
+    curve = error_curve(values, is_target)
+    targets, nontargets = np.flatnonzero(is_target), np.flatnonzero(~is_target)
+    targets = targets[np.argsort(values[targets])]
+    nontargets = nontargets[np.argsort(values[nontargets])]
+    target_speaker = speakers.enroll[targets]
+    left, right = speakers.enroll[nontargets], speakers.test[nontargets]
+    num_rejected = curve.num_nontargets - curve.num_false_accepts
+    table = multiplicities.astype(np.float64)
+    rows = max(1, BLOCK_VALUES // len(values))
+    found = []
+    for start in range(0, len(table), rows):
+        drawn = table[start : start + rows]
+        missed = _cumulative_share(drawn[:, target_speaker])
+        weights = drawn[:, left]
+        weights *= drawn[:, right]
+        rejected = _cumulative_share(weights)
+        found.append(statistic(missed[:, curve.num_misses], 1.0 - rejected[:, num_rejected]))
+    return np.concatenate(found)
+
+
+def _cumulative_share(weights: Floats) -> Floats:
+    """Return the running sums [B, N + 1] of each row over its total; NaN where the total is zero."""
+    sums = np.zeros((weights.shape[0], weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=sums[:, 1:])
+    totals = sums[:, -1:].copy()
+    totals[totals == 0] = np.nan
+    sums /= totals
+    return sums
+
+
+def eer_statistic(miss: Floats, false_accept: Floats) -> Floats:
+    """Plain EER of every row (see `metrics.equal_error_rate`), [B]."""
+    undefined = np.isnan(miss[:, -1]) | np.isnan(false_accept[:, -1])
+    after = np.clip(np.count_nonzero(miss < false_accept, axis=1), 1, miss.shape[1] - 1)
+    row = np.arange(len(miss))
+    gap_before = false_accept[row, after - 1] - miss[row, after - 1]
+    gap_after = miss[row, after] - false_accept[row, after]
+    share = gap_before / np.where(undefined, 1.0, gap_before + gap_after)
+    eer = miss[row, after - 1] + share * (miss[row, after] - miss[row, after - 1])
+    return np.where(undefined, np.nan, eer)
+
+
+def min_dcf_statistic(p_target: float) -> Statistic:
+    """Return the statistic minDCF at a prior (unit costs, normalised), [B]."""
+
+    def statistic(miss: Floats, false_accept: Floats) -> Floats:
+        return np.asarray(detection_cost(miss, false_accept, p_target).min(axis=1), dtype=np.float64)
+
+    return statistic
+
+
+def miss_statistic(false_accept_rates: Sequence[float]) -> Statistic:
+    """Return the statistic miss rate at the lowest threshold within each false-accept rate, [B, G]."""
+    limits = np.asarray(false_accept_rates, dtype=np.float64)
+
+    def statistic(miss: Floats, false_accept: Floats) -> Floats:
+        # False-accept rates fall along a row: the first column within a limit is the number of those above it.
+        num_columns = false_accept.shape[1]
+        allowed = limits * (1 + 1e-12) + 1e-15
+        within = [np.searchsorted(row[::-1], allowed, side="right") for row in false_accept]
+        columns = np.minimum(num_columns - np.stack(within), num_columns - 1)
+        undefined = np.isnan(false_accept[:, :1])
+        return np.where(undefined, np.nan, np.take_along_axis(miss, columns, axis=1))
+
+    return statistic
+
+
+def percentile_interval(samples: Floats, level: float = 0.95) -> Interval:
+    """Return the interval between the outer percentiles of resampled values.
+
+    Raises:
+        DataError: more than half of the resamples are undefined (too few speakers with target trials).
+    """
+    defined = _defined(samples)
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(low=float(low), high=float(high), level=level)
+
+
+def paired_difference(
+    first: Floats, second: Floats, first_value: float, second_value: float, level: float = 0.95
+) -> PairedDifference:
+    """Compare two systems by the same statistic on the same resamples: first minus second.
+
+    Args:
+        first: [R] resampled values of the first system.
+        second: [R] of the second, from the same multiplicities.
+        first_value: the statistic of the first system on all trials.
+        second_value: that of the second.
+        level: of the interval.
+    """
+    differences = _defined(first - second)
+    opposite = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
+    return PairedDifference(
+        difference=first_value - second_value,
+        interval=percentile_interval(differences, level),
+        p_value=float(min(1.0, 2 * (opposite + 1) / (len(differences) + 1))),
+    )
+
+
+def _defined(samples: Floats) -> Floats:
+    defined = samples[~np.isnan(samples)]
+    if 2 * len(defined) < len(samples):
+        raise DataError(
+            "bootstrap: expected target and nontarget trials in most resamples, they are in"
+            f" {len(defined)} of {len(samples)}; there are too few speakers with target trials"
+        )
+    return defined

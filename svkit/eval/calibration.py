@@ -1,0 +1,159 @@
+"""Calibration: a linear map from a score, and measures of quality, to a natural-log likelihood ratio.
+
+Source: N. Brummer and D. van Leeuwen, "On calibration of language recognition scores", 2006 (prior-weighted
+logistic regression); J. Thienpondt et al., "The IDLab VoxCeleb speaker recognition challenge 2020 system
+description" (quality measures: duration, embedding norm, mean score against impostors).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
+
+from svkit.errors import ConfigError, DataError
+from svkit.eval.bootstrap import TrialSpeakers
+from svkit.eval.metrics import check_trials
+
+Floats = NDArray[np.float64]
+
+PRIOR = 0.05
+"""Target prior at which the regression is weighted: between the priors that minDCF is reported at and 0.5."""
+
+RIDGE = 1e-6
+"""Penalty on standardised weights: keeps them finite on trials without an error, hardly moves others."""
+
+MAX_STEPS = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinearCalibration:
+    """LLR = offset + sum of weight * feature; the first feature is the score."""
+
+    weights: tuple[float, ...]
+    offset: float
+
+    def apply(self, features: NDArray[np.floating]) -> Floats:
+        """Map features [N, F] to log-likelihood ratios [N].
+
+        Raises:
+            DataError: another number of features than the calibration was learnt with.
+        """
+        if features.ndim != 2 or features.shape[1] != len(self.weights):
+            raise DataError(
+                f"calibration: expected [N, {len(self.weights)}] features, found {features.shape}"
+            )
+        return np.asarray(features @ np.asarray(self.weights) + self.offset, dtype=np.float64)
+
+
+def fit_calibration(
+    features: NDArray[np.floating], labels: ArrayLike, prior: float = PRIOR
+) -> LinearCalibration:
+    """Learn a calibration by logistic regression in which targets weigh `prior` and nontargets the rest.
+
+    Args:
+        features: [N, F]; the score first.
+        labels: [N] 1 for target, 0 for nontarget.
+        prior: target prior in (0, 1).
+
+    Raises:
+        ConfigError: the prior is not inside (0, 1).
+        DataError: one class only, or features that are not finite.
+    """
+    if not 0 < prior < 1:
+        raise ConfigError(f"calibration: expected 0 < prior < 1, found {prior}")
+    _, is_target = check_trials(features[:, 0], labels)
+    if not np.isfinite(features).all():
+        raise DataError("calibration: expected finite features")
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    design = np.concatenate((np.asarray((features - mean) / scale), np.ones((len(features), 1))), axis=1)
+    weight = np.where(is_target, prior / is_target.sum(), (1 - prior) / (~is_target).sum())
+    solution = _newton(design, is_target.astype(np.float64), weight, float(np.log(prior / (1 - prior))))
+    weights = solution[:-1] / scale
+    return LinearCalibration(weights=tuple(weights.tolist()), offset=float(solution[-1] - weights @ mean))
+
+
+def _newton(design: Floats, target: Floats, weight: Floats, log_odds: float) -> Floats:
+    """Minimise the weighted logistic loss with damped Newton steps; the last column has no penalty."""
+    penalty = np.full(design.shape[1], RIDGE)
+    penalty[-1] = 0.0
+
+    def loss(solution: Floats) -> float:
+        logit = design @ solution + log_odds
+        return float(
+            weight @ np.logaddexp(0, np.where(target > 0, -logit, logit)) + penalty @ solution**2 / 2
+        )
+
+    solution = np.zeros(design.shape[1])
+    current = loss(solution)
+    for _ in range(MAX_STEPS):
+        posterior = expit(design @ solution + log_odds)
+        gradient = design.T @ (weight * (posterior - target)) + penalty * solution
+        curvature = (design * (weight * posterior * (1 - posterior))[:, None]).T @ design + np.diag(penalty)
+        step = np.linalg.lstsq(curvature, gradient, rcond=None)[0]
+        size = 1.0
+        while (candidate := loss(solution - size * step)) > current and size > 1e-8:
+            size /= 2
+        solution = solution - size * step
+        converged = current - candidate < 1e-12 * max(current, 1e-12)
+        current = min(current, candidate)
+        if converged:
+            break
+    return solution
+
+
+def cross_validate(
+    features: NDArray[np.floating],
+    labels: ArrayLike,
+    speakers: TrialSpeakers,
+    num_folds: int,
+    seed: int,
+    prior: float = PRIOR,
+) -> Floats:
+    """Calibrate every trial with a map learnt on trials of other speakers only.
+
+    Speakers are dealt into folds; a trial between folds f and g gets the map of the trials without a speaker
+    of f or g.
+
+    Args:
+        features: [N, F]; the score first.
+        labels: [N].
+        speakers: of the N trials.
+        num_folds: at least 3.
+        seed: of the dealing.
+        prior: see `fit_calibration`.
+
+    Returns:
+        [N] log-likelihood ratios.
+
+    Raises:
+        ConfigError: fewer than 3 folds, or more than speakers.
+        DataError: the other speakers of a fold have no target or no nontarget trials.
+    """
+    if not 3 <= num_folds <= speakers.num_speakers:
+        raise ConfigError(
+            f"calibrate-folds: expected 3 to {speakers.num_speakers} (the number of speakers),"
+            f" found {num_folds}"
+        )
+    given = np.asarray(labels)
+    order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(speakers.num_speakers)
+    fold = np.empty(speakers.num_speakers, dtype=np.int64)
+    fold[order] = np.arange(speakers.num_speakers) % num_folds
+    left, right = fold[speakers.enroll], fold[speakers.test]
+    llrs = np.full(len(given), np.nan)
+    for first in range(num_folds):
+        for second in range(first, num_folds):
+            held_out = ((left == first) & (right == second)) | ((left == second) & (right == first))
+            if held_out.any():
+                others = ~np.isin(left, (first, second)) & ~np.isin(right, (first, second))
+                llrs[held_out] = fit_calibration(features[others], given[others], prior).apply(
+                    features[held_out]
+                )
+    return llrs
+
+
+def pair_quality(enroll: ArrayLike, test: ArrayLike) -> Floats:
+    """Return the lower and the higher value of a measure of both sides, [N, 2]; sides may be swapped."""
+    both = np.stack((np.asarray(enroll, dtype=np.float64), np.asarray(test, dtype=np.float64)), axis=1)
+    return np.sort(both, axis=1)

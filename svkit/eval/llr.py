@@ -1,0 +1,109 @@
+"""Quality of scores as natural-log likelihood ratios: actDCF, Cllr and its minimum.
+
+Source: N. Brummer and J. du Preez, "Application-independent evaluation of speaker detection", 2006 (Cllr);
+N. Brummer and E. de Villiers, "The BOSARIS toolkit", 2011 (Bayes threshold, minimum over monotone maps).
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from svkit.errors import ConfigError
+from svkit.eval.metrics import (
+    ErrorCurve,
+    OperatingPoint,
+    check_trials,
+    convex_hull,
+    detection_cost,
+    threshold_point,
+)
+
+
+def bayes_threshold(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
+    """Return the log-likelihood ratio from which accepting costs less than rejecting.
+
+    Raises:
+        ConfigError: the prior is not inside (0, 1) or a cost is not positive.
+    """
+    if not 0 < p_target < 1 or min(c_miss, c_fa) <= 0:
+        raise ConfigError(
+            "decision costs: expected 0 < p_target < 1 and positive costs,"
+            f" found p_target={p_target}, c_miss={c_miss}, c_fa={c_fa}"
+        )
+    return float(np.log(c_fa * (1 - p_target)) - np.log(c_miss * p_target))
+
+
+def act_dcf(
+    curve: ErrorCurve, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
+) -> tuple[float, OperatingPoint]:
+    """Return the normalised cost of log-likelihood ratios decided at the Bayes threshold, and that point.
+
+    Args:
+        curve: error curve of log-likelihood ratios (natural logarithm).
+        p_target: prior probability of a target.
+        c_miss: cost of a miss.
+        c_fa: cost of a false accept.
+    """
+    point = threshold_point(curve, bayes_threshold(p_target, c_miss, c_fa))
+    return float(detection_cost(point.miss_rate, point.false_accept_rate, p_target, c_miss, c_fa)), point
+
+
+def cllr(llrs: ArrayLike, labels: ArrayLike) -> float:
+    """Return the cost of log-likelihood ratios in bits: 0 is perfect, an LLR of 0 for every trial costs 1.
+
+    Args:
+        llrs: [N] natural-log likelihood ratios.
+        labels: [N] 1 for target, 0 for nontarget.
+
+    Raises:
+        DataError: see `check_trials`.
+    """
+    values, is_target = check_trials(llrs, labels)
+    target_cost = np.logaddexp(0, -values[is_target]).mean()
+    nontarget_cost = np.logaddexp(0, values[~is_target]).mean()
+    return float((target_cost + nontarget_cost) / (2 * np.log(2)))
+
+
+def min_cllr(curve: ErrorCurve) -> float:
+    """Return the Cllr of the best non-decreasing map of the scores (pool adjacent violators), in bits.
+
+    Every edge of the convex hull with t targets and n nontargets gets the ratio (t / T) / (n / N).
+    """
+    hull = convex_hull(curve)
+    target_share = np.diff(hull.num_misses) / hull.num_targets
+    nontarget_share = -np.diff(hull.num_false_accepts) / hull.num_nontargets
+    mixed = (target_share > 0) & (
+        nontarget_share > 0
+    )  # pure edges are decided with certainty and cost nothing
+    target_share, nontarget_share = target_share[mixed], nontarget_share[mixed]
+    ratio = np.log(target_share) - np.log(nontarget_share)
+    cost = np.sum(target_share * np.logaddexp(0, -ratio)) + np.sum(nontarget_share * np.logaddexp(0, ratio))
+    return float(cost / (2 * np.log(2)))
+
+
+def reliability(
+    llrs: NDArray[np.float64], is_target: NDArray[np.bool_], num_bins: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare stated with observed log-likelihood ratios in bins of equally many target and nontarget trials.
+
+    A bin's observed ratio is log of (share of all targets in it / share of all nontargets in it); bins are
+    cut where the mean of the two shares grows by 1 / num_bins, so that both classes fill them. Bins with one
+    class are left out.
+
+    Args:
+        llrs: [N] natural-log likelihood ratios.
+        is_target: [N].
+        num_bins: at most so many points come back.
+
+    Returns:
+        Mean stated ratio of each bin, each class weighing half, and the observed ratio.
+    """
+    order = np.argsort(llrs, kind="stable")
+    ordered, target = llrs[order], is_target[order]
+    share = np.where(target, 0.5 / target.sum(), 0.5 / (~target).sum())
+    bins = np.minimum((np.cumsum(share) * num_bins * (1 - 1e-12)).astype(np.int64), num_bins - 1)
+    targets = np.bincount(bins[target], minlength=num_bins) / target.sum()
+    nontargets = np.bincount(bins[~target], minlength=num_bins) / (~target).sum()
+    weights = np.bincount(bins, share, num_bins)
+    mixed = (targets > 0) & (nontargets > 0)
+    stated = np.bincount(bins, share * ordered, num_bins)[mixed] / weights[mixed]
+    return stated, np.log(targets[mixed] / nontargets[mixed])

@@ -1,0 +1,232 @@
+"""PLDA as the two-covariance model: an embedding is a speaker plus a session, both Gaussian.
+
+    x = y + e,    y ~ N(mean, between),    e ~ N(0, within)
+
+Embeddings are length-normalised, centred and length-normalised again before the model sees them. In the basis
+that makes `within` the identity and `between` diagonal (`psi`), every posterior and every score is a sum over
+dimensions, so that EM costs a few matrix products an iteration and a score one inner product.
+
+Source: N. Brummer and E. de Villiers, "The speaker partitioning problem", Odyssey 2010 (two-covariance model);
+S. Ioffe, "Probabilistic linear discriminant analysis", ECCV 2006 (simultaneous diagonalisation); D.
+Garcia-Romero and C. Espy-Wilson, "Analysis of i-vector length normalization", Interspeech 2011.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import eigh
+
+from svkit.errors import DataError
+from svkit.eval.scoring import Floats32, center, length_normalize
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+NUM_ITERATIONS = 50
+TOLERANCE = 1e-7
+"""EM stops when the log-likelihood of an embedding grows by less than this, in nats."""
+ROWS_PER_BLOCK = 16384
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class TwoCovariance:
+    """The model of embeddings that are length-normalised already."""
+
+    mean: Floats
+    """[D]."""
+    between: Floats
+    """[D, D] covariance of speakers."""
+    within: Floats
+    """[D, D] covariance of the utterances of a speaker."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Plda:
+    """A two-covariance model with the normalisation in front of it."""
+
+    offset: Floats
+    """[D] mean of the length-normalised training embeddings."""
+    model: TwoCovariance
+
+    def prepare(self, embeddings: NDArray[np.floating]) -> Floats32:
+        """Length-normalise, centre, length-normalise: [N, D]."""
+        return length_normalize(center(length_normalize(embeddings), self.offset))
+
+    def pair_factors(
+        self, enroll: NDArray[np.floating], test: NDArray[np.floating]
+    ) -> tuple[Floats32, Floats32]:
+        """Return [N, D + 2] and [M, D + 2] whose inner products are the log-likelihood ratios of pairs."""
+        return pair_factors(self.model, self.prepare(enroll), self.prepare(test))
+
+
+def train_plda(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) -> Plda:
+    """Train on embeddings of speakers that do not occur in the trials.
+
+    Args:
+        embeddings: [N, D], as extracted.
+        groups: [N] speaker of each row, 0 to num_speakers - 1.
+        num_speakers: S.
+
+    Raises:
+        DataError: see `fit`.
+    """
+    unit = length_normalize(embeddings)
+    offset = unit.mean(axis=0, dtype=np.float64)
+    return Plda(offset=offset, model=fit(length_normalize(center(unit, offset)), groups, num_speakers))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Statistics:
+    """All that EM needs to know about the training data."""
+
+    counts: Floats
+    """[S] utterances of each speaker."""
+    means: Floats
+    """[S, D] mean of each speaker."""
+    scatter: Floats
+    """[D, D] sum over all utterances of the outer products of their distances from their speaker's mean."""
+
+
+def gather(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) -> Statistics:
+    """Sum up training data in bounded memory.
+
+    Args:
+        embeddings: [N, D].
+        groups: [N] speaker of each row, 0 to num_speakers - 1.
+        num_speakers: S.
+
+    Raises:
+        DataError: a speaker without an utterance, fewer than two speakers, or fewer utterances beyond the
+            first of each speaker than dimensions (the covariance within a speaker would be singular).
+    """
+    num_rows, dim = embeddings.shape
+    counts = np.bincount(groups, minlength=num_speakers).astype(np.float64)
+    if num_speakers < 2 or np.any(counts == 0):
+        raise DataError(
+            f"plda: expected two speakers or more, each with an utterance, found {np.count_nonzero(counts)}"
+        )
+    if num_rows - num_speakers < dim:
+        raise DataError(
+            f"plda: expected at least {dim + num_speakers} embeddings ({dim} dimensions and {num_speakers}"
+            f" speakers), found {num_rows}; give more training data"
+        )
+    order = np.argsort(groups, kind="stable")
+    starts = np.concatenate(([0], np.cumsum(counts.astype(np.int64))[:-1]))
+    means = np.add.reduceat(embeddings[order], starts, axis=0, dtype=np.float64) / counts[:, None]
+    scatter = np.zeros((dim, dim))
+    for start in range(0, num_rows, ROWS_PER_BLOCK):
+        rows = slice(start, start + ROWS_PER_BLOCK)
+        distance = embeddings[rows] - means[groups[rows]]
+        scatter += distance.T @ distance
+    return Statistics(counts=counts, means=means, scatter=scatter)
+
+
+def fit(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) -> TwoCovariance:
+    """Fit by EM from the moments of the data, to convergence or `NUM_ITERATIONS`.
+
+    Args:
+        embeddings: [N, D].
+        groups: [N] speaker of each row.
+        num_speakers: S.
+
+    Raises:
+        DataError: see `gather`; or embeddings that lie in a subspace.
+    """
+    statistics = gather(embeddings, groups, num_speakers)
+    num_rows = statistics.counts.sum()
+    within = statistics.scatter / (num_rows - num_speakers)
+    spread = statistics.means - statistics.means.mean(axis=0)
+    ridge = 1e-6 * np.trace(within) / len(within) * np.eye(len(within))
+    between = spread.T @ spread / num_speakers + ridge
+    model = TwoCovariance(mean=statistics.means.mean(axis=0), between=between, within=within)
+    previous = -np.inf
+    for _ in range(NUM_ITERATIONS):
+        model, likelihood = em_step(model, statistics)
+        if likelihood - previous < TOLERANCE * num_rows:
+            break
+        previous = likelihood
+    return model
+
+
+def em_step(model: TwoCovariance, statistics: Statistics) -> tuple[TwoCovariance, float]:
+    """Do one EM iteration.
+
+    Returns:
+        The next model, and the log-likelihood of the data under the given one (up to a constant).
+    """
+    basis, psi = diagonalize(model)
+    counts = statistics.counts[:, None]
+    means = (statistics.means - model.mean) @ basis
+    scatter = basis.T @ statistics.scatter @ basis
+    posterior_variance = psi / (1 + counts * psi)
+    speakers = counts * posterior_variance * means
+    likelihood = -0.5 * (
+        np.sum(np.log1p(counts * psi) + counts * means**2 / (1 + counts * psi))
+        + np.trace(scatter)
+        - 2 * statistics.counts.sum() * np.linalg.slogdet(basis)[1]
+    )
+    shift = speakers.mean(axis=0)
+    deviation = speakers - shift
+    between = deviation.T @ deviation / len(counts) + np.diag(posterior_variance.mean(axis=0))
+    residual = means - speakers
+    within = scatter + (counts * residual).T @ residual + np.diag((counts * posterior_variance).sum(axis=0))
+    within /= statistics.counts.sum()
+    back = np.linalg.inv(basis)
+    return (
+        TwoCovariance(
+            mean=model.mean + shift @ back, between=back.T @ between @ back, within=back.T @ within @ back
+        ),
+        float(likelihood),
+    )
+
+
+def diagonalize(model: TwoCovariance) -> tuple[Floats, Floats]:
+    """Return a basis V [D, D] with V' within V = I and V' between V = diag(psi), and psi [D].
+
+    Raises:
+        DataError: the covariance within speakers is singular.
+    """
+    try:
+        psi, basis = eigh((model.between + model.between.T) / 2, (model.within + model.within.T) / 2)
+    except np.linalg.LinAlgError as error:
+        raise DataError(
+            "plda: the utterances of the speakers vary in a subspace only; give more training data"
+        ) from error
+    return np.asarray(basis), np.maximum(np.asarray(psi), 0.0)
+
+
+def pair_factors(
+    model: TwoCovariance, enroll: NDArray[np.floating], test: NDArray[np.floating]
+) -> tuple[Floats32, Floats32]:
+    """Return rows whose inner products are the natural-log likelihood ratios of one against two speakers.
+
+    With a and b in the basis of `diagonalize`, the ratio is the sum over dimensions of
+    psi a b / (1 + 2 psi) - psi^2 (a^2 + b^2) / (2 (1 + psi) (1 + 2 psi)) + log(1 + psi) - log(1 + 2 psi) / 2.
+
+    Args:
+        model: fitted.
+        enroll: [N, D], normalised as in training.
+        test: [M, D].
+
+    Returns:
+        [N, D + 2] and [M, D + 2].
+    """
+    basis, psi = diagonalize(model)
+    weight = np.sqrt(psi / (1 + 2 * psi))
+    penalty = -(psi**2) / (2 * (1 + psi) * (1 + 2 * psi))
+    constant = float(np.sum(np.log1p(psi) - np.log1p(2 * psi) / 2))
+    sides = []
+    for rows in (enroll, test):
+        factors = np.empty((len(rows), len(psi) + 2), dtype=np.float32)
+        for start in range(0, len(rows), ROWS_PER_BLOCK):
+            block = slice(start, start + ROWS_PER_BLOCK)
+            projected = (rows[block] - model.mean) @ basis
+            factors[block, :-2] = projected * weight
+            factors[block, -2] = projected**2 @ penalty
+        sides.append(factors)
+    left, right = sides
+    left[:, -1] = 1.0
+    right[:, -1] = right[:, -2] + constant
+    right[:, -2] = 1.0
+    return left, right

@@ -1,0 +1,1 @@
+"""The speaker model: pure torch modules."""

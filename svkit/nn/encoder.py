@@ -1,0 +1,343 @@
+"""The w2v-BERT 2.0 encoder, with a width of its own in every layer and, while pruning, gates.
+
+A Conformer with relative-key attention and a causal convolution (Chung et al. 2021; Barrault et al. 2023); parameter
+names are those of transformers' `Wav2Vec2BertModel`, so its weights load as they are (the two pointwise convolutions
+are linear layers here, with the trailing axis of the kernel dropped).
+
+What differs from the stock module, in how and not in what is computed:
+
+- Attention: only `left + right + 1` distances (73) have an embedding, so the positional scores are the product of the
+  queries with 73 rows, skewed into place. The stock module builds a [T, T, head_size] tensor.
+- Padding is on the right and the convolution is causal, so a padded frame can reach a real one through attention
+  only, where its key is masked. Nothing else needs the mask; states of padded frames are undefined.
+- There is no layer drop: the published training never had it, as it looped over the layers itself.
+
+Gates (`svkit.pruning`) multiply a head's output, an inner unit of an FFN, a channel of the convolution. In the
+convolution module one gate multiplies both GLU inputs and the output of the depthwise convolution. The layer norm
+behind it would average over dead channels too, and no slice of the weights could undo that; so with gates it is
+gate-aware: mean and variance run over the channels with gate > 0, and dead channels leave it as 0. Then the masked
+module equals its slice for any gate vector, soft values included. A branch whose gates are all 0 adds nothing, its
+output bias included: the cut removes it whole, with its layer norm.
+
+Shapes: B batch, T frames (20 ms each), D hidden size, H heads, d head size, F inner units, C channels, P distances.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+from torch.nn import functional
+
+from svkit.config.architecture import EncoderArchitecture
+
+
+class LayerGates(NamedTuple):
+    """Gates of one layer, values in [0, 1]; None: ungated."""
+
+    heads: Tensor | None = None
+    """[H]"""
+    ffn1: Tensor | None = None
+    """[F]"""
+    ffn2: Tensor | None = None
+    """[F]"""
+    conv: Tensor | None = None
+    """[C]"""
+
+
+NO_GATES = LayerGates()
+
+
+def _alive(gate: Tensor) -> Tensor:
+    """1 where any unit of the branch is open, else 0 (a scalar without gradient)."""
+    return (gate > 0).any().to(gate.dtype)
+
+
+class FeatureProjection(nn.Module):
+    """[B, T, feature_dim] -> [B, T, D]."""
+
+    def __init__(self, architecture: EncoderArchitecture) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(architecture.feature_dim, eps=architecture.layer_norm_eps)
+        self.projection = nn.Linear(architecture.feature_dim, architecture.hidden_size)
+
+    def forward(self, features_BTF: Tensor) -> Tensor:
+        """Normalise and project."""
+        return self.projection(self.layer_norm(features_BTF))
+
+
+class FeedForward(nn.Module):
+    """Half-step feed-forward branch without its norm and residual."""
+
+    def __init__(self, hidden_size: int, inner_size: int) -> None:
+        super().__init__()
+        self.intermediate_dense = nn.Linear(hidden_size, inner_size)
+        self.output_dense = nn.Linear(inner_size, hidden_size)
+
+    def forward(self, hidden_BTD: Tensor, gate: Tensor | None = None) -> Tensor:
+        """Apply the branch; `gate` [F] multiplies the inner units."""
+        inner_BTF = functional.silu(self.intermediate_dense(hidden_BTD))
+        if gate is None:
+            return self.output_dense(inner_BTF)
+        return self.output_dense(inner_BTF * gate.to(inner_BTF.dtype)) * _alive(gate)
+
+
+def relative_bias(scores_BHTP: Tensor, left: int, right: int) -> Tensor:
+    """Spread scores per distance over query and key positions.
+
+    Args:
+        scores_BHTP: product of the queries with the distance embeddings, P = left + right + 1.
+        left: distances below -left share the first embedding.
+        right: distances above right share the last one.
+
+    Returns:
+        [B, H, T, T] view with out[.., l, r] = scores[.., l, clamp(r - l, -left, right) + left].
+    """
+    batch, heads, frames, _ = scores_BHTP.shape
+    reach = frames - 1
+    middle = scores_BHTP[..., max(left - reach, 0) : left + min(right, reach) + 1]
+    parts = [middle]
+    if reach > left:
+        parts.insert(0, scores_BHTP[..., :1].expand(-1, -1, -1, reach - left))
+    if reach > right:
+        parts.append(scores_BHTP[..., -1:].expand(-1, -1, -1, reach - right))
+    band = torch.cat(parts, dim=-1) if len(parts) > 1 else middle.contiguous()
+    # Row l of the band holds the distances -reach..reach, 2 T - 1 of them. Read with a row length one shorter, from
+    # the start of distance 0 of row 0 on, each row begins one distance further left: key 0 of query l.
+    if frames == 1:
+        return band
+    flat = band.reshape(batch, heads, frames * (2 * reach + 1))
+    return flat[..., reach : reach + frames * 2 * reach].view(batch, heads, frames, 2 * reach)[..., :frames]
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with relative-key positions (Shaw et al. 2018)."""
+
+    def __init__(self, architecture: EncoderArchitecture, num_heads: int) -> None:
+        super().__init__()
+        inner = num_heads * architecture.head_size
+        self.num_heads = num_heads
+        self.head_size = architecture.head_size
+        self.left = architecture.left_positions
+        self.right = architecture.right_positions
+        self.linear_q = nn.Linear(architecture.hidden_size, inner)
+        self.linear_k = nn.Linear(architecture.hidden_size, inner)
+        self.linear_v = nn.Linear(architecture.hidden_size, inner)
+        self.linear_out = nn.Linear(inner, architecture.hidden_size)
+        self.distance_embedding = nn.Embedding(self.left + self.right + 1, architecture.head_size)
+
+    def forward(self, hidden_BTD: Tensor, key_bias: Tensor | None, gate: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            hidden_BTD: normalised input.
+            key_bias: [B, 1, 1, T], 0 for real and -inf for padded frames; None without padding.
+            gate: [H], multiplies the heads' outputs.
+        """
+        batch, frames, _ = hidden_BTD.shape
+
+        def split(projected: Tensor) -> Tensor:
+            return projected.view(batch, frames, self.num_heads, self.head_size).transpose(1, 2)
+
+        query = split(self.linear_q(hidden_BTD)) * (1 / math.sqrt(self.head_size))
+        key, value = split(self.linear_k(hidden_BTD)), split(self.linear_v(hidden_BTD))
+        distances = self.distance_embedding.weight.to(query.dtype)
+        bias = relative_bias(query @ distances.T, self.left, self.right)
+        if key_bias is not None:
+            bias = bias + key_bias.to(bias.dtype)
+        if torch.is_grad_enabled() and bias.requires_grad:
+            # The fused kernels have no gradient for a bias.
+            context = torch.softmax(query @ key.transpose(2, 3) + bias, dim=-1) @ value
+        else:
+            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        if gate is not None:
+            context = context * gate.to(context.dtype)[:, None, None]
+        out = self.linear_out(context.transpose(1, 2).reshape(batch, frames, -1))
+        return out if gate is None else out * _alive(gate)
+
+
+def gate_aware_layer_norm(hidden_BTC: Tensor, norm: nn.LayerNorm, gate: Tensor) -> Tensor:
+    """Layer norm whose statistics run over the channels with gate > 0; dead channels give 0.
+
+    Args:
+        hidden_BTC: input; its dead channels must be 0.
+        norm: weight and bias over C channels.
+        gate: [C].
+    """
+    alive = (gate > 0).to(torch.float32)
+    count = alive.sum().clamp(min=1)
+    hidden = hidden_BTC.to(torch.float32)
+    mean = hidden.sum(-1, keepdim=True) / count
+    centred = (hidden - mean) * alive
+    variance = centred.square().sum(-1, keepdim=True) / count
+    normalised = centred * torch.rsqrt(variance + norm.eps)
+    return (normalised * norm.weight + norm.bias * alive).to(hidden_BTC.dtype)
+
+
+class CausalDepthwiseConv(nn.Module):
+    """Depthwise convolution over time that sees the present and `kernel_size - 1` past frames."""
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, hidden_BTC: Tensor) -> Tensor:
+        """Convolve along T; the shape is kept."""
+        channels, _, kernel_size = self.weight.shape
+        padded = functional.pad(hidden_BTC.transpose(1, 2), (kernel_size - 1, 0))
+        return functional.conv1d(padded, self.weight.to(padded.dtype), groups=channels).transpose(1, 2)
+
+
+class ConvolutionModule(nn.Module):
+    """Pointwise, GLU, causal depthwise convolution, layer norm, swish, pointwise; with its own input norm."""
+
+    def __init__(self, architecture: EncoderArchitecture, channels: int) -> None:
+        super().__init__()
+        hidden, eps = architecture.hidden_size, architecture.layer_norm_eps
+        self.layer_norm = nn.LayerNorm(hidden, eps=eps)
+        self.pointwise_conv1 = nn.Linear(hidden, 2 * channels, bias=False)
+        self.depthwise_conv = CausalDepthwiseConv(channels, architecture.conv_kernel_size)
+        self.depthwise_layer_norm = nn.LayerNorm(channels, eps=eps)
+        self.pointwise_conv2 = nn.Linear(channels, hidden, bias=False)
+        self.dropout = nn.Dropout(0.0)
+
+    def forward(self, hidden_BTD: Tensor, gate: Tensor | None = None) -> Tensor:
+        """Apply the branch; `gate` [C], see the module's docstring."""
+        values_BTC = self.pointwise_conv1(self.layer_norm(hidden_BTD))
+        if gate is None:
+            inner_BTC = self.depthwise_layer_norm(self.depthwise_conv(functional.glu(values_BTC, dim=-1)))
+        else:
+            gate = gate.to(values_BTC.dtype)
+            inner_BTC = functional.glu(values_BTC * gate.repeat(2), dim=-1)
+            inner_BTC = gate_aware_layer_norm(
+                self.depthwise_conv(inner_BTC) * gate, self.depthwise_layer_norm, gate
+            )
+        return self.dropout(self.pointwise_conv2(functional.silu(inner_BTC)))
+
+
+class ConformerLayer(nn.Module):
+    """Half FFN, attention, convolution, half FFN, norm; a branch of width 0 is absent with its norm."""
+
+    def __init__(self, architecture: EncoderArchitecture, index: int) -> None:
+        super().__init__()
+        hidden, eps = architecture.hidden_size, architecture.layer_norm_eps
+        num_heads, conv_dim = architecture.num_heads[index], architecture.conv_dim[index]
+        ffn1_dim, ffn2_dim = architecture.ffn1_dim[index], architecture.ffn2_dim[index]
+        self.ffn1_layer_norm = nn.LayerNorm(hidden, eps=eps) if ffn1_dim else None
+        self.ffn1 = FeedForward(hidden, ffn1_dim) if ffn1_dim else None
+        self.self_attn_layer_norm = nn.LayerNorm(hidden, eps=eps) if num_heads else None
+        self.self_attn = SelfAttention(architecture, num_heads) if num_heads else None
+        self.conv_module = ConvolutionModule(architecture, conv_dim) if conv_dim else None
+        self.ffn2_layer_norm = nn.LayerNorm(hidden, eps=eps) if ffn2_dim else None
+        self.ffn2 = FeedForward(hidden, ffn2_dim) if ffn2_dim else None
+        self.final_layer_norm = nn.LayerNorm(hidden, eps=eps)
+
+    def forward(self, hidden_BTD: Tensor, key_bias: Tensor | None, gates: LayerGates = NO_GATES) -> Tensor:
+        """Apply the layer; see `SelfAttention.forward` for `key_bias`."""
+        if self.ffn1 is not None and self.ffn1_layer_norm is not None:
+            hidden_BTD = hidden_BTD + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_BTD), gates.ffn1)
+        if self.self_attn is not None and self.self_attn_layer_norm is not None:
+            hidden_BTD = hidden_BTD + self.self_attn(
+                self.self_attn_layer_norm(hidden_BTD), key_bias, gates.heads
+            )
+        if self.conv_module is not None:
+            hidden_BTD = hidden_BTD + self.conv_module(hidden_BTD, gates.conv)
+        if self.ffn2 is not None and self.ffn2_layer_norm is not None:
+            hidden_BTD = hidden_BTD + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden_BTD), gates.ffn2)
+        return self.final_layer_norm(hidden_BTD)
+
+
+class ConformerStack(nn.Module):
+    """The layers (a module of its own only to keep the upstream parameter names `encoder.layers.N`)."""
+
+    def __init__(self, architecture: EncoderArchitecture) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ConformerLayer(architecture, index) for index in range(architecture.num_layers)
+        )
+
+
+class Encoder(nn.Module):
+    """w2v-BERT 2.0 encoder: features -> hidden states (projection output and each layer's output)."""
+
+    def __init__(self, architecture: EncoderArchitecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.feature_projection = FeatureProjection(architecture)
+        self.encoder = ConformerStack(architecture)
+        self.checkpoint_layers = False
+        """Recompute each layer in the backward pass instead of keeping its activations (small GPUs)."""
+
+    def states(
+        self,
+        features_BTF: Tensor,
+        num_frames_B: Tensor | None = None,
+        gates: Sequence[LayerGates] | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the num_layers + 1 hidden states [B, T, D] one after the other.
+
+        Args:
+            features_BTF: stacked log-mel features, zeros behind the end of an utterance.
+            num_frames_B: real frames of each utterance; None when there is no padding.
+            gates: one `LayerGates` a layer while pruning.
+        """
+        key_bias = None
+        if num_frames_B is not None:
+            positions = torch.arange(features_BTF.shape[1], device=features_BTF.device)
+            padded = positions[None, :] >= num_frames_B[:, None]
+            key_bias = torch.zeros(padded.shape, device=features_BTF.device, dtype=features_BTF.dtype)
+            key_bias = key_bias.masked_fill(padded, float("-inf"))[:, None, None, :]
+        hidden = self.feature_projection(features_BTF)
+        yield hidden
+        for index, layer in enumerate(self.encoder.layers):
+            layer_gates = NO_GATES if gates is None else gates[index]
+            if self.checkpoint_layers and torch.is_grad_enabled():
+                hidden = torch.utils.checkpoint.checkpoint(
+                    layer, hidden, key_bias, layer_gates, use_reentrant=False
+                )
+            else:
+                hidden = layer(hidden, key_bias, layer_gates)
+            yield hidden
+
+    def forward(
+        self,
+        features_BTF: Tensor,
+        num_frames_B: Tensor | None = None,
+        gates: Sequence[LayerGates] | None = None,
+    ) -> list[Tensor]:
+        """Return all hidden states; see `states`."""
+        return list(self.states(features_BTF, num_frames_B, gates))
+
+    def set_conv_dropout(self, probability: float) -> None:
+        """Set the dropout after each convolution module (published: 0.1 while the encoder is trained)."""
+        for module in self.modules():
+            if isinstance(module, ConvolutionModule):
+                module.dropout.p = probability
+
+
+def initialise(encoder: Encoder, generator: torch.Generator) -> None:
+    """Draw random weights for an encoder that is trained from scratch (`--encoder tiny`).
+
+    As transformers' `Wav2Vec2BertModel` does, but with the spread of a linear layer's weight scaled to its input
+    (std 1 / sqrt(fan_in), half of that for the outputs of residual branches), which trains faster from scratch than
+    the fixed std 0.02.
+    """
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if name.endswith("layer_norm.weight"):
+                parameter.fill_(1.0)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            elif name.endswith("distance_embedding.weight"):
+                parameter.normal_(0.0, 0.02, generator=generator)
+            else:
+                fan_in = parameter[0].numel()
+                gain = (
+                    0.5
+                    if name.rsplit(".", 2)[-2] in ("output_dense", "linear_out", "pointwise_conv2")
+                    else 1.0
+                )
+                parameter.normal_(0.0, gain / math.sqrt(fan_in), generator=generator)

@@ -1,0 +1,69 @@
+"""LoRA on the encoder's attention, by peft: attach, save, load, merge (Hu et al. 2021)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from peft import LoraConfig as PeftLoraConfig
+from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from svkit.config.schema import LoraConfig
+from svkit.nn.encoder import Encoder
+
+
+def _peft_config(config: LoraConfig) -> PeftLoraConfig:
+    return PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.target_modules),
+        bias="none",
+    )
+
+
+def attach(encoder: Encoder, config: LoraConfig) -> None:
+    """Put LoRA on the target modules (in place) and freeze every other parameter of the encoder."""
+    inject_adapter_in_model(_peft_config(config), encoder)
+    for name, parameter in encoder.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+
+
+def adapter_state(encoder: Encoder) -> dict[str, Tensor]:
+    """LoRA tensors in peft's names, on the CPU."""
+    state = get_peft_model_state_dict(encoder)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def adapter_config(config: LoraConfig) -> dict[str, Any]:
+    """Content of peft's `adapter_config.json`."""
+    record = _peft_config(config).to_dict()
+    return {
+        name: sorted(value) if isinstance(value, set) else getattr(value, "value", value)
+        for name, value in record.items()
+    }
+
+
+def load_adapter(encoder: Encoder, state: Mapping[str, Tensor]) -> list[str]:
+    """Load LoRA tensors into an encoder with LoRA attached; returns the names that did not fit."""
+    result = set_peft_model_state_dict(encoder, dict(state))
+    missing = [name for name in result.missing_keys if "lora_" in name]
+    return sorted([*missing, *result.unexpected_keys])
+
+
+def merge(encoder: Encoder) -> None:
+    """Fold LoRA into the base weights, W + alpha / r * B A, and remove it (in place)."""
+    for module in encoder.modules():
+        if isinstance(module, LoraLayer):
+            module.merge()
+    detach(encoder)
+
+
+def detach(encoder: Encoder) -> None:
+    """Remove LoRA and leave the base weights as they are (in place)."""
+    for parent in list(encoder.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, LoraLayer):
+                setattr(parent, name, child.get_base_layer())
+    if hasattr(encoder, "peft_config"):
+        del encoder.peft_config

@@ -1,0 +1,77 @@
+"""Attentive statistics pooling (Okabe et al. 2018) of the aggregated multi-layer features (MFA)."""
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn import functional as differentiable
+from torch.nn import functional
+
+VARIANCE_FLOOR = 1e-5
+
+
+class SynchronisedBatchNorm(nn.BatchNorm1d):
+    """Batch norm over the batches of all processes while training; torch's own needs a GPU.
+
+    The sums are exchanged by an all-reduce whose gradient is one too, so n processes with batches of B take the step
+    that one process takes with n B.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise [N, K] per channel."""
+        is_shared = (
+            distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+        )
+        if not (self.training and is_shared):
+            return super().forward(input)
+        sums = differentiable.all_reduce(torch.cat([input.sum(0), input.new_tensor([len(input)])]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = input - mean
+        variance = differentiable.all_reduce(centred.square().sum(0)) / count
+        with torch.no_grad():
+            assert (
+                self.running_mean is not None
+                and self.running_var is not None
+                and self.num_batches_tracked is not None
+            )
+            assert self.momentum is not None
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+class AttentiveStatisticsPooling(nn.Module):
+    """[B, T, K] -> [B, 2 K]: mean and standard deviation over time, weighted per channel by attention.
+
+    Attention: Linear - ReLU - BatchNorm - Linear - softmax over the real frames. The batch norm runs in float32, as do
+    softmax and statistics: a variance taken as a difference needs the bits.
+    """
+
+    def __init__(self, channels: int, attention_dim: int) -> None:
+        super().__init__()
+        self.attention_in = nn.Linear(channels, attention_dim)
+        self.batch_norm = SynchronisedBatchNorm(attention_dim)
+        self.attention_out = nn.Linear(attention_dim, channels)
+
+    def forward(self, features_BTK: Tensor, num_frames_B: Tensor | None = None) -> Tensor:
+        """Pool over time.
+
+        Args:
+            features_BTK: concatenated adapter outputs.
+            num_frames_B: real frames of each utterance; None when there is no padding. Padded frames get no weight;
+                they would enter the batch norm's statistics, so training takes batches without padding.
+        """
+        batch, frames, _ = features_BTK.shape
+        hidden = functional.relu(self.attention_in(features_BTK))
+        hidden = self.batch_norm(hidden.reshape(batch * frames, -1).float()).view(batch, frames, -1)
+        logits = self.attention_out(hidden.to(features_BTK.dtype)).float()
+        if num_frames_B is not None:
+            positions = torch.arange(frames, device=logits.device)
+            logits = logits.masked_fill(
+                (positions[None, :] >= num_frames_B[:, None])[..., None], float("-inf")
+            )
+        weights = torch.softmax(logits, dim=1)
+        features = features_BTK.float()
+        mean = (weights * features).sum(1)
+        variance = (weights * features.square()).sum(1) - mean.square()
+        return torch.cat([mean, variance.clamp(min=VARIANCE_FLOOR).sqrt()], dim=1)

@@ -1,0 +1,70 @@
+"""The speaker model: waveform -> features -> encoder -> layer adapters -> MFA -> ASP -> embedding.
+
+Paper: arXiv 2510.04213, section 3.1. A padded batch gives every utterance the embedding it has alone: the features
+are normalised over its real samples, padded keys are masked, the convolution is causal, and ASP gives padded frames no
+weight.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from svkit.audio.features import FeatureExtractor
+from svkit.config.architecture import ModelArchitecture
+from svkit.nn.adapter import LayerAdapter
+from svkit.nn.encoder import Encoder
+from svkit.nn.pooling import AttentiveStatisticsPooling
+
+
+class SpeakerHead(nn.Module):
+    """Hidden states -> embedding. MFA is the concatenation of one layer adapter's output a state."""
+
+    def __init__(self, architecture: ModelArchitecture) -> None:
+        super().__init__()
+        head, encoder = architecture.head, architecture.encoder
+        num_states = encoder.num_layers + 1
+        self.layer_adapters = nn.ModuleList(
+            LayerAdapter(encoder.hidden_size, head.adapter_dim) for _ in range(num_states)
+        )
+        self.pooling = AttentiveStatisticsPooling(num_states * head.adapter_dim, head.attention_dim)
+        self.embedding = nn.Linear(2 * num_states * head.adapter_dim, head.embedding_dim)
+
+    def adapt(self, index: int, state_BTD: Tensor) -> Tensor:
+        """Apply the layer adapter of one hidden state."""
+        return self.layer_adapters[index](state_BTD)
+
+    def pool(self, adapted: Sequence[Tensor], num_frames_B: Tensor | None) -> Tensor:
+        """Aggregate the adapters' outputs (MFA), pool them (ASP) and project: [B, embedding_dim]."""
+        pooled = self.pooling(torch.cat(list(adapted), dim=-1), num_frames_B)
+        return self.embedding(pooled.to(adapted[0].dtype)).float()
+
+
+class SpeakerNetwork(nn.Module):
+    """The whole model; `svkit.SpeakerModel` adds loading and embedding of arrays."""
+
+    def __init__(self, architecture: ModelArchitecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.features = FeatureExtractor()
+        self.encoder = Encoder(architecture.encoder)
+        self.head = SpeakerHead(architecture)
+
+    def embed_features(self, features_BTF: Tensor, num_frames_B: Tensor | None = None) -> Tensor:
+        """Embed features; each adapter runs as its state appears, so no list of states is held at inference."""
+        states = self.encoder.states(features_BTF, num_frames_B)
+        adapted = [self.head.adapt(index, state) for index, state in enumerate(states)]
+        return self.head.pool(adapted, num_frames_B)
+
+    def forward(self, waveforms_BN: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
+        """Embed a batch of waveforms.
+
+        Args:
+            waveforms_BN: 16 kHz audio in [-1, 1], padded on the right.
+            num_samples_B: real samples of each; None when there is no padding.
+
+        Returns:
+            Embeddings [B, embedding_dim] float32, not length-normalised.
+        """
+        features, num_frames_B = self.features(waveforms_BN, num_samples_B)
+        return self.embed_features(features, num_frames_B)

@@ -1,0 +1,37 @@
+"""What a stage may say while it works; the command line draws it, tests pass the silent version."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One counted piece of work."""
+
+    def advance(self, amount: float = 1, **fields: float | str) -> None:
+        """Count `amount` units done; `fields` are shown beside the bar (loss=1.23)."""
+
+
+class Progress(Protocol):
+    """Receiver of progress; implementations live in `svkit.cli.console`."""
+
+    def task(self, description: str, total: float | None) -> AbstractContextManager[Task]:
+        """Open a counted task; `total` None when unknown."""
+
+    def note(self, message: str) -> None:
+        """Tell the user one thing worth a line."""
+
+
+class _SilentTask:
+    def advance(self, amount: float = 1, **fields: float | str) -> None:
+        """Ignore."""
+
+
+class SilentProgress:
+    """Says nothing."""
+
+    def task(self, description: str, total: float | None) -> AbstractContextManager[Task]:
+        """Return a task that ignores everything."""
+        return nullcontext(_SilentTask())
+
+    def note(self, message: str) -> None:
+        """Ignore."""

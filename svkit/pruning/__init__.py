@@ -1,0 +1,1 @@
+"""Hard-concrete gates, their training objective, the cut and exact counting."""

@@ -1,0 +1,1 @@
+"""One file a command: orders the steps of the command."""

@@ -1,0 +1,226 @@
+"""From trials and embeddings to raw scores: look up rows, centre, normalise; for score and verify."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five
+from svkit.eval import scoring
+from svkit.eval.plda import Plda, train_plda
+from svkit.store.embeddings import Embeddings, read_embeddings
+from svkit.store.enrollment import enrollment_groups
+from svkit.store.manifest import read_manifest
+from svkit.store.trials import Trials
+
+Norm = Literal["none", "snorm", "asnorm"]
+Method = Literal["cosine", "plda"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """How two embeddings become a score."""
+
+    method: Method = "cosine"
+    """Cosine, or the log-likelihood ratio of a two-covariance PLDA model."""
+    norm: Norm = "none"
+    top_n: int = 300
+    """Cohort members that count in adaptive S-norm (all of a smaller cohort)."""
+    center: bool = False
+    """Subtract the mean of the cohort, or of the evaluated embeddings where there is no cohort."""
+    cohort_speakers: bool = False
+    """One cohort member a speaker (mean of the length-normalised embeddings) instead of one an utterance."""
+
+    def __post_init__(self) -> None:
+        if self.method == "plda" and self.center:
+            raise ConfigError("--center: PLDA centres on its own training data; leave it out")
+
+    @property
+    def suffix(self) -> str:
+        """Name of the back-end in the scores directory; empty for plain cosine."""
+        parts = ["plda"] * (self.method == "plda") + ["center"] * self.center
+        return "-".join(parts if self.norm == "none" else [*parts, self.norm])
+
+    @property
+    def name(self) -> str:
+        """Name of the back-end in tables."""
+        return self.suffix or "cosine"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lookup:
+    """Rows of the embeddings that a trial list needs, and each trial's place among them."""
+
+    enroll: NDArray[np.float32]
+    """[E, D]: an embedding, or the mean of several, for each distinct enrollment."""
+    test: NDArray[np.float32]
+    """[U, D]."""
+    enroll_rows: NDArray[np.int64]
+    """[T]."""
+    test_rows: NDArray[np.int64]
+    """[T]."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Scored:
+    """Scores and what they were normalised by."""
+
+    scores: NDArray[np.float64]
+    """[T], higher for the same speaker."""
+    cohort_means: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    """Mean cohort score of each enrollment [E] and each test [U], where there is a cohort."""
+
+
+def read_material(what: str, directory: Path, embeddings: Embeddings, name: Path) -> Embeddings:
+    """Read a cohort or the training data of PLDA and check that the scored embeddings' checkpoint made it.
+
+    Args:
+        what: for the message.
+        directory: of the material's embeddings.
+        embeddings: those to be scored.
+        name: their directory, for the message.
+
+    Raises:
+        ArtifactError: another checkpoint made it.
+    """
+    material = read_embeddings(directory)
+    made_by = [(meta.get("checkpoint") or {}).get("sha256") for meta in (material.meta, embeddings.meta)]
+    if None not in made_by and made_by[0] != made_by[1]:
+        raise ArtifactError(
+            f"{directory}: expected {what} made with the checkpoint of {name}, found another one's;"
+            " extract it with the same --model"
+        )
+    return material
+
+
+def cohort_members(cohort: Embeddings, backend: Backend) -> NDArray[np.float32]:
+    """Return the cohort [C, D]: its utterances, or a mean of each speaker.
+
+    Raises:
+        DataError: `cohort_speakers` and no manifest says who speaks.
+    """
+    if not backend.cohort_speakers:
+        return cohort.matrix
+    groups, num_speakers = _speaker_groups(cohort)
+    return scoring.group_means(cohort.matrix, groups, num_speakers)
+
+
+def matrix_sha256(embeddings: Embeddings) -> str:
+    """Return the sha256 of the numbers: what a cohort or PLDA training data contribute to scores."""
+    return hashlib.sha256(np.ascontiguousarray(embeddings.matrix).data).hexdigest()
+
+
+def train_backend(training: Embeddings) -> Plda:
+    """Train PLDA on embeddings whose manifest says who speaks.
+
+    Raises:
+        DataError: the manifest is gone or lacks an utterance, or there are too few embeddings.
+    """
+    return train_plda(training.matrix, *_speaker_groups(training))
+
+
+def _speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
+    manifest = Path(str((material.meta.get("manifest") or {}).get("path", "")))
+    table = read_manifest(manifest)
+    speaker = pd.Series(material.ids).map(dict(zip(table.utterance_ids, table.speaker_ids, strict=True)))
+    if speaker.isna().any():
+        missing = first_five(material.ids[speaker.isna()].tolist())
+        raise DataError(f"{manifest}: no speaker for utterances {missing}")
+    codes, speakers = pd.factorize(speaker)
+    return codes.astype(np.int64), len(speakers)
+
+
+def look_up(
+    trials: Trials, embeddings: Embeddings, source: str, enrollment: pd.DataFrame | None = None
+) -> Lookup:
+    """Find the embeddings of both sides of every trial.
+
+    Args:
+        trials: T trials.
+        embeddings: of at least their utterances.
+        source: name of the embeddings for messages.
+        enrollment: `enroll_id`, `utterance_id` where an enrollment has several utterances; their
+            length-normalised embeddings are averaged.
+
+    Raises:
+        DataError: utterances or enrollments without an embedding; the first five are named.
+    """
+    test_codes, test_ids = pd.factorize(trials.test_ids)
+    enroll_codes, enroll_ids = pd.factorize(trials.enroll_ids)
+    index = pd.Index(embeddings.ids)
+    test = embeddings.matrix[_rows(index, np.asarray(test_ids), source, "utterances")]
+    if enrollment is None:
+        enroll = embeddings.matrix[_rows(index, np.asarray(enroll_ids), source, "utterances")]
+    else:
+        needed = enrollment[enrollment["enroll_id"].isin(enroll_ids)]
+        models, groups = enrollment_groups(needed)
+        rows = _rows(index, np.asarray(needed["utterance_id"], dtype=object), source, "utterances")
+        means = scoring.group_means(embeddings.matrix[rows], groups, len(models))
+        enroll = means[_rows(pd.Index(models), np.asarray(enroll_ids), "the enrollment map", "enrollments")]
+    return Lookup(
+        enroll=enroll,
+        test=test,
+        enroll_rows=enroll_codes.astype(np.int64),
+        test_rows=test_codes.astype(np.int64),
+    )
+
+
+def _rows(index: pd.Index, ids: NDArray[np.object_], source: str, what: str) -> NDArray[np.int64]:
+    rows = index.get_indexer(pd.Index(ids))
+    missing = np.asarray(ids)[rows < 0]
+    if len(missing):
+        raise DataError(
+            f"{source}: nothing for {len(missing)} of {len(ids)} {what} of the trials:"
+            f" {first_five(missing.tolist())}; they must hold every utterance of the trials"
+        )
+    return np.asarray(rows, dtype=np.int64)
+
+
+def score_trials(
+    found: Lookup, backend: Backend, cohort: NDArray[np.float32] | None, plda: Plda | None = None
+) -> Scored:
+    """Score every trial.
+
+    Args:
+        found: embeddings of both sides.
+        backend: what to do with them.
+        cohort: [C, D], needed for normalisation.
+        plda: needed for the method `plda`.
+
+    Raises:
+        ConfigError: a normalisation without a cohort.
+    """
+    if backend.norm != "none" and cohort is None:
+        raise ConfigError(
+            f"--norm {backend.norm} needs a cohort: give --cohort with a directory of embeddings"
+        )
+    assert (backend.method == "plda") == (plda is not None), "a model for the method plda, and only for it"
+    enroll, test = found.enroll, found.test
+    if backend.center:
+        mean = (cohort if cohort is not None else test).mean(axis=0, dtype=np.float64)
+        enroll, test = scoring.center(enroll, mean), scoring.center(test, mean)
+        cohort = None if cohort is None else scoring.center(cohort, mean)
+    # A score is an inner product: of the left form of one embedding with the right form of the other.
+    sides = [_forms(rows, plda) for rows in (enroll, test)]
+    raw = scoring.pair_products(sides[0][0], sides[1][1], found.enroll_rows, found.test_rows)
+    if cohort is None:
+        return Scored(scores=raw.astype(np.float64), cohort_means=None)
+    against = _forms(cohort, plda)[1]
+    top_n = None if backend.norm == "snorm" else min(backend.top_n, len(cohort))
+    of_enroll, of_test = (scoring.product_statistics(left, against, top_n) for left, _ in sides)
+    if backend.norm == "none":
+        scores = raw.astype(np.float64)
+    else:
+        scores = scoring.normalize_scores(raw, of_enroll, of_test, found.enroll_rows, found.test_rows)
+    return Scored(scores=scores, cohort_means=(of_enroll.mean, of_test.mean))
+
+
+def _forms(rows: NDArray[np.float32], plda: Plda | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    if plda is not None:
+        return plda.pair_factors(rows, rows)
+    unit = scoring.length_normalize(rows)
+    return unit, unit

@@ -1,0 +1,180 @@
+"""Learns and applies calibrations, and sees that none is judged on what it was learnt from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from svkit.errors import ArtifactError, ConfigError
+from svkit.eval.calibration import PRIOR, LinearCalibration, fit_calibration, pair_quality
+from svkit.stages.backend import Backend, Lookup, Scored
+from svkit.stages.trial_speakers import trial_seconds
+from svkit.store.calibration import CalibrationRecord, read_calibration, write_calibration
+from svkit.store.embeddings import Embeddings
+from svkit.store.manifest import read_manifest
+from svkit.store.provenance import plain, sha256_artifact, sha256_file
+from svkit.store.trials import Trials
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Features:
+    """What a calibration sees of each trial."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    """[T, F]; the score first."""
+
+
+def trial_features(
+    scored: Scored,
+    found: Lookup,
+    trials: Trials,
+    embeddings: Embeddings,
+    enrollment: pd.DataFrame | None,
+    *,
+    quality: bool,
+) -> Features:
+    """Build the features of every trial.
+
+    Args:
+        scored: scores, and the cohort means where the back-end has a cohort.
+        found: embeddings of both sides.
+        trials: T trials.
+        embeddings: their manifest gives the durations.
+        enrollment: utterances of each enrollment, where enrollments are not utterances.
+        quality: add embedding norms, durations and, with a cohort, mean cohort scores of both sides.
+
+    Raises:
+        DataError: the manifest behind the embeddings is gone or lacks an utterance.
+    """
+    names, columns = ["score"], [scored.scores[:, None]]
+    if quality:
+        norms = [np.linalg.norm(side.astype(np.float64), axis=1) for side in (found.enroll, found.test)]
+        measures = {
+            "log_norm": (np.log(norms[0])[found.enroll_rows], np.log(norms[1])[found.test_rows]),
+            "log_duration": _log_durations(trials, embeddings, enrollment),
+        }
+        if scored.cohort_means is not None:
+            enroll, test = scored.cohort_means
+            measures["cohort_mean"] = (enroll[found.enroll_rows], test[found.test_rows])
+        for name, (enroll, test) in measures.items():
+            names += [f"{name}_low", f"{name}_high"]
+            columns.append(pair_quality(enroll, test))
+    return Features(names=tuple(names), values=np.concatenate(columns, axis=1))
+
+
+def _log_durations(
+    trials: Trials, embeddings: Embeddings, enrollment: pd.DataFrame | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    path = Path(str((embeddings.meta.get("manifest") or {}).get("path", "")))
+    enroll, test = trial_seconds(trials, read_manifest(path), enrollment)
+    return np.log(enroll), np.log(test)
+
+
+def learn(
+    features: Features,
+    trials: Trials,
+    trials_path: Path,
+    backend: dict[str, Any],
+    checkpoint_sha256: str | None,
+) -> CalibrationRecord:
+    """Learn a calibration on the trials at hand.
+
+    Args:
+        features: of the T trials.
+        trials: T trials.
+        trials_path: their list, recorded so that the calibration is never judged on it.
+        backend: what made the scores (`describe_backend`), which they must be of when it is applied.
+        checkpoint_sha256: the model behind the scores; None: several.
+    """
+    fitted = fit_calibration(features.values, trials.labels)
+    num_targets = int(np.count_nonzero(trials.labels))
+    return CalibrationRecord(
+        features=features.names,
+        weights=fitted.weights,
+        offset=fitted.offset,
+        prior=PRIOR,
+        backend=backend,
+        checkpoint_sha256=checkpoint_sha256,
+        trials={"name": trials_path.stem, "sha256": sha256_file(trials_path)},
+        num_targets=num_targets,
+        num_nontargets=len(trials) - num_targets,
+    )
+
+
+def describe_backend(backend: Backend, material: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the back-end as plain facts, with its name and the sha256 of the cohort and PLDA data it used."""
+    return {**asdict(backend), "name": backend.name, "material": dict(material or {})}
+
+
+def check_calibration(
+    path: Path, trials_path: Path, backend: dict[str, Any], checkpoint_sha256: str | None
+) -> CalibrationRecord:
+    """Read a calibration and check that it belongs to these scores and was not learnt on these trials.
+
+    Args:
+        path: `calibration.json`.
+        trials_path: the list it would be judged on.
+        backend: what made the scores (`describe_backend`).
+        checkpoint_sha256: the model behind them; None: several.
+
+    Raises:
+        ConfigError: it was learnt on the very trials it would be judged on.
+        ArtifactError: it was learnt on scores of another model or back-end.
+    """
+    record = read_calibration(path)
+    if record.trials.get("sha256") == sha256_file(trials_path):
+        raise ConfigError(
+            f"--calibration {path}: was learnt on {trials_path}, which it would be judged on; use others,"
+            " or --calibrate-folds for a cross-validation over speakers"
+        )
+    if record.checkpoint_sha256 != checkpoint_sha256:
+        raise ArtifactError(
+            f"{path}: expected a calibration of the model scored here, found one of another model"
+        )
+    if record.backend != plain(backend):
+        raise ArtifactError(
+            f"{path}: expected a calibration of {backend['name']} scores,"
+            f" found one of {record.backend.get('name')} (or of other settings)"
+        )
+    return record
+
+
+def apply(record: CalibrationRecord, features: Features) -> NDArray[np.float64]:
+    """Map features to log-likelihood ratios [T].
+
+    Raises:
+        ConfigError: other features than those it was learnt with.
+    """
+    if record.features != features.names:
+        raise ConfigError(
+            f"calibration: was learnt with the features {', '.join(record.features)}, found"
+            f" {', '.join(features.names)}; give or leave out --qmf and --cohort as then"
+        )
+    return LinearCalibration(weights=record.weights, offset=record.offset).apply(features.values)
+
+
+def install(record: CalibrationRecord, embeddings: Embeddings) -> Path | None:
+    """Put a calibration of plain scores beside the checkpoint, where `svkit verify` looks; return where.
+
+    None where the checkpoint is not at its recorded place, has changed, or the calibration needs more than a
+    score.
+    """
+    checkpoint = checkpoint_facts(embeddings)
+    directory = Path(str(checkpoint.get("path", "")))
+    if record.features != ("score",) or record.backend["name"] != "cosine" or not checkpoint.get("path"):
+        return None
+    if not directory.is_dir() or sha256_artifact(directory) != checkpoint.get("sha256"):
+        return None
+    target = directory / "calibration.json"
+    write_calibration(target, record)
+    return target
+
+
+def checkpoint_facts(embeddings: Embeddings) -> dict[str, Any]:
+    """Return `{path, sha256}` of the checkpoint as the embeddings record it; empty where they do not."""
+    return dict(embeddings.meta.get("checkpoint") or {})

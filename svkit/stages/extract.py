@@ -1,0 +1,261 @@
+"""`svkit extract`: an embedding for every utterance of a manifest, in length-sorted padded batches.
+
+Finished batches are kept in `resume/` every few seconds, so a killed extraction goes on where it was. Batching does not
+change an embedding (`svkit.nn.speaker`), so neither does the interruption, nor the number of processes.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from svkit.config.schema import ExtractConfig, Recipe
+from svkit.data.evaluation import LengthSortedBatches, read_batches
+from svkit.errors import ArtifactError, DataError, first_five
+from svkit.progress import Progress
+from svkit.stages.finished import is_current
+from svkit.stages.models import SpeakerModel, load_model
+from svkit.stages.training import StopSignal, make_accelerator, open_stage
+from svkit.stages.validation import embed_batch, refuse_short
+from svkit.store import checkpoint as store
+from svkit.store.embeddings import write_embeddings
+from svkit.store.manifest import Manifest, read_manifest
+from svkit.store.provenance import plain, sha256_artifact
+
+SAVE_EVERY_SECONDS = 10.0
+DTYPES = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractRequest:
+    """What the command line asks for."""
+
+    exp: Path
+    recipe: Recipe
+    models: tuple[Path, ...] = ()
+    """Checkpoints; none: the final dense and the final pruned model."""
+    manifest: Path | None = None
+    out: Path | None = None
+    audio_root: Path | None = None
+    dtype: str = "auto"
+    overwrite: bool = False
+    keep_finished: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractResult:
+    """Embedding directories."""
+
+    embeddings: list[Path]
+
+
+def final_models(exp: Path) -> dict[str, Path]:
+    """Final dense and final pruned checkpoint of an experiment, those that exist, by name."""
+    models = {}
+    for name, stages in (
+        ("dense", ("finetune/lmft", "finetune/joint", "finetune/lora", "finetune/head")),
+        (
+            "pruned",
+            ("finetune-pruned/lmft", "finetune-pruned/joint", "finetune-pruned/head", "distill", "prune"),
+        ),
+    ):
+        found = next((exp / stage for stage in stages if (exp / stage / "provenance.json").exists()), None)
+        if found is not None:
+            models[name] = found
+    return models
+
+
+def model_name(exp: Path, path: Path) -> str:
+    """Name of a model in `exp/embeddings` and in tables: dense, pruned, or its place below the experiment."""
+    for name, final in final_models(exp).items():
+        if final.resolve() == path.resolve():
+            return name
+    try:
+        return "-".join(path.resolve().relative_to(exp.resolve()).parts)
+    except ValueError:
+        return path.resolve().name
+
+
+def run(request: ExtractRequest, progress: Progress) -> ExtractResult:
+    """Extract with every model.
+
+    Raises:
+        ArtifactError: no model, or one that cannot be loaded.
+        DataError: the manifest or an audio file is missing, unreadable or too short.
+    """
+    if request.models:
+        targets = {model_name(request.exp, path): path for path in request.models}
+    else:
+        targets = final_models(request.exp)
+    if not targets:
+        raise ArtifactError(f"{request.exp}: no finished model; run `svkit finetune` first, or pass --model")
+    if request.out is not None and len(targets) > 1:
+        raise DataError(f"--out {request.out}: expected one --model, found {len(targets)}")
+    accelerator: Accelerator | None = None
+    done = []
+    for name, path in targets.items():
+        job = _Job(request=request, name=name, checkpoint=path)
+        done.append(job.out)
+        if request.keep_finished and is_current(
+            job.out, command="extract", config=job.record, inputs=job.inputs
+        ):
+            progress.note(f"{job.out} is finished, with equal inputs")
+            continue
+        accelerator = accelerator or make_accelerator(
+            DTYPES[request.dtype] if request.dtype != "auto" else request.recipe.precision
+        )
+        _extract(job, accelerator, progress)
+    return ExtractResult(embeddings=done)
+
+
+@dataclass(kw_only=True)
+class _Job:
+    """One model on one manifest."""
+
+    request: ExtractRequest
+    name: str
+    checkpoint: Path
+    out: Path = field(init=False)
+    inputs: dict[str, Path] = field(init=False)
+    record: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.out = request.out or request.exp / "embeddings" / self.name
+        manifest = request.manifest or request.exp / "data" / "eval.tsv"
+        self.inputs = {"checkpoint": self.checkpoint, "manifest": manifest}
+        self.record = plain(
+            {"extract": request.recipe.extract, "dtype": request.dtype, "precision": request.recipe.precision}
+        )
+
+
+def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
+    request, config = job.request, job.request.recipe.extract
+    model = load_model(job.checkpoint)
+    manifest = read_manifest(job.inputs["manifest"], request.audio_root)
+    refuse_short(manifest)
+    with open_stage(
+        accelerator,
+        job.out,
+        command="extract",
+        config=job.record,
+        inputs=job.inputs,
+        overwrite=request.overwrite,
+    ) as output:
+        model.to(accelerator.device)
+        parts = _Parts(job.out / store.RESUME_NAME, accelerator)
+        started, cpu_started = time.perf_counter(), time.process_time()
+        resumed = _embed_missing(model, manifest, config, accelerator, parts, progress, job)
+        wall, cpu = time.perf_counter() - started, time.process_time() - cpu_started
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            matrix = parts.assemble(manifest, model.architecture.head.embedding_dim)
+            meta = _meta(job, manifest, accelerator, config)
+            # Times of a resumed run would leave out what was done before.
+            meta |= {"wall_seconds": None if resumed else wall, "cpu_seconds": None if resumed else cpu}
+            write_embeddings(job.out, [str(name) for name in manifest.utterance_ids], matrix, meta)
+        output.finish({"device": str(accelerator.device)})
+
+
+def _embed_missing(
+    model: SpeakerModel,
+    manifest: Manifest,
+    config: ExtractConfig,
+    accelerator: Accelerator,
+    parts: "_Parts",
+    progress: Progress,
+    job: _Job,
+) -> bool:
+    """Embed what no part holds yet; returns whether there was a part."""
+    rows = np.setdiff1d(np.arange(len(manifest)), parts.done_rows)
+    batches = LengthSortedBatches(
+        manifest,
+        max_seconds=config.max_seconds,
+        batch_seconds=config.batch_seconds,
+        rows=rows,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    stop = StopSignal()
+    with torch.inference_mode(), stop.installed(), progress.task(f"extract {job.name}", len(manifest)) as bar:
+        bar.advance(len(manifest) - len(rows))
+        for batch_rows, waveforms in read_batches(manifest, batches, max_seconds=config.max_seconds):
+            parts.add(batch_rows, embed_batch(model, waveforms, accelerator))
+            bar.advance(len(batch_rows) * accelerator.num_processes)
+            if stop.received is not None:
+                parts.save()
+                progress.note(
+                    f"interrupted: what is done is saved in {job.out}; the same command goes on from there"
+                )
+                sys.exit(128 + stop.received)
+        parts.save()
+    return len(rows) < len(manifest)
+
+
+class _Parts:
+    """Embeddings done so far, on disk in numbered files of each process."""
+
+    def __init__(self, directory: Path, accelerator: Accelerator) -> None:
+        self.directory, self.rank = directory, accelerator.process_index
+        accelerator.wait_for_everyone()
+        self._files = sorted(directory.glob("part-*.safetensors")) if directory.exists() else []
+        self.done_rows = self._rows(self._files)
+        self._pending: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        self._count = len(self._files)
+        self._saved_at = time.monotonic()
+        accelerator.wait_for_everyone()
+
+    @staticmethod
+    def _rows(files: list[Path]) -> NDArray[np.int64]:
+        rows = [store.read_tensors(file)["rows"].numpy() for file in files]
+        return np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+
+    def add(self, rows: NDArray[np.int64], embeddings: NDArray[np.float32]) -> None:
+        self._pending.append((rows, embeddings))
+        if time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        self._saved_at = time.monotonic()
+        if not self._pending:
+            return
+        rows = torch.from_numpy(np.concatenate([rows for rows, _ in self._pending]).astype(np.int64))
+        embeddings = torch.from_numpy(np.concatenate([matrix for _, matrix in self._pending]))
+        name = f"part-{self._count:06d}-{self.rank:04d}.safetensors"
+        store.write_tensors(self.directory / name, {"rows": rows, "embeddings": embeddings})
+        self._count += 1
+        self._pending = []
+
+    def assemble(self, manifest: Manifest, dim: int) -> NDArray[np.float32]:
+        matrix = np.full((len(manifest), dim), np.nan, dtype=np.float32)
+        for file in sorted(self.directory.glob("part-*.safetensors")):
+            tensors = store.read_tensors(file)
+            matrix[tensors["rows"].numpy()] = tensors["embeddings"].numpy()
+        bad = manifest.utterance_ids[~np.isfinite(matrix).all(axis=1)]
+        if len(bad):
+            raise DataError(
+                f"{manifest.source}: embeddings are not finite for {first_five(list(bad))}; check the audio"
+            )
+        return matrix
+
+
+def _meta(job: _Job, manifest: Manifest, accelerator: Accelerator, config: ExtractConfig) -> dict[str, Any]:
+    durations = np.minimum(manifest.durations_seconds, config.max_seconds)
+    return {
+        "model": job.name,
+        "checkpoint": {"path": job.checkpoint.as_posix(), "sha256": sha256_artifact(job.checkpoint)},
+        "manifest": {
+            "path": job.inputs["manifest"].as_posix(),
+            "sha256": sha256_artifact(job.inputs["manifest"]),
+        },
+        "max_seconds": config.max_seconds,
+        "dtype": "bfloat16" if accelerator.mixed_precision == "bf16" else "float32",
+        "device": str(accelerator.device),
+        "audio_seconds": float(durations.sum()),
+    }

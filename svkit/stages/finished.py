@@ -1,0 +1,29 @@
+"""Whether a finished output is what a command would make again: `--keep-finished` and `make` rest on it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from svkit.store.provenance import is_finished, plain, read_provenance, sha256_artifact
+
+
+def is_current(
+    directory: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, Path]
+) -> bool:
+    """Say whether `directory` is finished and was made by this command with equal configuration and inputs.
+
+    Args:
+        directory: the output.
+        command: the verb.
+        config: the resolved configuration.
+        inputs: name -> path; compared by content, not by path.
+    """
+    if not is_finished(directory):
+        return False
+    recorded = read_provenance(directory)
+    hashes = {entry["name"]: entry["sha256"] for entry in recorded["inputs"]}
+    return (
+        recorded["command"] == command
+        and recorded["config"] == plain(config)
+        and hashes == {name: sha256_artifact(path) for name, path in inputs.items()}
+    )

@@ -1,0 +1,159 @@
+"""Fuses the scores of several systems on one trial list to one log-likelihood ratio, by logistic regression.
+
+The weights are never fitted on the trials they are judged on: either they come from other trials (`--calibration
+FILE`), or each trial gets those learnt on other speakers (`--calibrate-folds`). `--calibrate` learns on all
+trials of a held-out list for later use; that list's own scores are still the cross-validated ones.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svkit.errors import ArtifactError, ConfigError, first_five
+from svkit.eval.calibration import cross_validate
+from svkit.progress import Progress
+from svkit.stages import calibration as calibrations
+from svkit.stages.breakdown import Grouping
+from svkit.stages.calibration import Features
+from svkit.stages.comparison import read_systems
+from svkit.stages.guards import Guards, check_scores
+from svkit.stages.measurement import (
+    Material,
+    Measured,
+    draw_speakers,
+    find_groupings,
+    identify,
+    measure,
+    write,
+)
+from svkit.store.calibration import FILE_NAME, CalibrationRecord, write_calibration
+from svkit.store.provenance import is_finished
+from svkit.store.scores import Scores, read_metrics
+
+DEFAULT_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Fusion:
+    """Systems that are fused."""
+
+    name: str
+    """Their names joined by plus signs."""
+    directories: tuple[Path, ...]
+    systems: tuple[Scores, ...]
+    metrics: tuple[dict[str, Any], ...]
+    groupings: tuple[Grouping, ...]
+    """Breakdowns, by the manifest of the first system."""
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a fusion's weights belong to."""
+        facts = [
+            {
+                "name": metrics["name"],
+                "backend": metrics["backend"],
+                "checkpoint_sha256": (metrics.get("checkpoint") or {}).get("sha256"),
+            }
+            for metrics in self.metrics
+        ]
+        return {"name": "fusion", "systems": facts}
+
+
+def open_fusion(directories: tuple[Path, ...], material: Material, guards: Guards) -> Fusion:
+    """Read the scores that are fused.
+
+    Raises:
+        ConfigError: fewer than two, or one twice.
+        ArtifactError: not finished, or of other trials than the list given.
+    """
+    if len(directories) < 2 or len({path.resolve() for path in directories}) < len(directories):
+        raise ConfigError(f"--fuse: expected two or more scores directories, found {first_five(directories)}")
+    for directory in directories:
+        if not is_finished(directory):
+            raise ArtifactError(f"{directory}: no finished scores; run `svkit score` first")
+    systems, metrics = read_systems(directories), [read_metrics(directory) for directory in directories]
+    found, given = systems[0].trials, material.trials
+    if not (
+        np.array_equal(found.enroll_ids, given.enroll_ids)
+        and np.array_equal(found.test_ids, given.test_ids)
+        and np.array_equal(found.labels, given.labels)
+    ):
+        raise ArtifactError(f"{directories[0]}: expected the trials of {material.path}; score those first")
+    for directory, facts in zip(directories, metrics, strict=True):
+        check_scores(guards, directory, facts)
+    names = [
+        facts["name"]
+        if facts["backend"]["name"] == "cosine"
+        else f"{facts['name']}-{facts['backend']['name']}"
+        for facts in metrics
+    ]
+    return Fusion(
+        name="+".join(names),
+        directories=directories,
+        systems=tuple(systems),
+        metrics=tuple(metrics),
+        groupings=tuple(find_groupings(material, metrics[0].get("manifest"))),
+    )
+
+
+def fuse(
+    fusion: Fusion,
+    material: Material,
+    guards: Guards,
+    record: CalibrationRecord | None,
+    num_folds: int,
+    directory: Path,
+    *,
+    learn: bool,
+    progress: Progress,
+) -> tuple[dict[str, Any], Measured]:
+    """Fuse, measure and write.
+
+    Args:
+        fusion: the systems.
+        material: the trials.
+        guards: what was passed.
+        record: weights learnt on other trials; None: cross-validation over speakers.
+        num_folds: of the cross-validation.
+        directory: where to.
+        learn: also learn weights on all of these trials, for others.
+        progress: takes notes.
+
+    Raises:
+        ConfigError: a cross-validation on trials whose labels contradict the speakers.
+    """
+    labels = material.trials.labels
+    names = tuple("score" if number == 0 else f"score_{number + 1}" for number in range(len(fusion.systems)))
+    features = Features(names=names, values=np.stack([system.scores for system in fusion.systems], axis=1))
+    manifest = fusion.metrics[0].get("manifest")
+    speakers = draw_speakers(material, manifest, progress)
+    facts: dict[str, Any]
+    if record is not None:
+        llrs = calibrations.apply(record, features)
+        facts = {"method": "held-out trials", "trials": record.trials}
+    elif speakers is None:
+        raise ConfigError("--fuse without --calibration needs trials whose labels agree with the speakers")
+    else:
+        llrs = cross_validate(features.values, labels, speakers.of_trials, num_folds, material.seed)
+        facts = {"method": "cross-validation over speakers", "num_folds": num_folds}
+    measured = measure(material, llrs, llrs, speakers, fusion.groupings, progress)
+    cautions = [caution for metrics in fusion.metrics for caution in metrics.get("cautions", [])]
+    metrics = {
+        "name": fusion.name,
+        "trials": identify(material),
+        "backend": fusion.description,
+        "model": None,
+        "checkpoint": None,
+        "manifest": manifest,
+        **measured.facts,
+        "calibration": facts,
+        "cautions": list(dict.fromkeys([*guards.cautions, *cautions])),
+    }
+    write(directory, material, llrs, llrs, metrics)
+    if learn:
+        learnt = calibrations.learn(features, material.trials, material.path, fusion.description, None)
+        write_calibration(directory / FILE_NAME, learnt)
+        progress.note(f"fusion: {directory / FILE_NAME}")
+    return metrics, measured

@@ -1,0 +1,223 @@
+"""Measures scored trials: metrics, intervals over speakers, breakdowns; the same for every kind of system."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from svkit.errors import ConfigError, DataError
+from svkit.eval import bootstrap
+from svkit.eval.metrics import equal_error_rate, error_curve, min_dcf
+from svkit.eval.summary import PRIORS, cost_facts, interval_facts, summarize
+from svkit.progress import Progress
+from svkit.stages.breakdown import Grouping, group_trials
+from svkit.stages.comparison import Resampled, compare
+from svkit.stages.trial_speakers import find_speakers
+from svkit.store.provenance import sha256_file
+from svkit.store.score_forms import write_form
+from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
+from svkit.store.trials import Trials
+
+NUM_RESAMPLES = 1000
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Material:
+    """What every system on one trial list is measured with."""
+
+    path: Path
+    """The trial list."""
+    trials: Trials
+    enrollment: pd.DataFrame | None
+    """Utterances of each enrollment, where enrollments are not utterances."""
+    sidecar: pd.DataFrame | None
+    """More columns of the trials."""
+    columns: tuple[str, ...]
+    """Breakdowns wanted."""
+    forms: tuple[str, ...]
+    """Forms of other toolkits wanted."""
+    seed: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Speakers:
+    """Speakers of the trials and how often each is drawn in each resample."""
+
+    of_trials: bootstrap.TrialSpeakers
+    source: str
+    """`manifest` or `trials`."""
+    drawn: NDArray[np.int64]
+    """[R, S]."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Measured:
+    """The metrics of one system and what a comparison with another one needs."""
+
+    facts: dict[str, Any]
+    speakers: Speakers | None
+    resampled: Resampled | None
+
+
+def identify(material: Material) -> dict[str, str]:
+    """Return name, path and sha256 of the trial list."""
+    path = material.path
+    return {"name": path.stem, "path": path.as_posix(), "sha256": sha256_file(path)}
+
+
+def draw_speakers(material: Material, manifest: dict[str, Any] | None, progress: Progress) -> Speakers | None:
+    """Find the speakers and draw the resamples; None, and a note, where labels contradict the speakers."""
+    first = None
+    if material.enrollment is not None:
+        columns = (material.enrollment["enroll_id"], material.enrollment["utterance_id"])
+        first = dict(zip(*columns, strict=True))
+    try:
+        speakers, source = find_speakers(material.trials, manifest, first)
+        drawn = bootstrap.draw_multiplicities(speakers.num_speakers, NUM_RESAMPLES, material.seed)
+    except (ConfigError, DataError) as error:
+        progress.note(f"no confidence interval: {error}")
+        return None
+    return Speakers(of_trials=speakers, source=source, drawn=drawn)
+
+
+def find_groupings(material: Material, manifest: dict[str, Any] | None) -> list[Grouping]:
+    """Find the groups of every breakdown wanted; before anything is written, because columns may be missing."""
+    return [
+        group_trials(column, material.trials, material.sidecar, manifest, material.enrollment)
+        for column in material.columns
+    ]
+
+
+def measure(
+    material: Material,
+    scores: Floats,
+    llrs: Floats | None,
+    speakers: Speakers | None,
+    groupings: Sequence[Grouping],
+    progress: Progress,
+) -> Measured:
+    """Measure the scores [T] of one system.
+
+    Args:
+        material: trials and what is wanted of them.
+        scores: [T].
+        llrs: [T] natural-log likelihood ratios, where there are any.
+        speakers: from `draw_speakers`.
+        groupings: from `find_groupings`.
+        progress: takes notes.
+    """
+    trials = material.trials
+    facts = summarize(scores, trials.labels, llrs)
+    interval, resampled = None, None
+    if speakers is not None:
+        eers = bootstrap.resample(
+            scores, trials.labels, speakers.of_trials, speakers.drawn, bootstrap.eer_statistic
+        )
+        resampled = Resampled(eer=facts["eer"], eers=eers)
+        try:
+            interval = interval_facts(eers, speakers.of_trials.num_speakers)
+            interval["speakers_from"] = speakers.source
+        except DataError as error:
+            progress.note(f"no confidence interval: {error}")
+    facts["eer_interval"] = interval
+    facts["breakdown"] = [_break_down(grouping, scores, trials.labels, speakers) for grouping in groupings]
+    return Measured(facts=facts, speakers=speakers, resampled=resampled)
+
+
+def _break_down(
+    grouping: Grouping, scores: Floats, labels: NDArray[np.int8], speakers: Speakers | None
+) -> dict[str, Any]:
+    groups = []
+    for code, value in enumerate(grouping.values):
+        rows = np.flatnonzero(grouping.codes == code)
+        if len(rows):
+            groups.append({"value": value, **_measure_group(rows, scores, labels, speakers)})
+    return {"column": grouping.column, "groups": groups}
+
+
+def _measure_group(
+    rows: NDArray[np.int64], scores: Floats, labels: NDArray[np.int8], speakers: Speakers | None
+) -> dict[str, Any]:
+    """Measure some trials; with one class only there are counts and no rates."""
+    num_targets = int(np.count_nonzero(labels[rows]))
+    facts: dict[str, Any] = {"num_targets": num_targets, "num_nontargets": len(rows) - num_targets}
+    if num_targets in (0, len(rows)):
+        return {**facts, "eer": None, "eer_interval": None, "min_dcf": None}
+    curve = error_curve(scores[rows], labels[rows])
+    facts["eer"] = equal_error_rate(curve)
+    facts["eer_interval"] = None
+    facts["min_dcf"] = [cost_facts(prior, *min_dcf(curve, prior)) for prior in PRIORS]
+    if speakers is not None:
+        whole = speakers.of_trials
+        part = bootstrap.TrialSpeakers(
+            enroll=whole.enroll[rows], test=whole.test[rows], num_speakers=whole.num_speakers
+        )
+        eers = bootstrap.resample(scores[rows], labels[rows], part, speakers.drawn, bootstrap.eer_statistic)
+        present = len(np.union1d(part.enroll, part.test))
+        # Too few speakers with target trials: the rate stands without an interval.
+        if 2 * np.count_nonzero(np.isfinite(eers)) >= len(eers):
+            facts["eer_interval"] = interval_facts(eers, present)
+    return facts
+
+
+def measure_again(material: Material, directory: Path, progress: Progress) -> Measured:
+    """Resample scores that are there already, for a comparison with others."""
+    metrics = read_metrics(directory)
+    speakers = draw_speakers(material, metrics.get("manifest"), progress)
+    resampled = None
+    if speakers is not None:
+        scores = read_scores(directory)
+        labels = scores.trials.labels
+        eers = bootstrap.resample(
+            scores.scores, labels, speakers.of_trials, speakers.drawn, bootstrap.eer_statistic
+        )
+        resampled = Resampled(eer=metrics["eer"], eers=eers)
+    return Measured(facts={}, speakers=speakers, resampled=resampled)
+
+
+def write(
+    directory: Path, material: Material, scores: Floats, llrs: Floats | None, metrics: dict[str, Any]
+) -> None:
+    """Write scores, metrics and the forms asked for."""
+    write_scores(directory, material.trials, scores, llrs)
+    for form in material.forms:
+        write_form(directory, form, material.trials, scores)
+    write_metrics(directory, metrics)
+
+
+def compare_systems(systems: list[tuple[dict[str, Any], Measured]]) -> list[dict[str, Any]]:
+    """Compare every system with the reference, `dense` or else the first; paired over the same speakers.
+
+    Args:
+        systems: metrics and measurement of each system on the same trials.
+    """
+    usable = [
+        (facts, measured.resampled, measured.speakers)
+        for facts, measured in systems
+        if measured.resampled is not None and measured.speakers is not None
+    ]
+    if len(usable) < 2:
+        return []
+    usable.sort(key=lambda system: system[0]["name"] != "dense")
+    reference, base, speakers = usable[0]
+    comparisons = []
+    for facts, resampled, others in usable[1:]:
+        same = np.array_equal(speakers.of_trials.enroll, others.of_trials.enroll)
+        if same and np.array_equal(speakers.of_trials.test, others.of_trials.test):
+            comparisons.append(
+                {
+                    "trials": facts["trials"]["name"],
+                    "backend": facts["backend"]["name"],
+                    "first": facts["name"],
+                    "second": reference["name"],
+                    "num_speakers": speakers.of_trials.num_speakers,
+                    **compare(resampled, base),
+                }
+            )
+    return comparisons

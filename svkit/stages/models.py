@@ -1,0 +1,213 @@
+"""Where files meet modules: build and load encoders and speaker models, strictly."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from svkit.audio.features import MIN_SAMPLES
+from svkit.audio.resample import SAMPLE_RATE_HZ, resample
+from svkit.config.architecture import TINY, EncoderArchitecture, ModelArchitecture
+from svkit.config.schema import LoraConfig, Recipe
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five
+from svkit.nn import lora
+from svkit.nn.encoder import Encoder, initialise
+from svkit.nn.speaker import SpeakerNetwork
+from svkit.store import checkpoint as store
+from svkit.store.upstream import encoder_architecture, encoder_tensors
+
+TINY_ENCODER = "tiny"
+
+
+class SpeakerModel(SpeakerNetwork):
+    """A speaker model that loads from a checkpoint directory and embeds arrays (`svkit.SpeakerModel`)."""
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike[str]) -> "SpeakerModel":
+        """Load a checkpoint directory, in evaluation mode on the CPU; LoRA that is not merged yet is merged.
+
+        Raises:
+            ArtifactError: not a checkpoint, or its tensors do not fit its configuration.
+        """
+        path = Path(directory)
+        model = cls(store.read_architecture(path))
+        load_into(model, store.read_tensors(path / store.MODEL_NAME), str(path / store.MODEL_NAME))
+        adapter = store.read_adapter(path)
+        if adapter is not None:
+            _merge_adapter(model.encoder, *adapter, where=str(path / store.ADAPTER_NAME))
+        return model.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def embed(
+        self, waveforms: Sequence[NDArray[np.floating]], sample_rate: int = SAMPLE_RATE_HZ
+    ) -> NDArray[np.float32]:
+        """Embed recordings of any lengths as one padded batch; each gets the embedding it has alone.
+
+        Args:
+            waveforms: 1-D arrays in [-1, 1].
+            sample_rate: their rate in Hz; other rates than 16,000 are resampled.
+
+        Returns:
+            float32 [N, D], not length-normalised.
+
+        Raises:
+            DataError: an array is not 1-D, not finite, or shorter than 35 ms.
+        """
+        tensors = [_checked(index, waveform, sample_rate) for index, waveform in enumerate(waveforms)]
+        if not tensors:
+            return np.zeros((0, self.architecture.head.embedding_dim), dtype=np.float32)
+        device = next(self.parameters()).device
+        lengths = torch.tensor([len(tensor) for tensor in tensors])
+        batch = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device)
+        is_padded = bool((lengths != lengths[0]).any())
+        return self(batch, lengths.to(device) if is_padded else None).cpu().numpy()
+
+
+def _checked(index: int, waveform: NDArray[np.floating], sample_rate: int) -> Tensor:
+    array = np.asarray(waveform, dtype=np.float32)
+    if array.ndim != 1:
+        raise DataError(f"waveform {index}: expected one dimension (mono), found shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise DataError(f"waveform {index}: has samples that are not finite")
+    if sample_rate != SAMPLE_RATE_HZ:
+        array = resample(array, sample_rate)
+    if len(array) < MIN_SAMPLES:
+        raise DataError(
+            f"waveform {index}: expected at least 35 ms, found {1000 * len(array) / SAMPLE_RATE_HZ:.0f} ms"
+        )
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def load_model(directory: Path) -> SpeakerModel:
+    """Load a checkpoint directory, in evaluation mode; see `SpeakerModel.from_pretrained`."""
+    return SpeakerModel.from_pretrained(directory)
+
+
+def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load a state strictly; ArtifactError names keys and shapes that do not fit."""
+    expected = module.state_dict()
+    store.check_keys(list(tensors), list(expected), where)
+    wrong = [
+        f"{name} is {list(tensor.shape)}, expected {list(expected[name].shape)}"
+        for name, tensor in tensors.items()
+        if tensor.shape != expected[name].shape
+    ]
+    if wrong:
+        raise ArtifactError(
+            f"{where}: the tensors do not fit config.json: {'; '.join(wrong[:5])} ({len(wrong)})"
+        )
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def _merge_adapter(
+    encoder: Encoder, config: Mapping[str, object], state: Mapping[str, Tensor], where: str
+) -> None:
+    for option in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern"):
+        if config.get(option):
+            raise ArtifactError(f"{where}: {option}: expected plain LoRA, found {config[option]!r}")
+    try:
+        settings = LoraConfig(
+            rank=int(str(config["r"])),
+            alpha=float(str(config["lora_alpha"])),
+            target_modules=tuple(config["target_modules"]),  # type: ignore[arg-type]
+        )
+        lora.attach(encoder, settings)
+        misfits = lora.load_adapter(encoder, state)
+    except (KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
+        raise ArtifactError(f"{where}: the adapter does not fit the encoder ({error})") from error
+    if misfits:
+        raise ArtifactError(f"{where}: the adapter does not fit the encoder: {', '.join(misfits[:5])}")
+    lora.merge(encoder)
+
+
+_TINY_SIZES = {
+    "num_hidden_layers": TINY.num_layers,
+    "hidden_size": TINY.hidden_size,
+    "num_attention_heads": TINY.num_heads[0],
+    "intermediate_size": TINY.ffn1_dim[0],
+}
+"""Sizes of `--encoder tiny` that a recipe may change, under transformers' names."""
+
+
+def tiny_architecture(recipe: Recipe) -> EncoderArchitecture:
+    """Architecture of `--encoder tiny`, with the recipe's `encoder_overrides`."""
+    unknown = sorted(set(recipe.encoder_overrides) - set(_TINY_SIZES))
+    if unknown:
+        raise ConfigError(
+            f"encoder_overrides.{unknown[0]}: unknown; expected some of {', '.join(_TINY_SIZES)}"
+        )
+    sizes = {**_TINY_SIZES, **{name: int(size) for name, size in recipe.encoder_overrides.items()}}
+    return EncoderArchitecture.uniform(
+        num_layers=sizes["num_hidden_layers"],
+        hidden_size=sizes["hidden_size"],
+        num_heads=sizes["num_attention_heads"],
+        ffn_dim=sizes["intermediate_size"],
+    )
+
+
+def load_encoder(name: str, recipe: Recipe) -> tuple[EncoderArchitecture, dict[str, Tensor]]:
+    """Get an encoder by name.
+
+    Args:
+        name: `tiny` (random weights from the recipe's seed), a local transformers directory, or a hub id.
+        recipe: seed and overrides of `tiny`.
+
+    Returns:
+        Architecture and state for `svkit.nn.encoder.Encoder`.
+
+    Raises:
+        ArtifactError: not there, not reachable, or not a w2v-BERT 2.0 encoder.
+    """
+    if name == TINY_ENCODER:
+        architecture = tiny_architecture(recipe)
+        encoder = Encoder(architecture)
+        initialise(encoder, torch.Generator().manual_seed(recipe.seed))
+        return architecture, encoder.state_dict()
+    return load_transformers_encoder(name)
+
+
+def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str, Tensor]]:
+    """Read a `Wav2Vec2BertModel` from a local directory or the hub."""
+    from transformers import AutoConfig, Wav2Vec2BertModel
+
+    is_local = Path(name).is_dir()
+    if not is_local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ArtifactError(f"{name}: no such encoder directory")
+    hint = (
+        ""
+        if is_local
+        else "; without a connection to the hub, download it elsewhere and pass its directory with --encoder DIR"
+    )
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if config.model_type != "wav2vec2-bert":
+            raise ArtifactError(f"{name}: expected a wav2vec2-bert encoder, found {config.model_type}")
+        model, report = Wav2Vec2BertModel.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ArtifactError(f"{name}: the encoder cannot be loaded ({lines[0][:200]}){hint}") from error
+    missing = [key for key in report["missing_keys"] if key != "masked_spec_embed"]
+    wrong = missing or list(report["mismatched_keys"])
+    if wrong:
+        raise ArtifactError(f"{name}: weights are missing or of another shape: {first_five(wrong)}")
+    extra = sorted(report["unexpected_keys"])
+    if extra:
+        raise ArtifactError(f"{name}: weights that a Wav2Vec2BertModel has not: {first_five(extra)}")
+    return encoder_architecture(config.to_dict(), name), encoder_tensors(model.state_dict())
+
+
+def new_network(
+    architecture: ModelArchitecture, encoder_state: Mapping[str, Tensor], seed: int
+) -> SpeakerNetwork:
+    """Put a freshly drawn head on an encoder."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SpeakerNetwork(architecture)
+    load_into(network.encoder, encoder_state, "encoder")
+    return network

@@ -1,0 +1,351 @@
+"""What all corpora share: the request, the split of a table into lists, and the files below `exp/data`."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svkit.errors import ConfigError, DataError, first_five
+from svkit.progress import Progress
+from svkit.stages.prepare import splits
+from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
+from svkit.store.atomic import write_bytes, write_json
+from svkit.store.experiment import update_experiment
+from svkit.store.manifest import write_manifest
+from svkit.store.provenance import (
+    PROVENANCE_NAME,
+    describe_inputs,
+    is_finished,
+    lock_directory,
+    make_provenance,
+    plain,
+    read_provenance,
+)
+from svkit.store.tables import read_table, write_table
+from svkit.store.trials import Trials, read_trials, write_trials
+
+BAD_FILES_NAME = "bad_files.tsv"
+_OWN_FILES = ("train.tsv", "valid.tsv", "eval.tsv", "valid_trials.txt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusRequest:
+    """What the user asked for."""
+
+    exp: Path
+    root: Path | None = None
+    eval_speakers: str | None = None
+    """A number or a file."""
+    trials: tuple[Path, ...] = ()
+    """Given lists; none: made from the evaluation speakers."""
+    valid_speakers: int | None = None
+    seed: int = 24
+    scan: ScanOptions = field(default_factory=ScanOptions)
+    preset: str | None = None
+    encoder: str | None = None
+    overwrite: bool = False
+    keep_finished: bool = False
+    """Finished output of the same request is success, also where `overwrite` would replace another's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusResult:
+    """What was prepared."""
+
+    data: str
+    """The directory written."""
+    corpus: str
+    train_speakers: int
+    train_utterances: int
+    train_hours: float
+    valid_speakers: int
+    valid_utterances: int
+    eval_speakers: int
+    eval_utterances: int
+    trials: dict[str, dict[str, int]]
+    """Name of each list -> its `targets` and `nontargets`."""
+    bad_files: tuple[BadFile, ...]
+    """Left out; also listed in `bad_files.tsv`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationList:
+    """A trial list to be written."""
+
+    name: str
+    trials: Trials
+    source: Path | None
+    """The given file, copied as it is; None: the list was made."""
+
+
+class DataDirectory:
+    """`exp/data` while one corpus is written; a context manager that holds its lock.
+
+    It is shared with the noise and RIR lists, so it is never emptied: a corpus replaces its own files only.
+    """
+
+    def __init__(
+        self, request: CorpusRequest, corpus: str, config: Mapping[str, Any], default_preset: str
+    ) -> None:
+        """Take the directory.
+
+        Args:
+            request: the request.
+            corpus: its name.
+            config: what identifies the request, for provenance and `keep_finished`.
+            default_preset: preset noted in `exp/config.toml` unless the request has one.
+
+        Raises:
+            ConfigError: finished already and neither `overwrite` nor the same request with `keep_finished`.
+            ArtifactError: another command is writing here, or it cannot be written.
+            DataError: a given list does not exist.
+        """
+        self.path = request.exp / "data"
+        self._request = request
+        self._corpus = corpus
+        self._preset = request.preset or default_preset
+        self._config = plain({"corpus": corpus, "seed": request.seed, **config})
+        self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._inputs = describe_inputs(_given_files(request))
+        self.finished = self._finished_before()
+        self._lock = lock_directory(self.path)
+
+    def _finished_before(self) -> CorpusResult | None:
+        """Return the result of an earlier equal request, if that is what was asked for."""
+        if not is_finished(self.path):
+            return None
+        earlier = read_provenance(self.path)
+        is_same = earlier["config"] == self._config and [entry["sha256"] for entry in earlier["inputs"]] == [
+            entry["sha256"] for entry in self._inputs
+        ]
+        if self._request.keep_finished and is_same:
+            self._note_recipe()
+            return CorpusResult(**{**earlier["summary"], "bad_files": self._read_bad_files()})
+        if self._request.overwrite:
+            return None
+        hint = "" if is_same else " (it was made by another request)"
+        raise ConfigError(f"{self.path} is finished{hint}; use --overwrite to make it again")
+
+    def _read_bad_files(self) -> tuple[BadFile, ...]:
+        path = self.path / BAD_FILES_NAME
+        columns = [item.name for item in fields(BadFile)]
+        rows = read_table(path, columns)[columns].to_dict("records") if path.exists() else []
+        return tuple(BadFile(**{str(key): str(text) for key, text in row.items()}) for row in rows)
+
+    def __enter__(self) -> "DataDirectory":
+        """Return the directory itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Release the lock."""
+        os.close(self._lock)
+
+    def clear(self) -> None:
+        """Remove what an earlier corpus left; the mark of completeness goes first."""
+        (self.path / PROVENANCE_NAME).unlink(missing_ok=True)
+        for name in _OWN_FILES:
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "trials", ignore_errors=True)
+        if self._corpus != "demo":
+            shutil.rmtree(self.path / "demo", ignore_errors=True)
+
+    def accept(self, bad: Sequence[BadFile], num_files: int) -> None:
+        """Write the list of bad files, and raise unless they are to be left out.
+
+        Raises:
+            BadFilesError: there are some and `skip_bad` is not set.
+            DataError: there is no audio at all.
+        """
+        if not num_files:
+            raise DataError(f"{self._request.root}: no audio files below it")
+        (self.path / BAD_FILES_NAME).unlink(missing_ok=True)
+        if bad:
+            rows = [{key: printable(text) for key, text in asdict(file).items()} for file in bad]
+            write_table(self.path / BAD_FILES_NAME, pd.DataFrame(rows))
+        try:
+            refuse_bad(bad, self._request.scan, num_files)
+        except BadFilesError as error:
+            raise BadFilesError(f"{error}; all are listed in {self.path / BAD_FILES_NAME}", bad) from None
+
+    def write(
+        self,
+        train: pd.DataFrame,
+        evaluation: pd.DataFrame,
+        lists: Sequence[EvaluationList],
+        bad: Sequence[BadFile],
+        progress: Progress,
+    ) -> CorpusResult:
+        """Write all lists, note the preset, and finish.
+
+        Args:
+            train: rows of all training speakers; some are held out for validation here.
+            evaluation: rows of the utterances named in `lists`.
+            lists: evaluation lists.
+            bad: files that were left out.
+            progress: notes.
+
+        Raises:
+            DataError: a training speaker also evaluates, or there are too few training speakers.
+        """
+        shared = sorted(set(train["speaker_id"]) & set(evaluation["speaker_id"]))
+        if shared:
+            raise DataError(f"speakers both in training and in evaluation: {first_five(shared)}")
+        num_speakers = train["speaker_id"].nunique()
+        if num_speakers < 2:
+            raise DataError(
+                f"{num_speakers} training speakers are left; expected at least 2 besides the evaluation's"
+            )
+        held_out, valid_trials = _hold_out(train, self._request, progress)
+        valid = train[train["speaker_id"].isin(held_out)]
+        train = train[~train["speaker_id"].isin(held_out)]
+        self.clear()
+        for name, table in (("train.tsv", train), ("eval.tsv", evaluation), ("valid.tsv", valid)):
+            if len(table):
+                write_manifest(self.path / name, table)
+        if valid_trials is not None:
+            write_trials(self.path / "valid_trials.txt", valid_trials)
+        for entry in lists:
+            path = self.path / "trials" / f"{entry.name}.txt"
+            if entry.source is None:
+                write_trials(path, entry.trials)
+            else:
+                write_bytes(path, entry.source.read_bytes())
+        result = self._summarise(train, valid, evaluation, lists, bad)
+        self._note_recipe()
+        content = make_provenance(
+            command=f"prepare {self._corpus}",
+            config=self._config,
+            inputs=self._inputs,
+            started=self._started,
+            extra={"summary": {**asdict(result), "bad_files": len(bad)}},
+        )
+        write_json(self.path / PROVENANCE_NAME, content)
+        return result
+
+    def _note_recipe(self) -> None:
+        update_experiment(self._request.exp, preset=self._preset, encoder=_encoder(self._request.encoder))
+
+    def _summarise(
+        self,
+        train: pd.DataFrame,
+        valid: pd.DataFrame,
+        evaluation: pd.DataFrame,
+        lists: Sequence[EvaluationList],
+        bad: Sequence[BadFile],
+    ) -> CorpusResult:
+        seconds = train["num_samples"].astype("int64") / train["sample_rate_hz"].astype("int64")
+        counts = {
+            entry.name: {
+                "targets": int((entry.trials.labels == 1).sum()),
+                "nontargets": int((entry.trials.labels == 0).sum()),
+            }
+            for entry in lists
+        }
+        return CorpusResult(
+            data=str(self.path),
+            corpus=self._corpus,
+            train_speakers=train["speaker_id"].nunique(),
+            train_utterances=len(train),
+            train_hours=round(float(seconds.sum()) / 3600, 4),
+            valid_speakers=valid["speaker_id"].nunique(),
+            valid_utterances=len(valid),
+            eval_speakers=evaluation["speaker_id"].nunique(),
+            eval_utterances=len(evaluation),
+            trials=counts,
+            bad_files=tuple(bad),
+        )
+
+
+def _given_files(request: CorpusRequest) -> dict[str, Path]:
+    files = {f"trials {path.stem}": path for path in request.trials}
+    spec = request.eval_speakers
+    if spec is not None and (Path(spec).exists() or not spec.isdecimal()):
+        files["eval speakers"] = Path(spec)
+    for path in files.values():  # before a scan that may take hours
+        if not path.is_file():
+            raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}")
+    return files
+
+
+def _encoder(encoder: str | None) -> str | None:
+    # Noted as an absolute path, because later commands may run from another directory.
+    return str(Path(encoder).resolve()) if encoder is not None and Path(encoder).is_dir() else encoder
+
+
+def _hold_out(
+    train: pd.DataFrame, request: CorpusRequest, progress: Progress
+) -> tuple[list[str], Trials | None]:
+    speakers = splits.choose_valid_speakers(request.valid_speakers, train, request.seed)
+    if speakers:
+        try:
+            rows = train[train["speaker_id"].isin(speakers)].drop(columns="gender", errors="ignore")
+            return speakers, splits.make_trials(rows, request.seed, "validation")
+        except DataError:
+            if request.valid_speakers is not None:
+                raise
+    progress.note("no speakers are held out for validation: the corpus is too small or was told not to")
+    return [], None
+
+
+def read_lists(
+    paths: Sequence[Path], table: pd.DataFrame, absent: str = "the corpus lacks"
+) -> list[EvaluationList]:
+    """Read given trial lists and check them against the corpus.
+
+    Raises:
+        ConfigError: two lists of one name.
+        DataError: see `read_trials` and `check_trials`.
+    """
+    lists: list[EvaluationList] = []
+    for path in paths:
+        trials = read_trials(path)
+        splits.check_trials(path, trials, table, absent)
+        if any(entry.name == path.stem for entry in lists):
+            raise ConfigError(f"--trials {path}: two lists are called {path.stem}; rename one")
+        lists.append(EvaluationList(name=path.stem, trials=trials, source=path))
+    return lists
+
+
+def named_rows(table: pd.DataFrame, lists: Sequence[EvaluationList]) -> pd.DataFrame:
+    """Return the rows of the utterances named in trial lists."""
+    named = [ids for entry in lists for ids in (entry.trials.enroll_ids, entry.trials.test_ids)]
+    return table[table["utterance_id"].isin(set(pd.unique(np.concatenate(named))))]
+
+
+def evaluation_lists(
+    table: pd.DataFrame, request: CorpusRequest, corpus: str
+) -> tuple[list[str], list[EvaluationList]]:
+    """Choose the evaluation speakers of one table and take the given trial lists or make one.
+
+    Args:
+        table: rows of the whole corpus.
+        request: names lists and speakers, or neither.
+        corpus: name of a made list.
+
+    Returns:
+        Evaluation speakers, and at least one list among them.
+
+    Raises:
+        DataError: a list names utterances of speakers that are not for evaluation; see also `read_lists`.
+    """
+    if not request.trials:
+        speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed)
+        trials = splits.make_trials(table[table["speaker_id"].isin(speakers)], request.seed, corpus)
+        return speakers, [EvaluationList(name=corpus, trials=trials, source=None)]
+    lists = read_lists(request.trials, table)
+    in_trials = sorted(named_rows(table, lists)["speaker_id"].unique())
+    if request.eval_speakers is None:
+        return in_trials, lists
+    speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed)
+    others = sorted(set(in_trials) - set(speakers))
+    if others:
+        raise DataError(
+            f"{first_five(request.trials)}: speakers that --eval-speakers does not name: {first_five(others)}"
+        )
+    return speakers, lists

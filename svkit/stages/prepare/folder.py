@@ -1,0 +1,96 @@
+"""`svkit prepare folder`: any tree of recordings; the first directory or a regex tells the speaker."""
+
+import re
+from pathlib import Path
+
+from svkit.errors import ConfigError, DataError
+from svkit.progress import Progress
+from svkit.stages.prepare.corpus import (
+    CorpusRequest,
+    CorpusResult,
+    DataDirectory,
+    evaluation_lists,
+    named_rows,
+)
+from svkit.stages.prepare.scan import BadFile, Candidate, find_audio, make_bad, scan_files
+
+
+def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None = None) -> CorpusResult:
+    """Prepare a folder.
+
+    An utterance's id is its POSIX path below the root; its session is its directory where that lies deeper
+    than the speaker's (`speaker/session`), else unknown. Evaluation speakers are those asked for, else those
+    of the given trials, else a tenth; everyone else trains.
+
+    Args:
+        request: with `root`.
+        progress: counts files.
+        speaker_regex: searched in the POSIX path below the root; its first group is the speaker.
+
+    Raises:
+        DataError: see the files of this package.
+    """
+    if request.root is None or not request.root.is_dir():
+        raise DataError(f"{request.root}: no such directory; expected a folder with one directory a speaker")
+    root = request.root.resolve()
+    pattern = _compile(speaker_regex)
+    scan = request.scan
+    config = {
+        "root": root,
+        "speaker_regex": speaker_regex,
+        "eval_speakers": request.eval_speakers,
+        "trials": request.trials,
+        "valid_speakers": request.valid_speakers,
+        "min_seconds": scan.min_seconds,
+        "skip_bad": scan.skip_bad,
+        "reads_samples": scan.reads_samples,
+    }
+    with DataDirectory(request, "folder", config, "w2v-bert-2.0") as data:
+        if data.finished is not None:
+            return data.finished
+        candidates, bad = _list_files(root, pattern)
+        table, unusable = scan_files(candidates, scan, progress)
+        bad.extend(unusable)
+        data.accept(bad, len(table) + len(bad))
+        eval_speakers, lists = evaluation_lists(table, request, "folder")
+        train = table[~table["speaker_id"].isin(eval_speakers)]
+        return data.write(train, named_rows(table, lists), lists, bad, progress)
+
+
+def _compile(regex: str | None) -> re.Pattern[str] | None:
+    if regex is None:
+        return None
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise ConfigError(f"--speaker-regex {regex}: {error}") from error
+    if pattern.groups < 1:
+        raise ConfigError(f"--speaker-regex {regex}: expected a group in parentheses, which is the speaker")
+    return pattern
+
+
+def _list_files(root: Path, pattern: re.Pattern[str] | None) -> tuple[list[Candidate], list[BadFile]]:
+    candidates, bad = [], []
+    for name in find_audio(root):
+        directory = name.rpartition("/")[0]
+        if pattern is None:
+            speaker = name.partition("/")[0] if directory else ""
+        else:
+            found = pattern.search(name)
+            speaker = (found.group(1) or "") if found else ""
+        candidate = Candidate(
+            utterance_id=name,
+            speaker_id=speaker,
+            session_id=directory if "/" in directory else "",
+            path=f"{root.as_posix()}/{name}",
+        )
+        if speaker:
+            candidates.append(candidate)
+        else:
+            cause = (
+                "the file lies in no speaker's directory"
+                if pattern is None
+                else "--speaker-regex finds no speaker"
+            )
+            bad.append(make_bad(candidate, "no speaker", cause))
+    return candidates, bad

@@ -1,0 +1,154 @@
+"""`svkit report`: every score and checkpoint of an experiment on one page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svkit.errors import ArtifactError
+from svkit.progress import Progress
+from svkit.stages.finished import is_current
+from svkit.stages.guards import Guards, check_scores
+from svkit.stages.measurement import NUM_RESAMPLES
+from svkit.stages.reporting import figures, gather, markdown, page, timing, wording
+from svkit.store import report as store
+from svkit.store.atomic import write_bytes, write_text
+from svkit.store.provenance import open_output
+from svkit.store.scores import read_metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportRequest:
+    """Which experiment to report on."""
+
+    exp: Path
+    seed: int = 24
+    """Of the bootstrap."""
+    allow: frozenset[str] = frozenset()
+    """Guards that may be passed (`svkit.stages.guards`)."""
+    overwrite: bool = False
+    keep_finished: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportResult:
+    """Where the report is and what it says."""
+
+    directory: Path
+    page: Path
+    report: dict[str, Any]
+    """Content of `report.json`."""
+
+
+def run(request: ReportRequest, progress: Progress) -> ReportResult:
+    """Gather, time, draw and write the report of an experiment.
+
+    Raises:
+        ArtifactError: there is nothing to report, an artifact is corrupt, or scores are stale.
+        ConfigError: finished already and not `overwrite`.
+    """
+    exp = request.exp
+    scores, checkpoints = store.find_scores(exp), store.find_checkpoints(exp)
+    if not scores:
+        raise ArtifactError(f"{exp / 'scores'}: no finished scores; run `svkit score` first")
+    guards = Guards(allowed=request.allow)
+    for directory in scores:
+        check_scores(guards, directory, read_metrics(directory))
+    target = exp / "report"
+    config = {
+        "num_resamples": NUM_RESAMPLES,
+        "rounds": timing.ROUNDS,
+        "seed": request.seed,
+        "allow": sorted(request.allow),
+    }
+    inputs = {_below(exp, path): path for path in (*scores, *checkpoints)}
+    if request.keep_finished and is_current(target, command="report", config=config, inputs=inputs):
+        progress.note(f"{target}: finished, kept")
+        return _result(target)
+    with open_output(
+        target, command="report", config=config, inputs=inputs, overwrite=request.overwrite
+    ) as output:
+        hashes = {entry["name"]: entry["sha256"] for entry in output.inputs}
+        systems, comparisons = gather.gather_systems(exp, scores, NUM_RESAMPLES, request.seed, progress)
+        contents = {path: hashes[path] for path in (_below(exp, directory) for directory in checkpoints)}
+        gather.link_models(exp, systems, contents)
+        evaluated = {system["model_path"] for system in systems}
+        models = _describe_models(exp, contents, evaluated, progress)
+        report = {
+            "machine": timing.describe_machine(),
+            "models": models,
+            "systems": systems,
+            "comparisons": comparisons,
+            "training": gather.gather_training(exp, checkpoints),
+            "provenance": gather.gather_provenance(exp),
+            "cautions": guards.cautions,
+        }
+        store.write_report(output.path, report)
+        _render(output.path, progress)
+        output.finish()
+    return _result(target)
+
+
+def _result(directory: Path) -> ReportResult:
+    return ReportResult(
+        directory=directory, page=directory / store.PAGE_NAME, report=store.read_report(directory)
+    )
+
+
+def _below(exp: Path, directory: Path) -> str:
+    return directory.relative_to(exp).as_posix()
+
+
+def _describe_models(
+    exp: Path, contents: Mapping[str, str], evaluated: set[str | None], progress: Progress
+) -> list[dict[str, Any]]:
+    """Describe every checkpoint (path -> sha256) and time those that were evaluated."""
+    from svkit.stages.info import describe_checkpoint
+
+    models = [
+        {
+            "path": path,
+            "sha256": sha256,
+            "is_evaluated": path in evaluated,
+            **describe_checkpoint(exp / path),
+            "timing": None,
+        }
+        for path, sha256 in contents.items()
+    ]
+    chosen = [model["path"] for model in models if model["is_evaluated"]]
+    if chosen:
+        import torch
+
+        from svkit.stages.models import load_model
+
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(timing.NUM_THREADS)
+        try:
+            timings = timing.time_models({path: load_model(exp / path).embed for path in chosen}, progress)
+        finally:
+            torch.set_num_threads(num_threads)
+        for model in models:
+            model["timing"] = timings.get(model["path"])
+    return models
+
+
+def _render(directory: Path, progress: Progress) -> None:
+    """Write markdown, page and figures from `report.json` alone."""
+    report = store.read_report(directory)
+    drawings = []
+    with progress.task("draw", None) as task:
+        for drawing in figures.draw_all(report):
+            write_bytes(directory / store.FIGURES_NAME / f"{drawing.name}.png", drawing.png)
+            write_text(directory / store.FIGURES_NAME / f"{drawing.name}.svg", drawing.svg)
+            drawings.append(drawing)
+            task.advance(1, figure=drawing.name)
+    captions = [(drawing.name, drawing.caption) for drawing in drawings]
+    write_text(directory / store.MARKDOWN_NAME, markdown.render(report, captions))
+    write_text(directory / store.PAGE_NAME, page.render(report, drawings))
+
+
+def summary(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Return headings, rows and closing lines for the terminal."""
+    headings, rows = wording.table(report)
+    notes = [*wording.headline(report), wording.trials_note(report), wording.interval_note(report)]
+    return headings, rows, [note for note in [*notes, wording.timing_note(report)] if note]

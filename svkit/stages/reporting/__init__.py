@@ -1,0 +1,1 @@
+"""What `svkit report` is made of: gather facts, time models, draw, and render from the facts alone."""

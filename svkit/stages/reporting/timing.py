@@ -1,0 +1,85 @@
+"""Real-time factors of several models, in turns, so that a busy machine disturbs all of them alike."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svkit.progress import Progress
+
+SAMPLE_RATE_HZ = 16_000
+LENGTHS_SECONDS = (2.0, 4.0, 8.0)
+ROUNDS = 5
+NUM_THREADS = 1
+"""As published real-time factors; models on a shared machine can still be told apart."""
+
+Embed = Callable[[list[NDArray[np.float32]]], object]
+
+
+def timing_audio() -> list[NDArray[np.float32]]:
+    """Return the same noise on every call: the work of a model depends on lengths, not on what is said."""
+    rng = np.random.default_rng(np.random.SeedSequence(0))
+    return [rng.normal(scale=0.1, size=int(s * SAMPLE_RATE_HZ)).astype(np.float32) for s in LENGTHS_SECONDS]
+
+
+def time_models(
+    models: Mapping[str, Embed], progress: Progress, rounds: int = ROUNDS
+) -> dict[str, dict[str, float]]:
+    """Time models one utterance at a time, taking turns round by round after a warm-up.
+
+    Args:
+        models: name -> function that embeds a list of recordings.
+        progress: gets one task.
+        rounds: the median of so many is reported.
+
+    Returns:
+        For each model the seconds that a second of audio takes: `wall` (real-time factor) and `cpu`, which
+        a busy machine disturbs less.
+    """
+    audio = timing_audio()
+    seconds = sum(len(waveform) for waveform in audio) / SAMPLE_RATE_HZ
+    walls: dict[str, list[float]] = {name: [] for name in models}
+    cpus: dict[str, list[float]] = {name: [] for name in models}
+    with progress.task("time the models", len(models) * (rounds + 1)) as task:
+        for turn in range(rounds + 1):
+            for name, embed in models.items():
+                wall, cpu = time.perf_counter(), time.process_time()
+                for waveform in audio:
+                    embed([waveform])
+                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                if turn > 0:  # the first round warms caches and allocators up
+                    walls[name].append(wall / seconds)
+                    cpus[name].append(cpu / seconds)
+                task.advance(1, model=name)
+    return {
+        name: {"wall": statistics.median(walls[name]), "cpu": statistics.median(cpus[name])}
+        for name in models
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe where and how the timing ran; no names of people or hosts."""
+    return {
+        "processor": _processor(),
+        "architecture": platform.machine(),
+        "num_cores": os.cpu_count(),
+        "num_threads": NUM_THREADS,
+        "system": platform.system(),
+        "utterance_seconds": list(LENGTHS_SECONDS),
+        "rounds": ROUNDS,
+    }
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

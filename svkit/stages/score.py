@@ -1,0 +1,307 @@
+"""`svkit score`: a trial list against embeddings, to scores and metrics with confidence intervals."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svkit.errors import ArtifactError, ConfigError, first_five
+from svkit.eval.calibration import cross_validate
+from svkit.eval.plda import Plda
+from svkit.progress import Progress
+from svkit.stages import calibration as calibrations
+from svkit.stages import fusion as fusions
+from svkit.stages.backend import (
+    Lookup,
+    Scored,
+    cohort_members,
+    look_up,
+    matrix_sha256,
+    read_material,
+    score_trials,
+    train_backend,
+)
+from svkit.stages.breakdown import Grouping, read_sidecar
+from svkit.stages.finished import is_current
+from svkit.stages.guards import Guards, check_checkpoint, check_speakers
+from svkit.stages.measurement import (
+    Material,
+    Measured,
+    compare_systems,
+    draw_speakers,
+    find_groupings,
+    identify,
+    measure,
+    measure_again,
+    write,
+)
+from svkit.stages.score_request import ScoreRequest, ScoreResult, SystemScore, check_options, resolved_config
+from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
+from svkit.store.calibration import CalibrationRecord, write_calibration
+from svkit.store.embeddings import Embeddings, read_embeddings
+from svkit.store.enrollment import read_enrollment
+from svkit.store.provenance import is_finished, open_output
+from svkit.store.scores import read_metrics
+from svkit.store.trials import Trials, read_trials
+
+
+def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
+    """Score a trial list with every system, or fuse scores of it.
+
+    Raises:
+        DataError: the trials are missing or bad, name utterances without an embedding, or share speakers with
+            a cohort or the training data of PLDA.
+        ArtifactError: embeddings, scores or cohort missing, corrupt or stale.
+        ConfigError: finished already, or options that contradict each other.
+    """
+    guards = Guards(allowed=request.allow)  # checks the names
+    trials = read_trials(request.trials)
+    material = Material(
+        path=request.trials,
+        trials=trials,
+        enrollment=None if request.enroll is None else read_enrollment(request.enroll),
+        sidecar=None if request.sidecar is None else read_sidecar(request.sidecar, trials),
+        columns=request.by,
+        forms=request.forms,
+        seed=request.seed,
+    )
+    check_options(request, trials)
+    if request.fuse:
+        system, _ = _fuse_systems(request, material, guards, progress)
+        return ScoreResult(trials=request.trials.stem, systems=(system,))
+    directories = _find_systems(request, trials, progress)
+    count = len(directories)
+    cohorts = _one_each("--cohort", request.cohorts, count)
+    training = _one_each("--plda-train", request.plda_training, count)
+    records = _one_each("--calibration", request.calibrations, count)
+    systems: list[SystemScore] = []
+    measured: list[tuple[dict[str, Any], Measured]] = []
+    with progress.task(f"score {request.trials.stem}", count) as task:
+        for number, directory in enumerate(directories):
+            paths = _Paths(
+                embeddings=directory,
+                cohort=cohorts[number],
+                plda_training=training[number],
+                calibration=records[number],
+            )
+            system, facts = _score_system(request, material, paths, progress)
+            systems.append(system)
+            if count > 1:
+                facts = facts or measure_again(material, system.directory, progress)
+                measured.append((system.metrics, facts))
+            task.advance(1, system=directory.name)
+    comparisons = compare_systems(measured)
+    return ScoreResult(trials=request.trials.stem, systems=tuple(systems), comparisons=tuple(comparisons))
+
+
+def _find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> list[Path]:
+    """Return the embeddings to score: those given, else the finished ones that know the utterances."""
+    if request.embeddings:
+        names = [directory.name for directory in request.embeddings]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"--embeddings: directories need different names, found {first_five(names)}")
+        return list(request.embeddings)
+    home = request.exp / "embeddings"
+    apart = {path.resolve() for path in (*request.cohorts, *request.plda_training)}
+    children = sorted(home.iterdir()) if home.is_dir() else []
+    ready = [child for child in children if is_finished(child) and child.resolve() not in apart]
+    wanted = set(trials.test_ids[:1000])
+    known = []
+    for directory in ready:
+        if wanted.isdisjoint(read_embeddings(directory).ids):
+            progress.note(f"{directory}: knows no utterance of {request.trials.name}, left out")
+        else:
+            known.append(directory)
+    if not known:
+        raise ArtifactError(
+            f"{home}: no finished embeddings{' with utterances of these trials' if ready else ''};"
+            " run `svkit extract` or name a directory with --embeddings"
+        )
+    return known
+
+
+def _one_each(option: str, given: tuple[Path, ...], num_systems: int) -> list[Path | None]:
+    """Return the path for each system: none, the same for all, or one for each."""
+    if not given:
+        return [None] * num_systems
+    if len(given) not in (1, num_systems):
+        raise ConfigError(f"{option}: expected 1 or {num_systems} (one a system), found {len(given)}")
+    return [*given] * (num_systems if len(given) == 1 else 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Paths:
+    """What one system is made of."""
+
+    embeddings: Path
+    cohort: Path | None
+    plda_training: Path | None
+    calibration: Path | None
+
+    def inputs(self, request: ScoreRequest) -> dict[str, Path]:
+        """Return all inputs by name, as provenance records them."""
+        found = {"trials": request.trials, "embeddings": self.embeddings}
+        optional = {
+            "cohort": self.cohort,
+            "plda_training": self.plda_training,
+            "enroll": request.enroll,
+            "sidecar": request.sidecar,
+            "calibration": self.calibration,
+        }
+        return found | {name: path for name, path in optional.items() if path is not None}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class _System:
+    """One system's inputs, read and checked before anything is written."""
+
+    directory: Path
+    embeddings: Embeddings
+    found: Lookup
+    cohort: NDArray[np.float32] | None
+    plda: Plda | None
+    backend: dict[str, Any]
+    """The back-end with its material, as metrics and calibrations record it."""
+    calibration: CalibrationRecord | None
+    groupings: list[Grouping]
+    guards: Guards
+
+
+def _score_system(
+    request: ScoreRequest, material: Material, paths: _Paths, progress: Progress
+) -> tuple[SystemScore, Measured | None]:
+    """Score with one system; the measurement is None where finished scores are kept."""
+    backend, directory = request.backend, paths.embeddings
+    stem = f"{request.trials.stem}-{backend.suffix}" if backend.suffix else request.trials.stem
+    target = request.exp / "scores" / directory.name / stem
+    config, inputs = resolved_config(request), paths.inputs(request)
+    if not directory.is_dir():
+        raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
+    if request.keep_finished and is_current(target, command="score", config=config, inputs=inputs):
+        progress.note(f"{target}: finished, kept")
+        return SystemScore(name=directory.name, directory=target, metrics=read_metrics(target)), None
+    system = _read_system(request, material, paths)
+    with open_output(
+        target, command="score", config=config, inputs=inputs, overwrite=request.overwrite
+    ) as output:
+        for caution in system.guards.cautions:
+            progress.note(f"allowed, and recorded: {caution}")
+        scored = score_trials(system.found, backend, system.cohort, system.plda)
+        metrics, llrs, learnt, measured = _measure(request, material, system, scored, progress)
+        write(output.path, material, scored.scores, llrs, metrics)
+        if learnt is not None:
+            write_calibration(output.path / CALIBRATION_NAME, learnt)
+            installed = calibrations.install(learnt, system.embeddings)
+            progress.note(f"calibration: {installed or output.path / CALIBRATION_NAME}")
+        output.finish()
+    return SystemScore(name=directory.name, directory=target, metrics=read_metrics(target)), measured
+
+
+def _read_system(request: ScoreRequest, material: Material, paths: _Paths) -> _System:
+    backend, directory, guards = request.backend, paths.embeddings, Guards(allowed=request.allow)
+    embeddings = read_embeddings(directory)
+    check_checkpoint(guards, directory, embeddings)
+    found = look_up(material.trials, embeddings, str(directory), material.enrollment)
+    used: dict[str, Embeddings] = {}
+    for name, what, path in (
+        ("cohort", "the cohort", paths.cohort),
+        ("plda_training", "the training data of PLDA", paths.plda_training),
+    ):
+        if path is not None:
+            used[name] = read_material(what, path, embeddings, directory)
+            check_speakers(guards, (what, path, used[name]), material.trials, embeddings, material.enrollment)
+    description = calibrations.describe_backend(
+        backend, {name: matrix_sha256(embedded) for name, embedded in used.items()}
+    )
+    sha256 = calibrations.checkpoint_facts(embeddings).get("sha256")
+    record = None
+    if paths.calibration is not None:
+        record = calibrations.check_calibration(paths.calibration, request.trials, description, sha256)
+    return _System(
+        directory=directory,
+        embeddings=embeddings,
+        found=found,
+        cohort=cohort_members(used["cohort"], backend) if "cohort" in used else None,
+        plda=train_backend(used["plda_training"]) if "plda_training" in used else None,
+        backend=description,
+        calibration=record,
+        groupings=find_groupings(material, embeddings.meta.get("manifest")),
+        guards=guards,
+    )
+
+
+def _measure(
+    request: ScoreRequest, material: Material, system: _System, scored: Scored, progress: Progress
+) -> tuple[dict[str, Any], NDArray[np.float64] | None, CalibrationRecord | None, Measured]:
+    """Return the metrics, log-likelihood ratios if calibrated, the calibration learnt if asked, and the rest."""
+    trials, meta = material.trials, system.embeddings.meta
+    speakers = draw_speakers(material, meta.get("manifest"), progress)
+    llrs, learnt = None, None
+    calibrated: Mapping[str, Any] | None = None
+    if request.calibrate or request.calibrate_folds or system.calibration is not None:
+        features = calibrations.trial_features(
+            scored, system.found, trials, system.embeddings, material.enrollment, quality=request.quality
+        )
+        if system.calibration is not None:
+            llrs = calibrations.apply(system.calibration, features)
+            calibrated = {"method": "held-out trials", "trials": system.calibration.trials}
+        elif request.calibrate_folds:
+            if speakers is None:
+                raise ConfigError("--calibrate-folds needs trials whose labels agree with the speakers")
+            llrs = cross_validate(
+                features.values, trials.labels, speakers.of_trials, request.calibrate_folds, request.seed
+            )
+            calibrated = {"method": "cross-validation over speakers", "num_folds": request.calibrate_folds}
+        if request.calibrate:
+            sha256 = calibrations.checkpoint_facts(system.embeddings).get("sha256")
+            learnt = calibrations.learn(features, trials, request.trials, system.backend, sha256)
+    measured = measure(material, scored.scores, llrs, speakers, system.groupings, progress)
+    metrics = {
+        "name": system.directory.name,
+        "trials": identify(material),
+        "backend": system.backend,
+        **{key: meta.get(key) for key in ("model", "checkpoint", "manifest")},
+        **measured.facts,
+        "calibration": calibrated,
+        "cautions": system.guards.cautions,
+    }
+    return metrics, llrs, learnt, measured
+
+
+def _fuse_systems(
+    request: ScoreRequest, material: Material, guards: Guards, progress: Progress
+) -> tuple[SystemScore, Measured | None]:
+    """Fuse finished scores into a scores directory of their own."""
+    fusion = fusions.open_fusion(request.fuse, material, guards)
+    (path,) = _one_each("--calibration", request.calibrations, 1)
+    num_folds = 0 if path is not None else request.calibrate_folds or fusions.DEFAULT_FOLDS
+    target = request.exp / "scores" / fusion.name / request.trials.stem
+    config = {**resolved_config(request), "fuse": fusion.name, "calibrate_folds": num_folds}
+    inputs = {"trials": request.trials}
+    inputs |= {f"scores_{number + 1}": directory for number, directory in enumerate(request.fuse)}
+    optional = {"enroll": request.enroll, "sidecar": request.sidecar, "calibration": path}
+    inputs |= {name: given for name, given in optional.items() if given is not None}
+    if request.keep_finished and is_current(target, command="score", config=config, inputs=inputs):
+        progress.note(f"{target}: finished, kept")
+        return SystemScore(name=fusion.name, directory=target, metrics=read_metrics(target)), None
+    record = None
+    if path is not None:
+        record = calibrations.check_calibration(path, request.trials, fusion.description, None)
+    with open_output(
+        target, command="score", config=config, inputs=inputs, overwrite=request.overwrite
+    ) as output:
+        _, measured = fusions.fuse(
+            fusion,
+            material,
+            guards,
+            record,
+            num_folds,
+            output.path,
+            learn=request.calibrate,
+            progress=progress,
+        )
+        output.finish()
+    return SystemScore(name=fusion.name, directory=target, metrics=read_metrics(target)), measured

@@ -1,0 +1,100 @@
+"""Who speaks in the trials: from the manifest behind the embeddings, else from the trials themselves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from svkit.errors import DataError
+from svkit.eval.bootstrap import TrialSpeakers, speakers_from_trials, trial_speakers
+from svkit.store.manifest import Manifest, read_manifest
+from svkit.store.provenance import sha256_file
+from svkit.store.trials import Trials
+
+
+def find_speakers(
+    trials: Trials, manifest: Mapping[str, Any] | None, enrollment: Mapping[str, str] | None = None
+) -> tuple[TrialSpeakers, str]:
+    """Number the speakers of both sides of every trial.
+
+    Args:
+        trials: the trial list.
+        manifest: `{path, sha256}` as recorded with the embeddings; used if the file is there and unchanged.
+        enrollment: one utterance of each enrollment id, where enrollments are not utterances.
+
+    Returns:
+        The speakers, and where they come from: `manifest` or `trials`.
+
+    Raises:
+        DataError: labels and speakers contradict each other.
+    """
+    known = speakers_of_manifest(manifest)
+    if known is not None:
+        enroll_ids = pd.Series(trials.enroll_ids)
+        if enrollment is not None:
+            enroll_ids = enroll_ids.map(enrollment)
+        enroll, test = enroll_ids.map(known), pd.Series(trials.test_ids).map(known)
+        if not (enroll.isna().any() or test.isna().any()):
+            return trial_speakers(
+                enroll.to_numpy(dtype=str), test.to_numpy(dtype=str), trials.labels
+            ), "manifest"
+    codes, _ = pd.factorize(np.concatenate((trials.enroll_ids, trials.test_ids)))
+    enroll_rows, test_rows = np.split(codes.astype(np.int64), 2)
+    group = speakers_from_trials(enroll_rows, test_rows, trials.labels)
+    return trial_speakers(group[enroll_rows], group[test_rows], trials.labels), "trials"
+
+
+def speakers_of_manifest(manifest: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """Return the speaker of each utterance; None where the manifest is gone, changed or bad.
+
+    Args:
+        manifest: `{path, sha256}` as recorded with embeddings.
+    """
+    try:
+        table = recorded_manifest(manifest)
+    except DataError:
+        return None
+    return dict(zip(table.utterance_ids, table.speaker_ids, strict=True))
+
+
+def recorded_manifest(manifest: Mapping[str, Any] | None) -> Manifest:
+    """Read the manifest behind embeddings.
+
+    Args:
+        manifest: `{path, sha256}` as recorded.
+
+    Raises:
+        DataError: none recorded, gone, changed since, or bad.
+    """
+    if not manifest or not manifest.get("path"):
+        raise DataError("the embeddings record no manifest; extract them again")
+    path = Path(str(manifest["path"]))
+    if not path.is_file():
+        raise DataError(f"{path}: does not exist; the embeddings were extracted with it")
+    if sha256_file(path) != manifest.get("sha256"):
+        raise DataError(f"{path}: has changed since the embeddings were extracted; extract again")
+    return read_manifest(path)
+
+
+def trial_seconds(
+    trials: Trials, manifest: Manifest, enrollment: pd.DataFrame | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the duration of both sides of every trial, [T] each; several enrollment utterances add up.
+
+    Raises:
+        DataError: an utterance is not in the manifest.
+    """
+    seconds = pd.Series(manifest.durations_seconds, index=pd.Index(manifest.utterance_ids))
+    test = seconds.reindex(trials.test_ids)
+    if enrollment is None:
+        enroll = seconds.reindex(trials.enroll_ids)
+    else:
+        each = seconds.reindex(np.asarray(enrollment["utterance_id"], dtype=object)).to_numpy()
+        sums = pd.Series(each).groupby(enrollment["enroll_id"].to_numpy()).sum(min_count=1)
+        enroll = sums.reindex(trials.enroll_ids)
+    if enroll.isna().any() or test.isna().any():
+        raise DataError(f"{manifest.source}: no duration for some utterances of the trials")
+    return np.asarray(enroll, dtype=np.float64), np.asarray(test, dtype=np.float64)

@@ -1,0 +1,116 @@
+"""Validation while training: EER on trials among speakers held out of training, never on the evaluation lists."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+
+from svkit.audio.features import MIN_SAMPLES
+from svkit.audio.resample import SAMPLE_RATE_HZ
+from svkit.config.schema import ExtractConfig
+from svkit.data.evaluation import LengthSortedBatches, read_batches
+from svkit.errors import DataError, first_five
+from svkit.eval.metrics import equal_error_rate, error_curve, min_dcf
+from svkit.nn.speaker import SpeakerNetwork
+from svkit.store.manifest import Manifest, read_manifest
+from svkit.store.trials import read_trials
+
+
+def refuse_short(manifest: Manifest) -> None:
+    """Raise DataError naming utterances that give no frame at all (under 35 ms)."""
+    samples = manifest.num_samples * (SAMPLE_RATE_HZ / manifest.sample_rates_hz)
+    short = manifest.utterance_ids[samples < MIN_SAMPLES]
+    if len(short):
+        raise DataError(
+            f"{manifest.source}: expected at least 35 ms of audio, found less in {first_five(list(short))}; "
+            "leave them out of the list"
+        )
+
+
+@torch.inference_mode()
+def embed_rows(
+    network: SpeakerNetwork,
+    manifest: Manifest,
+    extract: ExtractConfig,
+    accelerator: Accelerator,
+    rows: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Embed this process's share of the rows of a manifest, in length-sorted padded batches.
+
+    Returns:
+        Rows [n] and embeddings [n, D], in the order of the batches.
+    """
+    batches = LengthSortedBatches(
+        manifest,
+        max_seconds=extract.max_seconds,
+        batch_seconds=extract.batch_seconds,
+        rows=rows,
+        rank=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    done_rows, done = [np.zeros(0, dtype=np.int64)], []
+    for batch_rows, waveforms in read_batches(manifest, batches, max_seconds=extract.max_seconds):
+        done.append(embed_batch(network, waveforms, accelerator))
+        done_rows.append(batch_rows)
+    dim = network.architecture.head.embedding_dim
+    return np.concatenate(done_rows), np.concatenate(done) if done else np.zeros((0, dim), np.float32)
+
+
+def embed_batch(
+    network: SpeakerNetwork, waveforms: list[NDArray[np.float32]], accelerator: Accelerator
+) -> NDArray[np.float32]:
+    """Embed waveforms as one padded batch, float32 [B, D]."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    batch = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
+    is_padded = bool((lengths != lengths[0]).any())
+    with accelerator.autocast():
+        embeddings = network(
+            batch.to(accelerator.device), lengths.to(accelerator.device) if is_padded else None
+        )
+    return embeddings.float().cpu().numpy()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validator:
+    """Validation list and trials, checked once."""
+
+    manifest: Manifest
+    enroll_rows: NDArray[np.int64]
+    test_rows: NDArray[np.int64]
+    labels: NDArray[np.int8]
+
+    @classmethod
+    def open(cls, manifest_path: Path, trials_path: Path) -> "Validator":
+        """Read both files (DataError when a trial names an utterance the manifest lacks, or one is too short)."""
+        manifest, trials = read_manifest(manifest_path), read_trials(trials_path)
+        refuse_short(manifest)
+        rows = {utterance: row for row, utterance in enumerate(manifest.utterance_ids)}
+        unknown = [name for name in (*trials.enroll_ids, *trials.test_ids) if name not in rows]
+        if unknown:
+            raise DataError(
+                f"{trials_path}: utterances that {manifest_path} lacks: {first_five(sorted(set(unknown)))}"
+            )
+        return cls(
+            manifest=manifest,
+            enroll_rows=np.array([rows[name] for name in trials.enroll_ids]),
+            test_rows=np.array([rows[name] for name in trials.test_ids]),
+            labels=trials.labels,
+        )
+
+    def measure(
+        self, network: SpeakerNetwork, extract: ExtractConfig, accelerator: Accelerator
+    ) -> dict[str, float]:
+        """EER and minDCF (p = 0.01) of cosine scores; every process must call it."""
+        share = embed_rows(network, self.manifest, extract, accelerator)
+        parts = gather_object([share]) if accelerator.num_processes > 1 else [share]
+        matrix = np.zeros((len(self.manifest), network.architecture.head.embedding_dim), dtype=np.float32)
+        for rows, embeddings in parts:
+            matrix[rows] = embeddings
+        matrix /= np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+        scores = np.einsum("nd,nd->n", matrix[self.enroll_rows], matrix[self.test_rows])
+        curve = error_curve(scores, self.labels)
+        return {"eer": equal_error_rate(curve), "min_dcf": min_dcf(curve, p_target=0.01)[0]}

@@ -1,0 +1,101 @@
+"""Whole files or nothing: every file is written to a temporary sibling, flushed to disk and renamed."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from svkit.errors import ArtifactError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` that takes its place when the block ends without an error.
+
+    For writers that want a path (safetensors, soundfile, parquet); the sibling keeps the suffix of `path`.
+
+    Raises:
+        ArtifactError: the file cannot be written (rights, disk full); what was at `path` stays as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        _flush(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path}: cannot be written: {error.strerror or error};"
+            " free some space or choose another directory"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path` atomically, newlines as they are."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as JSON in the given order.
+
+    Raises:
+        ValueError: a NaN or an infinity in `content`, which JSON cannot say.
+    """
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, format: str, version: int) -> dict[str, Any]:
+    """Read a JSON object and check its `format` and `format_version`.
+
+    Raises:
+        ArtifactError: missing, not JSON, another format, or a version this svkit does not know.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: does not exist") from error
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ArtifactError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    if content.get("format") != format:
+        raise ArtifactError(f"{path}: format: expected {format!r}, found {content.get('format')!r}")
+    if content.get("format_version") != version:
+        raise ArtifactError(
+            f"{path}: format_version: expected {version}, found {content.get('format_version')!r};"
+            " use the svkit that wrote it or make it again"
+        )
+    return content

@@ -1,0 +1,78 @@
+"""`calibration.json`: a learnt map from scores (and measures of quality) to log-likelihood ratios."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svkit.errors import ArtifactError
+from svkit.store.atomic import read_json, write_json
+
+FORMAT, VERSION = "svkit-calibration", 1
+FILE_NAME = "calibration.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationRecord:
+    """A linear calibration and what it was learnt from."""
+
+    features: tuple[str, ...]
+    """Names of the features; the first is `score`."""
+    weights: tuple[float, ...]
+    offset: float
+    prior: float
+    """Target prior of the regression."""
+    backend: dict[str, Any]
+    """Back-end whose scores it maps."""
+    checkpoint_sha256: str | None
+    """Content of the model whose scores it maps."""
+    trials: dict[str, str]
+    """`{name, sha256}` of the trials it was learnt on."""
+    num_targets: int
+    num_nontargets: int
+
+
+def write_calibration(path: Path, record: CalibrationRecord) -> None:
+    """Write a calibration."""
+    write_json(
+        path,
+        {
+            "format": FORMAT,
+            "format_version": VERSION,
+            "features": list(record.features),
+            "weights": list(record.weights),
+            "offset": record.offset,
+            "prior": record.prior,
+            "backend": record.backend,
+            "checkpoint_sha256": record.checkpoint_sha256,
+            "trials": record.trials,
+            "num_targets": record.num_targets,
+            "num_nontargets": record.num_nontargets,
+        },
+    )
+
+
+def read_calibration(path: Path) -> CalibrationRecord:
+    """Read and check a calibration.
+
+    Raises:
+        ArtifactError: missing, of another format or version, a key missing or unknown, or not one weight a
+        feature.
+    """
+    content: Mapping[str, Any] = read_json(path, FORMAT, VERSION)
+    values = {key: value for key, value in content.items() if key not in ("format", "format_version")}
+    try:
+        record = CalibrationRecord(**values)
+        features = tuple(str(name) for name in record.features)
+        weights = tuple(float(weight) for weight in record.weights)
+        offset = float(record.offset)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: not a calibration ({error}); learn it again with --calibrate"
+        ) from error
+    if len(features) != len(weights) or features[:1] != ("score",):
+        raise ArtifactError(
+            f"{path}: expected one weight for each feature, score first,"
+            f" found {len(weights)} for {list(features)}"
+        )
+    return CalibrationRecord(**{**values, "features": features, "weights": weights, "offset": offset})

@@ -1,0 +1,109 @@
+"""Embedding directories: one float32 matrix, its utterance ids and how it was made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import safetensors
+from safetensors.numpy import load_file, save_file
+
+from svkit.errors import ArtifactError, DataError
+from svkit.store.atomic import read_json, replacing, write_json
+from svkit.store.tables import read_table, write_table
+
+FORMAT, VERSION = "svkit-embeddings", 1
+_MATRIX_NAME, _IDS_NAME, _META_NAME, _KEY = (
+    "embeddings.safetensors",
+    "ids.tsv",
+    "embeddings.json",
+    "embeddings",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Embeddings of N utterances, not length-normalised."""
+
+    ids: npt.NDArray[np.object_]
+    """Unique utterance ids, [N] str."""
+    matrix: npt.NDArray[np.float32]
+    """[N, D]."""
+    meta: dict[str, Any]
+    """Content of `embeddings.json`: model, checkpoint and manifest hashes, crop policy, times."""
+
+
+def write_embeddings(
+    directory: Path, ids: Sequence[str], matrix: npt.NDArray[np.float32], meta: Mapping[str, Any]
+) -> None:
+    """Write an embedding directory (without its provenance).
+
+    Args:
+        directory: made if missing.
+        ids: N unique utterance ids.
+        matrix: [N, D], written as float32.
+        meta: facts for `embeddings.json`; `dim` and `num_utterances` are added.
+    """
+    assert matrix.ndim == 2 and len(ids) == len(matrix), "one row an utterance"
+    write_table(directory / _IDS_NAME, pd.DataFrame({"row": np.arange(len(ids)), "utterance_id": list(ids)}))
+    with replacing(directory / _MATRIX_NAME) as temporary:
+        save_file({_KEY: np.ascontiguousarray(matrix, dtype=np.float32)}, temporary)
+    facts = {"format": FORMAT, "format_version": VERSION, "dim": matrix.shape[1], "num_utterances": len(ids)}
+    write_json(directory / _META_NAME, {**facts, **meta})
+
+
+def read_embeddings(directory: Path) -> Embeddings:
+    """Read and check an embedding directory.
+
+    Raises:
+        ArtifactError: a file missing or corrupt, another version, sizes that disagree, non-finite values.
+    """
+    meta = read_facts(directory)
+    matrix = _read_matrix(directory / _MATRIX_NAME)
+    try:
+        table = read_table(directory / _IDS_NAME, ("row", "utterance_id"))
+    except DataError as error:
+        raise ArtifactError(str(error)) from error
+    ids = np.asarray(table["utterance_id"], dtype=object)
+    expected = (meta.get("num_utterances"), meta.get("dim"))
+    if matrix.shape != expected or len(ids) != len(matrix):
+        raise ArtifactError(
+            f"{directory}: {_META_NAME} says {expected[0]} x {expected[1]}, {_MATRIX_NAME} has"
+            f" {matrix.shape[0]} x {matrix.shape[1]}, {_IDS_NAME} {len(ids)} ids; extract again"
+        )
+    if list(table["row"]) != [str(row) for row in range(len(ids))] or len(set(ids)) != len(ids):
+        raise ArtifactError(
+            f"{directory / _IDS_NAME}: expected rows 0, 1, ... with unique utterances; extract again"
+        )
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        raise ArtifactError(f"{directory}: the embedding of {ids[np.argmin(finite)]} is not finite")
+    return Embeddings(ids, matrix, meta)
+
+
+def read_facts(directory: Path) -> dict[str, Any]:
+    """Read `embeddings.json` alone.
+
+    Raises:
+        ArtifactError: the directory or the file is missing, not JSON, of another format or version.
+    """
+    if not directory.is_dir():
+        raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
+    return read_json(directory / _META_NAME, FORMAT, VERSION)
+
+
+def _read_matrix(path: Path) -> npt.NDArray[np.float32]:
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: does not exist") from error
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
+    matrix: npt.NDArray[np.float32] | None = tensors.get(_KEY)
+    if matrix is None or matrix.dtype != np.float32 or matrix.ndim != 2:
+        found = {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors.items()}
+        raise ArtifactError(f"{path}: expected {_KEY!r} as float32 [N, D], found {found}")
+    return matrix

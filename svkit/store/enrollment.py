@@ -1,0 +1,49 @@
+"""Enrollment maps: which utterances make the enrollment of a speaker model (`enroll_id`, `utterance_id`)."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from svkit.errors import DataError, first_five
+from svkit.store.tables import read_bytes, read_table
+
+COLUMNS = ("enroll_id", "utterance_id")
+
+
+def read_enrollment(path: Path) -> pd.DataFrame:
+    """Read a map from enrollment ids to their utterances, one row a pair, as text.
+
+    The TSV form has a header; the form of CN-Celeb's `enroll.map` and Kaldi's `spk2utt` (`enroll utterance
+    utterance ...`) is recognised by the missing header.
+
+    Raises:
+        DataError: missing, empty, a line without an utterance, or a pair that is there twice.
+    """
+    data = read_bytes(path).decode()
+    if set(COLUMNS) <= set(data.partition("\n")[0].split("\t")):
+        table = read_table(path, COLUMNS)[list(COLUMNS)]
+    else:
+        rows = []
+        for number, line in enumerate(data.splitlines(), start=1):
+            fields = line.split()
+            if len(fields) == 1:
+                raise DataError(
+                    f"{path}:{number}: expected `enroll utterance ...`, found one field: {fields[0]!r}"
+                )
+            rows += [(fields[0], utterance) for utterance in fields[1:]]
+        table = pd.DataFrame(rows, columns=list(COLUMNS), dtype=str)
+    if not len(table):
+        raise DataError(f"{path}: no enrollments")
+    twice = table.duplicated()
+    if twice.any():
+        pairs = [" ".join(row) for row in table[twice].itertuples(index=False)]
+        raise DataError(f"{path}: pairs that are there twice: {first_five(pairs)}")
+    return table
+
+
+def enrollment_groups(table: pd.DataFrame) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int64]]:
+    """Return the distinct enrollment ids [M] and the number of the enrollment of each row [N]."""
+    codes, ids = pd.factorize(np.asarray(table["enroll_id"], dtype=object))
+    return np.asarray(ids, dtype=object), codes.astype(np.int64)

@@ -1,0 +1,380 @@
+"""Who made an output, from what, and how: hashes, the output protocol and `provenance.json`.
+
+An output directory is open (`run.json`) while a command writes it and finished once `provenance.json` is
+there, which is written last. A second run of the same command finds equal configuration and input hashes in
+`run.json` and resumes.
+"""
+
+import errno
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from svkit.errors import ArtifactError, ConfigError, DataError
+from svkit.store.atomic import read_json, write_json
+
+FORMAT, VERSION = "svkit-provenance", 1
+RUN_FORMAT, RUN_VERSION = "svkit-run", 1
+PROVENANCE_NAME, RUN_NAME, LOCK_NAME = "provenance.json", "run.json", ".lock"
+_LIBRARIES = (
+    "accelerate",
+    "numpy",
+    "pandas",
+    "peft",
+    "safetensors",
+    "soundfile",
+    "torch",
+    "torchaudio",
+    "transformers",
+)
+_DATA_SUFFIXES = {".tsv", ".txt", ".parquet", ".csv", ".wav", ".flac"}
+# Logs, state and documents beside the content: two artifacts that differ in them only are the same artifact.
+_NOT_CONTENT = {
+    PROVENANCE_NAME,
+    RUN_NAME,
+    "train_log.jsonl",
+    "resume",
+    "tensorboard",
+    "checkpoints",
+    "calibration.json",
+    "README.md",
+}
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes in hex."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise _missing(path, error) from error
+    return digest.hexdigest()
+
+
+def _missing(path: Path, error: OSError) -> DataError | ArtifactError:
+    reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+    family = DataError if path.suffix in _DATA_SUFFIXES else ArtifactError
+    return family(f"{path}: {reason}")
+
+
+def sha256_artifact(path: Path) -> str:
+    """Return the sha256 of a file, or of a directory's content.
+
+    A directory's hash runs over the sorted (relative POSIX name, sha256) of its files, without logs, resume
+    state, provenance, calibration, documents and dot files.
+
+    Raises:
+        DataError: a list or audio file that does not exist.
+        ArtifactError: any other path that does not exist.
+    """
+    if not path.is_dir():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    for name in sorted(file.relative_to(path).as_posix() for file in _content_files(path)):
+        digest.update(f"{name}\0{sha256_file(path / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _content_files(directory: Path) -> Iterator[Path]:
+    for entry in directory.iterdir():
+        if entry.name.startswith(".") or entry.name in _NOT_CONTENT:
+            continue
+        if entry.is_dir():
+            yield from _content_files(entry)
+        else:
+            yield entry
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON types: dataclasses and mappings as objects, tuples as lists, paths as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, os.PathLike):
+        return Path(value).as_posix()
+    if hasattr(value, "item") and not isinstance(value, str | bytes):
+        return value.item()
+    return value
+
+
+def describe_inputs(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
+    """Return `{name, path, sha256}` of every input, as provenance records them."""
+    return [
+        {"name": name, "path": Path(path).as_posix(), "sha256": sha256_artifact(Path(path))}
+        for name, path in inputs.items()
+    ]
+
+
+def _utc_now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def describe_code() -> dict[str, Any]:
+    """Return the svkit version, the git commit where svkit runs from a clone, and the library versions."""
+    return {
+        "svkit": _version("svkit"),
+        "git_commit": _git_commit(),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "libraries": {name: version for name in _LIBRARIES if (version := _version(name)) is not None},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    clone = Path(__file__).resolve().parents[2]
+    if not (clone / ".git").exists():
+        return None
+    command = ["git", "-C", str(clone), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _device_name() -> str:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "cpu"
+
+
+def make_provenance(
+    *,
+    command: str,
+    config: Mapping[str, Any],
+    inputs: list[dict[str, str]],
+    started: str,
+    extra: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the content of a `provenance.json`.
+
+    Args:
+        command: the verb, such as `prune`.
+        config: the resolved configuration (plain JSON types).
+        inputs: `{name, path, sha256}` of every input.
+        started: ISO 8601 UTC.
+        extra: more keys; `device` replaces the one found out here.
+    """
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "command": command,
+        **describe_code(),
+        "argv": list(sys.argv),
+        "config": plain(config),
+        "seed": plain(config).get("seed"),
+        "device": _device_name(),
+        "started": started,
+        "finished": _utc_now(),
+        "inputs": inputs,
+    }
+    return {**content, **plain(extra or {})}
+
+
+def read_provenance(directory: Path) -> dict[str, Any]:
+    """Read the provenance of a finished output.
+
+    Raises:
+        ArtifactError: missing (the output is unfinished), not JSON, of another format or version.
+    """
+    path = directory / PROVENANCE_NAME
+    if directory.is_dir() and not path.exists():
+        raise ArtifactError(
+            f"{directory}: not finished (no {PROVENANCE_NAME}); run the command that writes it again"
+        )
+    return read_json(path, FORMAT, VERSION)
+
+
+def is_finished(directory: Path) -> bool:
+    """Say whether the output in `directory` is complete."""
+    return (directory / PROVENANCE_NAME).is_file()
+
+
+@dataclass(kw_only=True)
+class Output:
+    """An output directory held by this process; use it as a context manager."""
+
+    path: Path
+    is_resumed: bool
+    """An earlier run with equal configuration and inputs left its state here."""
+    command: str
+    config: dict[str, Any]
+    inputs: list[dict[str, str]]
+    """`{name, path, sha256}` of every input, as recorded."""
+    started: str
+    _lock: int = field(repr=False)
+
+    def __enter__(self) -> "Output":
+        """Return the output itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Release the lock."""
+        self.close()
+
+    def finish(self, extra: Mapping[str, Any] | None = None) -> None:
+        """Write `provenance.json`, the mark of completeness; call it last."""
+        content = make_provenance(
+            command=self.command, config=self.config, inputs=self.inputs, started=self.started, extra=extra
+        )
+        write_json(self.path / PROVENANCE_NAME, content)
+
+    def close(self) -> None:
+        """Release the lock; an unfinished output stays and can be resumed."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def open_output(
+    directory: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, Path], overwrite: bool
+) -> Output:
+    """Take an output directory for writing.
+
+    Args:
+        directory: made if missing.
+        command: the verb, such as `prune`.
+        config: the resolved configuration; decides, with the inputs' hashes, whether a run is resumed.
+        inputs: name -> file or artifact directory read by the command.
+        overwrite: empty the directory first if svkit wrote it.
+
+    Returns:
+        The output, locked against other svkit processes until it is closed.
+
+    Raises:
+        ConfigError: finished already and not `overwrite`.
+        ArtifactError: held by another process; unfinished with another configuration or other inputs; or it
+            holds files that svkit did not write.
+        DataError: an input list does not exist.
+    """
+    described = describe_inputs(inputs)
+    lock = lock_directory(directory)
+    try:
+        run = {
+            "format": RUN_FORMAT,
+            "format_version": RUN_VERSION,
+            "command": command,
+            "config": plain(config),
+            "inputs": described,
+            "started": _utc_now(),
+        }
+        earlier = _earlier_run(directory, overwrite)
+        if earlier is not None:
+            _refuse_other_run(directory, earlier, run)
+            run["started"] = earlier.get("started", run["started"])
+        else:
+            write_json(directory / RUN_NAME, run)
+    except BaseException:
+        os.close(lock)
+        raise
+    return Output(
+        path=directory,
+        is_resumed=earlier is not None,
+        command=command,
+        config=run["config"],
+        inputs=described,
+        started=run["started"],
+        _lock=lock,
+    )
+
+
+def lock_directory(directory: Path) -> int:
+    """Make `directory` if needed and lock it against other svkit processes.
+
+    Closing the returned file descriptor (or the end of the process) releases it.
+
+    Raises:
+        ArtifactError: another process holds it, or it cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ArtifactError(f"{directory}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network file systems have no locks; there, one writer at a time is up to the user.
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(handle)
+            raise ArtifactError(
+                f"{directory}: another svkit command is writing here; wait for it to end"
+            ) from error
+    return handle
+
+
+def _earlier_run(directory: Path, overwrite: bool) -> dict[str, Any] | None:
+    entries = [entry for entry in directory.iterdir() if not entry.name.startswith(".")]
+    is_ours = any(entry.name in (RUN_NAME, PROVENANCE_NAME) for entry in entries)
+    if entries and not is_ours:
+        raise ArtifactError(
+            f"{directory}: holds files that svkit did not write ({entries[0].name});"
+            " choose an empty directory"
+        )
+    if overwrite:
+        # The marks of ours go last, so that an interrupted emptying is recognised and can be repeated.
+        for entry in sorted(entries, key=lambda entry: entry.name in (RUN_NAME, PROVENANCE_NAME)):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        return None
+    if is_finished(directory):
+        raise ConfigError(f"{directory} is finished; use --overwrite to make it again")
+    return read_json(directory / RUN_NAME, RUN_FORMAT, RUN_VERSION) if entries else None
+
+
+def _refuse_other_run(directory: Path, earlier: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    difference = _first_difference(_identity(earlier), _identity(run))
+    if difference is not None:
+        key, before, now = difference
+        raise ArtifactError(
+            f"{directory}: unfinished, made with another {key}: {_short(before)} then, {_short(now)} now;"
+            " run the earlier command again to go on, or use --overwrite"
+        )
+
+
+def _identity(run: Mapping[str, Any]) -> dict[str, Any]:
+    # The path of an input may change (another mount), its content may not.
+    inputs = {entry["name"]: entry["sha256"] for entry in run.get("inputs", [])}
+    return {"command": run.get("command"), "config": run.get("config"), "input": inputs}
+
+
+def _first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in [*before, *(name for name in now if name not in before)]:
+            found = _first_difference(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
+            if found is not None:
+                return found
+        return None
+    return None if before == now else (key, before, now)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

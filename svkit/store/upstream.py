@@ -1,0 +1,266 @@
+"""Weights of others, read into svkit's names: transformers directories and the published `.pth` checkpoints.
+
+Reading is strict: every key of the source is used or named in an error, and the model that is built from the result
+is loaded with `strict=True`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
+from svkit.config.schema import HeadConfig
+from svkit.errors import ArtifactError, first_five
+
+
+class PublishedCheckpoint(NamedTuple):
+    """A published checkpoint in svkit's terms."""
+
+    architecture: ModelArchitecture
+    tensors: dict[str, Tensor]
+    classifier: Tensor | None
+    """[classes, embedding_dim]"""
+
+
+_UNUSED_ENCODER_KEYS = ("masked_spec_embed",)
+"""Only used by SpecAugment inside transformers' pre-training; not part of the 580,492,096 parameters."""
+
+
+def encoder_architecture(config: Mapping[str, Any], where: str) -> EncoderArchitecture:
+    """Read the architecture from a transformers or published encoder configuration.
+
+    The published pruned configuration adds `num_attention_heads_group`, `intermediate_size_group` (FFN1, FFN2),
+    `conv_group` (second number of each pair) and `use_attention`, `use_feed_forward`.
+
+    Args:
+        config: content of the `config.json`.
+        where: its path, for errors.
+
+    Raises:
+        ArtifactError: a key is missing or asks for something w2v-BERT 2.0 has not.
+    """
+    required = {
+        "position_embeddings_type": ("relative_key",),
+        "hidden_act": ("swish", "silu"),
+        "add_adapter": (False,),
+    }
+    for key, allowed in required.items():
+        if config.get(key, allowed[0]) not in allowed:
+            raise ArtifactError(f"{where}: {key}: expected {allowed[0]!r}, found {config[key]!r}")
+    try:
+        num_layers, hidden = config["num_hidden_layers"], config["hidden_size"]
+        num_heads, inner = config["num_attention_heads"], config["intermediate_size"]
+        architecture = EncoderArchitecture.uniform(
+            num_layers=num_layers,
+            hidden_size=hidden,
+            num_heads=num_heads,
+            ffn_dim=inner,
+            feature_dim=config.get("feature_projection_input_dim", 160),
+            conv_kernel_size=config.get("conv_depthwise_kernel_size", 31),
+            left_positions=config.get("left_max_position_embeddings", 64),
+            right_positions=config.get("right_max_position_embeddings", 8),
+            layer_norm_eps=config.get("layer_norm_eps", 1e-5),
+        )
+        if "num_attention_heads_group" not in config:
+            return architecture
+        return architecture.with_widths(_published_widths(config, where))
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise ArtifactError(f"{where}: not an encoder configuration ({error!r})") from error
+
+
+def model_architecture(config: Mapping[str, Any], head: HeadConfig, where: str) -> ModelArchitecture:
+    """Architecture of a model on this encoder; one whose widths per layer are not the dense ones was cut.
+
+    Args:
+        config: as for `encoder_architecture`.
+        head: sizes of the speaker head.
+        where: path of the configuration, for errors.
+    """
+    encoder = encoder_architecture(config, where)
+    dense = encoder_architecture(
+        {key: config[key] for key in config if key != "num_attention_heads_group"}, where
+    )
+    widths = None
+    if encoder != dense:
+        widths = {name: tuple(values) for name, values in dense.widths().items()}
+    return ModelArchitecture(encoder=encoder, head=head, dense_widths=widths)
+
+
+def _published_widths(config: Mapping[str, Any], where: str) -> dict[str, list[int]]:
+    layers = range(config["num_hidden_layers"])
+    uses_attention = config.get("use_attention", [True] * len(layers))
+    uses_ffn = config.get("use_feed_forward", [[True, True]] * len(layers))
+    ffn = config["intermediate_size_group"]
+    groups = (
+        "num_attention_heads_group",
+        "intermediate_size_group",
+        "conv_group",
+        "use_attention",
+        "use_feed_forward",
+    )
+    for key in groups:
+        if key in config and len(config[key]) != len(layers):
+            raise ArtifactError(f"{where}: {key}: expected {len(layers)} layers, found {len(config[key])}")
+    return {
+        "num_heads": [config["num_attention_heads_group"][i] * bool(uses_attention[i]) for i in layers],
+        "ffn1_dim": [ffn[i][0] * bool(uses_ffn[i][0]) for i in layers],
+        "ffn2_dim": [ffn[i][1] * bool(uses_ffn[i][1]) for i in layers],
+        "conv_dim": [config["conv_group"][i][1] for i in layers],
+    }
+
+
+def encoder_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the state of a `Wav2Vec2BertModel` to that of `svkit.nn.encoder.Encoder`."""
+    renamed = {}
+    for name, tensor in state.items():
+        if name in _UNUSED_ENCODER_KEYS:
+            continue
+        is_pointwise = name.endswith(("pointwise_conv1.weight", "pointwise_conv2.weight"))
+        renamed[name] = tensor.squeeze(-1) if is_pointwise else tensor
+    return renamed
+
+
+def merge_lora(state: Mapping[str, Tensor], alpha: float | None, where: str) -> dict[str, Tensor]:
+    """Fold unmerged LoRA in peft's key names into the base weights: W + alpha / r * B A.
+
+    Args:
+        state: tensors under `base_model.model.`, targets split into `base_layer`, `lora_A`, `lora_B`; returned as it is
+            when there is no LoRA in it.
+        alpha: LoRA alpha; None: twice the rank, as published.
+        where: the file, for errors.
+    """
+    plain: dict[str, Tensor] = {}
+    low_rank: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        short = name.removeprefix("base_model.model.")
+        match = re.fullmatch(r"(.+)\.lora_([AB])\.default\.weight", short)
+        if match:
+            low_rank.setdefault(match[1], {})[match[2]] = tensor
+        else:
+            plain[short.replace(".base_layer.", ".")] = tensor
+    for target, parts in low_rank.items():
+        if set(parts) != {"A", "B"} or f"{target}.weight" not in plain:
+            raise ArtifactError(
+                f"{where}: {target}: expected lora_A, lora_B and base weight, found {sorted(parts)}"
+            )
+        rank = parts["A"].shape[0]
+        scaling = (2 * rank if alpha is None else alpha) / rank
+        try:
+            plain[f"{target}.weight"] = plain[f"{target}.weight"] + scaling * (parts["B"] @ parts["A"])
+        except RuntimeError as error:
+            shapes = [list(tensor.shape) for tensor in (plain[f"{target}.weight"], parts["B"], parts["A"])]
+            raise ArtifactError(
+                f"{where}: {target}: weight, lora_B and lora_A do not fit: {shapes}"
+            ) from error
+    return plain
+
+
+_HEAD_NAMES = (
+    (r"adapter_layers\.(\d+)\.0\.(weight|bias)", r"head.layer_adapters.\1.down.\2"),
+    (r"adapter_layers\.(\d+)\.1\.(weight|bias)", r"head.layer_adapters.\1.norm.\2"),
+    (r"adapter_layers\.(\d+)\.3\.(weight|bias)", r"head.layer_adapters.\1.out.\2"),
+    (r"pooling\.attention\.0\.(weight|bias)", r"head.pooling.attention_in.\1"),
+    (r"pooling\.attention\.2\.(\w+)", r"head.pooling.batch_norm.\1"),
+    (r"pooling\.attention\.3\.(weight|bias)", r"head.pooling.attention_out.\1"),
+    (r"bottleneck\.(weight|bias)", r"head.embedding.\1"),
+)
+
+
+def _head_tensors(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    renamed, unknown = {}, []
+    for name, tensor in state.items():
+        for pattern, replacement in _HEAD_NAMES:
+            if re.fullmatch(pattern, name):
+                new = re.sub(pattern, replacement, name)
+                renamed[new] = tensor.squeeze(-1) if ".attention_" in new and tensor.ndim == 3 else tensor
+                break
+        else:
+            unknown.append(name)
+    if unknown:
+        raise ArtifactError(f"{where}: unknown keys {first_five(unknown)}")
+    return renamed
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object written by others (ArtifactError when it is none)."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise ArtifactError(f"{path}: expected a JSON object, found {type(record).__name__}")
+    return record
+
+
+def _load_pth(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - their format
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: no such file") from error
+    except Exception as error:  # torch.load raises many types for a bad file
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ArtifactError(
+            f"{path}: not a checkpoint that can be read safely ({first_line[:150]})"
+        ) from error
+    return record
+
+
+def read_published(path: Path, config_path: Path, lora_alpha: float | None = None) -> PublishedCheckpoint:
+    """Read a published checkpoint: plain, with unmerged LoRA, or pruned.
+
+    Args:
+        path: the `.pth` file, `{"modules": {"spk_model": ..., "classifier": ...}}`; read with `weights_only=True`.
+        config_path: the encoder's configuration JSON.
+        lora_alpha: alpha of unmerged LoRA; None: twice the rank.
+
+    Raises:
+        ArtifactError: missing file, code in the pickle, unknown or missing key, wrong shape.
+    """
+    config = read_json_object(config_path)
+    encoder_architecture(config, str(config_path))  # a bad configuration is said before gigabytes are read
+    state, classifier_state = _modules(_load_pth(path), path)
+    prefix = "front.encoder."
+    upstream = {
+        name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
+    }
+    tensors = encoder_tensors(merge_lora(upstream, lora_alpha, str(path)))
+    tensors = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
+    head = _head_tensors({k: v for k, v in state.items() if not k.startswith(prefix)}, str(path))
+    try:
+        sizes = HeadConfig(
+            adapter_dim=head["head.layer_adapters.0.down.weight"].shape[0],
+            attention_dim=head["head.pooling.attention_in.weight"].shape[0],
+            embedding_dim=head["head.embedding.weight"].shape[0],
+        )
+    except KeyError as error:
+        raise ArtifactError(f"{path}: missing key for {error}") from error
+    classifier = classifier_state.pop("weight", None)
+    if classifier_state:
+        raise ArtifactError(f"{path}: unknown classifier keys {first_five(sorted(classifier_state))}")
+    return PublishedCheckpoint(
+        model_architecture(config, sizes, str(config_path)), tensors | head, classifier
+    )
+
+
+def _modules(record: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """State of the speaker model and of the classifier (empty without one); nothing else may be there."""
+    modules = record.get("modules") if isinstance(record, dict) else None
+    if not isinstance(modules, dict) or "spk_model" not in modules:
+        found = first_five(sorted(map(str, record))) if isinstance(record, dict) else type(record).__name__
+        raise ArtifactError(f"{path}: expected modules.spk_model, found {found}")
+    unknown = sorted(str(name) for name in modules if name not in ("spk_model", "classifier"))
+    if unknown:
+        raise ArtifactError(f"{path}: unknown modules {first_five(unknown)}")
+    for name, state in modules.items():
+        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise ArtifactError(
+                f"{path}: modules.{name}: expected named tensors, found {type(state).__name__}"
+            )
+    return dict(modules["spk_model"]), dict(modules.get("classifier", {}))

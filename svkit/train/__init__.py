@@ -1,0 +1,1 @@
+"""One training loop, three tasks, and functions of the step."""

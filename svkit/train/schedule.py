@@ -1,0 +1,34 @@
+"""Functions of the step: learning-rate factor, moments of validation. No state, so nothing to save."""
+
+import math
+
+from svkit.config.schema import OptimConfig
+
+
+def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, num_steps: int) -> float:
+    """Learning rate of the 0-based `step`.
+
+    `step` schedule (stage 1 as published): constant within an epoch, (e + 1) / (w + 1) in warm-up epoch e of w, then
+    times `decay_factor` every `decay_every_epochs` epochs after the warm-up. `cosine` (stages 2 and 3): from `lr` to
+    `final_lr` over `cosine_epochs`, then constant.
+    """
+    if config.schedule == "step":
+        epoch = step // steps_per_epoch
+        if epoch < config.warmup_epochs:
+            return config.lr * (epoch + 1) / (config.warmup_epochs + 1)
+        decays = int((epoch - config.warmup_epochs) // config.decay_every_epochs)
+        return config.lr * config.decay_factor**decays
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return config.lr
+    final = config.final_lr or 0.0
+    span = config.cosine_epochs * steps_per_epoch if config.cosine_epochs else num_steps - warmup
+    progress = min(1.0, (step - warmup) / max(span, 1))
+    return final + (config.lr - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def validation_steps(num_steps: int, count: int) -> tuple[int, ...]:
+    """Numbers of done steps after which to validate: `count` even spans, the end included."""
+    return tuple(sorted({max(1, round(num_steps * (index + 1) / count)) for index in range(count)}))

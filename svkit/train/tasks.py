@@ -1,0 +1,186 @@
+"""What a training step computes: classification, distillation, pruning. A task is a module batch -> losses.
+
+Each task names its parameter groups (learning rate and weight decay of each) and the modules whose gradients are
+clipped on their own, as published: speaker model, classifier, multipliers.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from svkit.audio.features import FeatureExtractor, spec_augment
+from svkit.config.schema import AugmentConfig, DistillConfig, MarginConfig, OptimConfig, PruneConfig
+from svkit.nn.encoder import Encoder, LayerGates
+from svkit.nn.margin import ArcFaceClassifier, arcface_logits
+from svkit.nn.speaker import SpeakerNetwork
+from svkit.pruning.counting import encoder_parameters, expected_parameters
+from svkit.pruning.gates import EncoderGates
+from svkit.pruning.lagrangian import SparsityConstraint, target_sparsity
+
+Losses = dict[str, Tensor]
+"""`loss` (to be differentiated) and detached scalars to log."""
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters that receive gradients."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+class ClassificationTask(nn.Module):
+    """ArcFace over the training speakers."""
+
+    def __init__(
+        self,
+        network: SpeakerNetwork,
+        classifier: ArcFaceClassifier,
+        margin: MarginConfig,
+        augment: AugmentConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classifier = classifier
+        self.margin = margin
+        self.augment = augment
+
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
+        """Cross-entropy of the margin logits; accuracy is measured without the margin."""
+        features, _ = self.network.features(waveforms_BN)
+        augment = self.augment
+        if augment is not None and (augment.spec_time_masks or augment.spec_frequency_masks):
+            features = spec_augment(
+                features,
+                time_masks=augment.spec_time_masks,
+                time_frames=augment.spec_time_frames,
+                frequency_masks=augment.spec_frequency_masks,
+                frequency_bins=augment.spec_frequency_bins,
+            )
+        cosine = self.classifier(self.network.embed_features(features))
+        logits = arcface_logits(cosine, labels_B, self.margin.scale, self.margin.margin)
+        accuracy = (cosine.argmax(1) == labels_B).float().mean()
+        return {"loss": functional.cross_entropy(logits, labels_B), "accuracy": accuracy.detach()}
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """Groups for AdamW; `lr_factor` multiplies the scheduled rate."""
+        encoder, head = trainable(self.network.encoder), trainable(self.network.head)
+        groups = [
+            {"params": encoder, "lr_factor": optim.encoder_lr_factor},
+            {"params": head + trainable(self.classifier), "lr_factor": 1.0},
+        ]
+        return [group | {"weight_decay": optim.weight_decay} for group in groups if group["params"]]
+
+    def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Parameters whose gradient norm is limited together."""
+        return {"model": trainable(self.network), "classifier": trainable(self.classifier)}
+
+
+def distillation_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Distance between hidden states, over all of them (paper, section 3.2).
+
+    Args:
+        student: hidden states [B, T, D], projection output and every layer.
+        teacher: the same of the teacher.
+
+    Returns:
+        mean |h_s - h_t| and mean cos(h_s, h_t), float32 scalars.
+    """
+    l1, cosine = [], []
+    for state, target in zip(student, teacher, strict=True):
+        state, target = state.float(), target.float()
+        l1.append(functional.l1_loss(state, target))
+        cosine.append(functional.cosine_similarity(state, target, dim=-1).mean())
+    return torch.stack(l1).mean(), torch.stack(cosine).mean()
+
+
+class DistillationTask(nn.Module):
+    """The student's hidden states follow the frozen teacher's."""
+
+    def __init__(self, student: Encoder, teacher: Encoder, config: DistillConfig) -> None:
+        super().__init__()
+        self.features = FeatureExtractor()
+        self.student = student
+        self.config = config
+        # In a tuple: not a submodule, so it is neither wrapped, saved nor set to training mode.
+        self._teacher = (teacher.eval().requires_grad_(False),)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "DistillationTask":
+        self._teacher[0]._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def distil(self, waveforms_BN: Tensor, gates: Sequence[LayerGates] | None) -> Losses:
+        """Distillation loss under given gates."""
+        features, _ = self.features(waveforms_BN)
+        with torch.no_grad():
+            targets = self._teacher[0](features)
+        l1, cosine = distillation_losses(self.student(features, gates=gates), targets)
+        loss = self.config.l1_weight * l1 - self.config.cosine_weight * cosine
+        return {"loss": loss, "l1": l1.detach(), "cosine": cosine.detach()}
+
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
+        """Distillation loss; labels are not used."""
+        return self.distil(waveforms_BN, None)
+
+    def distance(self, waveforms_BN: Tensor) -> Losses:
+        """Distillation losses as they are measured in validation."""
+        return self.distil(waveforms_BN, None)
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """One group."""
+        return [{"params": trainable(self.student), "lr_factor": 1.0, "weight_decay": optim.weight_decay}]
+
+    def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Parameters whose gradient norm is limited together."""
+        return {"model": trainable(self.student)}
+
+
+class PruningTask(DistillationTask):
+    """Distillation of a gated student under the sparsity constraint."""
+
+    config: PruneConfig
+
+    def __init__(
+        self, student: Encoder, teacher: Encoder, gates: EncoderGates, config: PruneConfig, warmup_steps: int
+    ) -> None:
+        super().__init__(student, teacher, config)
+        self.gates = gates
+        self.constraint = SparsityConstraint()
+        self.warmup_steps = warmup_steps
+        self.teacher_parameters = encoder_parameters(teacher.architecture)
+
+    def expected_sparsity(self) -> Tensor:
+        """1 - expected parameters / the teacher's."""
+        expected = expected_parameters(self.student.architecture, self.gates.expected_widths())
+        return 1 - expected / self.teacher_parameters
+
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
+        """Distillation loss plus the Lagrangian; every gate is sampled once."""
+        losses = self.distil(waveforms_BN, self.gates())
+        target = target_sparsity(step, self.config.sparsity, self.warmup_steps)
+        expected = self.expected_sparsity()
+        losses["loss"] = losses["loss"] + self.constraint(expected, target)
+        losses["sparsity"] = expected.detach()
+        losses["target_sparsity"] = torch.tensor(target)
+        losses["lambda1"] = self.constraint.lambda1.detach().clone()
+        losses["lambda2"] = self.constraint.lambda2.detach().clone()
+        return losses
+
+    def distance(self, waveforms_BN: Tensor) -> Losses:
+        """Distillation losses under the gates (deterministic in evaluation mode)."""
+        return self.distil(waveforms_BN, self.gates())
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """Weights, gates at their own rate, multipliers at that rate and ascending."""
+        factor = self.config.gate_lr / optim.lr
+        no_decay = {"weight_decay": 0.0, "lr_factor": factor}
+        return [
+            *super().parameter_groups(optim),
+            {"params": list(self.gates.parameters()), **no_decay},
+            {"params": list(self.constraint.parameters()), "maximize": True, **no_decay},
+        ]
+
+    def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Student with gates, and multipliers."""
+        model = trainable(self.student) + list(self.gates.parameters())
+        return {"model": model, "multipliers": list(self.constraint.parameters())}

@@ -1,0 +1,156 @@
+"""Exit codes, one-line errors, cheap help."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from svkit.cli import app as app_module
+from svkit.cli.app import ErrorGroup, app
+from svkit.errors import ArtifactError, ConfigError, DataError, TrainingError
+
+
+def _find_commands(group: Any, prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for name, command in group.commands.items():
+        found |= (
+            _find_commands(command, f"{name} ")
+            if hasattr(command, "commands")
+            else {f"{prefix}{name}": command}
+        )
+    return found
+
+
+COMMANDS = _find_commands(typer.main.get_command(app))
+HEAVY = ("torch", "pandas", "numpy", "transformers", "soundfile", "matplotlib", "sklearn", "accelerate")
+
+
+def _app_raising(error: BaseException) -> typer.Typer:
+    failing = typer.Typer(cls=ErrorGroup, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    @failing.callback()
+    def root() -> None:
+        """Have commands."""
+
+    @failing.command()
+    def go() -> None:
+        raise error
+
+    return failing
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("optim.lr: bad"), 2),
+        (DataError("a.tsv:3: path: bad"), 3),
+        (ArtifactError("exp/prune: missing"), 4),
+        (TrainingError("loss is nan"), 5),
+    ],
+)
+def test_each_family_of_errors_is_one_line_and_its_code(error: Exception, code: int) -> None:
+    result = CliRunner().invoke(_app_raising(error), ["go"])
+    assert result.exit_code == code
+    assert result.stderr == f"error: {error}\n"
+    assert result.stdout == ""
+
+
+def test_interrupt_is_130() -> None:
+    result = CliRunner().invoke(_app_raising(KeyboardInterrupt()), ["go"])
+    assert result.exit_code == 130 and "Traceback" not in result.stderr
+
+
+def test_exit_of_a_stage_is_kept() -> None:
+    """Training answers SIGTERM itself, with 143 after saving."""
+    assert CliRunner().invoke(_app_raising(SystemExit(143)), ["go"]).exit_code == 143
+
+
+def test_a_bug_shows_its_traceback_and_asks_for_a_report() -> None:
+    result = CliRunner().invoke(_app_raising(ZeroDivisionError("x")), ["go"])
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr and "please report" in result.stderr.splitlines()[-1]
+
+
+def test_a_full_or_read_only_disk_is_no_bug() -> None:
+    result = CliRunner().invoke(_app_raising(OSError(28, "No space left on device", "exp/x")), ["go"])
+    assert result.exit_code == 4
+    assert result.stderr == "error: exp/x: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["prune", "--sparsty", "0.8"], "--sparsity"),
+        (["prun"], "Did you mean 'prune'?"),
+        (["prune", "--sparsity", "1.5"], "0.99"),
+        (["prune", "--sparsity", "much"], "--sparsity"),
+        (["finetune", "--stage", "jiont"], "jiont"),
+        (["info"], "CKPT"),
+        (["info", "a", "b"], "b"),
+    ],
+)
+def test_usage_errors_are_one_line_and_2(arguments: list[str], expected: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ") and expected in result.stderr
+    assert result.stderr.count("\n") == 1 and "--help" in result.stderr
+    assert result.stdout == ""
+
+
+def test_no_argument_shows_the_help() -> None:
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 2 and "Commands:" in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
+    assert result.exit_code == 0
+    assert f"Example: svkit {command}" in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_help(command: str) -> None:
+    undocumented = [item.name for item in COMMANDS[command].params if not getattr(item, "help", "")]
+    assert undocumented == []
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0 and result.stdout.startswith("svkit 0.")
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = f"import sys, svkit.cli.app; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert _python(code).stdout.strip() == "[]"
+    code = f"import sys, svkit; svkit.__version__; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert _python(code).stdout.strip() == "[]"
+
+
+def test_help_is_quick() -> None:
+    """0.3 s is the target; CPU time and the best of a few runs, because the machine may be busy."""
+    assert min(_help_cpu_seconds() for _ in range(4)) < 0.4
+
+
+def _help_cpu_seconds() -> float:
+    before = os.times()
+    subprocess.run([sys.executable, "-m", "svkit", "--help"], capture_output=True, check=True)
+    after = os.times()
+    return after.children_user - before.children_user + after.children_system - before.children_system
+
+
+def test_files_stay_signatures() -> None:
+    """A command's file imports its stage inside the function; what stands above would slow every --help."""
+    folder = Path(app_module.__file__).parent
+    for path in folder.glob("*.py"):
+        top_level = [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
+        assert not [line for line in top_level if "svkit.stages" in line or "svkit.store" in line], path.name

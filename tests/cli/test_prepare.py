@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from svkit.cli.app import app
+
+
+@pytest.fixture
+def tree(tmp_path):
+    rng = np.random.default_rng(0)
+    for speaker in "abcdef":
+        for number in (1, 2):
+            path = tmp_path / "wav" / speaker / f"{number}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, rng.uniform(-0.5, 0.5, 9600), 16000)
+    return tmp_path / "wav"
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["prepare", *map(str, arguments)])
+
+
+def test_the_result_is_the_directory_or_json_on_stdout(tmp_path, tree):
+    done = run("folder", tree, "--exp", tmp_path / "exp")
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'exp' / 'data'}\n")
+    done = run("folder", tree, "--exp", tmp_path / "exp", "--overwrite", "--json", "--valid-speakers", "0")
+    assert json.loads(done.stdout)["train_speakers"] == 4
+
+
+def test_bad_files_are_a_table_on_stderr(tmp_path, tree):
+    (tree / "a" / "text[red].wav").write_text("no audio")
+    soundfile.write(tree / "b" / "blip.wav", np.zeros(160), 16000)
+    done = run("folder", tree, "--exp", tmp_path / "exp")
+    assert done.exit_code == 3 and done.stdout == ""
+    assert "2 bad files: 1 unreadable, 1 too short" in done.stderr
+    assert "a/text[red].wav" in done.stderr and "0.01 s, shorter than 0.5 s" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: 2 of 14 audio files cannot be used")
+    done = run("folder", tree, "--exp", tmp_path / "exp", "--skip-bad")
+    assert done.exit_code == 0 and "2 bad files" in done.stderr
+    done = run("folder", tree, "--exp", tmp_path / "exp", "--skip-bad", "--keep-finished", "--json")
+    assert [file["reason"] for file in json.loads(done.stdout)["bad_files"]] == ["unreadable", "too short"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["folder", "/no/such"], 3, "no such directory"),
+        (["voxceleb", "/no/such"], 3, "voxceleb2/dev/wav/id00012"),
+        (["musan", "/no/such"], 3, "expected musan/"),
+        (["folder", "."], 3, "no audio files"),
+        (["folder", "wav", "--eval-speakers", "9"], 2, "--eval-speakers 9: expected 2 to 4"),
+        (["folder", "wav", "--eval-speakers", "who.txt"], 3, "who.txt: does not exist"),
+        (["folder", "wav", "--trials", "none.txt"], 3, "none.txt: does not exist"),
+        (["folder", "wav", "--evil"], 2, "No such option"),
+        (["nosuch"], 2, "No such command"),
+    ],
+)
+def test_exit_codes(tmp_path, tree, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(
+        tree.parent if "wav" in arguments else tmp_path.parent if arguments[-1] != "." else tree / "a"
+    )
+    if arguments[-1] == ".":
+        for path in (tree / "a").iterdir():
+            path.unlink()
+    done = run(*arguments)
+    assert done.exit_code == code, done.output
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_root_of_voxceleb_comes_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("SVKIT_VOXCELEB", str(tmp_path / "from-env"))
+    monkeypatch.chdir(tmp_path)
+    done = run("voxceleb")
+    assert done.exit_code == 3 and "from-env: no such directory" in done.stderr
+
+
+def test_a_finished_experiment_asks_for_overwrite(tmp_path, tree, monkeypatch):
+    monkeypatch.setenv("SVKIT_EXP", str(tmp_path / "exp"))
+    assert run("folder", tree).exit_code == 0
+    done = run("folder", tree)
+    assert done.exit_code == 2 and "use --overwrite" in done.stderr

@@ -1,0 +1,76 @@
+"""What `svkit score` prints: tables for people, JSON for machines, one line for a mistake."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from svkit.cli.app import app
+from svkit.store.embeddings import write_embeddings
+from svkit.store.manifest import read_manifest, write_manifest
+from svkit.store.provenance import sha256_file
+from tests.stages.fake_experiment import finish, make_lists
+
+
+@pytest.fixture
+def exp(tmp_path):
+    ids = make_lists(tmp_path, 12, 4)
+    manifest = tmp_path / "data" / "eval.tsv"
+    table = read_manifest(manifest).table
+    table["gender"] = np.where(table["speaker_id"].astype(int) % 2 == 0, "f", "m")
+    write_manifest(manifest, table)
+    rng = np.random.default_rng(0)
+    voices = rng.normal(size=(12, 8))[[int(name[:5]) for name in ids]]
+    for name, noise in (("dense", 0.7), ("pruned", 1.3)):
+        facts = {"manifest": {"path": manifest.as_posix(), "sha256": sha256_file(manifest)}}
+        matrix = (voices + noise * rng.normal(size=voices.shape)).astype(np.float32)
+        write_embeddings(tmp_path / "embeddings" / name, ids, matrix, facts)
+        finish(tmp_path / "embeddings" / name)
+    return tmp_path
+
+
+def run(exp, *arguments):
+    trials = exp / "data" / "trials" / "all.txt"
+    return CliRunner().invoke(app, ["score", str(trials), "--exp", str(exp), *map(str, arguments)])
+
+
+def test_table_comparison_and_breakdown(exp):
+    done = run(exp, "--by", "gender", "--format", "kaldi")
+    assert done.exit_code == 0, done.stderr
+    assert "all: pruned minus dense: +" in done.stdout and "p " in done.stdout
+    lines = [line.rstrip() for line in done.stdout.splitlines()]
+    start = lines.index("by gender")
+    assert "dense: EER" in lines[start + 2] and "pruned: EER" in lines[start + 2]
+    assert [line.split()[0] for line in lines[start + 4 : start + 7]] == ["f", "f", "m"]
+    assert lines[-2:] == [str(exp / "scores" / name / "all") for name in ("dense", "pruned")]
+    assert (exp / "scores" / "dense" / "all" / "kaldi" / "scores").is_file()
+
+
+def test_json_has_the_same(exp):
+    answer = json.loads(run(exp, "--json").stdout)
+    assert [system["name"] for system in answer["systems"]] == ["dense", "pruned"]
+    (comparison,) = answer["comparisons"]
+    eers = [system["eer"] for system in answer["systems"]]
+    assert comparison["eer_difference"] == pytest.approx(eers[1] - eers[0])
+
+
+def test_fusion_from_the_command_line(exp):
+    run(exp)
+    done = run(
+        exp, *(word for name in ("dense", "pruned") for word in ("--fuse", exp / "scores" / name / "all"))
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "all (fusion)" in done.stdout and "cross-validation over speakers" in done.stdout
+    assert done.stdout.splitlines()[-1] == str(exp / "scores" / "dense+pruned" / "all")
+
+
+def test_guards_stop_and_are_passed_on_record(exp):
+    cohort = ("--embeddings", exp / "embeddings" / "dense", "--norm", "snorm", "--cohort",
+              exp / "embeddings" / "dense")  # fmt: skip
+    done = run(exp, *cohort)
+    assert done.exit_code == 3 and done.stderr.splitlines()[-1].endswith("goes on and records it")
+    done = run(exp, *cohort, "--allow", "shared-speakers")
+    assert done.exit_code == 0 and "Caution: " in done.stdout and "allowed, and recorded" in done.stderr
+    assert run(exp, "--allow", "anything").exit_code == 2
+    assert run(exp, "--backend", "plda").exit_code == 2

@@ -1,0 +1,242 @@
+"""`svkit verify` from the command line, with a random model of milliseconds."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from svkit.cli.app import app
+from svkit.stages.backend import Backend
+from svkit.stages.calibration import describe_backend
+from svkit.stages.models import load_model
+from svkit.store.calibration import CalibrationRecord, write_calibration
+from svkit.store.provenance import sha256_artifact
+from tests.stages.fake_experiment import DENSE, make_checkpoint, pruned
+
+RATE = 16000
+
+
+def voice(seed, seconds=1.5, rate=RATE):
+    signal = np.random.default_rng(seed).normal(size=round(seconds * rate))
+    smooth = np.convolve(signal, np.ones(1 + seed % 7), "same")
+    return 0.5 * smooth / np.abs(smooth).max()
+
+
+def write(path, samples, rate=RATE, subtype="FLOAT"):
+    soundfile.write(path, samples, rate, subtype=subtype, format="WAV")
+    return path
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    home = tmp_path_factory.mktemp("verify")
+    make_checkpoint(home / "exp" / "finetune" / "lmft", DENSE, [])
+    make_checkpoint(home / "exp" / "finetune-pruned" / "lmft", pruned(DENSE), [])
+    for number, name in enumerate("abcd"):
+        write(home / f"{name}.wav", voice(number))
+    return home
+
+
+@pytest.fixture
+def home(template, tmp_path):
+    target = tmp_path / "home"
+    shutil.copytree(template, target)
+    return target
+
+
+def run(home, *arguments):
+    exp = [] if "--exp" in arguments else ["--exp", home / "exp"]
+    return CliRunner().invoke(app, ["verify", *map(str, [*arguments, *exp])])
+
+
+def answer(home, *arguments):
+    done = run(home, *arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def cosine(home, left, right, checkpoint="finetune-pruned/lmft"):
+    model = load_model(home / "exp" / checkpoint)
+    sides = []
+    for names in (left, right):
+        rows = [model.embed([soundfile.read(home / f"{name}.wav")[0]])[0].astype(float) for name in names]
+        sides.append(np.mean([row / np.linalg.norm(row) for row in rows], axis=0))
+    return sides[0] @ sides[1] / np.linalg.norm(sides[0]) / np.linalg.norm(sides[1])
+
+
+def calibrate(home, checkpoint="finetune-pruned/lmft", path=None, **changes):
+    directory = home / "exp" / checkpoint
+    facts = {
+        "features": ("score",), "weights": (12.0,), "offset": -5.0, "prior": 0.05,
+        "backend": describe_backend(Backend()), "checkpoint_sha256": sha256_artifact(directory),
+        "trials": {"name": "held-out", "sha256": "0"}, "num_targets": 100, "num_nontargets": 900,
+    }  # fmt: skip
+    write_calibration(path or directory / "calibration.json", CalibrationRecord(**(facts | changes)))
+
+
+def test_uncalibrated_shows_the_score_and_decides_nothing(home):
+    found = answer(home, home / "a.wav", home / "b.wav")
+    assert found["score"] == pytest.approx(cosine(home, "a", "b"), abs=1e-5)
+    assert [found[key] for key in ("llr", "posterior", "threshold", "is_accepted", "calibration")] == [
+        None
+    ] * 5
+    assert found["is_trusted"] and found["warnings"] == []
+    done = run(home, home / "a.wav", home / "b.wav")
+    assert done.exit_code == 0 and "UNDECIDED" in done.stdout and "not calibrated" in done.stdout
+
+
+def test_the_default_is_the_pruned_model_else_the_dense_one(home):
+    model = answer(home, home / "a.wav", home / "b.wav")["model"]
+    assert model["path"].endswith("finetune-pruned/lmft")
+    assert model["sha256"] == sha256_artifact(home / "exp" / "finetune-pruned" / "lmft")
+    shutil.rmtree(home / "exp" / "finetune-pruned")
+    found = answer(home, home / "a.wav", home / "b.wav")
+    assert found["model"]["path"].endswith("finetune/lmft")
+    assert found["score"] == pytest.approx(cosine(home, "a", "b", "finetune/lmft"), abs=1e-5)
+    done = run(home, home / "a.wav", home / "b.wav", "--exp", home / "other")
+    assert done.exit_code == 4 and "pass --model" in done.stderr
+    found = answer(home, home / "a.wav", home / "b.wav", "--exp", home / "other", "--model",
+                   home / "exp" / "finetune" / "lmft")  # fmt: skip
+    assert found["model"]["path"].endswith("finetune/lmft")
+
+
+@pytest.mark.parametrize("prior", [0.5, 0.01])
+def test_calibrated_decision_by_bayes(home, prior):
+    calibrate(home)
+    found = answer(home, home / "a.wav", home / "b.wav", "--prior", prior)
+    llr = 12 * found["score"] - 5
+    odds = prior / (1 - prior) * np.exp(llr)
+    assert found["llr"] == pytest.approx(llr)
+    assert found["posterior"] == pytest.approx(odds / (1 + odds))
+    assert found["is_accepted"] == (odds >= 1) == (found["posterior"] >= 0.5)
+    at_threshold = 12 * found["threshold"] - 5
+    assert at_threshold == pytest.approx(np.log((1 - prior) / prior))
+    assert (found["prior"], found["threshold_from"]) == (prior, "bayes")
+    assert found["calibration"]["trials"]["name"] == "held-out"
+
+
+@pytest.mark.parametrize(("threshold", "verdict"), [(-1.0, "ACCEPT"), (1.01, "REJECT")])
+def test_a_given_threshold_decides_with_and_without_calibration(home, threshold, verdict):
+    for _ in range(2):
+        done = run(home, home / "a.wav", home / "b.wav", "--threshold", threshold)
+        assert done.exit_code == 0 and done.stdout.startswith(verdict) and "(given)" in done.stdout
+        calibrate(home)
+
+
+def test_several_files_a_side_are_averaged(home):
+    files = [home / f"{name}.wav" for name in "abcd"]
+    calibrate(home)
+    found = answer(home, "--enroll", files[0], "--enroll", files[1], files[2], files[3])
+    assert found["score"] == pytest.approx(cosine(home, "ab", "cd"), abs=1e-5)
+    assert [len(found[side]) for side in ("enroll", "test")] == [2, 2]
+    assert "approximation" in found["notes"][0] and found["is_trusted"]
+    one = answer(home, "--enroll", files[0], files[1])
+    assert one["score"] == answer(home, files[0], files[1])["score"] and one["notes"] == []
+    for wrong in ([files[0]], files[:3]):
+        done = run(home, *wrong)
+        assert done.exit_code == 2 and "--enroll" in done.stderr
+
+
+def test_calibrations_of_others_are_refused(home):
+    files = (home / "a.wav", home / "b.wav")
+    calibrate(home, checkpoint_sha256="c0ffee")
+    done = run(home, *files)
+    assert done.exit_code == 4 and "another model" in done.stderr and "calibration.json" in done.stderr
+    calibrate(home, backend=describe_backend(Backend(norm="asnorm")))
+    done = run(home, *files)
+    assert done.exit_code == 4 and "found one of asnorm" in done.stderr
+    calibrate(home, features=("score", "log_norm_low"), weights=(1.0, 1.0))
+    assert run(home, *files).exit_code == 4
+    calibrate(home, weights=(-1.0,))
+    done = run(home, *files)
+    assert done.exit_code == 4 and "positive weight" in done.stderr
+    assert run(home, *files, "--calibration", home / "nowhere.json").exit_code == 4
+    calibrate(home, path=home / "mine.json")
+    assert answer(home, *files, "--calibration", home / "mine.json")["llr"] is not None
+
+
+def test_a_prior_at_which_nothing_is_accepted_is_said(home):
+    calibrate(home)
+    found = answer(home, home / "a.wav", home / "b.wav", "--prior", "0.0001")
+    assert found["threshold"] > 1 and not found["is_accepted"] and "never accepts" in found["notes"][0]
+    assert answer(home, home / "a.wav", home / "b.wav", "--prior", "0.01")["notes"] == []
+
+
+def test_bad_priors_are_usage(home):
+    for prior in ("0", "1", "nan"):
+        assert run(home, home / "a.wav", home / "b.wav", "--prior", prior).exit_code == 2
+
+
+def test_any_rate_and_channel_0(home):
+    stereo = np.stack((voice(9, 1.5, 44100), np.zeros(66150)), axis=1)
+    write(home / "stereo.wav", stereo, 44100)
+    write(home / "mono.wav", stereo[:, 0], 44100)
+    scores = [answer(home, home / name, home / "b.wav")["score"] for name in ("stereo.wav", "mono.wav")]
+    assert scores[0] == scores[1]
+    write(home / "narrow.wav", voice(9, 1.5, 8000), 8000)
+    found = answer(home, home / "narrow.wav", home / "b.wav")
+    assert any("narrow: 8000 Hz" in warning for warning in found["warnings"]) and not found["is_trusted"]
+
+
+def test_doubtful_audio_is_said(home):
+    write(home / "short.wav", voice(1, 0.4))
+    write(home / "silent.wav", np.zeros(2 * RATE))
+    write(home / "clipped.wav", np.clip(4 * voice(2), -1, 1))
+    for name in ("short", "silent", "clipped"):
+        done = run(home, home / "a.wav", home / f"{name}.wav", "--json")
+        assert done.exit_code == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert f"{name}.wav: {name}" in found["warnings"][0] and not found["is_trusted"]
+        assert f"warning: {found['warnings'][0]}" in done.stderr
+        done = run(home, home / "a.wav", home / f"{name}.wav")
+        assert "Do not trust this" in done.stdout and "warning:" not in done.stderr
+    found = answer(home, home / "a.wav", home / "a.wav")
+    assert "the same recording on both sides" in found["warnings"][0]
+    assert found["score"] == pytest.approx(1, abs=1e-6)
+
+
+def test_long_files_are_cut_as_in_extraction(home):
+    long = voice(5, 61, 4000)
+    write(home / "long.wav", long, 4000)
+    write(home / "cut.wav", long[: 60 * 4000], 4000)
+    found = answer(home, home / "long.wav", home / "b.wav")
+    assert "the first 60 s were used" in found["notes"][0]
+    assert found["score"] == answer(home, home / "cut.wav", home / "b.wav")["score"]
+
+
+def test_unusable_audio_is_refused_by_name(home):
+    write(home / "blip.wav", voice(1)[: int(0.034 * RATE)])
+    write(home / "none.wav", np.zeros(0))
+    broken = voice(1)
+    broken[7000] = np.nan
+    write(home / "nan.wav", broken)
+    (home / "text.wav").write_text("no audio at all")
+    (home / "zero.wav").write_bytes(b"")
+    for name, reason in (
+        ("blip", "at least 35 ms"), ("none", "no samples"), ("nan", "sample 7000 is not a finite number"),
+        ("text", "not readable as audio"), ("zero", "empty file"), ("missing", "does not exist"),
+    ):  # fmt: skip
+        done = run(home, home / "a.wav", home / f"{name}.wav")
+        assert done.exit_code == 3 and done.stdout == "", name
+        assert f"{name}.wav: " in done.stderr and reason in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_training_lists_come_from_the_chain_of_provenance(home):
+    def note(path, inputs):
+        record = json.loads((home / "exp" / path / "provenance.json").read_text())
+        record["inputs"] = [{"name": name, "path": str(where), "sha256": sha} for name, where, sha in inputs]
+        (home / "exp" / path / "provenance.json").write_text(json.dumps(record))
+
+    dense, small = home / "exp" / "finetune" / "lmft", home / "exp" / "finetune-pruned" / "lmft"
+    note("finetune/lmft", [("train", "vox2.tsv", "aa"), ("checkpoint", small, "xx")])  # a loop ends
+    note(
+        "finetune-pruned/lmft",
+        [("train", "mine.tsv", "bb"), ("teacher", dense, "yy"), ("valid", "v.tsv", "vv")],
+    )
+    found = answer(home, home / "a.wav", home / "b.wav")["model"]["trained_on"]
+    assert found == [{"path": "mine.tsv", "sha256": "bb"}, {"path": "vox2.tsv", "sha256": "aa"}]
+    assert "mine.tsv (sha256 bb), vox2.tsv" in run(home, home / "a.wav", home / "b.wav").stdout

@@ -1,0 +1,73 @@
+"""The architecture on disk: a strict round trip, absent branches, errors that name what is wrong."""
+
+import json
+
+import pytest
+from hypothesis import given
+
+from svkit.config.architecture import TINY, W2V_BERT_2, EncoderArchitecture, ModelArchitecture
+from svkit.config.schema import HeadConfig
+from svkit.errors import ArtifactError
+from tests.random_models import architectures
+
+MODEL = ModelArchitecture(encoder=TINY, head=HeadConfig())
+CUT = ModelArchitecture(
+    encoder=TINY.with_widths({**TINY.widths(), "num_heads": [4, 3, 2, 0]}),
+    head=HeadConfig(),
+    dense_widths={name: tuple(widths) for name, widths in TINY.widths().items()},
+)
+
+
+@given(encoder=architectures(with_absent=True))
+def test_what_is_written_is_read(encoder):
+    model = ModelArchitecture(encoder=encoder, head=HeadConfig(embedding_dim=3))
+    record = json.loads(json.dumps(model.to_dict()))
+    assert ModelArchitecture.from_dict(record, "config.json") == model
+
+
+def test_a_cut_model_knows_what_it_was():
+    again = ModelArchitecture.from_dict(json.loads(json.dumps(CUT.to_dict())), "config.json")
+    assert again == CUT and again.is_pruned and again.dense_encoder() == TINY
+    assert not MODEL.is_pruned and MODEL.dense_encoder() is TINY
+
+
+def test_the_published_encoder():
+    assert W2V_BERT_2.num_layers == 24 and W2V_BERT_2.head_size == 64
+    assert W2V_BERT_2.left_positions + W2V_BERT_2.right_positions + 1 == 73
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda r: r.update(format_version=2),
+            "expected format svkit-checkpoint version 1, found .* version 2",
+        ),
+        (lambda r: r.update(format="other"), "found 'other'"),
+        (lambda r: r.update(lr=1), "expected the keys"),
+        (lambda r: r.pop("head"), "expected the keys"),
+        (lambda r: r["encoder"].update(num_heads=[4, 4]), "one width per layer"),
+        (lambda r: r["encoder"].update(num_heads=[4, 4, 4, -1]), "num_heads: expected whole numbers >= 0"),
+        (lambda r: r["encoder"].update(conv_dim=[1.5] * 4), "conv_dim: expected whole numbers >= 0"),
+        (lambda r: r["encoder"].update(hidden_size="128"), "cannot be read"),
+        (lambda r: r["encoder"].update(depth=3), "cannot be read"),
+        (lambda r: r["encoder"].update(hidden_size=0), "hidden_size: expected a positive number, found 0"),
+        (lambda r: r["head"].update(embedding_dim=0), "head.embedding_dim: expected a positive number"),
+        (lambda r: r.update(encoder=None), "cannot be read"),
+        (lambda r: r.update(dense_widths={"num_heads": [1]}), "cannot be read"),
+        (
+            lambda r: r.update(dense_widths={n: [1, 2] for n in TINY.widths()} | {"num_heads": [1]}),
+            "one width per",
+        ),
+    ],
+)
+def test_other_content_is_an_artifact_error(change, message):
+    record = json.loads(json.dumps(MODEL.to_dict()))
+    change(record)
+    with pytest.raises(ArtifactError, match=message):
+        ModelArchitecture.from_dict(record, "config.json")
+
+
+def test_hidden_size_must_divide_into_heads():
+    with pytest.raises(ArtifactError, match="10 is not a multiple of 4 heads"):
+        EncoderArchitecture.uniform(num_layers=1, hidden_size=10, num_heads=4, ffn_dim=8)

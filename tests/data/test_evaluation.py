@@ -1,0 +1,84 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from svkit.audio.resample import resample
+from svkit.data.evaluation import LengthSortedBatches, load_waveform, read_batches
+from svkit.errors import DataError
+from svkit.store.manifest import COLUMNS, Manifest
+from tests.data.conftest import Row, tone
+
+Make = Callable[[Sequence[Row]], Manifest]
+
+
+def listed(seconds: Sequence[float]) -> Manifest:
+    rows = [(f"u{k}", "s", "none", "100", str(round(100 * value)), "") for k, value in enumerate(seconds)]
+    return Manifest(Path("list.tsv"), Path(), pd.DataFrame(rows, columns=list(COLUMNS)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.1, 90), min_size=1, max_size=60), st.integers(1, 4))
+def test_ranks_share_all_rows_and_no_batch_is_too_large(seconds: list[float], processes: int) -> None:
+    manifest = listed(seconds)
+    plans = [
+        list(
+            LengthSortedBatches(
+                manifest, max_seconds=60, batch_seconds=130, rank=rank, num_processes=processes
+            )
+        )
+        for rank in range(processes)
+    ]
+    rows = np.concatenate([batch for plan in plans for batch in plan])
+    np.testing.assert_array_equal(np.sort(rows), np.arange(len(seconds)))
+    cut = np.minimum(manifest.durations_seconds, 60)
+    alone = list(LengthSortedBatches(manifest, max_seconds=60, batch_seconds=130))
+    assert (np.diff(cut[np.concatenate(alone)]) <= 0).all()
+    for batch in alone:
+        assert len(batch) == 1 or len(batch) * cut[batch].max() <= 130.001
+    # Packed: a batch and the first of the next would not have fitted.
+    for batch in alone[:-1]:
+        assert (len(batch) + 1) * cut[batch].max() > 129.999
+
+
+def test_a_part_of_the_rows_can_be_planned() -> None:
+    batches = list(LengthSortedBatches(listed([1, 5, 3, 2]), rows=[0, 2, 3], batch_seconds=6))
+    assert [batch.tolist() for batch in batches] == [[2, 3], [0]]
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000])
+def test_waveform_is_channel_zero_from_the_beginning_cut_and_resampled(
+    make_manifest: Make, rate: int
+) -> None:
+    left = tone(300, 1.5, rate)
+    manifest = make_manifest([("a.wav", "a", np.stack([left, -left], axis=1), rate, "")])
+    np.testing.assert_array_equal(load_waveform(manifest, 0), resample(left, rate))
+    np.testing.assert_array_equal(load_waveform(manifest, 0, 0.5), resample(left[: rate // 2], rate))
+
+
+def test_batches_are_read_in_order_and_ahead_within_bounds(speakers: Manifest) -> None:
+    plan = [np.array(rows) for rows in ([3, 1], [0], [5, 2, 4], [6], [7], [8])]
+    taken = 0
+
+    def watch() -> "Sequence[np.ndarray]":
+        nonlocal taken
+        for rows in plan:
+            taken += 1
+            yield rows
+
+    for number, (rows, waveforms) in enumerate(read_batches(speakers, watch(), batches_ahead=2)):
+        assert taken <= number + 1 + 2 + 1
+        np.testing.assert_array_equal(rows, plan[number])
+        for row, waveform in zip(rows, waveforms, strict=True):
+            np.testing.assert_array_equal(waveform, load_waveform(speakers, row))
+    assert number == 5
+
+
+def test_a_missing_file_stops_reading_with_its_error(speakers: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "s0" / "1.wav").unlink()
+    with pytest.raises(DataError, match="s0/1.wav"):
+        list(read_batches(speakers, LengthSortedBatches(speakers, batch_seconds=1.2)))

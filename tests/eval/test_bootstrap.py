@@ -1,0 +1,145 @@
+"""The bootstrap against explicitly copied trial lists and simulated populations."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svkit.errors import ConfigError, DataError
+from svkit.eval import bootstrap, metrics
+
+
+def population(num_speakers, rng):
+    """Scores with a strong speaker effect: every speaker has an own level for targets and nontargets."""
+    level = rng.normal(size=num_speakers)
+    rows = []
+    for a in range(num_speakers):
+        rows += [(a, a, 1, 2.5 + level[a] + 0.5 * rng.normal()) for _ in range(9)]
+        others = rng.permutation(num_speakers)[:8]
+        rows += [(a, b, 0, (level[a] + level[b]) / 2 + 0.5 * rng.normal()) for b in others if b != a]
+    a, b, labels, scores = (np.array(column) for column in zip(*rows, strict=True))
+    return scores, labels, bootstrap.TrialSpeakers(enroll=a, test=b, num_speakers=num_speakers)
+
+
+def copied_trials(scores, labels, speakers, multiplicity):
+    """The trial list over a drawn population, written out copy by copy."""
+    copies = [
+        multiplicity[a] if label else multiplicity[a] * multiplicity[b]
+        for a, b, label in zip(speakers.enroll, speakers.test, labels, strict=True)
+    ]
+    return np.repeat(scores, copies), np.repeat(labels, copies)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_every_resample_equals_the_copied_trial_list(seed, tied):
+    rng = np.random.default_rng(seed)
+    scores, labels, speakers = population(5, rng)
+    if tied:
+        scores = np.round(scores)
+    drawn = bootstrap.draw_multiplicities(5, 4, seed)
+    eers = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
+    costs = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.min_dcf_statistic(0.05))
+    misses = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.miss_statistic([0.2, 0.5]))
+    for row, multiplicity in enumerate(drawn):
+        copied, copied_labels = copied_trials(scores, labels, speakers, multiplicity)
+        if len(set(copied_labels.tolist())) < 2:
+            assert np.isnan(eers[row])
+            continue
+        curve = metrics.error_curve(copied, copied_labels)
+        assert eers[row] == pytest.approx(metrics.equal_error_rate(curve), abs=1e-9)
+        assert costs[row] == pytest.approx(metrics.min_dcf(curve, 0.05)[0], abs=1e-9)
+        for column, rate in enumerate((0.2, 0.5)):
+            assert misses[row, column] == pytest.approx(metrics.far_point(curve, rate).miss_rate, abs=1e-9)
+
+
+def test_multiplicities_are_draws_with_replacement_and_reproducible():
+    drawn = bootstrap.draw_multiplicities(20, 300, 1)
+    assert drawn.shape == (300, 20)
+    assert (drawn.sum(axis=1) == 20).all()
+    assert drawn.var() == pytest.approx(0.95, abs=0.05)  # binomial(20, 1/20)
+    assert np.array_equal(drawn, bootstrap.draw_multiplicities(20, 300, 1))
+    assert not np.array_equal(drawn, bootstrap.draw_multiplicities(20, 300, 2))
+    for arguments in ((1, 10, 0), (5, 0, 0)):
+        with pytest.raises(ConfigError, match="at least 2 speakers"):
+            bootstrap.draw_multiplicities(*arguments)
+
+
+def test_blocks_change_nothing(monkeypatch):
+    scores, labels, speakers = population(8, np.random.default_rng(3))
+    drawn = bootstrap.draw_multiplicities(8, 50, 0)
+    whole = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
+    monkeypatch.setattr(bootstrap, "BLOCK_VALUES", 7 * len(scores))
+    np.testing.assert_array_equal(
+        whole, bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
+    )
+
+
+def test_interval_covers_the_true_eer_where_a_bootstrap_over_trials_does_not():
+    """40 populations of 30 speakers with a speaker effect: 95 % intervals must hold the truth that often."""
+    truth_scores, truth_labels, _ = population(4000, np.random.default_rng(99))
+    truth = metrics.equal_error_rate(metrics.error_curve(truth_scores, truth_labels))
+    covered = covered_by_trials = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        scores, labels, speakers = population(30, rng)
+        drawn = bootstrap.draw_multiplicities(30, 200, seed)
+        interval = bootstrap.percentile_interval(
+            bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
+        )
+        covered += interval.low <= truth <= interval.high
+        naive = []
+        for _ in range(60):
+            rows = rng.integers(0, len(scores), len(scores))
+            naive.append(metrics.equal_error_rate(metrics.error_curve(scores[rows], labels[rows])))
+        covered_by_trials += np.quantile(naive, 0.025) <= truth <= np.quantile(naive, 0.975)
+    assert 35 <= covered <= 40
+    assert covered_by_trials < covered - 6
+
+
+def test_paired_comparison_sees_what_unpaired_intervals_hide():
+    rng = np.random.default_rng(5)
+    scores, labels, speakers = population(40, rng)
+    worse = scores + 0.2 * rng.normal(size=len(scores)) - 0.5 * labels
+    drawn = bootstrap.draw_multiplicities(40, 500, 0)
+    first = bootstrap.resample(worse, labels, speakers, drawn, bootstrap.eer_statistic)
+    second = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
+    values = [metrics.equal_error_rate(metrics.error_curve(system, labels)) for system in (worse, scores)]
+    found = bootstrap.paired_difference(first, second, *values)
+    assert found.difference == values[0] - values[1] > 0
+    assert 0 < found.interval.low <= found.difference <= found.interval.high
+    assert found.p_value < 0.01
+    intervals = bootstrap.percentile_interval(first), bootstrap.percentile_interval(second)
+    assert intervals[0].low < intervals[1].high  # apart, the two look alike
+    swapped = bootstrap.paired_difference(second, first, values[1], values[0])
+    assert (swapped.difference, swapped.p_value) == (-found.difference, found.p_value)
+    assert swapped.interval.high == pytest.approx(-found.interval.low)
+
+
+def test_p_values():
+    difference = np.arange(-3.0, 97.0)  # 3 below zero, one at zero of 100
+    zeros = np.zeros(100)
+    assert bootstrap.paired_difference(difference, zeros, 1, 0).p_value == pytest.approx(2 * 5 / 101)
+    assert bootstrap.paired_difference(zeros, zeros, 0.1, 0.1).p_value == 1.0
+    assert bootstrap.paired_difference(zeros + 1, zeros, 1, 0).p_value == pytest.approx(2 / 101)
+    undefined = np.where(np.arange(100) < 40, np.nan, 1.0)
+    assert bootstrap.paired_difference(undefined, zeros, 1, 0).p_value == pytest.approx(2 / 61)
+    with pytest.raises(DataError, match="40 of 100"):
+        bootstrap.percentile_interval(np.where(np.arange(100) < 40, 1.0, np.nan))
+
+
+def test_trial_speakers_must_agree_with_the_labels():
+    speakers = bootstrap.trial_speakers(["x", "b", "a"], ["x", "a", "b"], [1, 0, 0])
+    assert (speakers.enroll.tolist(), speakers.test.tolist(), speakers.num_speakers) == (
+        [2, 1, 0],
+        [2, 0, 1],
+        3,
+    )
+    with pytest.raises(DataError, match="at trials 1, 3"):
+        bootstrap.trial_speakers(["a", "a", "a"], ["b", "b", "a"], [1, 0, 0])
+
+
+def test_speakers_are_the_components_of_the_target_trials():
+    speakers = bootstrap.speakers_from_trials(np.array([0, 1, 3, 0]), np.array([1, 2, 4, 5]), [1, 1, 1, 0])
+    assert speakers[0] == speakers[1] == speakers[2]
+    assert speakers[3] == speakers[4]
+    assert len({speakers[0], speakers[3], speakers[5]}) == 3

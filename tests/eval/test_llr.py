@@ -1,0 +1,94 @@
+"""Log-likelihood-ratio metrics against direct sums and their definitions."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from svkit.errors import ConfigError
+from svkit.eval import llr
+from svkit.eval.metrics import error_curve, min_dcf
+
+
+def gaussian_llrs(num=40_000, d_prime=2.0, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, num)
+    return d_prime * (rng.normal(size=num) + d_prime * labels) - d_prime**2 / 2, labels
+
+
+def test_cllr_of_no_information_is_one_bit_and_of_certainty_zero():
+    assert llr.cllr([0.0, 0.0, 0.0], [0, 1, 1]) == pytest.approx(1.0)
+    assert llr.cllr([-800.0, 800.0], [0, 1]) == pytest.approx(0.0)
+    assert llr.cllr([800.0, -800.0], [0, 1]) == pytest.approx(800 / np.log(2))
+
+
+def test_cllr_weighs_the_classes_alike():
+    assert llr.cllr([1.0, -2.0], [1, 0]) == pytest.approx(llr.cllr([1.0, -2.0, -2.0, -2.0], [1, 0, 0, 0]))
+
+
+def test_calibrated_gaussians_lose_nothing_and_shifted_ones_do():
+    values, labels = gaussian_llrs()
+    curve = error_curve(values, labels)
+    best = llr.min_cllr(curve)
+    assert best <= llr.cllr(values, labels) <= best + 0.01
+    assert llr.cllr(values + 3, labels) > best + 0.1
+    assert llr.min_cllr(error_curve(values + 3, labels)) == pytest.approx(best)
+    for p_target in (0.05, 0.5):
+        assert llr.act_dcf(curve, p_target)[0] == pytest.approx(min_dcf(curve, p_target)[0], abs=0.06)
+
+
+def test_act_dcf_decides_at_the_bayes_threshold():
+    values = np.array([-5.0, 2.9, 3.0, 1.0, 4.0])
+    labels = np.array([0, 0, 0, 1, 1])
+    cost, point = llr.act_dcf(error_curve(values, labels), 0.05)  # threshold log(19) = 2.944
+    assert point.threshold == pytest.approx(np.log(19))
+    assert (point.miss_rate, point.false_accept_rate) == (0.5, pytest.approx(1 / 3))
+    assert cost == pytest.approx(0.5 + 19 / 3)
+    assert llr.bayes_threshold(0.5, c_fa=10) == pytest.approx(np.log(10))
+
+
+def test_min_cllr_is_the_minimum_over_monotone_maps():
+    scores = np.array([1, 2, 2, 3, 4, 5, 6], dtype=float)
+    labels = np.array([0, 1, 0, 0, 1, 0, 1])
+
+    def cost(steps):  # a non-decreasing map of six distinct scores, by its increments
+        levels = steps[0] + np.concatenate(([0], np.cumsum(np.square(steps[1:]))))
+        return llr.cllr(levels[[0, 1, 1, 2, 3, 4, 5]], labels)
+
+    best = min(
+        minimize(cost, start, method="Powell", options={"maxiter": 4000}).fun
+        for start in (np.full(6, 0.5), np.array([-3, 1, 0.1, 1, 0.1, 2.0]))
+    )
+    assert llr.min_cllr(error_curve(scores, labels)) == pytest.approx(best, abs=2e-3)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=20))
+def test_min_cllr_never_exceeds_cllr_or_one_bit(rows):
+    values, labels = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows], int)
+    if len(set(labels.tolist())) == 2:
+        best = llr.min_cllr(error_curve(values, labels))
+        assert -1e-12 <= best <= min(1.0, llr.cllr(values, labels)) + 1e-9
+
+
+@pytest.mark.parametrize(("p_target", "c_miss"), [(0.0, 1), (1.0, 1), (0.5, 0)])
+def test_impossible_costs_are_refused(p_target, c_miss):
+    with pytest.raises(ConfigError, match="0 < p_target < 1"):
+        llr.bayes_threshold(p_target, c_miss)
+
+
+def test_reliability_lies_on_the_diagonal_when_calibrated_and_off_it_when_shifted():
+    values, labels = gaussian_llrs()
+    stated, observed = llr.reliability(values, labels.astype(bool), 10)
+    assert 8 <= len(stated) <= 10 and (np.diff(stated) > 0).all()
+    np.testing.assert_allclose(observed[1:-1], stated[1:-1], atol=0.2)  # the outer bins are wide
+    shifted, seen = llr.reliability(values + 2, labels.astype(bool), 10)
+    np.testing.assert_allclose(shifted, stated + 2, atol=1e-6)
+    np.testing.assert_allclose(seen, observed)
+
+
+def test_reliability_leaves_out_bins_of_one_class():
+    stated, observed = llr.reliability(np.array([-4.0, -3, 3, 4]), np.array([False, False, True, True]), 2)
+    assert len(stated) == len(observed) == 0
+    stated, observed = llr.reliability(np.array([0.0, 1.0]), np.array([True, False]), 1)
+    assert (stated.tolist(), observed.tolist()) == ([0.5], [0.0])

@@ -1,0 +1,133 @@
+"""The two-covariance model against Gaussians it was drawn from, and against their densities."""
+
+import numpy as np
+import pytest
+from scipy.linalg import block_diag
+from scipy.stats import multivariate_normal
+
+from svkit.errors import DataError
+from svkit.eval import plda
+from svkit.eval.metrics import equal_error_rate, error_curve
+from svkit.eval.scoring import cosine_scores, pair_products
+
+DIM = 4
+
+
+def covariance(rng, scale=1.0):
+    root = rng.normal(size=(DIM, DIM))
+    return scale * (root @ root.T / DIM + 0.2 * np.eye(DIM))
+
+
+def draw(rng, model, counts):
+    groups = np.repeat(np.arange(len(counts)), counts)
+    voices = rng.multivariate_normal(model.mean, model.between, len(counts))
+    return voices[groups] + rng.multivariate_normal(np.zeros(DIM), model.within, len(groups)), groups
+
+
+@pytest.fixture(scope="module")
+def truth():
+    rng = np.random.default_rng(1)
+    return plda.TwoCovariance(mean=rng.normal(size=DIM), between=covariance(rng), within=covariance(rng, 0.5))
+
+
+@pytest.mark.parametrize("unbalanced", [False, True])
+def test_em_recovers_the_covariances(truth, unbalanced):
+    rng = np.random.default_rng(2)
+    counts = rng.integers(1, 9, 4000) if unbalanced else np.full(4000, 4)
+    found = plda.fit(*draw(rng, truth, counts), len(counts))
+    for name in ("between", "within"):
+        expected = getattr(truth, name)
+        assert np.linalg.norm(getattr(found, name) - expected) < 0.06 * np.linalg.norm(expected), name
+    np.testing.assert_allclose(found.mean, truth.mean, atol=0.08)
+
+
+def log_density(model, rows):
+    """Log-density of all utterances of one speaker, from the joint covariance."""
+    joint = np.kron(np.ones((len(rows), len(rows))), model.between) + block_diag(*[model.within] * len(rows))
+    return multivariate_normal.logpdf(rows.ravel(), np.tile(model.mean, len(rows)), joint)
+
+
+def test_em_climbs_the_exact_likelihood(truth):
+    rng = np.random.default_rng(3)
+    counts = rng.integers(1, 5, 30)
+    rows, groups = draw(rng, truth, counts)
+    statistics = plda.gather(rows, groups, len(counts))
+    model = plda.TwoCovariance(mean=np.zeros(DIM), between=np.eye(DIM), within=2 * np.eye(DIM))
+    exact, stated = [], []
+    for _ in range(6):
+        exact.append(sum(log_density(model, rows[groups == speaker]) for speaker in range(len(counts))))
+        model, likelihood = plda.em_step(model, statistics)
+        stated.append(likelihood)
+    np.testing.assert_allclose(np.diff(stated), np.diff(exact), rtol=1e-6)
+    assert (np.diff(exact) > 0).all()
+
+
+def test_scores_are_ratios_of_densities(truth):
+    rows, _ = draw(np.random.default_rng(4), truth, np.full(5, 2))
+    left, right = plda.pair_factors(truth, rows, rows)
+    pairs = np.array([(0, 1), (0, 9), (3, 3), (7, 2)])
+    found = pair_products(left, right, pairs[:, 0], pairs[:, 1])
+    expected = [
+        log_density(truth, rows[[a, b]]) - log_density(truth, rows[[a]]) - log_density(truth, rows[[b]])
+        for a, b in pairs
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    swapped = pair_products(left, right, pairs[:, 1], pairs[:, 0])
+    np.testing.assert_allclose(swapped, found, rtol=1e-4, atol=1e-4)
+
+
+def test_beats_cosine_where_directions_differ_in_worth():
+    rng = np.random.default_rng(5)
+    dim, per_speaker = 12, 6
+    noise = np.where(np.arange(dim) < 6, 3.0, 0.4)  # half of the dimensions say little about the speaker
+    voices = rng.normal(size=(260, dim))[np.repeat(np.arange(260), per_speaker)]
+    rows = (voices + noise * rng.normal(size=voices.shape) + 1.0).astype(np.float32)
+    groups = np.repeat(np.arange(260), per_speaker)
+    train = groups < 200
+    model = plda.train_plda(rows[train], groups[train], 200)
+    tests, speakers = rows[~train], groups[~train]
+    a, b = np.triu_indices(len(tests), 1)
+    labels = speakers[a] == speakers[b]
+    left, right = model.pair_factors(tests, tests)
+    eers = [
+        equal_error_rate(error_curve(scores, labels))
+        for scores in (pair_products(left, right, a, b), cosine_scores(tests, tests, a, b))
+    ]
+    assert eers[0] < 0.6 * eers[1]
+
+
+def test_scale_of_embeddings_does_not_matter():
+    rng = np.random.default_rng(6)
+    rows = rng.normal(size=(60, DIM)).astype(np.float32) + 2
+    groups = np.repeat(np.arange(12), 5)
+    model = plda.train_plda(rows, groups, 12)
+    stretched = rows * rng.uniform(0.1, 10, size=(60, 1)).astype(np.float32)
+    other = plda.train_plda(stretched, groups, 12)
+    index = np.arange(30)
+    found = [
+        pair_products(*trained.pair_factors(used, used), index, index + 30)
+        for trained, used in ((model, rows), (other, stretched))
+    ]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-3)
+
+
+def test_too_little_data_is_refused():
+    rows = np.random.default_rng(7).normal(size=(8, DIM))
+    with pytest.raises(DataError, match="at least 9 embeddings"):
+        plda.fit(rows, np.arange(8) % 5, 5)
+    with pytest.raises(DataError, match="two speakers or more"):
+        plda.fit(rows, np.zeros(8, dtype=np.int64), 1)
+    flat = np.zeros((40, DIM))
+    flat[:, 0] = np.random.default_rng(8).normal(size=40)
+    with pytest.raises(DataError, match="subspace"):
+        plda.fit(flat, np.arange(40) % 4, 4)
+
+
+def test_blocks_change_nothing(monkeypatch, truth):
+    rows, groups = draw(np.random.default_rng(9), truth, np.full(20, 3))
+    whole = plda.gather(rows, groups, 20)
+    factors = plda.pair_factors(truth, rows, rows)
+    monkeypatch.setattr(plda, "ROWS_PER_BLOCK", 7)
+    np.testing.assert_allclose(plda.gather(rows, groups, 20).scatter, whole.scatter)
+    for a, b in zip(plda.pair_factors(truth, rows, rows), factors, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)

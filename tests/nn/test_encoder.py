@@ -1,0 +1,191 @@
+"""The encoder against transformers' own, and the mistakes that this comparison must catch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
+
+from svkit.nn import encoder as encoder_module
+from svkit.nn.encoder import CausalDepthwiseConv, Encoder, initialise, relative_bias
+from svkit.store.upstream import encoder_architecture, encoder_tensors
+from tests.random_models import SEEDS, architectures, draw_weights, random_encoder, relative_error
+
+TOLERANCE = 1e-5
+
+
+@st.composite
+def configurations(draw) -> Wav2Vec2BertConfig:
+    """Small configurations of transformers' encoder, layer drop and dropout off."""
+    heads, head_size = draw(st.sampled_from([(1, 6), (2, 3), (2, 6), (3, 4), (4, 2), (4, 5)]))
+    return Wav2Vec2BertConfig(
+        hidden_size=heads * head_size,
+        num_hidden_layers=draw(st.integers(1, 3)),
+        num_attention_heads=heads,
+        intermediate_size=draw(st.integers(1, 40)),
+        feature_projection_input_dim=draw(st.integers(2, 12)),
+        conv_depthwise_kernel_size=draw(st.sampled_from([1, 3, 7])),
+        left_max_position_embeddings=draw(st.integers(0, 9)),
+        right_max_position_embeddings=draw(st.integers(0, 4)),
+        layerdrop=0.0,
+        conformer_conv_dropout=0.0,
+    )
+
+
+def both_models(config: Wav2Vec2BertConfig, seed: int) -> tuple[Encoder, Wav2Vec2BertModel]:
+    """Build transformers' model with random weights, and ours from its state."""
+    oracle = Wav2Vec2BertModel(config).eval()
+    draw_weights(oracle, seed)
+    ours = Encoder(encoder_architecture(config.to_dict(), "config.json")).eval()
+    ours.load_state_dict(encoder_tensors(oracle.state_dict()), strict=True)
+    return ours, oracle
+
+
+@torch.inference_mode()
+def worst_error(
+    ours: Encoder, oracle: Wav2Vec2BertModel, features: Tensor, lengths: list[int] | None
+) -> float:
+    """Largest relative error of any hidden state over the real frames."""
+    total = features.shape[1]
+    real = torch.arange(total)[None, :] < torch.tensor(lengths or [total] * len(features))[:, None]
+    mask = None if lengths is None else real.long()
+    expected = oracle(features, attention_mask=mask, output_hidden_states=True).hidden_states
+    found = ours(features, None if lengths is None else torch.tensor(lengths))
+    assert len(found) == len(expected) == oracle.config.num_hidden_layers + 1
+    return max(relative_error(a[real], b[real]) for a, b in zip(found, expected, strict=True))
+
+
+@given(config=configurations(), seed=SEEDS, lengths=st.lists(st.integers(1, 24), min_size=1, max_size=3))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_hidden_states_equal_those_of_transformers_with_and_without_padding(config, seed, lengths):
+    ours, oracle = both_models(config, seed)
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn((len(lengths), max(lengths), ours.architecture.feature_dim), generator=generator)
+    assert worst_error(ours, oracle, features, None) <= TOLERANCE
+    for row, length in enumerate(lengths):
+        features[row, length:] = 0
+    assert worst_error(ours, oracle, features, lengths) <= TOLERANCE
+
+
+CONFIG = Wav2Vec2BertConfig(
+    hidden_size=12,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=20,
+    feature_projection_input_dim=8,
+    conv_depthwise_kernel_size=5,
+    left_max_position_embeddings=6,
+    right_max_position_embeddings=3,
+    layerdrop=0.0,
+)
+
+
+def shift_distances(ours: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shifted(scores: Tensor, left: int, right: int) -> Tensor:
+        return relative_bias(scores.roll(1, dims=-1), left, right)
+
+    monkeypatch.setattr(encoder_module, "relative_bias", shifted)
+
+
+def swap_glu_halves(ours: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for layer in ours.encoder.layers:
+        weight = layer.conv_module.pointwise_conv1.weight
+        weight.data = weight.data.roll(len(weight) // 2, dims=0)
+
+
+def pad_both_sides(ours: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def centred(conv: CausalDepthwiseConv, hidden: Tensor) -> Tensor:
+        channels, _, kernel_size = conv.weight.shape
+        padded = nn.functional.pad(hidden.transpose(1, 2), (kernel_size // 2, kernel_size // 2))
+        return nn.functional.conv1d(padded, conv.weight, groups=channels).transpose(1, 2)
+
+    monkeypatch.setattr(CausalDepthwiseConv, "forward", centred)
+
+
+def ignore_padding(ours: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = ours.states
+    monkeypatch.setattr(ours, "states", lambda features, num_frames, gates: states(features, None, gates))
+
+
+def zero_distances(ours: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for layer in ours.encoder.layers:
+        layer.self_attn.distance_embedding.weight.data.zero_()
+
+
+@pytest.mark.parametrize(
+    "mutate", [shift_distances, swap_glu_halves, pad_both_sides, ignore_padding, zero_distances]
+)
+def test_the_comparison_with_transformers_catches(mutate, monkeypatch):
+    ours, oracle = both_models(CONFIG, 1)
+    features, lengths = torch.randn((2, 15, 8), generator=torch.Generator().manual_seed(2)), [15, 9]
+    features[1, 9:] = 0
+    assert worst_error(ours, oracle, features, lengths) <= TOLERANCE
+    mutate(ours, monkeypatch)
+    assert worst_error(ours, oracle, features, lengths) > 1e-3
+
+
+@given(frames=st.integers(1, 30), left=st.integers(0, 40), right=st.integers(0, 40), heads=st.integers(1, 2))
+@settings(max_examples=100, deadline=None)
+def test_relative_bias_is_a_look_up_of_clipped_distances(frames, left, right, heads):
+    scores = torch.randn((2, heads, frames, left + right + 1), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(frames)
+    distances = (positions[None, :] - positions[:, None]).clamp(-left, right) + left
+    expected = scores.gather(3, distances.expand(2, heads, frames, frames))
+    assert torch.equal(relative_bias(scores, left, right), expected)
+
+
+@given(architecture=architectures(with_absent=True), seed=SEEDS)
+@settings(max_examples=15, deadline=None)
+def test_gradients_do_not_depend_on_the_kernel(architecture, seed):
+    """With gradients attention is written out, without it is fused: both give the same states."""
+    encoder = random_encoder(architecture, seed)
+    features = torch.randn((2, 11, architecture.feature_dim), generator=torch.Generator().manual_seed(seed))
+    lengths = torch.tensor([11, 6])
+    with_gradients = encoder(features, lengths)
+    with torch.inference_mode():
+        without = encoder(features, lengths)
+    for a, b in zip(with_gradients, without, strict=True):
+        assert relative_error(a[1, :6].detach(), b[1, :6]) <= TOLERANCE
+        assert relative_error(a[0].detach(), b[0]) <= TOLERANCE
+
+
+def test_recomputed_layers_give_the_same_gradients():
+    encoder = random_encoder(encoder_architecture(CONFIG.to_dict(), "config.json"), 3).train()
+    encoder.set_conv_dropout(0.1)
+    features = torch.randn((2, 9, 8), generator=torch.Generator().manual_seed(4))
+    gradients = []
+    for encoder.checkpoint_layers in (False, True):
+        encoder.zero_grad()
+        torch.manual_seed(5)
+        encoder(features)[-1].square().sum().backward()
+        gradients.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_dropout_after_the_convolution_is_the_only_dropout():
+    encoder = random_encoder(encoder_architecture(CONFIG.to_dict(), "config.json"), 3).train()
+    features = torch.randn((2, 9, 8), generator=torch.Generator().manual_seed(4))
+    assert torch.equal(encoder(features)[-1], encoder(features)[-1])  # neither dropout nor layer drop
+    encoder.set_conv_dropout(0.1)
+    assert not torch.equal(encoder(features)[-1], encoder(features)[-1])
+    assert torch.equal(encoder.eval()(features)[-1], encoder(features)[-1])
+    kinds = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+    assert [module.p for module in encoder.modules() if isinstance(module, kinds)] == [
+        0.1
+    ] * CONFIG.num_hidden_layers
+
+
+def test_random_initialisation_depends_on_its_generator_alone():
+    architecture = encoder_architecture(CONFIG.to_dict(), "config.json")
+    states = []
+    for global_seed in (0, 1):
+        torch.manual_seed(global_seed)
+        encoder = Encoder(architecture)
+        initialise(encoder, torch.Generator().manual_seed(7))
+        states.append(encoder.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    features = torch.randn((1, 50, 8), generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        last = encoder(features)[-1]
+    assert 0.8 < float(last.std()) < 1.2  # the final layer norm starts as an identity

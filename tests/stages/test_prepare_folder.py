@@ -1,0 +1,293 @@
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from svkit.errors import ArtifactError, ConfigError, DataError
+from svkit.progress import SilentProgress
+from svkit.stages.prepare import folder
+from svkit.stages.prepare.corpus import CorpusRequest
+from svkit.stages.prepare.scan import BadFilesError, ScanOptions
+from svkit.store.experiment import read_experiment, update_experiment
+from svkit.store.manifest import read_manifest
+from svkit.store.provenance import lock_directory, read_provenance
+from svkit.store.trials import read_trials
+
+VOICES = Path(__file__).resolve().parents[3] / "shared" / "voices"
+
+
+def sound(path, seconds=0.6, rate=16000, channels=1, **options):
+    rng = np.random.default_rng(zlib.crc32(path.as_posix().encode("utf-8", "surrogateescape")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, rng.uniform(-0.5, 0.5, (round(seconds * rate), channels)), rate, **options)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "corpus \u00e9"
+    for speaker in "abcdefgh":
+        for session in ("s1", "s2"):
+            for number in (1, 2):
+                sound(root / speaker / session / f"{number}.wav")
+    (root / "a" / "notes.txt").write_text("not audio")
+    sound(root / ".cache" / "x" / "1.wav")
+    return root
+
+
+def prepare(tmp_path, root, speaker_regex=None, **fields):
+    request = CorpusRequest(**{"exp": tmp_path / "exp", "root": root, **fields})
+    return folder.run(request, SilentProgress(), speaker_regex=speaker_regex)
+
+
+def speakers(tmp_path, name):
+    return set(read_manifest(tmp_path / "exp" / "data" / name).speaker_ids)
+
+
+def test_lists_are_disjoint_complete_and_reproducible(tmp_path, tree):
+    result = prepare(tmp_path, tree)
+    data = tmp_path / "exp" / "data"
+    assert sorted(path.name for path in data.iterdir()) == [
+        ".lock", "eval.tsv", "provenance.json", "train.tsv", "trials", "valid.tsv", "valid_trials.txt",
+    ]  # fmt: skip
+    train, valid, evaluation = (speakers(tmp_path, f"{name}.tsv") for name in ("train", "valid", "eval"))
+    assert train | valid | evaluation == set("abcdefgh")
+    assert len(train) + len(valid) + len(evaluation) == 8
+    assert (result.train_speakers, result.valid_speakers, result.eval_speakers) == (3, 3, 2)
+    made = read_trials(data / "trials" / "folder.txt")
+    assert result.trials == {"folder": {"targets": 8, "nontargets": 16}}
+    assert set(made.enroll_ids) | set(made.test_ids) == set(read_manifest(data / "eval.tsv").utterance_ids)
+    held_out = read_trials(data / "valid_trials.txt")
+    assert {name[0] for name in held_out.enroll_ids} | {name[0] for name in held_out.test_ids} == valid
+    prepare(tmp_path / "again", tree)
+    for name in ("train.tsv", "valid.tsv", "eval.tsv", "valid_trials.txt", "trials/folder.txt"):
+        assert (tmp_path / "again" / "exp" / "data" / name).read_bytes() == (data / name).read_bytes()
+
+
+def test_rows_say_where_the_audio_is(tmp_path, tree):
+    sound(tree / "a" / "loose.flac", rate=8000, channels=2)
+    prepare(tmp_path, tree)
+    frames = [read_manifest(tmp_path / "exp" / "data" / f"{name}.tsv") for name in ("train", "valid", "eval")]
+    rows = {row["utterance_id"]: row for manifest in frames for row in manifest.table.to_dict("records")}
+    assert rows["b/s2/1.wav"]["session_id"] == "b/s2"
+    assert rows["b/s2/1.wav"]["path"] == str(tree.resolve() / "b/s2/1.wav")
+    assert (rows["b/s2/1.wav"]["sample_rate_hz"], rows["b/s2/1.wav"]["num_samples"]) == ("16000", "9600")
+    loose = rows["a/loose.flac"]
+    assert (loose["sample_rate_hz"], loose["num_samples"], loose["session_id"]) == ("8000", "4800", "")
+    assert not any("cache" in name or "notes" in name for name in rows)
+
+
+def test_eval_speakers_and_trials_are_given(tmp_path, tree):
+    (tmp_path / "e.txt").write_text("a\nb\nc\n")
+    (tmp_path / "my.lst").write_text("a/s1/1.wav a/s2/1.wav target\na/s1/1.wav b/s1/1.wav nontarget\n")
+    result = prepare(
+        tmp_path, tree, eval_speakers=str(tmp_path / "e.txt"), trials=(tmp_path / "my.lst",), valid_speakers=0
+    )
+    data = tmp_path / "exp" / "data"
+    assert (data / "trials" / "my.txt").read_bytes() == (tmp_path / "my.lst").read_bytes()
+    assert set(read_manifest(data / "eval.tsv").utterance_ids) == {"a/s1/1.wav", "a/s2/1.wav", "b/s1/1.wav"}
+    assert speakers(tmp_path, "train.tsv") == set("defgh")
+    assert not (data / "valid.tsv").exists() and not (data / "valid_trials.txt").exists()
+    assert result.trials == {"my": {"targets": 1, "nontargets": 1}}
+    names = [entry["name"] for entry in read_provenance(data)["inputs"]]
+    assert names == ["trials my", "eval speakers"]
+
+
+def test_speakers_of_given_trials_do_not_train(tmp_path, tree):
+    (tmp_path / "t.txt").write_text("1 a/s1/1.wav a/s2/1.wav\n0 a/s1/1.wav b/s1/1.wav\n")
+    prepare(tmp_path, tree, trials=(tmp_path / "t.txt",))
+    assert speakers(tmp_path, "train.tsv") | speakers(tmp_path, "valid.tsv") == set("cdefgh")
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "message"),
+    [
+        (
+            "0 a/s1/1.wav nobody/1.wav\n",
+            {},
+            r"t.txt: utterances that the corpus lacks: nobody/1.wav \(line 1\)",
+        ),
+        (
+            "0 a/s1/1.wav b/s1/1.wav\n",
+            {"eval_speakers": "e.txt"},
+            "speakers that --eval-speakers does not name: b",
+        ),
+        ("1 a/s1/1.wav b/s1/1.wav\n", {}, "is called target, the corpus says speakers a and b"),
+    ],
+)
+def test_trials_that_do_not_fit(tmp_path, tree, monkeypatch, text, fields, message):
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text(text)
+    Path("e.txt").write_text("a\n")
+    with pytest.raises(DataError, match=message):
+        prepare(tmp_path, tree, trials=(Path("t.txt"),), **fields)
+    assert not (tmp_path / "exp" / "data" / "provenance.json").exists()
+
+
+def test_two_lists_of_one_name_are_refused(tmp_path, tree):
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t.txt").write_text("0 a/s1/1.wav b/s1/1.wav\n")
+    with pytest.raises(ConfigError, match="two lists are called t"):
+        prepare(tmp_path, tree, trials=(tmp_path / "x" / "t.txt", tmp_path / "y" / "t.txt"))
+
+
+def spoil(tree):
+    (tree / "a" / "s1" / "text.wav").write_text("this is a text file\n" * 50)
+    (tree / "a" / "s1" / "empty.wav").write_bytes(b"")
+    sound(tree / "b" / "s1" / "short.wav", 0.01)
+    soundfile.write(tree / "b" / "s1" / "nan.wav", np.full(16000, np.nan, np.float32), 16000, subtype="FLOAT")
+    samples, rate = soundfile.read(tree / "c" / "s1" / "1.wav")
+    soundfile.write(tree / "d" / "s1" / "zcopy.flac", samples, rate)
+    (tree / "e" / "s1" / "phone.m4a").write_bytes(b"\0\0\0\x18ftypM4A ")
+    sound(tree / "stray.wav")
+    sound(tree / "f" / "s1" / "a\tb.wav")
+    with Path(os.fsdecode(os.fsencode(tree / "f" / "s1") + b"/\xff.wav")).open("wb") as file:
+        file.write(b"x")
+
+
+REASONS = {
+    "a/s1/text.wav": "unreadable", "a/s1/empty.wav": "empty", "b/s1/short.wav": "too short",
+    "b/s1/nan.wav": "non-finite", "d/s1/zcopy.flac": "duplicate", "e/s1/phone.m4a": "unreadable",
+    "stray.wav": "no speaker", "f/s1/a\tb.wav": "unusable name", "f/s1/\udcff.wav": "unusable name",
+}  # fmt: skip
+
+
+def test_bad_files_are_an_error_with_reasons_counts_and_what_to_do(tmp_path, tree):
+    spoil(tree)
+    with pytest.raises(BadFilesError) as caught:
+        prepare(tmp_path, tree)
+    assert {file.utterance_id: file.reason for file in caught.value.bad_files} == REASONS
+    message = str(caught.value)
+    assert caught.value.exit_code == 3 and "\n" not in message
+    assert "9 of 41 audio files cannot be used" in message
+    assert "2 unreadable" in message and "1 duplicate" in message and "... (9 in all)" in message
+    assert "--skip-bad" in message
+    listed = (tmp_path / "exp" / "data" / "bad_files.tsv").read_text()
+    assert len(listed.splitlines()) == 10 and "the same samples as c/s1/1.wav" in listed
+    assert not (tmp_path / "exp" / "data" / "train.tsv").exists()
+
+
+def test_skip_bad_leaves_them_out(tmp_path, tree):
+    spoil(tree)
+    result = prepare(tmp_path, tree, scan=ScanOptions(skip_bad=True))
+    assert result.train_utterances + result.valid_utterances + result.eval_utterances == 32
+    assert {file.utterance_id: file.reason for file in result.bad_files} == REASONS
+
+
+def test_headers_only_sees_no_samples(tmp_path, tree):
+    spoil(tree)
+    result = prepare(tmp_path, tree, scan=ScanOptions(skip_bad=True, reads_samples=False))
+    found = {file.utterance_id for file in result.bad_files}
+    assert found == set(REASONS) - {"b/s1/nan.wav", "d/s1/zcopy.flac"}
+
+
+def test_a_failed_overwrite_leaves_the_finished_lists(tmp_path, tree):
+    prepare(tmp_path, tree)
+    before = (tmp_path / "exp" / "data" / "train.tsv").read_bytes()
+    spoil(tree)
+    with pytest.raises(BadFilesError):
+        prepare(tmp_path, tree, overwrite=True)
+    assert (tmp_path / "exp" / "data" / "train.tsv").read_bytes() == before
+    assert read_provenance(tmp_path / "exp" / "data")["command"] == "prepare folder"
+
+
+def test_finished_lists_are_kept_refused_or_replaced(tmp_path, tree):
+    first = prepare(tmp_path, tree, seed=1)
+    with pytest.raises(ConfigError, match="is finished; use --overwrite"):
+        prepare(tmp_path, tree, seed=1)
+    assert prepare(tmp_path, tree, seed=1, keep_finished=True) == first
+    with pytest.raises(ConfigError, match="made by another request"):
+        prepare(tmp_path, tree, seed=2, keep_finished=True)
+    (tmp_path / "mine.txt").write_text("1 a/s1/1.wav a/s2/1.wav\n0 a/s1/1.wav b/s1/1.wav\n")
+    prepare(tmp_path, tree, trials=(tmp_path / "mine.txt",), valid_speakers=0, overwrite=True)
+    data = tmp_path / "exp" / "data"
+    assert [path.name for path in (data / "trials").iterdir()] == ["mine.txt"]
+    assert not (data / "valid.tsv").exists()
+
+
+def test_a_changed_trial_list_is_another_request(tmp_path, tree):
+    (tmp_path / "t.txt").write_text("1 a/s1/1.wav a/s2/1.wav\n0 a/s1/1.wav b/s1/1.wav\n")
+    prepare(tmp_path, tree, trials=(tmp_path / "t.txt",))
+    (tmp_path / "t.txt").write_text("1 a/s1/1.wav a/s2/1.wav\n0 a/s1/1.wav b/s1/2.wav\n")
+    with pytest.raises(ConfigError, match="made by another request"):
+        prepare(tmp_path, tree, trials=(tmp_path / "t.txt",), keep_finished=True)
+
+
+def test_a_second_writer_is_told(tmp_path, tree):
+    lock = lock_directory(tmp_path / "exp" / "data")
+    with pytest.raises(ArtifactError, match="another svkit command is writing here"):
+        prepare(tmp_path, tree)
+    os.close(lock)
+
+
+def test_the_experiment_notes_preset_and_encoder(tmp_path, tree, monkeypatch):
+    update_experiment(tmp_path / "exp", noise="data/noise.tsv", encoder="old")
+    prepare(tmp_path, tree)
+    assert read_experiment(tmp_path / "exp").preset == "w2v-bert-2.0"
+    assert read_experiment(tmp_path / "exp").encoder is None
+    assert read_experiment(tmp_path / "exp").noise == "data/noise.tsv"
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    prepare(tmp_path, tree, preset="tiny", encoder="model", overwrite=True)
+    assert read_experiment(tmp_path / "exp").encoder == str(tmp_path / "model")
+    assert read_experiment(tmp_path / "exp").preset == "tiny"
+
+
+def test_the_speaker_may_come_from_a_regex(tmp_path):
+    root = tmp_path / "flat"
+    for speaker in "abcd":
+        for number in (1, 2, 3):
+            sound(root / "wav" / f"{speaker}_{number}.wav")
+    sound(root / "wav" / "1x.wav")
+    with pytest.raises(BadFilesError, match=r"wav/1x.wav \(--speaker-regex finds no speaker\)"):
+        prepare(tmp_path, root, r"/([a-z])_")
+    prepare(tmp_path, root, r"/([a-z])_", scan=ScanOptions(skip_bad=True), eval_speakers="2")
+    assert len(speakers(tmp_path, "eval.tsv") | speakers(tmp_path, "train.tsv")) == 4
+
+
+@pytest.mark.parametrize(("regex", "message"), [("(", "--speaker-regex"), ("abc", "expected a group")])
+def test_a_regex_that_cannot_work(tmp_path, tree, regex, message):
+    with pytest.raises(ConfigError, match=message):
+        prepare(tmp_path, tree, regex)
+
+
+def test_no_directory_no_audio_too_few_speakers(tmp_path, tree):
+    with pytest.raises(DataError, match="no such directory"):
+        prepare(tmp_path, tmp_path / "none")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match="no audio files below"):
+        prepare(tmp_path, tmp_path / "bare")
+    for speaker in "ab":
+        sound(tmp_path / "two" / speaker / "1.wav")
+    with pytest.raises(ConfigError, match="--eval-speakers 2: expected 2 to 0"):
+        prepare(tmp_path, tmp_path / "two")
+
+
+def test_loops_of_links_end_and_links_to_directories_are_followed(tmp_path, tree):
+    (tree / "a" / "loop").symlink_to(tree)
+    (tmp_path / "elsewhere").mkdir()
+    sound(tmp_path / "elsewhere" / "far.wav")
+    (tree / "b" / "linked").symlink_to(tmp_path / "elsewhere")
+    result = prepare(tmp_path, tree)
+    assert result.train_utterances + result.valid_utterances + result.eval_utterances == 33
+
+
+def test_summary_is_json(tmp_path, tree):
+    prepare(tmp_path, tree)
+    record = json.loads((tmp_path / "exp" / "data" / "provenance.json").read_text())
+    assert record["summary"]["eval_speakers"] == 2 and record["seed"] == 24
+
+
+@pytest.mark.skipif(not VOICES.is_dir(), reason="the shared recordings are not there")
+def test_real_voices(tmp_path):
+    result = prepare(
+        tmp_path, VOICES / "wav", eval_speakers=str(VOICES / "eval_speakers.txt"),
+        trials=(VOICES / "trials_dev.txt",), scan=ScanOptions(reads_samples=False),
+    )  # fmt: skip
+    assert result.eval_speakers == 17
+    assert result.trials == {"trials_dev": {"targets": 729, "nontargets": 2189}}
+    assert result.train_speakers + result.valid_speakers == 45 and not result.bad_files

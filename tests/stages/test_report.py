@@ -1,0 +1,251 @@
+"""`svkit report` on a small experiment of real directories; what it says must follow from what is there."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from svkit.errors import ArtifactError, ConfigError
+from svkit.progress import SilentProgress
+from svkit.stages import report as stage
+from svkit.stages.info import describe_checkpoint
+from svkit.stages.reporting import figures, markdown, timing, wording
+from svkit.stages.score import ScoreRequest
+from svkit.stages.score import run as run_score
+from svkit.store.report import find_checkpoints, read_log, read_report
+from svkit.store.scores import read_metrics
+from tests.stages.fake_experiment import finish, make_experiment
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An experiment with its report."""
+    exp = tmp_path_factory.mktemp("exp")
+    make_experiment(exp)
+    run_score(ScoreRequest(exp=exp, trials=exp / "data" / "trials" / "all.txt"), SilentProgress())
+    stage.run(stage.ReportRequest(exp=exp), SilentProgress())
+    return exp
+
+
+@pytest.fixture(scope="module")
+def facts(finished):
+    """Content of report.json."""
+    return read_report(finished / "report")
+
+
+def test_files(finished):
+    names = {
+        path.relative_to(finished / "report").as_posix()
+        for path in (finished / "report").rglob("*")
+        if path.is_file()
+    }
+    drawn = ["det", "scores", "tradeoff", "structure-finetune-pruned-lmft", "training"]
+    expected = {"report.json", "report.md", "report.html", "provenance.json", "run.json", ".lock"}
+    assert names == expected | {f"figures/{name}.{suffix}" for name in drawn for suffix in ("png", "svg")}
+
+
+def test_models_are_described_and_linked_by_content(finished, facts):
+    assert [model["path"] for model in facts["models"]] == [
+        "finetune/joint", "finetune/lmft", "prune", "distill", "finetune-pruned/lmft",
+    ]  # fmt: skip
+    small = facts["models"][4]
+    assert {key: small[key] for key in describe_checkpoint(finished / small["path"])} == describe_checkpoint(
+        finished / small["path"]
+    )
+    linked = {system["name"]: system["model_path"] for system in facts["systems"]}
+    assert linked == {"dense": "finetune/lmft", "pruned": "finetune-pruned/lmft"}
+    assert [model["is_evaluated"] for model in facts["models"]] == [False, True, False, False, True]
+    assert [model["timing"] is not None for model in facts["models"]] == [False, True, False, False, True]
+    assert all(model["timing"]["cpu"] > 0 for model in facts["models"] if model["timing"])
+
+
+def test_systems_carry_their_metrics_and_curves(finished, facts):
+    for system in facts["systems"]:
+        metrics = read_metrics(finished / "scores" / system["name"] / "all")
+        assert (system["eer"], system["eer_interval"]) == (metrics["eer"], metrics["eer_interval"])
+        accept, miss = (np.array(system["det"][key]) for key in ("false_accept_rate", "miss_rate"))
+        assert (np.diff(accept) <= 0).all() and (np.diff(miss) >= 0).all()
+        crossing = np.argmin(np.abs(accept - miss))
+        assert abs(accept[crossing] - system["eer"]) < 0.03
+        assert sum(system["histogram"]["targets"]) == system["num_targets"]
+        assert sum(system["histogram"]["nontargets"]) == system["num_nontargets"]
+        band = system["det"]["band"]
+        assert all(low <= high for low, high in zip(band["low"], band["high"], strict=True))
+        assert min(band["false_accept_rate"]) * system["num_nontargets"] >= 1
+
+
+def test_pruned_is_compared_with_dense(facts):
+    (comparison,) = facts["comparisons"]
+    assert (comparison["first"], comparison["second"], comparison["trials"]) == ("pruned", "dense", "all")
+    dense, pruned = facts["systems"]
+    assert comparison["eer_difference"] == pytest.approx(pruned["eer"] - dense["eer"])
+    assert comparison["low"] <= comparison["eer_difference"] <= comparison["high"]
+    spread = comparison["high"] - comparison["low"]
+    assert spread < sum(
+        system["eer_interval"]["high"] - system["eer_interval"]["low"] for system in (dense, pruned)
+    )
+
+
+def test_curves_come_from_the_logs(facts):
+    stages = {entry["stage"]: entry for entry in facts["training"]}
+    assert set(stages) == {"finetune/joint", "finetune/lmft", "prune", "finetune-pruned/lmft"}
+    assert stages["finetune/joint"]["valid"]["eer"] == {"step": [10, 20, 40], "value": [0.04, 0.02, 0.01]}
+    assert stages["prune"]["train"]["target_sparsity"]["value"][-1] == 0.8
+
+
+def test_markdown_is_rendered_from_the_json_alone(finished, facts):
+    text = (finished / "report" / "report.md").read_text()
+    shown = re.findall(r"!\[(.*)\]\(figures/(.*)\.png\)", text)
+    assert text == markdown.render(facts, [(name, caption) for caption, name in shown])
+    dense, pruned = facts["systems"]
+    for system in (dense, pruned):
+        assert f"| {wording.percent(system['eer'])} (" in text
+    assert "pruned minus dense" in text
+    assert "scores/pruned/all" in text
+
+
+def test_page_stands_alone(finished, facts):
+    text = (finished / "report" / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", text)
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    assert text.count("<img") == 5
+    for system in facts["systems"]:
+        assert f"{wording.percent(system['eer'])} % EER" in text
+    assert str(finished) not in text.replace(facts["systems"][0]["trials"]["path"], "")
+
+
+def test_headline_says_what_pruning_costs_and_gains(facts):
+    first, second = wording.headline(facts)
+    dense, small = (next(model for model in facts["models"] if model["path"] == path)
+                    for path in ("finetune/lmft", "finetune-pruned/lmft"))  # fmt: skip
+    assert first.startswith(f"pruned: {100 * small['sparsity']:.1f} % of the encoder's parameters are gone")
+    assert f"{dense['size_bytes'] / small['size_bytes']:.1f} times smaller on disk" in first
+    assert second.startswith("all: pruned minus dense: +")
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "words"),
+    [
+        (0.02, 0.01, "significantly worse"),
+        (-0.02, 0.01, "significantly better"),
+        (0.02, 0.2, "not a significant"),
+    ],
+)
+def test_verdicts(difference, p, words):
+    comparison = {
+        "trials": "t", "backend": "cosine", "first": "a", "second": "b",
+        "eer_difference": difference, "low": -0.1, "high": 0.1, "p_value": p,
+    }  # fmt: skip
+    assert words in wording.comparison_sentence(comparison)
+    assert f"{100 * difference:+.2f} points" in wording.comparison_sentence(comparison)
+
+
+def test_table_has_a_row_a_system_and_columns_a_list(facts):
+    headings, rows = wording.table(facts)
+    assert [row[0] for row in rows] == ["dense", "pruned"]
+    assert all(len(row) == len(headings) for row in rows)
+    second = {**facts["systems"][0], "trials": {**facts["systems"][0]["trials"], "name": "other"}}
+    headings, rows = wording.table({**facts, "systems": [*facts["systems"], second]})
+    assert "other: EER, % (95 %)" in headings
+    assert rows[1][-3:] == ["-", "-", "-"]
+
+
+def test_finished_report_is_refused_kept_or_replaced(finished, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished, exp)
+    with pytest.raises(ConfigError, match="--overwrite"):
+        stage.run(stage.ReportRequest(exp=exp), SilentProgress())
+    page = exp / "report" / "report.html"
+    before = page.stat().st_mtime_ns
+    kept = stage.run(stage.ReportRequest(exp=exp, keep_finished=True), SilentProgress())
+    assert (kept.page, page.stat().st_mtime_ns) == (page, before)
+    shutil.rmtree(exp / "scores" / "pruned")
+    again = stage.run(stage.ReportRequest(exp=exp, keep_finished=True, overwrite=True), SilentProgress())
+    assert [system["name"] for system in again.report["systems"]] == ["dense"]
+    assert again.report["comparisons"] == []
+    assert not (exp / "report" / "figures" / "tradeoff.png").exists()
+
+
+def test_scores_without_checkpoints_still_make_a_report(finished, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished / "scores", exp / "scores")
+    done = stage.run(stage.ReportRequest(exp=exp), SilentProgress())
+    headings, rows, notes = stage.summary(done.report)
+    assert rows[0][1:8] == ["-"] * 7
+    assert any("pruned minus dense" in note for note in notes)
+    assert "Checkpoints" not in (exp / "report" / "report.md").read_text()
+
+
+def test_nothing_to_report_is_said(tmp_path):
+    with pytest.raises(ArtifactError, match="svkit score"):
+        stage.run(stage.ReportRequest(exp=tmp_path), SilentProgress())
+    assert not (tmp_path / "report").exists()
+
+
+def test_unfinished_outputs_are_left_out(finished, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished, exp)
+    (exp / "prune" / "provenance.json").unlink()
+    assert "prune" not in [path.name for path in find_checkpoints(exp)]
+
+
+def test_logs_of_killed_runs_lose_their_last_line_only(tmp_path):
+    log = tmp_path / "train_log.jsonl"
+    log.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
+    log.write_text('{"step": 1}\n{"ste\n{"step": 2}\n')
+    with pytest.raises(ArtifactError, match=r"train_log\.jsonl:2: not JSON"):
+        read_log(tmp_path)
+
+
+def test_models_take_turns_and_the_first_round_does_not_count():
+    calls = []
+
+    def embedder(name):
+        return lambda waveforms: calls.append((name, len(waveforms[0])))
+
+    result = timing.time_models({"a": embedder("a"), "b": embedder("b")}, SilentProgress(), rounds=2)
+    lengths = [int(16_000 * seconds) for seconds in timing.LENGTHS_SECONDS]
+    assert calls == [(name, length) for _ in range(3) for name in "ab" for length in lengths]
+    assert set(result) == {"a", "b"} and set(result["a"]) == {"wall", "cpu"}
+
+
+def test_figures_are_the_same_for_the_same_facts(facts):
+    first, second = (next(iter(figures.draw_all(facts))) for _ in range(2))
+    assert first.svg == second.svg
+    assert "<dc:date>" not in first.svg
+
+
+def test_report_json_holds_plain_numbers(finished):
+    json.loads(
+        (finished / "report" / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name)
+    )
+
+
+def test_another_commands_mark_is_not_kept(finished, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished, exp)
+    finish(exp / "report")
+    with pytest.raises(ConfigError, match="finished"):
+        stage.run(stage.ReportRequest(exp=exp, keep_finished=True), SilentProgress())
+
+
+def test_calibrated_systems_get_their_figure_and_table(finished, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished, exp)
+    trials = exp / "data" / "trials" / "all.txt"
+    run_score(ScoreRequest(exp=exp, trials=trials, calibrate_folds=4, overwrite=True), SilentProgress())
+    done = stage.run(stage.ReportRequest(exp=exp, overwrite=True), SilentProgress())
+    assert (exp / "report" / "figures" / "calibration.png").exists()
+    for system in done.report["systems"]:
+        curves = system["tippett"]
+        for key in ("targets_above", "nontargets_above"):
+            assert curves[key][0] == 1.0 and (np.diff(curves[key]) <= 0).all()
+        assert sum(curves["targets_above"]) > sum(curves["nontargets_above"])
+        assert (
+            f"{system['cllr']:.3f} ({system['min_cllr_llr']:.3f})"
+            in (exp / "report" / "report.md").read_text()
+        )
+    assert "Tippett" not in (finished / "report" / "report.md").read_text()

@@ -1,0 +1,66 @@
+import pytest
+
+from svkit.errors import ArtifactError
+from svkit.store import atomic
+
+
+def test_a_failed_write_leaves_the_previous_file_and_no_sibling(tmp_path):
+    path = tmp_path / "a.json"
+    atomic.write_text(path, "before")
+    with pytest.raises(RuntimeError), atomic.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_an_os_error_while_writing_is_one_line(tmp_path):
+    with pytest.raises(ArtifactError, match="No space left"), atomic.replacing(tmp_path / "a"):
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_directory_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        atomic.write_text(tmp_path / "file" / "a", "x")
+
+
+def test_written_files_have_the_usual_rights(tmp_path):
+    atomic.write_bytes(tmp_path / "deep" / "a", b"x")
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"x")
+    assert (tmp_path / "deep" / "a").stat().st_mode == plain.stat().st_mode
+
+
+def test_json_round_trip_keeps_the_order(tmp_path):
+    content = {"format": "svkit-x", "format_version": 1, "b": [1.5, None], "a": "\u00e9"}
+    atomic.write_json(tmp_path / "a.json", content)
+    assert list(atomic.read_json(tmp_path / "a.json", "svkit-x", 1).items()) == list(content.items())
+
+
+def test_json_refuses_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        atomic.write_json(tmp_path / "a.json", {"eer": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "does not exist"),
+        ("{", "not a JSON file"),
+        ("\xff", "not a JSON file"),
+        ("[" * 100_000, "not a JSON file"),
+        ("[]", "expected a JSON object, found list"),
+        ('{"format": "svkit-y", "format_version": 1}', "format: expected 'svkit-x', found 'svkit-y'"),
+        ('{"format": "svkit-x", "format_version": 2}', "format_version: expected 1, found 2"),
+        ('{"format": "svkit-x"}', "format_version: expected 1, found None"),
+    ],
+)
+def test_read_json_names_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "a.json"
+    if text is not None:
+        path.write_text(text, encoding="latin-1")
+    with pytest.raises(ArtifactError, match=message):
+        atomic.read_json(path, "svkit-x", 1)

@@ -1,0 +1,158 @@
+"""Checkpoint directories: equal bytes for equal models, strict reading, round trips of every part."""
+
+import json
+
+import pytest
+import torch
+
+from svkit.config.architecture import TINY, ModelArchitecture
+from svkit.config.schema import HeadConfig
+from svkit.errors import ArtifactError, DataError
+from svkit.store import checkpoint as store
+from svkit.store.provenance import sha256_file
+
+MODEL = ModelArchitecture(encoder=TINY, head=HeadConfig())
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return {"b": torch.arange(6.0).view(2, 3), "a": torch.ones(4, dtype=torch.int64)}
+
+
+def test_model_round_trip(tmp_path):
+    transposed = torch.arange(6.0).view(3, 2).T  # not contiguous
+    store.write_model(tmp_path, MODEL, {"b": transposed, "a": torch.ones(4, dtype=torch.int64)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert store.read_architecture(tmp_path) == MODEL
+    read = store.read_tensors(tmp_path / "model.safetensors")
+    assert torch.equal(read["b"], transposed) and read["a"].dtype == torch.int64
+
+
+def test_equal_tensors_give_equal_bytes_in_any_order(tmp_path):
+    store.write_tensors(tmp_path / "one", tensors())
+    store.write_tensors(tmp_path / "two", dict(reversed(tensors().items())))
+    assert sha256_file(tmp_path / "one") == sha256_file(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a checkpoint: config.json is missing"),
+        (b"{", "not a JSON file"),
+        (b"\xff", "not a JSON file"),
+        (b"[]", "expected a JSON object, found list"),
+        (b"{}", "expected format svkit-checkpoint version 1"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match=message):
+        store.read_architecture(tmp_path)
+    with pytest.raises(ArtifactError, match="no such checkpoint directory"):
+        store.read_architecture(tmp_path / "nowhere")
+
+
+def test_corrupt_weights_are_said(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(ArtifactError, match="does not exist"):
+        store.read_tensors(path)
+    store.write_tensors(path, tensors())
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(ArtifactError, match="not a readable safetensors file"):
+        store.read_tensors(path)
+    path.write_text("text")
+    with pytest.raises(ArtifactError, match="not a readable safetensors file"):
+        store.read_tensors(path)
+
+
+def test_classifier_round_trip_keeps_ids_as_they_are(tmp_path):
+    known = store.Classifier(weight=torch.randn(3, 2), speakers=["007", "NA", "1e5"], speeds=[1.0, 0.9, 1.1])
+    store.write_classifier(tmp_path, known)
+    read = store.read_classifier(tmp_path)
+    assert read is not None and torch.equal(read.weight, known.weight)
+    assert (read.speakers, read.speeds) == (["007", "NA", "1e5"], [1.0, 0.9, 1.1])
+    assert (tmp_path / "speakers.tsv").read_text().splitlines()[:2] == ["row\tspeaker_id\tspeed", "0\t007\t1"]
+    assert store.read_classifier(tmp_path / "none") is None
+
+
+def test_a_classifier_that_does_not_fit_its_speakers(tmp_path):
+    known = store.Classifier(weight=torch.randn(3, 2), speakers=["a", "b", "c"], speeds=[1.0] * 3)
+    store.write_classifier(tmp_path, known)
+    lines = (tmp_path / "speakers.tsv").read_text().splitlines(keepends=True)
+    (tmp_path / "speakers.tsv").write_text("".join(lines[:-1]))
+    with pytest.raises(ArtifactError, match="one weight row for each of the 2 rows"):
+        store.read_classifier(tmp_path)
+    (tmp_path / "speakers.tsv").write_text("".join([*lines[:-1], "2\tc\tfast\n"]))
+    with pytest.raises(ArtifactError, match="speed"):
+        store.read_classifier(tmp_path)
+    (tmp_path / "speakers.tsv").unlink()
+    with pytest.raises((ArtifactError, DataError)):
+        store.read_classifier(tmp_path)
+
+
+def test_adapter_round_trip(tmp_path):
+    assert store.read_adapter(tmp_path) is None
+    store.write_adapter(tmp_path, {"r": 4, "target_modules": ["linear_q"]}, tensors())
+    config, read = store.read_adapter(tmp_path) or ({}, {})
+    assert config == {"r": 4, "target_modules": ["linear_q"]} and torch.equal(read["b"], tensors()["b"])
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{")
+    with pytest.raises(ArtifactError, match="not a JSON file"):
+        store.read_adapter(tmp_path)
+
+
+def state(num_done: int) -> store.ResumeState:
+    return store.ResumeState(
+        num_done=num_done,
+        task={"w": torch.full((2,), float(num_done))},
+        optimizer=tensors(),
+        facts={"best": {"eer": 0.1}},
+    )
+
+
+def test_the_last_resume_state_replaces_the_one_before(tmp_path):
+    assert store.read_resume(tmp_path) is None
+    for num_done in (5, 10):
+        store.write_resume(tmp_path, state(num_done))
+    read = store.read_resume(tmp_path)
+    assert read is not None and (read.num_done, read.facts) == (10, {"best": {"eer": 0.1}})
+    assert torch.equal(read.task["w"], torch.tensor([10.0, 10.0])) and set(read.optimizer) == {"a", "b"}
+    assert sorted(path.name for path in (tmp_path / "resume").iterdir()) == ["state.json", "step-000000010"]
+    store.remove_resume(tmp_path)
+    assert store.read_resume(tmp_path) is None
+
+
+def test_a_run_killed_while_it_saves_keeps_the_state_before(tmp_path, monkeypatch):
+    store.write_resume(tmp_path, state(5))
+    monkeypatch.setattr(store, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.write_resume(tmp_path, state(10))
+    read = store.read_resume(tmp_path)
+    assert read is not None and read.num_done == 5
+
+
+def test_a_corrupt_resume_state_is_said(tmp_path):
+    store.write_resume(tmp_path, state(5))
+    path = tmp_path / "resume" / "state.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in record.items() if name != "num_done"}))
+    with pytest.raises(ArtifactError, match=r"state.json: expected name, num_done and facts"):
+        store.read_resume(tmp_path)
+    path.write_text(json.dumps({**record, "format_version": 9}))
+    with pytest.raises(ArtifactError, match="9"):
+        store.read_resume(tmp_path)
+
+
+def test_log_lines_of_steps_to_be_done_again_are_dropped(tmp_path):
+    for step in (10, 20, 30):
+        store.append_log(tmp_path, {"kind": "train", "step": step})
+    path = tmp_path / "train_log.jsonl"
+    path.write_text(path.read_text() + '{"kind": "tra')  # killed while writing
+    store.truncate_log(tmp_path, 20)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20]
+    store.truncate_log(tmp_path / "none", 0)
+
+
+def test_keys_that_do_not_fit_are_named():
+    store.check_keys(["a", "b"], ["b", "a"], "x")
+    with pytest.raises(ArtifactError, match=r"x: .*: missing c \(1\); unexpected b \(1\)"):
+        store.check_keys(["a", "b"], ["a", "c"], "x")

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from svkit.errors import ConfigError
+from svkit.store.experiment import Experiment, read_experiment, resolve, update_experiment
+
+
+def test_defaults_without_a_file(tmp_path):
+    assert read_experiment(tmp_path) == Experiment(preset="w2v-bert-2.0", encoder=None, noise=None, rirs=None)
+
+
+def test_changes_keep_the_other_keys_and_none_removes_one(tmp_path):
+    update_experiment(tmp_path / "exp", preset="tiny", encoder="/models/e")
+    update_experiment(tmp_path / "exp", noise="data/noise.tsv")
+    update_experiment(tmp_path / "exp", encoder=None)
+    experiment = read_experiment(tmp_path / "exp")
+    assert experiment == Experiment(preset="tiny", noise="data/noise.tsv")
+    assert resolve(Path("exp"), experiment.noise) == Path("exp/data/noise.tsv")
+    assert resolve(Path("exp"), "/n.tsv") == Path("/n.tsv")
+    assert resolve(Path("exp"), experiment.rirs) is None
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+def test_any_text_comes_back(tmp_path_factory, text):
+    exp = tmp_path_factory.mktemp("exp")
+    update_experiment(exp, encoder=text)
+    assert read_experiment(exp).encoder == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("preset = ", "config.toml: not a TOML file"),
+        ("\xff", "config.toml: not a TOML file"),
+        ('presets = "tiny"', "config.toml: presets: unknown key; expected preset, encoder, noise, rirs"),
+        ("noise = 3", "config.toml: noise: expected text, found 3"),
+    ],
+)
+def test_faults_are_named(tmp_path, text, message):
+    (tmp_path / "config.toml").write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match=message):
+        read_experiment(tmp_path)

@@ -1,0 +1,153 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from svkit.errors import ArtifactError, ConfigError, DataError
+from svkit.store import provenance
+from svkit.store.provenance import open_output, read_provenance, sha256_artifact
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    (tmp_path / "train.tsv").write_text("x")
+    return {"train": tmp_path / "train.tsv"}
+
+
+def take(tmp_path, inputs, *, overwrite=False, **config):
+    return open_output(
+        tmp_path / "out", command="prune", config={"seed": 3, **config}, inputs=inputs, overwrite=overwrite
+    )
+
+
+def test_finished_output_is_refused_then_replaced(tmp_path, inputs):
+    with take(tmp_path, inputs) as output:
+        assert not output.is_resumed
+        (output.path / "resume").mkdir()
+        (output.path / "model").write_text("1")
+        output.finish({"device": "cuda"})
+    record = read_provenance(tmp_path / "out")
+    assert (record["command"], record["seed"], record["device"]) == ("prune", 3, "cuda")
+    assert record["inputs"] == [
+        {
+            "name": "train",
+            "path": str(tmp_path / "train.tsv"),
+            "sha256": provenance.sha256_file(inputs["train"]),
+        }
+    ]
+    assert record["libraries"]["torch"] and record["svkit"]
+    with pytest.raises(ConfigError, match="is finished; use --overwrite"):
+        take(tmp_path, inputs)
+    assert (tmp_path / "out" / "model").exists()
+    with take(tmp_path, inputs, overwrite=True, lr=1) as output:
+        assert not output.is_resumed
+        assert sorted(path.name for path in output.path.iterdir()) == [".lock", "run.json"]
+
+
+def test_unfinished_output_of_the_same_run_is_resumed(tmp_path, inputs):
+    with take(tmp_path, inputs, widths=(1, 2)) as first:
+        (first.path / "state").write_text("1")
+    with take(tmp_path, inputs, widths=(1, 2)) as second:
+        assert second.is_resumed and (second.path / "state").exists()
+        assert second.started == first.started
+
+
+def test_unfinished_output_of_another_run_names_the_difference(tmp_path, inputs):
+    take(tmp_path, inputs, optim={"lr": 1, "clip": 2}).close()
+    with pytest.raises(ArtifactError, match=r"another config.optim.clip: 2 then, 3 now"):
+        take(tmp_path, inputs, optim={"lr": 1, "clip": 3})
+    with pytest.raises(ArtifactError, match=r"another config.optim.clip: 2 then, null now"):
+        take(tmp_path, inputs, optim={"lr": 1})
+    inputs["train"].write_text("y")
+    with pytest.raises(ArtifactError, match=r"another input.train: "):
+        take(tmp_path, inputs, optim={"lr": 1, "clip": 2})
+    with pytest.raises(ArtifactError, match="another command"):
+        open_output(tmp_path / "out", command="distill", config={}, inputs=inputs, overwrite=False)
+
+
+def test_files_of_others_are_never_deleted(tmp_path, inputs):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(ArtifactError, match=r"files that svkit did not write \(thesis.tex\)"):
+            take(tmp_path, inputs, overwrite=overwrite)
+    assert (tmp_path / "out" / "thesis.tex").exists()
+
+
+def test_links_are_removed_not_followed(tmp_path, inputs):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "a").write_text("")
+    with take(tmp_path, inputs) as output:
+        (output.path / "link").symlink_to(tmp_path / "precious")
+    take(tmp_path, inputs, overwrite=True).close()
+    assert (tmp_path / "precious" / "a").exists() and not (tmp_path / "out" / "link").exists()
+
+
+def test_a_second_process_is_told(tmp_path, inputs):
+    code = (
+        "import sys; from pathlib import Path; from svkit.store.provenance import open_output\n"
+        "open_output(Path(sys.argv[1]), command='prune', config={}, inputs={}, overwrite=True)"
+    )
+    with take(tmp_path, inputs):
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / "out"], capture_output=True, text=True)
+        assert "another svkit command is writing here" in done.stderr
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "out"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_failed_opening_releases_the_lock(tmp_path, inputs):
+    take(tmp_path, inputs, a=1).close()
+    with pytest.raises(ArtifactError, match="another config.a"):
+        take(tmp_path, inputs, a=2)
+    assert take(tmp_path, inputs, a=1).is_resumed
+
+
+def test_missing_inputs_have_the_exit_code_of_their_kind(tmp_path):
+    with pytest.raises(DataError, match="no.tsv: does not exist"):
+        take(tmp_path, {"train": tmp_path / "no.tsv"})
+    with pytest.raises(ArtifactError, match="joint: does not exist"):
+        take(tmp_path, {"teacher": tmp_path / "joint"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_artifact_is_its_content(tmp_path):
+    def write(name, files):
+        for path, text in files.items():
+            (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / path).write_text(text)
+        return sha256_artifact(tmp_path / name)
+
+    content = {"config.json": "{}", "adapter/w.safetensors": "abc"}
+    around = {
+        "provenance.json": "1", "run.json": "1", "train_log.jsonl": "1", "resume/a": "1",
+        "tensorboard/a": "1",
+        "checkpoints/a": "1", "calibration.json": "1", "README.md": "1", ".lock": "",
+    }  # fmt: skip
+    digest = write("a", content)
+    assert write("b", {**content, **around}) == digest
+    assert write("c", {**content, "model.safetensors": ""}) != digest
+    assert write("d", {"config.json": "{}", "adapter/x.safetensors": "abc"}) != digest
+    assert write("e", {"config.json": "{}", "adapter/w.safetensors": "abd"}) != digest
+    assert sha256_artifact(tmp_path / "a" / "config.json") == provenance.sha256_file(
+        tmp_path / "a" / "config.json"
+    )
+
+
+def test_unfinished_output_has_no_provenance(tmp_path, inputs):
+    take(tmp_path, inputs).close()
+    with pytest.raises(ArtifactError, match="not finished"):
+        read_provenance(tmp_path / "out")
+    assert not provenance.is_finished(tmp_path / "out")
+
+
+def test_configuration_becomes_plain_json():
+    @dataclass
+    class Inner:
+        path: Path
+        widths: tuple[int, ...]
+
+    plain = provenance.plain({"a": Inner(Path("x/y"), (1, 2)), "b": {3, 1}, "c": None})
+    assert json.loads(json.dumps(plain)) == {"a": {"path": "x/y", "widths": [1, 2]}, "b": [1, 3], "c": None}

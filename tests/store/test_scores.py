@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from svkit.errors import ArtifactError, DataError
+from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
+from svkit.store.trials import Trials
+
+TRIALS = Trials(
+    np.array(["007", "a b", "NA"], object), np.array(["x", "x", "y"], object), np.array([1, 0, 0], np.int8)
+)
+
+
+@pytest.mark.parametrize("with_llrs", [False, True])
+def test_float32_scores_come_back_exactly(tmp_path, with_llrs):
+    scores = np.array([1 / 3, -1e-8, 0.123456789], np.float32)
+    llrs = np.array([5.5, -np.pi, 1e4], np.float32) if with_llrs else None
+    write_scores(tmp_path / "s", TRIALS, scores, llrs)
+    back = read_scores(tmp_path / "s")
+    assert back.trials.enroll_ids.tolist() == ["007", "a b", "NA"]
+    assert back.trials.test_ids.tolist() == ["x", "x", "y"]
+    assert back.trials.labels.tolist() == [1, 0, 0]
+    assert np.array_equal(back.scores.astype(np.float32), scores)
+    assert (back.llrs is None) == (not with_llrs)
+    if with_llrs:
+        assert np.array_equal(back.llrs.astype(np.float32), llrs)
+
+
+def test_the_file_is_a_table_with_a_header(tmp_path):
+    write_scores(tmp_path, TRIALS, np.array([0.5, -0.25, 1.0]))
+    assert (tmp_path / "scores.tsv").read_text().splitlines()[:2] == [
+        "enroll_id\ttest_id\tlabel\tscore",
+        "007\tx\t1\t0.5",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a\tb\t1\tx\n", "scores.tsv:2: score: expected a finite number, found 'x'"),
+        ("a\tb\t1\t1\na\tb\t0\tnan\n", "scores.tsv:3: score: .* found 'nan'"),
+        ("a\tb\t1\tinf\n", "scores.tsv:2: score: .* found 'inf'"),
+        ("a\tb\ttarget\t1\n", "scores.tsv:2: label: expected 1 or 0, found 'target'"),
+        ("a\tb\t1\n", "scores.tsv:2: expected 4"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, rows, message):
+    (tmp_path / "scores.tsv").write_text("enroll_id\ttest_id\tlabel\tscore\n" + rows)
+    with pytest.raises(ArtifactError, match=message):
+        read_scores(tmp_path)
+
+
+def test_missing_scores_and_broken_ids(tmp_path):
+    with pytest.raises(ArtifactError, match="does not exist"):
+        read_scores(tmp_path)
+    bad = Trials(np.array(["a\tb"], object), np.array(["c"], object), np.ones(1, np.int8))
+    with pytest.raises(DataError, match="tab or a line end"):
+        write_scores(tmp_path, bad, np.zeros(1))
+
+
+def test_metrics_round_trip(tmp_path):
+    write_metrics(tmp_path, {"eer": 0.125})
+    assert read_metrics(tmp_path) == {"format": "svkit-metrics", "format_version": 1, "eer": 0.125}

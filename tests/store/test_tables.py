@@ -1,0 +1,79 @@
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from svkit.errors import DataError
+from svkit.store.tables import read_table, write_table
+
+CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r"), max_size=8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.lists(st.tuples(CELLS, CELLS.filter(bool)), max_size=6),
+    suffix=st.sampled_from(["tsv", "parquet"]),
+)
+def test_every_cell_comes_back_as_the_text_it_was(tmp_path_factory, rows, suffix):
+    path = tmp_path_factory.mktemp("t") / f"a.{suffix}"
+    write_table(path, pd.DataFrame({"a": [row[0] for row in rows], "b": [row[1] for row in rows]}, dtype=str))
+    table = read_table(path, ["a", "b"])
+    assert list(zip(table["a"], table["b"], strict=True)) == rows
+
+
+def test_nothing_is_guessed(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('id\tx\n00123\tNA\n007\t\n"q\t1e5\nTrue\tnan\n')
+    table = read_table(path)
+    assert table.to_numpy().tolist() == [["00123", "NA"], ["007", ""], ['"q', "1e5"], ["True", "nan"]]
+
+
+def test_crlf_and_a_byte_order_mark_and_a_missing_last_line_end_are_accepted(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"\xef\xbb\xbfa\tb\r\n1\t2\r\n3\t4")
+    assert read_table(path, ["a"]).to_numpy().tolist() == [["1", "2"], ["3", "4"]]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "a.tsv: does not exist"),
+        (b"", "a.tsv:1: expected a header"),
+        (b"a\tc\n", "a.tsv:1: missing column b"),
+        (b"a\tb\ta\n", "a.tsv:1: the column 'a' is there twice"),
+        (b"a\tb\n1\t2\n1\n1\t2\t3\n", r"a.tsv:3: expected 2 .* found line 3 \(1\), line 4 \(3\)"),
+        (b"a\tb\n1\t2\n\n1\t2\n", r"a.tsv:3: expected 2 .* line 3 \(1\)"),
+        (b"a\tb\n1\t2\n1\t\xff\n", "a.tsv:3: not UTF-8 text: byte 0xff"),
+        (b"a\tb\n1\t2\n1\r2\t3\n", "a.tsv:3: a carriage return"),
+    ],
+)
+def test_faults_are_named_with_their_line(tmp_path, data, message):
+    path = tmp_path / "a.tsv"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        read_table(path, ["a", "b"])
+
+
+@pytest.mark.parametrize(("cell", "line"), [("x\ty", 3), ("x\n", 3), ("x\r", 3), ("\udcff", 3)])
+def test_cells_that_would_break_the_table_are_refused(tmp_path, cell, line):
+    with pytest.raises(DataError, match=f"a.tsv:{line}: "):
+        write_table(tmp_path / "a.tsv", pd.DataFrame({"a": ["1", cell], "b": ["2", "3"]}, dtype=object))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_and_a_broken_parquet_are_one_line(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_table(tmp_path)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1nothing")
+    with pytest.raises(DataError, match="not a parquet file"):
+        read_table(tmp_path / "a.parquet")
+    pd.DataFrame({"a": ["1", None]}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="row 2: a: expected a value, found null"):
+        read_table(tmp_path / "b.parquet")
+
+
+def test_a_long_line_is_read(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("a\tb\n1\t" + "x" * (17_000_000) + "\n")
+    assert len(read_table(path)["b"].iloc[0]) == 17_000_000

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from svkit.errors import DataError
+from svkit.store.trials import Trials, read_trials, write_trials
+
+EXPECTED = (["a/1.wav", "a/1.wav", "007"], ["a/2.wav", "b/1.wav", "NA"], [1, 0, 0])
+FORMS = {
+    "voxceleb": "1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n0 007 NA\n",
+    "kaldi": "a/1.wav a/2.wav target\na/1.wav b/1.wav nontarget\n007 NA nontarget\n",
+    "cnceleb": "a/1.wav a/2.wav 1\na/1.wav b/1.wav 0\n007 NA 0\n",
+    "header": "label\tenroll_id\tx\ttest_id\n1\ta/1.wav\t5\ta/2.wav\n0\ta/1.wav\t\tb/1.wav\n"
+    "nontarget\t007\t\tNA\n",
+    "tabs": "1\ta/1.wav\ta/2.wav\n0\ta/1.wav\tb/1.wav\n0\t007\tNA",
+    "ragged": "\n 1  a/1.wav\ta/2.wav \r\n\n0 a/1.wav b/1.wav\n0 007   NA\n\n",
+}
+IDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=5)
+
+
+def read(path, text):
+    path.write_bytes(text.encode())
+    trials = read_trials(path)
+    return trials.enroll_ids.tolist(), trials.test_ids.tolist(), trials.labels.tolist()
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_every_form_is_recognised_by_content(tmp_path, form):
+    assert read(tmp_path / "t.txt", FORMS[form]) == EXPECTED
+
+
+def test_a_label_word_may_be_an_utterance(tmp_path):
+    assert read(tmp_path / "t.txt", "1 target a\n0 0 1x\n") == (["target", "0"], ["a", "1x"], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "t.txt: no trials"),
+        ("\n \n", "t.txt: no trials"),
+        ("enroll_id\ttest_id\tlabel\n", "t.txt: no trials below the header"),
+        ("1 0 1\n", "t.txt:1: ambiguous"),
+        ("\n1 1 1\n0 0 0\n", "t.txt:2: ambiguous"),
+        ("1 a b\n\n2 a c\n", "t.txt:3: line 1 has the form `label enroll test` .* this one has '2'"),
+        ("1 a b\na b target\n", "t.txt:2: line 1 has the form `label enroll test` .* this one has 'a'"),
+        ("a b target\na b 0\n", "t.txt:2: line 1 has the form `enroll test target|nontarget`"),
+        ("a b 1\na b target\n", "t.txt:2: line 1 has the form `enroll test 1|0`"),
+        ("x y z\n1 a b\n", "t.txt:1: expected `label enroll test`"),
+        ("1 a b\n1 a\n", r"t.txt:2: expected three fields, .* found 2: '1 a'"),
+        ("1 a b\n1 a b c\n", "t.txt:2: expected three fields, .* found 4"),
+        ("1\ta\tb\n1\t\tb\n", "t.txt:2: expected three fields"),
+        (
+            "enroll_id\ttest_id\tlabel\na\tb\t1\na\tb\t2\n",
+            r"t.txt:3: label: expected 1, 0, .*found '2' \(line 3\)",
+        ),
+        ("enroll_id\ttest_id\tlabel\na\t\t1\n", "t.txt:2: test_id: expected an utterance"),
+    ],
+)
+def test_faults_are_named_with_their_line(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "t.txt", text)
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read_trials(tmp_path / "t.txt")
+    (tmp_path / "t.txt").write_bytes(b"1 a b\n1 \xff\xfe c\n")
+    with pytest.raises(DataError, match="t.txt:2: not UTF-8"):
+        read_trials(tmp_path / "t.txt")
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.lists(st.tuples(IDS, IDS, st.integers(0, 1)), min_size=1, max_size=8), spaced=st.booleans())
+def test_round_trip(tmp_path_factory, rows, spaced):
+    path = tmp_path_factory.mktemp("t") / "t.txt"
+    gap = " x" if spaced else "x"
+    enroll, test, labels = zip(*rows, strict=True)
+    enroll, test = [name + gap for name in enroll], [name + gap for name in test]
+    write_trials(path, Trials(np.array(enroll, object), np.array(test, object), np.array(labels, np.int8)))
+    back = read_trials(path)
+    assert (back.enroll_ids.tolist(), back.test_ids.tolist()) == (enroll, test)
+    assert back.labels.tolist() == list(labels) and back.labels.dtype == np.int8
+
+
+def test_ids_with_line_ends_are_refused(tmp_path):
+    bad = Trials(np.array(["a\tb"], object), np.array(["c"], object), np.ones(1, np.int8))
+    with pytest.raises(DataError, match="tab or a line end"):
+        write_trials(tmp_path / "t.txt", bad)
+
+
+def test_regular_and_irregular_spacing_agree_on_many_lines(tmp_path):
+    rng = np.random.default_rng(0)
+    names = [f"u{number}" for number in range(500)]
+    lines = [f"{rng.integers(2)} {names[a]} {names[b]}" for a, b in rng.integers(0, 500, (20_000, 2))]
+    plain = read(tmp_path / "a.txt", "\n".join(lines))
+    assert plain == read(tmp_path / "b.txt", "\n".join(line.replace(" ", "  ") for line in lines))
+    assert [f"{label} {a} {b}" for a, b, label in zip(*plain, strict=True)] == lines

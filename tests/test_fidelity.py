@@ -1,0 +1,48 @@
+"""Every difference to the published work that is claimed is held by tests that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+DOCUMENT = REPOSITORY / "docs" / "fidelity.md"
+TEST_ID = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
+
+def table_rows() -> list[list[str]]:
+    """Cells of every row of the tables, headings left out."""
+    lines = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in rows if row[0] != "item" and not row[0].startswith("---")]
+
+
+def test_rows_are_complete():
+    for row in table_rows():
+        item, published, ours, _, tests = row
+        assert item and published and ours and TEST_ID.search(tests), row
+    items = " ".join(row[0].lower() for row in table_rows())
+    for topic in (
+        "layer drop",
+        "dropout",
+        "clipping",
+        "noise",
+        "batch norm",
+        "crop and speed",
+        "warm-up",
+        "weight decay",
+    ):
+        assert topic in items
+
+
+@pytest.mark.parametrize(
+    "name", sorted({match[1] for match in TEST_ID.finditer(DOCUMENT.read_text(encoding="utf-8"))})
+)
+def test_the_named_tests_exist(name):
+    tree = ast.parse((REPOSITORY / name).read_text(encoding="utf-8"))
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    wanted = {
+        match[2] for match in TEST_ID.finditer(DOCUMENT.read_text(encoding="utf-8")) if match[1] == name
+    }
+    assert wanted <= defined
