@@ -4,9 +4,10 @@ Nothing heavy is imported here: each command's file holds a signature and import
 """
 
 import errno
+import os
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -29,6 +30,8 @@ from svkit.errors import SvkitError
 # Typer 0.29 vendors click, earlier versions import it: both spell this class as BadParameter's parent.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
+_PEER_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
+"""What the message of a collective operation holds when another process of the job has ended."""
 
 
 class ErrorGroup(TyperGroup):
@@ -41,7 +44,13 @@ class ErrorGroup(TyperGroup):
         settings = {"args": args, "prog_name": prog_name, **extra}
         if not standalone_mode:
             return super().main(standalone_mode=False, **settings)
-        sys.exit(self._exit_code(settings))
+        try:
+            code = self._exit_code(settings)
+        except SystemExit as stop:  # 130 or 143: a stage has saved its state on a signal
+            code = stop.code if isinstance(stop.code, int) else 1
+        if _is_one_of_several():
+            _leave_job(code)
+        sys.exit(code)
 
     def _exit_code(self, settings: dict[str, Any]) -> int:
         try:
@@ -62,10 +71,32 @@ class ErrorGroup(TyperGroup):
             if isinstance(error, OSError) and error.errno in _UNWRITABLE:
                 console.error(f"{error.filename or 'output'}: {error.strerror}")
                 return 4
+            if _is_one_of_several() and any(word in str(error) for word in _PEER_LOST):
+                console.error(
+                    "another process of this job has ended: see its message; the same command goes on"
+                )
+                return 1
             traceback.print_exc()
             console.error(f"{type(error).__name__}: this is a bug, please report it with the lines above")
             return 1
         return code if isinstance(code, int) else 0
+
+
+def _is_one_of_several() -> bool:
+    """Whether this process has joined others; torch is asked only if something has imported it."""
+    distributed: Any = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _leave_job(code: int) -> NoReturn:
+    """End a process of a torchrun job without the interpreter's teardown.
+
+    Gloo's threads may still drop Python objects while the interpreter goes down, which aborts a process (SIGABRT)
+    whose work is done and written; after an error, waiting for peers that will not answer takes half an hour.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _usage(error: Any) -> int:
