@@ -10,6 +10,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 SAMPLE_RATE_HZ = 16_000
 FRAME_SAMPLES = 400
@@ -23,7 +24,10 @@ MIN_SAMPLES = FRAME_SAMPLES + (STACK - 1) * HOP_SAMPLES
 MEL_FLOOR = 1.192092955078125e-07
 _PREEMPHASIS = 0.97
 _CHUNK_FRAMES = 16_384
-"""Frames transformed at once: bounds the memory of the spectra to 34 MB (and fits caches better)."""
+"""Frames transformed at once: bounds the memory of the spectra to 34 MB."""
+_BAND_MELS = 16
+_CPU_CHUNK_FRAMES = 512
+"""The same on a CPU, where frames and spectra stay in the second-level cache (1 MB each)."""
 
 
 def num_frames(num_samples: int | Tensor) -> int | Tensor:
@@ -61,24 +65,48 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("window", (povey_window() * 2**15).float(), persistent=False)
-        self.register_buffer("mel", mel_filters().float(), persistent=False)
+        # Zeros up to the length of the transform: what a frame reads beyond its 400 samples does not count.
+        window = functional.pad(povey_window() * 2**15, (0, FFT_SAMPLES - FRAME_SAMPLES))
+        self.register_buffer("window", window.float(), persistent=False)
+        filters = mel_filters().float()
+        self.register_buffer("mel", filters, persistent=False)
+        # The filters are narrow: neighbouring ones are applied together, to the bins that they reach.
+        self._bands: list[tuple[slice, slice]] = []
+        for first in range(0, NUM_MELS, _BAND_MELS):
+            reached = filters[:, first : first + _BAND_MELS].any(1).nonzero().flatten().tolist()
+            bins = slice(reached[0], reached[-1] + 1)
+            self._bands.append((bins, slice(first, first + _BAND_MELS)))
 
     def log_mel(self, waveforms_BN: Tensor) -> Tensor:
-        """Log mel energies, [B, M, 80] float32, one row every 10 ms."""
-        frames = waveforms_BN.float().unfold(1, FRAME_SAMPLES, HOP_SAMPLES)
-        batch, count, _ = frames.shape
-        flat = [self._log_mel(chunk) for chunk in frames.reshape(-1, FRAME_SAMPLES).split(_CHUNK_FRAMES)]
-        return torch.cat(flat).view(batch, count, NUM_MELS)
+        """Log mel energies, [B, M, 80] float32, one row every 10 ms.
 
-    def _log_mel(self, frames_XN: Tensor) -> Tensor:
-        centred = frames_XN - frames_XN.mean(-1, keepdim=True)
-        emphasised = torch.empty_like(centred)
-        torch.sub(centred[:, 1:], centred[:, :-1], alpha=_PREEMPHASIS, out=emphasised[:, 1:])
-        emphasised[:, 0] = centred[:, 0] * (1 - _PREEMPHASIS)
-        spectrum = torch.view_as_real(torch.fft.rfft(emphasised.mul_(self.window), n=FFT_SAMPLES))
-        power = spectrum.square().sum(-1)
-        return (power @ self.mel).clamp_(min=MEL_FLOOR).log_()
+        The utterances are laid end to end, each padded to whole hops, and framed as one signal; the few frames that
+        span two utterances are dropped. Pre-emphasis runs on the signal instead of on the frames, where the removed
+        mean m leaves only 0.03 m: x[n] - m - 0.97 (x[n - 1] - m). (The window is 0 at the first sample of a frame,
+        whose predecessor is the sample itself.)
+        """
+        batch, num_samples = waveforms_BN.shape
+        count = (num_samples - FRAME_SAMPLES) // HOP_SAMPLES + 1
+        hops = -(-(FRAME_SAMPLES + FFT_SAMPLES) // HOP_SAMPLES) + count
+        kept = waveforms_BN[:, : (count - 1) * HOP_SAMPLES + FRAME_SAMPLES].float()
+        signal = functional.pad(kept, (0, hops * HOP_SAMPLES - kept.shape[1])).flatten()
+        # A frame is five blocks of half a hop, so the sums of its blocks give its mean.
+        block = HOP_SAMPLES // 2
+        sums = signal.view(-1, block).sum(1).unfold(0, FRAME_SAMPLES // block, 2).sum(1)
+        offsets = sums * ((1 - _PREEMPHASIS) / FRAME_SAMPLES)
+        emphasised = functional.pad(torch.sub(signal[1:], signal[:-1], alpha=_PREEMPHASIS), (1, 0))
+        frames = emphasised.unfold(0, FFT_SAMPLES, HOP_SAMPLES)
+        size = _CPU_CHUNK_FRAMES if signal.device.type == "cpu" else _CHUNK_FRAMES
+        chunks = zip(frames.split(size), offsets[: len(frames)].split(size), strict=True)
+        mels = torch.cat([self._log_mel(chunk, offset) for chunk, offset in chunks])
+        mels = functional.pad(mels, (0, 0, 0, batch * hops - len(mels)))
+        return mels.view(batch, hops, NUM_MELS)[:, :count]
+
+    def _log_mel(self, frames_XN: Tensor, offsets_X: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft((frames_XN - offsets_X[:, None]).mul_(self.window))
+        power = torch.addcmul(spectrum.real * spectrum.real, spectrum.imag, spectrum.imag)
+        mels = torch.cat([power[:, bins] @ self.mel[bins, band] for bins, band in self._bands], dim=1)
+        return mels.clamp_(min=MEL_FLOOR).log_()
 
     @torch.no_grad()
     def forward(
@@ -107,8 +135,9 @@ class FeatureExtractor(nn.Module):
             mels = self.log_mel(waveforms_BN)
             total = mels.shape[1]
             if num_samples_B is None:
-                variance, mean = torch.var_mean(mels, dim=1, keepdim=True, correction=1)
-                mels = (mels - mean) * torch.rsqrt(variance + 1e-7)
+                centred = mels - mels.mean(1, keepdim=True)
+                variance = centred.square().sum(1, keepdim=True) / (total - 1)
+                mels = centred * torch.rsqrt(variance + 1e-7)
                 real_frames = None
             else:
                 counts = torch.div(num_samples_B - FRAME_SAMPLES, HOP_SAMPLES, rounding_mode="floor") + 1

@@ -1,0 +1,114 @@
+"""What the benchmarks share: turns, peaks of memory and of the machine, tables, and JSON with machine and date."""
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from svkit.train.allocator import keep_freed_memory
+
+
+class Timing(NamedTuple):
+    """Medians over the rounds, in seconds."""
+
+    wall: float
+    cpu: float
+
+
+def start(threads: int) -> None:
+    """Set the threads of this process and keep freed memory, as svkit's stages do."""
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)  # numpy's products
+    keep_freed_memory()
+
+
+def timed(call: Callable[[], object]) -> Timing:
+    """Time one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return Timing(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    """Time several calls in turns after one round of warm-up, so that a busy machine disturbs all of them alike."""
+    times: dict[str, list[Timing]] = {name: [] for name in calls}
+    for turn in range(rounds + 1):
+        for name, call in calls.items():
+            taken = timed(call)
+            if turn:
+                times[name].append(taken)
+    return {
+        name: Timing(*(statistics.median(column) for column in zip(*values, strict=True)))
+        for name, values in times.items()
+    }
+
+
+def peak_gb_above(call: Callable[[], object]) -> float:
+    """Largest resident memory while `call` runs, above what is resident before it (Linux)."""
+
+    def resident(field: str) -> int:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
+
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
+    before = resident("VmRSS")
+    call()
+    return (resident("VmHWM") - before) / 2**20
+
+
+def matmul_peak(dtype: torch.dtype, size: int = 2048, rounds: int = 7) -> float:
+    """Multiply-adds a second of CPU time in a square matrix product: what the machine can do at best."""
+    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    times = [timed(lambda: left @ right).cpu for _ in range(rounds)]
+    return size**3 / min(times[1:])
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Facts about machine and libraries that figures need beside them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    facts = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
+    flags = set(facts.get("flags", "").split())
+    return {
+        "date": date.today().isoformat(),
+        "cpu": facts.get("model name", platform.machine()),
+        "cores": os.cpu_count(),
+        "bf16_instructions": [name for name in ("amx_bf16", "avx512_bf16") if name in flags],
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Lay out a plain table: the first column to the left, the others to the right."""
+    cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if index else text.ljust(width)
+            for index, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+    return str(value)
+
+
+def save(path: Path | None, threads: int, **facts: Any) -> None:
+    """Write the figures with machine and date; nothing without a path."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"machine": machine(threads), **facts}, indent=1)
+        path.write_text(content + "\n", encoding="utf-8")
