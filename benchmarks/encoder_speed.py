@@ -9,6 +9,7 @@ square matrix product of the same dtype.
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from torch import Tensor
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from svkit.audio.features import FEATURE_DIM
-from svkit.config.architecture import W2V_BERT_2
+from svkit.config.architecture import W2V_BERT_2, ModelArchitecture
+from svkit.config.schema import HeadConfig
 from svkit.nn.encoder import Encoder
-from svkit.pruning.counting import encoder_macs
+from svkit.pruning.counting import macs
 from svkit.store.upstream import encoder_tensors
 
 TARGETS = {
@@ -72,9 +74,19 @@ def main() -> None:
     options = parser.parse_args()
     measuring.start(options.threads)
     stock, own = make_pair()
+    architecture = ModelArchitecture(encoder=W2V_BERT_2, head=HeadConfig())
     longest = max(options.lengths)
     rows, missed = [], 0
-    columns = ("dtype", "seconds", "stock cpu s", "svkit cpu s", "x, cpu", "x, wall", "target", "products alone")
+    columns = (
+        "dtype",
+        "seconds",
+        "stock cpu s",
+        "svkit cpu s",
+        "x, cpu",
+        "x, wall",
+        "target",
+        "products alone",
+    )
     memory = {}
     for name in options.dtypes:
         dtype = DTYPES[name]
@@ -85,17 +97,15 @@ def main() -> None:
             expected = stock(features).last_hidden_state.float()
             error = float((last_state(own, features).float() - expected).norm() / expected.norm())
             assert error < TOLERANCE[name], f"{name}, {seconds} s: the states differ by {error:.2g}"
+            calls = {
+                "stock": functools.partial(stock, features),
+                "svkit": functools.partial(last_state, own, features),
+            }
             if seconds == longest:
-                memory[name] = {
-                    "stock": measuring.peak_gb_above(lambda x=features: stock(x)),
-                    "svkit": measuring.peak_gb_above(lambda x=features: last_state(own, x)),
-                }
-            times = measuring.take_turns(
-                {"stock": lambda x=features: stock(x), "svkit": lambda x=features: last_state(own, x)},
-                options.rounds,
-            )
+                memory[name] = {which: measuring.peak_gb_above(call) for which, call in calls.items()}
+            times = measuring.take_turns(calls, options.rounds)
             ratio = times["stock"].cpu / times["svkit"].cpu
-            limit = encoder_macs(W2V_BERT_2, features.shape[1]) / rate
+            limit = macs(architecture, features.shape[1]).encoder / rate
             target = TARGETS[name].get(seconds, 0.0)
             missed += ratio < target
             rows.append(

@@ -1,5 +1,7 @@
 """What the benchmarks share: turns, peaks of memory and of the machine, tables, and JSON with machine and date."""
 
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -52,12 +54,14 @@ def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def peak_gb_above(call: Callable[[], object]) -> float:
-    """Largest resident memory while `call` runs, above what is resident before it (Linux)."""
+    """Largest resident memory while `call` runs, above what is resident before it (Linux, glibc)."""
 
     def resident(field: str) -> int:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
 
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # give back what the allocator kept
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
     before = resident("VmRSS")
     call()

@@ -65,10 +65,12 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Zeros up to the length of the transform: what a frame reads beyond its 400 samples does not count.
-        window = functional.pad(povey_window() * 2**15, (0, FFT_SAMPLES - FRAME_SAMPLES))
-        self.register_buffer("window", window.float(), persistent=False)
-        filters = mel_filters().float()
+        # Constants are real even in a module that is built on the meta device (to be counted, or filled later).
+        with torch.device("cpu"):
+            # Zeros up to the length of the transform: what a frame reads beyond its 400 samples does not count.
+            window = functional.pad(povey_window() * 2**15, (0, FFT_SAMPLES - FRAME_SAMPLES)).float()
+            filters = mel_filters().float()
+        self.register_buffer("window", window, persistent=False)
         self.register_buffer("mel", filters, persistent=False)
         # The filters are narrow: neighbouring ones are applied together, to the bins that they reach.
         self._bands: list[tuple[slice, slice]] = []

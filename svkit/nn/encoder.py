@@ -7,7 +7,8 @@ are linear layers here, with the trailing axis of the kernel dropped).
 What differs from the stock module, in how and not in what is computed:
 
 - Attention: only `left + right + 1` distances (73) have an embedding, so the positional scores are the product of the
-  queries with 73 rows, skewed into place. The stock module builds a [T, T, head_size] tensor.
+  queries with 73 rows, skewed into place. The stock module builds a [T, T, head_size] tensor. Long inputs are attended
+  block by block on a CPU, so the memory grows with T and not with T^2.
 - Padding is on the right and the convolution is causal, so a padded frame can reach a real one through attention
   only, where its key is masked. Nothing else needs the mask; states of padded frames are undefined.
 - There is no layer drop: the published training never had it, as it looped over the layers itself.
@@ -22,6 +23,7 @@ output bias included: the cut removes it whole, with its layer norm.
 Shapes: B batch, T frames (20 ms each), D hidden size, H heads, d head size, F inner units, C channels, P distances.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -48,6 +50,9 @@ class LayerGates(NamedTuple):
 
 
 NO_GATES = LayerGates()
+
+_BLOCK_FRAMES = 256
+"""Queries attended at once on a CPU; shorter inputs (5 s) are attended as one batched product."""
 
 
 def _alive(gate: Tensor) -> Tensor:
@@ -112,6 +117,57 @@ def relative_bias(scores_BHTP: Tensor, left: int, right: int) -> Tensor:
     return flat[..., reach : reach + frames * 2 * reach].view(batch, heads, frames, 2 * reach)[..., :frames]
 
 
+def attend_in_blocks(
+    query_BHTd: Tensor,
+    key_BHTd: Tensor,
+    value_BHTd: Tensor,
+    scores_BHTP: Tensor,
+    left: int,
+    right: int,
+    key_bias: Tensor | None,
+) -> Tensor:
+    """Attention without gradient whose scores stay in cache: one head and `_BLOCK_FRAMES` queries at a time.
+
+    The positional scores of a query are constant for keys further than `left` back and for keys further than `right`
+    ahead, and softmax ignores what is constant along a row. So with the first column subtracted they are added to a
+    band around the diagonal, and one number a query to what lies right of it.
+
+    Args:
+        query_BHTd: scaled queries.
+        key_BHTd: keys.
+        value_BHTd: values.
+        scores_BHTP: product of the queries with the distance embeddings.
+        left: distances below -left share the first embedding.
+        right: distances above right share the last one.
+        key_bias: as for `SelfAttention.forward`.
+
+    Returns:
+        [B, H, T, d].
+    """
+    batch, heads, frames, _ = query_BHTd.shape
+    distances = left + right + 1
+    relative = scores_BHTP - scores_BHTP[..., :1]
+    context = torch.empty_like(query_BHTd, memory_format=torch.contiguous_format)
+    for b in range(batch):
+        real = frames if key_bias is None else int((key_bias[b] == 0).sum())
+        for h, first in itertools.product(range(heads), range(0, frames, _BLOCK_FRAMES)):
+            last = min(first + _BLOCK_FRAMES, frames)
+            rows = last - first
+            scores = query_BHTd[b, h, first:last] @ key_BHTd[b, h, :real].T
+            positional = relative[b, h, first:last]
+            # [rows, rows - 1 zeros | distances | rows - 1 copies of the last], read one column less to the right in
+            # each row: entry (l, c) is the score of distance c - l - left, for the key first - left + c.
+            ends = positional[:, -1:].expand(-1, rows - 1)
+            wide = torch.cat([positional.new_zeros(rows, rows - 1), positional, ends], dim=1)
+            columns = rows - 1 + distances
+            band = wide.as_strided((rows, columns), (wide.shape[1] - 1, 1), rows - 1)
+            start, stop = first - left, min(last + right, real)
+            scores[:, max(start, 0) : stop] += band[:, max(start, 0) - start : max(stop - start, 0)]
+            scores[:, stop:] += positional[:, -1:]
+            torch.mm(torch.softmax(scores, dim=-1), value_BHTd[b, h, :real], out=context[b, h, first:last])
+    return context
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention with relative-key positions (Shaw et al. 2018)."""
 
@@ -143,19 +199,28 @@ class SelfAttention(nn.Module):
 
         query = split(self.linear_q(hidden_BTD)) * (1 / math.sqrt(self.head_size))
         key, value = split(self.linear_k(hidden_BTD)), split(self.linear_v(hidden_BTD))
-        distances = self.distance_embedding.weight.to(query.dtype)
-        bias = relative_bias(query @ distances.T, self.left, self.right)
-        if key_bias is not None:
-            bias = bias + key_bias.to(bias.dtype)
-        if torch.is_grad_enabled() and bias.requires_grad:
-            # The fused kernels have no gradient for a bias.
-            context = torch.softmax(query @ key.transpose(2, 3) + bias, dim=-1) @ value
-        else:
-            context = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        scores = query @ self.distance_embedding.weight.to(query.dtype).T
+        context = self._attend(query, key, value, scores, key_bias)
         if gate is not None:
             context = context * gate.to(context.dtype)[:, None, None]
         out = self.linear_out(context.transpose(1, 2).reshape(batch, frames, -1))
         return out if gate is None else out * _alive(gate)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scores: Tensor, key_bias: Tensor | None
+    ) -> Tensor:
+        is_cpu = query.device.type == "cpu"
+        needs_gradient = torch.is_grad_enabled() and (query.requires_grad or scores.requires_grad)
+        can_loop = is_cpu and not needs_gradient and not torch.compiler.is_compiling()
+        if can_loop and query.shape[2] > _BLOCK_FRAMES:
+            return attend_in_blocks(query, key, value, scores, self.left, self.right, key_bias)
+        bias = relative_bias(scores, self.left, self.right)
+        if key_bias is not None:
+            bias = bias + key_bias.to(bias.dtype)
+        if is_cpu or needs_gradient:
+            # The fused kernels have no gradient for a bias, and on a CPU they are slower than the plain products.
+            return torch.softmax(query @ key.transpose(2, 3) + bias, dim=-1) @ value
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
 
 
 def gate_aware_layer_norm(hidden_BTC: Tensor, norm: nn.LayerNorm, gate: Tensor) -> Tensor:

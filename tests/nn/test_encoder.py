@@ -1,5 +1,7 @@
 """The encoder against transformers' own, and the mistakes that this comparison must catch."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from svkit.nn import encoder as encoder_module
-from svkit.nn.encoder import CausalDepthwiseConv, Encoder, initialise, relative_bias
+from svkit.nn.encoder import CausalDepthwiseConv, Encoder, attend_in_blocks, initialise, relative_bias
 from svkit.store.upstream import encoder_architecture, encoder_tensors
 from tests.random_models import SEEDS, architectures, draw_weights, random_encoder, relative_error
 
@@ -56,9 +58,20 @@ def worst_error(
     return max(relative_error(a[real], b[real]) for a, b in zip(found, expected, strict=True))
 
 
-@given(config=configurations(), seed=SEEDS, lengths=st.lists(st.integers(1, 24), min_size=1, max_size=3))
-@settings(max_examples=30, deadline=None, derandomize=True)
-def test_hidden_states_equal_those_of_transformers_with_and_without_padding(config, seed, lengths):
+@given(
+    config=configurations(),
+    seed=SEEDS,
+    lengths=st.lists(st.integers(1, 24), min_size=1, max_size=3),
+    block=st.sampled_from((5, 256)),
+)
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_hidden_states_equal_those_of_transformers_with_and_without_padding(config, seed, lengths, block):
+    """Attended at once, or in blocks as long inputs are."""
+    with mock.patch.object(encoder_module, "_BLOCK_FRAMES", block):
+        compare_with_transformers(config, seed, lengths)
+
+
+def compare_with_transformers(config: Wav2Vec2BertConfig, seed: int, lengths: list[int]) -> None:
     ours, oracle = both_models(config, seed)
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn((len(lengths), max(lengths), ours.architecture.feature_dim), generator=generator)
@@ -135,15 +148,37 @@ def test_relative_bias_is_a_look_up_of_clipped_distances(frames, left, right, he
     assert torch.equal(relative_bias(scores, left, right), expected)
 
 
+@given(
+    frames=st.integers(1, 40),
+    left=st.integers(0, 12),
+    right=st.integers(0, 12),
+    block=st.integers(1, 17),
+    seed=SEEDS,
+    num_padded=st.integers(0, 20),
+)
+@settings(max_examples=100, deadline=None)
+def test_attention_in_blocks_is_attention(frames, left, right, block, seed, num_padded):
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = torch.randn((3, 2, 2, frames, 8), dtype=torch.float64, generator=generator)
+    scores = torch.randn((2, 2, frames, left + right + 1), dtype=torch.float64, generator=generator)
+    key_bias = torch.zeros((2, 1, 1, frames), dtype=torch.float64)
+    key_bias[1, ..., max(1, frames - num_padded) :] = float("-inf")
+    bias = relative_bias(scores, left, right) + key_bias
+    expected = torch.softmax(query @ key.transpose(2, 3) + bias, dim=-1) @ value
+    with mock.patch.object(encoder_module, "_BLOCK_FRAMES", block):
+        found = attend_in_blocks(query, key, value, scores, left, right, key_bias)
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
 @given(architecture=architectures(with_absent=True), seed=SEEDS)
 @settings(max_examples=15, deadline=None)
 def test_gradients_do_not_depend_on_the_kernel(architecture, seed):
-    """With gradients attention is written out, without it is fused: both give the same states."""
+    """With gradients attention is written out, without it is done in blocks: both give the same states."""
     encoder = random_encoder(architecture, seed)
     features = torch.randn((2, 11, architecture.feature_dim), generator=torch.Generator().manual_seed(seed))
     lengths = torch.tensor([11, 6])
     with_gradients = encoder(features, lengths)
-    with torch.inference_mode():
+    with torch.inference_mode(), mock.patch.object(encoder_module, "_BLOCK_FRAMES", 4):
         without = encoder(features, lengths)
     for a, b in zip(with_gradients, without, strict=True):
         assert relative_error(a[1, :6].detach(), b[1, :6]) <= TOLERANCE
