@@ -68,7 +68,7 @@ class FeatureExtractor(nn.Module):
         # Constants are real even in a module that is built on the meta device (to be counted, or filled later).
         with torch.device("cpu"):
             # Zeros up to the length of the transform: what a frame reads beyond its 400 samples does not count.
-            window = functional.pad(povey_window() * 2**15, (0, FFT_SAMPLES - FRAME_SAMPLES)).float()
+            window = functional.pad(povey_window()[1:] * 2**15, (0, FFT_SAMPLES - FRAME_SAMPLES + 1)).float()
             filters = mel_filters().float()
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("mel", filters, persistent=False)
@@ -83,9 +83,8 @@ class FeatureExtractor(nn.Module):
         """Log mel energies, [B, M, 80] float32, one row every 10 ms.
 
         The utterances are laid end to end, each padded to whole hops, and framed as one signal; the few frames that
-        span two utterances are dropped. Pre-emphasis runs on the signal instead of on the frames, where the removed
-        mean m leaves only 0.03 m: x[n] - m - 0.97 (x[n - 1] - m). (The window is 0 at the first sample of a frame,
-        whose predecessor is the sample itself.)
+        span two utterances are dropped. The window is 0 at the first sample of a frame, the only one without a
+        predecessor; so the pre-emphasised frame is taken from its second sample on, which leaves the power as it is.
         """
         batch, num_samples = waveforms_BN.shape
         count = (num_samples - FRAME_SAMPLES) // HOP_SAMPLES + 1
@@ -94,18 +93,19 @@ class FeatureExtractor(nn.Module):
         signal = functional.pad(kept, (0, hops * HOP_SAMPLES - kept.shape[1])).flatten()
         # A frame is five blocks of half a hop, so the sums of its blocks give its mean.
         block = HOP_SAMPLES // 2
-        sums = signal.view(-1, block).sum(1).unfold(0, FRAME_SAMPLES // block, 2).sum(1)
-        offsets = sums * ((1 - _PREEMPHASIS) / FRAME_SAMPLES)
-        emphasised = functional.pad(torch.sub(signal[1:], signal[:-1], alpha=_PREEMPHASIS), (1, 0))
-        frames = emphasised.unfold(0, FFT_SAMPLES, HOP_SAMPLES)
+        means = signal.view(-1, block).sum(1).unfold(0, FRAME_SAMPLES // block, 2).sum(1) / FRAME_SAMPLES
+        frames = signal.unfold(0, 1 + FFT_SAMPLES, HOP_SAMPLES)
         size = _CPU_CHUNK_FRAMES if signal.device.type == "cpu" else _CHUNK_FRAMES
-        chunks = zip(frames.split(size), offsets[: len(frames)].split(size), strict=True)
-        mels = torch.cat([self._log_mel(chunk, offset) for chunk, offset in chunks])
+        chunks = zip(frames.split(size), means[: len(frames)].split(size), strict=True)
+        mels = torch.cat([self._log_mel(chunk, mean) for chunk, mean in chunks])
         mels = functional.pad(mels, (0, 0, 0, batch * hops - len(mels)))
         return mels.view(batch, hops, NUM_MELS)[:, :count]
 
-    def _log_mel(self, frames_XN: Tensor, offsets_X: Tensor) -> Tensor:
-        spectrum = torch.fft.rfft((frames_XN - offsets_X[:, None]).mul_(self.window))
+    def _log_mel(self, frames_XN: Tensor, means_X: Tensor) -> Tensor:
+        # The mean goes first: taken off after the pre-emphasis it would cost a constant frame its last digits.
+        centred = frames_XN - means_X[:, None]
+        emphasised = torch.sub(centred[:, 1:], centred[:, :-1], alpha=_PREEMPHASIS)
+        spectrum = torch.fft.rfft(emphasised.mul_(self.window))
         power = torch.addcmul(spectrum.real * spectrum.real, spectrum.imag, spectrum.imag)
         mels = torch.cat([power[:, bins] @ self.mel[bins, band] for bins, band in self._bands], dim=1)
         return mels.clamp_(min=MEL_FLOOR).log_()

@@ -1,0 +1,200 @@
+"""`svkit extract` against the published loop, as whole processes: wall and CPU time, embeddings compared.
+
+    python benchmarks/extract_speed.py --manifest exp-folder/data/eval.tsv [--model exp-folder/finetune/lmft]
+        [--limit 120] [--dtype bfloat16] [--threads 1] [--json FILE]
+
+The published loop embeds one utterance at a time: transformers' feature extractor and `Wav2Vec2BertModel`, all hidden
+states kept, then the head, in fp32. Without --model both use a full-size model with random weights, and a subset of the
+manifest, evenly spaced. With --trials the EER of both is computed too.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measuring
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from svkit.store.embeddings import read_embeddings
+
+TARGET = 3.0
+TARGET_COSINE = {"bfloat16": 0.999, "float32": 0.99999}
+
+
+def published_loop(model_directory: Path, manifest_path: Path, out: Path) -> None:
+    """Embed a manifest as the published script does, and save a matrix."""
+    import soundfile
+    from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
+
+    from svkit.stages.models import load_model
+    from svkit.store.manifest import read_manifest
+
+    network = load_model(model_directory)
+    encoder = network.architecture.encoder
+    stock = Wav2Vec2BertModel(
+        Wav2Vec2BertConfig(
+            hidden_size=encoder.hidden_size,
+            num_hidden_layers=encoder.num_layers,
+            num_attention_heads=encoder.num_heads[0],
+            intermediate_size=encoder.ffn1_dim[0],
+        )
+    ).eval()
+    state = {
+        name: tensor[..., None] if "pointwise_conv" in name else tensor
+        for name, tensor in network.encoder.state_dict().items()
+    }
+    missing, unexpected = stock.load_state_dict(state, strict=False)
+    assert missing in ([], ["masked_spec_embed"]) and not unexpected, (missing, unexpected)
+    network.encoder = torch.nn.Module()  # only its head is used
+    extractor = SeamlessM4TFeatureExtractor(feature_size=80)
+    manifest = read_manifest(manifest_path)
+    embeddings = []
+    with torch.inference_mode():
+        for row in range(len(manifest)):
+            waveform, rate = soundfile.read(manifest.audio_path(row), dtype="float32")
+            features = extractor(waveform, sampling_rate=rate, return_tensors="pt")["input_features"]
+            states = stock(features, output_hidden_states=True).hidden_states
+            adapted = [network.head.adapt(index, state) for index, state in enumerate(states)]
+            embeddings.append(network.head.pool(adapted, None)[0].numpy())
+    np.save(out, np.stack(embeddings))
+
+
+def make_random_model(directory: Path) -> None:
+    """Write a full-size checkpoint whose weights are spread so that every part counts."""
+    from encoder_speed import make_pair
+
+    from svkit.config.architecture import W2V_BERT_2, ModelArchitecture
+    from svkit.config.schema import HeadConfig
+    from svkit.nn.speaker import SpeakerNetwork
+    from svkit.store import checkpoint as store
+
+    _, encoder = make_pair()
+    network = SpeakerNetwork(ModelArchitecture(encoder=W2V_BERT_2, head=HeadConfig()))
+    network.encoder.load_state_dict(encoder.state_dict())
+    store.write_model(directory, network.architecture, network.state_dict())
+
+
+def whole_process(command: list[str], threads: int) -> measuring.Timing:
+    """Run a command and return its wall and CPU time, start-up and loading included."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall = time.perf_counter()
+    subprocess.run(command, check=True, env=environment)
+    wall = time.perf_counter() - wall
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return measuring.Timing(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine of each row with its counterpart."""
+    return (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+
+
+def eer(embeddings: NDArray[np.float32], table: pd.DataFrame, trials_path: Path) -> float:
+    """Cosine EER in per cent of an `label enroll test` list."""
+    from svkit.eval import metrics, scoring
+
+    rows = {name: row for row, name in enumerate(table["utterance_id"])}
+    trials = [line.split() for line in trials_path.read_text(encoding="utf-8").splitlines()]
+    left, right = (np.array([rows[trial[side]] for trial in trials]) for side in (1, 2))
+    scores = scoring.cosine_scores(embeddings, embeddings, left, right)
+    labels = np.array([trial[0] == "1" for trial in trials])
+    return 100 * metrics.equal_error_rate(metrics.error_curve(scores, labels))
+
+
+def main() -> None:
+    """Run both, compare, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="a dense checkpoint (default: full size, random weights)")
+    parser.add_argument("--trials", type=Path)
+    parser.add_argument("--limit", type=int, help="utterances (default: 120 at full size, else all)")
+    parser.add_argument("--dtype", choices=TARGET_COSINE, default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--inside", nargs=3, type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        measuring.start(options.threads)
+        published_loop(*options.inside)
+        return
+    measuring.start(options.threads)
+    table = pd.read_csv(options.manifest, sep="\t", dtype=str, keep_default_na=False)
+    table["path"] = [str((options.manifest.parent / path).resolve()) for path in table["path"]]
+    limit = options.limit or (len(table) if options.model else 120)
+    table = table.iloc[np.linspace(0, len(table) - 1, min(limit, len(table))).astype(int)]
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        table.to_csv(work / "subset.tsv", sep="\t", index=False)
+        model = options.model or work / "model"
+        if options.model is None:
+            make_random_model(model)
+        commands = {
+            "published loop, fp32": [
+                *(sys.executable, __file__, "--manifest", str(options.manifest)),
+                *("--threads", str(options.threads)),
+                *("--inside", str(model), str(work / "subset.tsv"), str(work / "published.npy")),
+            ],
+            f"svkit extract, {options.dtype}": [
+                *(
+                    sys.executable,
+                    "-m",
+                    "svkit",
+                    "extract",
+                    "--model",
+                    str(model),
+                    "--exp",
+                    str(work / "exp"),
+                ),
+                *("--manifest", str(work / "subset.tsv"), "--dtype", options.dtype, "--preset", "tiny"),
+                *("--out", str(work / "own")),
+            ],
+        }
+        times = {label: whole_process(command, options.threads) for label, command in commands.items()}
+        published, own = np.load(work / "published.npy"), read_embeddings(work / "own").matrix
+    similar = cosines(published, own)
+    baseline, ours = times.values()
+    audio = float((table["num_samples"].astype(int) / table["sample_rate_hz"].astype(int)).sum())
+    rows = [
+        (
+            label,
+            taken.wall,
+            taken.cpu,
+            baseline.cpu / taken.cpu,
+            baseline.wall / taken.wall,
+            audio / taken.cpu,
+        )
+        for label, taken in times.items()
+    ]
+    columns = ("whole process", "wall s", "cpu s", "x, cpu", "x, wall", "audio s / cpu s")
+    print(measuring.table(columns, rows))
+    print(f"{len(table)} utterances, {audio:.0f} s; cosine to the published loop: lowest {similar.min():.6f}")
+    facts: dict[str, object] = {"utterances": len(table), "audio_seconds": audio}
+    if options.trials:
+        facts["eer_percent"] = [eer(matrix, table, options.trials) for matrix in (published, own)]
+        print("EER of both:", json.dumps(facts["eer_percent"]))
+    measuring.save(
+        options.json,
+        options.threads,
+        model=str(options.model or "full size, random weights"),
+        lowest_cosine=float(similar.min()),
+        rows=[dict(zip(columns, row, strict=True)) for row in rows],
+        **facts,
+    )
+    assert similar.min() >= TARGET_COSINE[options.dtype]
+    sys.exit(baseline.cpu / ours.cpu < TARGET)
+
+
+if __name__ == "__main__":
+    main()
