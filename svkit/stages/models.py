@@ -14,7 +14,6 @@ from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.architecture import TINY, EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import LoraConfig, Recipe
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
-from svkit.nn import lora
 from svkit.nn.encoder import Encoder, initialise
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store import checkpoint as store
@@ -106,6 +105,8 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
 def _merge_adapter(
     encoder: Encoder, config: Mapping[str, object], state: Mapping[str, Tensor], where: str
 ) -> None:
+    from svkit.nn import lora  # peft takes seconds to import, and only an adapter needs it
+
     for option in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern"):
         if config.get(option):
             raise ArtifactError(f"{where}: {option}: expected plain LoRA, found {config[option]!r}")
