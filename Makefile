@@ -76,7 +76,7 @@ export data_settings model_settings
 
 benchmarks := $(dir $(lastword $(MAKEFILE_LIST)))benchmarks
 # What is timed on random weights and random numbers; the reading of crops is timed where there are recordings.
-speed := scoring full_size pruned_speed
+speed := scoring features encoder_speed pruned_speed training_speed
 VOICES ?= ../shared/voices
 
 data := $(EXP)/.make/prepared

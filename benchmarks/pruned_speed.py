@@ -8,20 +8,19 @@ again within the parameters of the published structure.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import time
-from datetime import date
+import functools
+import sys
 from pathlib import Path
 
+import measuring
 import torch
+from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import HeadConfig
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.pruning.counting import encoder_parameters, macs
-from svkit.train.allocator import keep_freed_memory
+from svkit.stages.extract import cast_linear_layers
 
 # Widths of the published pruned model (arXiv 2510.04213, published checkpoint).
 PUBLISHED = {
@@ -37,6 +36,8 @@ PUBLISHED = {
     ),
 }
 ROUNDINGS = (1, 8, 16, 32, 64)
+TARGETS = {"fp32": 4.1, "bf16": 3.6}
+"""Of the best rounding, against our own dense model."""
 
 
 def rounded(published: EncoderArchitecture, step: int) -> EncoderArchitecture:
@@ -60,6 +61,21 @@ def rounded(published: EncoderArchitecture, step: int) -> EncoderArchitecture:
     return published.with_widths(widths)
 
 
+class StockModel(torch.nn.Module):
+    """transformers' encoder under svkit's features and head."""
+
+    def __init__(self, network: SpeakerNetwork) -> None:
+        super().__init__()
+        self.features, self.head, self.architecture = network.features, network.head, network.architecture
+        self.model = Wav2Vec2BertModel(Wav2Vec2BertConfig(layerdrop=0.0))
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Embed a batch of equal lengths."""
+        states = self.model(self.features(waveforms)[0], output_hidden_states=True).hidden_states
+        return self.head.pool([self.head.adapt(index, state) for index, state in enumerate(states)], None)
+
+
+@torch.inference_mode()
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -71,65 +87,46 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    keep_freed_memory()
+    measuring.start(options.threads)
     published = W2V_BERT_2.with_widths(
         {name: list(map(int, text.split())) for name, text in PUBLISHED.items()}
     )
     structures = {"dense": W2V_BERT_2} | {f"round_to {step}": rounded(published, step) for step in ROUNDINGS}
     torch.manual_seed(0)
-    models = {
+    models: dict[str, torch.nn.Module] = {
         name: SpeakerNetwork(ModelArchitecture(encoder=encoder, head=HeadConfig())).eval()
         for name, encoder in structures.items()
     }
+    models["stock dense"] = StockModel(models["dense"]).eval()
     waveforms = 0.1 * torch.randn(options.batch_size, int(options.seconds * 16_000))
     rows = []
+    columns = ("dtype", "structure", "parameters", "GMACs, 1 s", "cpu s", "wall s", "x dense", "x stock")
     for dtype in ("fp32", "bf16"):
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
-        for turn in range(options.rounds + 1):
-            for name, model in models.items():
-                wall, cpu = time.perf_counter(), time.process_time()
-                with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-                    assert torch.isfinite(model(waveforms)).all()
-                if turn:  # the first turn warms up
-                    times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-        medians = {
-            name: tuple(statistics.median(column) for column in zip(*values, strict=True))
-            for name, values in times.items()
-        }
-        for name, (wall, cpu) in medians.items():
+        if dtype == "bf16":
+            for model in models.values():
+                cast_linear_layers(model, torch.bfloat16)
+
+        def embed(model: torch.nn.Module, is_bf16: bool = dtype == "bf16") -> None:
+            with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+                assert torch.isfinite(model(waveforms)).all()
+
+        calls = {name: functools.partial(embed, model) for name, model in models.items()}
+        times = measuring.take_turns(calls, options.rounds)
+        for name, taken in times.items():
             architecture = models[name].architecture
-            rows.append(
-                {
-                    "dtype": dtype,
-                    "structure": name,
-                    "encoder_parameters": encoder_parameters(architecture.encoder),
-                    "gmacs": macs(architecture).total / 1e9,
-                    "wall_seconds": wall,
-                    "cpu_seconds": cpu,
-                    "speed_up_cpu": medians["dense"][1] / cpu,
-                    "speed_up_wall": medians["dense"][0] / wall,
-                }
-            )
-    print(
-        f"{'dtype':6}{'structure':14}{'parameters':>13}{'GMACs':>8}{'cpu s':>8}"
-        f"{'x dense, cpu':>14}{'x dense, wall':>15}"
+            size = (encoder_parameters(architecture.encoder), macs(architecture).total / 1e9)
+            ratios = (times["dense"].cpu / taken.cpu, times["stock dense"].cpu / taken.cpu)
+            rows.append((dtype, name, *size, taken.cpu, taken.wall, *ratios))
+    print(measuring.table(columns, rows))
+    best = {dtype: max(row[6] for row in rows if row[0] == dtype and "round" in row[1]) for dtype in TARGETS}
+    measuring.save(
+        options.json,
+        options.threads,
+        batch_size=options.batch_size,
+        seconds=options.seconds,
+        rows=[dict(zip(columns, row, strict=True)) for row in rows],
     )
-    for row in rows:
-        print(
-            f"{row['dtype']:6}{row['structure']:14}{row['encoder_parameters']:>13,}{row['gmacs']:>8.3f}"
-            f"{row['cpu_seconds']:>8.2f}{row['speed_up_cpu']:>14.2f}{row['speed_up_wall']:>15.2f}"
-        )
-    if options.json:
-        facts = {
-            "date": date.today().isoformat(),
-            "machine": platform.machine(),
-            "threads": options.threads,
-            "batch_size": options.batch_size,
-            "seconds": options.seconds,
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    sys.exit(any(best[dtype] < target for dtype, target in TARGETS.items()))
 
 
 if __name__ == "__main__":

@@ -149,6 +149,8 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
         overwrite=request.overwrite,
     ) as output:
         model.to(accelerator.device)
+        if accelerator.mixed_precision == "bf16":
+            cast_linear_layers(model, torch.bfloat16)
         parts = _Parts(job.out / store.RESUME_NAME, accelerator)
         started, cpu_started = time.perf_counter(), time.process_time()
         resumed = _embed_missing(model, manifest, config, accelerator, parts, progress, job)
@@ -196,6 +198,13 @@ def _embed_missing(
                 sys.exit(128 + stop.received)
         parts.save()
     return len(rows) < len(manifest)
+
+
+def cast_linear_layers(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights of linear layers once; autocast would do it in every batch, to the same numbers."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.to(dtype)
 
 
 class _Parts:

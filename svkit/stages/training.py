@@ -329,5 +329,5 @@ def _resume(fit: Fit, optimizer: torch.optim.Optimizer, progress: Progress) -> i
 def _move_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     for entry in optimizer.state.values():
         for name, value in entry.items():
-            if isinstance(value, Tensor) and value.ndim:
+            if isinstance(value, Tensor):
                 entry[name] = value.to(device)

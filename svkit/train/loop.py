@@ -79,7 +79,7 @@ def make_optimizer(task: Task, optim: OptimConfig) -> torch.optim.AdamW:
     assert isinstance(task, nn.Module)
     wanted = {id(parameter) for parameter in task.parameters() if parameter.requires_grad}
     assert len(grouped) == len(set(grouped)) and set(grouped) == wanted
-    return torch.optim.AdamW(groups, lr=optim.lr)
+    return torch.optim.AdamW(groups, lr=optim.lr, fused=True)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
