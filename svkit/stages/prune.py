@@ -20,9 +20,9 @@ from svkit.errors import ConfigError, TrainingError
 from svkit.nn.encoder import Encoder
 from svkit.progress import Progress
 from svkit.pruning.counting import encoder_parameters, macs, sparsity
-from svkit.pruning.cut import cut_encoder
+from svkit.pruning.cut import cut_architecture, cut_encoder
 from svkit.pruning.gates import EncoderGates
-from svkit.pruning.selection import select
+from svkit.pruning.selection import TOLERANCE, select
 from svkit.stages.distillation import DistanceMeter, default_teacher, training_inputs
 from svkit.stages.finished import is_current
 from svkit.stages.models import SpeakerModel, load_model
@@ -31,9 +31,6 @@ from svkit.store import checkpoint as store
 from svkit.store.manifest import read_manifest
 from svkit.store.provenance import plain
 from svkit.train.tasks import DistillationTask, PruningTask
-
-SPARSITY_TOLERANCE = 0.005
-"""The counted sparsity lies in [target, target + this]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +140,12 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
     target = _target(teacher.architecture, config, request.budget)
     config = replace(config, sparsity=target.sparsity)
     check_reachable(teacher.architecture.encoder, target.cost, target.limit)
+    gates = EncoderGates(teacher.architecture.encoder, config, recipe.seed)
+    if (
+        config.round_to > 1
+    ):  # blocks too coarse for the target show on fresh gates already: say so before training
+        fresh = select(gates, teacher.architecture.encoder, target.cost, target.limit, config.round_to)
+        check_sparsity(cut_architecture(teacher.architecture.encoder, fresh), teacher, request.budget, config)
     accelerator = make_accelerator(recipe.precision)
     dataset = CropDataset(
         read_manifest(inputs["train"], request.audio_root), config.data, config.augment, seed=recipe.seed
@@ -156,7 +159,6 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
         warmup = config.sparsity_warmup_steps if fraction is None else max(1, round(fraction * num_steps))
         student = copy.deepcopy(teacher.encoder).requires_grad_(True)
         student.set_conv_dropout(config.conv_dropout)
-        gates = EncoderGates(teacher.architecture.encoder, config, recipe.seed)
         task = PruningTask(student, teacher.encoder, gates, config, warmup)
         fit = Fit(
             accelerator=accelerator,
@@ -198,6 +200,20 @@ def check_reachable(
         )
 
 
+def check_sparsity(
+    kept: EncoderArchitecture, teacher: SpeakerModel, budget: str | None, config: PruneConfig
+) -> float:
+    """Return the counted sparsity; TrainingError when it lies outside of the promised range."""
+    reached = sparsity(kept, teacher.architecture.encoder)
+    if budget is None and not config.sparsity <= reached <= config.sparsity + TOLERANCE:
+        raise TrainingError(
+            f"sparsity target missed: expected {config.sparsity:.3f} to {config.sparsity + TOLERANCE:.3f}, "
+            f"counted {reached:.4f}; with --round-to {config.round_to} blocks are too coarse for this encoder: use a "
+            "smaller one"
+        )
+    return reached
+
+
 def _write_result(
     out: Path,
     teacher: SpeakerModel,
@@ -207,13 +223,7 @@ def _write_result(
     config: PruneConfig,
 ) -> dict[str, Any]:
     dense = teacher.architecture.dense_encoder()
-    reached = sparsity(cut.architecture, teacher.architecture.encoder)
-    if budget is None and not config.sparsity <= reached <= config.sparsity + SPARSITY_TOLERANCE:
-        raise TrainingError(
-            f"sparsity target missed: expected {config.sparsity:.3f} to {config.sparsity + SPARSITY_TOLERANCE:.3f}, "
-            f"counted {reached:.4f}; with --round-to {config.round_to} blocks are too coarse for this encoder: use a "
-            "smaller one"
-        )
+    reached = check_sparsity(cut.architecture, teacher, budget, config)
     write_pruned(out, teacher, cut, dense)
     classifier = store.read_classifier(teacher_path)
     if classifier is not None:
