@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
 from torch import Tensor, nn
 
 from svkit.config.schema import DataConfig, OptimConfig
@@ -32,19 +32,33 @@ from svkit.train.precision import resolve_precision
 from svkit.train.schedule import validation_steps
 
 SAVE_EVERY_STEPS = 500
+_KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""One process, or whole copies of the model in each of several."""
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """Processes, device and autocast (Hugging Face Accelerate: one process, torchrun, several machines)."""
+    """Processes, device and autocast (Hugging Face Accelerate: one process, torchrun, several machines).
+
+    Raises:
+        ConfigError: `accelerate launch` asks for FSDP, DeepSpeed or the like.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     resolved = resolve_precision(precision, device)
     if device.type == "cpu":
         keep_freed_memory()
-    return Accelerator(
+    # Gradients as views of the buckets they are exchanged in: one copy of them instead of two.
+    exchange = DistributedDataParallelKwargs(find_unused_parameters=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if resolved == "bf16" else "no",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+        kwargs_handlers=[exchange],
     )
+    if accelerator.distributed_type not in _KINDS:
+        raise ConfigError(
+            f"{accelerator.distributed_type.value}: not supported, it would shard what svkit saves and clips as a "
+            "whole; start the processes with torchrun, and see gradient_checkpointing for small GPUs"
+        )
+    return accelerator
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], Any]) -> Any:

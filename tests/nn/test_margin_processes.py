@@ -52,9 +52,7 @@ def _train(share: slice, wrap: bool) -> dict[str, Tensor]:
 
 
 def _process(rank: int, folder: str) -> None:
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
-    )
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     half = BATCH // 2
     found = _train(slice(rank * half, (rank + 1) * half), wrap=True)
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, f"{folder}/{rank}.safetensors")

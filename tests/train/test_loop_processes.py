@@ -27,7 +27,7 @@ def _process(rank: int, folder: str, bad_steps: dict[int, tuple[int, ...]], num_
     AcceleratorState._reset_state(True)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     assert accelerator.num_processes == 2
-    task, recorder = ToyTask({step: BAD for step in bad_steps[rank]}), Recorder()
+    task, recorder = ToyTask(dict.fromkeys(bad_steps[rank], BAD)), Recorder()
     optimizer = make_optimizer(task, OPTIM)
     wrapped = accelerator.prepare_model(task)
     found: dict[str, Any] = {}
@@ -38,7 +38,9 @@ def _process(rank: int, folder: str, bad_steps: dict[int, tuple[int, ...]], num_
     except TrainingError as error:
         found["error"] = str(error)
     found |= {"steps": recorder.column("step"), "saved": recorder.saved, "rank": rank}
-    found["weights"] = {name: tensor.tolist() for name, tensor in task.state_dict().items() if "norm" not in name}
+    found["weights"] = {
+        name: tensor.tolist() for name, tensor in task.state_dict().items() if "norm" not in name
+    }
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()
 
