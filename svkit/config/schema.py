@@ -52,8 +52,14 @@ class MarginConfig:
     scale: float = 32.0
     margin: float = 0.2
     """Additive angular margin in radians; 0.5 in LMFT."""
+    class_fraction: float = 1.0
+    """Classes in the softmax of a step: the batch's own and a random draw of the others, up to this fraction of all
+    (partial FC, An et al. 2021, 2022; for hundreds of thousands of classes). 1: all of them, as published."""
 
     def __post_init__(self) -> None:
+        _require(
+            0 < self.class_fraction <= 1, "margin.class_fraction", self.class_fraction, "0 < fraction <= 1"
+        )
         _require(self.scale > 0, "margin.scale", self.scale, "a positive number")
         _require(0 <= self.margin < 1.6, "margin.margin", self.margin, "radians in [0, 1.6)")
 
@@ -311,3 +317,6 @@ class Recipe:
     extract: ExtractConfig = field(default_factory=ExtractConfig)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of products in training and extraction; bf16: autocast over fp32 weights; auto: where the device is fast."""
+    gradient_checkpointing: bool = False
+    """Compute each encoder layer again in the backward pass instead of keeping its activations: less memory, about a
+    third more computation, the same gradients."""

@@ -1,9 +1,14 @@
-"""ArcFace: additive angular margin softmax (Deng et al. 2019), easy margin off."""
+"""ArcFace: additive angular margin softmax (Deng et al. 2019), easy margin off, over all classes or a draw of them.
+
+Shapes: B batch, E embedding, S classes (speakers times speeds), A classes of one step.
+"""
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 _SINE_SQUARED_FLOOR = 1e-12
@@ -40,9 +45,118 @@ class ArcFaceClassifier(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_classes, embedding_dim))
         nn.init.xavier_normal_(self.weight)
 
+    def choose(self, labels_B: Tensor, step: int) -> Tensor:
+        """Choose the classes of a training step, here all of them; returns where among them the labels are, [B]."""
+        return labels_B
+
+    def rows(self) -> Tensor:
+        """Weights of the chosen classes."""
+        return self.weight
+
     def forward(self, embeddings_BE: Tensor) -> Tensor:
-        """Cosine of every embedding with every class, [B, S] float32."""
+        """Cosine of every embedding with every chosen class, [B, A] float32."""
         with torch.autocast(device_type=embeddings_BE.device.type, enabled=False):
             return functional.linear(
-                functional.normalize(embeddings_BE.float()), functional.normalize(self.weight.float())
+                functional.normalize(embeddings_BE.float()), functional.normalize(self.rows().float())
             )
+
+
+class SampledClassifier(ArcFaceClassifier):
+    """A step's softmax over the batch's own classes and a uniform draw of the others (An et al. 2021, 2022).
+
+    `weight` holds all classes and gets no gradient. `active` holds the step's classes: `choose` copies them in, the
+    optimiser updates them, and they are written back with their AdamW moments (`attach`). So logits, gradients and
+    the exchange between processes have the size of the draw, and a class that was not drawn keeps weight and moments
+    as they are: neither momentum nor weight decay moves it. The draw depends on (seed, step) and on the labels of
+    all processes, so every process has the same one, and a resumed run repeats it.
+
+    AdamW's bias correction counts the steps of the run, not those in which a class was drawn.
+    """
+
+    def __init__(self, embedding_dim: int, num_classes: int, num_sampled: int, seed: int) -> None:
+        """Draw the weights.
+
+        Args:
+            embedding_dim: E.
+            num_classes: S.
+            num_sampled: A, at least the number of different classes in a batch of all processes.
+            seed: of the draws.
+        """
+        assert 0 < num_sampled <= num_classes
+        super().__init__(embedding_dim, num_classes)
+        self.weight.requires_grad_(False)
+        self.active = nn.Parameter(self.weight[:num_sampled].clone())
+        self.seed = seed
+        self._chosen = torch.arange(num_sampled)
+
+    def choose(self, labels_B: Tensor, step: int) -> Tensor:
+        """Draw the classes of a training step; in evaluation mode, all of them."""
+        if not self.training:
+            return labels_B
+        priority = np.random.default_rng([self.seed, step]).random(len(self.weight))
+        priority[_labels_of_all(labels_B).cpu().numpy()] = -1.0
+        num_sampled = len(self.active)
+        drawn = np.sort(np.argpartition(priority, num_sampled - 1)[:num_sampled])
+        self._chosen = torch.from_numpy(drawn).to(labels_B.device)
+        with torch.no_grad():
+            torch.index_select(self.weight, 0, self._chosen, out=self.active)
+        return torch.searchsorted(self._chosen, labels_B)
+
+    def rows(self) -> Tensor:
+        """Weights of the drawn classes; of all in evaluation mode."""
+        return self.active if self.training else self.weight
+
+    def attach(self, optimizer: torch.optim.AdamW) -> None:
+        """Let an optimiser over `active` update the drawn classes, each with its own moments.
+
+        The moments of all classes are in the optimiser's state, so they are saved and resumed with it.
+        """
+        optimizer.register_step_pre_hook(self._load_moments)
+        optimizer.register_step_post_hook(self._write_back)
+
+    def _load_moments(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        state = optimizer.state[self.active]
+        for name in _MOMENTS if state else ():
+            torch.index_select(state[_ALL + name], 0, self._chosen, out=state[name])
+
+    @torch.no_grad()
+    def _write_back(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        state = optimizer.state[self.active]
+        self.weight[self._chosen] = self.active
+        for name in _MOMENTS:
+            if _ALL + name not in state:
+                state[_ALL + name] = torch.zeros_like(self.weight)
+            state[_ALL + name][self._chosen] = state[name]
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state of a parameter, apart from its step."""
+_ALL = "all_classes_"
+"""Before the name of a moment: that of every class, [S, E]."""
+
+
+def _labels_of_all(labels_B: Tensor) -> Tensor:
+    """Labels of the batches of all processes, which are of one size."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return labels_B
+    parts = [torch.empty_like(labels_B) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, labels_B)
+    return torch.cat(parts)
+
+
+def make_classifier(
+    embedding_dim: int, num_classes: int, *, class_fraction: float, batch_size: int, seed: int
+) -> ArcFaceClassifier:
+    """Make the classifier of a recipe.
+
+    Args:
+        embedding_dim: E.
+        num_classes: S.
+        class_fraction: classes of a step's softmax as a fraction of all; 1: all of them, exactly.
+        batch_size: examples of a step over all processes: so many classes are drawn at least.
+        seed: of the draws.
+    """
+    num_sampled = max(math.ceil(class_fraction * num_classes), min(batch_size, num_classes))
+    if num_sampled >= num_classes:
+        return ArcFaceClassifier(embedding_dim, num_classes)
+    return SampledClassifier(embedding_dim, num_classes, num_sampled, seed)

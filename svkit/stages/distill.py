@@ -11,7 +11,7 @@ from svkit.stages.distillation import DistanceMeter, default_teacher, training_i
 from svkit.stages.finished import is_current
 from svkit.stages.models import load_model
 from svkit.stages.prune import write_pruned
-from svkit.stages.training import Fit, fit_task, make_accelerator, open_stage
+from svkit.stages.training import Fit, batch_of_process, fit_task, make_accelerator, open_stage
 from svkit.store import checkpoint as store
 from svkit.store.manifest import read_manifest
 from svkit.store.provenance import plain
@@ -84,12 +84,13 @@ def run(request: DistillRequest, progress: Progress) -> DistillResult:
     ) as output:
         student.encoder.requires_grad_(True)
         student.encoder.set_conv_dropout(config.conv_dropout)
+        student.encoder.checkpoint_layers = recipe.gradient_checkpointing
         fit = Fit(
             accelerator=accelerator,
             output=output,
             task=DistillationTask(student.encoder, teacher.encoder, config),
             dataset=dataset,
-            data=config.data,
+            data=batch_of_process(output, config.data),
             optim=config.optim,
             epochs=config.epochs,
             validations=4,

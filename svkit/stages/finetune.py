@@ -17,12 +17,12 @@ from svkit.config.schema import FinetuneConfig, Recipe, StageConfig
 from svkit.data.dataset import CropDataset
 from svkit.errors import ArtifactError, ConfigError
 from svkit.nn import lora
-from svkit.nn.margin import ArcFaceClassifier
+from svkit.nn.margin import ArcFaceClassifier, make_classifier
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
 from svkit.stages.finished import is_current
 from svkit.stages.models import TINY_ENCODER, load_encoder, load_into, load_model, new_network
-from svkit.stages.training import Fit, fit_task, make_accelerator, open_stage
+from svkit.stages.training import Fit, batch_of_process, fit_task, make_accelerator, open_stage
 from svkit.stages.validation import Validator
 from svkit.store import checkpoint as store
 from svkit.store.manifest import Manifest, read_manifest
@@ -201,15 +201,17 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
         inputs=plan.inputs,
         overwrite=request.overwrite,
     ) as output:
-        network, classifier = _build(plan, dataset, progress)
+        data = batch_of_process(output, config.data)
+        network, classifier = _build(plan, dataset, data.batch_size * accelerator.num_processes, progress)
         _freeze(network, plan)
+        network.encoder.checkpoint_layers = recipe.gradient_checkpointing
         task = ClassificationTask(network, classifier, config.margin, config.augment)
         fit = Fit(
             accelerator=accelerator,
             output=output,
             task=task,
             dataset=dataset,
-            data=config.data,
+            data=data,
             optim=config.optim,
             epochs=config.epochs,
             validations=config.validations if validator else 1,
@@ -236,7 +238,9 @@ def _list(path: Path | None) -> Manifest | None:
     return None if path is None else read_manifest(path)
 
 
-def _build(plan: _Plan, dataset: CropDataset, progress: Progress) -> tuple[SpeakerNetwork, ArcFaceClassifier]:
+def _build(
+    plan: _Plan, dataset: CropDataset, batch_size: int, progress: Progress
+) -> tuple[SpeakerNetwork, ArcFaceClassifier]:
     recipe = plan.recipe
     if plan.previous is None:
         assert plan.encoder is not None
@@ -253,7 +257,13 @@ def _build(plan: _Plan, dataset: CropDataset, progress: Progress) -> tuple[Speak
             lora.attach(network.encoder, recipe.lora)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed + 1)
-        classifier = ArcFaceClassifier(network.architecture.head.embedding_dim, dataset.num_classes)
+        classifier = make_classifier(
+            network.architecture.head.embedding_dim,
+            dataset.num_classes,
+            class_fraction=plan.config.margin.class_fraction,
+            batch_size=batch_size,
+            seed=recipe.seed,
+        )
     if known is not None:
         weight = rows_for(known, *_classes(dataset, plan.config))
         if weight is None:

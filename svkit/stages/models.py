@@ -17,6 +17,7 @@ from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.nn.encoder import Encoder, initialise
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store import checkpoint as store
+from svkit.store.audio_file import LOUDEST_SAMPLE
 from svkit.store.upstream import encoder_architecture, encoder_tensors
 
 TINY_ENCODER = "tiny"
@@ -54,7 +55,7 @@ class SpeakerModel(SpeakerNetwork):
             float32 [N, D], not length-normalised.
 
         Raises:
-            DataError: an array is not 1-D, not finite, or shorter than 35 ms.
+            DataError: an array is not 1-D, not finite, absurdly loud, or shorter than 35 ms.
         """
         tensors = [_checked(index, waveform, sample_rate) for index, waveform in enumerate(waveforms)]
         if not tensors:
@@ -72,6 +73,8 @@ def _checked(index: int, waveform: NDArray[np.floating], sample_rate: int) -> Te
         raise DataError(f"waveform {index}: expected one dimension (mono), found shape {array.shape}")
     if not np.isfinite(array).all():
         raise DataError(f"waveform {index}: has samples that are not finite")
+    if len(array) and np.abs(array).max() > LOUDEST_SAMPLE:
+        raise DataError(f"waveform {index}: has samples beyond {LOUDEST_SAMPLE:g} times full scale")
     if sample_rate != SAMPLE_RATE_HZ:
         array = resample(array, sample_rate)
     if len(array) < MIN_SAMPLES:

@@ -26,7 +26,7 @@ from svkit.pruning.selection import TOLERANCE, select
 from svkit.stages.distillation import DistanceMeter, default_teacher, training_inputs
 from svkit.stages.finished import is_current
 from svkit.stages.models import SpeakerModel, load_model
-from svkit.stages.training import Fit, count_steps, fit_task, make_accelerator, open_stage
+from svkit.stages.training import Fit, batch_of_process, count_steps, fit_task, make_accelerator, open_stage
 from svkit.store import checkpoint as store
 from svkit.store.manifest import read_manifest
 from svkit.store.provenance import plain
@@ -154,18 +154,20 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
     with open_stage(
         accelerator, out, command="prune", config=record, inputs=inputs, overwrite=request.overwrite
     ) as output:
-        _, num_steps = count_steps(len(dataset), config.data, config.epochs, accelerator.num_processes)
+        data = batch_of_process(output, config.data)
+        _, num_steps = count_steps(len(dataset), data, config.epochs, accelerator.num_processes)
         fraction = config.sparsity_warmup_fraction
         warmup = config.sparsity_warmup_steps if fraction is None else max(1, round(fraction * num_steps))
         student = copy.deepcopy(teacher.encoder).requires_grad_(True)
         student.set_conv_dropout(config.conv_dropout)
+        student.checkpoint_layers = recipe.gradient_checkpointing
         task = PruningTask(student, teacher.encoder, gates, config, warmup)
         fit = Fit(
             accelerator=accelerator,
             output=output,
             task=task,
             dataset=dataset,
-            data=config.data,
+            data=data,
             optim=config.optim,
             epochs=config.epochs,
             validations=4,

@@ -8,21 +8,21 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
 from torch import Tensor, nn
 
 from svkit.config.schema import DataConfig, OptimConfig
 from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
-from svkit.errors import SvkitError
+from svkit.errors import ConfigError, SvkitError
 from svkit.progress import Progress, Task
 from svkit.store import checkpoint as store
 from svkit.store.provenance import Output, open_output
@@ -32,19 +32,33 @@ from svkit.train.precision import resolve_precision
 from svkit.train.schedule import validation_steps
 
 SAVE_EVERY_STEPS = 500
+_KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""One process, or whole copies of the model in each of several."""
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """Processes, device and autocast (Hugging Face Accelerate: one process, torchrun, several machines)."""
+    """Processes, device and autocast (Hugging Face Accelerate: one process, torchrun, several machines).
+
+    Raises:
+        ConfigError: `accelerate launch` asks for FSDP, DeepSpeed or the like.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     resolved = resolve_precision(precision, device)
     if device.type == "cpu":
         keep_freed_memory()
-    return Accelerator(
+    # Gradients as views of the buckets they are exchanged in: one copy of them instead of two.
+    exchange = DistributedDataParallelKwargs(find_unused_parameters=False, gradient_as_bucket_view=True)
+    accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if resolved == "bf16" else "no",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
+        kwargs_handlers=[exchange],
     )
+    if accelerator.distributed_type not in _KINDS:
+        raise ConfigError(
+            f"{accelerator.distributed_type.value}: not supported, it would shard what svkit saves and clips as a "
+            "whole; start the processes with torchrun, and see gradient_checkpointing for small GPUs"
+        )
+    return accelerator
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
@@ -107,7 +121,7 @@ class StageOutput:
         def action() -> None:
             assert self._output is not None
             store.remove_resume(self.path)
-            self._output.finish(extra)
+            self._output.finish({"num_processes": self.accelerator.num_processes, **extra})
 
         on_main(self.accelerator, action)
 
@@ -165,6 +179,30 @@ class Fit:
     facts: dict[str, Any] = field(default_factory=dict)
     """Small JSON facts that survive a resume."""
     state_of: Callable[[nn.Module], dict[str, Tensor]] = lambda task: dict(task.state_dict())
+
+
+def batch_of_process(output: StageOutput, data: DataConfig) -> DataConfig:
+    """Settle how many examples each process takes in a step.
+
+    A run keeps the batch over all processes that it began with, so that steps, learning rates and the order of the
+    examples stay what they are: resumed with another number of processes, each takes its part of that batch.
+
+    Returns:
+        `data` with the batch size of each process.
+
+    Raises:
+        ConfigError: the batch of the interrupted run cannot be shared out evenly.
+    """
+    begun = store.read_resume_batch(output.path) if output.is_resumed else None
+    if begun is None:
+        return data
+    num_processes = output.accelerator.num_processes
+    if begun % num_processes:
+        raise ConfigError(
+            f"{output.path}: the interrupted run took {begun} examples a step, which {num_processes} processes "
+            "cannot share evenly; go on with a number of processes that divides it, or use --overwrite"
+        )
+    return replace(data, batch_size=begun // num_processes)
 
 
 def count_steps(dataset_size: int, data: DataConfig, epochs: float, num_processes: int) -> tuple[int, int]:
@@ -239,6 +277,7 @@ class _StageHooks:
         def action() -> None:
             state = store.ResumeState(
                 num_done=num_done,
+                batch_size=fit.data.batch_size * fit.accelerator.num_processes,
                 task=fit.state_of(self.task),
                 optimizer=_optimizer_tensors(self.optimizer),
                 facts=fit.facts,
@@ -298,7 +337,11 @@ def fit_task(fit: Fit, progress: Progress) -> nn.Module:
         hooks = _StageHooks(fit, wrapped, optimizer, bar, stop)
         hooks.num_logged = start
         try:
-            run_loop(wrapped, optimizer, loader, plan, accelerator, hooks)
+            skipped = run_loop(wrapped, optimizer, loader, plan, accelerator, hooks)
+            if skipped:
+                progress.note(
+                    f"{fit.label}: {skipped} steps were skipped, their loss or gradient was not finite"
+                )
         except Interrupted:
             progress.note(
                 f"interrupted: the state is saved in {fit.output.path}; the same command goes on from there"

@@ -14,6 +14,9 @@ from svkit.store.atomic import replacing
 
 # A header may claim any length; memory grows only with samples that are really there.
 _BLOCK_SAMPLES = 1 << 21
+LOUDEST_SAMPLE = 1e6
+"""120 dB over full scale: files of raw 16-bit or 24-bit counts are far below, and from 1e13 on a power spectrum leaves
+float32."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +37,7 @@ class AudioError(DataError):
 
         Args:
             path: the file.
-            reason: `missing`, `empty`, `unreadable`, `truncated` or `non-finite`.
+            reason: `missing`, `empty`, `unreadable`, `truncated`, `non-finite` or `too loud`.
             detail: the rest of the line.
         """
         super().__init__(f"{path}: {detail}")
@@ -90,7 +93,7 @@ def examine(path: Path) -> tuple[AudioInfo, str]:
         whatever the container.
 
     Raises:
-        AudioError: missing, empty, not audio, truncated, or with non-finite samples.
+        AudioError: missing, empty, not audio, truncated, or with samples that are not finite or absurdly large.
     """
     with _open(path) as file:
         info = _info(path, file)
@@ -121,7 +124,7 @@ def read_audio(
 
     Raises:
         DataError: missing, not audio, truncated, of another rate, samples asked for that are not there, or
-            non-finite samples.
+            samples that are not finite or beyond `LOUDEST_SAMPLE`.
     """
     with _open(path) as file:
         if sample_rate_hz not in (None, file.samplerate):
@@ -160,6 +163,11 @@ def _blocks(
             if not finite.all():
                 position = start + found + int(np.argmin(finite))
                 raise AudioError(path, "non-finite", f"sample {position} is not a finite number")
+            if max(samples.max(), -samples.min()) > LOUDEST_SAMPLE:
+                position = start + found + int(np.argmax(np.abs(samples)))
+                raise AudioError(
+                    path, "too loud", f"sample {position} is beyond {LOUDEST_SAMPLE:g} times full scale"
+                )
             found += len(block)
             yield samples
     except (soundfile.SoundFileError, OSError, ValueError) as error:

@@ -25,7 +25,7 @@ BEST_NAME, LAST_NAME = "best.safetensors", "last.safetensors"
 CLASSIFIER_NAME, SPEAKERS_NAME = "classifier.safetensors", "speakers.tsv"
 ADAPTER_NAME = "adapter"
 LOG_NAME, RESUME_NAME, TENSORBOARD_NAME = "train_log.jsonl", "resume", "tensorboard"
-RESUME_FORMAT, RESUME_VERSION = "svkit-resume", 1
+RESUME_FORMAT, RESUME_VERSION = "svkit-resume", 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +173,8 @@ class ResumeState:
 
     num_done: int
     """Steps done."""
+    batch_size: int
+    """Examples of a step, over all processes."""
     task: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     facts: dict[str, Any]
@@ -192,6 +194,7 @@ def write_resume(directory: Path, state: ResumeState) -> None:
             "format_version": RESUME_VERSION,
             "name": name,
             "num_done": state.num_done,
+            "batch_size": state.batch_size,
             "facts": state.facts,
         },
     )
@@ -208,16 +211,29 @@ def read_resume(directory: Path) -> ResumeState | None:
     record = read_json(root / "state.json", RESUME_FORMAT, RESUME_VERSION)
     try:
         place, num_done, facts = root / record["name"], int(record["num_done"]), dict(record["facts"])
+        batch_size = int(record["batch_size"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
-            f"{root / 'state.json'}: expected name, num_done and facts ({error!r})"
+            f"{root / 'state.json'}: expected name, num_done, batch_size and facts ({error!r})"
         ) from error
     return ResumeState(
         num_done=num_done,
+        batch_size=batch_size,
         task=read_tensors(place / "task.safetensors"),
         optimizer=read_tensors(place / "optimizer.safetensors"),
         facts=facts,
     )
+
+
+def read_resume_batch(directory: Path) -> int | None:
+    """Read how many examples a step of the interrupted training takes over all processes; None without a state."""
+    path = directory / RESUME_NAME / "state.json"
+    if not path.exists():
+        return None
+    found = read_json(path, RESUME_FORMAT, RESUME_VERSION).get("batch_size")
+    if not isinstance(found, int) or found < 1:
+        raise ArtifactError(f"{path}: batch_size: expected a positive number, found {found!r}")
+    return found
 
 
 def remove_resume(directory: Path) -> None:

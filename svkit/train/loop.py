@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from svkit.config.schema import OptimConfig
 from svkit.errors import TrainingError
+from svkit.nn.margin import SampledClassifier
 from svkit.train.schedule import learning_rate
 
 MAX_SKIPPED_STEPS = 20
@@ -79,7 +80,11 @@ def make_optimizer(task: Task, optim: OptimConfig) -> torch.optim.AdamW:
     assert isinstance(task, nn.Module)
     wanted = {id(parameter) for parameter in task.parameters() if parameter.requires_grad}
     assert len(grouped) == len(set(grouped)) and set(grouped) == wanted
-    return torch.optim.AdamW(groups, lr=optim.lr, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=optim.lr, fused=True)
+    for module in task.modules():
+        if isinstance(module, SampledClassifier):
+            module.attach(optimizer)
+    return optimizer
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -153,7 +158,7 @@ def run_loop(
         The number of steps that were skipped because of a non-finite gradient.
 
     Raises:
-        TrainingError: too many non-finite steps in a row.
+        TrainingError: too many non-finite steps in a row; the state before them was saved.
         Interrupted: a hook asked to stop; the state was saved.
     """
     groups = accelerator.unwrap_model(task).clip_groups()
@@ -174,7 +179,8 @@ def run_loop(
             for name, parameters in groups.items()
             if parameters
         }
-        if all(bool(torch.isfinite(norm)) for norm in norms.values()):
+        finite = torch.stack([losses["loss"].detach(), *norms.values()]).isfinite().all()
+        if not _any_process(not bool(finite), accelerator):
             optimizer.step()
             meter.add(losses, norms, len(labels))
             skipped_in_a_row = 0
@@ -182,6 +188,8 @@ def run_loop(
             statistics.restore()
             skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
             if skipped_in_a_row >= MAX_SKIPPED_STEPS:
+                # Skipped steps leave no trace: this is the state after the last good one.
+                hooks.on_save(step + 1 - skipped_in_a_row)
                 raise TrainingError(
                     f"step {step}: the loss or its gradient was not finite in {skipped_in_a_row} steps in a row; "
                     "the last good state is kept: lower the learning rate (--set optim.lr=...) or check the audio"

@@ -46,7 +46,7 @@ class ClassificationTask(nn.Module):
         self.augment = augment
 
     def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
-        """Cross-entropy of the margin logits; accuracy is measured without the margin."""
+        """Cross-entropy of the margin logits over the step's classes; accuracy is measured without the margin."""
         features, _ = self.network.features(waveforms_BN)
         augment = self.augment
         if augment is not None and (augment.spec_time_masks or augment.spec_frequency_masks):
@@ -57,10 +57,11 @@ class ClassificationTask(nn.Module):
                 frequency_masks=augment.spec_frequency_masks,
                 frequency_bins=augment.spec_frequency_bins,
             )
+        targets_B = self.classifier.choose(labels_B, step)
         cosine = self.classifier(self.network.embed_features(features))
-        logits = arcface_logits(cosine, labels_B, self.margin.scale, self.margin.margin)
-        accuracy = (cosine.argmax(1) == labels_B).float().mean()
-        return {"loss": functional.cross_entropy(logits, labels_B), "accuracy": accuracy.detach()}
+        logits = arcface_logits(cosine, targets_B, self.margin.scale, self.margin.margin)
+        accuracy = (cosine.argmax(1) == targets_B).float().mean()
+        return {"loss": functional.cross_entropy(logits, targets_B), "accuracy": accuracy.detach()}
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Groups for AdamW; `lr_factor` multiplies the scheduled rate."""

@@ -152,6 +152,9 @@ def test_wrong_values_name_the_key(override: str, expected: str) -> None:
 
 
 def test_checks_of_the_schema_carry_the_full_name() -> None:
+    assert "margin.class_fraction: expected 0 < fraction <= 1, found 0.0" in _error(
+        "joint.margin.class_fraction=0.0"
+    )
     assert _error("pruned.joint.optim.lr=-1").startswith(
         "pruned.joint.optim.lr: expected a positive number, found -1"
     )

@@ -49,7 +49,7 @@ def test_published_fine_tuning(name: str) -> None:
     for stage in (lora, head, joint):
         assert stage.data.batch_size == 64 and stage.data.crop_seconds == (2.0, 3.0)
         assert stage.data.speeds == (1.0, 0.9, 1.1)
-        assert (stage.margin.scale, stage.margin.margin) == (32.0, 0.2)
+        assert (stage.margin.scale, stage.margin.margin, stage.margin.class_fraction) == (32.0, 0.2, 1.0)
         _assert_published_augmentation(stage.augment)
     assert lmft.data.batch_size == 32 and lmft.data.crop_seconds == (5.0, 6.0)
     assert lmft.data.speeds == (1.0,) and lmft.augment is None

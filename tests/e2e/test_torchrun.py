@@ -45,21 +45,27 @@ def options(num_processes: int, *overrides: str) -> list[str]:
     return set_options(*sizes, *still, *overrides)
 
 
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "svkit",
+]
+
+
+def environment() -> dict[str, str]:
+    """One thread a process, and no GPU."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
 def launch(*arguments: Any) -> subprocess.CompletedProcess[str]:
     """Start two processes as a user would."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "svkit",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    words = [*command, *map(str, arguments)]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=800)
+    words = [*TORCHRUN, *map(str, arguments)]
+    return subprocess.run(words, env=environment(), capture_output=True, text=True, check=False, timeout=800)
 
 
 def torchrun(*arguments: Any) -> subprocess.CompletedProcess[str]:

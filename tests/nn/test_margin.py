@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svkit.nn.margin import ArcFaceClassifier, arcface_logits
+from svkit.nn.margin import ArcFaceClassifier, SampledClassifier, arcface_logits, make_classifier
 
 SCALE = 32.0
 
@@ -69,3 +69,136 @@ def test_cosines_do_not_depend_on_lengths_and_stay_float32():
     assert float(cosine.detach().abs().max()) <= 1 + 1e-6
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(classifier(embeddings), cosine)
+
+
+NUM_CLASSES, DIM = 40, 4
+LABELS = torch.tensor([3, 39, 3, 0])
+
+
+def sampled(num_sampled: int, seed: int = 0) -> SampledClassifier:
+    torch.manual_seed(1)
+    return SampledClassifier(DIM, NUM_CLASSES, num_sampled, seed)
+
+
+def train_classifier(
+    classifier: ArcFaceClassifier, steps: range, optimizer: torch.optim.AdamW
+) -> list[float]:
+    """Train the class weights alone, towards embeddings that are drawn anew in each step."""
+    losses = []
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        embeddings = torch.randn((len(LABELS), DIM), generator=generator)
+        targets = classifier.choose((LABELS + step) % NUM_CLASSES, step)
+        loss = torch.nn.functional.cross_entropy(
+            arcface_logits(classifier(embeddings), targets, SCALE, 0.2), targets
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def adamw(classifier: ArcFaceClassifier) -> torch.optim.AdamW:
+    parameters = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1)
+    if isinstance(classifier, SampledClassifier):
+        classifier.attach(optimizer)
+    return optimizer
+
+
+def test_a_draw_of_all_classes_is_the_exact_softmax_bit_for_bit():
+    torch.manual_seed(1)
+    exact, draw = ArcFaceClassifier(DIM, NUM_CLASSES), sampled(NUM_CLASSES)
+    losses = [train_classifier(each, range(6), adamw(each)) for each in (exact, draw)]
+    assert losses[0] == losses[1] and torch.equal(exact.weight, draw.weight)
+
+
+@given(num_sampled=st.integers(3, NUM_CLASSES - 1), step=st.integers(0, 10**6))
+def test_a_draw_holds_the_labels_and_different_others(num_sampled, step):
+    classifier = sampled(num_sampled)
+    targets = classifier.choose(LABELS, step)
+    chosen = classifier._chosen
+    assert len(chosen) == num_sampled == len(set(chosen.tolist()))
+    assert torch.equal(chosen[targets], LABELS) and torch.equal(classifier.rows(), classifier.weight[chosen])
+    again = sampled(num_sampled)
+    again.choose(LABELS, step)
+    assert torch.equal(again._chosen, chosen)
+
+
+def test_draws_are_uniform_and_differ_between_steps_and_seeds():
+    classifier, counts = sampled(13), torch.zeros(NUM_CLASSES)
+    for step in range(2000):
+        classifier.choose(LABELS, step)
+        counts[classifier._chosen] += 1
+    assert (counts[[0, 3, 39]] == 2000).all()
+    others = counts[[row for row in range(NUM_CLASSES) if row not in (0, 3, 39)]]
+    expected = 2000 * 10 / 37
+    # Five standard deviations of a binomial count.
+    assert float((others - expected).abs().max()) < 5 * math.sqrt(expected * (1 - 10 / 37))
+    first, other = sampled(13), sampled(13, seed=1)
+    first.choose(LABELS, 0)
+    other.choose(LABELS, 0)
+    assert not torch.equal(first._chosen, other._chosen)
+
+
+def test_a_class_that_is_not_drawn_keeps_weight_and_moments():
+    """Neither momentum nor weight decay moves it; one that is drawn is updated from its own moments."""
+    classifier = sampled(10)
+    optimizer = adamw(classifier)
+    train_classifier(classifier, range(20), optimizer)
+    state = optimizer.state[classifier.active]
+    before = {name: state[f"all_classes_{name}"].clone() for name in ("exp_avg", "exp_avg_sq")}
+    weight = classifier.weight.clone()
+    train_classifier(classifier, range(20, 21), optimizer)
+    drawn = torch.zeros(NUM_CLASSES, dtype=torch.bool)
+    drawn[classifier._chosen] = True
+    assert int(drawn.sum()) == 10
+    assert torch.equal(classifier.weight[~drawn], weight[~drawn])
+    assert bool((classifier.weight[drawn] != weight[drawn]).any(1).all())
+    for name, moments in before.items():
+        assert torch.equal(state[f"all_classes_{name}"][~drawn], moments[~drawn])
+        assert bool((state[f"all_classes_{name}"][drawn] != moments[drawn]).any(1).all())
+    # AdamW by hand, with the moments that the drawn rows had.
+    gradient, rows = classifier.active.grad, classifier._chosen
+    mean = 0.9 * before["exp_avg"][rows] + 0.1 * gradient
+    square = 0.999 * before["exp_avg_sq"][rows] + 0.001 * gradient.square()
+    direction = mean / (1 - 0.9**21) / ((square / (1 - 0.999**21)).sqrt() + 1e-8)
+    assert torch.allclose(classifier.weight[rows], weight[rows] * (1 - 1e-3) - 1e-2 * direction, atol=1e-6)
+
+
+def test_a_resumed_draw_goes_on_bit_for_bit():
+    whole = sampled(10)
+    losses = train_classifier(whole, range(9), adamw(whole))
+    first, second = sampled(10), sampled(10)
+    optimizer = adamw(first)
+    start = train_classifier(first, range(5), optimizer)
+    second.load_state_dict(first.state_dict())
+    resumed = adamw(second)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert start + train_classifier(second, range(5, 9), resumed) == losses
+    assert torch.equal(second.weight, whole.weight)
+
+
+def test_a_step_that_is_skipped_changes_no_class():
+    classifier = sampled(10)
+    before = classifier.weight.clone()
+    targets = classifier.choose(LABELS, 0)
+    torch.nn.functional.cross_entropy(classifier(torch.randn(4, DIM)), targets).backward()
+    classifier.choose(LABELS, 1)
+    assert torch.equal(classifier.weight, before)
+    # Outside training every class is compared.
+    classifier.eval()
+    assert torch.equal(classifier.choose(LABELS, 2), LABELS)
+    assert classifier(torch.randn(4, DIM)).shape == (4, NUM_CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "batch_size", "expected"), [(1.0, 8, None), (0.1, 8, 8), (0.3, 8, 12), (0.1, 64, None)]
+)
+def test_a_recipe_draws_a_fraction_and_at_least_a_batch(fraction, batch_size, expected):
+    classifier = make_classifier(DIM, NUM_CLASSES, class_fraction=fraction, batch_size=batch_size, seed=0)
+    if expected is None:
+        assert type(classifier) is ArcFaceClassifier
+    else:
+        assert isinstance(classifier, SampledClassifier) and len(classifier.active) == expected

@@ -102,6 +102,7 @@ def test_adapter_round_trip(tmp_path):
 
 def state(num_done: int) -> store.ResumeState:
     return store.ResumeState(
+        batch_size=8,
         num_done=num_done,
         task={"w": torch.full((2,), float(num_done))},
         optimizer=tensors(),
@@ -115,10 +116,11 @@ def test_the_last_resume_state_replaces_the_one_before(tmp_path):
         store.write_resume(tmp_path, state(num_done))
     read = store.read_resume(tmp_path)
     assert read is not None and (read.num_done, read.facts) == (10, {"best": {"eer": 0.1}})
+    assert read.batch_size == store.read_resume_batch(tmp_path) == 8
     assert torch.equal(read.task["w"], torch.tensor([10.0, 10.0])) and set(read.optimizer) == {"a", "b"}
     assert sorted(path.name for path in (tmp_path / "resume").iterdir()) == ["state.json", "step-000000010"]
     store.remove_resume(tmp_path)
-    assert store.read_resume(tmp_path) is None
+    assert store.read_resume(tmp_path) is None and store.read_resume_batch(tmp_path) is None
 
 
 def test_a_run_killed_while_it_saves_keeps_the_state_before(tmp_path, monkeypatch):
@@ -135,8 +137,11 @@ def test_a_corrupt_resume_state_is_said(tmp_path):
     path = tmp_path / "resume" / "state.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({name: value for name, value in record.items() if name != "num_done"}))
-    with pytest.raises(ArtifactError, match=r"state.json: expected name, num_done and facts"):
+    with pytest.raises(ArtifactError, match=r"state.json: expected name, num_done, batch_size and facts"):
         store.read_resume(tmp_path)
+    path.write_text(json.dumps({**record, "batch_size": "many"}))
+    with pytest.raises(ArtifactError, match="batch_size: expected a positive number, found 'many'"):
+        store.read_resume_batch(tmp_path)
     path.write_text(json.dumps({**record, "format_version": 9}))
     with pytest.raises(ArtifactError, match="9"):
         store.read_resume(tmp_path)

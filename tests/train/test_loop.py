@@ -166,6 +166,7 @@ def test_too_many_non_finite_steps_in_a_row_end_training(accelerator):
         TrainingError, match=rf"step {2 + MAX_SKIPPED_STEPS}: .* not finite in 20 steps in a row"
     ):
         run_loop(task, make_optimizer(task, OPTIM), batches(40), plan(40), accelerator, recorder)
+    assert recorder.saved == [3]  # to go on from when the cause is mended
     run_loop(kept, make_optimizer(kept, OPTIM), batches(3), plan(3), accelerator, Recorder())
     assert equal_states(kept, task)
     # A good step in between starts the count again.

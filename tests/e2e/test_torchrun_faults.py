@@ -1,0 +1,161 @@
+"""Processes of a torchrun job that die, are stopped, and are fewer or more when the job goes on."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from svkit.cli.app import app
+from svkit.stages.models import load_model
+from svkit.store.checkpoint import read_classifier
+from svkit.store.embeddings import read_embeddings
+from tests.e2e.test_torchrun import TORCHRUN, alone, assert_close_models, environment, torchrun, train_records
+from tests.stages.training_experiment import interrupt, make_teacher, one_process, prepare, set_options
+
+pytestmark = pytest.mark.e2e
+
+SECONDS = 400.0
+"""Longest wait for a state or an end."""
+LOSS_TOLERANCE = 1e-2
+"""Relative, after a hundred steps of Adam whose sums run in another order."""
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lists, audio and a random dense model."""
+    made = prepare(tmp_path_factory.mktemp("faults") / "exp")
+    make_teacher(made / "finetune" / "joint")
+    return made
+
+
+@contextlib.contextmanager
+def started(arguments: list[Any]) -> Iterator[subprocess.Popen[str]]:
+    """Two processes in the background, which end with the block whatever happens."""
+    job = subprocess.Popen(
+        [*TORCHRUN, *map(str, arguments)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield job
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+        job.communicate()
+
+
+def state(out: Path) -> dict[str, Any]:
+    """Return the record of the last saved state, that of no step where there is none."""
+    path = out / "resume" / "state.json"
+    return json.loads(path.read_text()) if path.exists() else {"num_done": 0}
+
+
+def wait_for_state(job: subprocess.Popen[str], out: Path, num_done: int) -> None:
+    """Wait until a state of so many steps is saved, while the job runs."""
+    end = time.monotonic() + SECONDS
+    while state(out)["num_done"] < num_done:
+        assert job.poll() is None and time.monotonic() < end, job.communicate()[1][-3000:]
+        time.sleep(0.02)
+
+
+def worker(job: subprocess.Popen[str], rank: int) -> int:
+    """Return the process id of a rank."""
+    for child in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split():
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"torchrun has no process of rank {rank}")
+
+
+def assert_close_embeddings(one: Path, other: Path) -> None:
+    """Compare what the models compute: a weight without influence, such as a shift before a softmax, may wander."""
+    waves = [0.1 * np.random.default_rng(seed).standard_normal(8_000).astype(np.float32) for seed in range(4)]
+    mine, theirs = (load_model(path).embed(waves) for path in (one, other))
+    errors = np.linalg.norm(mine - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
+    assert errors.max() < 0.01, errors
+
+
+def errors(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if line.startswith("error: ")]
+
+
+def test_a_killed_and_a_stopped_job_go_on_and_end_with_one_process(exp: Path, tmp_path: Path) -> None:
+    """LoRA and a draw of the classes: killed with two processes, stopped with two, finished with one."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    changes = ["lora.epochs=8", "lora.validations=8", "lora.margin.class_fraction=0.6", "lora.keep=last"]
+    command = ["finetune", "--exp", exp, "--stage", "lora"]
+    of_two = [*command, *set_options(*changes, "lora.data.batch_size=2"), "--out", out]
+    with started(of_two) as job:
+        wait_for_state(job, out, 15)
+        os.kill(worker(job, 1), signal.SIGKILL)
+        _, stderr = job.communicate(timeout=SECONDS)
+    assert job.returncode != 0
+    assert len(errors(stderr)) == 1 and "another process of this job has ended" in errors(stderr)[0], stderr
+    killed_at = state(out)
+    assert killed_at["num_done"] % 15 == 0 and killed_at["batch_size"] == 4
+    assert not (out / "provenance.json").exists()
+    with started(of_two) as job:
+        wait_for_state(job, out, killed_at["num_done"] + 15)
+        job.send_signal(signal.SIGTERM)
+        _, stderr = job.communicate(timeout=SECONDS)
+    assert job.returncode != 0 and stderr.count("interrupted: the state is saved") == 1, stderr
+    assert f"going on after step {killed_at['num_done']}" in stderr
+    stopped_at = state(out)["num_done"]
+    assert killed_at["num_done"] + 15 <= stopped_at < 120 and not (out / "provenance.json").exists()
+    alone(*of_two)
+    alone(*command, *set_options(*changes, "lora.data.batch_size=4"), "--out", whole)
+    mine, theirs = ({record["step"]: record for record in train_records(path)} for path in (out, whole))
+    # The first record after a resume is a mean over fewer steps.
+    compared = [step for step in theirs if step in mine and mine[step]["step"] > stopped_at + 10]
+    assert 120 in compared
+    for step in compared:
+        assert mine[step]["loss"] == pytest.approx(theirs[step]["loss"], rel=LOSS_TOLERANCE)
+        assert mine[step]["lr"] == theirs[step]["lr"]
+    assert_close_embeddings(out, whole)
+    weights = [read_classifier(path) for path in (out, whole)]
+    assert weights[0] is not None and weights[1] is not None and len(weights[0].weight) == 15
+    assert float((weights[0].weight - weights[1].weight).abs().max()) < 1e-3
+    assert json.loads((out / "provenance.json").read_text())["num_processes"] == 1
+
+
+def test_a_job_of_one_process_goes_on_with_two(
+    exp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch over all processes stays: the recipe's 4 of the one process are 2 of each of the two."""
+    changes = ["lmft.epochs=3", "lmft.conv_dropout=0", "gradient_checkpointing=true"]
+    command = ["finetune", "--exp", exp, "--stage", "lmft", "--from", exp / "finetune" / "joint"]
+    command += set_options(*changes)
+    with monkeypatch.context() as patch, one_process():
+        interrupt(patch, 7)
+        stopped = CliRunner().invoke(app, [*map(str, command), "--out", str(tmp_path / "two")])
+    assert stopped.exit_code == 143 and state(tmp_path / "two")["num_done"] == 7
+    torchrun(*command, "--out", tmp_path / "two")
+    alone(*command, "--out", tmp_path / "one")
+    mine, theirs = train_records(tmp_path / "two"), train_records(tmp_path / "one")
+    assert mine[-1]["step"] == theirs[-1]["step"] == 15
+    assert mine[-1]["loss"] == pytest.approx(theirs[-1]["loss"], rel=LOSS_TOLERANCE)
+    assert_close_models(tmp_path / "two", tmp_path / "one", 0.02)
+    records = [json.loads((tmp_path / name / "provenance.json").read_text()) for name in ("two", "one")]
+    assert [record["num_processes"] for record in records] == [2, 1]
+
+
+def test_more_processes_than_batches(exp: Path, tmp_path: Path) -> None:
+    """All utterances fit one batch: the second process has nothing to do, and nothing is lost."""
+    command = ["extract", "--exp", exp, "--model", exp / "finetune" / "joint", "--dtype", "float32"]
+    command += ["--manifest", exp / "data" / "valid.tsv"]
+    torchrun(*command, "--out", tmp_path / "two")
+    alone(*command, "--out", tmp_path / "one")
+    mine, theirs = read_embeddings(tmp_path / "two"), read_embeddings(tmp_path / "one")
+    assert list(mine.ids) == list(theirs.ids) and len(mine.ids) == 9
+    assert np.abs(mine.matrix - theirs.matrix).max() <= 1e-6 * np.abs(theirs.matrix).max()
