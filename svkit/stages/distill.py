@@ -91,6 +91,7 @@ def run(request: DistillRequest, progress: Progress) -> DistillResult:
             dataset=dataset,
             data=config.data,
             optim=config.optim,
+            save=recipe.save,
             epochs=config.epochs,
             validations=4,
             seed=recipe.seed,

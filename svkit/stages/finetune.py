@@ -193,6 +193,9 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
     validator = None
     if "valid" in plan.inputs:
         validator = Validator.open(plan.inputs["valid"], plan.inputs["valid_trials"])
+    network, classifier = _build(plan, dataset, progress)
+    _freeze(network, plan)
+    task = ClassificationTask(network, classifier, config.margin, config.augment)
     with open_stage(
         accelerator,
         plan.out,
@@ -201,9 +204,6 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
         inputs=plan.inputs,
         overwrite=request.overwrite,
     ) as output:
-        network, classifier = _build(plan, dataset, progress)
-        _freeze(network, plan)
-        task = ClassificationTask(network, classifier, config.margin, config.augment)
         fit = Fit(
             accelerator=accelerator,
             output=output,
@@ -211,6 +211,7 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
             dataset=dataset,
             data=config.data,
             optim=config.optim,
+            save=recipe.save,
             epochs=config.epochs,
             validations=config.validations if validator else 1,
             seed=recipe.seed,
@@ -315,30 +316,30 @@ class _Keeper:
         best = facts.get("best")
         if best is None or metrics["eer"] <= best["eer"]:
             facts["best"] = {"step": num_done, **metrics}
-            store.write_tensors(self.plan.out / store.RESUME_NAME / store.BEST_NAME, task.state_dict())
+            store.write_tensors(store.best_path(self.plan.out, num_done), task.state_dict())
         facts["last"] = {"step": num_done, **metrics}
 
 
 def _write_result(plan: _Plan, fit: Fit, task: ClassificationTask, dataset: CropDataset) -> None:
-    """Write best or last state as the recipe says; where they differ, the other one's model is kept beside it."""
-    out, architecture = plan.out, task.network.architecture
-    facts = fit.facts
+    """Write best or last state as the recipe says; where they differ, the other one is a checkpoint below it."""
+    out, facts = plan.out, fit.facts
     if facts and facts["best"]["step"] != facts["last"]["step"]:
-        best_path = out / store.RESUME_NAME / store.BEST_NAME
-        best = store.read_tensors(best_path)
-        if plan.config.keep == "best":
-            store.write_tensors(out / store.LAST_NAME, task.network.state_dict())
-            load_into(task, best, str(best_path))
-        else:
-            prefix = "network."
-            network = {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)}
-            store.write_tensors(out / store.BEST_NAME, network)
+        keeps_best = plan.config.keep == "best"
+        _write_checkpoint(out / store.LAST_NAME if keeps_best else out, plan, task, dataset)
+        best = store.best_path(out, facts["best"]["step"])
+        load_into(task, store.read_tensors(best), str(best))
+        _write_checkpoint(out if keeps_best else out / store.BEST_NAME, plan, task, dataset)
+    else:
+        _write_checkpoint(out, plan, task, dataset)
+    lora.detach(task.network.encoder)
+
+
+def _write_checkpoint(directory: Path, plan: _Plan, task: ClassificationTask, dataset: CropDataset) -> None:
     speakers, speeds = _classes(dataset, plan.config)
     store.write_classifier(
-        out, store.Classifier(weight=task.classifier.weight, speakers=speakers, speeds=speeds)
+        directory, store.Classifier(weight=task.classifier.weight, speakers=speakers, speeds=speeds)
     )
     if plan.stage == "lora":
         state = lora.adapter_state(task.network.encoder)
-        store.write_adapter(out, lora.adapter_config(plan.recipe.lora), state)
-        lora.detach(task.network.encoder)
-    store.write_model(out, architecture, task.network.state_dict())
+        store.write_adapter(directory, lora.adapter_config(plan.recipe.lora), state)
+    store.write_model(directory, task.network.architecture, lora.base_state(task.network))

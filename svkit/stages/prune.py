@@ -165,6 +165,7 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
             dataset=dataset,
             data=config.data,
             optim=config.optim,
+            save=recipe.save,
             epochs=config.epochs,
             validations=4,
             seed=recipe.seed,
