@@ -28,7 +28,6 @@ from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import Manifest, read_manifest
 from svkit.store.provenance import plain, sha256_artifact
 
-SAVE_EVERY_SECONDS = 10.0
 DTYPES = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16"}
 
 
@@ -150,7 +149,7 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
         model.to(accelerator.device)
         if accelerator.mixed_precision == "bf16":
             cast_linear_layers(model, torch.bfloat16)
-        parts = _Parts(job.out / store.RESUME_NAME, accelerator)
+        parts = _Parts(job.out / store.RESUME_NAME, accelerator, request.recipe.save.extraction_seconds)
         started, cpu_started = time.perf_counter(), time.process_time()
         resumed = _embed_missing(model, manifest, config, accelerator, parts, progress, job)
         wall, cpu = time.perf_counter() - started, time.process_time() - cpu_started
@@ -209,14 +208,14 @@ def cast_linear_layers(model: torch.nn.Module, dtype: torch.dtype) -> None:
 class _Parts:
     """Embeddings done so far, on disk in numbered files of each process."""
 
-    def __init__(self, directory: Path, accelerator: Accelerator) -> None:
+    def __init__(self, directory: Path, accelerator: Accelerator, save_every_seconds: float) -> None:
         self.directory, self.rank = directory, accelerator.process_index
         accelerator.wait_for_everyone()
         self._files = sorted(directory.glob("part-*.safetensors")) if directory.exists() else []
         self.done_rows = self._rows(self._files)
         self._pending: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         self._count = len(self._files)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._save_every_seconds = time.monotonic(), save_every_seconds
         accelerator.wait_for_everyone()
 
     @staticmethod
@@ -226,7 +225,7 @@ class _Parts:
 
     def add(self, rows: NDArray[np.int64], embeddings: NDArray[np.float32]) -> None:
         self._pending.append((rows, embeddings))
-        if time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
+        if time.monotonic() - self._saved_at > self._save_every_seconds:
             self.save()
 
     def save(self) -> None:

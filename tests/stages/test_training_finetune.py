@@ -230,6 +230,24 @@ def test_what_is_missing_is_named_before_training(tmp_path, options, error, mess
     assert not list(exp.glob("finetune/*/model.safetensors"))
 
 
+@pytest.mark.parametrize("name", [store.MODEL_NAME, store.CONFIG_NAME, store.CLASSIFIER_NAME])
+def test_a_corrupt_source_leaves_no_output(prepared, tmp_path, name):
+    """Else the right command would meet an unfinished run of the wrong one."""
+    source = make_teacher(tmp_path / "source")
+    (source / name).write_bytes((source / name).read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match=name):
+        finetune(prepared, tmp_path / "out", stage="joint", source=source)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_precision_in_one_python_process(prepared, tmp_path):
+    """Accelerate would keep the first one and refuse the second."""
+    for precision in ("fp32", "bf16", "fp32"):
+        options = {"stage": "head", "encoder": "tiny", "using": recipe(f"precision={precision}")}
+        (out,) = finetune(prepared, tmp_path / "out", overwrite=True, **options)
+        assert read_provenance(out)["config"]["precision"] == precision
+
+
 @pytest.mark.parametrize(("stage", "expected"), [("lora", 0.0), ("head", 0.0), ("joint", 0.1), ("lmft", 0.1)])
 def test_dropout_follows_the_stage(prepared, tmp_path, monkeypatch, stage, expected):
     """A frozen encoder runs without; validation never sees any."""
