@@ -193,9 +193,7 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
     validator = None
     if "valid" in plan.inputs:
         validator = Validator.open(plan.inputs["valid"], plan.inputs["valid_trials"])
-    network, classifier = _build(plan, dataset, progress)
-    _freeze(network, plan)
-    task = ClassificationTask(network, classifier, config.margin, config.augment)
+    network, known = _load_network(plan)
     with open_stage(
         accelerator,
         plan.out,
@@ -204,6 +202,9 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
         inputs=plan.inputs,
         overwrite=request.overwrite,
     ) as output:
+        classifier = _make_classifier(plan, network, known, dataset, progress)
+        _freeze(network, plan)
+        task = ClassificationTask(network, classifier, config.margin, config.augment)
         fit = Fit(
             accelerator=accelerator,
             output=output,
@@ -237,7 +238,8 @@ def _list(path: Path | None) -> Manifest | None:
     return None if path is None else read_manifest(path)
 
 
-def _build(plan: _Plan, dataset: CropDataset, progress: Progress) -> tuple[SpeakerNetwork, ArcFaceClassifier]:
+def _load_network(plan: _Plan) -> tuple[SpeakerNetwork, store.Classifier | None]:
+    """Network and class weights the stage starts from; read before the output is opened."""
     recipe = plan.recipe
     if plan.previous is None:
         assert plan.encoder is not None
@@ -252,8 +254,18 @@ def _build(plan: _Plan, dataset: CropDataset, progress: Progress) -> tuple[Speak
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             lora.attach(network.encoder, recipe.lora)
+    return network, known
+
+
+def _make_classifier(
+    plan: _Plan,
+    network: SpeakerNetwork,
+    known: store.Classifier | None,
+    dataset: CropDataset,
+    progress: Progress,
+) -> ArcFaceClassifier:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed + 1)
+        torch.manual_seed(plan.recipe.seed + 1)
         classifier = ArcFaceClassifier(network.architecture.head.embedding_dim, dataset.num_classes)
     if known is not None:
         weight = rows_for(known, *_classes(dataset, plan.config))
@@ -264,7 +276,7 @@ def _build(plan: _Plan, dataset: CropDataset, progress: Progress) -> tuple[Speak
         else:
             with torch.no_grad():
                 classifier.weight.copy_(weight)
-    return network, classifier
+    return classifier
 
 
 def _classes(dataset: CropDataset, config: StageConfig) -> tuple[list[str], list[float]]:

@@ -199,6 +199,8 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
     """
     root = directory / RESUME_NAME
     place = root / f"step-{state.num_done:09d}"
+    if _is_whole(place):  # a step has one state
+        return
     (place / STATE_NAME).unlink(missing_ok=True)
     try:
         write_tensors(place / "task.safetensors", state.task)
@@ -218,6 +220,16 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
     for best in root.glob("best-*.safetensors"):
         if best not in needed:
             best.unlink()
+
+
+def _is_whole(place: Path) -> bool:
+    try:
+        read_json(place / STATE_NAME, RESUME_FORMAT, RESUME_VERSION)
+        check_tensors(place / "task.safetensors")
+        check_tensors(place / "optimizer.safetensors")
+    except ArtifactError:
+        return False
+    return True
 
 
 def _complete_states(root: Path) -> list[Path]:

@@ -203,8 +203,9 @@ def run_loop(
             task.train()
             meter.since = time.perf_counter()
         is_late = time.monotonic() - saved_at >= plan.save_every_seconds
-        must_stop, must_save = _any_process([hooks.should_stop(), is_late], accelerator)
-        if must_stop or must_save or done % plan.save_every == 0 or done in plan.validate_after:
+        must_save = _any_process(hooks.should_stop() or is_late, accelerator)
+        must_stop = must_save and _any_process(hooks.should_stop(), accelerator)
+        if must_save or done % plan.save_every == 0 or done in plan.validate_after:
             hooks.on_save(done)
             saved_at = time.monotonic()
         if must_stop:
@@ -212,8 +213,8 @@ def run_loop(
     return skipped
 
 
-def _any_process(flags: list[bool], accelerator: Accelerator) -> list[bool]:
+def _any_process(flag: bool, accelerator: Accelerator) -> bool:
     if accelerator.num_processes == 1:
-        return flags
-    counts = torch.tensor(flags, dtype=torch.int64, device=accelerator.device)
-    return [count > 0 for count in accelerator.reduce(counts, "sum").tolist()]
+        return flag
+    count = torch.tensor([int(flag)], device=accelerator.device)
+    return bool(accelerator.reduce(count, "sum").item())
