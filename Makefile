@@ -35,11 +35,11 @@ TORCHRUN ?= $(VENV)/bin/torchrun
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup all prepare report sparsity-sweep pruning-quality test check static format bench e2e clean FORCE
+.PHONY: help setup all prepare report sparsity-sweep pruning-quality test check static format bench e2e soak clean FORCE
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
-	@echo 'Targets: setup all sparsity-sweep pruning-quality test check static format bench e2e clean'
+	@echo 'Targets: setup all sparsity-sweep pruning-quality test check static format bench e2e soak clean'
 
 # ---- Set-up -------------------------------------------------------------------------------------------------------
 
@@ -175,6 +175,11 @@ format: $(SETUP)
 
 e2e: $(SETUP)
 	$(VENV)/bin/pytest tests/e2e
+
+# Kill, starve and race every stage for some minutes; counts into docs/results/soak.{json,md}.
+SOAK_MINUTES ?= 10
+soak: $(SETUP)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m tests.soak --minutes $(SOAK_MINUTES)
 
 bench: $(SETUP)
 	for name in $(speed); do $(VENV)/bin/python $(benchmarks)/$$name.py; done

@@ -1,4 +1,4 @@
-"""Every difference to the published work that is claimed is held by tests that exist."""
+"""Every difference to the published work, and every promise of reliability, is held by tests that exist."""
 
 import ast
 import re
@@ -8,6 +8,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENT = REPOSITORY / "docs" / "fidelity.md"
+RELIABILITY = REPOSITORY / "docs" / "reliability.md"
 TEST_ID = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
@@ -36,13 +37,16 @@ def test_rows_are_complete():
         assert topic in items
 
 
-@pytest.mark.parametrize(
-    "name", sorted({match[1] for match in TEST_ID.finditer(DOCUMENT.read_text(encoding="utf-8"))})
-)
-def test_the_named_tests_exist(name):
+def named_tests() -> dict[str, set[str]]:
+    """Test functions that the documents name, by file."""
+    named: dict[str, set[str]] = {}
+    for document in (DOCUMENT, RELIABILITY):
+        for match in TEST_ID.finditer(document.read_text(encoding="utf-8")):
+            named.setdefault(match[1], set()).add(match[2])
+    return named
+
+
+@pytest.mark.parametrize(("name", "wanted"), sorted(named_tests().items()))
+def test_the_named_tests_exist(name, wanted):
     tree = ast.parse((REPOSITORY / name).read_text(encoding="utf-8"))
-    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    wanted = {
-        match[2] for match in TEST_ID.finditer(DOCUMENT.read_text(encoding="utf-8")) if match[1] == name
-    }
-    assert wanted <= defined
+    assert wanted <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

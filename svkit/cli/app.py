@@ -5,8 +5,10 @@ Nothing heavy is imported here: each command's file holds a signature and import
 
 import errno
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -29,9 +31,13 @@ from svkit.errors import SvkitError
 
 # Typer 0.29 vendors click, earlier versions import it: both spell this class as BadParameter's parent.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM)
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
 _PEER_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
 """What the message of a collective operation holds when another process of the job has ended."""
+
+
+class _Terminated(BaseException):
+    """SIGTERM where no stage waits for it: as Ctrl-C, with a code of its own."""
 
 
 class ErrorGroup(TyperGroup):
@@ -40,7 +46,7 @@ class ErrorGroup(TyperGroup):
     def main(  # type: ignore[override]
         self, args: Any = None, prog_name: str | None = None, standalone_mode: bool = True, **extra: Any
     ) -> Any:
-        """Run and exit: 0, 1 a bug, 2 usage, 3 data, 4 artifact, 5 training, 130 Ctrl-C."""
+        """Run and exit: 0, 1 a bug, 2 usage, 3 data, 4 artifact, 5 training, 130 Ctrl-C, 143 SIGTERM."""
         settings = {"args": args, "prog_name": prog_name, **extra}
         if not standalone_mode:
             return super().main(standalone_mode=False, **settings)
@@ -63,6 +69,9 @@ class ErrorGroup(TyperGroup):
         except (KeyboardInterrupt, typer.Abort):
             console.error("interrupted")
             return 130
+        except _Terminated:
+            console.error("terminated")
+            return 143
         except BrokenPipeError:
             # The reader of stdout (head, less) went away: nothing is left to say, not even at exit.
             sys.stdout = None
@@ -156,6 +165,11 @@ for _command in (
     app.command()(_command)
 
 
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
 def main() -> None:
     """Entry point of the `svkit` script."""
+    signal.signal(signal.SIGTERM, _terminate)
     app(prog_name="svkit")

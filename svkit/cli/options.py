@@ -25,7 +25,12 @@ Overrides = Annotated[
 PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved recipe as TOML and exit.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace output that is there already.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace output that is there; an unfinished run of this command goes on."
+    ),
+]
 KeepFinished = Annotated[
     bool, typer.Option("--keep-finished", help="Finished output of the same inputs is success, no error.")
 ]

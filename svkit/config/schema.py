@@ -299,6 +299,23 @@ class ExtractConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SaveConfig:
+    """How often a command saves the state it resumes from; changes no result, so a resumed run may change it."""
+
+    every_steps: int = 500
+    every_minutes: float = 10.0
+    """Since the last save, whichever comes first. Validations, the end and a stop save too."""
+    keep_last: int = 1
+    """States kept, the newest; an older one is taken when a newer one cannot be read."""
+    extraction_seconds: float = 10.0
+    """Between two saves of what is extracted."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_steps", "every_minutes", "keep_last", "extraction_seconds"):
+            _require(getattr(self, name) > 0, f"save.{name}", getattr(self, name), "a positive number")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """Everything a preset decides; commands pick their sections."""
 
@@ -315,6 +332,7 @@ class Recipe:
     prune: PruneConfig = field(default_factory=PruneConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     extract: ExtractConfig = field(default_factory=ExtractConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of products in training and extraction; bf16: autocast over fp32 weights; auto: where the device is fast."""
     gradient_checkpointing: bool = False

@@ -36,20 +36,26 @@ class LengthSortedBatches:
         *,
         max_seconds: float = 60.0,
         batch_seconds: float = 160.0,
-        rows: Sequence[int] | NDArray[np.int64] | None = None,
+        done_rows: Sequence[int] | NDArray[np.int64] = (),
         rank: int = 0,
         num_processes: int = 1,
     ) -> None:
-        """Plan the batches; `rows` limits them to a part of the manifest (a resumed extraction)."""
-        chosen = np.arange(len(manifest)) if rows is None else np.asarray(rows, dtype=np.int64)
-        seconds = np.minimum(manifest.durations_seconds[chosen], max_seconds)
+        """Plan the batches.
+
+        Batches of `done_rows` alone are left out, the others stay as they are: the rounding of an embedding depends on
+        its batch, and a resumed extraction gives the same bytes.
+        """
+        seconds = np.minimum(manifest.durations_seconds, max_seconds)
         order = np.argsort(-seconds, kind="stable")
-        chosen, seconds = chosen[order], seconds[order]
+        is_done = np.zeros(len(manifest), dtype=bool)
+        is_done[np.asarray(done_rows, dtype=np.int64)] = True
         batches = []
         first = 0
-        while first < len(chosen):
-            count = max(1, int(batch_seconds / max(seconds[first], 1e-3) + 1e-9))
-            batches.append(chosen[first : first + count])
+        while first < len(order):
+            count = max(1, int(batch_seconds / max(seconds[order[first]], 1e-3) + 1e-9))
+            rows = order[first : first + count]
+            if not is_done[rows].all():
+                batches.append(rows)
             first += count
         self._batches: list[NDArray[np.int64]] = batches[rank::num_processes]
 

@@ -6,7 +6,7 @@ from typing import Any
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from svkit.config.schema import LoraConfig
 from svkit.nn.encoder import Encoder
@@ -41,6 +41,15 @@ def adapter_config(config: LoraConfig) -> dict[str, Any]:
     return {
         name: sorted(value) if isinstance(value, set) else getattr(value, "value", value)
         for name, value in record.items()
+    }
+
+
+def base_state(module: nn.Module) -> dict[str, Tensor]:
+    """State of a module under the names it has without LoRA, and without LoRA's tensors."""
+    return {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in module.state_dict().items()
+        if ".lora_" not in name
     }
 
 

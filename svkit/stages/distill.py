@@ -92,6 +92,7 @@ def run(request: DistillRequest, progress: Progress) -> DistillResult:
             dataset=dataset,
             data=batch_of_process(output, config.data),
             optim=config.optim,
+            save=recipe.save,
             epochs=config.epochs,
             validations=4,
             seed=recipe.seed,

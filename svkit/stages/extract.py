@@ -1,7 +1,7 @@
 """`svkit extract`: an embedding for every utterance of a manifest, in length-sorted padded batches.
 
-Finished batches are kept in `resume/` every few seconds, so a killed extraction goes on where it was. Batching does not
-change an embedding (`svkit.nn.speaker`), so neither does the interruption, nor the number of processes.
+Finished batches are kept in `resume/` every few seconds, so a killed extraction goes on where it was. The batches are
+those of an uninterrupted run, whatever the number of processes, so the result is the same to the last bit.
 """
 
 import sys
@@ -28,7 +28,6 @@ from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import Manifest, read_manifest
 from svkit.store.provenance import plain, sha256_artifact
 
-SAVE_EVERY_SECONDS = 10.0
 DTYPES = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16"}
 
 
@@ -98,20 +97,19 @@ def run(request: ExtractRequest, progress: Progress) -> ExtractResult:
     if request.out is not None and len(targets) > 1:
         raise DataError(f"--out {request.out}: expected one --model, found {len(targets)}")
     accelerator: Accelerator | None = None
-    done = []
-    for name, path in targets.items():
-        job = _Job(request=request, name=name, checkpoint=path)
-        done.append(job.out)
-        if request.keep_finished and is_current(
-            job.out, command="extract", config=job.record, inputs=job.inputs
-        ):
+    jobs = [_Job(request=request, name=name, checkpoint=path) for name, path in targets.items()]
+    current = [is_current(job.out, command="extract", config=job.record, inputs=job.inputs) for job in jobs]
+    # Killed after the first of two models, the same command goes on with the second.
+    may_keep = request.keep_finished or not (request.overwrite or all(current))
+    for job, is_done in zip(jobs, current, strict=True):
+        if may_keep and is_done:
             progress.note(f"{job.out} is finished, with equal inputs")
             continue
         accelerator = accelerator or make_accelerator(
             DTYPES[request.dtype] if request.dtype != "auto" else request.recipe.precision
         )
         _extract(job, accelerator, progress)
-    return ExtractResult(embeddings=done)
+    return ExtractResult(embeddings=[job.out for job in jobs])
 
 
 @dataclass(kw_only=True)
@@ -151,7 +149,7 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
         model.to(accelerator.device)
         if accelerator.mixed_precision == "bf16":
             cast_linear_layers(model, torch.bfloat16)
-        parts = _Parts(job.out / store.RESUME_NAME, accelerator)
+        parts = _Parts(job.out / store.RESUME_NAME, accelerator, request.recipe.save.extraction_seconds)
         started, cpu_started = time.perf_counter(), time.process_time()
         resumed = _embed_missing(model, manifest, config, accelerator, parts, progress, job)
         wall, cpu = time.perf_counter() - started, time.process_time() - cpu_started
@@ -175,18 +173,18 @@ def _embed_missing(
     job: _Job,
 ) -> bool:
     """Embed what no part holds yet; returns whether there was a part."""
-    rows = np.setdiff1d(np.arange(len(manifest)), parts.done_rows)
+    num_missing = len(manifest) - len(np.unique(parts.done_rows))
     batches = LengthSortedBatches(
         manifest,
         max_seconds=config.max_seconds,
         batch_seconds=config.batch_seconds,
-        rows=rows,
+        done_rows=parts.done_rows,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
     stop = StopSignal()
     with torch.inference_mode(), stop.installed(), progress.task(f"extract {job.name}", len(manifest)) as bar:
-        bar.advance(len(manifest) - len(rows))
+        bar.advance(len(manifest) - num_missing)
         for batch_rows, waveforms in read_batches(manifest, batches, max_seconds=config.max_seconds):
             parts.add(batch_rows, embed_batch(model, waveforms, accelerator))
             bar.advance(len(batch_rows) * accelerator.num_processes)
@@ -197,7 +195,7 @@ def _embed_missing(
                 )
                 sys.exit(128 + stop.received)
         parts.save()
-    return len(rows) < len(manifest)
+    return num_missing < len(manifest)
 
 
 def cast_linear_layers(model: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -210,14 +208,14 @@ def cast_linear_layers(model: torch.nn.Module, dtype: torch.dtype) -> None:
 class _Parts:
     """Embeddings done so far, on disk in numbered files of each process."""
 
-    def __init__(self, directory: Path, accelerator: Accelerator) -> None:
+    def __init__(self, directory: Path, accelerator: Accelerator, save_every_seconds: float) -> None:
         self.directory, self.rank = directory, accelerator.process_index
         accelerator.wait_for_everyone()
         self._files = sorted(directory.glob("part-*.safetensors")) if directory.exists() else []
         self.done_rows = self._rows(self._files)
         self._pending: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         self._count = len(self._files)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._save_every_seconds = time.monotonic(), save_every_seconds
         accelerator.wait_for_everyone()
 
     @staticmethod
@@ -227,7 +225,7 @@ class _Parts:
 
     def add(self, rows: NDArray[np.int64], embeddings: NDArray[np.float32]) -> None:
         self._pending.append((rows, embeddings))
-        if time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
+        if time.monotonic() - self._saved_at > self._save_every_seconds:
             self.save()
 
     def save(self) -> None:

@@ -193,6 +193,7 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
     validator = None
     if "valid" in plan.inputs:
         validator = Validator.open(plan.inputs["valid"], plan.inputs["valid_trials"])
+    network, known = _load_network(plan)
     with open_stage(
         accelerator,
         plan.out,
@@ -202,7 +203,8 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
         overwrite=request.overwrite,
     ) as output:
         data = batch_of_process(output, config.data)
-        network, classifier = _build(plan, dataset, data.batch_size * accelerator.num_processes, progress)
+        batch_size = data.batch_size * accelerator.num_processes
+        classifier = _make_classifier(plan, network, known, dataset, batch_size, progress)
         _freeze(network, plan)
         network.encoder.checkpoint_layers = recipe.gradient_checkpointing
         task = ClassificationTask(network, classifier, config.margin, config.augment)
@@ -213,6 +215,7 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
             dataset=dataset,
             data=data,
             optim=config.optim,
+            save=recipe.save,
             epochs=config.epochs,
             validations=config.validations if validator else 1,
             seed=recipe.seed,
@@ -238,9 +241,8 @@ def _list(path: Path | None) -> Manifest | None:
     return None if path is None else read_manifest(path)
 
 
-def _build(
-    plan: _Plan, dataset: CropDataset, batch_size: int, progress: Progress
-) -> tuple[SpeakerNetwork, ArcFaceClassifier]:
+def _load_network(plan: _Plan) -> tuple[SpeakerNetwork, store.Classifier | None]:
+    """Network and class weights the stage starts from; read before the output is opened."""
     recipe = plan.recipe
     if plan.previous is None:
         assert plan.encoder is not None
@@ -255,14 +257,25 @@ def _build(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             lora.attach(network.encoder, recipe.lora)
+    return network, known
+
+
+def _make_classifier(
+    plan: _Plan,
+    network: SpeakerNetwork,
+    known: store.Classifier | None,
+    dataset: CropDataset,
+    batch_size: int,
+    progress: Progress,
+) -> ArcFaceClassifier:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed + 1)
+        torch.manual_seed(plan.recipe.seed + 1)
         classifier = make_classifier(
             network.architecture.head.embedding_dim,
             dataset.num_classes,
             class_fraction=plan.config.margin.class_fraction,
             batch_size=batch_size,
-            seed=recipe.seed,
+            seed=plan.recipe.seed,
         )
     if known is not None:
         weight = rows_for(known, *_classes(dataset, plan.config))
@@ -273,7 +286,7 @@ def _build(
         else:
             with torch.no_grad():
                 classifier.weight.copy_(weight)
-    return network, classifier
+    return classifier
 
 
 def _classes(dataset: CropDataset, config: StageConfig) -> tuple[list[str], list[float]]:
@@ -325,30 +338,30 @@ class _Keeper:
         best = facts.get("best")
         if best is None or metrics["eer"] <= best["eer"]:
             facts["best"] = {"step": num_done, **metrics}
-            store.write_tensors(self.plan.out / store.RESUME_NAME / store.BEST_NAME, task.state_dict())
+            store.write_tensors(store.best_path(self.plan.out, num_done), task.state_dict())
         facts["last"] = {"step": num_done, **metrics}
 
 
 def _write_result(plan: _Plan, fit: Fit, task: ClassificationTask, dataset: CropDataset) -> None:
-    """Write best or last state as the recipe says; where they differ, the other one's model is kept beside it."""
-    out, architecture = plan.out, task.network.architecture
-    facts = fit.facts
+    """Write best or last state as the recipe says; where they differ, the other one is a checkpoint below it."""
+    out, facts = plan.out, fit.facts
     if facts and facts["best"]["step"] != facts["last"]["step"]:
-        best_path = out / store.RESUME_NAME / store.BEST_NAME
-        best = store.read_tensors(best_path)
-        if plan.config.keep == "best":
-            store.write_tensors(out / store.LAST_NAME, task.network.state_dict())
-            load_into(task, best, str(best_path))
-        else:
-            prefix = "network."
-            network = {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)}
-            store.write_tensors(out / store.BEST_NAME, network)
+        keeps_best = plan.config.keep == "best"
+        _write_checkpoint(out / store.LAST_NAME if keeps_best else out, plan, task, dataset)
+        best = store.best_path(out, facts["best"]["step"])
+        load_into(task, store.read_tensors(best), str(best))
+        _write_checkpoint(out if keeps_best else out / store.BEST_NAME, plan, task, dataset)
+    else:
+        _write_checkpoint(out, plan, task, dataset)
+    lora.detach(task.network.encoder)
+
+
+def _write_checkpoint(directory: Path, plan: _Plan, task: ClassificationTask, dataset: CropDataset) -> None:
     speakers, speeds = _classes(dataset, plan.config)
     store.write_classifier(
-        out, store.Classifier(weight=task.classifier.weight, speakers=speakers, speeds=speeds)
+        directory, store.Classifier(weight=task.classifier.weight, speakers=speakers, speeds=speeds)
     )
     if plan.stage == "lora":
         state = lora.adapter_state(task.network.encoder)
-        store.write_adapter(out, lora.adapter_config(plan.recipe.lora), state)
-        lora.detach(task.network.encoder)
-    store.write_model(out, architecture, task.network.state_dict())
+        store.write_adapter(directory, lora.adapter_config(plan.recipe.lora), state)
+    store.write_model(directory, task.network.architecture, lora.base_state(task.network))

@@ -169,6 +169,7 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
             dataset=dataset,
             data=data,
             optim=config.optim,
+            save=recipe.save,
             epochs=config.epochs,
             validations=4,
             seed=recipe.seed,

@@ -77,22 +77,33 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     cohorts = _one_each("--cohort", request.cohorts, count)
     training = _one_each("--plda-train", request.plda_training, count)
     records = _one_each("--calibration", request.calibrations, count)
+    plans = [
+        _Paths(
+            embeddings=directory,
+            cohort=cohorts[number],
+            plda_training=training[number],
+            calibration=records[number],
+        )
+        for number, directory in enumerate(directories)
+    ]
+    current = [_is_current(request, paths) for paths in plans]
+    # Killed after the first of two systems, the same command goes on with the second.
+    may_keep = request.keep_finished or not (request.overwrite or all(current))
     systems: list[SystemScore] = []
     measured: list[tuple[dict[str, Any], Measured]] = []
     with progress.task(f"score {request.trials.stem}", count) as task:
-        for number, directory in enumerate(directories):
-            paths = _Paths(
-                embeddings=directory,
-                cohort=cohorts[number],
-                plda_training=training[number],
-                calibration=records[number],
-            )
-            system, facts = _score_system(request, material, paths, progress)
+        for paths, is_done in zip(plans, current, strict=True):
+            facts = None
+            if may_keep and is_done:
+                system = _finished_system(request, paths)
+                progress.note(f"{system.directory}: finished, kept")
+            else:
+                system, facts = _score_system(request, material, paths, progress)
             systems.append(system)
             if count > 1:
                 facts = facts or measure_again(material, system.directory, progress)
                 measured.append((system.metrics, facts))
-            task.advance(1, system=directory.name)
+            task.advance(1, system=paths.embeddings.name)
     comparisons = compare_systems(measured)
     return ScoreResult(trials=request.trials.stem, systems=tuple(systems), comparisons=tuple(comparisons))
 
@@ -170,19 +181,30 @@ class _System:
     guards: Guards
 
 
+def _target(request: ScoreRequest, paths: _Paths) -> Path:
+    suffix = request.backend.suffix
+    stem = f"{request.trials.stem}-{suffix}" if suffix else request.trials.stem
+    return request.exp / "scores" / paths.embeddings.name / stem
+
+
+def _is_current(request: ScoreRequest, paths: _Paths) -> bool:
+    if not paths.embeddings.is_dir():
+        raise ArtifactError(f"{paths.embeddings}: does not exist; run `svkit extract` first")
+    config, inputs = resolved_config(request), paths.inputs(request)
+    return is_current(_target(request, paths), command="score", config=config, inputs=inputs)
+
+
+def _finished_system(request: ScoreRequest, paths: _Paths) -> SystemScore:
+    target = _target(request, paths)
+    return SystemScore(name=paths.embeddings.name, directory=target, metrics=read_metrics(target))
+
+
 def _score_system(
     request: ScoreRequest, material: Material, paths: _Paths, progress: Progress
-) -> tuple[SystemScore, Measured | None]:
-    """Score with one system; the measurement is None where finished scores are kept."""
-    backend, directory = request.backend, paths.embeddings
-    stem = f"{request.trials.stem}-{backend.suffix}" if backend.suffix else request.trials.stem
-    target = request.exp / "scores" / directory.name / stem
+) -> tuple[SystemScore, Measured]:
+    """Score with one system."""
+    backend, target = request.backend, _target(request, paths)
     config, inputs = resolved_config(request), paths.inputs(request)
-    if not directory.is_dir():
-        raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
-    if request.keep_finished and is_current(target, command="score", config=config, inputs=inputs):
-        progress.note(f"{target}: finished, kept")
-        return SystemScore(name=directory.name, directory=target, metrics=read_metrics(target)), None
     system = _read_system(request, material, paths)
     with open_output(
         target, command="score", config=config, inputs=inputs, overwrite=request.overwrite
@@ -197,7 +219,7 @@ def _score_system(
             installed = calibrations.install(learnt, system.embeddings)
             progress.note(f"calibration: {installed or output.path / CALIBRATION_NAME}")
         output.finish()
-    return SystemScore(name=directory.name, directory=target, metrics=read_metrics(target)), measured
+    return _finished_system(request, paths), measured
 
 
 def _read_system(request: ScoreRequest, material: Material, paths: _Paths) -> _System:

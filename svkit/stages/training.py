@@ -7,6 +7,7 @@ process writes; the others wait for it where the output is opened and where it i
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,25 +16,28 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
 from torch import Tensor, nn
 
-from svkit.config.schema import DataConfig, OptimConfig
+from svkit.config.schema import DataConfig, OptimConfig, SaveConfig
 from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
-from svkit.errors import ConfigError, SvkitError
+from svkit.errors import ArtifactError, ConfigError, SvkitError
 from svkit.progress import Progress, Task
 from svkit.store import checkpoint as store
+from svkit.store.atomic import one_line
 from svkit.store.provenance import Output, open_output
 from svkit.train.allocator import keep_freed_memory
 from svkit.train.loop import Interrupted, LoopPlan, Record, make_optimizer, run_loop
 from svkit.train.precision import resolve_precision
 from svkit.train.schedule import validation_steps
 
-SAVE_EVERY_STEPS = 500
 _KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """One process, or whole copies of the model in each of several."""
+DOUBLE_SIGNAL_SECONDS = 1.0
+"""Launchers and terminals may deliver one request to stop twice (process group and process) within this time."""
 
 
 def make_accelerator(precision: str) -> Accelerator:
@@ -46,6 +50,9 @@ def make_accelerator(precision: str) -> Accelerator:
     resolved = resolve_precision(precision, device)
     if device.type == "cpu":
         keep_freed_memory()
+    if not torch.distributed.is_initialized():
+        # Accelerate keeps the first precision of a Python process for good; another stage may want another one.
+        AcceleratorState._reset_state(reset_partial_state=True)
     # Gradients as views of the buckets they are exchanged in: one copy of them instead of two.
     exchange = DistributedDataParallelKwargs(find_unused_parameters=False, gradient_as_bucket_view=True)
     accelerator = Accelerator(
@@ -81,12 +88,14 @@ class StopSignal:
     """Turns SIGINT and SIGTERM into a request to save and stop; a second one stops at once."""
 
     received: int | None = None
+    _since: float = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
-        if self.received is not None:
-            signal.signal(number, signal.SIG_DFL)
-        self.received = number
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+        elif time.monotonic() - self._since > DOUBLE_SIGNAL_SECONDS:
+            sys.exit(128 + number)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["StopSignal"]:
@@ -120,8 +129,9 @@ class StageOutput:
 
         def action() -> None:
             assert self._output is not None
-            store.remove_resume(self.path)
+            # In this order: killed in between, the output is finished, not without result and state.
             self._output.finish({"num_processes": self.accelerator.num_processes, **extra})
+            store.remove_resume(self.path)
 
         on_main(self.accelerator, action)
 
@@ -167,6 +177,7 @@ class Fit:
     dataset: CropDataset
     data: DataConfig
     optim: OptimConfig
+    save: SaveConfig
     epochs: float
     validations: int
     seed: int
@@ -229,15 +240,24 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
 
 class _StageHooks:
     def __init__(
-        self, fit: Fit, wrapped: nn.Module, optimizer: torch.optim.Optimizer, bar: Task, stop: StopSignal
+        self,
+        fit: Fit,
+        wrapped: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        start: int,
+        bar: Task,
+        stop: StopSignal,
     ):
         self.fit, self.wrapped, self.optimizer, self.bar, self.stop = fit, wrapped, optimizer, bar, stop
-        self.num_logged = 0
+        self.num_logged = self.num_saved = start
         self.writer: Any = None
         if fit.accelerator.is_main_process:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(fit.output.path / store.TENSORBOARD_NAME))
+            self.events = fit.output.path / store.TENSORBOARD_NAME
+            with one_line(self.events):
+                # What a killed run has drawn beyond its last state is drawn again.
+                self.writer = SummaryWriter(str(self.events), purge_step=start + 1)
 
     @property
     def task(self) -> nn.Module:
@@ -247,9 +267,16 @@ class _StageHooks:
         if self.writer is None:
             return
         store.append_log(self.fit.output.path, record)
-        for name, value in record.items():
-            if isinstance(value, int | float) and name != "step":
-                self.writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+        with one_line(self.events):
+            for name, value in record.items():
+                if isinstance(value, int | float) and name != "step":
+                    self.writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def close(self) -> None:
+        """Write what TensorBoard still holds."""
+        if self.writer is not None:
+            with one_line(self.events):
+                self.writer.close()
 
     def on_log(self, record: Record) -> None:
         self._write(record)
@@ -281,10 +308,18 @@ class _StageHooks:
                 task=fit.state_of(self.task),
                 optimizer=_optimizer_tensors(self.optimizer),
                 facts=fit.facts,
+                best_step=fit.facts.get("best", {}).get("step"),
             )
-            store.write_resume(fit.output.path, state)
+            try:
+                store.write_resume(fit.output.path, state, fit.save.keep_last)
+            except ArtifactError as error:
+                kept = (
+                    f"the state after step {self.num_saved} is kept" if self.num_saved else "no state is kept"
+                )
+                raise ArtifactError(f"{error}; {kept}, the same command goes on") from error
 
         on_main(fit.accelerator, action)
+        self.num_saved = num_done
 
     def should_stop(self) -> bool:
         return self.stop.received is not None
@@ -328,34 +363,36 @@ def fit_task(fit: Fit, progress: Progress) -> nn.Module:
         seed=fit.seed,
         optim=fit.optim,
         validate_after=validation_steps(num_steps, fit.validations),
-        save_every=SAVE_EVERY_STEPS,
+        save_every=fit.save.every_steps,
+        save_every_seconds=60 * fit.save.every_minutes,
         start=start,
     )
     stop = StopSignal()
     with stop.installed(), progress.task(fit.label, num_steps) as bar:
         bar.advance(start)
-        hooks = _StageHooks(fit, wrapped, optimizer, bar, stop)
-        hooks.num_logged = start
+        hooks = _StageHooks(fit, wrapped, optimizer, start, bar, stop)
         try:
             skipped = run_loop(wrapped, optimizer, loader, plan, accelerator, hooks)
             if skipped:
                 progress.note(
                     f"{fit.label}: {skipped} steps were skipped, their loss or gradient was not finite"
                 )
-        except Interrupted:
+        except BaseException as reason:
+            with contextlib.suppress(ArtifactError):  # a full disk has been reported
+                hooks.close()
+            if not isinstance(reason, Interrupted):
+                raise
             progress.note(
                 f"interrupted: the state is saved in {fit.output.path}; the same command goes on from there"
             )
             fit.output.__exit__()
             sys.exit(128 + int(stop.received or signal.SIGINT))
-        finally:
-            if hooks.writer is not None:
-                hooks.writer.close()
+        hooks.close()
     return accelerator.unwrap_model(wrapped)
 
 
 def _resume(fit: Fit, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
-    state = store.read_resume(fit.output.path) if fit.output.is_resumed else None
+    state = store.read_resume(fit.output.path, progress.note) if fit.output.is_resumed else None
     if fit.accelerator.is_main_process:
         store.truncate_log(fit.output.path, 0 if state is None else state.num_done)
     if state is None:

@@ -37,7 +37,6 @@ def embed_rows(
     manifest: Manifest,
     extract: ExtractConfig,
     accelerator: Accelerator,
-    rows: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Embed this process's share of the rows of a manifest, in length-sorted padded batches.
 
@@ -48,7 +47,6 @@ def embed_rows(
         manifest,
         max_seconds=extract.max_seconds,
         batch_seconds=extract.batch_seconds,
-        rows=rows,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )

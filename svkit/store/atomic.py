@@ -8,7 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from svkit.errors import ArtifactError
+
+_PREFIX = ".tmp-"
+
+
+@contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """Turn what the system says about writing `path` into an ArtifactError of one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ArtifactError(
+            f"{path}: cannot be written: {reason}; free some space or choose another directory"
+        ) from error
 
 
 @contextmanager
@@ -22,23 +38,25 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        _flush(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        _flush(path.parent)
-    except OSError as error:
-        raise ArtifactError(
-            f"{path}: cannot be written: {error.strerror or error};"
-            " free some space or choose another directory"
-        ) from error
+        with one_line(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=path.suffix, dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            _flush(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+            _flush(path.parent)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove the temporary files that killed processes left below a directory no other process writes to."""
+    for path in directory.rglob(f"{_PREFIX}*"):
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

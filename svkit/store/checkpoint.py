@@ -6,7 +6,7 @@ output protocol. This file knows names and tensors, not model classes (`svkit.st
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from torch import Tensor
 
 from svkit.config.architecture import ModelArchitecture
 from svkit.errors import ArtifactError
-from svkit.store.atomic import read_json, replacing, write_json, write_text
+from svkit.store.atomic import one_line, read_json, replacing, write_json, write_text
 from svkit.store.tables import read_table, write_table
 
 CONFIG_NAME, MODEL_NAME = "config.json", "model.safetensors"
-BEST_NAME, LAST_NAME = "best.safetensors", "last.safetensors"
+BEST_NAME, LAST_NAME = "best", "last"
 CLASSIFIER_NAME, SPEAKERS_NAME = "classifier.safetensors", "speakers.tsv"
 ADAPTER_NAME = "adapter"
 LOG_NAME, RESUME_NAME, TENSORBOARD_NAME = "train_log.jsonl", "resume", "tensorboard"
+STATE_NAME = "state.json"
 RESUME_FORMAT, RESUME_VERSION = "svkit-resume", 2
 
 
@@ -148,7 +149,8 @@ def read_adapter(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
 
 def append_log(directory: Path, record: Mapping[str, Any]) -> None:
     """Append one line to `train_log.jsonl`."""
-    with (directory / LOG_NAME).open("a", encoding="utf-8") as file:
+    path = directory / LOG_NAME
+    with one_line(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(dict(record)) + "\n")
 
 
@@ -179,61 +181,125 @@ class ResumeState:
     optimizer: dict[str, Tensor]
     facts: dict[str, Any]
     """Small JSON facts of the stage (best EER so far, ...)."""
+    best_step: int | None = None
+    """Step whose task is kept in `best_path`, where there is one."""
 
 
-def write_resume(directory: Path, state: ResumeState) -> None:
-    """Write the resume state under a new name, point `state.json` to it, then remove the previous one."""
+def best_path(directory: Path, step: int) -> Path:
+    """Where the task of the best step so far lies until the training ends.
+
+    Named by its step: a run that is killed between this file and the state that mentions it goes on with the best step
+    of its own past, not with one from a future that may come out differently.
+    """
+    return directory / RESUME_NAME / f"best-{step:09d}.safetensors"
+
+
+def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> None:
+    """Write `resume/step-N/`, `state.json` last, then remove what the `keep_last` newest states do not need.
+
+    A directory without `state.json` is half-written or half-removed, and is never read.
+    """
     root = directory / RESUME_NAME
-    name = f"step-{state.num_done:09d}"
-    write_tensors(root / name / "task.safetensors", state.task)
-    write_tensors(root / name / "optimizer.safetensors", state.optimizer)
-    write_json(
-        root / "state.json",
-        {
-            "format": RESUME_FORMAT,
-            "format_version": RESUME_VERSION,
-            "name": name,
+    place = root / f"step-{state.num_done:09d}"
+    if _is_whole(place):  # a step has one state
+        return
+    (place / STATE_NAME).unlink(missing_ok=True)
+    try:
+        write_tensors(place / "task.safetensors", state.task)
+        write_tensors(place / "optimizer.safetensors", state.optimizer)
+        record = {
             "num_done": state.num_done,
             "batch_size": state.batch_size,
+            "best_step": state.best_step,
             "facts": state.facts,
-        },
-    )
-    for other in root.iterdir():
-        if other.is_dir() and other.name != name:
+        }
+        write_json(place / STATE_NAME, {"format": RESUME_FORMAT, "format_version": RESUME_VERSION, **record})
+    except ArtifactError:
+        shutil.rmtree(place, ignore_errors=True)  # the disk may be full: leave the room to others
+        raise
+    kept = _complete_states(root)[:keep_last]
+    for other in root.glob("step-*"):
+        if other not in kept:
+            (other / STATE_NAME).unlink(missing_ok=True)
             shutil.rmtree(other)
+    steps = {read_json(path / STATE_NAME, RESUME_FORMAT, RESUME_VERSION)["best_step"] for path in kept}
+    needed = {best_path(directory, step) for step in steps if step is not None}
+    for best in root.glob("best-*.safetensors"):
+        if best not in needed:
+            best.unlink()
 
 
-def read_resume(directory: Path) -> ResumeState | None:
-    """Read the last good resume state; None when there is none."""
-    root = directory / RESUME_NAME
-    if not (root / "state.json").exists():
-        return None
-    record = read_json(root / "state.json", RESUME_FORMAT, RESUME_VERSION)
+def _is_whole(place: Path) -> bool:
     try:
-        place, num_done, facts = root / record["name"], int(record["num_done"]), dict(record["facts"])
+        read_json(place / STATE_NAME, RESUME_FORMAT, RESUME_VERSION)
+        check_tensors(place / "task.safetensors")
+        check_tensors(place / "optimizer.safetensors")
+    except ArtifactError:
+        return False
+    return True
+
+
+def _complete_states(root: Path) -> list[Path]:
+    """Directories of whole states, the newest first."""
+    return sorted((path.parent for path in root.glob(f"step-*/{STATE_NAME}")), reverse=True)
+
+
+def read_resume(directory: Path, note: Callable[[str], None] = lambda _: None) -> ResumeState | None:
+    """Read the newest state that can be read; None when there is none at all.
+
+    Args:
+        directory: the checkpoint.
+        note: is told of newer states that cannot be read.
+
+    Raises:
+        ArtifactError: there are states, but none of them can be read.
+    """
+    places = _complete_states(directory / RESUME_NAME)
+    for number, place in enumerate(places):
+        try:
+            return _read_state(place)
+        except ArtifactError as error:
+            if number + 1 == len(places):
+                raise ArtifactError(f"{error}; remove {directory} to begin again") from error
+            note(f"{error}: going back to the state before it")
+    return None
+
+
+def _read_state(place: Path) -> ResumeState:
+    path = place / STATE_NAME
+    record = read_json(path, RESUME_FORMAT, RESUME_VERSION)
+    try:
+        num_done, facts = int(record["num_done"]), dict(record["facts"])
         batch_size = int(record["batch_size"])
+        best_step = None if record["best_step"] is None else int(record["best_step"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
-            f"{root / 'state.json'}: expected name, num_done, batch_size and facts ({error!r})"
+            f"{path}: expected num_done, batch_size, best_step and facts ({error!r})"
         ) from error
+    if best_step is not None:
+        check_tensors(best_path(place.parent.parent, best_step))
     return ResumeState(
         num_done=num_done,
         batch_size=batch_size,
         task=read_tensors(place / "task.safetensors"),
         optimizer=read_tensors(place / "optimizer.safetensors"),
         facts=facts,
+        best_step=best_step,
     )
 
 
 def read_resume_batch(directory: Path) -> int | None:
     """Read how many examples a step of the interrupted training takes over all processes; None without a state."""
-    path = directory / RESUME_NAME / "state.json"
-    if not path.exists():
-        return None
-    found = read_json(path, RESUME_FORMAT, RESUME_VERSION).get("batch_size")
-    if not isinstance(found, int) or found < 1:
-        raise ArtifactError(f"{path}: batch_size: expected a positive number, found {found!r}")
-    return found
+    for place in _complete_states(directory / RESUME_NAME):
+        path = place / STATE_NAME
+        try:
+            found = read_json(path, RESUME_FORMAT, RESUME_VERSION).get("batch_size")
+        except ArtifactError:
+            continue  # `read_resume` says so
+        if not isinstance(found, int) or found < 1:
+            raise ArtifactError(f"{path}: batch_size: expected a positive number, found {found!r}")
+        return found
+    return None
 
 
 def remove_resume(directory: Path) -> None:

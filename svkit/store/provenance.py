@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from svkit.errors import ArtifactError, ConfigError, DataError
-from svkit.store.atomic import read_json, write_json
+from svkit.store.atomic import read_json, remove_unfinished, write_json
 
 FORMAT, VERSION = "svkit-provenance", 1
 RUN_FORMAT, RUN_VERSION = "svkit-run", 1
@@ -247,7 +247,7 @@ class Output:
     def close(self) -> None:
         """Release the lock; an unfinished output stays and can be resumed."""
         if self._lock >= 0:
-            os.close(self._lock)
+            release_directory(self._lock)
             self._lock = -1
 
 
@@ -261,7 +261,8 @@ def open_output(
         command: the verb, such as `prune`.
         config: the resolved configuration; decides, with the inputs' hashes, whether a run is resumed.
         inputs: name -> file or artifact directory read by the command.
-        overwrite: empty the directory first if svkit wrote it.
+        overwrite: empty the directory first if svkit wrote it. Unfinished output of the same run is resumed all the
+            same, so that the command of an interrupted run can be given again as it was.
 
     Returns:
         The output, locked against other svkit processes until it is closed.
@@ -283,14 +284,14 @@ def open_output(
             "inputs": described,
             "started": _utc_now(),
         }
-        earlier = _earlier_run(directory, overwrite)
+        earlier = _earlier_run(directory, run, overwrite)
         if earlier is not None:
-            _refuse_other_run(directory, earlier, run)
             run["started"] = earlier.get("started", run["started"])
         else:
             write_json(directory / RUN_NAME, run)
+        remove_unfinished(directory)
     except BaseException:
-        os.close(lock)
+        release_directory(lock)
         raise
     return Output(
         path=directory,
@@ -306,7 +307,10 @@ def open_output(
 def lock_directory(directory: Path) -> int:
     """Make `directory` if needed and lock it against other svkit processes.
 
-    Closing the returned file descriptor (or the end of the process) releases it.
+    `release_directory` (or the end of the process) releases it.
+
+    Returns:
+        The handle of the lock.
 
     Raises:
         ArtifactError: another process holds it, or it cannot be written.
@@ -325,10 +329,31 @@ def lock_directory(directory: Path) -> int:
             raise ArtifactError(
                 f"{directory}: another svkit command is writing here; wait for it to end"
             ) from error
+    _locks.add(handle)
     return handle
 
 
-def _earlier_run(directory: Path, overwrite: bool) -> dict[str, Any] | None:
+def release_directory(lock: int) -> None:
+    """Release a lock of `lock_directory`."""
+    _locks.discard(lock)
+    os.close(lock)
+
+
+_locks: set[int] = set()
+
+
+def _drop_locks() -> None:
+    """Close the locks a forked child has inherited: a loader's worker must not hold them when its parent is killed."""
+    for lock in _locks:
+        os.close(lock)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_drop_locks)
+
+
+def _earlier_run(directory: Path, run: Mapping[str, Any], overwrite: bool) -> dict[str, Any] | None:
+    """Return the unfinished run to resume; None when the directory is empty, or has been emptied."""
     entries = [entry for entry in directory.iterdir() if not entry.name.startswith(".")]
     is_ours = any(entry.name in (RUN_NAME, PROVENANCE_NAME) for entry in entries)
     if entries and not is_ours:
@@ -336,17 +361,31 @@ def _earlier_run(directory: Path, overwrite: bool) -> dict[str, Any] | None:
             f"{directory}: holds files that svkit did not write ({entries[0].name});"
             " choose an empty directory"
         )
-    if overwrite:
-        # The marks of ours go last, so that an interrupted emptying is recognised and can be repeated.
-        for entry in sorted(entries, key=lambda entry: entry.name in (RUN_NAME, PROVENANCE_NAME)):
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+    if not entries:
         return None
-    if is_finished(directory):
+    if not is_finished(directory):
+        try:
+            earlier = read_json(directory / RUN_NAME, RUN_FORMAT, RUN_VERSION)
+            _refuse_other_run(directory, earlier, run)
+            return earlier
+        except ArtifactError:
+            if not overwrite:
+                raise
+    elif not overwrite:
         raise ConfigError(f"{directory} is finished; use --overwrite to make it again")
-    return read_json(directory / RUN_NAME, RUN_FORMAT, RUN_VERSION) if entries else None
+    _empty(directory, entries, run)
+    return None
+
+
+def _empty(directory: Path, entries: list[Path], run: Mapping[str, Any]) -> None:
+    """Remove all but `run.json`; when this is interrupted, the rest neither looks finished nor is resumed."""
+    write_json(directory / RUN_NAME, {**run, "command": "--overwrite"})
+    (directory / PROVENANCE_NAME).unlink(missing_ok=True)
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != RUN_NAME:
+            entry.unlink(missing_ok=True)
 
 
 def _refuse_other_run(directory: Path, earlier: Mapping[str, Any], run: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ before the step; the data of a step and the learning rate are functions of the s
 step, the tensors of the task and of the optimiser, and a resumed run equals an uninterrupted one bit for bit on a CPU.
 """
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class LoopPlan:
     validate_after: tuple[int, ...]
     """Numbers of done steps."""
     save_every: int
+    save_every_seconds: float = math.inf
     log_every: int = 10
     start: int = 0
     """Steps already done (resume)."""
@@ -165,6 +167,7 @@ def run_loop(
     meter, skipped, skipped_in_a_row = _Meter(), 0, 0
     statistics = _RunningStatistics(task)
     task.train()
+    saved_at = time.monotonic()
     for step, (waveforms, labels) in enumerate(batches, start=plan.start):
         lr = learning_rate(plan.optim, step, plan.steps_per_epoch, plan.num_steps)
         for group in optimizer.param_groups:
@@ -207,9 +210,12 @@ def run_loop(
             hooks.on_validate(done)
             task.train()
             meter.since = time.perf_counter()
-        must_stop = _any_process(hooks.should_stop(), accelerator) and done < plan.num_steps
-        if must_stop or done % plan.save_every == 0 or done in plan.validate_after:
+        is_late = time.monotonic() - saved_at >= plan.save_every_seconds
+        must_save = _any_process(hooks.should_stop() or is_late, accelerator)
+        must_stop = must_save and _any_process(hooks.should_stop(), accelerator)
+        if must_save or done % plan.save_every == 0 or done in plan.validate_after:
             hooks.on_save(done)
+            saved_at = time.monotonic()
         if must_stop:
             raise Interrupted
     return skipped

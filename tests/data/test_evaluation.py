@@ -45,9 +45,13 @@ def test_ranks_share_all_rows_and_no_batch_is_too_large(seconds: list[float], pr
         assert (len(batch) + 1) * cut[batch].max() > 129.999
 
 
-def test_a_part_of_the_rows_can_be_planned() -> None:
-    batches = list(LengthSortedBatches(listed([1, 5, 3, 2]), rows=[0, 2, 3], batch_seconds=6))
-    assert [batch.tolist() for batch in batches] == [[2, 3], [0]]
+def test_batches_that_are_done_are_left_out_and_the_others_stay_as_they_are() -> None:
+    lengths, rows = listed([1, 5, 3, 2, 3, 1]), [1, 3]
+    whole = [batch.tolist() for batch in LengthSortedBatches(lengths, batch_seconds=6)]
+    assert whole == [[1], [2, 4], [3, 0, 5]]
+    rest = [batch.tolist() for batch in LengthSortedBatches(lengths, done_rows=rows, batch_seconds=6)]
+    assert rest == [[2, 4], [3, 0, 5]]
+    assert not len(LengthSortedBatches(lengths, done_rows=range(6), batch_seconds=6))
 
 
 @pytest.mark.parametrize("rate", [8000, 16_000])

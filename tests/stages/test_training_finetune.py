@@ -9,7 +9,6 @@ import torch
 from svkit.config.schema import Recipe
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.progress import Progress, SilentProgress
-from svkit.stages import training
 from svkit.stages.finetune import FinetuneRequest, rows_for, run
 from svkit.stages.models import load_model
 from svkit.stages.validation import Validator
@@ -84,10 +83,9 @@ def test_the_three_stages_follow_each_other(prepared, tmp_path):
 @pytest.mark.parametrize("stage", ["lora", "head", "joint"])
 @pytest.mark.parametrize("kill", [False, True])
 def test_an_interrupted_run_goes_on_bit_for_bit(prepared, tmp_path, monkeypatch, stage, kill):
-    using = recipe(f"dense.{stage}.validations=3")
+    using = recipe(f"dense.{stage}.validations=3", "save.every_steps=2")
     options = {"stage": stage, "encoder": "tiny", "using": using}
     finetune(prepared, tmp_path / "whole", **options)
-    monkeypatch.setattr(training, "SAVE_EVERY_STEPS", 2)
     with monkeypatch.context() as patch:
         interrupt(patch, 5, kill=kill)
         with pytest.raises(MemoryError if kill else SystemExit) as raised:
@@ -145,33 +143,37 @@ def scripted(monkeypatch: pytest.MonkeyPatch, errors: list[float]) -> None:
     monkeypatch.setattr(Validator, "measure", lambda *_: {"eer": left.pop(0), "min_dcf": 1.0})
 
 
-def test_the_best_state_is_kept_and_the_last_beside_it(prepared, tmp_path, monkeypatch):
-    options = {"stage": "head", "encoder": "tiny", "using": recipe("dense.head.validations=3")}
+@pytest.mark.parametrize("stage", ["head", "lora"])
+def test_the_best_state_is_kept_and_the_last_beside_it(prepared, tmp_path, monkeypatch, stage):
+    options = {"stage": stage, "encoder": "tiny", "using": recipe(f"dense.{stage}.validations=3")}
     scripted(monkeypatch, [0.3, 0.1, 0.2])
     (best,) = finetune(prepared, tmp_path / "best", **options)
     scripted(monkeypatch, [0.3, 0.2, 0.1])
     (last,) = finetune(prepared, tmp_path / "last", **options)
-    assert (best / "last.safetensors").exists() and not (last / "last.safetensors").exists()
-    ends = [store.read_tensors(path) for path in (best / "last.safetensors", last / "model.safetensors")]
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert (best / "last").exists() and not (last / "last").exists()
+    assert contents(best / "last") == contents(last)
     assert contents(best)["model.safetensors"] != contents(last)["model.safetensors"]
     validation = read_provenance(best)["validation"]["best"]
     records = [record for record in log(best) if record["kind"] == "valid"]
     assert validation["eer"] == 0.1 and validation["step"] == records[1]["step"] < records[2]["step"]
     scripted(monkeypatch, [0.3, 0.1, 0.2])
-    options["using"] = recipe("dense.head.validations=3", "dense.head.keep=last")
+    options["using"] = recipe(f"dense.{stage}.validations=3", f"dense.{stage}.keep=last")
     (kept,) = finetune(prepared, tmp_path / "kept", **options)
     assert contents(kept)["model.safetensors"] == contents(last)["model.safetensors"]
-    beside, wanted = (
-        store.read_tensors(path) for path in (kept / "best.safetensors", best / "model.safetensors")
-    )
-    assert set(beside) == set(wanted) and all(torch.equal(beside[name], wanted[name]) for name in wanted)
+    ends = {"last/model.safetensors": contents(last)["model.safetensors"]}
+    assert contents(kept / "best") | ends == contents(best)
+    # The other state is a checkpoint: every command takes its directory, LoRA is merged as it is loaded.
+    beside, result = (load_model(path).state_dict() for path in (best / "last", last))
+    assert all(torch.equal(tensor, beside[name]) for name, tensor in result.items())
+    scripted(monkeypatch, [0.1] * 9)
+    (again,) = finetune(prepared, tmp_path / "again", stage="joint", source=best / "last")
+    assert (again / "provenance.json").exists()
 
 
 def test_without_held_out_speakers_the_last_state_is_the_result(tmp_path):
     exp = prepare(tmp_path / "exp", valid=False)
     (out,) = finetune(exp, stage="head", encoder="tiny")
-    assert out == exp / "finetune" / "head" and not (out / "last.safetensors").exists()
+    assert out == exp / "finetune" / "head" and not (out / "last").exists()
     assert {record["kind"] for record in log(out)} == {"train"}
 
 
@@ -226,6 +228,24 @@ def test_what_is_missing_is_named_before_training(tmp_path, options, error, mess
     with pytest.raises(error, match=message):
         finetune(exp, **options)
     assert not list(exp.glob("finetune/*/model.safetensors"))
+
+
+@pytest.mark.parametrize("name", [store.MODEL_NAME, store.CONFIG_NAME, store.CLASSIFIER_NAME])
+def test_a_corrupt_source_leaves_no_output(prepared, tmp_path, name):
+    """Else the right command would meet an unfinished run of the wrong one."""
+    source = make_teacher(tmp_path / "source")
+    (source / name).write_bytes((source / name).read_bytes()[:-9])
+    with pytest.raises(ArtifactError, match=name):
+        finetune(prepared, tmp_path / "out", stage="joint", source=source)
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_precision_in_one_python_process(prepared, tmp_path):
+    """Accelerate would keep the first one and refuse the second."""
+    for precision in ("fp32", "bf16", "fp32"):
+        options = {"stage": "head", "encoder": "tiny", "using": recipe(f"precision={precision}")}
+        (out,) = finetune(prepared, tmp_path / "out", overwrite=True, **options)
+        assert read_provenance(out)["config"]["precision"] == precision
 
 
 @pytest.mark.parametrize(("stage", "expected"), [("lora", 0.0), ("head", 0.0), ("joint", 0.1), ("lmft", 0.1)])

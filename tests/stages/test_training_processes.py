@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from svkit.config.schema import DataConfig
 from svkit.data.dataset import CropKey
+from svkit.data.evaluation import LengthSortedBatches
 from svkit.data.sampler import EpochBatches
 from svkit.errors import ConfigError
 from svkit.progress import SilentProgress
@@ -25,6 +26,7 @@ from svkit.stages.finetune import FinetuneRequest, run
 from svkit.stages.training import StageOutput, batch_of_process, make_accelerator
 from svkit.store import checkpoint as store
 from svkit.store.embeddings import read_embeddings
+from svkit.store.manifest import read_manifest
 from tests.stages.training_experiment import (
     Notes,
     contents,
@@ -125,7 +127,7 @@ def test_an_interrupted_run_goes_on_with_its_batch_whatever_the_recipe_gives_a_p
 
 
 def test_an_extraction_goes_on_from_the_parts_of_any_processes(tmp_path: Path) -> None:
-    """Rows that a process of another job has done are taken as they are, the others are done once."""
+    """Batches that a process of another job has done are taken as they are, the others are done once."""
     exp = prepare(tmp_path / "exp")
     model = make_teacher(tmp_path / "model")
 
@@ -141,14 +143,17 @@ def test_an_extraction_goes_on_from_the_parts_of_any_processes(tmp_path: Path) -
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(tmp_path / "whole" / "run.json", out)  # begun as the whole one was
-    for rank, rows in enumerate(([0, 5, 19], [7], [2, 3])):
+    batches = list(LengthSortedBatches(read_manifest(exp / "data" / "train.tsv"), batch_seconds=1.0))
+    assert len(batches) >= 4
+    marks = {}
+    for rank, rows in enumerate((batches[0], batches[2], batches[3])):
         marked = torch.full((len(rows), 8), float(rank + 1))
         part = out / store.RESUME_NAME / f"part-000000-{rank:04d}.safetensors"
-        store.write_tensors(part, {"rows": torch.tensor(rows), "embeddings": marked})
+        store.write_tensors(part, {"rows": torch.from_numpy(rows), "embeddings": marked})
+        marks |= dict.fromkeys(rows.tolist(), rank + 1)
     extract(out)
     found = read_embeddings(out)
     assert list(found.ids) == list(whole.ids) and len(found.ids) == 20
-    marks = {0: 1, 5: 1, 19: 1, 7: 2, 2: 3, 3: 3}
     for row in range(20):
         if row in marks:
             assert (found.matrix[row] == marks[row]).all()

@@ -14,7 +14,6 @@ from svkit.config.schema import HeadConfig
 from svkit.errors import ConfigError
 from svkit.progress import SilentProgress
 from svkit.pruning.counting import encoder_parameters, macs, sparsity
-from svkit.stages import training
 from svkit.stages.distill import DistillRequest
 from svkit.stages.distill import run as run_distill
 from svkit.stages.models import load_model
@@ -172,14 +171,13 @@ def test_an_interrupted_run_goes_on_bit_for_bit(prepared, tmp_path, monkeypatch,
         )
 
     def once(out: Path, progress: SilentProgress) -> None:
-        using = recipe()
+        using = recipe("save.every_steps=1")
         if command == "prune":
             run_prune(PruneRequest(exp=prepared, recipe=using, out=out), progress)
         else:
             run_distill(DistillRequest(exp=prepared, recipe=using, out=out, student=student), progress)
 
     once(tmp_path / "whole", SilentProgress())
-    monkeypatch.setattr(training, "SAVE_EVERY_STEPS", 1)
     with monkeypatch.context() as patch:
         interrupt(patch, 3, kill=kill)
         with pytest.raises(MemoryError if kill else SystemExit):

@@ -158,7 +158,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, *, kill: bool = False)
 
 def contents(directory: Path) -> dict[str, str]:
     """Hashes of the files that must not depend on how a run came to its end."""
-    names = (store.MODEL_NAME, store.CLASSIFIER_NAME, store.SPEAKERS_NAME, store.CONFIG_NAME, store.LAST_NAME)
+    names = (store.MODEL_NAME, store.CLASSIFIER_NAME, store.SPEAKERS_NAME, store.CONFIG_NAME)
+    names += (f"{store.LAST_NAME}/{store.MODEL_NAME}", f"{store.ADAPTER_NAME}/adapter_model.safetensors")
     return {name: sha256_file(directory / name) for name in names if (directory / name).exists()}
 
 

@@ -1,4 +1,5 @@
 import pytest
+from safetensors import SafetensorError
 
 from svkit.errors import ArtifactError
 from svkit.store import atomic
@@ -17,6 +18,16 @@ def test_a_failed_write_leaves_the_previous_file_and_no_sibling(tmp_path):
 def test_an_os_error_while_writing_is_one_line(tmp_path):
     with pytest.raises(ArtifactError, match="No space left"), atomic.replacing(tmp_path / "a"):
         raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_safetensors_says_is_one_line(tmp_path):
+    """Its errors are no OSError: a full disk is reported by the library in its own class."""
+    with (
+        pytest.raises(ArtifactError, match="a: cannot be written: .*No space left"),
+        atomic.replacing(tmp_path / "a"),
+    ):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,6 +1,9 @@
 """Checkpoint directories: equal bytes for equal models, strict reading, round trips of every part."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,40 +113,96 @@ def state(num_done: int) -> store.ResumeState:
     )
 
 
-def test_the_last_resume_state_replaces_the_one_before(tmp_path):
+def names(directory: Path) -> list[str]:
+    return sorted(f"resume/{path.name}" for path in (directory / "resume").iterdir())
+
+
+def test_the_last_resume_states_replace_those_before(tmp_path):
     assert store.read_resume(tmp_path) is None
-    for num_done in (5, 10):
-        store.write_resume(tmp_path, state(num_done))
+    for num_done in (5, 10, 15):
+        store.write_resume(tmp_path, state(num_done), keep_last=2)
+    assert names(tmp_path) == ["resume/step-000000010", "resume/step-000000015"]
+    store.write_resume(tmp_path, state(20))
+    assert names(tmp_path) == ["resume/step-000000020"]
     read = store.read_resume(tmp_path)
-    assert read is not None and (read.num_done, read.facts) == (10, {"best": {"eer": 0.1}})
+    assert read is not None and (read.num_done, read.facts) == (20, {"best": {"eer": 0.1}})
+    assert torch.equal(read.task["w"], torch.tensor([20.0, 20.0])) and set(read.optimizer) == {"a", "b"}
     assert read.batch_size == store.read_resume_batch(tmp_path) == 8
-    assert torch.equal(read.task["w"], torch.tensor([10.0, 10.0])) and set(read.optimizer) == {"a", "b"}
-    assert sorted(path.name for path in (tmp_path / "resume").iterdir()) == ["state.json", "step-000000010"]
     store.remove_resume(tmp_path)
     assert store.read_resume(tmp_path) is None and store.read_resume_batch(tmp_path) is None
 
 
-def test_a_run_killed_while_it_saves_keeps_the_state_before(tmp_path, monkeypatch):
+def test_the_best_state_goes_when_no_state_mentions_it_any_more(tmp_path):
+    for step in (3, 6):
+        store.write_tensors(store.best_path(tmp_path, step), tensors())
+    store.write_resume(tmp_path, replace(state(5), best_step=3), keep_last=2)
+    assert names(tmp_path) == ["resume/best-000000003.safetensors", "resume/step-000000005"]
+    store.write_tensors(store.best_path(tmp_path, 6), tensors())
+    store.write_resume(tmp_path, replace(state(6), best_step=6), keep_last=2)
+    assert [name for name in names(tmp_path) if "best" in name] == [
+        "resume/best-000000003.safetensors", "resume/best-000000006.safetensors",
+    ]  # fmt: skip
+    store.write_resume(tmp_path, replace(state(7), best_step=6))
+    assert names(tmp_path) == ["resume/best-000000006.safetensors", "resume/step-000000007"]
+
+
+@pytest.mark.parametrize("name", ["write_json", "write_tensors"])
+def test_a_run_killed_while_it_saves_keeps_the_state_before(tmp_path, monkeypatch, name):
     store.write_resume(tmp_path, state(5))
-    monkeypatch.setattr(store, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(store, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         store.write_resume(tmp_path, state(10))
     read = store.read_resume(tmp_path)
     assert read is not None and read.num_done == 5
 
 
+def test_a_full_disk_leaves_the_state_before_and_no_half_of_the_next(tmp_path, monkeypatch):
+    store.write_resume(tmp_path, state(5))
+    original = store.write_tensors
+
+    def full(path: Path, content: Mapping[str, torch.Tensor]) -> None:
+        if "optimizer" in path.name:
+            raise ArtifactError("No space left")
+        original(path, content)
+
+    monkeypatch.setattr(store, "write_tensors", full)
+    with pytest.raises(ArtifactError, match="No space left"):
+        store.write_resume(tmp_path, state(10))
+    assert names(tmp_path) == ["resume/step-000000005"]
+
+
+def test_a_state_that_cannot_be_read_gives_way_to_the_one_before(tmp_path):
+    store.write_resume(tmp_path, state(5))
+    store.write_resume(tmp_path, state(10), keep_last=2)
+    path = tmp_path / "resume" / "step-000000010" / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    notes: list[str] = []
+    read = store.read_resume(tmp_path, notes.append)
+    assert read is not None and read.num_done == 5
+    assert len(notes) == 1 and str(path) in notes[0] and "the state before" in notes[0]
+    # The step is done and saved again, over the file that was spoilt.
+    store.write_resume(tmp_path, state(10), keep_last=2)
+    again = store.read_resume(tmp_path)
+    assert again is not None and again.num_done == 10
+
+
 def test_a_corrupt_resume_state_is_said(tmp_path):
     store.write_resume(tmp_path, state(5))
-    path = tmp_path / "resume" / "state.json"
+    path = tmp_path / "resume" / "step-000000005" / "state.json"
     record = json.loads(path.read_text())
     path.write_text(json.dumps({name: value for name, value in record.items() if name != "num_done"}))
-    with pytest.raises(ArtifactError, match=r"state.json: expected name, num_done, batch_size and facts"):
+    with pytest.raises(
+        ArtifactError, match=r"state.json: expected num_done, batch_size, best_step and facts.*to begin again"
+    ):
         store.read_resume(tmp_path)
     path.write_text(json.dumps({**record, "batch_size": "many"}))
     with pytest.raises(ArtifactError, match="batch_size: expected a positive number, found 'many'"):
         store.read_resume_batch(tmp_path)
     path.write_text(json.dumps({**record, "format_version": 9}))
     with pytest.raises(ArtifactError, match="9"):
+        store.read_resume(tmp_path)
+    path.write_text(json.dumps({**record, "best_step": 4}))
+    with pytest.raises(ArtifactError, match="best-000000004.safetensors"):
         store.read_resume(tmp_path)
 
 

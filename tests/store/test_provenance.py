@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -82,8 +83,73 @@ def test_links_are_removed_not_followed(tmp_path, inputs):
     (tmp_path / "precious" / "a").write_text("")
     with take(tmp_path, inputs) as output:
         (output.path / "link").symlink_to(tmp_path / "precious")
+        output.finish()
     take(tmp_path, inputs, overwrite=True).close()
     assert (tmp_path / "precious" / "a").exists() and not (tmp_path / "out" / "link").exists()
+
+
+def test_an_unfinished_run_is_resumed_by_the_same_command_with_overwrite(tmp_path, inputs):
+    with take(tmp_path, inputs, overwrite=True) as first:
+        (first.path / "state").write_text("1")
+    with take(tmp_path, inputs, overwrite=True) as second:
+        assert second.is_resumed and (second.path / "state").exists()
+    with take(tmp_path, inputs, overwrite=True, lr=1) as other:
+        assert not other.is_resumed and not (other.path / "state").exists()
+    (tmp_path / "out" / "run.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"run.json: not a JSON file"):
+        take(tmp_path, inputs, lr=1)
+    assert not take(tmp_path, inputs, overwrite=True, lr=1).is_resumed
+
+
+def test_an_interrupted_emptying_looks_neither_finished_nor_like_a_run_to_resume(
+    tmp_path, inputs, monkeypatch
+):
+    with take(tmp_path, inputs) as output:
+        for name in ("a", "model", "z"):
+            (output.path / name).mkdir()
+        output.finish()
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance.shutil, "rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            take(tmp_path, inputs, overwrite=True)
+    assert (tmp_path / "out" / "model").exists() and not provenance.is_finished(tmp_path / "out")
+    with pytest.raises(ArtifactError, match="unfinished, made with another command"):
+        take(tmp_path, inputs)
+    with take(tmp_path, inputs, overwrite=True) as output:
+        assert not output.is_resumed
+        assert sorted(path.name for path in output.path.iterdir()) == [".lock", "run.json"]
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path, inputs):
+    with take(tmp_path, inputs) as output:
+        (output.path / "resume").mkdir()
+        for name in (".tmp-1.safetensors", "resume/.tmp-2.safetensors", "resume/kept.safetensors"):
+            (output.path / name).write_text("half")
+    with take(tmp_path, inputs) as output:
+        assert output.is_resumed
+        assert [path.name for path in output.path.rglob("*.safetensors")] == ["kept.safetensors"]
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path, inputs):
+    """Workers of a loader outlive a killed process by seconds; the same command may start at once."""
+    output = take(tmp_path, inputs)
+    started, ended = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(started[1], b".")
+        os.close(ended[1])
+        os.read(ended[0], 1)
+        os._exit(0)
+    try:
+        os.read(started[0], 1)
+        with pytest.raises(ArtifactError, match="another svkit command"):
+            take(tmp_path, inputs)
+        output.close()
+        take(tmp_path, inputs).close()
+    finally:
+        for handle in (*started, *ended):
+            os.close(handle)
+        os.waitpid(child, 0)
 
 
 def test_a_second_process_is_told(tmp_path, inputs):

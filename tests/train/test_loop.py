@@ -104,17 +104,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(accelerator):
     assert equal_states(whole, resumed)
 
 
-def test_a_stop_after_the_last_step_is_an_end(accelerator):
-    _, recorder = trained(accelerator, 3)
-    assert recorder.column("step") == [1, 2, 3]
-    run_loop(
-        task := ToyTask(),
-        make_optimizer(task, OPTIM),
-        batches(3),
-        plan(3),
-        accelerator,
-        Recorder(stop_after=3),
-    )
+def test_a_stop_after_the_last_step_is_not_forgotten(accelerator):
+    """The stage after this one must not begin; the saved state ends at once when the run goes on."""
+    task, recorder = ToyTask(), Recorder(stop_after=3)
+    with pytest.raises(Interrupted):
+        run_loop(task, make_optimizer(task, OPTIM), batches(3), plan(3), accelerator, recorder)
+    assert recorder.column("step") == [1, 2, 3] and recorder.saved == [3]
+    run_loop(task, make_optimizer(task, OPTIM), [], plan(3, start=3), accelerator, Recorder())
+
+
+def test_saves_follow_steps_and_time(accelerator):
+    _, recorder = trained(accelerator, 5, save_every=2)
+    assert recorder.saved == [2, 4]
+    _, recorder = trained(accelerator, 5, save_every=2, save_every_seconds=0.0)
+    assert recorder.saved == [1, 2, 3, 4, 5]
+    _, recorder = trained(accelerator, 5, save_every_seconds=3600.0)
+    assert recorder.saved == []
 
 
 def test_gradients_are_clipped_for_each_module_on_its_own(accelerator, monkeypatch):

@@ -1,6 +1,5 @@
 """What all corpora share: the request, the split of a table into lists, and the files below `exp/data`."""
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -26,6 +25,7 @@ from svkit.store.provenance import (
     make_provenance,
     plain,
     read_provenance,
+    release_directory,
 )
 from svkit.store.tables import read_table, write_table
 from svkit.store.trials import Trials, read_trials, write_trials
@@ -144,7 +144,7 @@ class DataDirectory:
 
     def __exit__(self, *error: object) -> None:
         """Release the lock."""
-        os.close(self._lock)
+        release_directory(self._lock)
 
     def clear(self) -> None:
         """Remove what an earlier corpus left; the mark of completeness goes first."""

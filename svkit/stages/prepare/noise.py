@@ -4,7 +4,6 @@
 of its own categories and keeps the others. `exp/data/rirs.tsv` has the type of room there.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -26,7 +25,7 @@ from svkit.stages.prepare.scan import (
 from svkit.store.atomic import read_json, write_json
 from svkit.store.experiment import update_experiment
 from svkit.store.manifest import read_manifest, write_manifest
-from svkit.store.provenance import FORMAT, VERSION, lock_directory, make_provenance, plain
+from svkit.store.provenance import FORMAT, VERSION, lock_directory, make_provenance, plain, release_directory
 
 MUSAN_CATEGORIES = ("noise", "music", "speech")
 RIR_TYPES = ("smallroom", "mediumroom")
@@ -185,7 +184,7 @@ def _run(
         )
         write_json(provenance_path, content)
     finally:
-        os.close(lock)
+        release_directory(lock)
     return result
 
 

@@ -1,0 +1,80 @@
+"""Real processes killed at random moments and between any two files: the run goes on and ends as if nothing had been.
+
+The short form: `python -m tests.soak` (`make soak`) does the same for minutes, at every change of a file.
+"""
+
+import random
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.soak.commands import (
+    Reference,
+    Stage,
+    Tally,
+    finish_and_compare,
+    kill_an_overwrite,
+    kill_at_a_change,
+    kill_at_random_moments,
+    measure,
+)
+
+pytestmark = pytest.mark.e2e
+
+Find = Callable[[str], Reference]
+STAGES = ("lora", "joint", "prune", "distill", "extract", "score")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_killed_run_goes_on_bit_for_bit(stages: dict[str, Stage], reference: Find, name: str) -> None:
+    """Weights, optimiser, gates, multipliers, embeddings, scores: the bytes of an uninterrupted run."""
+    stage, rng, tally = stages[name], random.Random(name), Tally()
+    kill_at_random_moments(stage, reference(name), rng, 2, tally)
+    kill_at_a_change(stage, reference(name), rng.randrange(2, reference(name).num_changes), tally)
+    assert tally.counts["SIGKILL at a change of a file"] == 1
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_a_killed_overwrite_leaves_the_old_result_or_none(
+    stages: dict[str, Stage], reference: Find, share: float
+) -> None:
+    """Early changes: those that empty the directory."""
+    stage, tally = stages["extract"], Tally()
+    if not stage.is_finished():
+        stage.run()
+    kill_an_overwrite(
+        stage, reference("extract"), max(1, round(share * reference("extract").num_changes)), tally
+    )
+    assert tally.counts["SIGKILL at a change of a file, --overwrite"] == 1
+
+
+def test_the_workers_of_a_killed_run_do_not_hold_its_output(stages: dict[str, Stage]) -> None:
+    """They notice within seconds that their parent is gone; the same command goes on at once."""
+    stage, workers = stages["joint"], ("--set", "joint.data.num_workers=1")
+    stage.remove_output()
+    running = stage.start(*workers)
+    running.wait_for(stage.out, "resume/*/state.json")
+    assert running.kill(signal.SIGKILL).code == -signal.SIGKILL
+    ended = stage.run(*workers)
+    assert ended.code == 0 and "going on after step" in ended.log, ended.log
+    stage.remove_output()
+
+
+def test_a_killed_chain_goes_on_with_the_part_that_was_not_finished(stages: dict[str, Stage]) -> None:
+    """Extraction with two models: the first was finished when the second was killed."""
+    first = stages["extract"]
+    exp = first.arguments[first.arguments.index("--exp") + 1]
+    words = ("extract", "--exp", exp, "--manifest", exp / "data" / "valid.tsv")
+    models = ("--model", exp.parent / "teacher", "--model", exp.parent / "student")
+    out = exp / "embeddings" / "student"
+    both = Stage(name="extract", arguments=(*words, *models), out=out, log=exp.parent / "both.log")
+    reference = measure(both)
+    kill_at = reference.num_changes // 2
+    both.remove_output()
+    (out.parent / "teacher" / "provenance.json").unlink()
+    assert both.run(kill_at=kill_at).code == -signal.SIGKILL
+    assert (out.parent / "teacher" / "provenance.json").exists()
+    finish_and_compare(both, reference, "killed in the second model")
+    again = both.run()
+    assert again.code == 2 and "is finished; use --overwrite" in again.log
