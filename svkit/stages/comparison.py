@@ -75,9 +75,9 @@ def resample_systems(
     return resampled
 
 
-def compare(first: Resampled, second: Resampled) -> dict[str, Any]:
+def compare(first: Resampled, second: Resampled, num_speakers: int) -> dict[str, Any]:
     """Return the EER of the first minus that of the second with its 95 % interval and p-value."""
-    found = bootstrap.paired_difference(first.eers, second.eers, first.eer, second.eer)
+    found = bootstrap.paired_difference(first.eers, second.eers, (first.eer, second.eer), num_speakers)
     return {
         "eer_difference": found.difference,
         "low": found.interval.low,
