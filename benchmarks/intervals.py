@@ -1,9 +1,9 @@
 """Do the intervals hold the truth, and are the p-values what they say? `python benchmarks/intervals.py`.
 
 Populations of speakers are simulated whose true EER is known in closed form: a target score is a level of its speaker
-plus noise, a nontarget score the sum of a level of each side plus noise, all Gaussian. An interval of 95 % must hold the
-truth in 95 % of the populations; under the null hypothesis (two systems of the same true EER that share a part of
-every score) a p-value must lie below 5 % in 5 % of them. The table goes to `docs/results/intervals.json`.
+plus noise, a nontarget score the sum of a level of each side plus noise, all Gaussian. An interval of 95 % should hold
+the truth in 95 % of the populations; under the null hypothesis (two systems of the same true EER that share a part of
+every score) a p-value should lie below 5 % in 5 % of them. The table goes to `docs/results/intervals.json`.
 """
 
 import argparse

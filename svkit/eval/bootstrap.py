@@ -24,7 +24,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from svkit.errors import ConfigError, DataError, first_five
-from svkit.eval.metrics import check_trials, detection_cost, error_curve
+from svkit.eval.metrics import check_trials, corner_points, detection_cost, error_curve
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,6 +36,9 @@ MIN_SPEAKERS = 5
 
 BLOCK_VALUES = 2**22
 """Weights (resamples x trials) held at once."""
+
+MAX_POINTS = 2**20
+"""Corners of the error curve looked at in each resample; of more, so many evenly spread ones tell an interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,7 +84,14 @@ def trial_speakers(enroll_speakers: ArrayLike, test_speakers: ArrayLike, labels:
         DataError: a target trial has two speakers or a nontarget trial one.
     """
     both = np.concatenate((np.asarray(enroll_speakers), np.asarray(test_speakers)))
-    names, numbers = np.unique(both, return_inverse=True)
+    if (
+        np.issubdtype(both.dtype, np.integer) and both.min(initial=0) >= 0
+    ):  # no need to sort millions of numbers
+        is_there = np.bincount(both) > 0
+        num_speakers, numbers = int(is_there.sum()), (np.cumsum(is_there) - 1)[both]
+    else:
+        names, numbers = np.unique(both, return_inverse=True)
+        num_speakers = len(names)
     enroll, test = np.split(numbers.astype(np.int64), 2)
     wrong = np.flatnonzero((enroll == test) != np.asarray(labels).astype(bool))
     if len(wrong):
@@ -89,7 +99,7 @@ def trial_speakers(enroll_speakers: ArrayLike, test_speakers: ArrayLike, labels:
             "trial labels contradict the speakers (a target trial needs one speaker, a nontarget trial two)"
             f" at trials {first_five((wrong + 1).tolist())}"
         )
-    return TrialSpeakers(enroll=enroll, test=test, num_speakers=len(names))
+    return TrialSpeakers(enroll=enroll, test=test, num_speakers=num_speakers)
 
 
 def speakers_from_trials(enroll_rows: Ints, test_rows: Ints, labels: ArrayLike) -> Ints:
@@ -151,7 +161,12 @@ def resample(
     nontargets = nontargets[np.argsort(values[nontargets])]
     target_speaker = speakers.enroll[targets]
     left, right = speakers.enroll[nontargets], speakers.test[nontargets]
-    num_rejected = curve.num_nontargets - curve.num_false_accepts
+    points = corner_points(curve)
+    if len(points) > MAX_POINTS:
+        points = points[np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(np.int64)]
+    num_misses = curve.num_misses[points]
+    num_rejected = curve.num_nontargets - curve.num_false_accepts[points]
+    del curve
     table = multiplicities.astype(np.float64)
     rows = max(1, BLOCK_VALUES // len(values))
     found = []
@@ -161,7 +176,7 @@ def resample(
         weights = drawn[:, left]
         weights *= drawn[:, right]
         rejected = _cumulative_share(weights)
-        found.append(statistic(missed[:, curve.num_misses], 1.0 - rejected[:, num_rejected]))
+        found.append(statistic(missed[:, num_misses], 1.0 - rejected[:, num_rejected]))
     return np.concatenate(found)
 
 
@@ -287,10 +302,16 @@ def percentile_interval(samples: Floats, num_speakers: int, level: float = 0.95)
     Raises:
         DataError: more than half of the resamples are undefined (too few speakers with target trials).
     """
-    defined = _defined(samples)
-    tail = ndtr(stdtrit(num_speakers - 1, (1 - level) / 2) * np.sqrt(num_speakers / (num_speakers - 1)))
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return Interval(low=float(low), high=float(high), level=level)
+    defined = np.sort(_defined(samples))
+    # Counted as a p-value is, so that a difference's interval leaves zero out exactly where p is small.
+    place = max(1, int(tail_share(num_speakers, level) * (len(defined) + 1)))
+    return Interval(low=float(defined[place - 1]), high=float(defined[-place]), level=level)
+
+
+def tail_share(num_speakers: int, level: float = 0.95) -> float:
+    """Return the share of resampled values that lies beyond each end of an interval."""
+    expansion = np.sqrt(num_speakers / (num_speakers - 1))
+    return float(ndtr(stdtrit(num_speakers - 1, (1 - level) / 2) * expansion))
 
 
 def paired_difference(
