@@ -32,6 +32,11 @@ def report(
         done = run(request, progress)
     if json:
         return console.result(done.report, as_json=True)
-    headings, rows, notes = summary(done.report)
-    tables.print_table("Speaker verification report", headings, rows, notes)
+    shown = summary(done.report)
+    for sentence in shown.headline:
+        tables.print_note(sentence)
+    for title, headings, rows in shown.tables:
+        tables.print_table(title, headings, rows)
+    for note in shown.notes:
+        tables.print_note(note)
     return console.result(done.page)

@@ -46,15 +46,17 @@ PldaTraining = Annotated[
     list[Path] | None,
     typer.Option(
         "--plda-train",
-        metavar="DIR",
-        help="Embeddings of training speakers: one for all systems or one each.",
+        metavar="PATH",
+        help="Embeddings or manifest of training speakers: one for all systems or one each.",
     ),
 ]
 Normalisation = Annotated[Norm, typer.Option("--norm", help="S-norm, or adaptive S-norm with --top-n.")]
 Cohorts = Annotated[
     list[Path] | None,
     typer.Option(
-        "--cohort", metavar="DIR", help="Embeddings of the cohort: one for all systems or one for each."
+        "--cohort",
+        metavar="PATH",
+        help="Embeddings or manifest of the cohort: one for all systems or one each.",
     ),
 ]
 CohortSpeakers = Annotated[
@@ -188,48 +190,44 @@ def score(
 
 
 def _print(done: "ScoreResult") -> None:
-    from svkit.stages.reporting.wording import caution_sentences, comparison_sentence
+    """Print what a person decides by: errors, comparison, calibration, thresholds, breakdowns; 80 columns wide."""
+    from svkit.stages.reporting import wording
 
     metrics = [system.metrics for system in done.systems]
     facts = metrics[0]
-    interval = facts["eer_interval"]
-    notes = [f"{facts['num_targets']:,} target and {facts['num_nontargets']:,} nontarget trials"]
-    if interval is not None:
-        notes[0] += (
-            f"; intervals: 95 %, bootstrap over {interval['num_speakers']} speakers"
-            f" ({interval['num_resamples']} resamples)"
-        )
-    headings = ["system", "EER %", "95 %", "minDCF 0.01", "minDCF 0.05", "minCllr", "threshold at EER"]
-    if "cllr" in facts:
-        headings += ["Cllr", "actDCF 0.01", "actDCF 0.05"]
-        notes.append(f"log-likelihood ratios by {facts['calibration']['method']}")
-    notes += [comparison_sentence(comparison) for comparison in done.comparisons]
-    notes += caution_sentences(metrics)
-    rows = [_row(system) for system in metrics]
-    tables.print_table(f"{done.trials} ({facts['backend']['name']})", headings, rows, notes)
-    for number, breakdown in enumerate(facts["breakdown"]):
-        _print_breakdown(breakdown["column"], [(one["name"], one["breakdown"][number]) for one in metrics])
-
-
-def _row(facts: dict[str, Any]) -> list[str]:
-    costs = {cost["p_target"]: cost["value"] for cost in facts["min_dcf"]}
-    row = [
-        facts["name"],
-        tables.percent(facts["eer"]),
-        tables.interval(facts["eer_interval"]),
-        f"{costs[0.01]:.3f}",
-        f"{costs[0.05]:.3f}",
-        f"{facts['min_cllr']:.3f}",
-        f"{facts['thresholds']['eer']['threshold']:.3f}",
+    report = {"systems": metrics}
+    notes = [f"{facts['num_targets']:,} target and {facts['num_nontargets']:,} nontarget trials."]
+    notes.append(wording.interval_note(report))
+    notes += [wording.comparison_sentence(comparison) for comparison in done.comparisons]
+    notes += wording.caution_sentences(metrics)
+    headings = ["system", "EER, % (95 %)", "minDCF 0.01", "minDCF 0.05", "minCllr, bits"]
+    rows = [
+        [
+            one["name"],
+            wording.eer_cell(one),
+            wording.cost(one, 0.01),
+            wording.cost(one, 0.05),
+            f"{one['min_cllr']:.3f}",
+        ]
+        for one in metrics
     ]
+    tables.print_table(f"Trials {done.trials} ({facts['backend']['name']})", headings, rows, notes)
     if "cllr" in facts:
-        actual = {cost["p_target"]: cost["value"] for cost in facts["act_dcf"]}
-        row += [f"{facts['cllr']:.3f}", f"{actual[0.01]:.3f}", f"{actual[0.05]:.3f}"]
-    return row
+        headings = ["system", "Cllr, bits (at best)", "actDCF 0.01 (at best)", "actDCF 0.05 (at best)"]
+        note = f"Log-likelihood ratios: {wording.calibration_text(facts['calibration'])}."
+        tables.print_table("Calibration", headings, [_calibration_row(one) for one in metrics], [note])
+    for one in metrics:
+        notes = [wording.THRESHOLD_NOTE] if one is metrics[-1] else []
+        tables.print_table(f"Thresholds of {one['name']}", *wording.threshold_table(one), notes)
+    for number, breakdown in enumerate(facts["breakdown"]):
+        column = breakdown["column"]
+        groups = [(one["name"], one["breakdown"][number]) for one in metrics]
+        tables.print_table(f"EER by {column}", *wording.breakdown_rows(column, groups))
 
 
-def _print_breakdown(column: str, systems: list[tuple[str, dict[str, Any]]]) -> None:
-    """Print a row for each group, the systems beside each other; the trials are the same for all."""
-    from svkit.stages.reporting.wording import breakdown_rows
-
-    tables.print_table(f"by {column}", *breakdown_rows(column, systems))
+def _calibration_row(facts: dict[str, Any]) -> list[str]:
+    actual, best = (
+        {cost["p_target"]: cost["value"] for cost in facts[key]} for key in ("act_dcf", "min_dcf_llr")
+    )
+    cells = [f"{facts['cllr']:.3f} ({facts['min_cllr_llr']:.3f})"]
+    return [facts["name"], *cells, *(f"{actual[prior]:.3f} ({best[prior]:.3f})" for prior in (0.01, 0.05))]

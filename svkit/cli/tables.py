@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+import typer
+
 FILE_WIDTH = 200
 """Columns where stdout is not a terminal."""
 
@@ -24,20 +26,27 @@ def print_table(
 
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap=number == 0)
+        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
-    console.print(table)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        typer.echo(line.rstrip())
     for note in notes:
-        console.print(note, soft_wrap=True)
+        print_note(note)
+    if notes:
+        typer.echo("")
+
+
+def print_note(text: str) -> None:
+    """Print a sentence: on a terminal in its width, in a file or pipe on one line."""
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(text, soft_wrap=not sys.stdout.isatty())
 
 
 def percent(value: float, digits: int = 2) -> str:
     """Render a fraction in percent."""
     return f"{100 * value:.{digits}f}"
-
-
-def interval(facts: dict[str, float] | None, digits: int = 1) -> str:
-    """Render an interval of fractions in percent; a dash where there is none."""
-    return "-" if facts is None else f"{percent(facts['low'], digits)} to {percent(facts['high'], digits)}"

@@ -81,8 +81,8 @@ def _print(done: "VerifyResult") -> None:
     if done.llr is None:
         rows.append(["log-likelihood ratio", "not calibrated"])
     else:
-        rows.append(["log-likelihood ratio", f"{done.llr:+.2f} (natural)"])
-        rows.append([f"probability at prior {done.prior:g}", f"{done.posterior:.4g}"])
+        rows.append(["log-likelihood ratio", f"{done.llr:+.2f} (natural): {_odds(done.llr)}"])
+        rows.append([f"probability at prior {done.prior:g}", _probability(done.posterior or 0.0)])
     if done.threshold is not None:
         kind = "given" if done.threshold_from == "given" else f"Bayes, prior {done.prior:g}, equal costs"
         rows.append([f"threshold ({kind})", f"{done.threshold:.4f}"])
@@ -102,6 +102,23 @@ def _print(done: "VerifyResult") -> None:
     if done.warnings:
         notes.append("Do not trust this: " + "; ".join(done.warnings))
     tables.print_table(_verdict(done.is_accepted), ["", ""], rows, notes)
+
+
+def _odds(llr: float) -> str:
+    """Say a likelihood ratio in words; beyond a million the digits mean nothing."""
+    from math import exp
+
+    who = "one speaker" if llr >= 0 else "two speakers"
+    return (
+        f"{exp(abs(llr)):,.2g} times likelier for {who}"
+        if abs(llr) < 7
+        else f"over 1,000 times likelier for {who}"
+    )
+
+
+def _probability(value: float) -> str:
+    """Render a probability; the ends only as beyond a bound."""
+    return "below 0.001" if value < 0.001 else "above 0.999" if value > 0.999 else f"{value:.3f}"
 
 
 def _verdict(is_accepted: bool | None) -> str:

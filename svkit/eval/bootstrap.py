@@ -9,28 +9,36 @@ differences between systems paired.
 
 Source: R. Bolle, N. Ratha, S. Pankanti, "Error analysis of pattern recognition systems: the subsets
 bootstrap", CVIU 2004 (resampling people, not trials); A. Owen and D. Eckles, "Bootstrapping data arrays of
-arbitrary order", Annals of Applied Statistics 2012 (product of multiplicities; slightly conservative); B.
-Efron and R. Tibshirani, "An introduction to the bootstrap", 1993 (percentile interval).
+arbitrary order", Annals of Applied Statistics 2012 (product of multiplicities; slightly conservative); T.
+Hesterberg, "What teachers should know about the bootstrap", The American Statistician 2015 (percentile interval
+expanded for small samples). How often the intervals hold the truth: `benchmarks/intervals.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from svkit.errors import ConfigError, DataError, first_five
-from svkit.eval.metrics import check_trials, detection_cost, error_curve
+from svkit.eval.metrics import check_trials, corner_points, detection_cost, error_curve
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Statistic = Callable[[Floats, Floats], Floats]
 """Maps miss rates [B, K] and false-accept rates [B, K] (thresholds ascending along K) to [B] or [B, ...]."""
 
+MIN_SPEAKERS = 5
+"""With fewer, the outer percentiles that an interval of 95 % needs lie beyond any number of resamples."""
+
 BLOCK_VALUES = 2**22
 """Weights (resamples x trials) held at once."""
+
+MAX_POINTS = 2**20
+"""Corners of the error curve looked at in each resample; of more, so many evenly spread ones tell an interval."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +54,7 @@ class TrialSpeakers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """Percentile interval."""
+    """Interval between percentiles of the resampled values, expanded for few speakers."""
 
     low: float
     high: float
@@ -60,7 +68,8 @@ class PairedDifference:
     difference: float
     interval: Interval
     p_value: float
-    """Two-sided: how often the resampled difference has the other sign, doubled; 1 for equal systems."""
+    """Two-sided: how often the resampled difference has the other sign, doubled, with the correction of the interval
+    for few speakers; 1 for equal systems."""
 
 
 def trial_speakers(enroll_speakers: ArrayLike, test_speakers: ArrayLike, labels: ArrayLike) -> TrialSpeakers:
@@ -75,7 +84,14 @@ def trial_speakers(enroll_speakers: ArrayLike, test_speakers: ArrayLike, labels:
         DataError: a target trial has two speakers or a nontarget trial one.
     """
     both = np.concatenate((np.asarray(enroll_speakers), np.asarray(test_speakers)))
-    names, numbers = np.unique(both, return_inverse=True)
+    if (
+        np.issubdtype(both.dtype, np.integer) and both.min(initial=0) >= 0
+    ):  # no need to sort millions of numbers
+        is_there = np.bincount(both) > 0
+        num_speakers, numbers = int(is_there.sum()), (np.cumsum(is_there) - 1)[both]
+    else:
+        names, numbers = np.unique(both, return_inverse=True)
+        num_speakers = len(names)
     enroll, test = np.split(numbers.astype(np.int64), 2)
     wrong = np.flatnonzero((enroll == test) != np.asarray(labels).astype(bool))
     if len(wrong):
@@ -83,7 +99,7 @@ def trial_speakers(enroll_speakers: ArrayLike, test_speakers: ArrayLike, labels:
             "trial labels contradict the speakers (a target trial needs one speaker, a nontarget trial two)"
             f" at trials {first_five((wrong + 1).tolist())}"
         )
-    return TrialSpeakers(enroll=enroll, test=test, num_speakers=len(names))
+    return TrialSpeakers(enroll=enroll, test=test, num_speakers=num_speakers)
 
 
 def speakers_from_trials(enroll_rows: Ints, test_rows: Ints, labels: ArrayLike) -> Ints:
@@ -108,11 +124,11 @@ def draw_multiplicities(num_speakers: int, num_resamples: int, seed: int) -> NDA
     """Draw how often each speaker occurs in each resample, [num_resamples, num_speakers], rows summing to S.
 
     Raises:
-        ConfigError: fewer than 2 speakers or 1 resample.
+        ConfigError: fewer than `MIN_SPEAKERS` speakers or 1 resample.
     """
-    if num_speakers < 2 or num_resamples < 1:
+    if num_speakers < MIN_SPEAKERS or num_resamples < 1:
         raise ConfigError(
-            "bootstrap: expected at least 2 speakers and 1 resample,"
+            f"bootstrap: expected at least {MIN_SPEAKERS} speakers and 1 resample,"
             f" found {num_speakers} speakers, {num_resamples} resamples"
         )
     rng = np.random.default_rng(np.random.SeedSequence(seed))
@@ -145,7 +161,12 @@ def resample(
     nontargets = nontargets[np.argsort(values[nontargets])]
     target_speaker = speakers.enroll[targets]
     left, right = speakers.enroll[nontargets], speakers.test[nontargets]
-    num_rejected = curve.num_nontargets - curve.num_false_accepts
+    points = corner_points(curve)
+    if len(points) > MAX_POINTS:
+        points = points[np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(np.int64)]
+    num_misses = curve.num_misses[points]
+    num_rejected = curve.num_nontargets - curve.num_false_accepts[points]
+    del curve
     table = multiplicities.astype(np.float64)
     rows = max(1, BLOCK_VALUES // len(values))
     found = []
@@ -155,7 +176,7 @@ def resample(
         weights = drawn[:, left]
         weights *= drawn[:, right]
         rejected = _cumulative_share(weights)
-        found.append(statistic(missed[:, curve.num_misses], 1.0 - rejected[:, num_rejected]))
+        found.append(statistic(missed[:, num_misses], 1.0 - rejected[:, num_rejected]))
     return np.concatenate(found)
 
 
@@ -206,35 +227,118 @@ def miss_statistic(false_accept_rates: Sequence[float]) -> Statistic:
     return statistic
 
 
-def percentile_interval(samples: Floats, level: float = 0.95) -> Interval:
-    """Return the interval between the outer percentiles of resampled values.
+def resample_rates(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    speakers: TrialSpeakers,
+    multiplicities: NDArray[np.int64],
+    thresholds: Sequence[float],
+) -> tuple[Floats, Floats]:
+    """Return miss and false-accept rates of fixed thresholds in every resample, [R, P] each.
+
+    Args:
+        scores: [N].
+        labels: [N] 1 for target, 0 for nontarget.
+        speakers: speakers of the N trials.
+        multiplicities: [R, S] from `draw_multiplicities`.
+        thresholds: P thresholds; a trial is accepted at or above one.
+    """
+    values, is_target = check_trials(scores, labels)
+    errors = (np.where(is_target, values < limit, values >= limit) for limit in thresholds)
+    return resample_means(errors, is_target, speakers, multiplicities)
+
+
+def resample_means(
+    costs: Iterable[NDArray[np.generic]],
+    is_target: NDArray[np.bool_],
+    speakers: TrialSpeakers,
+    multiplicities: NDArray[np.int64],
+) -> tuple[Floats, Floats]:
+    """Return mean costs of the target and of the nontarget trials in every resample, [R, P] each.
+
+    Means need no curve: costs are summed for each speaker, or pair of speakers, once.
+
+    Args:
+        costs: P times [N], what each trial costs.
+        is_target: [N].
+        speakers: speakers of the N trials.
+        multiplicities: [R, S] from `draw_multiplicities`.
+    """
+    size = speakers.num_speakers
+    drawn = multiplicities.astype(np.float64)
+    own, left, right = speakers.enroll[is_target], speakers.enroll[~is_target], speakers.test[~is_target]
+
+    def totals(amounts: Floats) -> tuple[Floats, Floats]:
+        others = amounts[~is_target]
+        counted = np.flatnonzero(others)
+        pairs = csr_array(
+            coo_array((others[counted], (left[counted], right[counted])), shape=(size, size)),
+            dtype=np.float64,
+        )
+        of_targets = drawn @ np.bincount(own, amounts[is_target], size)
+        return of_targets, np.einsum("rs,rs->r", np.asarray(drawn @ pairs), drawn)
+
+    counts = totals(np.ones(len(is_target)))
+    found = [totals(np.asarray(each, dtype=np.float64)) for each in costs]
+    means = [
+        np.stack([sums[side] / np.where(counts[side] > 0, counts[side], np.nan) for sums in found], axis=1)
+        for side in (0, 1)
+    ]
+    return means[0], means[1]
+
+
+def percentile_interval(samples: Floats, num_speakers: int, level: float = 0.95) -> Interval:
+    """Return the interval between the outer percentiles of resampled values, expanded for few speakers.
+
+    Percentiles alone behave like an interval with the normal distribution's quantile and a variance divided by S
+    instead of S - 1: too narrow for few speakers. The percentiles taken are those that make a Gaussian mean's
+    interval the one of Student's t.
+
+    Args:
+        samples: [R].
+        num_speakers: S that were drawn.
+        level: that the interval should hold the truth.
 
     Raises:
         DataError: more than half of the resamples are undefined (too few speakers with target trials).
     """
-    defined = _defined(samples)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(low=float(low), high=float(high), level=level)
+    defined = np.sort(_defined(samples))
+    # Counted as a p-value is, so that a difference's interval leaves zero out exactly where p is small.
+    place = max(1, int(tail_share(num_speakers, level) * (len(defined) + 1)))
+    return Interval(low=float(defined[place - 1]), high=float(defined[-place]), level=level)
+
+
+def tail_share(num_speakers: int, level: float = 0.95) -> float:
+    """Return the share of resampled values that lies beyond each end of an interval."""
+    expansion = np.sqrt(num_speakers / (num_speakers - 1))
+    return float(ndtr(stdtrit(num_speakers - 1, (1 - level) / 2) * expansion))
 
 
 def paired_difference(
-    first: Floats, second: Floats, first_value: float, second_value: float, level: float = 0.95
+    first: Floats,
+    second: Floats,
+    values: tuple[float, float],
+    num_speakers: int,
+    level: float = 0.95,
 ) -> PairedDifference:
     """Compare two systems by the same statistic on the same resamples: first minus second.
 
     Args:
         first: [R] resampled values of the first system.
         second: [R] of the second, from the same multiplicities.
-        first_value: the statistic of the first system on all trials.
-        second_value: that of the second.
+        values: the statistic of the first and of the second system on all trials.
+        num_speakers: S that were drawn.
         level: of the interval.
     """
     differences = _defined(first - second)
     opposite = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
+    share = min(0.5, (opposite + 1) / (len(differences) + 1))
+    # The inverse of the interval's expansion: an interval of level 1 - p ends at zero.
+    steps = ndtri(share) * np.sqrt((num_speakers - 1) / num_speakers)
     return PairedDifference(
-        difference=first_value - second_value,
-        interval=percentile_interval(differences, level),
-        p_value=float(min(1.0, 2 * (opposite + 1) / (len(differences) + 1))),
+        difference=values[0] - values[1],
+        interval=percentile_interval(differences, num_speakers, level),
+        p_value=float(2 * stdtr(num_speakers - 1, steps)),
     )
 
 

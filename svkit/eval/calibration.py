@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 
 from svkit.errors import ConfigError, DataError
 from svkit.eval.bootstrap import TrialSpeakers
@@ -24,6 +24,8 @@ RIDGE = 1e-6
 """Penalty on standardised weights: keeps them finite on trials without an error, hardly moves others."""
 
 MAX_STEPS = 100
+TOLERANCE = 1e-8
+"""Largest gradient at which the regression stops."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,40 +69,13 @@ def fit_calibration(
         raise DataError("calibration: expected finite features")
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    design = np.concatenate((np.asarray((features - mean) / scale), np.ones((len(features), 1))), axis=1)
     weight = np.where(is_target, prior / is_target.sum(), (1 - prior) / (~is_target).sum())
-    solution = _newton(design, is_target.astype(np.float64), weight, float(np.log(prior / (1 - prior))))
-    weights = solution[:-1] / scale
-    return LinearCalibration(weights=tuple(weights.tolist()), offset=float(solution[-1] - weights @ mean))
-
-
-def _newton(design: Floats, target: Floats, weight: Floats, log_odds: float) -> Floats:
-    """Minimise the weighted logistic loss with damped Newton steps; the last column has no penalty."""
-    penalty = np.full(design.shape[1], RIDGE)
-    penalty[-1] = 0.0
-
-    def loss(solution: Floats) -> float:
-        logit = design @ solution + log_odds
-        return float(
-            weight @ np.logaddexp(0, np.where(target > 0, -logit, logit)) + penalty @ solution**2 / 2
-        )
-
-    solution = np.zeros(design.shape[1])
-    current = loss(solution)
-    for _ in range(MAX_STEPS):
-        posterior = expit(design @ solution + log_odds)
-        gradient = design.T @ (weight * (posterior - target)) + penalty * solution
-        curvature = (design * (weight * posterior * (1 - posterior))[:, None]).T @ design + np.diag(penalty)
-        step = np.linalg.lstsq(curvature, gradient, rcond=None)[0]
-        size = 1.0
-        while (candidate := loss(solution - size * step)) > current and size > 1e-8:
-            size /= 2
-        solution = solution - size * step
-        converged = current - candidate < 1e-12 * max(current, 1e-12)
-        current = min(current, candidate)
-        if converged:
-            break
-    return solution
+    regression = LogisticRegression(C=1 / RIDGE, solver="newton-cholesky", tol=TOLERANCE, max_iter=MAX_STEPS)
+    regression.fit(np.asarray((features - mean) / scale), is_target, sample_weight=weight)
+    weights = regression.coef_[0] / scale
+    # The regression gives log-odds at the prior that the trials were weighted to.
+    offset = regression.intercept_[0] - np.log(prior / (1 - prior)) - weights @ mean
+    return LinearCalibration(weights=tuple(weights.tolist()), offset=float(offset))
 
 
 def cross_validate(

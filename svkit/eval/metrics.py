@@ -241,15 +241,28 @@ def min_dcf(
     return float(cost), best
 
 
+def corner_points(curve: ErrorCurve) -> Ints:
+    """Number the points where the curve turns, in order: the lines between them draw the same curve.
+
+    The EER and the lowest cost lie on these points or between two of them, however trials are weighted: along a run of
+    targets only misses grow, along a run of nontargets only false accepts fall.
+    """
+    misses, accepts = np.diff(curve.num_misses) > 0, np.diff(curve.num_false_accepts) < 0
+    is_corner = np.ones(len(curve.thresholds), dtype=bool)
+    is_corner[1:-1] = (misses[1:] != misses[:-1]) | (accepts[1:] != accepts[:-1])
+    # Where both rates move (tied scores) every point is a corner.
+    slanted = misses & accepts
+    is_corner[:-1] |= slanted
+    is_corner[1:] |= slanted
+    return np.flatnonzero(is_corner)
+
+
 def det_corners(curve: ErrorCurve) -> tuple[Floats, Floats]:
     """Return false-accept and miss rates at the corners of the curve: all that a DET plot needs."""
-    turns = np.diff(np.sign(np.diff(curve.num_misses))) | np.diff(np.sign(np.diff(curve.num_false_accepts)))
-    steps = np.concatenate(([True], turns != 0, [True]))
-    # Where both rates move (tied scores) every point is a corner.
-    slanted = (np.diff(curve.num_misses) > 0) & (np.diff(curve.num_false_accepts) < 0)
-    steps[:-1] |= slanted
-    steps[1:] |= slanted
-    return curve.false_accept_rate[steps], curve.miss_rate[steps]
+    corners = corner_points(curve)
+    return curve.num_false_accepts[corners] / curve.num_nontargets, curve.num_misses[
+        corners
+    ] / curve.num_targets
 
 
 def thin_curve(

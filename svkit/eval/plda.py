@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from svkit.errors import DataError
-from svkit.eval.scoring import Floats32, center, length_normalize
+from svkit.eval.scoring import Floats32, center, group_means, length_normalize
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -53,11 +53,14 @@ class Plda:
         """Length-normalise, centre, length-normalise: [N, D]."""
         return length_normalize(center(length_normalize(embeddings), self.offset))
 
-    def pair_factors(
-        self, enroll: NDArray[np.floating], test: NDArray[np.floating]
-    ) -> tuple[Floats32, Floats32]:
-        """Return [N, D + 2] and [M, D + 2] whose inner products are the log-likelihood ratios of pairs."""
-        return pair_factors(self.model, self.prepare(enroll), self.prepare(test))
+    def enroll_factors(self, embeddings: NDArray[np.floating], groups: Ints, num_groups: int) -> Floats32:
+        """Return [num_groups, 2 D + 1] of enrollments: rows of `embeddings` [N, D] with their `groups` [N]."""
+        means = group_means(self.prepare(embeddings), groups, num_groups)
+        return enroll_factors(self.model, means, np.bincount(groups, minlength=num_groups))
+
+    def test_factors(self, embeddings: NDArray[np.floating]) -> Floats32:
+        """Return [N, 2 D + 1] whose inner products with enrollments are log-likelihood ratios."""
+        return test_factors(self.model, self.prepare(embeddings))
 
 
 def train_plda(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) -> Plda:
@@ -196,37 +199,52 @@ def diagonalize(model: TwoCovariance) -> tuple[Floats, Floats]:
     return np.asarray(basis), np.maximum(np.asarray(psi), 0.0)
 
 
-def pair_factors(
-    model: TwoCovariance, enroll: NDArray[np.floating], test: NDArray[np.floating]
-) -> tuple[Floats32, Floats32]:
-    """Return rows whose inner products are the natural-log likelihood ratios of one against two speakers.
+def enroll_factors(
+    model: TwoCovariance, means: NDArray[np.floating], counts: NDArray[np.integer]
+) -> Floats32:
+    """Return rows whose inner products with `test_factors` are the natural-log ratios of one against two speakers.
 
-    With a and b in the basis of `diagonalize`, the ratio is the sum over dimensions of
-    psi a b / (1 + 2 psi) - psi^2 (a^2 + b^2) / (2 (1 + psi) (1 + 2 psi)) + log(1 + psi) - log(1 + 2 psi) / 2.
+    n utterances of an enrollment with the mean a, in the basis of `diagonalize`, leave the speaker with the variance
+    psi / (1 + n psi) around n psi a / (1 + n psi); a test b is one more utterance of that speaker, or of an unknown
+    one with the variance psi around 0. The ratio is the sum over dimensions of
+
+        n psi / (1 + (n + 1) psi) a b  -  n psi^2 / (2 (1 + psi) (1 + (n + 1) psi)) b^2
+        -  n^2 psi^2 / (2 (1 + n psi) (1 + (n + 1) psi)) a^2  +  log((1 + psi) (1 + n psi) / (1 + (n + 1) psi)) / 2,
+
+    the exact one for any number of utterances. With n = 1 it is symmetric in a and b.
 
     Args:
         model: fitted.
-        enroll: [N, D], normalised as in training.
-        test: [M, D].
+        means: [E, D] mean of each enrollment's utterances, which are normalised as in training.
+        counts: [E] utterances of each enrollment.
 
     Returns:
-        [N, D + 2] and [M, D + 2].
+        [E, 2 D + 1]: what b, b^2 and 1 are multiplied by.
     """
     basis, psi = diagonalize(model)
-    weight = np.sqrt(psi / (1 + 2 * psi))
-    penalty = -(psi**2) / (2 * (1 + psi) * (1 + 2 * psi))
-    constant = float(np.sum(np.log1p(psi) - np.log1p(2 * psi) / 2))
-    sides = []
-    for rows in (enroll, test):
-        factors = np.empty((len(rows), len(psi) + 2), dtype=np.float32)
-        for start in range(0, len(rows), ROWS_PER_BLOCK):
-            block = slice(start, start + ROWS_PER_BLOCK)
-            projected = (rows[block] - model.mean) @ basis
-            factors[block, :-2] = projected * weight
-            factors[block, -2] = projected**2 @ penalty
-        sides.append(factors)
-    left, right = sides
-    left[:, -1] = 1.0
-    right[:, -1] = right[:, -2] + constant
-    right[:, -2] = 1.0
-    return left, right
+    dim = len(psi)
+    factors = np.empty((len(means), 2 * dim + 1), dtype=np.float32)
+    for start in range(0, len(means), ROWS_PER_BLOCK):
+        block = slice(start, start + ROWS_PER_BLOCK)
+        mean = (means[block] - model.mean) @ basis
+        count = np.asarray(counts[block], dtype=np.float64)[:, None]
+        known, joint = 1 + count * psi, 1 + (count + 1) * psi
+        factors[block, :dim] = count * psi / joint * mean
+        factors[block, dim:-1] = -count * psi**2 / (2 * (1 + psi) * joint)
+        constant = np.log1p(psi) + np.log(known) - np.log(joint) - (count * psi * mean) ** 2 / (known * joint)
+        factors[block, -1] = constant.sum(axis=1) / 2
+    return factors
+
+
+def test_factors(model: TwoCovariance, tests: NDArray[np.floating]) -> Floats32:
+    """Return [N, 2 D + 1] of test embeddings [N, D]: b, b^2 and 1 in the basis of `diagonalize`."""
+    basis, psi = diagonalize(model)
+    dim = len(psi)
+    factors = np.empty((len(tests), 2 * dim + 1), dtype=np.float32)
+    for start in range(0, len(tests), ROWS_PER_BLOCK):
+        block = slice(start, start + ROWS_PER_BLOCK)
+        projected = (tests[block] - model.mean) @ basis
+        factors[block, :dim] = projected
+        factors[block, dim:-1] = projected**2
+    factors[:, -1] = 1.0
+    return factors

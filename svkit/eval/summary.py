@@ -51,7 +51,7 @@ def summarize(scores: ArrayLike, labels: ArrayLike, llrs: ArrayLike | None = Non
             **{
                 f"far_{rate:g}": {
                     **_point(far_point(curve, rate)),
-                    "is_resolved": curve.num_nontargets * rate >= 1,
+                    "is_resolved": curve.num_nontargets * rate * (1 + 1e-12) >= 1,
                 }
                 for rate in sorted(FALSE_ACCEPT_RATES, reverse=True)
             },
@@ -84,13 +84,18 @@ def cost_facts(prior: float, cost: float, point: OperatingPoint) -> dict[str, fl
     return {"p_target": prior, "c_miss": 1.0, "c_fa": 1.0, "value": cost, **_point(point)}
 
 
-def interval_facts(samples: NDArray[np.float64], num_speakers: int) -> dict[str, Any]:
-    """Return the 95 % percentile interval of resampled values [R] with what it rests on.
+def interval_facts(samples: NDArray[np.float64], num_speakers: int) -> dict[str, Any] | None:
+    """Return the 95 % interval of resampled values [R] with what it rests on.
+
+    None where all resamples agree: trials without an error have none in any resample, which says nothing about how
+    rare errors are.
 
     Raises:
         DataError: most resamples are undefined.
     """
-    interval = bootstrap.percentile_interval(samples)
+    interval = bootstrap.percentile_interval(samples, num_speakers)
+    if interval.low == interval.high:
+        return None
     return {
         "low": interval.low,
         "high": interval.high,

@@ -56,13 +56,20 @@ class Lookup:
     """Rows of the embeddings that a trial list needs, and each trial's place among them."""
 
     enroll: NDArray[np.float32]
-    """[E, D]: an embedding, or the mean of several, for each distinct enrollment."""
+    """[R, D]: the utterances of all enrollments."""
+    enroll_groups: NDArray[np.int64]
+    """[R] the enrollment, 0 to E - 1, that each belongs to."""
     test: NDArray[np.float32]
     """[U, D]."""
     enroll_rows: NDArray[np.int64]
-    """[T]."""
+    """[T] enrollment of each trial, 0 to E - 1."""
     test_rows: NDArray[np.int64]
     """[T]."""
+
+    @property
+    def num_enrollments(self) -> int:
+        """E."""
+        return int(self.enroll_groups.max()) + 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -144,7 +151,7 @@ def look_up(
         embeddings: of at least their utterances.
         source: name of the embeddings for messages.
         enrollment: `enroll_id`, `utterance_id` where an enrollment has several utterances; their
-            length-normalised embeddings are averaged.
+            length-normalised embeddings are averaged, after centring where that is asked for.
 
     Raises:
         DataError: utterances or enrollments without an embedding; the first five are named.
@@ -154,15 +161,17 @@ def look_up(
     index = pd.Index(embeddings.ids)
     test = embeddings.matrix[_rows(index, np.asarray(test_ids), source, "utterances")]
     if enrollment is None:
-        enroll = embeddings.matrix[_rows(index, np.asarray(enroll_ids), source, "utterances")]
+        rows = _rows(index, np.asarray(enroll_ids), source, "utterances")
+        groups = np.arange(len(rows))
     else:
         needed = enrollment[enrollment["enroll_id"].isin(enroll_ids)]
-        models, groups = enrollment_groups(needed)
         rows = _rows(index, np.asarray(needed["utterance_id"], dtype=object), source, "utterances")
-        means = scoring.group_means(embeddings.matrix[rows], groups, len(models))
-        enroll = means[_rows(pd.Index(models), np.asarray(enroll_ids), "the enrollment map", "enrollments")]
+        models, _ = enrollment_groups(needed)
+        _rows(pd.Index(models), np.asarray(enroll_ids), "the enrollment map", "enrollments")
+        groups = pd.Index(enroll_ids).get_indexer(pd.Index(needed["enroll_id"]))
     return Lookup(
-        enroll=enroll,
+        enroll=embeddings.matrix[rows],
+        enroll_groups=groups.astype(np.int64),
         test=test,
         enroll_rows=enroll_codes.astype(np.int64),
         test_rows=test_codes.astype(np.int64),
@@ -196,7 +205,7 @@ def score_trials(
     """
     if backend.norm != "none" and cohort is None:
         raise ConfigError(
-            f"--norm {backend.norm} needs a cohort: give --cohort with a directory of embeddings"
+            f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest"
         )
     assert (backend.method == "plda") == (plda is not None), "a model for the method plda, and only for it"
     enroll, test = found.enroll, found.test
@@ -204,23 +213,25 @@ def score_trials(
         mean = (cohort if cohort is not None else test).mean(axis=0, dtype=np.float64)
         enroll, test = scoring.center(enroll, mean), scoring.center(test, mean)
         cohort = None if cohort is None else scoring.center(cohort, mean)
-    # A score is an inner product: of the left form of one embedding with the right form of the other.
-    sides = [_forms(rows, plda) for rows in (enroll, test)]
-    raw = scoring.pair_products(sides[0][0], sides[1][1], found.enroll_rows, found.test_rows)
+    # A score is an inner product of two factors.
+    if plda is not None:
+        left = plda.enroll_factors(enroll, found.enroll_groups, found.num_enrollments)
+        right = plda.test_factors(test)
+    else:
+        left = scoring.length_normalize(
+            scoring.group_means(enroll, found.enroll_groups, found.num_enrollments)
+        )
+        right = scoring.length_normalize(test)
+    raw = scoring.pair_products(left, right, found.enroll_rows, found.test_rows)
     if cohort is None:
         return Scored(scores=raw.astype(np.float64), cohort_means=None)
-    against = _forms(cohort, plda)[1]
+    against = scoring.length_normalize(cohort) if plda is None else plda.test_factors(cohort)
+    # Against the cohort, a test stands where an enrollment of one utterance does.
+    alone = right if plda is None else plda.enroll_factors(test, np.arange(len(test)), len(test))
     top_n = None if backend.norm == "snorm" else min(backend.top_n, len(cohort))
-    of_enroll, of_test = (scoring.product_statistics(left, against, top_n) for left, _ in sides)
+    of_enroll, of_test = (scoring.product_statistics(rows, against, top_n) for rows in (left, alone))
     if backend.norm == "none":
         scores = raw.astype(np.float64)
     else:
         scores = scoring.normalize_scores(raw, of_enroll, of_test, found.enroll_rows, found.test_rows)
     return Scored(scores=scores, cohort_means=(of_enroll.mean, of_test.mean))
-
-
-def _forms(rows: NDArray[np.float32], plda: Plda | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    if plda is not None:
-        return plda.pair_factors(rows, rows)
-    unit = scoring.length_normalize(rows)
-    return unit, unit

@@ -46,16 +46,20 @@ def trial_features(
         trials: T trials.
         embeddings: their manifest gives the durations.
         enrollment: utterances of each enrollment, where enrollments are not utterances.
-        quality: add embedding norms, durations and, with a cohort, mean cohort scores of both sides.
+        quality: add embedding norms (averaged over the utterances of an enrollment), durations (summed) and, with a
+            cohort, mean cohort scores of both sides.
 
     Raises:
         DataError: the manifest behind the embeddings is gone or lacks an utterance.
     """
     names, columns = ["score"], [scored.scores[:, None]]
     if quality:
-        norms = [np.linalg.norm(side.astype(np.float64), axis=1) for side in (found.enroll, found.test)]
+        norms = [
+            np.log(np.linalg.norm(side.astype(np.float64), axis=1)) for side in (found.enroll, found.test)
+        ]
+        of_enroll = np.bincount(found.enroll_groups, norms[0]) / np.bincount(found.enroll_groups)
         measures = {
-            "log_norm": (np.log(norms[0])[found.enroll_rows], np.log(norms[1])[found.test_rows]),
+            "log_norm": (of_enroll[found.enroll_rows], norms[1][found.test_rows]),
             "log_duration": _log_durations(trials, embeddings, enrollment),
         }
         if scored.cohort_means is not None:

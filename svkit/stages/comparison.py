@@ -75,9 +75,9 @@ def resample_systems(
     return resampled
 
 
-def compare(first: Resampled, second: Resampled) -> dict[str, Any]:
+def compare(first: Resampled, second: Resampled, num_speakers: int) -> dict[str, Any]:
     """Return the EER of the first minus that of the second with its 95 % interval and p-value."""
-    found = bootstrap.paired_difference(first.eers, second.eers, first.eer, second.eer)
+    found = bootstrap.paired_difference(first.eers, second.eers, (first.eer, second.eer), num_speakers)
     return {
         "eer_difference": found.difference,
         "low": found.interval.low,
@@ -88,10 +88,11 @@ def compare(first: Resampled, second: Resampled) -> dict[str, Any]:
     }
 
 
-def det_band(system: Resampled, num_nontargets: int) -> dict[str, list[float]]:
+def det_band(system: Resampled, num_nontargets: int, num_speakers: int) -> dict[str, list[float]]:
     """Return the 95 % band of the miss rate at each false-accept rate that the trials resolve."""
     rates = np.asarray(BAND_RATES)
     keep = rates * num_nontargets >= 1
     assert system.misses is not None, "resample_systems fills them"
-    low, high = np.nanquantile(system.misses[:, keep], [0.025, 0.975], axis=0)
+    tail = bootstrap.tail_share(num_speakers)
+    low, high = np.nanquantile(system.misses[:, keep], [tail, 1 - tail], axis=0)
     return {"false_accept_rate": rates[keep].tolist(), "low": low.tolist(), "high": high.tolist()}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from svkit.errors import ConfigError, DataError
 from svkit.eval import bootstrap
-from svkit.eval.metrics import equal_error_rate, error_curve, min_dcf
+from svkit.eval.metrics import detection_cost, equal_error_rate, error_curve, min_dcf
 from svkit.eval.summary import PRIORS, cost_facts, interval_facts, summarize
 from svkit.progress import Progress
 from svkit.stages.breakdown import Grouping, group_trials
@@ -114,20 +114,57 @@ def measure(
     """
     trials = material.trials
     facts = summarize(scores, trials.labels, llrs)
-    interval, resampled = None, None
+    facts["eer_interval"], resampled = None, None
     if speakers is not None:
-        eers = bootstrap.resample(
-            scores, trials.labels, speakers.of_trials, speakers.drawn, bootstrap.eer_statistic
+        samples = bootstrap.resample(
+            scores, trials.labels, speakers.of_trials, speakers.drawn, _eer_and_min_dcf
         )
-        resampled = Resampled(eer=facts["eer"], eers=eers)
+        resampled = Resampled(eer=facts["eer"], eers=samples[:, 0])
         try:
-            interval = interval_facts(eers, speakers.of_trials.num_speakers)
-            interval["speakers_from"] = speakers.source
+            facts["eer_interval"] = interval_facts(samples[:, 0], speakers.of_trials.num_speakers)
+            for entry, values in zip(facts["min_dcf"], samples[:, 1:].T, strict=True):
+                entry["interval"] = interval_facts(values, speakers.of_trials.num_speakers)
+            _add_intervals(facts, scores, llrs, trials.labels, speakers)
         except DataError as error:
             progress.note(f"no confidence interval: {error}")
-    facts["eer_interval"] = interval
+    if facts["eer_interval"] is not None and speakers is not None:
+        facts["eer_interval"]["speakers_from"] = speakers.source
     facts["breakdown"] = [_break_down(grouping, scores, trials.labels, speakers) for grouping in groupings]
     return Measured(facts=facts, speakers=speakers, resampled=resampled)
+
+
+def _eer_and_min_dcf(miss: Floats, false_accept: Floats) -> Floats:
+    statistics = (bootstrap.eer_statistic, *map(bootstrap.min_dcf_statistic, PRIORS))
+    return np.stack([statistic(miss, false_accept) for statistic in statistics], axis=1)
+
+
+def _add_intervals(
+    facts: dict[str, Any], scores: Floats, llrs: Floats | None, labels: NDArray[np.int8], speakers: Speakers
+) -> None:
+    """Add intervals of the error rates at every threshold, as if it had been fixed before, of actDCF and of Cllr."""
+    given, drawn = speakers.of_trials, speakers.drawn
+
+    def add_rates(points: list[dict[str, Any]], values: Floats) -> tuple[Floats, Floats]:
+        rates = bootstrap.resample_rates(
+            values, labels, given, drawn, [point["threshold"] for point in points]
+        )
+        for name, samples in zip(("miss_rate", "false_accept_rate"), rates, strict=True):
+            for point, column in zip(points, samples.T, strict=True):
+                point[f"{name}_interval"] = interval_facts(column, given.num_speakers)
+        return rates
+
+    add_rates([*facts["thresholds"].values(), *facts["min_dcf"]], scores)
+    if llrs is None:
+        return
+    miss, false_accept = add_rates(facts["act_dcf"], llrs)
+    add_rates(list(facts["bayes_thresholds"].values()), llrs)
+    for entry, missed, accepted in zip(facts["act_dcf"], miss.T, false_accept.T, strict=True):
+        costs = detection_cost(missed, accepted, entry["p_target"])
+        entry["interval"] = interval_facts(costs, given.num_speakers)
+    is_target = labels.astype(bool)
+    bits = np.logaddexp(0, np.where(is_target, -llrs, llrs)) / np.log(2)
+    means = bootstrap.resample_means([bits], is_target, given, drawn)
+    facts["cllr_interval"] = interval_facts((means[0] + means[1])[:, 0] / 2, given.num_speakers)
 
 
 def _break_down(
@@ -160,8 +197,8 @@ def _measure_group(
         )
         eers = bootstrap.resample(scores[rows], labels[rows], part, speakers.drawn, bootstrap.eer_statistic)
         present = len(np.union1d(part.enroll, part.test))
-        # Too few speakers with target trials: the rate stands without an interval.
-        if 2 * np.count_nonzero(np.isfinite(eers)) >= len(eers):
+        # Too few speakers, or too few with target trials: the rate stands without an interval.
+        if present >= bootstrap.MIN_SPEAKERS and 2 * np.count_nonzero(np.isfinite(eers)) >= len(eers):
             facts["eer_interval"] = interval_facts(eers, present)
     return facts
 
@@ -217,7 +254,7 @@ def compare_systems(systems: list[tuple[dict[str, Any], Measured]]) -> list[dict
                     "first": facts["name"],
                     "second": reference["name"],
                     "num_speakers": speakers.of_trials.num_speakers,
-                    **compare(resampled, base),
+                    **compare(resampled, base, speakers.of_trials.num_speakers),
                 }
             )
     return comparisons

@@ -147,8 +147,22 @@ def _render(directory: Path, progress: Progress) -> None:
     write_text(directory / store.PAGE_NAME, page.render(report, drawings))
 
 
-def summary(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]], list[str]]:
-    """Return headings, rows and closing lines for the terminal."""
-    headings, rows = wording.table(report)
-    notes = [*wording.headline(report), wording.trials_note(report), wording.interval_note(report)]
-    return headings, rows, [note for note in [*notes, wording.timing_note(report)] if note]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What the terminal shows of a report."""
+
+    headline: list[str]
+    tables: list[tuple[str, list[str], list[list[str]]]]
+    """Title, headings and rows."""
+    notes: list[str]
+
+
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Return the sentences, tables and notes for the terminal, 80 columns wide."""
+    models = [model for model in report["models"] if model["is_evaluated"]]
+    tables = [("Errors", *wording.short_error_table(report))]
+    if models:
+        rows = [wording.model_cells(model["path"], model) for model in models]
+        tables.append(("Models", wording.model_columns(), rows))
+    notes = [wording.trials_note(report), wording.interval_note(report), wording.timing_note(report)]
+    return Summary(headline=wording.headline(report), tables=tables, notes=[note for note in notes if note])

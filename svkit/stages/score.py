@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svkit.errors import ArtifactError, ConfigError, first_five
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval.calibration import cross_validate
 from svkit.eval.plda import Plda
 from svkit.progress import Progress
@@ -25,6 +25,7 @@ from svkit.stages.backend import (
     train_backend,
 )
 from svkit.stages.breakdown import Grouping, read_sidecar
+from svkit.stages.cohort import material_directory
 from svkit.stages.finished import is_current
 from svkit.stages.guards import Guards, check_checkpoint, check_speakers
 from svkit.stages.measurement import (
@@ -59,6 +60,12 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     """
     guards = Guards(allowed=request.allow)  # checks the names
     trials = read_trials(request.trials)
+    num_targets = int(np.count_nonzero(trials.labels))
+    if num_targets in (0, len(trials)):
+        raise DataError(
+            f"{request.trials}: expected target and nontarget trials, found {num_targets:,} targets and"
+            f" {len(trials) - num_targets:,} nontargets; error rates need both"
+        )
     material = Material(
         path=request.trials,
         trials=trials,
@@ -77,15 +84,17 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     cohorts = _one_each("--cohort", request.cohorts, count)
     training = _one_each("--plda-train", request.plda_training, count)
     records = _one_each("--calibration", request.calibrations, count)
-    plans = [
-        _Paths(
-            embeddings=directory,
-            cohort=cohorts[number],
-            plda_training=training[number],
-            calibration=records[number],
+    plans = []
+    for number, directory in enumerate(directories):
+        cohort, plda_training = (
+            None if path is None else material_directory(path, directory, request.exp, progress)
+            for path in (cohorts[number], training[number])
         )
-        for number, directory in enumerate(directories)
-    ]
+        plans.append(
+            _Paths(
+                embeddings=directory, cohort=cohort, plda_training=plda_training, calibration=records[number]
+            )
+        )
     current = [_is_current(request, paths) for paths in plans]
     # Killed after the first of two systems, the same command goes on with the second.
     may_keep = request.keep_finished or not (request.overwrite or all(current))
@@ -267,6 +276,8 @@ def _measure(
         features = calibrations.trial_features(
             scored, system.found, trials, system.embeddings, material.enrollment, quality=request.quality
         )
+        if request.quality and scored.cohort_means is None:
+            progress.note("--qmf without --cohort: norms and durations, but no mean scores against impostors")
         if system.calibration is not None:
             llrs = calibrations.apply(system.calibration, features)
             calibrated = {"method": "held-out trials", "trials": system.calibration.trials}

@@ -21,9 +21,9 @@ class ScoreRequest:
     """Empty: every finished directory in exp/embeddings."""
     backend: Backend = field(default_factory=Backend)
     cohorts: tuple[Path, ...] = ()
-    """One embeddings directory for all systems, or one for each, in their order."""
+    """Embeddings, or a manifest to embed: one for all systems, or one for each, in their order."""
     plda_training: tuple[Path, ...] = ()
-    """Embeddings of training speakers for PLDA: one for all systems, or one for each."""
+    """Embeddings or a manifest of training speakers for PLDA: one for all systems, or one for each."""
     enroll: Path | None = None
     """Utterances of each enrollment; None: enrollments are utterances."""
     calibrate: bool = False
@@ -92,7 +92,7 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
         return
     if backend.norm != "none" and not request.cohorts:
         raise ConfigError(
-            f"--norm {backend.norm} needs a cohort: give --cohort with a directory of embeddings"
+            f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest"
         )
     if (backend.method == "plda") != bool(request.plda_training):
         raise ConfigError(

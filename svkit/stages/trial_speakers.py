@@ -31,20 +31,25 @@ def find_speakers(
     Raises:
         DataError: labels and speakers contradict each other.
     """
+    # Names are looked up once for each utterance, not for each trial: lists have millions of these.
+    enroll_rows, enroll_ids = pd.factorize(trials.enroll_ids)
+    test_rows, test_ids = pd.factorize(trials.test_ids)
     known = speakers_of_manifest(manifest)
     if known is not None:
-        enroll_ids = pd.Series(trials.enroll_ids)
+        enrolled = pd.Series(enroll_ids, dtype=object)
         if enrollment is not None:
-            enroll_ids = enroll_ids.map(enrollment)
-        enroll, test = enroll_ids.map(known), pd.Series(trials.test_ids).map(known)
-        if not (enroll.isna().any() or test.isna().any()):
-            return trial_speakers(
-                enroll.to_numpy(dtype=str), test.to_numpy(dtype=str), trials.labels
-            ), "manifest"
-    codes, _ = pd.factorize(np.concatenate((trials.enroll_ids, trials.test_ids)))
-    enroll_rows, test_rows = np.split(codes.astype(np.int64), 2)
-    group = speakers_from_trials(enroll_rows, test_rows, trials.labels)
-    return trial_speakers(group[enroll_rows], group[test_rows], trials.labels), "trials"
+            enrolled = enrolled.map(enrollment)
+        speakers = pd.concat([enrolled, pd.Series(test_ids, dtype=object)]).map(known)
+        if not speakers.isna().any():
+            number, _ = pd.factorize(speakers, sort=True)
+            sides = number[: len(enroll_ids)][enroll_rows], number[len(enroll_ids) :][test_rows]
+            return trial_speakers(*sides, trials.labels), "manifest"
+    number, _ = pd.factorize(np.concatenate((enroll_ids, test_ids)))
+    number = number.astype(np.int64)
+    enrolled_utterances = number[: len(enroll_ids)][enroll_rows]
+    test_utterances = number[len(enroll_ids) :][test_rows]
+    group = speakers_from_trials(enrolled_utterances, test_utterances, trials.labels)
+    return trial_speakers(group[enrolled_utterances], group[test_utterances], trials.labels), "trials"
 
 
 def speakers_of_manifest(manifest: Mapping[str, Any] | None) -> dict[str, str] | None:

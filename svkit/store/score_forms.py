@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from svkit.errors import DataError, first_five
-from svkit.store.atomic import write_text
+from svkit.store.atomic import replacing
+from svkit.store.scores import format_rows
 from svkit.store.trials import Trials
 
 FORMS = ("kaldi", "wespeaker")
@@ -37,16 +38,16 @@ def write_form(directory: Path, form: str, trials: Trials, scores: npt.NDArray[n
         DataError: see `check_ids`.
     """
     check_ids(form, trials)
-    words = np.where(trials.labels == 1, "target", "nontarget").tolist()
-    rows = list(zip(trials.enroll_ids, trials.test_ids, scores.tolist(), words, strict=True))
-    listed = "".join([f"{enroll} {test} {word}\n" for enroll, test, _, word in rows])
-    if form == "kaldi":
-        names = ("trials", "scores")
-        scored = "".join([f"{enroll} {test} {score:.9g}\n" for enroll, test, score, _ in rows])
-    else:
-        names = ("trials.kaldi", "scores.score")
-        scored = "".join([f"{enroll} {test} {score:.9g} {word}\n" for enroll, test, score, word in rows])
+    words = np.array(["nontarget", "target"], dtype=object)[trials.labels]
+    names = ("trials", "scores") if form == "kaldi" else ("trials.kaldi", "scores.score")
+    sides = [trials.enroll_ids, trials.test_ids]
+    scored = (
+        ("%s %s %.9g\n", [*sides, scores])
+        if form == "kaldi"
+        else ("%s %s %.9g %s\n", [*sides, scores, words])
+    )
     paths = [directory / form / name for name in names]
-    for path, text in zip(paths, (listed, scored), strict=True):
-        write_text(path, text)
+    for path, (line, columns) in zip(paths, (("%s %s %s\n", [*sides, words]), scored), strict=True):
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(format_rows(line, columns))
     return paths

@@ -1,6 +1,6 @@
 """Score directories: a score a trial, and the metrics computed from them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from svkit.errors import ArtifactError, DataError
-from svkit.store.atomic import read_json, write_json, write_text
+from svkit.store.atomic import read_json, replacing, write_json
 from svkit.store.tables import read_table
 from svkit.store.trials import Trials
 
 FORMAT, VERSION = "svkit-metrics", 1
 SCORES_NAME, METRICS_NAME = "scores.tsv", "metrics.json"
 COLUMNS = ("enroll_id", "test_id", "label", "score")
+ROWS_PER_BLOCK = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +42,22 @@ def write_scores(
     ids = pd.unique(np.concatenate([trials.enroll_ids, trials.test_ids]))
     if any(mark in name for name in ids for mark in "\t\n\r"):
         raise DataError(f"{directory / SCORES_NAME}: an utterance id holds a tab or a line end")
-    columns = [trials.enroll_ids, trials.test_ids, trials.labels.tolist(), scores.tolist()]
     header, form = "\t".join(COLUMNS), "%s\t%s\t%d\t%.9g\n"
+    columns = [trials.enroll_ids, trials.test_ids, trials.labels, scores]
     if llrs is not None:
-        columns.append(llrs.tolist())
+        columns.append(llrs)
         header, form = header + "\tllr", "%s\t%s\t%d\t%.9g\t%.9g\n"
-    lines = [form % row for row in zip(*columns, strict=True)]
-    write_text(directory / SCORES_NAME, header + "\n" + "".join(lines))
+    with replacing(directory / SCORES_NAME) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(header + "\n")
+        for lines in format_rows(form, columns):
+            file.write(lines)
+
+
+def format_rows(form: str, columns: Sequence[npt.NDArray[Any]]) -> Iterator[str]:
+    """Yield lines of text, a block of rows at a time: Python numbers of all trials would not fit in memory."""
+    for start in range(0, len(columns[0]), ROWS_PER_BLOCK):
+        blocks = [column[start : start + ROWS_PER_BLOCK].tolist() for column in columns]
+        yield "".join([form % row for row in zip(*blocks, strict=True)])
 
 
 def read_scores(directory: Path) -> Scores:

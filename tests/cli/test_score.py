@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from svkit.cli import tables
 from svkit.cli.app import app
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
@@ -38,13 +39,48 @@ def run(exp, *arguments):
 def test_table_comparison_and_breakdown(exp):
     done = run(exp, "--by", "gender", "--format", "kaldi")
     assert done.exit_code == 0, done.stderr
-    assert "all: pruned minus dense: +" in done.stdout and "p " in done.stdout
+    assert "On all, pruned minus dense: +" in done.stdout and "p " in done.stdout
     lines = [line.rstrip() for line in done.stdout.splitlines()]
-    start = lines.index("by gender")
+    start = lines.index("EER by gender")
     assert "dense: EER" in lines[start + 2] and "pruned: EER" in lines[start + 2]
     assert [line.split()[0] for line in lines[start + 4 : start + 7]] == ["f", "f", "m"]
     assert lines[-2:] == [str(exp / "scores" / name / "all") for name in ("dense", "pruned")]
     assert (exp / "scores" / "dense" / "all" / "kaldi" / "scores").is_file()
+
+
+def test_the_tables_say_what_the_metrics_say_and_fit_80_columns(exp, monkeypatch):
+    monkeypatch.setattr(tables, "FILE_WIDTH", 80)
+    done = run(exp, "--by", "gender", "--calibrate-folds", "4")
+    assert done.exit_code == 0, done.stderr
+    assert "\x1b" not in done.stdout and "\u2026" not in done.stdout  # no colours in a pipe, nothing cut off
+    answer = json.loads(
+        run(exp, "--json", "--keep-finished", "--by", "gender", "--calibrate-folds", "4").stdout
+    )
+    lines = done.stdout.splitlines()
+    for title in (
+        "Trials all (cosine)",
+        "Calibration",
+        "Thresholds of dense",
+        "Thresholds of pruned",
+        "EER by gender",
+    ):
+        start = lines.index(title)
+        end = lines.index("", start + 2)
+        assert max(map(len, lines[start:end])) <= 80
+    main = lines.index("Trials all (cosine)")
+    for number, system in enumerate(answer["systems"]):
+        row = lines[main + 4 + number]
+        interval = system["eer_interval"]
+        shown = [100 * value for value in (system["eer"], interval["low"], interval["high"])]
+        assert row.split()[0] == system["name"]
+        assert "{:.1f} ({:.1f} to {:.1f})".format(*shown) in row
+        assert f"{system['min_dcf'][0]['value']:.3f}" in row and f"{system['min_cllr']:.3f}" in row
+        thresholds = lines[lines.index(f"Thresholds of {system['name']}") :]
+        for name, point in (("false accepts 1 %", "far_0.01"), ("equal error rates", "eer")):
+            found = next(line for line in thresholds if line.strip().startswith(name))
+            assert f"score {system['thresholds'][point]['threshold']:.3f}" in found
+        bayes = next(line for line in thresholds if line.strip().startswith("Bayes, prior 0.01"))
+        assert f"LLR {np.log(99):.3f}" in bayes
 
 
 def test_json_has_the_same(exp):
@@ -61,7 +97,7 @@ def test_fusion_from_the_command_line(exp):
         exp, *(word for name in ("dense", "pruned") for word in ("--fuse", exp / "scores" / name / "all"))
     )
     assert done.exit_code == 0, done.stderr
-    assert "all (fusion)" in done.stdout and "cross-validation over speakers" in done.stdout
+    assert "Trials all (fusion)" in done.stdout and "5 folds of speakers" in done.stdout
     assert done.stdout.splitlines()[-1] == str(exp / "scores" / "dense+pruned" / "all")
 
 

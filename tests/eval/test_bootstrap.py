@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student
 
 from svkit.errors import ConfigError, DataError
 from svkit.eval import bootstrap, metrics
@@ -59,8 +60,8 @@ def test_multiplicities_are_draws_with_replacement_and_reproducible():
     assert drawn.var() == pytest.approx(0.95, abs=0.05)  # binomial(20, 1/20)
     assert np.array_equal(drawn, bootstrap.draw_multiplicities(20, 300, 1))
     assert not np.array_equal(drawn, bootstrap.draw_multiplicities(20, 300, 2))
-    for arguments in ((1, 10, 0), (5, 0, 0)):
-        with pytest.raises(ConfigError, match="at least 2 speakers"):
+    for arguments in ((4, 10, 0), (5, 0, 0)):
+        with pytest.raises(ConfigError, match="at least 5 speakers"):
             bootstrap.draw_multiplicities(*arguments)
 
 
@@ -74,6 +75,16 @@ def test_blocks_change_nothing(monkeypatch):
     )
 
 
+def test_a_thinned_curve_gives_nearly_the_same(monkeypatch):
+    scores, labels, speakers = population(60, np.random.default_rng(4))
+    drawn = bootstrap.draw_multiplicities(60, 50, 0)
+    whole = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
+    monkeypatch.setattr(bootstrap, "MAX_POINTS", 100)
+    thin = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
+    np.testing.assert_allclose(thin, whole, atol=0.01)
+    assert (thin != whole).any()
+
+
 def test_interval_covers_the_true_eer_where_a_bootstrap_over_trials_does_not():
     """40 populations of 30 speakers with a speaker effect: 95 % intervals must hold the truth that often."""
     truth_scores, truth_labels, _ = population(4000, np.random.default_rng(99))
@@ -84,7 +95,7 @@ def test_interval_covers_the_true_eer_where_a_bootstrap_over_trials_does_not():
         scores, labels, speakers = population(30, rng)
         drawn = bootstrap.draw_multiplicities(30, 200, seed)
         interval = bootstrap.percentile_interval(
-            bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
+            bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic), 30
         )
         covered += interval.low <= truth <= interval.high
         naive = []
@@ -104,27 +115,80 @@ def test_paired_comparison_sees_what_unpaired_intervals_hide():
     first = bootstrap.resample(worse, labels, speakers, drawn, bootstrap.eer_statistic)
     second = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
     values = [metrics.equal_error_rate(metrics.error_curve(system, labels)) for system in (worse, scores)]
-    found = bootstrap.paired_difference(first, second, *values)
+    found = bootstrap.paired_difference(first, second, tuple(values), 40)
     assert found.difference == values[0] - values[1] > 0
     assert 0 < found.interval.low <= found.difference <= found.interval.high
     assert found.p_value < 0.01
-    intervals = bootstrap.percentile_interval(first), bootstrap.percentile_interval(second)
+    intervals = bootstrap.percentile_interval(first, 40), bootstrap.percentile_interval(second, 40)
     assert intervals[0].low < intervals[1].high  # apart, the two look alike
-    swapped = bootstrap.paired_difference(second, first, values[1], values[0])
+    swapped = bootstrap.paired_difference(second, first, (values[1], values[0]), 40)
     assert (swapped.difference, swapped.p_value) == (-found.difference, found.p_value)
     assert swapped.interval.high == pytest.approx(-found.interval.low)
+
+
+MANY = 10**6
+"""Speakers: so many that nothing is corrected."""
 
 
 def test_p_values():
     difference = np.arange(-3.0, 97.0)  # 3 below zero, one at zero of 100
     zeros = np.zeros(100)
-    assert bootstrap.paired_difference(difference, zeros, 1, 0).p_value == pytest.approx(2 * 5 / 101)
-    assert bootstrap.paired_difference(zeros, zeros, 0.1, 0.1).p_value == 1.0
-    assert bootstrap.paired_difference(zeros + 1, zeros, 1, 0).p_value == pytest.approx(2 / 101)
+
+    def p_value(first, second, num_speakers=MANY):
+        return bootstrap.paired_difference(first, second, (1.0, 0.0), num_speakers).p_value
+
+    assert p_value(difference, zeros) == pytest.approx(2 * 5 / 101, rel=1e-4)
+    assert p_value(zeros, zeros) == 1.0
+    assert p_value(zeros + 1, zeros) == pytest.approx(2 / 101, rel=1e-4)
     undefined = np.where(np.arange(100) < 40, np.nan, 1.0)
-    assert bootstrap.paired_difference(undefined, zeros, 1, 0).p_value == pytest.approx(2 / 61)
+    assert p_value(undefined, zeros) == pytest.approx(2 / 61, rel=1e-4)
+    assert p_value(zeros, zeros, 4) == 1.0
+    assert p_value(zeros + 1, zeros, 4) > 3 * 2 / 101  # four speakers prove little
     with pytest.raises(DataError, match="40 of 100"):
-        bootstrap.percentile_interval(np.where(np.arange(100) < 40, 1.0, np.nan))
+        bootstrap.percentile_interval(np.where(np.arange(100) < 40, 1.0, np.nan), 5)
+
+
+@pytest.mark.parametrize("num_speakers", [4, 17, 300])
+def test_the_interval_of_a_mean_is_that_of_students_t(num_speakers):
+    """Resampled means of a Gaussian have the variance s^2 / S with divisor S: expanded, they give t's interval."""
+    rng = np.random.default_rng(0)
+    spread = 1 / np.sqrt(num_speakers)  # standard deviation with divisor S, over sqrt(S)
+    samples = spread * rng.normal(size=400_000)
+    found = bootstrap.percentile_interval(samples, num_speakers)
+    half = student.ppf(0.975, num_speakers - 1) / np.sqrt(num_speakers - 1)
+    assert (found.low, found.high) == (pytest.approx(-half, rel=0.03), pytest.approx(half, rel=0.03))
+
+
+@pytest.mark.parametrize("num_speakers", [8, 17, 300])
+def test_p_below_five_per_cent_where_the_interval_leaves_zero_out(num_speakers):
+    rng = np.random.default_rng(1)
+    seen = set()
+    for shift in np.linspace(0.5, 6, 60):
+        differences = rng.normal(size=4000) + shift
+        found = bootstrap.paired_difference(differences, np.zeros(4000), (shift, 0.0), num_speakers)
+        seen.add(found.p_value < 0.05)
+        assert (found.p_value <= 0.05) == (found.interval.low > 0)
+    assert seen == {False, True}
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_means_and_rates_equal_those_of_the_copied_trial_list(seed):
+    rng = np.random.default_rng(seed)
+    scores, labels, speakers = population(5, rng)
+    drawn = bootstrap.draw_multiplicities(5, 4, seed)
+    limits = [scores.min(), 0.7, scores.max() + 1]
+    misses, accepts = bootstrap.resample_rates(scores, labels, speakers, drawn, limits)
+    costs = bootstrap.resample_means([scores**2, scores], labels.astype(bool), speakers, drawn)
+    for row, multiplicity in enumerate(drawn):
+        copied, copied_labels = copied_trials(scores, labels, speakers, multiplicity)
+        for side, label, found in ((0, 1, misses), (1, 0, accepts)):
+            mine = copied[copied_labels == label]
+            if not len(mine):
+                assert np.isnan(found[row]).all()
+                continue
+            errors = [(mine < limit) if label else (mine >= limit) for limit in limits]
+            np.testing.assert_allclose(found[row], [np.mean(each) for each in errors], atol=1e-12)
+            np.testing.assert_allclose(costs[side][row], [np.mean(mine**2), np.mean(mine)], atol=1e-9)
 
 
 def test_trial_speakers_must_agree_with_the_labels():
@@ -132,6 +196,12 @@ def test_trial_speakers_must_agree_with_the_labels():
     assert (speakers.enroll.tolist(), speakers.test.tolist(), speakers.num_speakers) == (
         [2, 1, 0],
         [2, 0, 1],
+        3,
+    )
+    numbers = bootstrap.trial_speakers([9, 4, 2], [9, 2, 4], [1, 0, 0])
+    assert (numbers.enroll.tolist(), numbers.test.tolist(), numbers.num_speakers) == (
+        speakers.enroll.tolist(),
+        speakers.test.tolist(),
         3,
     )
     with pytest.raises(DataError, match="at trials 1, 3"):

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from scipy.stats import norm
+from sklearn.isotonic import IsotonicRegression
 
 from svkit.errors import ConfigError
 from svkit.eval import llr
@@ -61,6 +63,29 @@ def test_min_cllr_is_the_minimum_over_monotone_maps():
         for start in (np.full(6, 0.5), np.array([-3, 1, 0.1, 1, 0.1, 2.0]))
     )
     assert llr.min_cllr(error_curve(scores, labels)) == pytest.approx(best, abs=2e-3)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40))
+def test_min_cllr_is_that_of_scikit_learns_isotonic_regression(rows):
+    values, labels = np.array([row[0] for row in rows], float), np.array([row[1] for row in rows], int)
+    if len(set(labels.tolist())) < 2:
+        return
+    posterior = IsotonicRegression().fit(values, labels).predict(values)
+    with np.errstate(divide="ignore"):
+        llrs = np.log(posterior / (1 - posterior)) - np.log(labels.sum() / (len(labels) - labels.sum()))
+    bits = [np.logaddexp(0, np.where(labels, -llrs, llrs))[labels == label].mean() for label in (0, 1)]
+    assert llr.min_cllr(error_curve(values, labels)) == pytest.approx(np.mean(bits) / np.log(2), abs=1e-9)
+
+
+def test_cllr_of_calibrated_gaussians_is_the_integral():
+    """LLRs of two unit Gaussians d' apart are N(+-d'^2 / 2, d'^2): Cllr is an integral over that density."""
+    d_prime = 2.0
+    grid = np.linspace(-30, 30, 200_001)
+    density = norm.pdf(grid, d_prime**2 / 2, d_prime)
+    expected = np.sum(density * np.logaddexp(0, -grid)) * (grid[1] - grid[0]) / np.log(2)
+    quantiles = norm.ppf((np.arange(50_000) + 0.5) / 50_000)
+    llrs = np.concatenate((d_prime * quantiles + d_prime**2 / 2, d_prime * quantiles - d_prime**2 / 2))
+    assert llr.cllr(llrs, np.repeat([1, 0], 50_000)) == pytest.approx(expected, abs=2e-4)
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=20))

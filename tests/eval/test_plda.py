@@ -62,9 +62,14 @@ def test_em_climbs_the_exact_likelihood(truth):
     assert (np.diff(exact) > 0).all()
 
 
+def factors(model, rows):
+    """Both factors of single utterances."""
+    return plda.enroll_factors(model, rows, np.ones(len(rows), dtype=int)), plda.test_factors(model, rows)
+
+
 def test_scores_are_ratios_of_densities(truth):
     rows, _ = draw(np.random.default_rng(4), truth, np.full(5, 2))
-    left, right = plda.pair_factors(truth, rows, rows)
+    left, right = factors(truth, rows)
     pairs = np.array([(0, 1), (0, 9), (3, 3), (7, 2)])
     found = pair_products(left, right, pairs[:, 0], pairs[:, 1])
     expected = [
@@ -74,6 +79,36 @@ def test_scores_are_ratios_of_densities(truth):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     swapped = pair_products(left, right, pairs[:, 1], pairs[:, 0])
     np.testing.assert_allclose(swapped, found, rtol=1e-4, atol=1e-4)
+
+
+def test_several_enrollment_utterances_are_counted_exactly(truth):
+    """Log-density of n enrollment utterances and the test as one speaker's, against those of two speakers."""
+    rng = np.random.default_rng(12)
+    counts = np.array([1, 2, 3, 7])
+    rows, groups = draw(rng, truth, counts)
+    tests, _ = draw(rng, truth, np.array([1, 1, 1]))
+    means = np.stack([rows[groups == group].mean(axis=0) for group in range(len(counts))])
+    left, right = plda.enroll_factors(truth, means, counts), plda.test_factors(truth, tests)
+    for group in range(len(counts)):
+        for test in range(len(tests)):
+            mine = rows[groups == group]
+            together = log_density(truth, np.concatenate((mine, tests[[test]])))
+            apart = log_density(truth, mine) + log_density(truth, tests[[test]])
+            assert left[group] @ right[test] == pytest.approx(together - apart, rel=1e-4, abs=1e-4)
+
+
+def test_more_enrollment_utterances_err_less():
+    rng = np.random.default_rng(13)
+    model = plda.TwoCovariance(mean=np.zeros(DIM), between=np.eye(DIM), within=2 * np.eye(DIM))
+    rows, groups = draw(rng, model, np.full(300, 5))
+    tests, enrolled = rows[4::5], np.arange(len(rows)) % 5 < 4
+    eers = []
+    for count in (1, 4):
+        used = np.flatnonzero(enrolled & (np.arange(len(rows)) % 5 < count))
+        means = rows[used].reshape(300, count, DIM).mean(axis=1)
+        scores = plda.enroll_factors(model, means, np.full(300, count)) @ plda.test_factors(model, tests).T
+        eers.append(equal_error_rate(error_curve(scores.ravel(), np.eye(300, dtype=int).ravel())))
+    assert eers[1] < 0.9 * eers[0]
 
 
 def test_beats_cosine_where_directions_differ_in_worth():
@@ -88,7 +123,8 @@ def test_beats_cosine_where_directions_differ_in_worth():
     tests, speakers = rows[~train], groups[~train]
     a, b = np.triu_indices(len(tests), 1)
     labels = speakers[a] == speakers[b]
-    left, right = model.pair_factors(tests, tests)
+    left = model.enroll_factors(tests, np.arange(len(tests)), len(tests))
+    right = model.test_factors(tests)
     eers = [
         equal_error_rate(error_curve(scores, labels))
         for scores in (pair_products(left, right, a, b), cosine_scores(tests, tests, a, b))
@@ -103,9 +139,11 @@ def test_scale_of_embeddings_does_not_matter():
     model = plda.train_plda(rows, groups, 12)
     stretched = rows * rng.uniform(0.1, 10, size=(60, 1)).astype(np.float32)
     other = plda.train_plda(stretched, groups, 12)
-    index = np.arange(30)
+    index, everyone = np.arange(30), np.arange(60)
     found = [
-        pair_products(*trained.pair_factors(used, used), index, index + 30)
+        pair_products(
+            trained.enroll_factors(used, everyone, 60), trained.test_factors(used), index, index + 30
+        )
         for trained, used in ((model, rows), (other, stretched))
     ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-3)
@@ -126,8 +164,8 @@ def test_too_little_data_is_refused():
 def test_blocks_change_nothing(monkeypatch, truth):
     rows, groups = draw(np.random.default_rng(9), truth, np.full(20, 3))
     whole = plda.gather(rows, groups, 20)
-    factors = plda.pair_factors(truth, rows, rows)
+    before = factors(truth, rows)
     monkeypatch.setattr(plda, "ROWS_PER_BLOCK", 7)
     np.testing.assert_allclose(plda.gather(rows, groups, 20).scatter, whole.scatter)
-    for a, b in zip(plda.pair_factors(truth, rows, rows), factors, strict=True):
+    for a, b in zip(factors(truth, rows), before, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)

@@ -1,8 +1,10 @@
 """`svkit report` on a small experiment of real directories; what it says must follow from what is there."""
 
+import html
 import json
 import re
 import shutil
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -41,7 +43,14 @@ def test_files(finished):
         for path in (finished / "report").rglob("*")
         if path.is_file()
     }
-    drawn = ["det", "scores", "tradeoff", "structure-finetune-pruned-lmft", "training"]
+    drawn = ["det-all", "scores-dense-all", "scores-pruned-all", "tradeoff-size", "tradeoff-time"]
+    drawn += [
+        f"structure-finetune-pruned-lmft-{kind}"
+        for kind in ("attention-heads", "FFN-1", "convolution", "FFN-2")
+    ]
+    drawn += [
+        f"training-{stage}" for stage in ("finetune-joint", "finetune-lmft", "prune", "finetune-pruned-lmft")
+    ]
     expected = {"report.json", "report.md", "report.html", "provenance.json", "run.json", ".lock"}
     assert names == expected | {f"figures/{name}.{suffix}" for name in drawn for suffix in ("png", "svg")}
 
@@ -101,7 +110,7 @@ def test_markdown_is_rendered_from_the_json_alone(finished, facts):
     assert text == markdown.render(facts, [(name, caption) for caption, name in shown])
     dense, pruned = facts["systems"]
     for system in (dense, pruned):
-        assert f"| {wording.percent(system['eer'])} (" in text
+        assert f"| {100 * system['eer']:.1f} (" in text  # the interval is points wide: one decimal
     assert "pruned minus dense" in text
     assert "scores/pruned/all" in text
 
@@ -110,9 +119,9 @@ def test_page_stands_alone(finished, facts):
     text = (finished / "report" / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
-    assert text.count("<img") == 5
+    assert text.count("<img") == 13
     for system in facts["systems"]:
-        assert f"{wording.percent(system['eer'])} % EER" in text
+        assert f"{100 * system['eer']:.1f} % EER" in text
     assert str(finished) not in text.replace(facts["systems"][0]["trials"]["path"], "")
 
 
@@ -122,24 +131,130 @@ def test_headline_says_what_pruning_costs_and_gains(facts):
                     for path in ("finetune/lmft", "finetune-pruned/lmft"))  # fmt: skip
     assert first.startswith(f"pruned: {100 * small['sparsity']:.1f} % of the encoder's parameters are gone")
     assert f"{dense['size_bytes'] / small['size_bytes']:.1f} times smaller on disk" in first
-    assert second.startswith("all: pruned minus dense: +")
+    assert second.startswith("On all, pruned minus dense: +")
 
 
 @pytest.mark.parametrize(
-    ("difference", "p", "words"),
+    ("difference", "low", "high", "p", "words"),
     [
-        (0.02, 0.01, "significantly worse"),
-        (-0.02, 0.01, "significantly better"),
-        (0.02, 0.2, "not a significant"),
+        (0.02, 0.01, 0.04, 0.01, "+2.0 points of EER (95 %: +1.0 to +4.0, p = 0.010): significantly worse."),
+        (-0.02, -0.04, -0.01, 0.0001, "p < 0.001): significantly better."),
+        (
+            0.02,
+            -0.01,
+            0.04,
+            0.2,
+            "not a significant difference, but up to 4.0 points worse is not ruled out.",
+        ),
+        (-0.02, -0.03, 0.0, 0.2, "not a significant difference."),
+        (0.0012, 0.0004, 0.0021, 0.004, "+0.12 points of EER (95 %: +0.04 to +0.21, p = 0.004)"),
+        (0.0, 0.0, 0.0, 1.0, "no difference."),
     ],
 )
-def test_verdicts(difference, p, words):
+def test_verdicts(difference, low, high, p, words):
     comparison = {
         "trials": "t", "backend": "cosine", "first": "a", "second": "b",
-        "eer_difference": difference, "low": -0.1, "high": 0.1, "p_value": p,
+        "eer_difference": difference, "low": low, "high": high, "p_value": p,
     }  # fmt: skip
     assert words in wording.comparison_sentence(comparison)
-    assert f"{100 * difference:+.2f} points" in wording.comparison_sentence(comparison)
+
+
+class _Cells(HTMLParser):
+    """The cells of every table of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables, self._inside = [], False
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self._inside = True
+
+    def handle_endtag(self, tag):
+        self._inside = self._inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self._inside:
+            self.tables[-1][-1][-1] += data.replace("\u00a0", " ")
+
+
+def markdown_tables(text):
+    tables, inside = [], False
+    for line in text.splitlines():
+        if line.startswith("| "):
+            if not inside:
+                tables.append([])
+            tables[-1].append([cell.replace("\\|", "|") for cell in line[2:-2].split(" | ")])
+        inside = line.startswith("|")
+    return tables
+
+
+def test_page_and_markdown_hold_the_same_tables(finished):
+    page = _Cells()
+    page.feed((finished / "report" / "report.html").read_text())
+    text = (finished / "report" / "report.md").read_text()
+    assert sorted(page.tables) == sorted(markdown_tables(text))
+    assert len(page.tables) == 6  # results, errors, two of thresholds, checkpoints, provenance
+    plain = html.unescape((finished / "report" / "report.html").read_text())
+    for line in text.splitlines():
+        if line and not line.startswith(("|", "#", "!")):
+            assert line.removeprefix("- ") in plain
+
+
+def numbers(cell):
+    return [float(number.replace(",", "")) for number in re.findall(r"-?\d[\d,]*\.?\d*", cell)]
+
+
+def test_the_figures_of_the_tables_are_those_of_the_json(finished, facts):
+    """Read the page as a person does, and compare with `report.json` to the last digit shown."""
+    tables = markdown_tables((finished / "report" / "report.md").read_text())
+    by_heading = {tuple(table[0]): table[1:] for table in tables}
+    main = next(rows for names, rows in by_heading.items() if "RTF CPU" in names and len(names) > 9)
+    errors = next(rows for names, rows in by_heading.items() if "minCllr, bits" in names)
+    thresholds = [table[1:] for table in tables if table[0][0] == "decide for"]
+    for system, row, error, points in zip(facts["systems"], main, errors, thresholds, strict=True):
+        model = next(model for model in facts["models"] if model["path"] == system["model_path"])
+        low, high = (100 * system["eer_interval"][end] for end in ("low", "high"))
+        assert float(row[1]) == pytest.approx(model["encoder_parameters"] / 1e6, rel=5e-3)
+        assert float(row[3]) == pytest.approx(100 * model["sparsity"], abs=0.05)
+        assert float(row[5]) == pytest.approx(model["size_bytes"] / 1e6, rel=5e-3)
+        assert float(row[7]) == pytest.approx(model["timing"]["cpu"], rel=5e-3)
+        for cell in (row[8], error[2]):
+            assert numbers(cell) == pytest.approx([100 * system["eer"], low, high], abs=0.051)
+        assert float(error[3]) == pytest.approx(100 * system["eer_convex_hull"], abs=0.051)
+        for entry, cell in zip(system["min_dcf"], error[4:7], strict=True):
+            interval = entry["interval"]
+            expected = [entry["value"], interval["low"], interval["high"]]
+            assert numbers(cell) == pytest.approx(expected, abs=0.0051)
+        assert float(error[7]) == pytest.approx(system["min_cllr"], abs=5e-4)
+        point = system["thresholds"]["eer"]
+        assert points[0][:2] == ["equal error rates", f"score {point['threshold']:.3f}"]
+        for cell, name in zip(points[0][2:], ("miss_rate", "false_accept_rate"), strict=True):
+            interval = point[f"{name}_interval"]
+            expected = [100 * value for value in (point[name], interval["low"], interval["high"])]
+            assert numbers(cell) == pytest.approx(expected, rel=0.051, abs=0.51)
+        # 448 nontargets: a false-accept rate of 1 % can be seen, the rarer ones cannot.
+        assert [cells[0] for cells in points[2:4]] == ["false accepts 0.1 %", "false accepts 0.01 %"]
+        assert [cells[1:] for cells in points[2:4]] == [
+            ["-", "-", f"needs {count} trials"] for count in ("1,000", "10,000")
+        ]
+
+
+def test_errors_that_never_happened_have_no_interval_and_say_so():
+    point = {"threshold": 0.5, "miss_rate": 0.0, "false_accept_rate": 0.004, "miss_rate_interval": None,
+             "false_accept_rate_interval": {"low": 0.0, "high": 0.0123}}  # fmt: skip
+    assert wording.rate_cell(point, "miss_rate", 1234) == "0 (none of 1,234)"
+    assert wording.rate_cell(point, "false_accept_rate", 500) == "0.4 (0 to 1.2)"
+    system = {"eer": 0.0, "eer_interval": None, "num_targets": 40}
+    assert wording.eer_cell(system) == "0.0"
+    assert wording.interval_note({"systems": [system]}).startswith("No confidence intervals")
+    some = {"eer_interval": {"num_speakers": 9, "num_resamples": 1000}}
+    assert "too narrow" in wording.interval_note({"systems": [some]})
 
 
 def test_table_has_a_row_a_system_and_columns_a_list(facts):
@@ -165,16 +280,17 @@ def test_finished_report_is_refused_kept_or_replaced(finished, tmp_path):
     again = stage.run(stage.ReportRequest(exp=exp, keep_finished=True, overwrite=True), SilentProgress())
     assert [system["name"] for system in again.report["systems"]] == ["dense"]
     assert again.report["comparisons"] == []
-    assert not (exp / "report" / "figures" / "tradeoff.png").exists()
+    assert not list((exp / "report" / "figures").glob("tradeoff*"))
 
 
 def test_scores_without_checkpoints_still_make_a_report(finished, tmp_path):
     exp = tmp_path / "exp"
     shutil.copytree(finished / "scores", exp / "scores")
     done = stage.run(stage.ReportRequest(exp=exp), SilentProgress())
-    headings, rows, notes = stage.summary(done.report)
-    assert rows[0][1:8] == ["-"] * 7
-    assert any("pruned minus dense" in note for note in notes)
+    shown = stage.summary(done.report)
+    assert [title for title, _, _ in shown.tables] == ["Errors"]
+    assert wording.table(done.report)[1][0][1:8] == ["-"] * 7
+    assert any("pruned minus dense" in sentence for sentence in shown.headline)
     assert "Checkpoints" not in (exp / "report" / "report.md").read_text()
 
 
@@ -238,14 +354,27 @@ def test_calibrated_systems_get_their_figure_and_table(finished, tmp_path):
     trials = exp / "data" / "trials" / "all.txt"
     run_score(ScoreRequest(exp=exp, trials=trials, calibrate_folds=4, overwrite=True), SilentProgress())
     done = stage.run(stage.ReportRequest(exp=exp, overwrite=True), SilentProgress())
-    assert (exp / "report" / "figures" / "calibration.png").exists()
+    assert {path.stem for path in (exp / "report" / "figures").glob("*.svg")} >= {
+        "tippett-all",
+        "reliability-all",
+    }
+    page = done.page.read_text().replace("\u00a0", " ")
     for system in done.report["systems"]:
         curves = system["tippett"]
         for key in ("targets_above", "nontargets_above"):
             assert curves[key][0] == 1.0 and (np.diff(curves[key]) <= 0).all()
         assert sum(curves["targets_above"]) > sum(curves["nontargets_above"])
-        assert (
-            f"{system['cllr']:.3f} ({system['min_cllr_llr']:.3f})"
-            in (exp / "report" / "report.md").read_text()
-        )
+        interval = system["cllr_interval"]
+        spread = f"({interval['low']:.2f} to {interval['high']:.2f})"
+        cells = f"{system['cllr']:.3f} {spread} | {system['min_cllr_llr']:.3f}"
+        assert f"| 4 folds of speakers | {cells}" in (exp / "report" / "report.md").read_text()
+        assert f"{system['cllr']:.3f} {spread}" in page
+        for prior in (0.01, 0.05, 0.001, 0.5):
+            threshold = np.log((1 - prior) / prior)
+            point = system["bayes_thresholds"][f"p_target_{prior:g}"]
+            assert point["threshold"] == pytest.approx(threshold)
+            assert (
+                f"| Bayes, prior {prior:g} | LLR {threshold:.3f} |"
+                in (exp / "report" / "report.md").read_text()
+            )
     assert "Tippett" not in (finished / "report" / "report.md").read_text()

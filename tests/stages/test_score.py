@@ -146,6 +146,50 @@ def test_kept_only_while_the_inputs_are_the_same(exp):
         score(exp, keep_finished=True)
 
 
+@pytest.mark.parametrize(
+    ("label", "counts"), [(1, "3 targets and 0 nontargets"), (0, "0 targets and 3 nontargets")]
+)
+def test_a_list_of_one_class_is_an_error_before_anything_is_written(exp, label, counts):
+    trials = exp / "data" / "trials" / "one.txt"
+    trials.write_text("".join(f"{label} {IDS[0]} {name}\n" for name in IDS[1:4]))
+    with pytest.raises(DataError, match=rf"one\.txt: .* found {counts}"):
+        run(ScoreRequest(exp=exp, trials=trials), SilentProgress())
+    assert not (exp / "scores").exists()
+
+
+def test_no_error_and_few_speakers_have_no_interval(exp):
+    """Voices without noise: all rates are zero in every resample, which says nothing about how rare errors are."""
+    manifest = exp / "data" / "eval.tsv"
+    make_embeddings(exp / "embeddings" / "dense", embeddings_of(1, 0.0), manifest)
+    facts = score(exp, embeddings=(exp / "embeddings" / "dense",)).systems[0].metrics
+    assert (facts["eer"], facts["eer_interval"]) == (0.0, None)
+    assert facts["thresholds"]["eer"]["miss_rate_interval"] is None
+    few = exp / "data" / "trials" / "few.txt"  # four speakers, with errors
+    make_embeddings(exp / "embeddings" / "dense", embeddings_of(2, 1.2), manifest)
+    names = IDS[: 4 * PER_SPEAKER]
+    few.write_text("".join(f"{int(a[:5] == b[:5])} {a} {b}\n" for a in names for b in names if a < b))
+    request = ScoreRequest(exp=exp, trials=few, embeddings=(exp / "embeddings" / "dense",))
+    facts = run(request, SilentProgress()).systems[0].metrics
+    assert facts["eer"] > 0 and facts["eer_interval"] is None
+
+
+def test_every_metric_has_an_interval_around_it(exp):
+    facts = score(exp, calibrate_folds=4, embeddings=(exp / "embeddings" / "pruned",)).systems[0].metrics
+    entries = [(facts["eer"], facts["eer_interval"]), (facts["cllr"], facts["cllr_interval"])]
+    entries += [(cost["value"], cost["interval"]) for key in ("min_dcf", "act_dcf") for cost in facts[key]]
+    points = [
+        facts["thresholds"]["eer"],
+        facts["thresholds"]["far_0.01"],
+        facts["bayes_thresholds"]["p_target_0.5"],
+    ]
+    for point in points:
+        entries += [(point[name], point[f"{name}_interval"]) for name in ("miss_rate", "false_accept_rate")]
+    for value, interval in entries:
+        if interval is not None:
+            assert interval["low"] <= value <= interval["high"]
+    assert sum(interval is not None for _, interval in entries) >= 10
+
+
 def test_utterances_without_an_embedding_are_named(exp):
     make_embeddings(exp / "embeddings" / "dense", embeddings_of(1, 0.6)[:25], ids=IDS[:25])
     with pytest.raises(DataError) as caught:

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import multivariate_normal
 
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.eval.metrics import equal_error_rate, error_curve
@@ -75,6 +76,13 @@ def make_training(exp, speakers=range(100, 130), checkpoint="finetune/lmft"):
     return matrix
 
 
+def log_density(model, rows):
+    """Log-density of all utterances of one speaker, from the joint covariance."""
+    size = len(rows)
+    joint = np.kron(np.ones((size, size)), model.between) + np.kron(np.eye(size), model.within)
+    return multivariate_normal.logpdf(rows.ravel(), np.tile(model.mean, size), joint)
+
+
 def score(exp, trials="all", **changes):
     changes.setdefault("embeddings", (exp / "embeddings" / "dense",))
     path = exp / "data" / "trials" / f"{trials}.txt"
@@ -90,13 +98,52 @@ def test_plda_scores_are_those_of_the_model(exp):
     found = read_scores(done.directory)
     rows = {name: row for row, name in enumerate(read_manifest(exp / "data" / "eval.tsv").utterance_ids)}
     tests = read_embeddings(exp / "embeddings" / "dense").matrix
-    left, right = model.pair_factors(tests, tests)
+    left, right = model.enroll_factors(tests, np.arange(len(tests)), len(tests)), model.test_factors(tests)
     for trial in (0, 77, 495):
         a, b = rows[found.trials.enroll_ids[trial]], rows[found.trials.test_ids[trial]]
         assert found.scores[trial] == pytest.approx(float(left[a] @ right[b]), abs=1e-3)
     assert done.metrics["eer"] == pytest.approx(
         equal_error_rate(error_curve(found.scores, found.trials.labels))
     )
+
+
+def enroll_three(exp):
+    """Three utterances of each speaker enroll, the fourth is tested; returns the trial list's stem."""
+    ids = list(read_manifest(exp / "data" / "eval.tsv").utterance_ids)
+    lines = [f"m{name[:5]}\t{name}\n" for name in ids if "/3" not in name]
+    (exp / "data" / "enroll.tsv").write_text("enroll_id\tutterance_id\n" + "".join(lines))
+    tests = [name for name in ids if "/3" in name]
+    (exp / "data" / "trials" / "multi.txt").write_text(
+        "".join(f"{int(a[:5] == b[:5])} m{a[:5]} {b}\n" for a in tests for b in tests)
+    )
+    return "multi"
+
+
+def test_plda_counts_the_utterances_of_an_enrollment(exp):
+    options = {"backend": PLDA, "plda_training": (exp / "training",), "enroll": exp / "data" / "enroll.tsv"}
+    done = score(exp, enroll_three(exp), **options).systems[0]
+    matrix = make_training(exp)
+    model = train_plda(matrix, np.repeat(np.arange(30), 4), 30)
+    scored = read_embeddings(exp / "embeddings" / "dense")
+    rows = dict(zip(scored.ids, model.prepare(scored.matrix), strict=True))
+    mine = np.stack([rows[f"00000/{take}.wav"] for take in range(3)])
+    for trial in (0, 5):
+        test = rows[f"{trial:05d}/3.wav"]
+        joint = [log_density(model.model, part) for part in (np.vstack((mine, test)), mine, test[None])]
+        found = read_scores(done.directory).scores[trial]
+        assert found == pytest.approx(joint[0] - joint[1] - joint[2], abs=2e-3)
+
+
+def test_utterances_are_centred_before_they_are_averaged(exp):
+    options = {"backend": Backend(center=True), "enroll": exp / "data" / "enroll.tsv"}
+    done = score(exp, enroll_three(exp), **options).systems[0]
+    scored = read_embeddings(exp / "embeddings" / "dense")
+    rows = dict(zip(scored.ids, scored.matrix.astype(float), strict=True))
+    mean = np.mean([rows[f"{speaker:05d}/3.wav"] for speaker in range(8)], axis=0)
+    unit = {name: (row - mean) / np.linalg.norm(row - mean) for name, row in rows.items()}
+    enrolled = np.mean([unit[f"00000/{take}.wav"] for take in range(3)], axis=0)
+    expected = enrolled @ unit["00004/3.wav"] / np.linalg.norm(enrolled)
+    assert read_scores(done.directory).scores[4] == pytest.approx(expected, abs=1e-5)
 
 
 def test_plda_joins_snorm_and_calibration_knows_its_training_data(exp):

@@ -135,6 +135,6 @@ def test_stale_scores_stop_fusion_and_report(exp):
     assert any("claims a checkpoint" in caution for caution in report.report["cautions"])
     assert "Caution: " in (exp / "report" / "report.md").read_text()
     assert "Caution: " in report.page.read_text()
-    assert "## eval by duration" in (exp / "report" / "report.md").read_text()
-    assert "eval by duration" in report.page.read_text()
+    assert "### EER by duration on eval" in (exp / "report" / "report.md").read_text()
+    assert "EER by duration on eval" in report.page.read_text()
     assert any(system["name"] == "left+right" for system in report.report["systems"])

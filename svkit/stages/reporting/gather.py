@@ -87,7 +87,7 @@ def _gather_group(
         )
         resampled = resample_systems(scores, speakers, num_resamples, seed)
         for facts, values in zip(systems, resampled, strict=True):
-            facts["det"]["band"] = det_band(values, facts["num_nontargets"])
+            facts["det"]["band"] = det_band(values, facts["num_nontargets"], speakers.num_speakers)
         comparisons = [
             {
                 "trials": systems[0]["trials"]["name"],
@@ -95,7 +95,7 @@ def _gather_group(
                 "first": facts["name"],
                 "second": systems[0]["name"],
                 "num_speakers": speakers.num_speakers,
-                **compare(values, resampled[0]),
+                **compare(values, resampled[0], speakers.num_speakers),
             }
             for facts, values in zip(systems[1:], resampled[1:], strict=True)
         ]

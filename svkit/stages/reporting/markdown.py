@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from svkit.stages.reporting import wording
 from svkit.stages.reporting.wording import Report
 
+PROVENANCE_HEADINGS = ["output", "command", "finished", "svkit", "commit", "inputs (sha256)"]
+
 
 def render(report: Report, figures: Sequence[tuple[str, str]]) -> str:
     """Return the report as markdown.
@@ -19,12 +21,21 @@ def render(report: Report, figures: Sequence[tuple[str, str]]) -> str:
         notes = [wording.trials_note(report), wording.interval_note(report), wording.timing_note(report)]
         lines += ["", "## Results", "", *_table(*wording.table(report)), ""]
         lines += [f"{note}\n" for note in notes if note]
-        calibrated = calibration_table(report)
+        lines += ["## Errors", "", *_table(*wording.error_table(report)), ""]
+        for title, headings, rows in wording.breakdowns(report):
+            lines += [f"### {title}", "", *_table(headings, rows), ""]
+        calibrated = wording.calibration_table(report)
         if calibrated[1]:
             lines += ["## Calibration", "", *_table(*calibrated), ""]
-        for title, headings, rows in wording.breakdowns(report):
-            lines += [f"## {title}", "", *_table(headings, rows), ""]
-        lines += ["## Thresholds", "", *_table(*threshold_table(report)), ""]
+        lines += ["## Thresholds", ""]
+        for system in report["systems"]:
+            lines += [
+                f"### {wording.system_title(system)}",
+                "",
+                *_table(*wording.threshold_table(system)),
+                "",
+            ]
+        lines += [wording.THRESHOLD_NOTE, ""]
     if report["models"]:
         lines += ["## Checkpoints", "", *_table(*wording.checkpoint_table(report)), ""]
     if figures:
@@ -33,49 +44,6 @@ def render(report: Report, figures: Sequence[tuple[str, str]]) -> str:
     if report["provenance"]:
         lines += ["## Provenance", "", *_table(*provenance_table(report)), ""]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def threshold_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of the thresholds on the scale of the scores."""
-    headings = ["system", "trials", "operating point", "threshold", "miss, %", "false accept, %"]
-    rows = []
-    for system in report["systems"]:
-        points = {"EER": system["thresholds"]["eer"]}
-        points |= {
-            f"false accept {100 * float(name.removeprefix('far_')):g} %": point
-            for name, point in system["thresholds"].items()
-            if name.startswith("far_") and point["is_resolved"]
-        }
-        points |= {f"minDCF {entry['p_target']:g}": entry for entry in system["min_dcf"]}
-        for name, point in points.items():
-            rates = [wording.percent(point[key]) for key in ("miss_rate", "false_accept_rate")]
-            rows.append(
-                [wording.label(system), system["trials"]["name"], name, f"{point['threshold']:.4f}", *rates]
-            )
-    return headings, rows
-
-
-def calibration_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of the log-likelihood ratios' quality (and the best any map reaches)."""
-    headings = ["system", "trials", "calibrated by", "Cllr (min), bits"]
-    headings += [f"actDCF (min) {prior:g}" for prior in (0.01, 0.05, 0.001)]
-    rows = []
-    for system in report["systems"]:
-        if system["tippett"] is None:
-            continue
-        costs = [
-            {entry["p_target"]: entry["value"] for entry in system[key]} for key in ("act_dcf", "min_dcf_llr")
-        ]
-        rows.append(
-            [
-                wording.label(system),
-                system["trials"]["name"],
-                system["calibration"]["method"],
-                f"{system['cllr']:.3f} ({system['min_cllr_llr']:.3f})",
-                *(f"{costs[0][prior]:.3f} ({costs[1][prior]:.3f})" for prior in (0.01, 0.05, 0.001)),
-            ]
-        )
-    return headings, rows
 
 
 def provenance_table(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -93,7 +61,7 @@ def provenance_table(report: Report) -> tuple[list[str], list[list[str]]]:
                 inputs or wording.MISSING,
             ]
         )
-    return ["output", "command", "finished", "svkit", "commit", "inputs (sha256)"], rows
+    return PROVENANCE_HEADINGS, rows
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

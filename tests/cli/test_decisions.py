@@ -1,0 +1,80 @@
+"""The commands of docs/decisions.md, run in order on a small experiment, and what the page says they print."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from svkit.cli.app import app
+from svkit.store.manifest import read_manifest, write_manifest
+from svkit.store.trials import Trials, read_trials, write_trials
+from tests.stages.fake_experiment import make_embeddings, make_experiment
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Output of every command on the page."""
+    home = tmp_path_factory.mktemp("decisions")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("COLUMNS", "200")
+        exp = Path("exp")
+        make_experiment(exp, num_speakers=24)
+        table = read_manifest(exp / "data" / "eval.tsv").table
+        table["gender"] = np.where(table["speaker_id"].astype(int) % 2 == 0, "f", "m")
+        write_manifest(exp / "data" / "eval.tsv", table)
+        for name, noise, checkpoint in (("dense", 0.6, "finetune"), ("pruned", 0.8, "finetune-pruned")):
+            make_embeddings(exp, name, list(table["utterance_id"]), noise, exp / checkpoint / "lmft")
+        every = read_trials(exp / "data" / "trials" / "all.txt")
+        number = np.array([[int(name[:5]) for name in ids] for ids in (every.enroll_ids, every.test_ids)])
+        for name, rows in (("held", (number < 12).all(axis=0)), ("eval", (number >= 12).all(axis=0))):
+            part = Trials(every.enroll_ids[rows], every.test_ids[rows], every.labels[rows])
+            write_trials(exp / "data" / "trials" / f"{name}.txt", part)
+        (exp / "data" / "trials" / "all.txt").unlink()
+        for number, name in enumerate("ab"):
+            soundfile.write(f"{name}.wav", 0.1 * np.random.default_rng(number).normal(size=24000), 16000)
+        found = {}
+        for block in re.findall(r"```bash\n(.*?)```", PAGE, re.S):
+            for line in block.splitlines():
+                words = shlex.split(line)
+                assert words[0] == "svkit", line
+                done = CliRunner().invoke(app, words[1:])
+                assert done.exit_code == 0, f"{line}\n{done.stderr}"
+                found[line] = done.stdout
+        yield found
+
+
+def answer(answers, *words):
+    return next(text for line, text in answers.items() if all(word in line for word in words))
+
+
+def test_every_command_of_the_page_runs(answers):
+    assert len(answers) == 8
+
+
+def test_the_page_names_what_the_commands_print(answers):
+    thresholds = next(iter(answers.values()))
+    for row in ("equal error rates", "false accepts 1 %", "false accepts 0.1 %", "lowest cost, prior 0.01"):
+        assert row in PAGE or row.split(",")[0] in PAGE
+        assert row in thresholds
+    assert "needs 10,000 trials" in thresholds
+    calibrated = answer(answers, "--calibration ")
+    assert "Bayes, prior 0.01" in calibrated and "held-out trials held" in calibrated and "Cllr" in calibrated
+    assert "EER by gender" in answer(answers, "--by gender") and "EER by duration" in answer(
+        answers, "--by gender"
+    )
+    verdict = answer(answers, "verify")
+    assert verdict.startswith(("ACCEPT", "REJECT")) and "probability at prior 0.01" in verdict
+    assert "5 folds of speakers" in answer(answers, "--calibrate-folds")
+    assert re.search(
+        r"pruned minus dense: \+.*significant", answer(answers, "--embeddings exp/embeddings/dense")
+    )
