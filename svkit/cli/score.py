@@ -113,8 +113,12 @@ Forms = Annotated[
 ]
 Allow = Annotated[
     list[str] | None,
-    typer.Option("--allow", metavar="GUARD", help="Go on, on record: shared-speakers, stale; repeatable."),
-]
+    typer.Option(
+        "--allow", metavar="GUARD",
+        help="Go on, on record: trained-speakers, shared-speakers, calibrated-on-test, missing-utterances, one-class,"
+        " stale; repeatable.",
+    ),
+]  # fmt: skip
 
 
 def score(
@@ -191,7 +195,7 @@ def _print(done: "ScoreResult") -> None:
     from svkit.stages.reporting.wording import caution_sentences, comparison_sentence
 
     metrics = [system.metrics for system in done.systems]
-    facts = metrics[0]
+    facts = next((one for one in metrics if one["eer"] is not None), metrics[0])
     interval = facts["eer_interval"]
     notes = [f"{facts['num_targets']:,} target and {facts['num_nontargets']:,} nontarget trials"]
     if interval is not None:
@@ -205,13 +209,16 @@ def _print(done: "ScoreResult") -> None:
         notes.append(f"log-likelihood ratios by {facts['calibration']['method']}")
     notes += [comparison_sentence(comparison) for comparison in done.comparisons]
     notes += caution_sentences(metrics)
-    rows = [_row(system) for system in metrics]
+    rows = [_row(system, len(headings)) for system in metrics]
     tables.print_table(f"{done.trials} ({facts['backend']['name']})", headings, rows, notes)
     for number, breakdown in enumerate(facts["breakdown"]):
-        _print_breakdown(breakdown["column"], [(one["name"], one["breakdown"][number]) for one in metrics])
+        members = [(one["name"], one["breakdown"][number]) for one in metrics if one["breakdown"]]
+        _print_breakdown(breakdown["column"], members)
 
 
-def _row(facts: dict[str, Any]) -> list[str]:
+def _row(facts: dict[str, Any], num_columns: int) -> list[str]:
+    if facts["eer"] is None:
+        return [facts["name"], *["-"] * (num_columns - 1)]
     costs = {cost["p_target"]: cost["value"] for cost in facts["min_dcf"]}
     row = [
         facts["name"],
