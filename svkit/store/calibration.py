@@ -84,7 +84,7 @@ def read_calibration(path: Path) -> CalibrationRecord:
         features = tuple(str(name) for name in record.features)
         weights = tuple(float(weight) for weight in record.weights)
         offset = float(record.offset)
-        speakers = record.speakers and tuple(record.speakers)
+        speakers = None if record.speakers is None else tuple(record.speakers)
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ArtifactError(

@@ -219,5 +219,5 @@ def test_files_that_are_no_checkpoint(tmp_path):
         read_published(tmp_path / "text.pth", PLAIN_CONFIG)
     with pytest.raises(ArtifactError, match="does not exist"):
         read_published(GOLDEN / "plain.pth", tmp_path / "none.json")
-    with pytest.raises(ArtifactError, match="not JSON"):
+    with pytest.raises(ArtifactError, match="not a JSON file"):
         read_published(GOLDEN / "plain.pth", tmp_path / "text.pth")
