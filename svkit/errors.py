@@ -37,7 +37,21 @@ class TrainingError(SvkitError):
     exit_code = 5
 
 
+def terminal_text(message: str, longest: int = 1000) -> str:
+    """Return a message that any terminal can take: other characters as escapes, and no line without end."""
+    escaped = message.encode("utf-8", "backslashreplace").decode()
+    shown = "".join(
+        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
+        for character in escaped
+    )
+    return shown if len(shown) <= longest else f"{shown[: longest - 40]} ... ({len(shown)} characters)"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:200]} ... {text[-60:]}"
+
+
 def first_five(items: Sequence[object]) -> str:
     """Join the first five items of a list and say how many there are in all."""
-    shown = ", ".join(str(item) for item in items[:5])
+    shown = ", ".join(_short(str(item)) for item in items[:5])
     return shown if len(items) <= 5 else f"{shown}, ... ({len(items)} in all)"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
+from svkit.errors import terminal_text
 from svkit.progress import Progress, SilentProgress, Task
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def result(values: object, *, as_json: bool = False) -> None:
 
 def error(message: str) -> None:
     """Print one red line on stderr."""
-    typer.secho(f"error: {message}", fg="red", err=True)
+    typer.secho(f"error: {terminal_text(message)}", fg="red", err=True)
 
 
 @contextmanager

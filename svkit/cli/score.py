@@ -115,8 +115,12 @@ Forms = Annotated[
 ]
 Allow = Annotated[
     list[str] | None,
-    typer.Option("--allow", metavar="GUARD", help="Go on, on record: shared-speakers, stale; repeatable."),
-]
+    typer.Option(
+        "--allow", metavar="GUARD",
+        help="Go on, on record: trained-speakers, shared-speakers, calibrated-on-test, missing-utterances, one-class,"
+        " stale; repeatable.",
+    ),
+]  # fmt: skip
 
 
 def score(
@@ -195,6 +199,13 @@ def _print(done: "ScoreResult") -> None:
 
     metrics = [system.metrics for system in done.systems]
     facts = metrics[0]
+    if any(
+        one["eer"] is None for one in metrics
+    ):  # trials of one class, allowed: there are scores and no error rates
+        counts = [[one["name"], f"{one['num_targets']:,}", f"{one['num_nontargets']:,}"] for one in metrics]
+        headings = ["system", "targets", "nontargets"]
+        tables.print_table(f"Trials {done.trials}", headings, counts, wording.caution_sentences(metrics))
+        return
     report = {"systems": metrics}
     notes = [f"{facts['num_targets']:,} target and {facts['num_nontargets']:,} nontarget trials."]
     notes.append(wording.interval_note(report))

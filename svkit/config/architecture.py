@@ -6,6 +6,7 @@ Widths are kept per layer, because a cut encoder has another width in every laye
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from operator import index
 from typing import Any
 
 from svkit.config.schema import HeadConfig
@@ -13,6 +14,13 @@ from svkit.errors import ArtifactError, ConfigError
 
 FORMAT = "svkit-checkpoint"
 FORMAT_VERSION = 1
+MAX_LAYERS, MAX_SIZE = 1000, 2**24
+"""Bounds of what a configuration may ask for, far above any encoder: a broken one takes no time or memory."""
+
+
+def _check_size(name: str, value: object, *, lowest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= MAX_SIZE:
+        raise ArtifactError(f"{name}: expected whole numbers >= {lowest}, found {repr(value)[:80]}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,21 +45,21 @@ class EncoderArchitecture:
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "head_size", "feature_dim", "conv_kernel_size"):
-            if getattr(self, name) < 1:
-                raise ArtifactError(
-                    f"encoder.{name}: expected a positive number, found {getattr(self, name)}"
-                )
+            _check_size(f"encoder.{name}", getattr(self, name), lowest=1)
+        for name in ("left_positions", "right_positions"):
+            _check_size(f"encoder.{name}", getattr(self, name), lowest=0)
+        if not isinstance(self.layer_norm_eps, float) or not 0 < self.layer_norm_eps < 1:
+            raise ArtifactError(
+                f"encoder.layer_norm_eps: expected a number between 0 and 1, found {self.layer_norm_eps!r}"
+            )
         lengths = {name: len(getattr(self, name)) for name in WIDTHS}
-        if len(set(lengths.values())) != 1 or not self.num_heads:
-            raise ArtifactError(f"encoder: expected one width per layer and kind, found {lengths} layers")
+        if len(set(lengths.values())) != 1 or not 1 <= len(self.num_heads) <= MAX_LAYERS:
+            raise ArtifactError(
+                f"encoder: expected one width per layer and kind, at most {MAX_LAYERS}, found {lengths} layers"
+            )
         for name in WIDTHS:
-            if any(
-                isinstance(width, bool) or not isinstance(width, int) or width < 0
-                for width in getattr(self, name)
-            ):
-                raise ArtifactError(
-                    f"encoder.{name}: expected whole numbers >= 0, found {list(getattr(self, name))}"
-                )
+            for width in getattr(self, name):
+                _check_size(f"encoder.{name}", width, lowest=0)
 
     @property
     def num_layers(self) -> int:
@@ -64,7 +72,7 @@ class EncoderArchitecture:
 
     def with_widths(self, widths: Mapping[str, Any]) -> "EncoderArchitecture":
         """Return the same architecture with other widths per layer."""
-        heads, ffn1, ffn2, conv = (tuple(int(width) for width in widths[name]) for name in WIDTHS)
+        heads, ffn1, ffn2, conv = (tuple(index(width) for width in widths[name]) for name in WIDTHS)
         return replace(self, num_heads=heads, ffn1_dim=ffn1, ffn2_dim=ffn2, conv_dim=conv)
 
     @classmethod
@@ -72,6 +80,10 @@ class EncoderArchitecture:
         cls, *, num_layers: int, hidden_size: int, num_heads: int, ffn_dim: int, **others: Any
     ) -> "EncoderArchitecture":
         """Build a dense architecture, the same in every layer."""
+        for name, size in (("layers", num_layers), ("hidden size", hidden_size), ("heads", num_heads)):
+            _check_size(f"encoder: {name}", size, lowest=1)
+        if num_layers > MAX_LAYERS:
+            raise ArtifactError(f"encoder: expected at most {MAX_LAYERS} layers, found {num_layers}")
         if hidden_size % num_heads:
             raise ArtifactError(f"encoder: hidden size {hidden_size} is not a multiple of {num_heads} heads")
         return cls(
@@ -139,4 +151,7 @@ class ModelArchitecture:
             architecture.dense_encoder()  # checks the dense widths
             return architecture
         except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
-            raise ArtifactError(f"{where}: the architecture cannot be read ({error})") from error
+            reason = " ".join(str(error).split())
+            raise ArtifactError(f"{where}: the architecture cannot be read ({reason})") from error
+        except ArtifactError as error:
+            raise ArtifactError(f"{where}: {error}") from error

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -26,6 +27,8 @@ STAGES = ("lora", "head", "joint", "lmft")
 """Short names: `joint.` in `--set joint.epochs=2` means dense.joint and pruned.joint."""
 NONE = "none"
 """How TOML says that an optional field is absent."""
+_MAX_CHARACTERS, _MAX_DOTS = 2**16, 500
+"""Of a file (a whole recipe has about 6,000), and of a line of it."""
 
 
 def preset_names() -> list[str]:
@@ -55,8 +58,23 @@ def load_recipe(
     Raises:
         ConfigError: unknown preset, key or value; the message names the key and what was meant.
     """
+    try:
+        return _load(preset, config_file_text, overrides, sections, defaults or {})
+    except RecursionError:
+        raise ConfigError(
+            "--config or --set: tables within tables within tables; expected two or three levels"
+        ) from None
+
+
+def _load(
+    preset: str,
+    config_file_text: str | None,
+    overrides: Sequence[str],
+    sections: Sequence[str],
+    defaults: Mapping[str, Any],
+) -> Recipe:
     user = {} if config_file_text is None else _parse(config_file_text, "--config")
-    data = _merged(_merged(_preset(user.pop("extends", preset)), defaults or {}), user)
+    data = _merged(_merged(_preset(user.pop("extends", preset)), defaults), user)
     if "encoder_overrides" in user:
         # Free keys: laid over the preset's they could never be taken away, so the user's table replaces them.
         data["encoder_overrides"] = user["encoder_overrides"]
@@ -105,10 +123,21 @@ def _toml_value(value: object) -> str:
 
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = tomllib.loads(text)
-        return data
-    except tomllib.TOMLDecodeError as error:
+        return read_toml(text)
+    except ValueError as error:
         raise ConfigError(f"{where}: not valid TOML: {error}") from None
+
+
+def read_toml(text: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Raises:
+        ValueError: it is none, or one that takes time without end: keys of thousands of parts.
+        RecursionError: tables or lists a thousand deep.
+    """
+    if len(text) > _MAX_CHARACTERS or any(line.count(".") > _MAX_DOTS for line in text.split("\n")):
+        raise ValueError(f"expected at most {_MAX_CHARACTERS:,} characters, and {_MAX_DOTS} dots in a line")
+    return tomllib.loads(text)
 
 
 def _preset(name: object, children: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -159,8 +188,8 @@ def _apply(data: dict[str, Any], override: str, sections: Sequence[str]) -> None
     if not equals or not key:
         raise ConfigError(f"--set: expected KEY=VALUE, found {override!r}")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = read_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
     for target in _targets(key, sections):
         *parents, last = target.split(".")
@@ -237,7 +266,7 @@ def _build(kind: Any, data: Any, path: str) -> Any:
     dot = f"{path}." if path else ""
     unknown = [key for key in data if key not in hints]
     if unknown:
-        raise ConfigError(f"{dot}{unknown[0]}: unknown key{_did_you_mean(unknown[0], list(hints))}")
+        raise ConfigError(f"{dot}{_shown(unknown[0])}: unknown key{_did_you_mean(unknown[0], list(hints))}")
     values = {key: _convert(hints[key], value, f"{dot}{key}") for key, value in data.items()}
     for item in fields(kind):
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
@@ -266,14 +295,24 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         if origin is tuple and isinstance(value, list):
             return _convert_list(option, value, path)
         if origin is dict and isinstance(value, dict):
-            return {key: _convert(get_args(option)[1], item, f"{path}.{key}") for key, item in value.items()}
+            return {
+                key: _convert(get_args(option)[1], item, f"{path}.{_shown(key)}")
+                for key, item in value.items()
+            }
         if origin is Literal and value in get_args(option):
             return value
-        if isinstance(option, type) and type(value) is option:
+        if isinstance(option, type) and type(value) is option and not _is_beyond(value):
             return value
-        if option is float and type(value) is int and int not in options:
+        if option is float and type(value) is int and int not in options and not _is_beyond(value):
             return float(value)
     raise ConfigError(f"{path}: expected {_expected(kind)}, found {_found(value)}")
+
+
+def _is_beyond(value: object) -> bool:
+    """Whether this is a number that nothing can be counted or measured with."""
+    return (isinstance(value, float) and not isfinite(value)) or (
+        isinstance(value, int) and abs(value) >= 2**63
+    )
 
 
 def _convert_list(kind: Any, value: Sequence[Any], path: str) -> tuple[Any, ...]:
@@ -305,7 +344,15 @@ def _expected(kind: Any) -> str:
     return "a table" if origin is dict or is_dataclass(kind) else names[kind]
 
 
+def _shown(key: str) -> str:
+    """A key as it is where it is plain."""
+    return key if key.isprintable() and len(key) < 80 else f"{key[:80]!r}"
+
+
 def _found(value: object) -> str:
     if isinstance(value, dict):
         return "a table"
-    return f"{value!r}" if not isinstance(value, bool) else str(value).lower()
+    if isinstance(value, bool):
+        return str(value).lower()
+    shown = f"{value!r}"
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

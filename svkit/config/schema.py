@@ -5,6 +5,7 @@ state what they change. All times are in seconds, all ratios in decibels, all le
 """
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal
 
 from svkit.errors import ConfigError
@@ -28,7 +29,9 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         for name in ("adapter_dim", "attention_dim", "embedding_dim"):
-            _require(getattr(self, name) > 0, f"head.{name}", getattr(self, name), "a positive number")
+            size = getattr(self, name)
+            is_size = isinstance(size, int) and not isinstance(size, bool) and 0 < size < 2**24
+            _require(is_size, f"head.{name}", size, "a positive whole number")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +45,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         _require(self.rank > 0, "lora.rank", self.rank, "a positive number")
+        _require(isfinite(self.alpha), "lora.alpha", self.alpha, "a finite number")
         _require(0 <= self.dropout < 1, "lora.dropout", self.dropout, "0 <= dropout < 1")
 
 

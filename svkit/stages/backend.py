@@ -178,6 +178,19 @@ def look_up(
     )
 
 
+def has_embeddings(
+    trials: Trials, embeddings: Embeddings, enrollment: pd.DataFrame | None = None
+) -> NDArray[np.bool_]:
+    """Say of every trial whether all of its utterances have embeddings, [T]; arguments as for `look_up`."""
+    known = pd.Index(embeddings.ids)
+    enrollments: pd.Index = known
+    if enrollment is not None:
+        is_whole = enrollment["utterance_id"].isin(known).groupby(enrollment["enroll_id"]).all()
+        enrollments = is_whole[is_whole].index
+    test, enroll = pd.Index(trials.test_ids).isin(known), pd.Index(trials.enroll_ids).isin(enrollments)
+    return np.asarray(test & enroll, dtype=bool)
+
+
 def _rows(index: pd.Index, ids: NDArray[np.object_], source: str, what: str) -> NDArray[np.int64]:
     rows = index.get_indexer(pd.Index(ids))
     missing = np.asarray(ids)[rows < 0]

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svkit.errors import ArtifactError, ConfigError
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval.calibration import PRIOR, LinearCalibration, fit_calibration, pair_quality
 from svkit.stages.backend import Backend, Lookup, Scored
+from svkit.stages.guards import CALIBRATED_ON_TEST, Guards
 from svkit.stages.trial_speakers import trial_seconds
 from svkit.store.calibration import CalibrationRecord, read_calibration, write_calibration
 from svkit.store.embeddings import Embeddings
@@ -85,6 +86,7 @@ def learn(
     trials_path: Path,
     backend: dict[str, Any],
     checkpoint_sha256: str | None,
+    speakers: set[str] | None,
 ) -> CalibrationRecord:
     """Learn a calibration on the trials at hand.
 
@@ -94,6 +96,7 @@ def learn(
         trials_path: their list, recorded so that the calibration is never judged on it.
         backend: what made the scores (`describe_backend`), which they must be of when it is applied.
         checkpoint_sha256: the model behind the scores; None: several.
+        speakers: of the trials, recorded likewise; None: not known.
     """
     fitted = fit_calibration(features.values, trials.labels)
     num_targets = int(np.count_nonzero(trials.labels))
@@ -107,6 +110,7 @@ def learn(
         trials={"name": trials_path.stem, "sha256": sha256_file(trials_path)},
         num_targets=num_targets,
         num_nontargets=len(trials) - num_targets,
+        speakers=None if speakers is None else tuple(sorted(speakers)),
     )
 
 
@@ -116,25 +120,49 @@ def describe_backend(backend: Backend, material: Mapping[str, str] | None = None
 
 
 def check_calibration(
-    path: Path, trials_path: Path, backend: dict[str, Any], checkpoint_sha256: str | None
+    path: Path,
+    trials_path: Path,
+    backend: dict[str, Any],
+    checkpoint_sha256: str | None,
+    speakers: set[str] | None,
+    guards: Guards,
 ) -> CalibrationRecord:
-    """Read a calibration and check that it belongs to these scores and was not learnt on these trials.
+    """Read a calibration and check that it belongs to these scores and not to these trials or speakers.
 
     Args:
         path: `calibration.json`.
         trials_path: the list it would be judged on.
         backend: what made the scores (`describe_backend`).
         checkpoint_sha256: the model behind them; None: several.
+        speakers: of the trials; None: not known.
+        guards: what is allowed; told where speakers are not known.
 
     Raises:
         ConfigError: it was learnt on the very trials it would be judged on.
+        DataError: it was learnt on other trials of their speakers.
         ArtifactError: it was learnt on scores of another model or back-end.
     """
     record = read_calibration(path)
+    remedy = "use others, or --calibrate-folds for a cross-validation over speakers"
     if record.trials.get("sha256") == sha256_file(trials_path):
-        raise ConfigError(
-            f"--calibration {path}: was learnt on {trials_path}, which it would be judged on; use others,"
-            " or --calibrate-folds for a cross-validation over speakers"
+        guards.stop(
+            CALIBRATED_ON_TEST,
+            ConfigError(
+                f"--calibration {path}: was learnt on {trials_path}, which it would be judged on; {remedy}"
+            ),
+        )
+    elif record.speakers is None or speakers is None:
+        guards.unchecked.append(
+            f"{path}: whether it was learnt on speakers of the trials: those of"
+            f" {'the trials' if speakers is None else 'its own trials'} are not known"
+        )
+    elif shared := speakers.intersection(record.speakers):
+        guards.stop(
+            CALIBRATED_ON_TEST,
+            DataError(
+                f"{path}: was learnt on {len(shared)} of the {len(speakers)} speakers of {trials_path}, which flatters:"
+                f" {first_five(sorted(shared))}; {remedy}"
+            ),
         )
     if record.checkpoint_sha256 != checkpoint_sha256:
         raise ArtifactError(

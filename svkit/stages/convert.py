@@ -7,7 +7,7 @@ from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError, ConfigError
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
-from svkit.stages.models import load_into, load_transformers_encoder, new_network
+from svkit.stages.models import check_buildable, load_into, load_transformers_encoder, new_network
 from svkit.store import checkpoint as store
 from svkit.store.provenance import open_output
 from svkit.store.upstream import read_published
@@ -44,6 +44,8 @@ def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress:
                 "--config: expected the encoder configuration (json) of the published checkpoint"
             )
         published = read_published(source, config)
+        shapes = {key: tensor.shape for key, tensor in published.tensors.items()}
+        check_buildable(published.architecture, shapes, str(source))
         network = SpeakerNetwork(published.architecture)
         load_into(network, published.tensors, str(source))
         classifier = published.classifier

@@ -24,6 +24,6 @@ def is_current(
     hashes = {entry["name"]: entry["sha256"] for entry in recorded["inputs"]}
     return (
         recorded["command"] == command
-        and recorded["config"] == plain(config)
+        and recorded.get("config") == plain(config)
         and hashes == {name: sha256_artifact(path) for name, path in inputs.items()}
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from svkit.errors import ArtifactError, ConfigError, first_five
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval.calibration import cross_validate
 from svkit.progress import Progress
 from svkit.stages import calibration as calibrations
@@ -26,8 +26,10 @@ from svkit.stages.measurement import (
     find_groupings,
     identify,
     measure,
+    speakers_of,
     write,
 )
+from svkit.stages.trial_speakers import trial_speaker_names
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, write_calibration
 from svkit.store.provenance import is_finished
 from svkit.store.scores import Scores, read_metrics
@@ -46,6 +48,8 @@ class Fusion:
     metrics: tuple[dict[str, Any], ...]
     groupings: tuple[Grouping, ...]
     """Breakdowns, by the manifest of the first system."""
+    speakers: set[str] | None
+    """Of the trials, likewise; None: not known."""
 
     @property
     def description(self) -> dict[str, Any]:
@@ -95,6 +99,7 @@ def open_fusion(directories: tuple[Path, ...], material: Material, guards: Guard
         systems=tuple(systems),
         metrics=tuple(metrics),
         groupings=tuple(find_groupings(material, metrics[0].get("manifest"))),
+        speakers=trial_speaker_names(material.trials, metrics[0].get("manifest"), material.enrollment),
     )
 
 
@@ -133,13 +138,20 @@ def fuse(
     if record is not None:
         llrs = calibrations.apply(record, features)
         facts = {"method": "held-out trials", "trials": record.trials}
-    elif speakers is None:
-        raise ConfigError("--fuse without --calibration needs trials whose labels agree with the speakers")
     else:
-        llrs = cross_validate(features.values, labels, speakers.of_trials, num_folds, material.seed)
+        try:
+            of_trials, _ = speakers_of(material, manifest)
+        except DataError as error:
+            raise ConfigError(
+                "--fuse without --calibration needs trials whose labels agree with the speakers"
+            ) from error
+        llrs = cross_validate(features.values, labels, of_trials, num_folds, material.seed)
         facts = {"method": "cross-validation over speakers", "num_folds": num_folds}
     measured = measure(material, llrs, llrs, speakers, fusion.groupings, progress)
-    cautions = [caution for metrics in fusion.metrics for caution in metrics.get("cautions", [])]
+    found = {
+        key: [*own, *(entry for metrics in fusion.metrics for entry in metrics.get(key, []))]
+        for key, own in (("cautions", guards.cautions), ("unchecked", guards.unchecked))
+    }
     metrics = {
         "name": fusion.name,
         "trials": identify(material),
@@ -149,11 +161,13 @@ def fuse(
         "manifest": manifest,
         **measured.facts,
         "calibration": facts,
-        "cautions": list(dict.fromkeys([*guards.cautions, *cautions])),
+        **{key: list(dict.fromkeys(entries)) for key, entries in found.items()},
     }
     write(directory, material, llrs, llrs, metrics)
     if learn:
-        learnt = calibrations.learn(features, material.trials, material.path, fusion.description, None)
+        learnt = calibrations.learn(
+            features, material.trials, material.path, fusion.description, None, fusion.speakers
+        )
         write_calibration(directory / FILE_NAME, learnt)
         progress.note(f"fusion: {directory / FILE_NAME}")
     return metrics, measured

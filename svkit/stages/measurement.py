@@ -1,7 +1,8 @@
 """Measures scored trials: metrics, intervals over speakers, breakdowns; the same for every kind of system."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,18 @@ class Material:
     forms: tuple[str, ...]
     """Forms of other toolkits wanted."""
     seed: int
+    kept: NDArray[np.bool_] | None = None
+    """Which trials of the list are in `trials`, where some had to be left out."""
+
+    def only(self, kept: NDArray[np.bool_]) -> "Material":
+        """Return the material of some of the trials, [T] bool."""
+        trials = self.trials
+        return replace(
+            self,
+            trials=Trials(trials.enroll_ids[kept], trials.test_ids[kept], trials.labels[kept]),
+            sidecar=None if self.sidecar is None else self.sidecar[kept].reset_index(drop=True),
+            kept=kept,
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -65,20 +78,29 @@ class Measured:
     resampled: Resampled | None
 
 
-def identify(material: Material) -> dict[str, str]:
-    """Return name, path and sha256 of the trial list."""
-    path = material.path
-    return {"name": path.stem, "path": path.as_posix(), "sha256": sha256_file(path)}
+def identify(material: Material) -> dict[str, Any]:
+    """Return name, path and sha256 of the trial list, and which of its trials were left out."""
+    path, kept = material.path, material.kept
+    left_out = None
+    if kept is not None:
+        mask = hashlib.sha256(np.packbits(kept).data).hexdigest()
+        left_out = {"num_trials": int(np.count_nonzero(~kept)), "sha256": mask}
+    return {"name": path.stem, "path": path.as_posix(), "sha256": sha256_file(path), "left_out": left_out}
 
 
-def draw_speakers(material: Material, manifest: dict[str, Any] | None, progress: Progress) -> Speakers | None:
-    """Find the speakers and draw the resamples; None, and a note, where labels contradict the speakers."""
+def speakers_of(material: Material, manifest: dict[str, Any] | None) -> tuple[bootstrap.TrialSpeakers, str]:
+    """Find the speakers of both sides of every trial; see `find_speakers`."""
     first = None
     if material.enrollment is not None:
         columns = (material.enrollment["enroll_id"], material.enrollment["utterance_id"])
         first = dict(zip(*columns, strict=True))
+    return find_speakers(material.trials, manifest, first)
+
+
+def draw_speakers(material: Material, manifest: dict[str, Any] | None, progress: Progress) -> Speakers | None:
+    """Find the speakers and draw the resamples; None, and a note, where labels contradict them or they are few."""
     try:
-        speakers, source = find_speakers(material.trials, manifest, first)
+        speakers, source = speakers_of(material, manifest)
         drawn = bootstrap.draw_multiplicities(speakers.num_speakers, NUM_RESAMPLES, material.seed)
     except (ConfigError, DataError) as error:
         progress.note(f"no confidence interval: {error}")
@@ -102,7 +124,7 @@ def measure(
     groupings: Sequence[Grouping],
     progress: Progress,
 ) -> Measured:
-    """Measure the scores [T] of one system.
+    """Measure the scores [T] of one system; without target or nontarget trials there are counts and no rates.
 
     Args:
         material: trials and what is wanted of them.
@@ -113,6 +135,14 @@ def measure(
         progress: takes notes.
     """
     trials = material.trials
+    num_targets = int(np.count_nonzero(trials.labels))
+    if num_targets in (0, len(trials)):
+        counts = {"num_targets": num_targets, "num_nontargets": len(trials) - num_targets}
+        return Measured(
+            facts={**counts, "eer": None, "eer_interval": None, "breakdown": []},
+            speakers=None,
+            resampled=None,
+        )
     facts = summarize(scores, trials.labels, llrs)
     facts["eer_interval"], resampled = None, None
     if speakers is not None:
@@ -205,11 +235,13 @@ def _measure_group(
 
 def measure_again(material: Material, directory: Path, progress: Progress) -> Measured:
     """Resample scores that are there already, for a comparison with others."""
-    metrics = read_metrics(directory)
-    speakers = draw_speakers(material, metrics.get("manifest"), progress)
+    metrics, scores = read_metrics(directory), read_scores(directory)
+    scored = replace(material, trials=scores.trials)
+    speakers = None
+    if metrics["eer"] is not None:
+        speakers = draw_speakers(scored, metrics.get("manifest"), progress)
     resampled = None
     if speakers is not None:
-        scores = read_scores(directory)
         labels = scores.trials.labels
         eers = bootstrap.resample(
             scores.scores, labels, speakers.of_trials, speakers.drawn, bootstrap.eer_statistic
@@ -245,7 +277,8 @@ def compare_systems(systems: list[tuple[dict[str, Any], Measured]]) -> list[dict
     reference, base, speakers = usable[0]
     comparisons = []
     for facts, resampled, others in usable[1:]:
-        same = np.array_equal(speakers.of_trials.enroll, others.of_trials.enroll)
+        same = facts["trials"] == reference["trials"]
+        same &= np.array_equal(speakers.of_trials.enroll, others.of_trials.enroll)
         if same and np.array_equal(speakers.of_trials.test, others.of_trials.test):
             comparisons.append(
                 {

@@ -34,7 +34,11 @@ class SpeakerModel(SpeakerNetwork):
             ArtifactError: not a checkpoint, or its tensors do not fit its configuration.
         """
         path = Path(directory)
-        model = cls(store.read_architecture(path))
+        architecture = store.read_architecture(path)
+        check_buildable(
+            architecture, store.read_shapes(path / store.MODEL_NAME), str(path / store.MODEL_NAME)
+        )
+        model = cls(architecture)
         load_into(model, store.read_tensors(path / store.MODEL_NAME), str(path / store.MODEL_NAME))
         adapter = store.read_adapter(path)
         if adapter is not None:
@@ -89,19 +93,57 @@ def load_model(directory: Path) -> SpeakerModel:
     return SpeakerModel.from_pretrained(directory)
 
 
-def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load a state strictly; ArtifactError names keys and shapes that do not fit."""
-    expected = module.state_dict()
-    store.check_keys(list(tensors), list(expected), where)
-    wrong = [
-        f"{name} is {list(tensor.shape)}, expected {list(expected[name].shape)}"
-        for name, tensor in tensors.items()
-        if tensor.shape != expected[name].shape
-    ]
+def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequence[int]], where: str) -> None:
+    """Check that the weights there are fit the model that is asked for, before memory is taken for it.
+
+    Args:
+        architecture: of the model.
+        shapes: shape of each tensor.
+        where: the file of the tensors, for errors.
+
+    Raises:
+        ArtifactError: names keys and shapes that do not fit.
+    """
+    try:
+        with torch.device("meta"):
+            expected = SpeakerNetwork(architecture).state_dict()
+    except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
+        raise ArtifactError(f"{where}: config.json asks for a model that cannot be ({reason})") from error
+    _check_shapes(shapes, expected, where)
+
+
+def _check_shapes(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Tensor], where: str) -> None:
+    store.check_keys(list(shapes), list(expected), where)
+    _refuse_misfits(
+        [
+            f"{name} is {list(shape)}, expected {list(expected[name].shape)}"
+            for name, shape in shapes.items()
+            if list(shape) != list(expected[name].shape)
+        ],
+        where,
+    )
+
+
+def _refuse_misfits(wrong: Sequence[str], where: str) -> None:
     if wrong:
         raise ArtifactError(
             f"{where}: the tensors do not fit config.json: {'; '.join(wrong[:5])} ({len(wrong)})"
         )
+
+
+def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load a state strictly; ArtifactError names keys, shapes and kinds of numbers that do not fit."""
+    expected = module.state_dict()
+    _check_shapes({name: tensor.shape for name, tensor in tensors.items()}, expected, where)
+    _refuse_misfits(
+        [
+            f"{name} is {str(tensor.dtype)[6:]}, expected {str(expected[name].dtype)[6:]}"
+            for name, tensor in tensors.items()
+            if tensor.is_floating_point() != expected[name].is_floating_point()
+        ],
+        where,
+    )
     module.load_state_dict(dict(tensors), strict=True)
 
 
@@ -119,10 +161,14 @@ def _merge_adapter(
             alpha=float(str(config["lora_alpha"])),
             target_modules=tuple(config["target_modules"]),  # type: ignore[arg-type]
         )
+        ranks = {tensor.shape[0] for name, tensor in state.items() if "lora_A" in name}
+        if ranks != {settings.rank}:  # before memory is taken for it
+            raise ValueError(f"r is {settings.rank}, the tensors have {sorted(ranks)}")
         lora.attach(encoder, settings)
         misfits = lora.load_adapter(encoder, state)
-    except (KeyError, ValueError, TypeError, RuntimeError, ConfigError) as error:
-        raise ArtifactError(f"{where}: the adapter does not fit the encoder ({error})") from error
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise ArtifactError(f"{where}: the adapter does not fit the encoder ({reason})") from error
     if misfits:
         raise ArtifactError(f"{where}: the adapter does not fit the encoder: {', '.join(misfits[:5])}")
     lora.merge(encoder)
@@ -187,13 +233,15 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
         else "; without a connection to the hub, download it elsewhere and pass its directory with --encoder DIR"
     )
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != "wav2vec2-bert":
             raise ArtifactError(f"{name}: expected a wav2vec2-bert encoder, found {config.model_type}")
         model, report = Wav2Vec2BertModel.from_pretrained(
             name, config=config, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except ArtifactError:
+        raise
+    except Exception as error:  # transformers raises many types for a bad directory
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ArtifactError(f"{name}: the encoder cannot be loaded ({lines[0][:200]}){hint}") from error
     missing = [key for key in report["missing_keys"] if key != "masked_spec_embed"]

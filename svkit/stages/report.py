@@ -52,8 +52,14 @@ def run(request: ReportRequest, progress: Progress) -> ReportResult:
     if not scores:
         raise ArtifactError(f"{exp / 'scores'}: no finished scores; run `svkit score` first")
     guards = Guards(allowed=request.allow)
+    measured = []
     for directory in scores:
-        check_scores(guards, directory, read_metrics(directory))
+        metrics = read_metrics(directory)
+        check_scores(guards, directory, metrics)
+        if metrics["eer"] is None:  # trials of one class: on record, nothing to draw
+            guards.cautions.extend(f"{_below(exp, directory)}: {caution}" for caution in metrics["cautions"])
+        else:
+            measured.append(directory)
     target = exp / "report"
     config = {
         "num_resamples": NUM_RESAMPLES,
@@ -69,7 +75,7 @@ def run(request: ReportRequest, progress: Progress) -> ReportResult:
         target, command="report", config=config, inputs=inputs, overwrite=request.overwrite
     ) as output:
         hashes = {entry["name"]: entry["sha256"] for entry in output.inputs}
-        systems, comparisons = gather.gather_systems(exp, scores, NUM_RESAMPLES, request.seed, progress)
+        systems, comparisons = gather.gather_systems(exp, measured, NUM_RESAMPLES, request.seed, progress)
         contents = {path: hashes[path] for path in (_below(exp, directory) for directory in checkpoints)}
         gather.link_models(exp, systems, contents)
         evaluated = {system["model_path"] for system in systems}

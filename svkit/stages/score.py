@@ -18,6 +18,7 @@ from svkit.stages.backend import (
     Lookup,
     Scored,
     cohort_members,
+    has_embeddings,
     look_up,
     matrix_sha256,
     read_material,
@@ -27,7 +28,14 @@ from svkit.stages.backend import (
 from svkit.stages.breakdown import Grouping, read_sidecar
 from svkit.stages.cohort import material_directory
 from svkit.stages.finished import is_current
-from svkit.stages.guards import Guards, check_checkpoint, check_speakers
+from svkit.stages.guards import (
+    MISSING_UTTERANCES,
+    Guards,
+    check_checkpoint,
+    check_classes,
+    check_speakers,
+    check_training,
+)
 from svkit.stages.measurement import (
     Material,
     Measured,
@@ -40,6 +48,7 @@ from svkit.stages.measurement import (
     write,
 )
 from svkit.stages.score_request import ScoreRequest, ScoreResult, SystemScore, check_options, resolved_config
+from svkit.stages.trial_speakers import trial_speaker_names
 from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
 from svkit.store.calibration import CalibrationRecord, write_calibration
 from svkit.store.embeddings import Embeddings, read_embeddings
@@ -53,19 +62,13 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     """Score a trial list with every system, or fuse scores of it.
 
     Raises:
-        DataError: the trials are missing or bad, name utterances without an embedding, or share speakers with
-            a cohort or the training data of PLDA.
+        DataError: the trials are missing or bad, have one class only, name utterances without an embedding, or
+            share speakers with the model's training, a cohort, the training data of PLDA or a calibration.
         ArtifactError: embeddings, scores or cohort missing, corrupt or stale.
         ConfigError: finished already, or options that contradict each other.
     """
     guards = Guards(allowed=request.allow)  # checks the names
     trials = read_trials(request.trials)
-    num_targets = int(np.count_nonzero(trials.labels))
-    if num_targets in (0, len(trials)):
-        raise DataError(
-            f"{request.trials}: expected target and nontarget trials, found {num_targets:,} targets and"
-            f" {len(trials) - num_targets:,} nontargets; error rates need both"
-        )
     material = Material(
         path=request.trials,
         trials=trials,
@@ -179,6 +182,8 @@ class _System:
     """One system's inputs, read and checked before anything is written."""
 
     directory: Path
+    material: Material
+    """The trials that are scored."""
     embeddings: Embeddings
     found: Lookup
     cohort: NDArray[np.float32] | None
@@ -221,8 +226,8 @@ def _score_system(
         for caution in system.guards.cautions:
             progress.note(f"allowed, and recorded: {caution}")
         scored = score_trials(system.found, backend, system.cohort, system.plda)
-        metrics, llrs, learnt, measured = _measure(request, material, system, scored, progress)
-        write(output.path, material, scored.scores, llrs, metrics)
+        metrics, llrs, learnt, measured = _measure(request, system, scored, progress)
+        write(output.path, system.material, scored.scores, llrs, metrics)
         if learnt is not None:
             write_calibration(output.path / CALIBRATION_NAME, learnt)
             installed = calibrations.install(learnt, system.embeddings)
@@ -235,7 +240,11 @@ def _read_system(request: ScoreRequest, material: Material, paths: _Paths) -> _S
     backend, directory, guards = request.backend, paths.embeddings, Guards(allowed=request.allow)
     embeddings = read_embeddings(directory)
     check_checkpoint(guards, directory, embeddings)
-    found = look_up(material.trials, embeddings, str(directory), material.enrollment)
+    material, found = _look_up(material, embeddings, directory, guards)
+    trials, enrollment = material.trials, material.enrollment
+    learns = request.calibrate or request.calibrate_folds > 0
+    check_classes(guards, material.path, trials.labels, learns=learns)
+    check_training(guards, directory, embeddings, trials, enrollment)
     used: dict[str, Embeddings] = {}
     for name, what, path in (
         ("cohort", "the cohort", paths.cohort),
@@ -243,16 +252,20 @@ def _read_system(request: ScoreRequest, material: Material, paths: _Paths) -> _S
     ):
         if path is not None:
             used[name] = read_material(what, path, embeddings, directory)
-            check_speakers(guards, (what, path, used[name]), material.trials, embeddings, material.enrollment)
+            check_speakers(guards, (what, path, used[name]), trials, embeddings, enrollment)
     description = calibrations.describe_backend(
         backend, {name: matrix_sha256(embedded) for name, embedded in used.items()}
     )
     sha256 = calibrations.checkpoint_facts(embeddings).get("sha256")
     record = None
     if paths.calibration is not None:
-        record = calibrations.check_calibration(paths.calibration, request.trials, description, sha256)
+        speakers = trial_speaker_names(trials, embeddings.meta.get("manifest"), enrollment)
+        record = calibrations.check_calibration(
+            paths.calibration, request.trials, description, sha256, speakers, guards
+        )
     return _System(
         directory=directory,
+        material=material,
         embeddings=embeddings,
         found=found,
         cohort=cohort_members(used["cohort"], backend) if "cohort" in used else None,
@@ -264,11 +277,29 @@ def _read_system(request: ScoreRequest, material: Material, paths: _Paths) -> _S
     )
 
 
+def _look_up(
+    material: Material, embeddings: Embeddings, directory: Path, guards: Guards
+) -> tuple[Material, Lookup]:
+    """Find the embeddings of the trials; where the guard may be passed, of those trials that have them."""
+    try:
+        return material, look_up(material.trials, embeddings, str(directory), material.enrollment)
+    except DataError as error:
+        if MISSING_UTTERANCES not in guards.allowed:
+            guards.stop(MISSING_UTTERANCES, error)
+        kept = has_embeddings(material.trials, embeddings, material.enrollment)
+        if not kept.any():
+            raise
+        guards.cautions.append(f"{error}; {np.count_nonzero(~kept):,} of {len(kept):,} trials are left out")
+    material = material.only(kept)
+    return material, look_up(material.trials, embeddings, str(directory), material.enrollment)
+
+
 def _measure(
-    request: ScoreRequest, material: Material, system: _System, scored: Scored, progress: Progress
+    request: ScoreRequest, system: _System, scored: Scored, progress: Progress
 ) -> tuple[dict[str, Any], NDArray[np.float64] | None, CalibrationRecord | None, Measured]:
     """Return the metrics, log-likelihood ratios if calibrated, the calibration learnt if asked, and the rest."""
-    trials, meta = material.trials, system.embeddings.meta
+    material, meta = system.material, system.embeddings.meta
+    trials = material.trials
     speakers = draw_speakers(material, meta.get("manifest"), progress)
     llrs, learnt = None, None
     calibrated: Mapping[str, Any] | None = None
@@ -290,7 +321,8 @@ def _measure(
             calibrated = {"method": "cross-validation over speakers", "num_folds": request.calibrate_folds}
         if request.calibrate:
             sha256 = calibrations.checkpoint_facts(system.embeddings).get("sha256")
-            learnt = calibrations.learn(features, trials, request.trials, system.backend, sha256)
+            names = trial_speaker_names(trials, meta.get("manifest"), material.enrollment)
+            learnt = calibrations.learn(features, trials, request.trials, system.backend, sha256, names)
     measured = measure(material, scored.scores, llrs, speakers, system.groupings, progress)
     metrics = {
         "name": system.directory.name,
@@ -300,6 +332,7 @@ def _measure(
         **measured.facts,
         "calibration": calibrated,
         "cautions": system.guards.cautions,
+        "unchecked": system.guards.unchecked,
     }
     return metrics, llrs, learnt, measured
 
@@ -322,7 +355,10 @@ def _fuse_systems(
         return SystemScore(name=fusion.name, directory=target, metrics=read_metrics(target)), None
     record = None
     if path is not None:
-        record = calibrations.check_calibration(path, request.trials, fusion.description, None)
+        record = calibrations.check_calibration(
+            path, request.trials, fusion.description, None, fusion.speakers, guards
+        )
+    check_classes(guards, request.trials, material.trials.labels, learns=request.calibrate or path is None)
     with open_output(
         target, command="score", config=config, inputs=inputs, overwrite=request.overwrite
     ) as output:

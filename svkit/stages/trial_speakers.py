@@ -52,6 +52,27 @@ def find_speakers(
     return trial_speakers(group[enrolled_utterances], group[test_utterances], trials.labels), "trials"
 
 
+def trial_utterances(trials: Trials, enrollment: pd.DataFrame | None) -> set[str]:
+    """Return the utterances of both sides; of the whole map where enrollments are not utterances."""
+    return set(trials.test_ids).union(trials.enroll_ids if enrollment is None else enrollment["utterance_id"])
+
+
+def trial_speaker_names(
+    trials: Trials, manifest: Mapping[str, Any] | None, enrollment: pd.DataFrame | None
+) -> set[str] | None:
+    """Return the speakers of the trials by the manifest behind the embeddings; None where it is gone or changed.
+
+    Args:
+        trials: the trials; utterances that the manifest lacks count for nothing.
+        manifest: `{path, sha256}` as recorded with the embeddings.
+        enrollment: utterances of each enrollment, where enrollments are not utterances.
+    """
+    known = speakers_of_manifest(manifest)
+    if known is None:
+        return None
+    return {known[name] for name in trial_utterances(trials, enrollment) if name in known}
+
+
 def speakers_of_manifest(manifest: Mapping[str, Any] | None) -> dict[str, str] | None:
     """Return the speaker of each utterance; None where the manifest is gone, changed or bad.
 

@@ -92,6 +92,8 @@ class Validator:
             raise DataError(
                 f"{trials_path}: utterances that {manifest_path} lacks: {first_five(sorted(set(unknown)))}"
             )
+        if len(set(trials.labels.tolist())) < 2:
+            raise DataError(f"{trials_path}: expected target and nontarget trials, found one class only")
         return cls(
             manifest=manifest,
             enroll_rows=np.array([rows[name] for name in trials.enroll_ids]),

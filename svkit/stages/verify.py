@@ -22,6 +22,7 @@ from svkit.progress import Progress
 from svkit.stages.backend import Backend
 from svkit.stages.calibration import describe_backend
 from svkit.stages.extract import final_models
+from svkit.stages.lineage import training_lists
 from svkit.stages.models import SpeakerModel, load_model
 from svkit.store.audio_file import probe, read_audio
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
@@ -251,26 +252,8 @@ def _describe_model(checkpoint: Path, sha256: str) -> dict[str, Any]:
         "path": checkpoint.as_posix(),
         "sha256": sha256,
         **{key: record.get(key) for key in ("command", "finished", "svkit")},
-        "trained_on": _training_lists(checkpoint),
+        "trained_on": training_lists(checkpoint),
     }
-
-
-def _training_lists(checkpoint: Path) -> list[dict[str, str]]:
-    """Walk the provenance back and return every training list, the model's own first; what is gone is left out."""
-    lists: dict[str, dict[str, str]] = {}
-    waiting, seen = [checkpoint], {checkpoint.resolve()}
-    while waiting:
-        current = waiting.pop(0)
-        if not is_finished(current):
-            continue
-        for entry in read_provenance(current).get("inputs", []):
-            path = Path(entry["path"])
-            if entry["name"] == "train":
-                lists.setdefault(entry["sha256"], {"path": entry["path"], "sha256": entry["sha256"]})
-            elif path.is_dir() and path.resolve() not in seen:
-                seen.add(path.resolve())
-                waiting.append(path)
-    return list(lists.values())
 
 
 def _describe_calibration(path: Path, record: CalibrationRecord) -> dict[str, Any]:

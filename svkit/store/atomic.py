@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from svkit.errors import ArtifactError
+from svkit.store.strict_json import load_json
 
 _PREFIX = ".tmp-"
 
@@ -99,14 +100,7 @@ def read_json(path: Path, format: str, version: int) -> dict[str, Any]:
     Raises:
         ArtifactError: missing, not JSON, another format, or a version this svkit does not know.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: does not exist") from error
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: not a JSON file: {error}") from error
+    content = load_json(path)
     if not isinstance(content, dict):
         raise ArtifactError(f"{path}: expected a JSON object, found {type(content).__name__}")
     if content.get("format") != format:

@@ -1,6 +1,7 @@
 """Audio files by way of libsndfile: headers, and the samples of one channel from any position."""
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +47,21 @@ class AudioError(DataError):
 
 
 def _open(path: Path) -> soundfile.SoundFile:
+    _refuse_special(path)
     try:
         return soundfile.SoundFile(path)
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         raise _explain(path, error) from error
+
+
+def _refuse_special(path: Path) -> None:
+    """Raise AudioError for what is no file: opening a pipe would wait for a writer for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return  # missing, or a name that cannot be: opening it says so
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise AudioError(path, "unreadable", "is a pipe, socket or device; expected an audio file")
 
 
 def _explain(path: Path, error: Exception, where: str = "") -> AudioError:
@@ -80,6 +92,8 @@ def probe(path: Path) -> AudioInfo:
 def _info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
     if file.frames < 1:
         raise AudioError(path, "empty", "no samples")
+    if file.samplerate < 1:
+        raise AudioError(path, "unreadable", f"a sample rate of {file.samplerate} Hz")
     return AudioInfo(
         sample_rate_hz=int(file.samplerate), num_samples=int(file.frames), num_channels=int(file.channels)
     )
@@ -146,12 +160,12 @@ def read_audio(
 def _blocks(
     path: Path, file: soundfile.SoundFile, start: int, wanted: int, channel: int
 ) -> Iterator[npt.NDArray[np.float32]]:
-    found = 0
+    found, longest = 0, max(1, _BLOCK_SAMPLES // file.channels)
     try:
         if start:
             file.seek(start)
         while found < wanted:
-            block = file.read(min(wanted - found, _BLOCK_SAMPLES), dtype="float32", always_2d=True)
+            block = file.read(min(wanted - found, longest), dtype="float32", always_2d=True)
             if not len(block):
                 raise AudioError(
                     path,

@@ -7,6 +7,7 @@ from typing import Any
 
 from svkit.errors import ArtifactError
 from svkit.store.atomic import read_json, write_json
+from svkit.store.strict_json import NUMBER, OPTIONAL_TEXT, check_fields
 
 FORMAT, VERSION = "svkit-calibration", 1
 FILE_NAME = "calibration.json"
@@ -30,6 +31,8 @@ class CalibrationRecord:
     """`{name, sha256}` of the trials it was learnt on."""
     num_targets: int
     num_nontargets: int
+    speakers: tuple[str, ...] | None = None
+    """Speakers of the trials it was learnt on, sorted; None: not known."""
 
 
 def write_calibration(path: Path, record: CalibrationRecord) -> None:
@@ -48,8 +51,22 @@ def write_calibration(path: Path, record: CalibrationRecord) -> None:
             "trials": record.trials,
             "num_targets": record.num_targets,
             "num_nontargets": record.num_nontargets,
+            "speakers": None if record.speakers is None else list(record.speakers),
         },
     )
+
+
+_FIELDS = {
+    "features": [str],
+    "weights": [NUMBER],
+    "offset": NUMBER,
+    "prior": NUMBER,
+    "backend": {"name": str},
+    "checkpoint_sha256": OPTIONAL_TEXT,
+    "trials": {"name": str, "sha256": str},
+    "num_targets": int,
+    "num_nontargets": int,
+}
 
 
 def read_calibration(path: Path) -> CalibrationRecord:
@@ -60,19 +77,25 @@ def read_calibration(path: Path) -> CalibrationRecord:
         feature.
     """
     content: Mapping[str, Any] = read_json(path, FORMAT, VERSION)
+    check_fields(path, content, _FIELDS)
     values = {key: value for key, value in content.items() if key not in ("format", "format_version")}
     try:
         record = CalibrationRecord(**values)
         features = tuple(str(name) for name in record.features)
         weights = tuple(float(weight) for weight in record.weights)
         offset = float(record.offset)
+        speakers = None if record.speakers is None else tuple(record.speakers)
     except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise ArtifactError(
-            f"{path}: not a calibration ({error}); learn it again with --calibrate"
+            f"{path}: not a calibration ({reason}); learn it again with --calibrate"
         ) from error
     if len(features) != len(weights) or features[:1] != ("score",):
         raise ArtifactError(
             f"{path}: expected one weight for each feature, score first,"
             f" found {len(weights)} for {list(features)}"
         )
-    return CalibrationRecord(**{**values, "features": features, "weights": weights, "offset": offset})
+    if speakers is not None:
+        check_fields(path, content["speakers"], [str], "speakers")
+    read = {"features": features, "weights": weights, "offset": offset, "speakers": speakers}
+    return CalibrationRecord(**{**values, **read})

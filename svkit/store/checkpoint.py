@@ -5,6 +5,7 @@ output protocol. This file knows names and tensors, not model classes (`svkit.st
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from svkit.config.architecture import ModelArchitecture
 from svkit.errors import ArtifactError
 from svkit.store.atomic import one_line, read_json, replacing, write_json, write_text
+from svkit.store.strict_json import check_fields, load_json
 from svkit.store.tables import read_table, write_table
 
 CONFIG_NAME, MODEL_NAME = "config.json", "model.safetensors"
@@ -52,13 +54,14 @@ def read_architecture(directory: Path) -> ModelArchitecture:
         raise ArtifactError(f"{directory}: no such checkpoint directory")
     if not path.is_file():
         raise ArtifactError(f"{directory}: not a checkpoint: {CONFIG_NAME} is missing")
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: not a JSON file: {error}") from error
+    record = load_json(path)
     if not isinstance(record, dict):
         raise ArtifactError(f"{path}: expected a JSON object, found {type(record).__name__}")
     return ModelArchitecture.from_dict(record, str(path))
+
+
+# A header may name a type of numbers that the file format has and this torch has not.
+_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -67,9 +70,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"{path}: does not exist")
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ArtifactError(f"{path}: not a readable safetensors file ({error})") from error
     return tensors
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Read the names and shapes in the header of a safetensors file, and nothing else of it."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: does not exist")
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except _UNREADABLE as error:
+        raise ArtifactError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def check_tensors(path: Path) -> None:
@@ -77,7 +91,7 @@ def check_tensors(path: Path) -> None:
     try:
         with safe_open(path, "pt"):
             pass
-    except (SafetensorError, OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ArtifactError(f"{path}: not a readable safetensors file ({error})") from error
 
 
@@ -124,6 +138,8 @@ def read_classifier(directory: Path) -> Classifier | None:
         )
     try:
         speeds = [float(speed) for speed in table["speed"]]
+        if not all(0 < speed < math.inf for speed in speeds):
+            raise ValueError("expected numbers above 0")
     except ValueError as error:
         raise ArtifactError(f"{directory / SPEAKERS_NAME}: speed: {error}") from error
     return Classifier(weight=tensors["weight"], speakers=list(table["speaker_id"]), speeds=speeds)
@@ -140,10 +156,8 @@ def read_adapter(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
     path = directory / ADAPTER_NAME / "adapter_config.json"
     if not path.exists():
         return None
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not a JSON file: {error}") from error
+    config = load_json(path)
+    check_fields(path, config, {})
     return config, read_tensors(directory / ADAPTER_NAME / "adapter_model.safetensors")
 
 

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from svkit.errors import ArtifactError, DataError
 from svkit.store.atomic import read_json, replacing, write_json
+from svkit.store.strict_json import check_fields
 from svkit.store.tables import read_table, write_table
 
 FORMAT, VERSION = "svkit-embeddings", 1
@@ -92,7 +93,13 @@ def read_facts(directory: Path) -> dict[str, Any]:
     """
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
-    return read_json(directory / _META_NAME, FORMAT, VERSION)
+    path = directory / _META_NAME
+    facts = read_json(path, FORMAT, VERSION)
+    check_fields(path, facts, {"dim": int, "num_utterances": int})
+    for name in ("checkpoint", "manifest"):
+        if facts.get(name) is not None:
+            check_fields(path, facts[name], {"path": str, "sha256": str}, name)
+    return facts
 
 
 def _read_matrix(path: Path) -> npt.NDArray[np.float32]:
@@ -100,7 +107,14 @@ def _read_matrix(path: Path) -> npt.NDArray[np.float32]:
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: does not exist") from error
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
     matrix: npt.NDArray[np.float32] | None = tensors.get(_KEY)
     if matrix is None or matrix.dtype != np.float32 or matrix.ndim != 2:

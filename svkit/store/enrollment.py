@@ -26,7 +26,7 @@ def read_enrollment(path: Path) -> pd.DataFrame:
         table = read_table(path, COLUMNS)[list(COLUMNS)]
     else:
         rows = []
-        for number, line in enumerate(data.splitlines(), start=1):
+        for number, line in enumerate(data.split("\n"), start=1):
             fields = line.split()
             if len(fields) == 1:
                 raise DataError(

@@ -1,17 +1,12 @@
 """`exp/config.toml`: what `prepare` decided for the verbs after it (preset, encoder, noise and RIR lists)."""
 
 import json
-import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from svkit.config.load import read_toml
 from svkit.errors import ConfigError
 from svkit.store.atomic import write_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FILE_NAME = "config.toml"
 
@@ -42,7 +37,7 @@ def read_experiment(exp: Path) -> Experiment:
     """
     path = exp / FILE_NAME
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = read_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Experiment()
     except (OSError, ValueError, RecursionError) as error:
@@ -50,7 +45,8 @@ def read_experiment(exp: Path) -> Experiment:
     known = [item.name for item in fields(Experiment)]
     for key, value in content.items():
         if key not in known:
-            raise ConfigError(f"{path}: {key}: unknown key; expected {', '.join(known)}")
+            shown = key if key.isprintable() else repr(key)
+            raise ConfigError(f"{path}: {shown}: unknown key; expected {', '.join(known)}")
         if not isinstance(value, str):
             raise ConfigError(f"{path}: {key}: expected text, found {value!r}")
     return Experiment(**content)

@@ -98,6 +98,11 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
         raise DataError(f"{path}: no utterances; expected at least one row below the header")
     for name in ("utterance_id", "speaker_id", "path"):
         _refuse(path, table, name, table[name].eq(""), "text", lambda cell: "nothing")
+    if table["path"].str.contains("..", regex=False).any():
+        out = table["path"].str.contains(r"^(?!/)(?:.*/)?\.\.(?:/|$)")
+        _refuse(
+            path, table, "path", out, "a path below the root (or --audio-root DIR), or an absolute one", repr
+        )
     _refuse(path, table, "utterance_id", table["utterance_id"].duplicated(), "unique ids", repr)
     for name in ("sample_rate_hz", "num_samples"):
         _refuse(

@@ -23,6 +23,7 @@ from typing import Any
 
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.store.atomic import read_json, remove_unfinished, write_json
+from svkit.store.strict_json import check_fields
 
 FORMAT, VERSION = "svkit-provenance", 1
 RUN_FORMAT, RUN_VERSION = "svkit-run", 1
@@ -50,6 +51,9 @@ _NOT_CONTENT = {
     "calibration.json",
     "README.md",
 }
+
+
+_INPUT = {"name": str, "path": str, "sha256": str}
 
 
 def sha256_file(path: Path) -> str:
@@ -205,7 +209,9 @@ def read_provenance(directory: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{directory}: not finished (no {PROVENANCE_NAME}); run the command that writes it again"
         )
-    return read_json(path, FORMAT, VERSION)
+    record = read_json(path, FORMAT, VERSION)
+    check_fields(path, record, {"command": str, "inputs": [_INPUT]})
+    return record
 
 
 def is_finished(directory: Path) -> bool:
@@ -389,6 +395,9 @@ def _empty(directory: Path, entries: list[Path], run: Mapping[str, Any]) -> None
 
 
 def _refuse_other_run(directory: Path, earlier: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    check_fields(
+        directory / RUN_NAME, earlier, {"command": str, "config": dict, "started": str, "inputs": [_INPUT]}
+    )
     difference = _first_difference(_identity(earlier), _identity(run))
     if difference is not None:
         key, before, now = difference

@@ -53,17 +53,19 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
     path = directory / LOG_NAME
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ArtifactError(f"{path}:{number}: not JSON: {error}") from error
         if not isinstance(record, dict):
-            raise ArtifactError(f"{path}:{number}: expected a JSON object, found {line[:60]!r}")
+            raise ArtifactError(
+                f"{path}:{number}: expected a JSON object, found {line[:60].decode(errors='replace')!r}"
+            )
         records.append(record)
     return records
 

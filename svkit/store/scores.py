@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 
 from svkit.errors import ArtifactError, DataError
 from svkit.store.atomic import read_json, replacing, write_json
+from svkit.store.strict_json import NUMBER, OPTIONAL_NUMBER, check_fields
 from svkit.store.tables import read_table
 from svkit.store.trials import Trials
 
@@ -107,4 +109,35 @@ def read_metrics(directory: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: missing, not JSON, of another format or version.
     """
-    return read_json(directory / METRICS_NAME, FORMAT, VERSION)
+    path = directory / METRICS_NAME
+    metrics = read_json(path, FORMAT, VERSION)
+    check_fields(path, metrics, _FIELDS)
+    if metrics["eer"] is not None:
+        check_fields(path, metrics, _RATES)
+    if metrics["eer_interval"] is not None:
+        check_fields(path, metrics["eer_interval"], _INTERVAL, "eer_interval")
+    if metrics["trials"].get("left_out") is not None:
+        check_fields(
+            path, metrics["trials"]["left_out"], {"num_trials": int, "sha256": str}, "trials.left_out"
+        )
+    check_fields(path, metrics.get("unchecked", []), [str], "unchecked")
+    if metrics["name"] != Path(metrics["name"]).name or metrics["name"] in ("", ".", ".."):
+        raise ArtifactError(f"{path}: name: expected a plain name, found {metrics['name'][:80]!r}")
+    return metrics
+
+
+_POINT = {"threshold": NUMBER, "miss_rate": NUMBER, "false_accept_rate": NUMBER}
+_INTERVAL = {"low": NUMBER, "high": NUMBER, "num_speakers": int, "num_resamples": int}
+_FIELDS = {
+    "name": str,
+    "trials": {"name": str, "sha256": str},
+    "backend": {"name": str},
+    "num_targets": int,
+    "num_nontargets": int,
+    "eer": OPTIONAL_NUMBER,
+    "eer_interval": (dict, NoneType),
+    "breakdown": [{"column": str, "groups": [{"value": str, "num_targets": int, "num_nontargets": int}]}],
+    "calibration": (dict, NoneType),
+    "cautions": [str],
+}
+_RATES = {"min_dcf": [{"p_target": NUMBER, "value": NUMBER, **_POINT}], "thresholds": {"eer": _POINT}}

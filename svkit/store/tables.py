@@ -57,6 +57,8 @@ def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
         return _read_parquet(path, required)
     data = read_bytes(path).rstrip(b"\n") + b"\n"
     header, _, body = data.partition(b"\n")
+    if b"\r" in header:
+        raise DataError(f"{path}:1: a carriage return inside a line; expected LF or CRLF line ends")
     columns = header.decode().split("\t")
     if not header.strip():
         raise DataError(
@@ -88,8 +90,9 @@ def _read_parquet(path: Path, required: Sequence[str]) -> pd.DataFrame:
         raise DataError(f"{path}: does not exist")
     try:
         table = pd.read_parquet(path)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{path}: not a parquet file: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # pyarrow and pandas raise many types for a bad file
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise DataError(f"{path}: not a parquet file: {lines[0][:200]}") from error
     _check_columns(path, [str(name) for name in table.columns], required)
     if table.isna().to_numpy().any():
         row, column = np.argwhere(table.isna().to_numpy())[0]

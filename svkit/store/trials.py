@@ -173,9 +173,11 @@ def _no_form(path: Path, columns: list[_Column], lines: npt.NDArray[np.int64]) -
 
 
 def write_trials(path: Path, trials: Trials) -> None:
-    """Write a trial list in the VoxCeleb form, or with a header and tabs where an id holds a space."""
+    """Write a trial list in the VoxCeleb form, or with a header and tabs where that would not be read back."""
     ids = pd.unique(np.concatenate([trials.enroll_ids, trials.test_ids]))
     plain = all(str(name).split() == [name] for name in ids)
+    # Utterances called 0 and 1 on the test side would be taken for labels.
+    plain = plain and not any(set(trials.test_ids) <= set(names) for names in (_DIGITS, _WORDS))
     if plain:
         rows = zip(trials.labels.tolist(), trials.enroll_ids, trials.test_ids, strict=True)
         write_text(path, "".join([f"{label} {enroll} {test}\n" for label, enroll, test in rows]))

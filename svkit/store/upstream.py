@@ -4,7 +4,6 @@ Reading is strict: every key of the source is used or named in an error, and the
 is loaded with `strict=True`.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import HeadConfig
-from svkit.errors import ArtifactError, first_five
+from svkit.errors import ArtifactError, ConfigError, first_five
+from svkit.store.strict_json import load_json
 
 
 class PublishedCheckpoint(NamedTuple):
@@ -50,7 +50,7 @@ def encoder_architecture(config: Mapping[str, Any], where: str) -> EncoderArchit
         "add_adapter": (False,),
     }
     for key, allowed in required.items():
-        if config.get(key, allowed[0]) not in allowed:
+        if key in config and config[key] not in allowed:
             raise ArtifactError(f"{where}: {key}: expected {allowed[0]!r}, found {config[key]!r}")
     try:
         num_layers, hidden = config["num_hidden_layers"], config["hidden_size"]
@@ -69,8 +69,12 @@ def encoder_architecture(config: Mapping[str, Any], where: str) -> EncoderArchit
         if "num_attention_heads_group" not in config:
             return architecture
         return architecture.with_widths(_published_widths(config, where))
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, ArithmeticError) as error:
         raise ArtifactError(f"{where}: not an encoder configuration ({error!r})") from error
+    except ArtifactError as error:
+        if str(error).startswith(where):
+            raise
+        raise ArtifactError(f"{where}: {error}") from error
 
 
 def model_architecture(config: Mapping[str, Any], head: HeadConfig, where: str) -> ModelArchitecture:
@@ -148,11 +152,11 @@ def merge_lora(state: Mapping[str, Tensor], alpha: float | None, where: str) -> 
             raise ArtifactError(
                 f"{where}: {target}: expected lora_A, lora_B and base weight, found {sorted(parts)}"
             )
-        rank = parts["A"].shape[0]
-        scaling = (2 * rank if alpha is None else alpha) / rank
         try:
+            rank = parts["A"].shape[0]
+            scaling = (2 * rank if alpha is None else alpha) / rank
             plain[f"{target}.weight"] = plain[f"{target}.weight"] + scaling * (parts["B"] @ parts["A"])
-        except RuntimeError as error:
+        except (RuntimeError, IndexError, ZeroDivisionError) as error:
             shapes = [list(tensor.shape) for tensor in (plain[f"{target}.weight"], parts["B"], parts["A"])]
             raise ArtifactError(
                 f"{where}: {target}: weight, lora_B and lora_A do not fit: {shapes}"
@@ -188,12 +192,7 @@ def _head_tensors(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object written by others (ArtifactError when it is none)."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON ({error})") from error
+    record = load_json(path)
     if not isinstance(record, dict):
         raise ArtifactError(f"{path}: expected a JSON object, found {type(record).__name__}")
     return record
@@ -241,12 +240,26 @@ def read_published(path: Path, config_path: Path, lora_alpha: float | None = Non
         )
     except KeyError as error:
         raise ArtifactError(f"{path}: missing key for {error}") from error
+    except (IndexError, ConfigError) as error:
+        raise ArtifactError(f"{path}: a tensor of the head has no size: {error}") from error
     classifier = classifier_state.pop("weight", None)
+    if classifier is not None and (classifier.ndim != 2 or classifier.shape[1] != sizes.embedding_dim):
+        raise ArtifactError(
+            f"{path}: classifier.weight: expected [classes, {sizes.embedding_dim}], found {list(classifier.shape)}"
+        )
     if classifier_state:
         raise ArtifactError(f"{path}: unknown classifier keys {first_five(sorted(classifier_state))}")
     return PublishedCheckpoint(
         model_architecture(config, sizes, str(config_path)), tensors | head, classifier
     )
+
+
+def _is_plain(entry: tuple[Any, Any]) -> bool:
+    """Whether this is a name with a dense tensor of floats or whole numbers."""
+    name, tensor = entry
+    if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        return False
+    return tensor.layout == torch.strided and not (tensor.is_complex() or tensor.is_quantized)
 
 
 def _modules(record: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -259,7 +272,7 @@ def _modules(record: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Tens
     if unknown:
         raise ArtifactError(f"{path}: unknown modules {first_five(unknown)}")
     for name, state in modules.items():
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        if not isinstance(state, dict) or not all(map(_is_plain, state.items())):
             raise ArtifactError(
                 f"{path}: modules.{name}: expected named tensors, found {type(state).__name__}"
             )

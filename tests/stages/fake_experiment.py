@@ -12,10 +12,11 @@ from svkit.config.architecture import WIDTHS, EncoderArchitecture, ModelArchitec
 from svkit.config.schema import HeadConfig
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store.atomic import write_json
-from svkit.store.checkpoint import append_log, write_model
+from svkit.store.checkpoint import SPEAKERS_NAME, append_log, write_model
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import COLUMNS, write_manifest
 from svkit.store.provenance import sha256_artifact, sha256_file
+from svkit.store.tables import write_table
 from svkit.store.trials import Trials, write_trials
 
 ENCODER = EncoderArchitecture.uniform(num_layers=3, hidden_size=32, num_heads=4, ffn_dim=64)
@@ -56,9 +57,11 @@ def pruned(architecture: ModelArchitecture) -> ModelArchitecture:
 
 
 def make_checkpoint(directory: Path, architecture: ModelArchitecture, log: list[dict]) -> None:
-    """Write a random model with a training log."""
+    """Write a random model with a training log, as if trained on two speakers."""
     torch.manual_seed(0)
     write_model(directory, architecture, SpeakerNetwork(architecture).state_dict())
+    speakers = pd.DataFrame({"row": ["0", "1"], "speaker_id": ["train-0", "train-1"], "speed": "1"})
+    write_table(directory / SPEAKERS_NAME, speakers)
     for record in log:
         append_log(directory, record)
     finish(directory)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from svkit.errors import ArtifactError, DataError
+from svkit.eval.summary import summarize
 from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
 from svkit.store.trials import Trials
 
@@ -58,5 +59,19 @@ def test_missing_scores_and_broken_ids(tmp_path):
 
 
 def test_metrics_round_trip(tmp_path):
-    write_metrics(tmp_path, {"eer": 0.125})
-    assert read_metrics(tmp_path) == {"format": "svkit-metrics", "format_version": 1, "eer": 0.125}
+    labels = np.array([1, 1, 0, 0, 0])
+    metrics = {
+        "name": "dense",
+        "trials": {"name": "t", "sha256": "aa"},
+        "backend": {"name": "cosine"},
+        **summarize(np.array([3.0, 1.0, 2.0, 0.0, -1.0]), labels),
+        "eer_interval": None,
+        "breakdown": [],
+        "calibration": None,
+        "cautions": [],
+    }
+    write_metrics(tmp_path, metrics)
+    assert read_metrics(tmp_path) == {"format": "svkit-metrics", "format_version": 1, **metrics}
+    write_metrics(tmp_path, {**metrics, "name": "../../elsewhere"})
+    with pytest.raises(ArtifactError, match=r"metrics\.json: name: expected a plain name"):
+        read_metrics(tmp_path)

@@ -59,7 +59,11 @@ def test_groups_of_dense_widths_are_no_cut():
         ),
         ({"hidden_act": "gelu"}, "hidden_act: expected 'swish'"),
         ({"add_adapter": True}, "add_adapter: expected False"),
-        ({"hidden_size": None}, "not an encoder configuration"),
+        ({"hidden_size": None}, "config.json: encoder: hidden size: expected whole numbers >= 1, found None"),
+        ({"num_hidden_layers": 10**9}, "layers: expected whole numbers"),
+        ({"num_hidden_layers": 10**6}, "at most 1000 layers"),
+        ({"num_attention_heads": 0}, "heads: expected whole numbers >= 1"),
+        ({"conv_group": [[1, 1.5]] * 24}, "not an encoder configuration"),
         ({"num_attention_heads": 7}, "not a multiple of 7 heads"),
         ({"num_attention_heads_group": [1] * 23}, "num_attention_heads_group: expected 24 layers, found 23"),
         ({"conv_group": [[1, 1]] * 25}, "conv_group: expected 24 layers, found 25"),
@@ -213,7 +217,7 @@ def test_files_that_are_no_checkpoint(tmp_path):
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ArtifactError, match="not a checkpoint"):
         read_published(tmp_path / "text.pth", PLAIN_CONFIG)
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="does not exist"):
         read_published(GOLDEN / "plain.pth", tmp_path / "none.json")
-    with pytest.raises(ArtifactError, match="not JSON"):
+    with pytest.raises(ArtifactError, match="not a JSON file"):
         read_published(GOLDEN / "plain.pth", tmp_path / "text.pth")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svkit.errors import ConfigError, DataError, first_five
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.stages.prepare import splits
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
@@ -121,12 +121,16 @@ class DataDirectory:
         if not is_finished(self.path):
             return None
         earlier = read_provenance(self.path)
-        is_same = earlier["config"] == self._config and [entry["sha256"] for entry in earlier["inputs"]] == [
-            entry["sha256"] for entry in self._inputs
-        ]
+        is_same = earlier.get("config") == self._config and [
+            entry["sha256"] for entry in earlier["inputs"]
+        ] == [entry["sha256"] for entry in self._inputs]
         if self._request.keep_finished and is_same:
             self._note_recipe()
-            return CorpusResult(**{**earlier["summary"], "bad_files": self._read_bad_files()})
+            try:
+                return CorpusResult(**{**earlier["summary"], "bad_files": self._read_bad_files()})
+            except (KeyError, TypeError) as error:
+                path = self.path / PROVENANCE_NAME
+                raise ArtifactError(f"{path}: summary: cannot be read; use --overwrite") from error
         if self._request.overwrite:
             return None
         hint = "" if is_same else " (it was made by another request)"

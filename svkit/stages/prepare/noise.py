@@ -26,6 +26,7 @@ from svkit.store.atomic import read_json, write_json
 from svkit.store.experiment import update_experiment
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import FORMAT, VERSION, lock_directory, make_provenance, plain, release_directory
+from svkit.store.strict_json import NUMBER, check_fields
 
 MUSAN_CATEGORIES = ("noise", "music", "speech")
 RIR_TYPES = ("smallroom", "mediumroom")
@@ -201,6 +202,10 @@ def _read_sources(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     categories = read_json(path, FORMAT, VERSION).get("categories", {})
+    check_fields(path, categories, {}, "categories")
+    for name, entry in categories.items():
+        summary = {"list": str, "files": dict, "hours": NUMBER, "bad_files": int}
+        check_fields(path, entry, {"config": dict, "summary": summary}, f"categories.{name}")
     return dict(categories)
 
 

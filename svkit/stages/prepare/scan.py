@@ -75,17 +75,20 @@ class ScanOptions:
 def find_audio(root: Path) -> Iterator[str]:
     """Yield the POSIX paths below `root` of all audio files, in sorted order.
 
-    Dot files and files of other kinds are passed over; links to directories are followed, loops are not.
+    Dot files and files of other kinds are passed over; links to directories are followed, each directory by one link
+    only, so that loops end and links to each other do not multiply.
 
     Raises:
         DataError: `root` is no directory, or a directory cannot be listed.
     """
     if not root.is_dir():
         raise DataError(f"{root}: {'is not a directory' if root.exists() else 'does not exist'}")
-    yield from _walk(root, "", ())
+    yield from _walk(root, "", (), set())
 
 
-def _walk(directory: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[str]:
+def _walk(
+    directory: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], linked: set[tuple[int, int]]
+) -> Iterator[str]:
     try:
         status = directory.stat()
         here = (status.st_dev, status.st_ino)
@@ -97,10 +100,23 @@ def _walk(directory: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) 
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
-            yield from _walk(directory / entry.name, f"{prefix}{entry.name}/", (*ancestors, here))
+        if _is_directory(entry):
+            if entry.is_symlink():
+                status = entry.stat()
+                target = (status.st_dev, status.st_ino)
+                if target in linked:
+                    continue
+                linked.add(target)
+            yield from _walk(directory / entry.name, f"{prefix}{entry.name}/", (*ancestors, here), linked)
         elif is_audio_name(entry.name):
             yield prefix + entry.name
+
+
+def _is_directory(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def is_audio_name(name: str) -> bool:

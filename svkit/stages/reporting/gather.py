@@ -52,10 +52,12 @@ def gather_systems(
     Returns:
         Systems (metrics, DET curve with band, histogram) and comparisons with the reference system.
     """
-    groups: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
     for directory in directories:
         metrics = read_metrics(directory)
-        groups[metrics["trials"]["sha256"], metrics["backend"]["name"]].append((directory, metrics))
+        trials = metrics["trials"]
+        left_out = str((trials.get("left_out") or {}).get("sha256"))
+        groups[trials["sha256"], left_out, metrics["backend"]["name"]].append((directory, metrics))
     systems, comparisons = [], []
     with progress.task("compare systems", len(directories)) as task:
         for members in groups.values():

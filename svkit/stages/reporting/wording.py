@@ -51,7 +51,8 @@ def p_value(value: float) -> str:
 
 def cost(system: Mapping[str, Any], prior: float) -> str:
     """Render minDCF at a prior."""
-    return next(f"{entry['value']:.3f}" for entry in system["min_dcf"] if entry["p_target"] == prior)
+    values = [f"{entry['value']:.3f}" for entry in system["min_dcf"] if entry["p_target"] == prior]
+    return values[0] if values else MISSING
 
 
 def _digits(low: float, high: float) -> int:
@@ -294,8 +295,9 @@ def comparison_sentence(comparison: Mapping[str, Any]) -> str:
 
 
 def caution_sentences(systems: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say which guards were passed with `--allow`."""
+    """Say which guards were passed with `--allow`, and what they could not check."""
     found = [f"Caution: {caution}." for system in systems for caution in system.get("cautions", [])]
+    found += [f"Not checked: {gap}." for system in systems for gap in system.get("unchecked", [])]
     return list(dict.fromkeys(found))
 
 

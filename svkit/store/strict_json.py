@@ -1,0 +1,109 @@
+"""JSON as svkit writes it: no key twice, no NaN or infinity, only text that UTF-8 can say; and the types of fields."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from svkit.errors import ArtifactError
+
+NUMBER = (int, float)
+OPTIONAL_NUMBER = (int, float, NoneType)
+OPTIONAL_TEXT = (str, NoneType)
+_LARGEST = 2**63
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ArtifactError: missing, unreadable, not JSON, or what Python alone would take: a key twice, numbers that are
+            not finite or beyond 64 bits, half a surrogate pair.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path}: does not exist") from error
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        content = json.loads(
+            data, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite, parse_int=_whole
+        )
+        if b"\\u" in data:
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not a JSON file: {error}") from error
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"expected finite numbers, found {text[:80]}")
+    return number
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if abs(number) >= _LARGEST:
+        raise ValueError(f"expected numbers of 64 bits, found {text[:80]}")
+    return number
+
+
+def check_fields(path: Path, content: Any, expected: Any, key: str = "") -> None:
+    """Check the types of the fields that are used; others are kept as they are.
+
+    Args:
+        path: of the file.
+        content: what was read.
+        expected: a type or a tuple of types; a mapping of required keys to what they hold; a list with what each
+            item of a list holds.
+        key: dotted name of `content`.
+
+    Raises:
+        ArtifactError: a field is missing or of another type, by its name.
+    """
+    if isinstance(expected, Mapping):
+        _refuse_unless(isinstance(content, dict), path, key, "an object", content)
+        for name, inner in expected.items():
+            inside = f"{key}.{name}" if key else name
+            if name not in content:
+                raise ArtifactError(f"{path}: {inside}: missing")
+            check_fields(path, content[name], inner, inside)
+    elif isinstance(expected, list):
+        _refuse_unless(isinstance(content, list), path, key, "a list", content)
+        for number, item in enumerate(content):
+            check_fields(path, item, expected[0], f"{key}[{number}]")
+    else:
+        kinds = expected if isinstance(expected, tuple) else (expected,)
+        is_expected = isinstance(content, kinds) and (not isinstance(content, bool) or bool in kinds)
+        names = " or ".join("nothing" if kind is NoneType else _NAMES[kind] for kind in kinds)
+        _refuse_unless(is_expected, path, key, names, content)
+
+
+_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "an object",
+    list: "a list",
+}
+
+
+def _refuse_unless(condition: bool, path: Path, key: str, expected: str, found: Any) -> None:
+    if not condition:
+        shown = json.dumps(found)
+        raise ArtifactError(f"{path}: {key or 'content'}: expected {expected}, found {shown[:80]}")
