@@ -1,6 +1,7 @@
 """Miniature trees of public corpora, in the layout they are distributed in."""
 
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,24 @@ import soundfile
 from svkit.progress import SilentProgress
 
 
+class Counter:
+    def __init__(self, total):
+        self.total, self.done = total, 0
+
+    def advance(self, amount=1, **fields):
+        self.done += amount
+
+
 class Notes(SilentProgress):
     """Keeps what the user is told."""
 
     def __init__(self):
         self.notes = []
+        self.tasks = {}
+
+    def task(self, description, total):
+        self.tasks[description] = Counter(total)
+        return nullcontext(self.tasks[description])
 
     def note(self, message):
         self.notes.append(message)

@@ -1,8 +1,12 @@
 """VoxCeleb2 as distributed: real AAC in `.m4a`, made and converted by the real ffmpeg."""
 
+import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +111,10 @@ def test_aac_becomes_flac_beside_it_and_an_interrupted_conversion_goes_on(
     monkeypatch.setattr(conversion, "transcode", real)
     finished = {path: path.stat().st_mtime_ns for path in root.rglob("voxceleb2/dev/flac/*/*/[0-9]*.flac")}
     assert 1 <= len(finished) < 8
-    assert prepare(tmp_path, root).train_speakers == 4
+    progress = Notes()
+    assert prepare(tmp_path, root, progress).train_speakers == 4
+    task = progress.tasks["converting to flac"]
+    assert task.done == task.total == 8 - len(finished)
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     manifest = read_manifest(tmp_path / "exp/data/train.tsv")
     assert list(manifest.utterance_ids) == [
@@ -121,6 +128,42 @@ def test_aac_becomes_flac_beside_it_and_an_interrupted_conversion_goes_on(
     # All is there now: nothing is converted again, without ffmpeg too.
     monkeypatch.setattr(conversion, "find_ffmpeg", lambda: pytest.fail("nothing is left to convert"))
     prepare(tmp_path, root, overwrite=True)
+
+
+def test_a_killed_conversion_goes_on(tmp_path, root):
+    """By a SIGKILL that leaves no time to tidy up, while ffmpeg's output is there but not yet checked."""
+    slow = tmp_path / "bin" / "ffmpeg"
+    slow.parent.mkdir()
+    slow.write_text(f'#!/bin/sh\n{shlex.quote(find_ffmpeg())} "$@"\ncode=$?\nsleep 0.2\nexit $code\n')
+    slow.chmod(0o755)
+    command = [
+        sys.executable,
+        "-m",
+        "svkit",
+        "prepare",
+        "voxceleb",
+        str(root),
+        "--exp",
+        str(tmp_path / "exp"),
+    ]
+    process = subprocess.Popen(
+        [*command, "--no-download-lists", "--workers", "2"],
+        env={**os.environ, "PATH": f"{slow.parent}:{os.environ['PATH']}"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    converted = "voxceleb2/dev/flac/*/*/[0-9]*.flac"
+    while len(list(root.rglob(converted))) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = {path: path.stat().st_mtime_ns for path in root.rglob(converted)}
+    assert len(finished) < 8 and not (tmp_path / "exp/data/provenance.json").exists()
+    assert prepare(tmp_path, root).train_utterances == 8
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert all(len(read_audio(path)) > 30_000 for path in root.rglob(converted))
 
 
 def test_wav_in_another_place_with_the_room_it_needs(tmp_path, root, monkeypatch):
@@ -143,6 +186,9 @@ def test_no_room(tmp_path, root, monkeypatch):
         ArtifactError, match="converting 6 more files needs about .* 0.0 MB are free; free some"
     ):
         prepare(tmp_path, root)
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(ArtifactError, match=r"file/x/id.*cannot be written: .* \(--convert-to DIR\)"):
+        prepare(tmp_path, root, directory=tmp_path / "file" / "x")
 
 
 def test_broken_files_are_refused_or_left_out(tmp_path, root, speech):

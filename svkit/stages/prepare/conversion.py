@@ -82,13 +82,16 @@ def convert_files(
         step = max(1, -(-len(missing) // _SAMPLE_FILES))
         first, others = missing[::step], [index for n, index in enumerate(missing) if n % step]
         workers = num_workers or os.cpu_count() or 1
-        with progress.task(f"converting to {options.suffix[1:]}", len(missing)) as task:
-            for batch in (first, others):
-                for index, fault in in_parallel(convert, batch, workers, task.advance):
-                    if fault is not None:
-                        bad[index] = fault
-                if batch is first:
-                    _report_room([targets[index] for index in first], len(others), progress)
+        try:
+            with progress.task(f"converting to {options.suffix[1:]}", len(missing)) as task:
+                for batch in (first, others):
+                    for index, fault in in_parallel(convert, batch, workers, task.advance):
+                        if fault is not None:
+                            bad[index] = fault
+                    if batch is first:
+                        _report_room([targets[index] for index in first], len(others), progress)
+        except ArtifactError as error:
+            raise ArtifactError(f"{error} (--convert-to DIR)") from error
     kept = [
         replace(file, path=targets[index].as_posix()) if index in targets else file
         for index, file in enumerate(candidates)
