@@ -106,7 +106,7 @@ ifneq ($(AUGMENT),none)
 	        'NOISE=DIR and MUSIC=DIR) and RIRS=DIR, or AUGMENT=none' >&2; exit 2; fi
 endif
 endif
-ifneq ($(filter folder,$(CORPUS)),)
+ifneq ($(filter-out demo voxceleb,$(CORPUS)),)
 	@[ -n $(call quote,$(ROOT)) ] || { echo 'error: CORPUS=$(CORPUS) needs ROOT=DIR' >&2; exit 2; }
 endif
 	$(SVKIT) prepare $(CORPUS) $(if $(corpus_root),$(call quote,$(corpus_root))) --exp $(EXP) \

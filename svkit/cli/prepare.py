@@ -1,67 +1,37 @@
 """`svkit prepare`: one subcommand a corpus, and four for augmentation material."""
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svkit.cli import console, options
+from svkit.cli import options, prepare_corpora
+from svkit.cli.prepare_options import (
+    Encoder,
+    EvalSpeakers,
+    MinSeconds,
+    Preset,
+    ReadSamples,
+    Root,
+    Seed,
+    SkipBad,
+    TrialLists,
+    ValidSpeakers,
+    Workers,
+    scan_options,
+    show_corpus,
+    show_material,
+)
 
 if TYPE_CHECKING:
-    from svkit.progress import Progress
-    from svkit.stages.prepare.corpus import CorpusResult
-    from svkit.stages.prepare.noise import NoiseRequest, NoiseResult
-    from svkit.stages.prepare.scan import BadFile, ScanOptions
-
-MAX_TABLE_ROWS = 40
-"""Bad files shown in the table; all of them are in `exp/data/bad_files.tsv`."""
+    from svkit.stages.prepare.noise import NoiseRequest
+    from svkit.stages.prepare.scan import ScanOptions
 
 app = typer.Typer(
     help="Turn audio into lists: who speaks, where, how long, and which trials to evaluate.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Directory of the corpus.")]
-EvalSpeakers = Annotated[
-    str | None,
-    typer.Option(
-        "--eval-speakers",
-        metavar="N|FILE",
-        help="How many, or a file with one a line [default: a tenth of them].",
-    ),
-]
-TrialLists = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--trials", metavar="FILE", help="Evaluation trials; repeatable [default: made from the seed]."
-    ),
-]
-ValidSpeakers = Annotated[
-    int | None,
-    typer.Option(
-        "--valid-speakers",
-        min=0,
-        metavar="N",
-        help="Training speakers held out for validation [default: a twentieth, 3 to 40].",
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every draw.")]
-MinSeconds = Annotated[float, typer.Option("--min-seconds", min=0.0, help="Shorter files are bad.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad files out instead of refusing.")]
-ReadSamples = Annotated[
-    bool,
-    typer.Option(
-        "--read-samples/--headers-only",
-        help="Decode every file: finds truncated, non-finite, duplicate ones.",
-    ),
-]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="Files read at once.")]
-Preset = Annotated[str | None, typer.Option("--preset", help="Recipe noted for the commands that follow.")]
-Encoder = Annotated[str | None, typer.Option("--encoder", help="Encoder noted for the commands that follow.")]
 
 
 @app.command()
@@ -104,61 +74,13 @@ def folder(
         trials=tuple(trials or ()),
         valid_speakers=valid_speakers,
         seed=seed,
-        scan=_scan(min_seconds, skip_bad, read_samples, workers),
+        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
         preset=preset,
         encoder=encoder,
         overwrite=overwrite,
         keep_finished=keep_finished,
     )
-    _corpus(lambda progress: run(request, progress, speaker_regex=speaker_regex), json)
-
-
-@app.command()
-def voxceleb(
-    root: Annotated[
-        Path,
-        typer.Argument(
-            metavar="[ROOT]", envvar="SVKIT_VOXCELEB", help="Directory above voxceleb1 and voxceleb2."
-        ),
-    ] = Path("VoxCeleb"),
-    trials: TrialLists = None,
-    allow_other_lists: Annotated[
-        bool,
-        typer.Option("--allow-other-lists", help="Accept a list with an official name but other counts."),
-    ] = False,
-    valid_speakers: ValidSpeakers = None,
-    min_seconds: MinSeconds = 0.5,
-    skip_bad: SkipBad = False,
-    read_samples: ReadSamples = False,
-    workers: Workers = None,
-    seed: Seed = 24,
-    preset: Preset = None,
-    encoder: Encoder = None,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
-) -> None:
-    """Prepare VoxCeleb2 dev for training and the VoxCeleb1 trial lists (O, E, H) for evaluation.
-
-    Example: svkit prepare voxceleb /data/VoxCeleb
-    """
-    from svkit.stages.prepare.corpus import CorpusRequest
-    from svkit.stages.prepare.voxceleb import run
-
-    request = CorpusRequest(
-        exp=exp,
-        root=root,
-        trials=tuple(trials or ()),
-        valid_speakers=valid_speakers,
-        seed=seed,
-        scan=_scan(min_seconds, skip_bad, read_samples, workers),
-        preset=preset,
-        encoder=encoder,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
-    )
-    _corpus(lambda progress: run(request, progress, allow_other_lists=allow_other_lists), json)
+    show_corpus(lambda progress: run(request, progress, speaker_regex=speaker_regex), json)
 
 
 @app.command()
@@ -184,13 +106,13 @@ def demo(
         exp=exp,
         valid_speakers=valid_speakers,
         seed=seed,
-        scan=_scan(0.5, False, True, workers),
+        scan=scan_options(0.5, False, True, workers),
         preset=preset,
         encoder=encoder,
         overwrite=overwrite,
         keep_finished=keep_finished,
     )
-    _corpus(lambda progress: run(request, progress), json)
+    show_corpus(lambda progress: run(request, progress), json)
 
 
 @app.command()
@@ -210,13 +132,23 @@ def musan(
     """
     from svkit.stages.prepare.noise import run_musan
 
-    request = _noise_request(exp, root, _scan(0.0, skip_bad, read_samples, workers), overwrite, keep_finished)
-    _material(lambda progress: run_musan(request, progress), json)
+    request = _noise_request(
+        exp, root, scan_options(0.0, skip_bad, read_samples, workers), overwrite, keep_finished
+    )
+    show_material(lambda progress: run_musan(request, progress), json)
 
 
 @app.command()
 def rirs(
     root: Root,
+    types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="smallroom, mediumroom, largeroom or real; repeatable [default: the first two].",
+        ),
+    ] = None,
     skip_bad: SkipBad = False,
     read_samples: ReadSamples = False,
     workers: Workers = None,
@@ -225,14 +157,16 @@ def rirs(
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
-    """Prepare the simulated small and medium rooms of RIRS_NOISES for reverberation.
+    """Prepare the impulse responses of RIRS_NOISES for reverberation: simulated rooms by size, and recorded ones.
 
     Example: svkit prepare rirs /data/RIRS_NOISES
     """
-    from svkit.stages.prepare.noise import run_rirs
+    from svkit.stages.prepare.noise import PUBLISHED_RIR_TYPES, run_rirs
 
-    request = _noise_request(exp, root, _scan(0.0, skip_bad, read_samples, workers), overwrite, keep_finished)
-    _material(lambda progress: run_rirs(request, progress), json)
+    request = _noise_request(
+        exp, root, scan_options(0.0, skip_bad, read_samples, workers), overwrite, keep_finished
+    )
+    show_material(lambda progress: run_rirs(request, progress, types or PUBLISHED_RIR_TYPES), json)
 
 
 @app.command()
@@ -252,8 +186,10 @@ def noise(
     """
     from svkit.stages.prepare.noise import run_tree
 
-    request = _noise_request(exp, root, _scan(0.0, skip_bad, read_samples, workers), overwrite, keep_finished)
-    _material(lambda progress: run_tree(request, progress, "noise"), json)
+    request = _noise_request(
+        exp, root, scan_options(0.0, skip_bad, read_samples, workers), overwrite, keep_finished
+    )
+    show_material(lambda progress: run_tree(request, progress, "noise"), json)
 
 
 @app.command()
@@ -273,16 +209,10 @@ def music(
     """
     from svkit.stages.prepare.noise import run_tree
 
-    request = _noise_request(exp, root, _scan(0.0, skip_bad, read_samples, workers), overwrite, keep_finished)
-    _material(lambda progress: run_tree(request, progress, "music"), json)
-
-
-def _scan(min_seconds: float, skip_bad: bool, read_samples: bool, workers: int | None) -> "ScanOptions":
-    from svkit.stages.prepare.scan import ScanOptions
-
-    return ScanOptions(
-        min_seconds=min_seconds, reads_samples=read_samples, num_workers=workers, skip_bad=skip_bad
+    request = _noise_request(
+        exp, root, scan_options(0.0, skip_bad, read_samples, workers), overwrite, keep_finished
     )
+    show_material(lambda progress: run_tree(request, progress, "music"), json)
 
 
 def _noise_request(
@@ -293,48 +223,12 @@ def _noise_request(
     return NoiseRequest(exp=exp, root=root, scan=scan, overwrite=overwrite, keep_finished=keep_finished)
 
 
-def _corpus(run: Callable[["Progress"], "CorpusResult"], json: bool) -> None:
-    done = _with_table(run)
-    console.result(asdict(done) if json else done.data, as_json=json)
-
-
-def _material(run: Callable[["Progress"], "NoiseResult"], json: bool) -> None:
-    done = _with_table(run)
-    console.result(asdict(done) if json else done.list, as_json=json)
-
-
-def _with_table(run: Callable[["Progress"], Any]) -> Any:
-    """Run a stage and show the bad files: refused ones before the error, left out ones at the end."""
-    from svkit.stages.prepare.scan import BadFilesError
-
-    try:
-        with console.progress() as progress:
-            done = run(progress)
-    except BadFilesError as error:
-        _show_bad_files(error.bad_files)
-        raise
-    _show_bad_files(done.bad_files)
-    return done
-
-
-def _show_bad_files(bad_files: "Sequence[BadFile]") -> None:
-    """Draw the table of bad files on stderr."""
-    if not bad_files:
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    from svkit.stages.prepare.scan import printable
-
-    counts = Counter(file.reason for file in bad_files)
-    summary = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    table = Table(title=f"{len(bad_files)} bad files: {summary}")
-    for heading in ("file", "reason", "cause"):
-        table.add_column(heading, overflow="fold")
-    for file in bad_files[:MAX_TABLE_ROWS]:
-        table.add_row(
-            *(printable(text).replace("[", r"\[") for text in (file.utterance_id, file.reason, file.detail))
-        )
-    if len(bad_files) > MAX_TABLE_ROWS:
-        table.add_row(f"... and {len(bad_files) - MAX_TABLE_ROWS} more", "", "")
-    Console(stderr=True).print(table)
+for _command in (
+    prepare_corpora.voxceleb,
+    prepare_corpora.voxblink2,
+    prepare_corpora.cnceleb,
+    prepare_corpora.librispeech,
+    prepare_corpora.kaldi,
+):
+    app.command()(_command)
+app.command("csv")(prepare_corpora.csv_table)

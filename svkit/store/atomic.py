@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,8 @@ def one_line(path: Path) -> Iterator[None]:
         raise ArtifactError(
             f"{path}: cannot be written: {reason}; free some space or choose another directory"
         ) from error
+
+_UMASK_LOCK = threading.Lock()
 
 
 @contextmanager
@@ -69,8 +72,10 @@ def _flush(path: Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    # It can only be read by setting it: two threads at once would leave it at 0.
+    with _UMASK_LOCK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 

@@ -6,6 +6,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
+from tests.stages import corpus_trees
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_bad_files_are_a_table_on_stderr(tmp_path, tree):
     ("arguments", "code", "message"),
     [
         (["folder", "/no/such"], 3, "no such directory"),
-        (["voxceleb", "/no/such"], 3, "voxceleb2/dev/wav/id00012"),
+        (["voxceleb", "/no/such"], 3, "voxceleb2/dev/aac/id00012"),
         (["musan", "/no/such"], 3, "expected musan/"),
         (["folder", "."], 3, "no audio files"),
         (["folder", "wav", "--eval-speakers", "9"], 2, "--eval-speakers 9: expected 2 to 4"),
@@ -82,3 +83,47 @@ def test_a_finished_experiment_asks_for_overwrite(tmp_path, tree, monkeypatch):
     assert run("folder", tree).exit_code == 0
     done = run("folder", tree)
     assert done.exit_code == 2 and "use --overwrite" in done.stderr
+
+
+def test_every_corpus_by_its_command(tmp_path, monkeypatch):
+    """The options that differ from command to command reach the stage."""
+    monkeypatch.chdir(tmp_path)
+    corpus_trees.voxceleb(tmp_path / "VoxCeleb")
+    corpus_trees.voxblink2(tmp_path / "VoxBlink2")
+    corpus_trees.cnceleb(tmp_path / "CN-Celeb")
+    corpus_trees.librispeech(tmp_path / "LibriSpeech")
+    corpus_trees.kaldi(tmp_path / "kaldi", tmp_path / "audio")
+    lines = [f"audio/s{speaker}-u{number}.wav;s{speaker}\n" for speaker in range(6) for number in range(2)]
+    (tmp_path / "list.csv").write_text("path;who\n" + "".join(lines))
+    for arguments, train, evaluation in (
+        (["voxceleb", "VoxCeleb", "--no-download-lists", "--format", "wav"], 4, 2),
+        (["voxceleb", "VoxCeleb", "--eval-speakers", "2"], 2, 2),
+        (["voxblink2", "VoxBlink2", "--eval-speakers", "0"], 6, 0),
+        (["cnceleb", "CN-Celeb", "--allow-other-lists", "--join-below", "0"], 4, 2),
+        (["librispeech", "LibriSpeech"], 4, 8),
+        (["kaldi", "kaldi", "--audio-root", "/"], 4, 2),
+        (["csv", "list.csv", "--speaker-column", "who"], 4, 2),
+    ):
+        done = run(*arguments, "--json", "--overwrite", "--valid-speakers", "0", "--skip-bad")
+        assert done.exit_code == 0, (arguments, done.stderr)
+        result = json.loads(done.stdout)
+        assert (result["train_speakers"], result["eval_speakers"]) == (train, evaluation), arguments
+
+
+@pytest.mark.parametrize(
+    "command", ["voxceleb", "voxblink2", "cnceleb", "librispeech", "kaldi", "csv", "musan", "rirs"]
+)
+def test_a_wrong_tree_is_one_line_and_3(tmp_path, command):
+    for speaker in "ab":
+        corpus_trees.sound(tmp_path / "talks" / speaker / "1.wav")
+    done = run(command, tmp_path / "talks", "--exp", tmp_path / "exp")
+    assert done.exit_code == 3 and done.stdout == ""
+    message = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(message) == 1 and done.stderr.endswith(f"{message[0]}\n")
+    assert "expected" in message[0] and f"svkit prepare folder {tmp_path / 'talks'}" in message[0]
+
+
+def test_rirs_of_a_type(tmp_path):
+    corpus_trees.rirs(tmp_path / "RIRS_NOISES")
+    done = run("rirs", tmp_path, "--exp", tmp_path / "exp", "--type", "largeroom", "--type", "real", "--json")
+    assert json.loads(done.stdout)["files"] == {"largeroom": 1, "real": 2}

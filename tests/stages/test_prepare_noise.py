@@ -12,6 +12,7 @@ from svkit.stages.prepare.noise import NoiseRequest
 from svkit.stages.prepare.scan import BadFilesError, ScanOptions
 from svkit.store.experiment import read_experiment
 from svkit.store.manifest import read_manifest
+from tests.stages import corpus_trees
 
 
 def sound(path, num_samples=1600):
@@ -127,13 +128,67 @@ def test_small_and_medium_simulated_rooms(tmp_path, ask, place):
     assert (experiment.noise, experiment.rirs) == (None, "data/rirs.tsv")
 
 
+@pytest.mark.parametrize("place", ["", "RIRS_NOISES", "RIRS_NOISES/simulated_rirs"])
+def test_responses_of_every_type_without_the_noises_beside_them(tmp_path, ask, place):
+    corpus_trees.rirs(tmp_path / "r" / "RIRS_NOISES")
+    result = noise.run_rirs(
+        ask(tmp_path / "r" / place), SilentProgress(), ["mediumroom", "largeroom", "real"]
+    )
+    assert listed(tmp_path, "rirs.tsv") == {
+        "mediumroom/Room001/Room001-00001.wav": "mediumroom",
+        "largeroom/Room001/Room001-00001.wav": "largeroom",
+        "real/RWCP_type1_rir_cirline_ofc_imp_rev.wav": "real",
+        "real/air_type1_air_binaural_aula_carolina_0_1.wav": "real",
+    }
+    assert result.files == {"mediumroom": 1, "largeroom": 1, "real": 2}
+    manifest = read_manifest(tmp_path / "exp" / "data" / "rirs.tsv")
+    assert all(manifest.audio_path(row).is_file() for row in range(len(manifest)))
+
+
+def test_other_types_of_responses_replace_the_earlier_ones(tmp_path, ask):
+    root = corpus_trees.rirs(tmp_path / "RIRS_NOISES")
+    noise.run_rirs(ask(root), SilentProgress(), ["smallroom", "real"])
+    with pytest.raises(ConfigError, match="rirs.tsv has real, smallroom already"):
+        noise.run_rirs(ask(root, keep_finished=True), SilentProgress(), ["smallroom"])
+    progress = corpus_trees.Notes()
+    noise.run_rirs(ask(root, overwrite=True), progress)
+    assert set(listed(tmp_path, "rirs.tsv").values()) == {"smallroom", "mediumroom"}
+    assert progress.notes == ["left out, as in the published recipe: largeroom, real (--type takes them in)"]
+    assert noise.run_rirs(ask(root, keep_finished=True), progress).files == {"smallroom": 1, "mediumroom": 1}
+
+
+def test_an_unknown_type_and_a_list_that_is_none(tmp_path, ask):
+    root = corpus_trees.rirs(tmp_path / "RIRS_NOISES")
+    with pytest.raises(ConfigError, match="--type huge: expected smallroom, mediumroom, largeroom, real"):
+        noise.run_rirs(ask(root), SilentProgress(), ["huge"])
+    real = root / "real_rirs_isotropic_noises" / "rir_list"
+    real.write_text("--rir-id 1 --room-id 2\n")
+    with pytest.raises(DataError, match="rir_list:1: expected `--rir-id ID"):
+        noise.run_rirs(ask(root), SilentProgress(), ["real"])
+    real.unlink()
+    with pytest.raises(DataError, match="rir_list: does not exist"):
+        noise.run_rirs(ask(root), SilentProgress(), ["real"])
+
+
+def test_musan_as_it_is_distributed(tmp_path, ask):
+    corpus_trees.musan(tmp_path / "musan")
+    assert noise.run_musan(ask(tmp_path / "musan"), SilentProgress()).files == {
+        "noise": 2,
+        "music": 2,
+        "speech": 2,
+    }
+
+
 def test_wrong_trees_show_the_layout(tmp_path, ask):
     (tmp_path / "x").mkdir()
     for run, layout in ((noise.run_musan, "OpenSLR 17"), (noise.run_rirs, "OpenSLR 28")):
         with pytest.raises(DataError, match=f"no such directory; .*{layout}"):
             run(ask(tmp_path / "none"), SilentProgress())
-        with pytest.raises(DataError, match=f"no directories .*{layout}"):
+        with pytest.raises(DataError, match=f"no directories .*{layout}.*found an empty directory"):
             run(ask(tmp_path / "x"), SilentProgress())
+        corpus_trees.voxblink2(tmp_path / layout)
+        with pytest.raises(DataError, match="this looks like voxblink2: svkit prepare voxblink2"):
+            run(ask(tmp_path / layout), SilentProgress())
     with pytest.raises(DataError, match="no audio files below"):
         noise.run_tree(ask(tmp_path / "x"), SilentProgress(), "noise")
     with pytest.raises(DataError, match="does not exist"):

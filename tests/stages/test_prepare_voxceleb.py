@@ -8,22 +8,18 @@ import soundfile
 
 from svkit.errors import DataError
 from svkit.progress import SilentProgress
+from svkit.stages.prepare import official as official_module
 from svkit.stages.prepare import voxceleb
+from svkit.stages.prepare.conversion import Conversion
 from svkit.stages.prepare.corpus import CorpusRequest
 from svkit.stages.prepare.scan import ScanOptions
+from svkit.stages.prepare.voxceleb import VoxcelebOptions
 from svkit.store.lists import OfficialList
 from svkit.store.manifest import read_manifest
+from tests.stages.corpus_trees import Notes
 
 DEV1, TEST1 = ["id10001", "id11251"], ["id10270", "id10309"]
 DEV2, TEST2 = ["id00012", "id00015", "id09272", "id10000"], ["id00017"]
-
-
-class Notes(SilentProgress):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 def speaker(root, name, suffix=".wav"):
@@ -50,7 +46,8 @@ def prepare(tmp_path, root, progress=None, allow_other_lists=False, **fields):
     request = CorpusRequest(
         **{"exp": tmp_path / "exp", "root": root, "scan": ScanOptions(reads_samples=False), **fields}
     )
-    return voxceleb.run(request, progress or SilentProgress(), allow_other_lists=allow_other_lists)
+    options = VoxcelebOptions(allow_other_lists=allow_other_lists, conversion=Conversion(is_wanted=False))
+    return voxceleb.run(request, progress or SilentProgress(), options)
 
 
 def trials_text(names):
@@ -73,6 +70,22 @@ def test_without_lists_vox2_dev_trains_and_vox1_test_evaluates(tmp_path, root):
     assert (
         "VoxCeleb2 dev: 4 speakers and 16 utterances found, published 5,994 and 1,092,009" in progress.notes
     )
+    assert "VoxCeleb1 test: 2 speakers and 8 utterances found, published 40 and 4,874" in progress.notes
+
+
+def test_an_incomplete_training_set_is_refused_if_that_is_asked_for(tmp_path, root):
+    request = CorpusRequest(exp=tmp_path / "exp", root=root)
+    with pytest.raises(DataError, match="expected 5,994 speakers and 1,092,009 utterances, found 4 and 16"):
+        voxceleb.run(request, SilentProgress(), VoxcelebOptions(is_strict=True))
+
+
+@pytest.mark.parametrize(("wanted", "train", "evaluation"), [("2", 2, 2), ("0", 4, 0)])
+def test_evaluation_speakers_may_be_held_out_of_the_training_set(tmp_path, wanted, train, evaluation):
+    root = tmp_path / "v"
+    for name in DEV2:
+        speaker(root / "voxceleb2" / "dev", name)
+    result = prepare(tmp_path, root, eval_speakers=wanted, valid_speakers=0)
+    assert (result.train_speakers, result.eval_speakers) == (train, evaluation)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +135,7 @@ def official(monkeypatch):
         entry("vox1-H", "list_test_hard2.txt", 9, 4),
         entry("vox1-O-original", "veri_test.txt", 3, 1),
     )
-    monkeypatch.setattr(voxceleb, "official_lists", lambda: entries)
+    monkeypatch.setattr(official_module, "official_lists", lambda: entries)
 
 
 @pytest.mark.usefixtures("official")
@@ -146,7 +159,8 @@ def test_mixed_up_lists_are_named(tmp_path, root):
     path = tmp_path / "veri_test2.txt"
     path.write_text(trials_text(TEST1) + "0 id10270/x2/00001.wav id10309/x2/00002.wav\n")
     message = (
-        r"expected 2 lines and 1 targets \(vox1-O!\), found 3 and 1; these are the counts of vox1-O-original!"
+        r"this is vox1-O-original! by its counts, asked for vox1-O!: expected 2 lines and 1 targets \(vox1-O!\),"
+        r" found 3 and 1"
     )
     with pytest.raises(DataError, match=message):
         prepare(tmp_path, root, trials=(path,))

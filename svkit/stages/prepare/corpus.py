@@ -32,6 +32,8 @@ from svkit.store.trials import Trials, read_trials, write_trials
 
 BAD_FILES_NAME = "bad_files.tsv"
 _OWN_FILES = ("train.tsv", "valid.tsv", "eval.tsv", "valid_trials.txt")
+_MADE_AUDIO = ("demo", "cnceleb", "kaldi")
+"""Directories with audio that a command made; another corpus removes them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +43,7 @@ class CorpusRequest:
     exp: Path
     root: Path | None = None
     eval_speakers: str | None = None
-    """A number or a file."""
+    """A number (0: no evaluation at all) or a file."""
     trials: tuple[Path, ...] = ()
     """Given lists; none: made from the evaluation speakers."""
     valid_speakers: int | None = None
@@ -82,6 +84,8 @@ class EvaluationList:
     trials: Trials
     source: Path | None
     """The given file, copied as it is; None: the list was made."""
+    enrollment: pd.DataFrame | None = None
+    """`enroll_id`, `utterance_id`: the utterances of each enrollment, for `svkit score --enroll`."""
 
 
 class DataDirectory:
@@ -91,7 +95,12 @@ class DataDirectory:
     """
 
     def __init__(
-        self, request: CorpusRequest, corpus: str, config: Mapping[str, Any], default_preset: str
+        self,
+        request: CorpusRequest,
+        corpus: str,
+        config: Mapping[str, Any],
+        default_preset: str = "w2v-bert-2.0",
+        inputs: Mapping[str, Path] | None = None,
     ) -> None:
         """Take the directory.
 
@@ -100,6 +109,7 @@ class DataDirectory:
             corpus: its name.
             config: what identifies the request, for provenance and `keep_finished`.
             default_preset: preset noted in `exp/config.toml` unless the request has one.
+            inputs: name -> lists that the corpus consists of, beside those that the request names.
 
         Raises:
             ConfigError: finished already and neither `overwrite` nor the same request with `keep_finished`.
@@ -112,7 +122,7 @@ class DataDirectory:
         self._preset = request.preset or default_preset
         self._config = plain({"corpus": corpus, "seed": request.seed, **config})
         self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._inputs = describe_inputs(_given_files(request))
+        self._inputs = describe_inputs({**(inputs or {}), **_given_files(request)})
         self.finished = self._finished_before()
         self._lock = lock_directory(self.path)
 
@@ -156,8 +166,9 @@ class DataDirectory:
         for name in _OWN_FILES:
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "trials", ignore_errors=True)
-        if self._corpus != "demo":
-            shutil.rmtree(self.path / "demo", ignore_errors=True)
+        for name in _MADE_AUDIO:
+            if name != self._corpus:
+                shutil.rmtree(self.path / name, ignore_errors=True)
 
     def accept(self, bad: Sequence[BadFile], num_files: int) -> None:
         """Write the list of bad files, and raise unless they are to be left out.
@@ -220,6 +231,8 @@ class DataDirectory:
                 write_trials(path, entry.trials)
             else:
                 write_bytes(path, entry.source.read_bytes())
+            if entry.enrollment is not None:
+                write_table(path.with_name(f"{entry.name}.enroll.tsv"), entry.enrollment)
         result = self._summarise(train, valid, evaluation, lists, bad)
         self._note_recipe()
         content = make_provenance(
@@ -297,6 +310,53 @@ def _hold_out(
     return [], None
 
 
+def identity(request: CorpusRequest) -> dict[str, Any]:
+    """Return the part of a command's configuration that every corpus has."""
+    return {
+        "root": request.root.resolve() if request.root is not None else None,
+        "eval_speakers": request.eval_speakers,
+        "trials": request.trials,
+        "valid_speakers": request.valid_speakers,
+        "min_seconds": request.scan.min_seconds,
+        "skip_bad": request.scan.skip_bad,
+        "reads_samples": request.scan.reads_samples,
+    }
+
+
+def split_and_write(
+    data: DataDirectory,
+    table: pd.DataFrame,
+    bad: Sequence[BadFile],
+    request: CorpusRequest,
+    corpus: str,
+    progress: Progress,
+) -> CorpusResult:
+    """Split a corpus without official lists: evaluation speakers as asked for, everyone else trains.
+
+    Args:
+        data: where to.
+        table: rows of the whole corpus.
+        bad: files that were left out.
+        request: names lists and speakers, or neither.
+        corpus: name of a made list.
+        progress: notes.
+    """
+    eval_speakers, lists = evaluation_lists(table, request, corpus)
+    train = table[~table["speaker_id"].isin(eval_speakers)]
+    return data.write(train, named_rows(table, lists), lists, bad, progress)
+
+
+def report_difference(what: str, found: Sequence[int], published: Sequence[int], progress: Progress) -> bool:
+    """Note speakers and utterances that differ from what is published; say whether they do."""
+    if tuple(found) == tuple(published):
+        return False
+    progress.note(
+        f"{what}: {found[0]:,} speakers and {found[1]:,} utterances found, published"
+        f" {published[0]:,} and {published[1]:,}"
+    )
+    return True
+
+
 def read_lists(
     paths: Sequence[Path], table: pd.DataFrame, absent: str = "the corpus lacks"
 ) -> list[EvaluationList]:
@@ -317,9 +377,13 @@ def read_lists(
 
 
 def named_rows(table: pd.DataFrame, lists: Sequence[EvaluationList]) -> pd.DataFrame:
-    """Return the rows of the utterances named in trial lists."""
-    named = [ids for entry in lists for ids in (entry.trials.enroll_ids, entry.trials.test_ids)]
-    return table[table["utterance_id"].isin(set(pd.unique(np.concatenate(named))))]
+    """Return the rows of the utterances named in trial lists and their enrollments."""
+    named: set[str] = set()
+    for entry in lists:
+        named.update(pd.unique(np.concatenate([entry.trials.enroll_ids, entry.trials.test_ids])))
+        if entry.enrollment is not None:
+            named.update(entry.enrollment["utterance_id"])
+    return table[table["utterance_id"].isin(named)]
 
 
 def evaluation_lists(
@@ -333,11 +397,13 @@ def evaluation_lists(
         corpus: name of a made list.
 
     Returns:
-        Evaluation speakers, and at least one list among them.
+        Evaluation speakers, and at least one list among them; neither where none were asked for (`0`).
 
     Raises:
         DataError: a list names utterances of speakers that are not for evaluation; see also `read_lists`.
     """
+    if not request.trials and request.eval_speakers == "0" and not Path("0").exists():
+        return [], []
     if not request.trials:
         speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed)
         trials = splits.make_trials(table[table["speaker_id"].isin(speakers)], request.seed, corpus)

@@ -9,9 +9,10 @@ from svkit.stages.prepare.corpus import (
     CorpusRequest,
     CorpusResult,
     DataDirectory,
-    evaluation_lists,
-    named_rows,
+    identity,
+    split_and_write,
 )
+from svkit.stages.prepare.recognise import guess_corpus
 from svkit.stages.prepare.scan import BadFile, Candidate, find_audio, make_bad, scan_files
 
 
@@ -34,27 +35,18 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
         raise DataError(f"{request.root}: no such directory; expected a folder with one directory a speaker")
     root = request.root.resolve()
     pattern = _compile(speaker_regex)
-    scan = request.scan
-    config = {
-        "root": root,
-        "speaker_regex": speaker_regex,
-        "eval_speakers": request.eval_speakers,
-        "trials": request.trials,
-        "valid_speakers": request.valid_speakers,
-        "min_seconds": scan.min_seconds,
-        "skip_bad": scan.skip_bad,
-        "reads_samples": scan.reads_samples,
-    }
-    with DataDirectory(request, "folder", config, "w2v-bert-2.0") as data:
+    config = {**identity(request), "speaker_regex": speaker_regex}
+    with DataDirectory(request, "folder", config) as data:
         if data.finished is not None:
             return data.finished
+        guess = guess_corpus(root)
+        if guess not in (None, "folder"):
+            progress.note(f"{root} looks like {guess}, for which there is a command: svkit prepare {guess}")
         candidates, bad = _list_files(root, pattern)
-        table, unusable = scan_files(candidates, scan, progress)
+        table, unusable = scan_files(candidates, request.scan, progress)
         bad.extend(unusable)
         data.accept(bad, len(table) + len(bad))
-        eval_speakers, lists = evaluation_lists(table, request, "folder")
-        train = table[~table["speaker_id"].isin(eval_speakers)]
-        return data.write(train, named_rows(table, lists), lists, bad, progress)
+        return split_and_write(data, table, bad, request, "folder", progress)
 
 
 def _compile(regex: str | None) -> re.Pattern[str] | None:

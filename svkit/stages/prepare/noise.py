@@ -14,11 +14,13 @@ import pandas as pd
 
 from svkit.errors import ConfigError, DataError
 from svkit.progress import Progress
+from svkit.stages.prepare.recognise import wrong_tree
 from svkit.stages.prepare.scan import (
     BadFile,
     Candidate,
     ScanOptions,
     find_audio,
+    is_audio_name,
     refuse_bad,
     scan_files,
 )
@@ -29,10 +31,16 @@ from svkit.store.provenance import FORMAT, VERSION, lock_directory, make_provena
 from svkit.store.strict_json import NUMBER, check_fields
 
 MUSAN_CATEGORIES = ("noise", "music", "speech")
-RIR_TYPES = ("smallroom", "mediumroom")
-"""As published: neither the large simulated rooms nor the recorded responses of the same package."""
+RIR_TYPES = ("smallroom", "mediumroom", "largeroom", "real")
+"""Simulated rooms by size, and responses recorded in real ones."""
+PUBLISHED_RIR_TYPES = ("smallroom", "mediumroom")
+"""What the published recipe uses of them."""
+_REAL_RIRS = "real_rirs_isotropic_noises"
 _MUSAN_LAYOUT = "expected musan/{noise,music,speech}/SOURCE/*.wav (OpenSLR 17)"
-_RIRS_LAYOUT = "expected RIRS_NOISES/simulated_rirs/{smallroom,mediumroom}/RoomNNN/*.wav (OpenSLR 28)"
+_RIRS_LAYOUT = (
+    "expected RIRS_NOISES/simulated_rirs/{smallroom,mediumroom,largeroom}/RoomNNN/*.wav and"
+    " RIRS_NOISES/real_rirs_isotropic_noises/rir_list (OpenSLR 28)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +76,7 @@ def run_musan(request: NoiseRequest, progress: Progress) -> NoiseResult:
     Raises:
         DataError: the tree is not MUSAN's.
     """
-    root = _find(request.root, ("", "musan"), MUSAN_CATEGORIES, _MUSAN_LAYOUT)
+    root = _find(request.root, "musan", ("", "musan"), MUSAN_CATEGORIES, _MUSAN_LAYOUT)
     files: dict[str, list[str]] = {}
     for category in MUSAN_CATEGORIES:
         names = list(find_audio(root / category))
@@ -82,17 +90,56 @@ def run_musan(request: NoiseRequest, progress: Progress) -> NoiseResult:
     )
 
 
-def run_rirs(request: NoiseRequest, progress: Progress) -> NoiseResult:
-    """Prepare the simulated small and medium rooms of RIRS_NOISES.
+def run_rirs(
+    request: NoiseRequest, progress: Progress, types: Sequence[str] = PUBLISHED_RIR_TYPES
+) -> NoiseResult:
+    """Prepare the room impulse responses of RIRS_NOISES; the list says the type of each.
+
+    Args:
+        request: the request.
+        progress: counts files.
+        types: of `RIR_TYPES`; the others are left out.
 
     Raises:
+        ConfigError: an unknown type.
         DataError: the tree is not that of RIRS_NOISES.
     """
-    places = ("", "simulated_rirs", "RIRS_NOISES/simulated_rirs")
-    root = _find(request.root, places, RIR_TYPES, _RIRS_LAYOUT)
-    progress.note("large rooms and recorded responses are left out, as in the published recipe")
-    sources = {name: (root / name, list(find_audio(root / name))) for name in RIR_TYPES}
-    return _run(request, progress, "rirs", "rirs", sources)
+    unknown = [name for name in types if name not in RIR_TYPES]
+    if unknown:
+        raise ConfigError(f"--type {unknown[0]}: expected {', '.join(RIR_TYPES)}")
+    simulated = [name for name in types if name != "real"]
+    sources: dict[str, tuple[Path, Sequence[str]]] = {}
+    if simulated:
+        places = ("", "simulated_rirs", "RIRS_NOISES/simulated_rirs")
+        root = _find(request.root, "rirs", places, simulated, _RIRS_LAYOUT)
+        sources = {name: (root / name, list(find_audio(root / name))) for name in simulated}
+    if "real" in types:
+        root = (
+            _find(request.root, "rirs", ("", "..", "RIRS_NOISES"), (_REAL_RIRS,), _RIRS_LAYOUT) / _REAL_RIRS
+        )
+        sources["real"] = (root, _real_responses(root))
+    left_out = [name for name in RIR_TYPES if name not in types]
+    if left_out:
+        why = ", as in the published recipe" if set(types) == set(PUBLISHED_RIR_TYPES) else ""
+        progress.note(f"left out{why}: {', '.join(left_out)} (--type takes them in)")
+    return _run(request, progress, "rirs", "rirs", sources, replaces_all=True)
+
+
+def _real_responses(root: Path) -> list[str]:
+    """Return the recorded responses that `rir_list` names (the directory holds noises too)."""
+    path = root / "rir_list"
+    if not path.is_file():
+        raise DataError(f"{path}: does not exist; it says which of the files beside it are responses")
+    names = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        fields = line.split()
+        if fields and not is_audio_name(fields[-1]):
+            raise DataError(
+                f"{path}:{number}: expected `--rir-id ID --room-id ID ... FILE`, found {line[:80]!r}"
+            )
+        if fields:
+            names.append(fields[-1].rpartition("/")[2])
+    return sorted(set(names))
 
 
 def run_tree(request: NoiseRequest, progress: Progress, category: str) -> NoiseResult:
@@ -111,13 +158,11 @@ def run_tree(request: NoiseRequest, progress: Progress, category: str) -> NoiseR
     )
 
 
-def _find(root: Path, places: Sequence[str], needed: Sequence[str], layout: str) -> Path:
-    if not root.is_dir():
-        raise DataError(f"{root}: no such directory; {layout}")
+def _find(root: Path, command: str, places: Sequence[str], needed: Sequence[str], layout: str) -> Path:
     for place in places:
         if all((root / place / name).is_dir() for name in needed):
             return root / place
-    raise DataError(f"{root}: no directories {', '.join(needed)} there; {layout}")
+    raise wrong_tree(root, command, f"no directories {', '.join(needed)} there", layout)
 
 
 def _stem(name: str) -> str:
@@ -147,14 +192,24 @@ def _run(
     command: str,
     kind: str,
     sources: Mapping[str, tuple[Path, Sequence[str]]],
+    *,
+    replaces_all: bool = False,
 ) -> NoiseResult:
-    """Scan the files of each category and put them into the list of this kind (`noise` or `rirs`)."""
+    """Scan the files of each category and put them into the list of this kind (`noise` or `rirs`).
+
+    Other categories of the list stay, unless `replaces_all`.
+    """
     data = request.exp / "data"
     path, provenance_path = data / f"{kind}.tsv", data / f"{kind}.provenance.json"
     config = plain({"root": request.root.resolve(), "scan": _identity(request.scan)})
     earlier = _read_sources(provenance_path) if path.exists() else {}
-    present = sorted(set(earlier) & set(sources))
-    if request.keep_finished and all(earlier.get(name, {}).get("config") == config for name in sources):
+    present = sorted(set(earlier) if replaces_all else set(earlier) & set(sources))
+    is_complete = not replaces_all or set(earlier) == set(sources)
+    if (
+        request.keep_finished
+        and is_complete
+        and all(earlier.get(name, {}).get("config") == config for name in sources)
+    ):
         return NoiseResult(**{**earlier[next(iter(sources))]["summary"], "bad_files": ()})
     if present and not request.overwrite:
         raise ConfigError(f"{path} has {', '.join(present)} already; use --overwrite to replace it")
@@ -163,7 +218,7 @@ def _run(
     try:
         table, bad = _scan(request, progress, sources)
         result = _summarise(path, table, bad)
-        if path.exists():
+        if path.exists() and not replaces_all:
             kept = read_manifest(path).table
             table = pd.concat([kept[~kept["category"].isin(list(sources))], table], ignore_index=True)
         provenance_path.unlink(missing_ok=True)
@@ -175,7 +230,7 @@ def _run(
             "summary": {**asdict(result), "bad_files": len(bad)},
             "finished": started,
         }
-        merged = {**earlier, **dict.fromkeys(sources, entry)}
+        merged = {**({} if replaces_all else earlier), **dict.fromkeys(sources, entry)}
         content = make_provenance(
             command=f"prepare {command}",
             config=config,

@@ -2,13 +2,12 @@
 
 Nagrani et al. 2017 and Chung et al. 2018. A speaker is a directory `idXXXXX`, a session is a video.
 VoxCeleb1 has the ids id10001 to id11251, of which id10270 to id10309 are its test set; all other ids are
-VoxCeleb2's.
+VoxCeleb2's, whose audio is distributed as AAC (`dev/aac/idXXXXX/VIDEO/NNNNN.m4a`) and converted here.
 """
 
-import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,28 +16,49 @@ import pandas as pd
 
 from svkit.errors import DataError, first_five
 from svkit.progress import Progress
-from svkit.stages.prepare import splits
+from svkit.stages.prepare import official, splits
+from svkit.stages.prepare.conversion import Conversion, convert_files
 from svkit.stages.prepare.corpus import (
     CorpusRequest,
     CorpusResult,
     DataDirectory,
     EvaluationList,
+    identity,
     named_rows,
+    report_difference,
+    split_and_write,
 )
+from svkit.stages.prepare.recognise import wrong_tree
 from svkit.stages.prepare.scan import READABLE_SUFFIXES, BadFile, Candidate, find_audio, scan_files
-from svkit.store.lists import OfficialList, official_lists
-from svkit.store.trials import Trials, read_trials
+from svkit.store.lists import OfficialList
 
-LAYOUT = """expected below ROOT (names of the upper directories are free):
-  voxceleb1/dev/wav/id10001/VIDEO/00001.wav
-  voxceleb1/test/wav/id10270/VIDEO/00001.wav
-  voxceleb2/dev/wav/id00012/VIDEO/00001.wav
-  veri_test2.txt, list_test_all2.txt, list_test_hard2.txt in ROOT, ROOT/meta or ROOT/voxceleb1"""
-PUBLISHED_SPEAKERS, PUBLISHED_UTTERANCES = 5_994, 1_092_009
-"""VoxCeleb2 dev."""
+LAYOUT = (
+    "expected below ROOT (upper directories as you like): voxceleb1/dev/wav/id10001/VIDEO/00001.wav,"
+    " voxceleb1/test/wav/id10270/VIDEO/00001.wav, voxceleb2/dev/aac/id00012/VIDEO/00001.m4a (or wav)"
+)
+PUBLISHED = {
+    "VoxCeleb2 dev": (5_994, 1_092_009),
+    "VoxCeleb1 dev": (1_211, 148_642),
+    "VoxCeleb1 test": (40, 4_874),
+}
+"""Speakers and utterances."""
 _SPEAKER = re.compile(r"id\d{5}")
 _VOX1, _VOX1_TEST = range(10_001, 11_252), range(10_270, 10_310)
 _MAX_DEPTH = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VoxcelebOptions:
+    """What is particular to this corpus."""
+
+    conversion: Conversion = Conversion()
+    """Of the AAC files of VoxCeleb2."""
+    downloads_lists: bool = False
+    """Get the official lists that are neither given nor in ROOT."""
+    allow_other_lists: bool = False
+    """Accept a list that has an official name but not its number of lines."""
+    is_strict: bool = False
+    """Refuse a VoxCeleb2 dev with other numbers of speakers or utterances than published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,49 +70,75 @@ class _Tree:
     vox2_dev: list[Candidate]
 
 
-def run(request: CorpusRequest, progress: Progress, *, allow_other_lists: bool = False) -> CorpusResult:
+def run(request: CorpusRequest, progress: Progress, options: VoxcelebOptions | None = None) -> CorpusResult:
     """Prepare VoxCeleb.
 
     Training takes VoxCeleb2 dev, or VoxCeleb1 dev where there is no VoxCeleb2. Evaluation takes what the
-    trial lists name: those given, else the official lists found (the cleaned ones first), else a list made
-    among the speakers of VoxCeleb1 test.
+    trial lists name: those given, else the official lists found (the cleaned ones first) or downloaded, else a list
+    made among the speakers of VoxCeleb1 test. With evaluation speakers asked for, these are held out of the
+    training set instead.
 
     Args:
         request: with `root` (None: `./VoxCeleb`).
         progress: counts files and notes differences from what is published.
-        allow_other_lists: accept a list that has an official name but not its number of lines.
+        options: see there.
 
     Raises:
+        ConfigError: files to convert and no ffmpeg.
         DataError: the tree, the lists or the audio are not as they should be.
+        ArtifactError: no room for what is converted.
     """
+    options = options or VoxcelebOptions()
     root = (request.root or Path("VoxCeleb")).resolve()
     if not root.is_dir():
         raise DataError(f"{root}: no such directory; give ROOT or set SVKIT_VOXCELEB; {LAYOUT}")
     config = {
+        **identity(request),
         "root": root,
-        "trials": request.trials,
-        "valid_speakers": request.valid_speakers,
-        "min_seconds": request.scan.min_seconds,
-        "skip_bad": request.scan.skip_bad,
-        "reads_samples": request.scan.reads_samples,
-        "allow_other_lists": allow_other_lists,
+        "allow_other_lists": options.allow_other_lists,
+        "convert": options.conversion.is_wanted,
+        "strict": options.is_strict,
     }
-    with DataDirectory(request, "voxceleb", config, "w2v-bert-2.0") as data:
+    with DataDirectory(request, "voxceleb", config) as data:
         if data.finished is not None:
             return data.finished
         tree = _find_audio(root, progress)
-        lists = _take_lists(root, request, allow_other_lists, progress)
-        training = _training_files(tree, lists, progress)
-        evaluating = _evaluation_files(tree, lists)
-        table, bad = scan_files([*training, *evaluating], request.scan, progress, "reading headers")
+        is_official = request.eval_speakers is None
+        lists: list[EvaluationList] = []
+        if is_official:
+            paths = _list_paths(root, tree, data.path, request, options, progress)
+            lists = official.take_lists(paths, official.voxceleb_lists(), options.allow_other_lists, progress)
+        training = _training_files(tree, lists, options.is_strict, progress)
+        evaluating = _evaluation_files(tree, lists) if is_official else []
+        files, bad = convert_files(
+            [*training, *evaluating],
+            options.conversion,
+            lambda file: _target(file, options.conversion),
+            request.scan.num_workers,
+            progress,
+        )
+        table, unusable = scan_files(files, request.scan, progress, "reading headers")
+        bad += unusable
         data.accept(bad, len(training) + len(evaluating))
+        if not is_official:
+            return split_and_write(data, table, bad, request, "voxceleb", progress)
         is_train = table["speaker_id"].isin({file.speaker_id for file in training})
         evaluation = table[~is_train]
         if not lists:
             trials = splits.make_trials(evaluation, request.seed, "voxceleb")
             lists = [EvaluationList(name="voxceleb", trials=trials, source=None)]
+            progress.note("no official trial list: the one written was made among the evaluation speakers")
         _check_lists(lists, evaluation, bad)
         return data.write(table[is_train], named_rows(evaluation, lists), lists, bad, progress)
+
+
+def _target(file: Candidate, conversion: Conversion) -> Path:
+    """Return where the conversion of `.../aac/idXXXXX/VIDEO/NNNNN.m4a` goes: `.../flac/idXXXXX/VIDEO/NNNNN.flac`."""
+    name = os.path.splitext(file.utterance_id)[0] + conversion.suffix  # noqa: PTH122
+    if conversion.directory is not None:
+        return conversion.directory.resolve() / name
+    above = Path(file.path).parents[len(Path(name).parts) - 1]
+    return (above.parent if above.name == "aac" else above) / conversion.suffix[1:] / name
 
 
 def _find_audio(root: Path, progress: Progress) -> _Tree:
@@ -109,7 +155,7 @@ def _find_audio(root: Path, progress: Progress) -> _Tree:
             _add_speaker(directory, parts[part])
             task.advance()
     if not any(parts.values()):
-        raise DataError(f"{root}: no speaker directories idXXXXX with audio below it; {LAYOUT}")
+        raise wrong_tree(root, "voxceleb", "no speaker directories idXXXXX with audio below it", LAYOUT)
     return _Tree(**{name: [files[key] for key in sorted(files)] for name, files in parts.items()})
 
 
@@ -147,77 +193,53 @@ def _rank(suffix: str) -> int:
     return 0 if suffix.lower() == ".wav" else 1 if suffix.lower() in READABLE_SUFFIXES else 2
 
 
-def _take_lists(
-    root: Path, request: CorpusRequest, allow_other: bool, progress: Progress
-) -> list[EvaluationList]:
-    official = {entry.file: entry for entry in official_lists() if entry.name.startswith("vox1")}
-    paths = list(request.trials) or _find_lists(root, official, progress)
-    lists: list[EvaluationList] = []
-    for path in paths:
-        trials = read_trials(path)
-        entry = official.get(path.name)
-        name = path.stem if entry is None else entry.name
-        if entry is not None:
-            if not allow_other:
-                _check_official(path, entry, trials, list(official.values()))
-            if not _has_known_bytes(path, entry):
-                progress.note(f"{path}: not byte for byte the published {entry.title}")
-        if any(other.name == name for other in lists):
-            raise DataError(f"{path}: a second list for {name}; give one")
-        lists.append(EvaluationList(name=name, trials=trials, source=path))
-    return lists
+def _list_paths(
+    root: Path,
+    tree: _Tree,
+    data: Path,
+    request: CorpusRequest,
+    options: VoxcelebOptions,
+    progress: Progress,
+) -> list[Path]:
+    """Return the lists to use: those given, else those found in `root`, else those that can be downloaded."""
+    known = official.voxceleb_lists()
+    paths = list(request.trials) or official.find_lists(root, known, progress)
+    if paths or not options.downloads_lists:
+        return paths
+    return official.download_lists(_usable_lists(tree, known.values()), data / "official_lists", progress)
 
 
-def _find_lists(root: Path, official: dict[str, OfficialList], progress: Progress) -> list[Path]:
-    found: dict[str, Path] = {}
-    for entry in official.values():
-        for pattern in (entry.file, f"*/{entry.file}", f"*/*/{entry.file}"):
-            for path in sorted(root.glob(pattern)):
-                found.setdefault(entry.name, path)
-    originals = [
-        name for name in found if name.removesuffix("-original") in found and name.endswith("-original")
-    ]
-    for name in originals:
-        progress.note(
-            f"{found.pop(name)} is left out: its cleaned form is there (give it with --trials to use it)"
-        )
-    return list(found.values())
+def _usable_lists(tree: _Tree, known: Iterable[OfficialList]) -> list[OfficialList]:
+    """Return the cleaned lists that there is audio for: O needs VoxCeleb1 test, E and H all of VoxCeleb1."""
+    names = {"vox1-O"} if tree.vox1_test else set()
+    # Without VoxCeleb2, the speakers of E and H train.
+    if tree.vox1_test and tree.vox1_dev and tree.vox2_dev:
+        names |= {"vox1-E", "vox1-H"}
+    return [entry for entry in known if entry.name in names]
 
 
-def _check_official(
-    path: Path, entry: OfficialList, trials: Trials, official: Sequence[OfficialList]
-) -> None:
-    lines, targets = len(trials), int((trials.labels == 1).sum())
-    if (lines, targets) == (entry.lines, entry.targets):
-        return
-    same = [other.title for other in official if (other.lines, other.targets) == (lines, targets)]
-    mix_up = f"; these are the counts of {same[0]}: two lists were mixed up" if same else ""
-    raise DataError(
-        f"{path}: expected {entry.lines:,} lines and {entry.targets:,} targets ({entry.title}), found"
-        f" {lines:,} and {targets:,}{mix_up}; get it from {entry.address}, or use --allow-other-lists"
-    )
-
-
-def _has_known_bytes(path: Path, entry: OfficialList) -> bool:
-    content = path.read_bytes()
-    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    return entry.md5 in (None, md5) and entry.sha256 in (None, hashlib.sha256(content).hexdigest())
-
-
-def _training_files(tree: _Tree, lists: Sequence[EvaluationList], progress: Progress) -> list[Candidate]:
+def _training_files(
+    tree: _Tree, lists: Sequence[EvaluationList], is_strict: bool, progress: Progress
+) -> list[Candidate]:
     training = tree.vox2_dev or tree.vox1_dev
     if not training:
         raise DataError(f"no training speakers: neither VoxCeleb2 nor VoxCeleb1 dev was found; {LAYOUT}")
-    speakers = {file.speaker_id for file in training}
-    if tree.vox2_dev:
-        found = (len(speakers), len(training))
-        if found != (PUBLISHED_SPEAKERS, PUBLISHED_UTTERANCES):
-            progress.note(
-                f"VoxCeleb2 dev: {found[0]:,} speakers and {found[1]:,} utterances found, published"
-                f" {PUBLISHED_SPEAKERS:,} and {PUBLISHED_UTTERANCES:,}"
+    for part, files in (
+        ("VoxCeleb2 dev", tree.vox2_dev),
+        ("VoxCeleb1 dev", tree.vox1_dev),
+        ("VoxCeleb1 test", tree.vox1_test),
+    ):
+        found = (len({file.speaker_id for file in files}), len(files))
+        if files:
+            report_difference(part, found, PUBLISHED[part], progress)
+        if is_strict and part == "VoxCeleb2 dev" and found != PUBLISHED[part]:
+            raise DataError(
+                f"VoxCeleb2 dev: expected {PUBLISHED[part][0]:,} speakers and {PUBLISHED[part][1]:,} utterances,"
+                f" found {found[0]:,} and {found[1]:,}; complete it, or leave --strict out"
             )
-    else:
+    if not tree.vox2_dev:
         progress.note("no VoxCeleb2 found: VoxCeleb1 dev is the training set")
+    speakers = {file.speaker_id for file in training}
     for entry in lists:
         shared = sorted(speakers & {name.partition("/")[0] for name in _named(entry)})
         if shared:

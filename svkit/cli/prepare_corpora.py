@@ -1,0 +1,350 @@
+"""The subcommands of `svkit prepare` for published corpora and for lists in the forms other toolkits use."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from svkit.cli import options
+from svkit.cli.prepare_options import (
+    Encoder,
+    EvalSpeakers,
+    MinSeconds,
+    Preset,
+    ReadSamples,
+    Root,
+    Seed,
+    SkipBad,
+    TrialLists,
+    ValidSpeakers,
+    Workers,
+    scan_options,
+    show_corpus,
+)
+
+AllowOtherLists = Annotated[
+    bool,
+    typer.Option("--allow-other-lists", help="Accept a list with an official name but other counts."),
+]
+ReadAudioRoot = Annotated[
+    Path | None,
+    typer.Option("--audio-root", metavar="DIR", help="Directory that relative paths are below."),
+]
+
+
+def _column(name: str, usual: str) -> Any:
+    return typer.Option(f"--{name}-column", metavar="NAME", help=f"Column of the {name} [default: {usual}].")
+
+
+def voxceleb(
+    root: Annotated[
+        Path,
+        typer.Argument(
+            metavar="[ROOT]", envvar="SVKIT_VOXCELEB", help="Directory above voxceleb1 and voxceleb2."
+        ),
+    ] = Path("VoxCeleb"),
+    eval_speakers: EvalSpeakers = None,
+    trials: TrialLists = None,
+    valid_speakers: ValidSpeakers = None,
+    download_lists: Annotated[
+        bool,
+        typer.Option(
+            "--download-lists/--no-download-lists",
+            help="Get the official lists O, E, H if they are neither given nor in ROOT.",
+        ),
+    ] = True,
+    allow_other_lists: AllowOtherLists = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a VoxCeleb2 dev with other counts than published.")
+    ] = False,
+    convert: Annotated[
+        bool, typer.Option("--convert/--no-convert", help="Convert AAC (.m4a) by ffmpeg to 16 kHz.")
+    ] = True,
+    audio_format: Annotated[
+        Literal["flac", "wav"], typer.Option("--format", help="What .m4a files are converted to.")
+    ] = "flac",
+    convert_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--convert-to",
+            metavar="DIR",
+            help="Converted files go here [default: flac/ beside aac/ in ROOT].",
+        ),
+    ] = None,
+    min_seconds: MinSeconds = 0.5,
+    skip_bad: SkipBad = False,
+    read_samples: ReadSamples = False,
+    workers: Workers = None,
+    seed: Seed = 24,
+    preset: Preset = None,
+    encoder: Encoder = None,
+    overwrite: options.Overwrite = False,
+    keep_finished: options.KeepFinished = False,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
+    """Prepare VoxCeleb2 dev for training and the VoxCeleb1 trial lists (O, E, H) for evaluation.
+
+    AAC files, as VoxCeleb2 is distributed, are converted first; an interrupted conversion goes on.
+
+    Example: svkit prepare voxceleb /data/VoxCeleb
+    """
+    from svkit.stages.prepare.conversion import Conversion
+    from svkit.stages.prepare.corpus import CorpusRequest
+    from svkit.stages.prepare.voxceleb import VoxcelebOptions, run
+
+    chosen = VoxcelebOptions(
+        conversion=Conversion(is_wanted=convert, suffix=f".{audio_format}", directory=convert_to),
+        downloads_lists=download_lists,
+        allow_other_lists=allow_other_lists,
+        is_strict=strict,
+    )
+    request = CorpusRequest(
+        exp=exp,
+        root=root,
+        eval_speakers=eval_speakers,
+        trials=tuple(trials or ()),
+        valid_speakers=valid_speakers,
+        seed=seed,
+        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
+        preset=preset,
+        encoder=encoder,
+        overwrite=overwrite,
+        keep_finished=keep_finished,
+    )
+    show_corpus(lambda progress: run(request, progress, chosen), json)
+
+
+def voxblink2(
+    root: Root,
+    eval_speakers: EvalSpeakers = None,
+    trials: TrialLists = None,
+    valid_speakers: ValidSpeakers = None,
+    min_seconds: MinSeconds = 0.5,
+    skip_bad: SkipBad = False,
+    read_samples: ReadSamples = False,
+    workers: Workers = None,
+    seed: Seed = 24,
+    preset: Preset = None,
+    encoder: Encoder = None,
+    overwrite: options.Overwrite = False,
+    keep_finished: options.KeepFinished = False,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
+    """Prepare VoxBlink2, cut to utterances by its own scripts.
+
+    Example: svkit prepare voxblink2 /data/VoxBlink2 --eval-speakers 200
+    """
+    from svkit.stages.prepare.corpus import CorpusRequest
+    from svkit.stages.prepare.voxblink2 import run
+
+    request = CorpusRequest(
+        exp=exp,
+        root=root,
+        eval_speakers=eval_speakers,
+        trials=tuple(trials or ()),
+        valid_speakers=valid_speakers,
+        seed=seed,
+        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
+        preset=preset,
+        encoder=encoder,
+        overwrite=overwrite,
+        keep_finished=keep_finished,
+    )
+    show_corpus(lambda progress: run(request, progress), json)
+
+
+def cnceleb(
+    root: Root,
+    eval_speakers: EvalSpeakers = None,
+    trials: TrialLists = None,
+    valid_speakers: ValidSpeakers = None,
+    join_below: Annotated[
+        float,
+        typer.Option(
+            "--join-below",
+            min=0.0,
+            metavar="SECONDS",
+            help="Join shorter training utterances of one speaker and genre; 0: none.",
+        ),
+    ] = 5.0,
+    allow_other_lists: AllowOtherLists = False,
+    min_seconds: MinSeconds = 0.5,
+    skip_bad: SkipBad = False,
+    read_samples: ReadSamples = False,
+    workers: Workers = None,
+    seed: Seed = 24,
+    preset: Preset = None,
+    encoder: Encoder = None,
+    overwrite: options.Overwrite = False,
+    keep_finished: options.KeepFinished = False,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
+    """Prepare CN-Celeb1 and CN-Celeb2 for training and the official CN-Celeb list for evaluation.
+
+    Enrollments are the concatenated files; for the mean over their utterances, score with
+    --enroll exp/data/trials/cnceleb-E.enroll.tsv.
+
+    Example: svkit prepare cnceleb /data/CN-Celeb
+    """
+    from svkit.stages.prepare.cnceleb import run
+    from svkit.stages.prepare.corpus import CorpusRequest
+
+    request = CorpusRequest(
+        exp=exp,
+        root=root,
+        eval_speakers=eval_speakers,
+        trials=tuple(trials or ()),
+        valid_speakers=valid_speakers,
+        seed=seed,
+        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
+        preset=preset,
+        encoder=encoder,
+        overwrite=overwrite,
+        keep_finished=keep_finished,
+    )
+    show_corpus(
+        lambda progress: run(request, progress, join_below=join_below, allow_other_lists=allow_other_lists),
+        json,
+    )
+
+
+def librispeech(
+    root: Root,
+    eval_speakers: EvalSpeakers = None,
+    trials: TrialLists = None,
+    valid_speakers: ValidSpeakers = None,
+    min_seconds: MinSeconds = 0.5,
+    skip_bad: SkipBad = False,
+    read_samples: ReadSamples = False,
+    workers: Workers = None,
+    seed: Seed = 24,
+    preset: Preset = None,
+    encoder: Encoder = None,
+    overwrite: options.Overwrite = False,
+    keep_finished: options.KeepFinished = False,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
+    """Prepare LibriSpeech: train on train-*, evaluate on trials made among the speakers of test-*.
+
+    Example: svkit prepare librispeech /data/LibriSpeech
+    """
+    from svkit.stages.prepare.corpus import CorpusRequest
+    from svkit.stages.prepare.librispeech import run
+
+    request = CorpusRequest(
+        exp=exp,
+        root=root,
+        eval_speakers=eval_speakers,
+        trials=tuple(trials or ()),
+        valid_speakers=valid_speakers,
+        seed=seed,
+        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
+        preset=preset,
+        encoder=encoder,
+        overwrite=overwrite,
+        keep_finished=keep_finished,
+    )
+    show_corpus(lambda progress: run(request, progress), json)
+
+
+def kaldi(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Kaldi data directory: wav.scp, utt2spk, ...")],
+    eval_speakers: EvalSpeakers = None,
+    trials: TrialLists = None,
+    valid_speakers: ValidSpeakers = None,
+    audio_root: ReadAudioRoot = None,
+    allow_pipes: Annotated[
+        bool, typer.Option("--allow-pipes", help="Run the commands in wav.scp (lines that end in |).")
+    ] = False,
+    min_seconds: MinSeconds = 0.5,
+    skip_bad: SkipBad = False,
+    read_samples: ReadSamples = True,
+    workers: Workers = None,
+    seed: Seed = 24,
+    preset: Preset = None,
+    encoder: Encoder = None,
+    overwrite: options.Overwrite = False,
+    keep_finished: options.KeepFinished = False,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
+    """Prepare a Kaldi data directory: wav.scp, utt2spk, segments and trials if there.
+
+    Example: svkit prepare kaldi data/train --trials data/test/trials
+    """
+    from svkit.stages.prepare.corpus import CorpusRequest
+    from svkit.stages.prepare.kaldi import run
+
+    request = CorpusRequest(
+        exp=exp,
+        root=root,
+        eval_speakers=eval_speakers,
+        trials=tuple(trials or ()),
+        valid_speakers=valid_speakers,
+        seed=seed,
+        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
+        preset=preset,
+        encoder=encoder,
+        overwrite=overwrite,
+        keep_finished=keep_finished,
+    )
+    show_corpus(lambda progress: run(request, progress, allow_pipes=allow_pipes, audio_root=audio_root), json)
+
+
+def csv_table(
+    root: Annotated[Path, typer.Argument(metavar="FILE", help="Table with a header line.")],
+    eval_speakers: EvalSpeakers = None,
+    trials: TrialLists = None,
+    valid_speakers: ValidSpeakers = None,
+    path_column: Annotated[str | None, _column("path", "path, wav, audio, file, ...")] = None,
+    speaker_column: Annotated[str | None, _column("speaker", "speaker_id, speaker, spk_id, ...")] = None,
+    utterance_column: Annotated[
+        str | None, _column("utterance", "utterance_id, id, ..., else the path")
+    ] = None,
+    session_column: Annotated[str | None, _column("session", "session_id, session, video, ...")] = None,
+    gender_column: Annotated[str | None, _column("gender", "gender, sex")] = None,
+    audio_root: ReadAudioRoot = None,
+    min_seconds: MinSeconds = 0.5,
+    skip_bad: SkipBad = False,
+    read_samples: ReadSamples = True,
+    workers: Workers = None,
+    seed: Seed = 24,
+    preset: Preset = None,
+    encoder: Encoder = None,
+    overwrite: options.Overwrite = False,
+    keep_finished: options.KeepFinished = False,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
+    """Prepare a table of recordings (comma, semicolon or tab separated) with paths and speakers.
+
+    Example: svkit prepare csv recordings.csv --speaker-column client_id
+    """
+    from svkit.stages.prepare.corpus import CorpusRequest
+    from svkit.stages.prepare.csv_table import Columns, run
+
+    columns = Columns(
+        path=path_column,
+        speaker=speaker_column,
+        utterance=utterance_column,
+        session=session_column,
+        gender=gender_column,
+    )
+    request = CorpusRequest(
+        exp=exp,
+        root=root,
+        eval_speakers=eval_speakers,
+        trials=tuple(trials or ()),
+        valid_speakers=valid_speakers,
+        seed=seed,
+        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
+        preset=preset,
+        encoder=encoder,
+        overwrite=overwrite,
+        keep_finished=keep_finished,
+    )
+    show_corpus(lambda progress: run(request, progress, columns=columns, audio_root=audio_root), json)
