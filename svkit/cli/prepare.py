@@ -1,4 +1,4 @@
-"""`svkit prepare`: one subcommand a corpus, and four for augmentation material."""
+"""`svkit prepare`: one subcommand a corpus, four for augmentation material, and those of `svkit.cli.manifests`."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svkit.cli import console, options
+from svkit.cli import console, manifests, options
 
 if TYPE_CHECKING:
     from svkit.progress import Progress
@@ -311,13 +311,13 @@ def _with_table(run: Callable[["Progress"], Any]) -> Any:
         with console.progress() as progress:
             done = run(progress)
     except BadFilesError as error:
-        _show_bad_files(error.bad_files)
+        show_bad_files(error.bad_files)
         raise
-    _show_bad_files(done.bad_files)
+    show_bad_files(done.bad_files)
     return done
 
 
-def _show_bad_files(bad_files: "Sequence[BadFile]") -> None:
+def show_bad_files(bad_files: "Sequence[BadFile]") -> None:
     """Draw the table of bad files on stderr."""
     if not bad_files:
         return
@@ -338,3 +338,6 @@ def _show_bad_files(bad_files: "Sequence[BadFile]") -> None:
     if len(bad_files) > MAX_TABLE_ROWS:
         table.add_row(f"... and {len(bad_files) - MAX_TABLE_ROWS} more", "", "")
     Console(stderr=True).print(table)
+
+
+manifests.register(app)
