@@ -64,6 +64,27 @@ def measure(signal: NDArray[np.float32], sample_rate_hz: int) -> Quality:
     )
 
 
+class QualityMeter:
+    """Level and clipping of a recording of any length, block by block; for one block, those of `measure`."""
+
+    def __init__(self) -> None:
+        self.level_db = float("-inf")
+        """RMS of the loudest frame so far."""
+        self._clipped, self._seconds = 0.0, 0.0
+
+    def add(self, block: NDArray[np.float32], sample_rate_hz: int) -> None:
+        """Measure the next block: float32 `[N]`, N >= 1."""
+        quality = measure(block, sample_rate_hz)
+        self.level_db = max(self.level_db, quality.level_db)
+        self._clipped += quality.clipped_share * quality.seconds
+        self._seconds += quality.seconds
+
+    @property
+    def clipped_share(self) -> float:
+        """Share of samples on a plateau at full scale or at the extremes of their block."""
+        return self._clipped / self._seconds if self._seconds else 0.0
+
+
 def _clipped_share(signal: NDArray[np.float32]) -> float:
     low, high = float(signal.min()), float(signal.max())
     if high - low <= 8 * _STEP:

@@ -1,11 +1,11 @@
-"""`svkit prepare`: one subcommand a corpus, and four for augmentation material."""
+"""`svkit prepare`: one subcommand a corpus, four for augmentation material, and those of `svkit.cli.manifests`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svkit.cli import options, prepare_corpora
+from svkit.cli import manifests, options, prepare_corpora
 from svkit.cli.prepare_options import (
     Encoder,
     EvalSpeakers,
@@ -232,3 +232,4 @@ for _command in (
 ):
     app.command()(_command)
 app.command("csv")(prepare_corpora.csv_table)
+manifests.register(app)

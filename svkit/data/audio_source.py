@@ -36,13 +36,13 @@ def read_crop(
     start = draw_start(length, wanted, rng)
     wanted = min(wanted, length)
     if rate == SAMPLE_RATE_HZ:
-        return read_audio(manifest.audio_path(row), start, wanted, sample_rate_hz=rate)[:num_samples]
+        return read_audio(manifest.audio(row), start, wanted, sample_rate_hz=rate)[:num_samples]
     # The context begins whole periods of the two rates before the crop: no sample is shifted by a part.
     period = rate // gcd(rate, SAMPLE_RATE_HZ)
     periods = min(ceil(CONTEXT_SAMPLES / period), start // period)
     first = start - periods * period
     last = min(length, start + wanted + CONTEXT_SAMPLES)
-    signal = resample(read_audio(manifest.audio_path(row), first, last - first, sample_rate_hz=rate), rate)
+    signal = resample(read_audio(manifest.audio(row), first, last - first, sample_rate_hz=rate), rate)
     skipped = periods * period * SAMPLE_RATE_HZ // rate
     return signal[skipped : skipped + min(num_samples, ceil(wanted * SAMPLE_RATE_HZ / rate))]
 
@@ -56,7 +56,7 @@ def read_whole(manifest: Manifest, row: int, max_seconds: float | None = None) -
     rate, wanted = int(manifest.sample_rates_hz[row]), int(manifest.num_samples[row])
     if max_seconds is not None:
         wanted = min(wanted, round(max_seconds * rate))
-    return resample(read_audio(manifest.audio_path(row), 0, wanted, sample_rate_hz=rate), rate)
+    return resample(read_audio(manifest.audio(row), 0, wanted, sample_rate_hz=rate), rate)
 
 
 class AudioBank:

@@ -64,6 +64,7 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
         if len(train) == 0:
             raise DataError(f"{train.source}: expected at least one utterance to train on, found none")
         self._train, self._speeds, self._seed = train, data.speeds, seed
+        train.index()
         self._index = SpeakerIndex(train)
         self._augmenter = None
         if augment is not None:

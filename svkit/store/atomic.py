@@ -28,6 +28,7 @@ def one_line(path: Path) -> Iterator[None]:
             f"{path}: cannot be written: {reason}; free some space or choose another directory"
         ) from error
 
+
 _UMASK_LOCK = threading.Lock()
 
 

@@ -1,9 +1,15 @@
-"""Audio files by way of libsndfile: headers, and the samples of one channel from any position."""
+"""Audio files by way of libsndfile: headers, and the samples of one channel from any position.
+
+A recording is a file, or a stretch of an uncompressed tar file (`TarMember`): the same bytes, so the same samples.
+"""
 
 import hashlib
+import io
+import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +24,70 @@ _BLOCK_SAMPLES = 1 << 21
 LOUDEST_SAMPLE = 1e6
 """120 dB over full scale: files of raw 16-bit or 24-bit counts are far below, and from 1e13 on a power spectrum leaves
 float32."""
+_READ_BYTES = 1 << 16
+"""Of a tar file at once: libsndfile asks for far less, and every question costs a way to the server."""
+_OPEN_TARS = 64
+"""Tar files held open in one process."""
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember:
+    """Where a recording lies inside an uncompressed tar file."""
+
+    tar: Path
+    offset: int
+    """Its first byte (after the member's header)."""
+    size: int
+    """In bytes."""
+
+    def __str__(self) -> str:
+        """Return the name used in messages."""
+        return f"{self.tar} (bytes {self.offset} to {self.offset + self.size})"
+
+
+class _Tar:
+    """An open tar file; `pread` leaves no position behind that threads or processes could share."""
+
+    def __init__(self, path: Path) -> None:
+        self.handle = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "handle"):
+            os.close(self.handle)
+
+
+# Opening a file on a network takes longer than reading from it. One that is dropped here closes with its last reader.
+_open_tar = lru_cache(maxsize=_OPEN_TARS)(_Tar)
+
+
+class _Window(io.RawIOBase):
+    """The bytes of a tar member as a file of their own."""
+
+    def __init__(self, member: TarMember) -> None:
+        self._tar, self._member, self._position = _open_tar(member.tar), member, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._member.size)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        wanted = max(0, min(len(buffer), self._member.size - self._position))
+        try:
+            data = os.pread(self._tar.handle, wanted, self._member.offset + self._position)
+        except OSError:  # libsndfile asks from C, where an exception would end as text on stderr
+            data = b""
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +103,11 @@ class AudioInfo:
 class AudioError(DataError):
     """An audio file that cannot be used; `reason` is the kind of fault, for counting."""
 
-    def __init__(self, path: Path, reason: str, detail: str) -> None:
+    def __init__(self, path: Path | TarMember, reason: str, detail: str) -> None:
         """Make the one line.
 
         Args:
-            path: the file.
+            path: the recording.
             reason: `missing`, `empty`, `unreadable`, `truncated`, `non-finite` or `too loud`.
             detail: the rest of the line.
         """
@@ -46,9 +116,11 @@ class AudioError(DataError):
         self.detail = detail
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    _refuse_special(path)
+def _open(path: Path | TarMember) -> soundfile.SoundFile:
+    _refuse_special(path.tar if isinstance(path, TarMember) else path)
     try:
+        if isinstance(path, TarMember):
+            return soundfile.SoundFile(io.BufferedReader(_Window(path), _READ_BYTES))
         return soundfile.SoundFile(path)
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         raise _explain(path, error) from error
@@ -64,22 +136,28 @@ def _refuse_special(path: Path) -> None:
         raise AudioError(path, "unreadable", "is a pipe, socket or device; expected an audio file")
 
 
-def _explain(path: Path, error: Exception, where: str = "") -> AudioError:
-    if not path.exists():
+def _explain(path: Path | TarMember, error: Exception, where: str = "") -> AudioError:
+    file = path.tar if isinstance(path, TarMember) else path
+    if not file.exists():
         return AudioError(path, "missing", "does not exist")
-    if path.is_dir():
+    if file.is_dir():
         return AudioError(path, "unreadable", "is a directory; expected an audio file")
     try:
-        with path.open("rb") as file:
-            if not file.read(1):
+        with file.open("rb") as opened:
+            if not opened.read(1):
                 return AudioError(path, "empty", "empty file")
     except OSError as refusal:
         return AudioError(path, "unreadable", f"cannot be read: {refusal.strerror}")
+    if isinstance(path, TarMember) and file.stat().st_size < path.offset + path.size:
+        detail = (
+            f"the tar file ends after {file.stat().st_size} bytes; has it changed since the list was made?"
+        )
+        return AudioError(path, "truncated", detail)
     detail = str(getattr(error, "error_string", None) or error).strip().rstrip(".")
     return AudioError(path, "unreadable", f"not readable as audio{where}: {detail}")
 
 
-def probe(path: Path) -> AudioInfo:
+def probe(path: Path | TarMember) -> AudioInfo:
     """Read the header of an audio file.
 
     Raises:
@@ -89,7 +167,7 @@ def probe(path: Path) -> AudioInfo:
         return _info(path, file)
 
 
-def _info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
+def _info(path: Path | TarMember, file: soundfile.SoundFile) -> AudioInfo:
     if file.frames < 1:
         raise AudioError(path, "empty", "no samples")
     if file.samplerate < 1:
@@ -99,8 +177,14 @@ def _info(path: Path, file: soundfile.SoundFile) -> AudioInfo:
     )
 
 
-def examine(path: Path) -> tuple[AudioInfo, str]:
+def examine(
+    path: Path | TarMember, visit: Callable[[npt.NDArray[np.float32], int], None] | None = None
+) -> tuple[AudioInfo, str]:
     """Read a whole file and check it.
+
+    Args:
+        path: the recording.
+        visit: gets every block of samples of channel 0, float32 `[N]` with N at most 2^21, and their rate.
 
     Returns:
         Its header, and the sha256 of its rate and the samples of channel 0: equal for equal content,
@@ -114,11 +198,13 @@ def examine(path: Path) -> tuple[AudioInfo, str]:
         digest = hashlib.sha256(str(info.sample_rate_hz).encode())
         for block in _blocks(path, file, 0, info.num_samples, 0):
             digest.update(block.tobytes())
+            if visit is not None:
+                visit(block, info.sample_rate_hz)
     return info, digest.hexdigest()
 
 
 def read_audio(
-    path: Path,
+    path: Path | TarMember,
     start: int = 0,
     num_samples: int | None = None,
     channel: int = 0,
@@ -127,7 +213,7 @@ def read_audio(
     """Read samples of one channel at the file's own rate; only what is asked for is read.
 
     Args:
-        path: an audio file that libsndfile knows (wav, flac, ogg, mp3, ...).
+        path: an audio file that libsndfile knows (wav, flac, ogg, mp3, ...), or its place in a tar file.
         start: first sample.
         num_samples: how many samples (None: up to the end).
         channel: which channel of a file with several.
@@ -158,7 +244,7 @@ def read_audio(
 
 
 def _blocks(
-    path: Path, file: soundfile.SoundFile, start: int, wanted: int, channel: int
+    path: Path | TarMember, file: soundfile.SoundFile, start: int, wanted: int, channel: int
 ) -> Iterator[npt.NDArray[np.float32]]:
     found, longest = 0, max(1, _BLOCK_SAMPLES // file.channels)
     try:

@@ -9,11 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from svkit.errors import DataError, first_five
-from svkit.store.tables import read_table, write_table
+from svkit.store.audio_file import TarMember
+from svkit.store.tables import integers, read_table, write_table
 
 COLUMNS = ("utterance_id", "speaker_id", "path", "sample_rate_hz", "num_samples", "session_id")
+SHARD_COLUMNS = ("shard_offset", "shard_size")
+"""Of a list whose audio lies in tar files: first byte and number of bytes of the recording in the file `path`."""
+_NUMBERS = ("sample_rate_hz", "num_samples")
+"""Columns written as int64 where the format has types (parquet)."""
 _HIGHEST_RATE_HZ = 768_000
 
 
@@ -42,6 +49,10 @@ class Manifest:
             raise DataError(f"{self.source}: no column {name!r}; found {', '.join(self.table.columns)}")
         return np.asarray(self.table[name], dtype=object)
 
+    def text(self, name: str, row: int) -> str:
+        """Return one cell; unlike `column`, this makes no objects of the others."""
+        return str(self._cells[name][row])
+
     @cached_property
     def utterance_ids(self) -> npt.NDArray[np.object_]:
         """Unique ids, [N] str."""
@@ -54,7 +65,7 @@ class Manifest:
 
     @cached_property
     def paths(self) -> npt.NDArray[np.object_]:
-        """Paths as written, [N] str."""
+        """Paths as written, [N] str; `audio` needs no copy of them."""
         return self.column("path")
 
     @cached_property
@@ -65,21 +76,44 @@ class Manifest:
     @cached_property
     def sample_rates_hz(self) -> npt.NDArray[np.int64]:
         """Rates of the files, [N]."""
-        return self.column("sample_rate_hz").astype(np.int64)
+        return integers(self.table["sample_rate_hz"])
 
     @cached_property
     def num_samples(self) -> npt.NDArray[np.int64]:
         """Samples of one channel at the file's own rate, [N]."""
-        return self.column("num_samples").astype(np.int64)
+        return integers(self.table["num_samples"])
 
     @cached_property
     def durations_seconds(self) -> npt.NDArray[np.float64]:
         """Durations, [N]."""
         return self.num_samples / self.sample_rates_hz
 
+    @cached_property
+    def _cells(self) -> dict[str, Any]:
+        return {str(name): self.table[name].array for name in self.table.columns}
+
+    @cached_property
+    def _members(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
+        """Where the audio begins in its tar file and how long it is, [N] each; None: all rows are files."""
+        if SHARD_COLUMNS[0] not in self.table.columns:
+            return None
+        offsets, sizes = (integers(self.table[name].replace("", "0")) for name in SHARD_COLUMNS)
+        return offsets, sizes
+
     def audio_path(self, row: int) -> Path:
-        """Return where the audio of a row is: absolute paths as they are, relative ones below `root`."""
-        return self.root / str(self.paths[row])
+        """Return the file that holds the audio of a row: absolute paths as they are, others below `root`."""
+        return self.root / str(self._cells["path"][row])
+
+    def audio(self, row: int) -> Path | TarMember:
+        """Return where the audio of a row is: a file, or its place in a tar file."""
+        path = self.audio_path(row)
+        if self._members is None or not self._members[1][row]:
+            return path
+        return TarMember(path, int(self._members[0][row]), int(self._members[1][row]))
+
+    def index(self) -> None:
+        """Make what `audio` and the numbers need; done before loader processes start, they share it."""
+        _ = (self._cells, self._members, self.sample_rates_hz, self.num_samples)
 
 
 def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
@@ -103,14 +137,41 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
         _refuse(
             path, table, "path", out, "a path below the root (or --audio-root DIR), or an absolute one", repr
         )
-    _refuse(path, table, "utterance_id", table["utterance_id"].duplicated(), "unique ids", repr)
+    _refuse(path, table, "utterance_id", _repeated(table["utterance_id"]), "unique ids", repr)
     for name in ("sample_rate_hz", "num_samples"):
         _refuse(
             path, table, name, ~table[name].str.fullmatch("0*[1-9][0-9]{0,14}"), "a positive integer", repr
         )
-    rates = table["sample_rate_hz"].astype("int64")
-    _refuse(path, table, "sample_rate_hz", rates > _HIGHEST_RATE_HZ, f"at most {_HIGHEST_RATE_HZ} Hz", repr)
-    return Manifest(path, path.parent if audio_root is None else audio_root, table)
+    _check_members(path, table)
+    manifest = Manifest(path, path.parent if audio_root is None else audio_root, table)
+    too_high = manifest.sample_rates_hz > _HIGHEST_RATE_HZ
+    _refuse(path, table, "sample_rate_hz", too_high, f"at most {_HIGHEST_RATE_HZ} Hz", repr)
+    return manifest
+
+
+def _repeated(ids: pd.Series) -> npt.NDArray[np.bool_]:
+    """Return which ids were there before, [N]."""
+    array = pa.array(ids)
+    # Lists are written sorted: comparing neighbours takes no table of all ids.
+    is_sorted = len(ids) < 2 or pc.all(pc.less(array[:-1], array[1:])).as_py()
+    if is_sorted or pc.count_distinct(array).as_py() == len(ids):
+        return np.zeros(len(ids), dtype=bool)
+    return np.asarray(ids.duplicated(), dtype=bool)
+
+
+def _check_members(path: Path, table: pd.DataFrame) -> None:
+    there = [name for name in SHARD_COLUMNS if name in table.columns]
+    if not there:
+        return
+    if len(there) == 1:
+        raise DataError(f"{path}:1: the column {there[0]} is there without the other of {SHARD_COLUMNS}")
+    for name in SHARD_COLUMNS:
+        bad = ~table[name].str.fullmatch("|0|[1-9][0-9]{0,17}")
+        _refuse(path, table, name, bad, "a number of bytes, or nothing for a file of its own", repr)
+    unlike = table["shard_offset"].eq("") != table["shard_size"].isin(["", "0"])
+    _refuse(
+        path, table, "shard_size", unlike, "a number above 0 where and only where there is an offset", repr
+    )
 
 
 def _refuse(
@@ -122,7 +183,17 @@ def _refuse(
         raise DataError(f"{path}:{rows[0] + 2}: {name}: expected {expected}, found {found}")
 
 
-def write_manifest(path: Path, table: pd.DataFrame) -> None:
-    """Write a manifest sorted by utterance, the contract's columns first and extra ones after them."""
+def write_manifest(path: Path, table: pd.DataFrame, *, is_sorted: bool = True) -> None:
+    """Write a manifest sorted by utterance, the contract's columns first and extra ones after them.
+
+    Args:
+        path: `.tsv` or `.parquet`.
+        table: the rows.
+        is_sorted: False keeps the order of the rows.
+    """
     extra = [name for name in table.columns if name not in COLUMNS]
-    write_table(path, table[[*COLUMNS, *extra]].sort_values("utterance_id", kind="stable"))
+    table = table[[*COLUMNS, *extra]]
+    if path.suffix == ".parquet":
+        typed = {name: integers(table[name].astype(str)) for name in _NUMBERS}
+        table = table.assign(**typed)
+    write_table(path, table.sort_values("utterance_id", kind="stable") if is_sorted else table)

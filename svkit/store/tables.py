@@ -5,19 +5,27 @@ guesses types.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+import pyarrow.parquet as pa_parquet
 
 from svkit.errors import DataError, first_five
-from svkit.store.atomic import replacing, write_bytes
+from svkit.store.atomic import replacing
 
 _TAB, _NEWLINE, _RETURN = 9, 10, 13
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BLOCK_BYTES = 1 << 25
+"""Text read at once: a list of tens of millions of lines is never in memory as text and as a table."""
+_BLOCK_ROWS = 1 << 16
+"""Rows turned into text at once."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -26,21 +34,32 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: missing, a directory, unreadable, or not UTF-8 (with the line).
     """
+    with _opened(path) as file:
+        data = file.read()
+    data = data.removeprefix(_BYTE_ORDER_MARK).replace(b"\r\n", b"\n")
+    _check_text(path, data, 1)
+    if data and not data.endswith(b"\n"):
+        data += b"\n"
+    return data
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError as error:
         raise DataError(f"{path}: does not exist") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    data = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+
+
+def _check_text(path: Path, data: bytes, first_line: int) -> None:
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = first_line + data.count(b"\n", 0, error.start)
         raise DataError(f"{path}:{line}: not UTF-8 text: byte 0x{data[error.start]:02x}") from error
-    if data and not data.endswith(b"\n"):
-        data += b"\n"
-    return data
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
@@ -55,24 +74,54 @@ def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
     """
     if path.suffix == ".parquet":
         return _read_parquet(path, required)
-    data = read_bytes(path).rstrip(b"\n") + b"\n"
-    header, _, body = data.partition(b"\n")
+    with _opened(path) as file:
+        return _read_text(path, file, required)
+
+
+def _read_text(path: Path, file: BinaryIO, required: Sequence[str]) -> pd.DataFrame:
+    header = file.readline().removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r\n")
     if b"\r" in header:
         raise DataError(f"{path}:1: a carriage return inside a line; expected LF or CRLF line ends")
+    _check_text(path, header, 1)
     columns = header.decode().split("\t")
     if not header.strip():
         raise DataError(
             f"{path}:1: expected a header line with the columns {', '.join(required)}, found nothing"
         )
     _check_columns(path, columns, required)
-    if not body:
+    parts, line = [], 2
+    for block in _whole_lines(file):
+        _check_text(path, block, line)
+        _check_shape(path, block, len(columns), line)
+        parts.append(_parse(block, columns))
+        line += block.count(b"\n")
+    if not parts:
         return pd.DataFrame({name: pd.Series([], dtype=str) for name in columns})
-    _check_shape(path, body, len(columns))
+    return _frame(pa.concat_tables(parts))
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Yield blocks of whole lines with LF ends; empty lines at the end of the file are left out."""
+    rest = b""
+    while data := file.read(_BLOCK_BYTES):
+        rest += data
+        end = rest.rfind(b"\n") + 1
+        block = rest[:end].replace(b"\r\n", b"\n")
+        lines = block.rstrip(b"\n")
+        if lines:
+            rest = block[len(lines) + 1 :] + rest[end:]
+            yield lines + b"\n"
+    lines = rest.replace(b"\r\n", b"\n").rstrip(b"\n")
+    if lines:
+        yield lines + b"\n"
+
+
+def _parse(block: bytes, columns: Sequence[str]) -> pa.Table:
     # ignore_empty_lines would drop the empty cells of a table with one column.
-    table = pa_csv.read_csv(
-        io.BytesIO(body),
+    return pa_csv.read_csv(
+        io.BytesIO(block),
         read_options=pa_csv.ReadOptions(
-            column_names=columns, block_size=max(1 << 24, _longest_line(body) + 1)
+            column_names=columns, block_size=max(1 << 24, _longest_line(block) + 1)
         ),
         parse_options=pa_csv.ParseOptions(
             delimiter="\t", quote_char=False, double_quote=False, escape_char=False, ignore_empty_lines=False
@@ -81,23 +130,39 @@ def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
             column_types={name: pa.string() for name in columns}, strings_can_be_null=False
         ),
     )
-    frame: pd.DataFrame = table.to_pandas().astype(str)
-    return frame
 
 
 def _read_parquet(path: Path, required: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: does not exist")
     try:
-        table = pd.read_parquet(path)
-    except Exception as error:  # pyarrow and pandas raise many types for a bad file
+        table = pa_parquet.read_table(path)
+        _check_columns(path, table.column_names, required)
+        for number, name in enumerate(table.column_names):
+            if table.column(number).null_count:
+                row = int(np.argmax(table.column(number).is_null().to_numpy()))
+                raise DataError(f"{path}: row {row + 1}: {name}: expected a value, found null")
+            text = table.column(number).cast(pa.large_string())
+            table = table.set_column(number, name, text)
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow raises many types for a bad file
         lines = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"{path}: not a parquet file: {lines[0][:200]}") from error
-    _check_columns(path, [str(name) for name in table.columns], required)
-    if table.isna().to_numpy().any():
-        row, column = np.argwhere(table.isna().to_numpy())[0]
-        raise DataError(f"{path}: row {row + 1}: {table.columns[column]}: expected a value, found null")
-    return table.astype(str)
+        raise DataError(f"{path}: not a parquet file of text: {lines[0][:200]}") from error
+    return _frame(table)
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    # Columns of text stay arrow's where pandas can hold them so (3.0 and later): a tenth of Python's objects, and
+    # shared by loader processes, which would copy the pages of every object whose references they count.
+    frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas(self_destruct=True, split_blocks=True)
+    return frame.astype(str)
+
+
+def integers(column: pd.Series) -> npt.NDArray[np.int64]:
+    """Return a column of whole numbers written as text (checked before) as int64 `[N]`."""
+    numbers: npt.NDArray[np.int64] = pa.array(column).cast(pa.int64()).to_numpy()
+    return numbers
 
 
 def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
@@ -117,20 +182,20 @@ def _longest_line(body: bytes) -> int:
     return int(np.diff(_line_ends(body), prepend=-1).max())
 
 
-def _check_shape(path: Path, body: bytes, num_columns: int) -> None:
+def _check_shape(path: Path, body: bytes, num_columns: int, first_line: int) -> None:
     codes = np.frombuffer(body, np.uint8)
     ends = _line_ends(body)
     returns = np.flatnonzero(codes == _RETURN)
     if len(returns):
-        line = int(np.searchsorted(ends, returns[0])) + 2
+        line = int(np.searchsorted(ends, returns[0])) + first_line
         raise DataError(f"{path}:{line}: a carriage return inside a line; expected LF or CRLF line ends")
     tabs_before = np.searchsorted(np.flatnonzero(codes == _TAB), ends)
     counts = np.diff(tabs_before, prepend=0) + 1
     bad = np.flatnonzero(counts != num_columns)
     if len(bad):
-        rows = [f"line {row + 2} ({counts[row]})" for row in bad]
+        rows = [f"line {row + first_line} ({counts[row]})" for row in bad]
         raise DataError(
-            f"{path}:{bad[0] + 2}: expected {num_columns} tab-separated columns as in the header, found"
+            f"{path}:{bad[0] + first_line}: expected {num_columns} tab-separated columns as in the header, found"
             f" {first_five(rows)}"
         )
 
@@ -145,23 +210,37 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         with replacing(path) as temporary:
             table.to_parquet(temporary, index=False)
         return
+    header = "\t".join(table.columns)
+    if header.count("\t") != len(table.columns) - 1 or "\n" in header or "\r" in header:
+        raise DataError(f"{path}:1: a tab or line end inside the name of a column; rename it")
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(_encode(path, header + "\n", 1))
+        for start in range(0, len(table), _BLOCK_ROWS):
+            file.write(_encode_rows(path, table.iloc[start : start + _BLOCK_ROWS], start + 2))
+
+
+def _encode_rows(path: Path, table: pd.DataFrame, first_line: int) -> bytes:
     columns = [[str(cell) for cell in table[name]] for name in table.columns]
-    header = "\t".join(table.columns) + "\n"
-    text = header + "".join([line + "\n" for line in map("\t".join, zip(*columns, strict=True))])
-    cells = (len(table) + 1) * len(table.columns)
-    if "\r" in text or text.count("\t") + text.count("\n") != cells:
-        _refuse_cells(path, table)
+    text = "".join([line + "\n" for line in map("\t".join, zip(*columns, strict=True))])
+    if "\r" in text or text.count("\t") + text.count("\n") != len(table) * len(table.columns):
+        _refuse_cells(path, table, first_line)
+    return _encode(path, text, first_line)
+
+
+def _encode(path: Path, text: str, first_line: int) -> bytes:
     try:
-        write_bytes(path, text.encode("utf-8"))
+        return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        line = text.count("\n", 0, error.start) + 1
+        line = first_line + text.count("\n", 0, error.start)
         raise DataError(
             f"{path}:{line}: text that is not valid Unicode (a file name in another encoding?)"
         ) from error
 
 
-def _refuse_cells(path: Path, table: pd.DataFrame) -> None:
+def _refuse_cells(path: Path, table: pd.DataFrame, first_line: int) -> None:
     for name in table.columns:
         for row, cell in enumerate(table[name]):
             if any(mark in str(cell) for mark in "\t\n\r"):
-                raise DataError(f"{path}:{row + 2}: {name}: a tab or line end inside {cell!r}; rename it")
+                raise DataError(
+                    f"{path}:{row + first_line}: {name}: a tab or line end inside {cell!r}; rename it"
+                )

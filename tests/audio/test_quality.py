@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from svkit.audio.quality import measure
+from svkit.audio.quality import QualityMeter, measure
 
 RATE = 16000
 
@@ -49,3 +49,16 @@ def test_short_silent_and_mostly_silent():
 def test_the_rate_counts_and_one_sample_is_enough():
     assert measure(voice(2.0, rate=8000), 8000).seconds == 2.0
     assert measure(np.array([0.5], np.float32), RATE).warnings()[0].startswith("silent")
+
+
+def test_a_recording_in_blocks_is_as_loud_and_as_clipped_as_its_parts():
+    rng = np.random.default_rng(0)
+    quiet = (0.01 * rng.standard_normal(16_000)).astype(np.float32)
+    cut = np.clip(rng.standard_normal(48_000), -0.5, 0.5).astype(np.float32)
+    meter = QualityMeter()
+    meter.add(cut, 16_000)
+    alone = measure(cut, 16_000)
+    assert (meter.level_db, meter.clipped_share) == (alone.level_db, pytest.approx(alone.clipped_share))
+    meter.add(quiet, 16_000)
+    assert meter.level_db == alone.level_db
+    assert meter.clipped_share == pytest.approx(alone.clipped_share * 3 / 4) and alone.clipped_share > 0.1

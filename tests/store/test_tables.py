@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svkit.errors import DataError
+from svkit.store import tables
 from svkit.store.tables import read_table, write_table
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r"), max_size=8)
@@ -77,3 +78,34 @@ def test_a_long_line_is_read(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text("a\tb\n1\t" + "x" * (17_000_000) + "\n")
     assert len(read_table(path)["b"].iloc[0]) == 17_000_000
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64])
+def test_blocks_of_any_size_give_the_same_rows_and_lines(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", size)
+    path = tmp_path / "a.tsv"
+    path.write_bytes("\ufeffa\tb\r\n1\t\u00e9\r\n3\t\n5\t6\n\r\n\n".encode())
+    assert read_table(path).to_numpy().tolist() == [["1", "\u00e9"], ["3", ""], ["5", "6"]]
+    for data, message in (
+        (b"a\tb\n1\t2\n\n3\t4\n", "a.tsv:3: expected 2"),
+        (b"a\tb\n1\t2\n3\t4\n5", "a.tsv:4: expected 2"),
+        (b"a\tb\n1\t2\n3\t\xff\n", "a.tsv:3: not UTF-8"),
+        (b"a\tb\n1\t2\n3\t4\n5\t\r6\n", "a.tsv:4: a carriage return"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=message):
+            read_table(path)
+
+
+def test_rows_are_written_in_blocks(tmp_path, monkeypatch):
+    table = pd.DataFrame({"a": list("12345"), "b": list("vwxyz")})
+    write_table(tmp_path / "whole.tsv", table)
+    monkeypatch.setattr(tables, "_BLOCK_ROWS", 2)
+    write_table(tmp_path / "blocks.tsv", table)
+    assert (tmp_path / "blocks.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+    table.loc[4, "b"] = "z\n"
+    with pytest.raises(DataError, match="blocks.tsv:6: b: a tab or line end"):
+        write_table(tmp_path / "blocks.tsv", table)
+    with pytest.raises(DataError, match="blocks.tsv:1: a tab or line end inside the name"):
+        write_table(tmp_path / "blocks.tsv", table.rename(columns={"a": "a\tc"}))
+    assert (tmp_path / "blocks.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()

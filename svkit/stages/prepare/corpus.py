@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ from svkit.store.provenance import (
     read_provenance,
     release_directory,
 )
+from svkit.store.scan_journal import remove_journal
 from svkit.store.tables import read_table, write_table
 from svkit.store.trials import Trials, read_trials, write_trials
 
 BAD_FILES_NAME = "bad_files.tsv"
+_JOURNAL_NAME = ".scan"
 _OWN_FILES = ("train.tsv", "valid.tsv", "eval.tsv", "valid_trials.txt")
 _MADE_AUDIO = ("demo", "cnceleb", "kaldi")
 """Directories with audio that a command made; another corpus removes them."""
@@ -54,6 +56,10 @@ class CorpusRequest:
     overwrite: bool = False
     keep_finished: bool = False
     """Finished output of the same request is success, also where `overwrite` would replace another's."""
+
+    def __post_init__(self) -> None:
+        """Let the scan be remembered in the experiment until the corpus is prepared."""
+        object.__setattr__(self, "scan", replace(self.scan, journal=self.exp / "data" / _JOURNAL_NAME))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,6 +249,7 @@ class DataDirectory:
             extra={"summary": {**asdict(result), "bad_files": len(bad)}},
         )
         write_json(self.path / PROVENANCE_NAME, content)
+        remove_journal(self.path / _JOURNAL_NAME)
         return result
 
     def _note_recipe(self) -> None:

@@ -1,6 +1,7 @@
 """`svkit prepare folder`: any tree of recordings; the first directory or a regex tells the speaker."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from svkit.errors import ConfigError, DataError
@@ -13,7 +14,14 @@ from svkit.stages.prepare.corpus import (
     split_and_write,
 )
 from svkit.stages.prepare.recognise import guess_corpus
-from svkit.stages.prepare.scan import BadFile, Candidate, find_audio, make_bad, scan_files
+from svkit.stages.prepare.scan import (
+    BadFile,
+    Candidate,
+    CandidateTable,
+    find_audio,
+    make_bad,
+    scan_files,
+)
 
 
 def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None = None) -> CorpusResult:
@@ -42,7 +50,8 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
         guess = guess_corpus(root)
         if guess not in (None, "folder"):
             progress.note(f"{root} looks like {guess}, for which there is a command: svkit prepare {guess}")
-        candidates, bad = _list_files(root, pattern)
+        bad: list[BadFile] = []
+        candidates = CandidateTable(_list_files(root, pattern, bad))
         table, unusable = scan_files(candidates, request.scan, progress)
         bad.extend(unusable)
         data.accept(bad, len(table) + len(bad))
@@ -61,8 +70,9 @@ def _compile(regex: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
-def _list_files(root: Path, pattern: re.Pattern[str] | None) -> tuple[list[Candidate], list[BadFile]]:
-    candidates, bad = [], []
+def _list_files(
+    root: Path, pattern: re.Pattern[str] | None, without_speaker: list[BadFile]
+) -> Iterator[Candidate]:
     for name in find_audio(root):
         directory = name.rpartition("/")[0]
         if pattern is None:
@@ -77,12 +87,11 @@ def _list_files(root: Path, pattern: re.Pattern[str] | None) -> tuple[list[Candi
             path=f"{root.as_posix()}/{name}",
         )
         if speaker:
-            candidates.append(candidate)
+            yield candidate
         else:
             cause = (
                 "the file lies in no speaker's directory"
                 if pattern is None
                 else "--speaker-regex finds no speaker"
             )
-            bad.append(make_bad(candidate, "no speaker", cause))
-    return candidates, bad
+            without_speaker.append(make_bad(candidate, "no speaker", cause))

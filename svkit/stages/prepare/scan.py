@@ -1,18 +1,25 @@
 """Finds the audio files of a tree and reads their headers (or all of their samples) in parallel."""
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
+from svkit.audio.quality import QualityMeter
 from svkit.errors import DataError, first_five
-from svkit.progress import Progress
-from svkit.store.audio_file import AudioError, AudioInfo, examine, probe
+from svkit.progress import Progress, Task
+from svkit.store.audio_file import AudioError, examine, probe
 from svkit.store.manifest import COLUMNS
+from svkit.store.scan_journal import Entry, Finding, Place, ScanJournal, Stamp, blocks
 
 READABLE_SUFFIXES = frozenset(
     {
@@ -26,6 +33,7 @@ CONVERTIBLE_SUFFIXES = frozenset(
 )
 """Audio that libsndfile cannot read: reported, never passed over in silence."""
 _CHUNK_FILES = 64
+_BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +58,9 @@ class BadFile:
     path: str
 
 
+_TEXTS = tuple(item.name for item in fields(Candidate))
+
+
 class BadFilesError(DataError):
     """The corpus has bad files and nobody said to leave them out."""
 
@@ -70,6 +81,72 @@ class ScanOptions:
     num_workers: int | None = None
     """Threads; None: by the number of cores. libsndfile works outside the interpreter's lock."""
     skip_bad: bool = False
+    measures_quality: bool = False
+    """Also measure level and clipping (with `reads_samples`)."""
+    journal: Path | None = None
+    """Directory in which the scan is remembered, so that an interrupted one goes on; None: it is not."""
+
+
+class CandidateTable(Sequence[Candidate]):
+    """Candidates in columns: 200 bytes each where objects need 600, which counts where there are ten millions."""
+
+    def __init__(self, candidates: Iterable[Candidate]) -> None:
+        """Take them all; those with names that no list can hold are in `unusable` by their place."""
+        self.unusable: dict[int, BadFile] = {}
+        self._blocks: list[pa.RecordBatch] = []
+        self._length = 0
+        remaining = iter(candidates)
+        while block := list(islice(remaining, _BLOCK_ROWS)):
+            for row, candidate in enumerate(block):
+                fault = _name_fault(candidate.utterance_id) or _name_fault(candidate.path)
+                if fault:
+                    self.unusable[self._length + row] = make_bad(candidate, "unusable name", fault)
+            columns = {
+                name: pa.array([_encodable(getattr(candidate, name)) for candidate in block], pa.string())
+                for name in _TEXTS
+            }
+            for name in ("speaker_id", "session_id"):
+                columns[name] = columns[name].dictionary_encode()
+            self._blocks.append(pa.RecordBatch.from_pydict(columns))
+            self._length += len(block)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for block in self._blocks:
+            for texts in zip(*(block.column(name).to_pylist() for name in _TEXTS), strict=True):
+                yield Candidate(**dict(zip(_TEXTS, texts, strict=True)))
+
+    def __getitem__(self, row: Any) -> Any:
+        """Return one candidate (no slices)."""
+        number, place = divmod(range(self._length)[row], _BLOCK_ROWS)
+        block = self._blocks[number]
+        return Candidate(**{name: block.column(name)[place].as_py() for name in _TEXTS})
+
+    def table(
+        self, rows: npt.NDArray[np.bool_], rates: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]
+    ) -> pd.DataFrame:
+        """Return rows of a manifest.
+
+        Args:
+            rows: which candidates, `[N]`.
+            rates: sample rate of every candidate, `[N]`.
+            lengths: number of samples of every candidate, `[N]`.
+        """
+        columns: dict[str, Any] = {}
+        for name in COLUMNS:
+            if name in _TEXTS:
+                parts = [block.column(name).cast(pa.string()) for block in self._blocks]
+                column = pa.chunked_array(parts, pa.string()).cast(pa.large_string()).filter(pa.array(rows))
+                columns[name] = column.to_pandas().astype(str)
+            else:
+                columns[name] = (rates if name == "sample_rate_hz" else lengths)[rows].astype(np.int64)
+        return pd.DataFrame(columns)
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def find_audio(root: Path) -> Iterator[str]:
@@ -126,7 +203,7 @@ def is_audio_name(name: str) -> bool:
 
 
 def scan_files(
-    candidates: Sequence[Candidate],
+    candidates: Iterable[Candidate],
     options: ScanOptions,
     progress: Progress,
     description: str = "reading audio",
@@ -134,36 +211,132 @@ def scan_files(
     """Examine files in parallel.
 
     Args:
-        candidates: the files; of files with equal content, the first is kept.
-        options: what makes a file bad, and how many threads.
+        candidates: the files; of files with equal content, the first is kept. Millions of them are best given as a
+            `CandidateTable`.
+        options: what makes a file bad, how many threads, and where the scan is remembered.
         progress: counts files.
         description: of the task.
 
     Returns:
         The rows of a manifest in the order of `candidates`, and the bad files.
     """
-    chunks = [candidates[start : start + _CHUNK_FILES] for start in range(0, len(candidates), _CHUNK_FILES)]
+    listed = candidates if isinstance(candidates, CandidateTable) else CandidateTable(candidates)
+    rates, lengths = np.zeros(len(listed), np.int32), np.zeros(len(listed), np.int64)
+    digests = np.zeros((len(listed) if options.reads_samples else 0, 2), np.uint64)
+    bad: dict[int, BadFile] = {}
+    places = (Path(candidate.path) for candidate in listed)
+    found = examine_all(places, len(listed), options, progress, description)
+    for row, (candidate, finding) in enumerate(zip(listed, found, strict=True)):
+        rates[row], lengths[row] = finding.sample_rate_hz, finding.num_samples
+        if options.reads_samples:
+            digests[row] = finding.digest_words()
+        if row in listed.unusable:
+            bad[row] = listed.unusable[row]
+        elif finding.reason:
+            bad[row] = make_bad(candidate, finding.reason, finding.detail)
+        elif finding.num_samples < options.min_seconds * finding.sample_rate_hz:
+            seconds = finding.num_samples / finding.sample_rate_hz
+            detail = f"{seconds:.3g} s, shorter than {options.min_seconds:g} s"
+            bad[row] = make_bad(candidate, "too short", detail)
+    usable = np.ones(len(listed), dtype=bool)
+    usable[list(bad)] = False
+    for row, first in repeated_digests(digests, usable):
+        usable[row] = False
+        bad[row] = make_bad(listed[row], "duplicate", f"the same samples as {listed[first].utterance_id}")
+    return listed.table(usable, rates, lengths), [bad[row] for row in sorted(bad)]
+
+
+def repeated_digests(
+    digests: npt.NDArray[np.uint64], usable: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, int]]:
+    """Yield the rows whose content an earlier usable row has, each with the first such row.
+
+    Args:
+        digests: the first 128 bits of the content's sha256, `[N, 2]`; `[0, 2]` where no content was read.
+        usable: which rows count, `[N]`.
+    """
+    rows = np.flatnonzero(usable) if len(digests) else np.zeros(0, np.int64)
+    order = rows[np.lexsort((digests[rows, 1], digests[rows, 0]))]  # stable: equal ones stay in their order
+    is_repeated = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
+    first = -1
+    for place in np.flatnonzero(is_repeated):
+        first = int(order[place]) if not place or not is_repeated[place - 1] else first
+        yield int(order[place + 1]), first
+
+
+def examine_all(
+    places: Iterable[Place], total: int, options: ScanOptions, progress: Progress, description: str
+) -> Iterator[Finding]:
+    """Yield what each file is, in order; files are read in threads, two blocks ahead at most.
+
+    With `options.journal`, what is found out is kept block by block, also where the scan is interrupted.
+    """
+    kind = "quality" if options.measures_quality else "samples" if options.reads_samples else "header"
+    journal = None if options.journal is None else ScanJournal(options.journal, kind)
     workers = options.num_workers or min(16, max(4, os.cpu_count() or 1))
-    rows: list[tuple[Candidate, AudioInfo]] = []
-    bad: list[BadFile] = []
-    first_with: dict[str, str] = {}
-    with progress.task(description, len(candidates)) as task, ThreadPoolExecutor(workers) as executor:
+    pending: deque[_PendingBlock] = deque()
+    with progress.task(description, total) as task, ThreadPoolExecutor(workers) as executor:
         try:
-            for chunk in executor.map(lambda chunk: [_examine(file, options) for file in chunk], chunks):
-                for candidate, outcome, digest in chunk:
-                    if isinstance(outcome, BadFile):
-                        bad.append(outcome)
-                    elif digest and (first := first_with.setdefault(digest, candidate.utterance_id)) != (
-                        candidate.utterance_id
-                    ):
-                        bad.append(make_bad(candidate, "duplicate", f"the same samples as {first}"))
-                    else:
-                        rows.append((candidate, outcome))
-                task.advance(len(chunk))
+            for block in blocks(places):
+                pending.append(_PendingBlock(block, journal, executor, options))
+                if len(pending) > 1:
+                    yield from pending.popleft().results(task)
+            while pending:
+                yield from pending.popleft().results(task)
         except BaseException:
             executor.shutdown(cancel_futures=True)
+            for interrupted in pending:
+                interrupted.keep()
             raise
-    return _make_table(rows), bad
+
+
+class _PendingBlock:
+    """A block of files that threads are reading."""
+
+    def __init__(
+        self,
+        block: list[Place],
+        journal: ScanJournal | None,
+        executor: ThreadPoolExecutor,
+        options: ScanOptions,
+    ) -> None:
+        self._block, self._journal = block, journal
+        self._known = {} if journal is None else journal.read(block)
+        chunks = [block[start : start + _CHUNK_FILES] for start in range(0, len(block), _CHUNK_FILES)]
+        self._futures = [executor.submit(self._examine, chunk, options) for chunk in chunks]
+
+    def _examine(self, chunk: list[Place], options: ScanOptions) -> list[Entry]:
+        entries = []
+        for place in chunk:
+            stamp = None if self._journal is None else Stamp.of(place)
+            known = self._known.get(str(place))
+            if known is not None and known.stamp == stamp:
+                entries.append(known)
+            else:
+                entries.append(Entry(stamp, _examine(place, options)))
+        return entries
+
+    def results(self, task: Task) -> Iterator[Finding]:
+        """Wait for all files of the block, keep what they are, and yield it."""
+        try:
+            for future in self._futures:
+                task.advance(len(future.result()))
+        finally:
+            self.keep()
+        for future in self._futures:
+            yield from (entry.finding for entry in future.result())
+
+    def keep(self) -> None:
+        """Write what is known so far to the journal."""
+        if self._journal is None:
+            return
+        found: dict[str, Entry] = {}
+        for number, future in enumerate(self._futures):
+            if future.done() and not future.cancelled() and future.exception() is None:
+                chunk = self._block[number * _CHUNK_FILES : (number + 1) * _CHUNK_FILES]
+                found.update(zip(map(str, chunk), future.result(), strict=True))
+        if any(self._known.get(path) != entry for path, entry in found.items()):
+            self._journal.write(self._block, {**self._known, **found})
 
 
 def make_bad(candidate: Candidate, reason: str, detail: str) -> BadFile:
@@ -171,25 +344,26 @@ def make_bad(candidate: Candidate, reason: str, detail: str) -> BadFile:
     return BadFile(utterance_id=candidate.utterance_id, reason=reason, detail=detail, path=candidate.path)
 
 
-def _examine(candidate: Candidate, options: ScanOptions) -> tuple[Candidate, AudioInfo | BadFile, str]:
-    path = Path(candidate.path)
-    fault = _name_fault(candidate.utterance_id)
-    if fault:
-        return candidate, make_bad(candidate, "unusable name", fault), ""
-    if path.suffix.lower() in CONVERTIBLE_SUFFIXES:
-        detail = (
-            f"{path.suffix} is not read by libsndfile; convert it to wav or flac, for example with ffmpeg"
-        )
-        return candidate, make_bad(candidate, "unreadable", detail), ""
+def _examine(place: Place, options: ScanOptions) -> Finding:
+    suffix = place.suffix.lower() if isinstance(place, Path) else ""
+    if suffix in CONVERTIBLE_SUFFIXES:
+        detail = f"{suffix} is not read by libsndfile; convert it to wav or flac, for example with ffmpeg"
+        return Finding(reason="unreadable", detail=detail)
+    meter = QualityMeter() if options.measures_quality else None
     try:
-        info, digest = examine(path) if options.reads_samples else (probe(path), "")
+        if options.reads_samples:
+            info, digest = examine(place, meter.add if meter else None)
+        else:
+            info, digest = probe(place), ""
     except AudioError as error:
-        return candidate, make_bad(candidate, error.reason, error.detail), ""
-    seconds = info.num_samples / info.sample_rate_hz
-    if seconds < options.min_seconds:
-        detail = f"{seconds:.3g} s, shorter than {options.min_seconds:g} s"
-        return candidate, make_bad(candidate, "too short", detail), ""
-    return candidate, info, digest
+        return Finding(reason=error.reason, detail=error.detail)
+    return Finding(
+        sample_rate_hz=info.sample_rate_hz,
+        num_samples=info.num_samples,
+        digest=digest,
+        level_db=meter.level_db if meter else 0.0,
+        clipped_share=meter.clipped_share if meter else 0.0,
+    )
 
 
 def _name_fault(name: str) -> str:
@@ -202,19 +376,6 @@ def _name_fault(name: str) -> str:
     return ""
 
 
-def _make_table(rows: list[tuple[Candidate, AudioInfo]]) -> pd.DataFrame:
-    columns = {
-        "utterance_id": [file.utterance_id for file, _ in rows],
-        "speaker_id": [file.speaker_id for file, _ in rows],
-        "path": [file.path for file, _ in rows],
-        "sample_rate_hz": [info.sample_rate_hz for _, info in rows],
-        "num_samples": [info.num_samples for _, info in rows],
-        "session_id": [file.session_id for file, _ in rows],
-    }
-    assert tuple(columns) == COLUMNS
-    return pd.DataFrame(columns)
-
-
 def refuse_bad(bad: Sequence[BadFile], options: ScanOptions, num_files: int) -> None:
     """Raise unless bad files are to be left out.
 
@@ -223,15 +384,16 @@ def refuse_bad(bad: Sequence[BadFile], options: ScanOptions, num_files: int) -> 
     """
     if not bad or options.skip_bad:
         return
+    raise BadFilesError(f"{describe_bad(bad, num_files)}; mend them, or leave them out with --skip-bad", bad)
+
+
+def describe_bad(bad: Sequence[BadFile], num_files: int) -> str:
+    """Return a line that counts the reasons and names the first five files."""
     counts = ", ".join(
         f"{count} {reason}" for reason, count in Counter(file.reason for file in bad).most_common()
     )
     shown = first_five([f"{printable(file.utterance_id)} ({printable(file.detail)})" for file in bad])
-    raise BadFilesError(
-        f"{len(bad)} of {num_files} audio files cannot be used ({counts}): {shown}; mend them,"
-        " or leave them out with --skip-bad",
-        bad,
-    )
+    return f"{len(bad)} of {num_files} audio files cannot be used ({counts}): {shown}"
 
 
 def printable(text: str) -> str:

@@ -215,8 +215,9 @@ def check_trials(path: Path, trials: Trials, table: pd.DataFrame, absent: str = 
         DataError: utterances that the corpus lacks (first five, with lines), or labels that contradict the
         speakers.
     """
-    speaker_of = dict(zip(table["utterance_id"], table["speaker_id"], strict=True))
     named = pd.unique(np.concatenate([trials.enroll_ids, trials.test_ids]))
+    table = table[table["utterance_id"].isin(named)]
+    speaker_of = dict(zip(table["utterance_id"], table["speaker_id"], strict=True))
     unknown = {name for name in named if name not in speaker_of}
     if unknown:
         shown = first_five(_with_lines(path, trials, unknown))

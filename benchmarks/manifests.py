@@ -1,0 +1,404 @@
+"""Ten million utterances: reading the list, what training holds of it, scanning, and extraction that stays linear.
+
+    python benchmarks/manifests.py [--rows 10000000] [--json docs/results/manifests.json] [--parts read train ...]
+
+Each measurement runs in a process of its own, so that its peak memory is its own. CPU time counts; wall time is given
+for orientation (other work shares the machine). Needs about 3 GB of disk in --work and 8 GB of memory.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pa_parquet
+
+READ_SECONDS, READ_GB = 60.0, 8.0
+LINEAR = 1.25
+"""Cost of 8 x the work over 8 x the cost of the work, at most."""
+FLAT = 1.10
+"""Memory for 8 x the corpus over that for the corpus, at most."""
+WORKER_MB = 100.0
+"""Memory a loader process may have of its own for the list, at most."""
+UTTERANCES_PER_SPEAKER = 50
+PARTS = ("read", "read-tsv", "train", "scan", "extract")
+
+
+def peak_gb() -> float:
+    """Return this process's largest resident size."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """Run an action; return its result, and CPU and wall seconds and the peak memory of the process so far."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = action()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return result, {
+        "cpu_seconds": round(cpu, 2),
+        "wall_seconds": round(wall, 1),
+        "peak_gb": round(peak_gb(), 2),
+    }
+
+
+def write_rows(path: Path, num_rows: int) -> None:
+    """Write a list with ids and paths as long as those of VoxBlink2."""
+    writer = None
+    for start in range(0, num_rows, 250_000):
+        rows = np.arange(start, min(num_rows, start + 250_000))
+        speakers = [f"id{row // UTTERANCES_PER_SPEAKER:07d}" for row in rows]
+        sessions = [
+            f"{name}/{(int(row) // 5 * 2_654_435_761) % 2**44:011x}"
+            for name, row in zip(speakers, rows, strict=True)
+        ]
+        ids = [f"{name}/{row % 5:05d}.flac" for name, row in zip(sessions, rows, strict=True)]
+        table = pa.table(
+            {
+                "utterance_id": ids,
+                "speaker_id": speakers,
+                "path": [f"/data/corpora/voxblink2/audio/{name}" for name in ids],
+                "sample_rate_hz": np.full(len(rows), 16_000),
+                "num_samples": 48_000 + rows * 7_919 % 200_000,
+                "session_id": sessions,
+            }
+        )
+        writer = writer or pa_parquet.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+
+
+def measure_read(path: Path) -> dict[str, Any]:
+    """Read and check the list."""
+    from svkit.store.manifest import read_manifest
+
+    manifest, cost = timed(lambda: read_manifest(path))
+    return {"rows": len(manifest), "file_mb": round(path.stat().st_size / 1e6), **cost}
+
+
+def measure_tsv(path: Path) -> dict[str, Any]:
+    """Write the list as TSV in a process of its own and read it in this one."""
+    from svkit.store.manifest import read_manifest, write_manifest
+
+    if (child := os.fork()) == 0:
+        write_manifest(path.with_suffix(".tsv"), read_manifest(path).table, is_sorted=False)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit("the list could not be written as TSV")
+    return measure_read(path.with_suffix(".tsv"))
+
+
+def measure_train(path: Path) -> dict[str, Any]:
+    """Build the training set, draw an epoch's order, and see what two loader processes hold of their own."""
+    import torch
+
+    from svkit.config.schema import DataConfig
+    from svkit.data import audio_source
+    from svkit.data.dataset import CropDataset
+    from svkit.data.loader import build_loader
+    from svkit.data.sampler import EpochBatches, TrainSampler
+    from svkit.store.manifest import read_manifest
+
+    torch.set_num_threads(1)
+    before = peak_gb()
+    manifest = read_manifest(path)
+    data = DataConfig(batch_size=64)
+    dataset, built = timed(lambda: CropDataset(manifest, data, None, seed=1))
+    batches = EpochBatches(len(dataset), data, seed=1)
+    _, order = timed(lambda: batches.batch(0))
+
+    # There is no audio: what is measured is the list. Each crop says instead what its process holds of its own.
+    def no_audio(place: Path, start: int, num_samples: int, **_: object) -> np.ndarray:
+        assert start >= 0 and place.is_absolute()
+        return np.full(num_samples, _own_mb(), np.float32)
+
+    audio_source.read_audio = no_audio  # type: ignore[assignment]
+    loader = build_loader(dataset, TrainSampler(batches, 0, 200), num_workers=2)
+    own = [float(waveforms.min()) for waveforms, _ in loader]
+    return {
+        "rows": len(manifest),
+        "peak_gb": round(peak_gb(), 2),
+        "before_gb": round(before, 2),
+        "index_cpu_seconds": built["cpu_seconds"],
+        "epoch_order_cpu_seconds": order["cpu_seconds"],
+        "worker_own_mb_first": round(own[0], 1),
+        "worker_own_mb_after_200_batches": round(max(own[-2:]), 1),
+        "worker_growth_mb": round(max(own[-2:]) - own[0], 1),
+    }
+
+
+def _own_mb() -> float:
+    """Return the memory that this process shares with no other, in MB."""
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
+
+
+def measure_scan(work: Path, num_files: int) -> dict[str, Any]:
+    """Scan the headers of so many files (links to a few), then scan again from what was remembered."""
+    from svkit.progress import SilentProgress
+    from svkit.stages.prepare.scan import Candidate, CandidateTable, ScanOptions, find_audio, scan_files
+
+    root = work / "tree"
+    _link_tree(root, num_files)
+    options = ScanOptions(reads_samples=False, journal=work / f"journal-{num_files}")
+
+    def scan() -> Any:
+        listed = CandidateTable(
+            Candidate(
+                utterance_id=name,
+                speaker_id=name.partition("/")[0],
+                session_id=name.rpartition("/")[0],
+                path=f"{root}/{name}",
+            )
+            for name in find_audio(root)
+        )
+        return scan_files(listed, options, SilentProgress())
+
+    before = peak_gb()
+    (first, bad), cost = timed(scan)
+    (second, _), again = timed(scan)
+    assert len(first) == num_files and not bad and first.equals(second)
+    return {
+        "files": num_files,
+        **cost,
+        "grown_mb": round(1024 * (cost["peak_gb"] - before), 1),
+        "files_per_cpu_second": round(num_files / cost["cpu_seconds"]),
+        "again_cpu_seconds": again["cpu_seconds"],
+    }
+
+
+def _link_tree(root: Path, num_files: int) -> None:
+    import soundfile
+
+    root.mkdir(parents=True, exist_ok=True)
+    sources = []
+    for number in range(1 + num_files // 30_000):  # a file has at most 65,000 names
+        sources.append(root.parent / f"source-{number}.wav")
+        soundfile.write(sources[-1], np.random.default_rng(number).uniform(-0.5, 0.5, 16_000), 16_000)
+    for number in range(num_files):
+        path = (
+            root
+            / f"id{number // 50:05d}"
+            / f"{number // 5 * 2_654_435_761 % 2**44:011x}"
+            / f"{number:05d}.wav"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.hardlink_to(sources[number // 30_000])
+
+
+def measure_extract(work: Path, factor: int) -> dict[str, Any]:
+    """Extract with the model of `smoke` from `factor` times the corpus."""
+    import pandas as pd
+    import soundfile
+    import torch
+
+    from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
+    from svkit.config.load import load_recipe
+    from svkit.config.schema import HeadConfig
+    from svkit.nn.speaker import SpeakerNetwork
+    from svkit.progress import SilentProgress
+    from svkit.stages.extract import ExtractRequest, run
+    from svkit.store import checkpoint as store
+    from svkit.store.atomic import write_json
+    from svkit.store.embeddings import read_facts
+    from svkit.store.manifest import COLUMNS, write_manifest
+    from svkit.store.provenance import PROVENANCE_NAME, make_provenance
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    architecture = ModelArchitecture(
+        encoder=EncoderArchitecture.uniform(num_layers=2, hidden_size=32, num_heads=4, ffn_dim=64),
+        head=HeadConfig(adapter_dim=16, attention_dim=16, embedding_dim=32),
+    )
+    model = work / "model"
+    store.write_model(model, architecture, SpeakerNetwork(architecture).state_dict())
+    write_json(
+        model / PROVENANCE_NAME,
+        make_provenance(command="benchmark", config={}, inputs=[], started=date.today().isoformat()),
+    )
+    rows = []
+    rng = np.random.default_rng(0)
+    for number in range(50):
+        path = work / "audio" / f"{number}.wav"
+        length = 16_000 * (2 + number % 7)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, rng.uniform(-0.5, 0.5, length), 16_000)
+        rows += [(f"{number}/{k}", f"s{number}", str(path), 16_000, length, "") for k in range(4 * factor)]
+    write_manifest(work / "list.tsv", pd.DataFrame(rows, columns=list(COLUMNS)))
+    recipe = load_recipe("smoke", overrides=["precision=fp32", "extract.batch_seconds=40"])
+    out = work / f"embeddings-{factor}"
+    request = ExtractRequest(exp=work, recipe=recipe, models=(model,), manifest=work / "list.tsv", out=out)
+    _, cost = timed(lambda: run(request, SilentProgress()))
+    facts = read_facts(out)
+    return {
+        "factor": factor,
+        "utterances": len(rows),
+        "audio_seconds": facts["audio_seconds"],
+        "loop_cpu_seconds": round(facts["cpu_seconds"], 3),
+        "peak_gb": cost["peak_gb"],
+        "peak_mb": round(1024 * peak_gb(), 1),
+    }
+
+
+def in_process(options: argparse.Namespace, part: str, *arguments: object) -> dict[str, Any]:
+    """Run one measurement in a fresh process."""
+    command = [sys.executable, __file__, "--work", str(options.work), "--inside", part, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(part, *arguments, found, file=sys.stderr, flush=True)
+    return found
+
+
+def inside(work: Path, part: str, arguments: list[str]) -> dict[str, Any]:
+    """Do what a fresh process is for."""
+    if part == "write":
+        write_rows(work / "list.parquet", int(arguments[0]))
+        return {}
+    if part in ("read", "read-tsv", "train"):
+        measure = {"read": measure_read, "read-tsv": measure_tsv, "train": measure_train}[part]
+        return measure(work / "list.parquet")
+    with tempfile.TemporaryDirectory(dir=work) as directory:
+        return {"scan": measure_scan, "extract": measure_extract}[part](Path(directory), int(arguments[0]))
+
+
+def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """Return (what, found, target, whether it is met) of what was measured."""
+    rows: list[tuple[str, str, str, bool]] = []
+    for part in ("read", "read-tsv"):
+        if part in results:
+            found = results[part]
+            cost = f"{found['cpu_seconds']:.1f} s CPU, {found['wall_seconds']:.0f} s wall, {found['peak_gb']:.1f} GB"
+            name = f"{part.removeprefix('read-') if '-' in part else 'parquet'}, {found['rows']:,} rows"
+            is_met = found["cpu_seconds"] < READ_SECONDS and found["peak_gb"] < READ_GB
+            rows.append((f"read {name}", cost, f"< {READ_SECONDS:g} s CPU, < {READ_GB:g} GB", is_met))
+    if "train" in results:
+        found = results["train"]
+        rows.append(
+            (
+                "training set and sampler, whole process",
+                f"{found['peak_gb']:.1f} GB",
+                f"< {READ_GB:g} GB",
+                found["peak_gb"] < READ_GB,
+            )
+        )
+        growth = found["worker_growth_mb"]
+        rows.append(
+            (
+                "growth of a loader process in 200 batches",
+                f"{growth:.0f} MB",
+                f"< {WORKER_MB:g} MB",
+                growth < WORKER_MB,
+            )
+        )
+    if "scan" in results:
+        first, last = results["scan"][0], results["scan"][-1]
+        ratio = last["cpu_seconds"] / first["cpu_seconds"] / (last["files"] / first["files"])
+        rows.append(
+            (
+                f"scan of {last['files']:,} files over that of {first['files']:,}, CPU a file",
+                f"{ratio:.2f}",
+                f"<= {LINEAR}",
+                ratio <= LINEAR,
+            )
+        )
+        slope = (last["grown_mb"] - first["grown_mb"]) * 2**20 / (last["files"] - first["files"])
+        rows.append(
+            (
+                "scan, memory a file; times 10 million",
+                f"{slope:.0f} bytes; {slope / 100:.1f} GB",
+                f"< {READ_GB:g} GB",
+                slope / 100 < READ_GB,
+            )
+        )
+        share = last["again_cpu_seconds"] / last["cpu_seconds"]
+        rows.append(("scan again from what is remembered, of the CPU time", f"{share:.2f}", "< 1", share < 1))
+    if "extract" in results:
+        first, last = results["extract"][0], results["extract"][-1]
+        times = last["factor"] / first["factor"]
+        ratio = last["loop_cpu_seconds"] / first["loop_cpu_seconds"] / times
+        rows.append(
+            (
+                f"extract, CPU an utterance at {times:g} x the corpus over 1 x",
+                f"{ratio:.2f}",
+                f"<= {LINEAR}",
+                ratio <= LINEAR,
+            )
+        )
+        memory = last["peak_mb"] / first["peak_mb"]
+        rows.append(
+            (
+                f"extract, peak memory at {times:g} x the corpus over 1 x",
+                f"{memory:.3f}",
+                f"<= {FLAT}",
+                memory <= FLAT,
+            )
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure, print PASS or FAIL against the targets, write the JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--scan-files", type=int, nargs="+", default=[50_000, 100_000, 200_000])
+    parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--machine", default="2-core x86 with AMX", help="kind of machine, for the JSON")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--inside", nargs="+", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        print(json.dumps(inside(options.work, options.inside[0], options.inside[1:])))
+        return
+    is_given = options.work is not None
+    options.work = options.work or Path(tempfile.mkdtemp(prefix="svkit-manifests-"))
+    options.work.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {}
+    try:
+        if {"read", "read-tsv", "train"} & set(options.parts):
+            in_process(options, "write", options.rows)
+        for part in options.parts:
+            sizes = {"scan": options.scan_files, "extract": options.factors}.get(part)
+            if sizes is None:
+                results[part] = in_process(options, part)
+            else:
+                results[part] = [in_process(options, part, size) for size in sizes]
+    finally:
+        if not is_given:
+            shutil.rmtree(options.work, ignore_errors=True)
+    rows = verdicts(results)
+    for what, found, target, is_met in rows:
+        print(f"{'PASS' if is_met else 'FAIL'}  {what:<58} {found:<40} {target}")
+    if options.json:
+        record = {
+            "date": date.today().isoformat(),
+            "machine": options.machine,
+            "threads": 1,
+            "verdicts": [
+                {"what": what, "found": found, "target": target, "met": is_met}
+                for what, found, target, is_met in rows
+            ],
+            **results,
+        }
+        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if not all(is_met for *_, is_met in rows):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

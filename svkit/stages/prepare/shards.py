@@ -1,0 +1,190 @@
+"""`svkit prepare shards`: the recordings of a list packed into tar files, for network file systems.
+
+The layout is WebDataset's: members `KEY.flac` (or another suffix) and `KEY.json`, beside each other, in uncompressed
+tar files. The list written beside them says for each utterance in which file and where its bytes are, so that training
+reads any crop at any time, as it does from single files: order, resume and every sample stay the same.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from svkit.errors import DataError
+from svkit.progress import Progress
+from svkit.store.atomic import replacing
+from svkit.store.manifest import SHARD_COLUMNS, Manifest, read_manifest, write_manifest
+from svkit.store.provenance import open_output
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardsRequest:
+    """What the user asked for."""
+
+    list: Path
+    out: Path
+    """Directory of the shards and of the list that points into them."""
+    audio_root: Path | None = None
+    per_shard: int = 4096
+    """Utterances in one tar file."""
+    seed: int = 24
+    num_workers: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardsResult:
+    """What was written."""
+
+    list: str
+    """The list that points into the shards."""
+    shards: int
+    utterances: int
+    gigabytes: float
+
+
+def run(request: ShardsRequest, progress: Progress) -> ShardsResult:
+    """Pack a list.
+
+    Utterances are dealt to the shards at random (from the seed): each shard is a sample of the whole corpus, as those
+    who read shards from beginning to end want it. The rows of the list stay in their order. Finished shards of an
+    interrupted run are kept.
+
+    Raises:
+        ArtifactError: the directory holds something else, or cannot be written.
+        ConfigError: finished already and not `overwrite`.
+        DataError: the list or a recording is missing or bad.
+    """
+    config = {"per_shard": request.per_shard, "seed": request.seed}
+    with open_output(
+        request.out,
+        command="prepare shards",
+        config=config,
+        inputs={"manifest": request.list},
+        overwrite=request.overwrite,
+    ) as output:
+        manifest = read_manifest(request.list, request.audio_root)
+        manifest.index()
+        if SHARD_COLUMNS[0] in manifest.table.columns:
+            raise DataError(f"{request.list}: points into shards already; give the list they were made from")
+        plan = _Plan(manifest, request)
+        offsets, sizes = _write_all(plan, request.num_workers or 4, progress)
+        names = pd.Index([plan.name(number) for number in range(len(plan))])
+        table = manifest.table.assign(
+            path=pd.Series(pd.Categorical.from_codes(plan.shard_of, names)).astype(str),
+            **dict(zip(SHARD_COLUMNS, (offsets.astype(str), sizes.astype(str)), strict=True)),
+        )
+        path = request.out / f"{request.list.stem}{request.list.suffix}"
+        write_manifest(path, table, is_sorted=False)
+        output.finish()
+    return ShardsResult(
+        list=str(path),
+        shards=len(plan),
+        utterances=len(manifest),
+        gigabytes=round(float(sizes.sum()) / 1e9, 4),
+    )
+
+
+class _Plan:
+    """Which rows go into which shard."""
+
+    def __init__(self, manifest: Manifest, request: ShardsRequest) -> None:
+        self.manifest, self.out = manifest, request.out
+        order = np.random.default_rng(np.random.SeedSequence([request.seed])).permutation(len(manifest))
+        self._rows = [order[k : k + request.per_shard] for k in range(0, len(order), request.per_shard)]
+        self.shard_of: NDArray[np.int64] = np.zeros(len(manifest), np.int64)
+        self.shard_of[order] = np.arange(len(manifest)) // request.per_shard
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self, number: int) -> NDArray[np.int64]:
+        """Return the rows of a shard in its order."""
+        return self._rows[number]
+
+    def name(self, number: int) -> str:
+        """Return the file name of a shard."""
+        return f"shard-{number:06d}.tar"
+
+
+Index = dict[int, tuple[int, int]]
+"""Row -> first byte and size of its recording in the shard."""
+
+
+def _write_all(
+    plan: _Plan, num_workers: int, progress: Progress
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    offsets, sizes = np.zeros(len(plan.manifest), np.int64), np.zeros(len(plan.manifest), np.int64)
+    numbers = iter(range(len(plan)))
+    with progress.task("packing", len(plan.manifest)) as task, ThreadPoolExecutor(num_workers) as executor:
+        try:
+            pending: set[Future[Index]] = set()
+            while True:
+                free = num_workers - len(pending)
+                pending |= {executor.submit(_write_shard, plan, number) for number in islice(numbers, free)}
+                if not pending:
+                    return offsets, sizes
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    index = future.result()
+                    for row, place in index.items():
+                        offsets[row], sizes[row] = place
+                    task.advance(len(index))
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def _write_shard(plan: _Plan, number: int) -> Index:
+    path, rows = plan.out / plan.name(number), plan.rows(number)
+    if (
+        path.exists()
+    ):  # complete, as it was renamed when it was; made of other rows only if someone changed it
+        index = _read_index(path)
+        if index.keys() == {int(row) for row in rows}:
+            return index
+    with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as tar:
+        for row in rows:
+            for name, content in _members(plan.manifest, int(row)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return _read_index(path)
+
+
+def _members(manifest: Manifest, row: int) -> Iterator[tuple[str, bytes]]:
+    """Yield the two members of an utterance; the key is its row, as an id may hold any text."""
+    source = manifest.audio_path(row)
+    try:
+        audio = source.read_bytes()
+    except OSError as error:
+        reason = (
+            "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        )
+        raise DataError(f"{source}: {reason}; find all such files with `svkit prepare check`") from error
+    if not audio:
+        raise DataError(f"{source}: empty file; find all such files with `svkit prepare check`")
+    yield f"{row:09d}{source.suffix.lower()}", audio
+    facts = {name: manifest.text(name, row) for name in manifest.table.columns if name != "path"}
+    numbers = {name: int(facts[name]) for name in ("sample_rate_hz", "num_samples")}
+    yield f"{row:09d}.json", json.dumps({**facts, **numbers}, ensure_ascii=False).encode()
+
+
+def _read_index(path: Path) -> Index:
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return {
+                int(member.name.partition(".")[0]): (member.offset_data, member.size)
+                for member in tar
+                if not member.name.endswith(".json")
+            }
+    except (tarfile.TarError, ValueError):
+        return {}

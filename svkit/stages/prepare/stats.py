@@ -1,0 +1,117 @@
+"""`svkit prepare stats`: who and how much is in a list, without touching the audio."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from svkit.store.manifest import COLUMNS, SHARD_COLUMNS, read_manifest
+
+SECONDS_EDGES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 300)
+COUNT_EDGES = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
+"""A bin is [edge, next edge); the last one has no end."""
+_MOST_VALUES = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bin:
+    """One bar of a histogram."""
+
+    low: float
+    high: float | None
+    """None: no end."""
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distribution:
+    """Values of speakers or utterances in a few numbers."""
+
+    minimum: float
+    median: float
+    mean: float
+    maximum: float
+    histogram: tuple[Bin, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stats:
+    """What is in a list."""
+
+    list: str
+    speakers: int
+    utterances: int
+    sessions: int
+    """Different (speaker, session) pairs, where sessions are known."""
+    hours: float
+    sample_rates_hz: dict[str, int]
+    """Rate -> utterances."""
+    in_shards: int
+    """Utterances whose audio lies in tar files."""
+    seconds: Distribution
+    """Durations of utterances."""
+    utterances_per_speaker: Distribution
+    minutes_per_speaker: Distribution
+    columns: dict[str, dict[str, int]]
+    """Extra columns with few values (gender, category): value -> utterances."""
+
+
+def run(path: Path) -> Stats:
+    """Count.
+
+    Raises:
+        DataError: the list is missing or bad.
+    """
+    manifest = read_manifest(path)
+    table, seconds = manifest.table, manifest.durations_seconds
+    speakers, names = pd.factorize(table["speaker_id"])
+    counts = np.bincount(speakers)
+    minutes = np.bincount(speakers, seconds) / 60
+    sessions, session_names = pd.factorize(table["session_id"])
+    known = table["session_id"].ne("").to_numpy(dtype=bool)
+    pairs = np.unique(speakers[known].astype(np.int64) * len(session_names) + sessions[known])
+    rates, rate_counts = np.unique(manifest.sample_rates_hz, return_counts=True)
+    in_shards = int(table[SHARD_COLUMNS[0]].ne("").sum()) if SHARD_COLUMNS[0] in table.columns else 0
+    return Stats(
+        list=str(path),
+        speakers=len(names),
+        utterances=len(table),
+        sessions=len(pairs),
+        hours=round(float(seconds.sum()) / 3600, 4),
+        sample_rates_hz={str(rate): int(count) for rate, count in zip(rates, rate_counts, strict=True)},
+        in_shards=in_shards,
+        seconds=_distribution(seconds, SECONDS_EDGES),
+        utterances_per_speaker=_distribution(counts, COUNT_EDGES),
+        minutes_per_speaker=_distribution(minutes, COUNT_EDGES, low=0),
+        columns=_columns(table),
+    )
+
+
+def _distribution(values: NDArray[Any], edges: tuple[float, ...], low: float | None = None) -> Distribution:
+    starts = edges if low is None else (low, *edges)
+    ends: list[float | None] = [*starts[1:], None]
+    places = np.searchsorted(np.asarray(starts), values, side="right") - 1
+    counts = np.bincount(places, minlength=len(starts))
+    used = np.flatnonzero(counts)
+    bins = [Bin(low=starts[k], high=ends[k], count=int(counts[k])) for k in range(used[0], used[-1] + 1)]
+    return Distribution(
+        minimum=round(float(values.min()), 3),
+        median=round(float(np.median(values)), 3),
+        mean=round(float(values.mean()), 3),
+        maximum=round(float(values.max()), 3),
+        histogram=tuple(bins),
+    )
+
+
+def _columns(table: pd.DataFrame) -> dict[str, dict[str, int]]:
+    found = {}
+    for name in table.columns:
+        if name in (*COLUMNS, *SHARD_COLUMNS):
+            continue
+        counts = table[name].value_counts()
+        if len(counts) <= _MOST_VALUES:
+            found[str(name)] = {str(value): int(count) for value, count in counts.items()}
+    return found

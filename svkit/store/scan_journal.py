@@ -1,0 +1,169 @@
+"""What a scan has found out about audio files, so that an interrupted one goes on where it was.
+
+A directory of small parquet files, one for a block of neighbouring files. Blocks end where the hash of a path says so:
+a file that comes or goes changes the block it is in and no other. An entry holds while its file has the size and the
+time of change it had.
+"""
+
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pa_parquet
+
+from svkit.errors import ArtifactError
+from svkit.store.atomic import replacing
+from svkit.store.audio_file import TarMember
+
+Place = Path | TarMember
+_MEAN_BLOCK, _LARGEST_BLOCK = 1024, 8192
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What one file is."""
+
+    sample_rate_hz: int = 0
+    num_samples: int = 0
+    digest: str = ""
+    """Of the samples (`svkit.store.audio_file.examine`); empty where only the header was read."""
+    level_db: float = 0.0
+    """RMS of the loudest frame; measured only where asked for."""
+    clipped_share: float = 0.0
+    """Share of samples on plateaus; measured only where asked for."""
+    reason: str = ""
+    """The kind of fault; empty for a readable file."""
+    detail: str = ""
+    """The fault in words."""
+
+    def digest_words(self) -> npt.NDArray[np.uint64]:
+        """Return the first 128 bits of the digest, `[2]`; zeros where there is none."""
+        return np.frombuffer(bytes.fromhex(self.digest[:32]).ljust(16, b"\0"), np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """By what a changed file is known."""
+
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, place: Place) -> "Stamp | None":
+        """Return the stamp of a file; None where it cannot be looked up."""
+        try:
+            status = (place.tar if isinstance(place, TarMember) else place).stat()
+        except OSError:
+            return None
+        return cls(status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A finding and the stamp of its file before it was read."""
+
+    stamp: Stamp | None
+    finding: Finding
+
+
+_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size", pa.int64()),
+        ("changed_ns", pa.int64()),
+        *(
+            (item.name, {int: pa.int64(), float: pa.float64(), str: pa.string()}[item.type])  # type: ignore[index]
+            for item in fields(Finding)
+        ),
+    ]
+)
+
+
+def blocks(places: Iterable[Place]) -> Iterator[list[Place]]:
+    """Cut a sequence of files into blocks of about a thousand whose ends do not depend on other blocks."""
+    block: list[Place] = []
+    for place in places:
+        block.append(place)
+        is_end = zlib.crc32(_name(place)) % _MEAN_BLOCK == 0
+        if is_end or len(block) == _LARGEST_BLOCK:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _name(place: Place) -> bytes:
+    return os.fsencode(str(place))
+
+
+class ScanJournal:
+    """The entries of one kind of examination."""
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        """Use the directory.
+
+        Args:
+            directory: made with the first entry.
+            kind: what is examined; entries of another kind are not seen.
+        """
+        self._directory, self._kind = directory, kind
+
+    def read(self, block: Sequence[Place]) -> dict[str, Entry]:
+        """Return the entries of a block by path."""
+        try:
+            rows = pa_parquet.read_table(self._file(block), schema=_SCHEMA).to_pylist()
+        except (OSError, ValueError, pa.ArrowException):
+            return {}  # nothing there, or cut short: it is found out again
+        return {
+            row.pop("path"): Entry(Stamp(row.pop("size"), row.pop("changed_ns")), Finding(**row))
+            for row in rows
+        }
+
+    def write(self, block: Sequence[Place], entries: Mapping[str, Entry]) -> None:
+        """Keep entries of a block; those of files that cannot be looked up are left out.
+
+        Raises:
+            ArtifactError: the journal cannot be written.
+        """
+        rows = [
+            {"path": path, **asdict(entry.stamp), **asdict(entry.finding)}
+            for path, entry in entries.items()
+            if entry.stamp is not None and _is_text(path + entry.finding.detail)
+        ]
+        if rows:
+            with replacing(self._file(block)) as temporary:
+                pa_parquet.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
+
+    def _file(self, block: Sequence[Place]) -> Path:
+        name = sha256(self._kind.encode() + b"\0" + _name(block[-1])).hexdigest()[:24]
+        # Ten million files are ten thousand blocks: no directory gets more than a few dozen of them.
+        return self._directory / name[:2] / f"{name[2:]}.parquet"
+
+
+def remove_journal(directory: Path) -> None:
+    """Remove a journal that is no longer needed.
+
+    Raises:
+        ArtifactError: it cannot be removed.
+    """
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ArtifactError(f"{directory}: cannot be removed: {error.strerror}") from error
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
