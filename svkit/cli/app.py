@@ -16,6 +16,7 @@ from svkit.cli import (
     console,
     convert,
     distill,
+    export,
     extract,
     finetune,
     info,
@@ -152,6 +153,7 @@ for _command in (
     verify.verify,
     info.info,
     convert.convert,
+    export.export,
 ):
     app.command()(_command)
 
