@@ -16,6 +16,7 @@ from svkit.cli import (
     console,
     convert,
     distill,
+    doctor,
     export,
     extract,
     finetune,
@@ -154,6 +155,7 @@ for _command in (
     info.info,
     convert.convert,
     export.export,
+    doctor.doctor,
 ):
     app.command()(_command)
 

@@ -76,10 +76,9 @@ def run(request: ExportRequest, progress: Progress) -> ExportResult:
         out, command="export", config=config, inputs=inputs, overwrite=request.overwrite
     ) as output:
         _write_graphs(checkpoint, out, wanted, progress)
-        facts = _examine(checkpoint, out, wanted, progress)
-        store.write_facts(out, facts)
+        store.write_facts(out, _examine(checkpoint, out, wanted, progress))
         output.finish()
-    return ExportResult(directory=out, facts=facts)
+    return ExportResult(directory=out, facts=store.read_facts(out))
 
 
 def _final_model(exp: Path) -> Path:
