@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner, Result
 
 import svkit
@@ -19,6 +21,7 @@ from svkit.stages import export as stage
 from svkit.stages import onnx_graph
 from svkit.store import checkpoint as store
 from svkit.store.provenance import read_provenance, sha256_artifact
+from tests.e2e.conftest import REPOSITORY
 from tests.random_models import draw_weights
 from tests.stages.training_experiment import TEACHER, finish, make_teacher
 
@@ -100,6 +103,21 @@ def test_any_length_and_batch_gives_torchs_embedding(exported, lengths):
     for name, limit in (("model.onnx", 0.9999), ("model.fp16.onnx", 0.999), ("model.int8.onnx", 0.9)):
         found = onnx_graph.OnnxModel(out / name, 1).embed(waves)
         assert found.shape == expected.shape and cosines(found, expected).min() >= limit, name
+
+
+def test_the_consumer_example_needs_neither_torch_nor_svkit(exported, tmp_path):
+    example = REPOSITORY / "docs" / "examples" / "onnx_embed.py"
+    source = example.read_text()
+    assert len(source.splitlines()) <= 30 and "import svkit" not in source and "torch\n" not in source
+    waves = [noise(1, 16_000), noise(2, 24_000)]
+    for name, wave in zip("ab", waves, strict=True):
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16_000, subtype="FLOAT")
+    graph = exported / "onnx" / "pruned" / "model.onnx"
+    command = [sys.executable, example, graph, tmp_path / "a.wav", tmp_path / "b.wav"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    model = svkit.load(exported / "finetune-pruned" / "lmft")
+    a, b = model.embed(waves)
+    assert abs(float(done.stdout.removeprefix("cosine ")) - cosines(a[None], b[None])[0]) < 1e-3
 
 
 def test_linear_layers_are_int8_and_features_are_not(exported):
