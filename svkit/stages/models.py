@@ -194,7 +194,8 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
     hint = (
         ""
         if is_local
-        else "; without a connection to the hub, download it elsewhere and pass its directory with --encoder DIR"
+        else f"; without a connection to the hub: where there is one, `hf download {name} --local-dir DIR`, then"
+        " --encoder DIR here"
     )
     try:
         config = AutoConfig.from_pretrained(name)

@@ -144,7 +144,9 @@ def test_an_encoder_that_is_not_there(name):
 
 
 def test_a_hub_id_without_a_connection_says_what_to_do():
-    with pytest.raises(ArtifactError, match="--encoder DIR"):
+    with pytest.raises(
+        ArtifactError, match="hf download nobody/nothing --local-dir DIR`, then --encoder DIR here"
+    ):
         load_encoder("nobody/nothing", load_recipe("smoke"))
 
 
