@@ -59,9 +59,7 @@ def as_exported():
 
 def test_half_precision_keeps_what_needs_the_bits():
     encoder = ModelArchitecture(
-        encoder=EncoderArchitecture.uniform(
-            num_layers=1, hidden_size=12, num_heads=3, ffn_dim=20
-        ),
+        encoder=EncoderArchitecture.uniform(num_layers=1, hidden_size=12, num_heads=3, ffn_dim=20),
         head=HeadConfig(adapter_dim=4, attention_dim=3, embedding_dim=5),
     )
     graph = GraphNetwork(SpeakerNetwork(encoder), torch.float16)
