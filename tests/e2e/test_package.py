@@ -108,3 +108,8 @@ def test_the_code_is_of_the_oldest_python_that_is_stated() -> None:
     for name in _tracked_files():
         if name.endswith(".py"):
             ast.parse((REPOSITORY / name).read_text(), name, feature_version=(3, 10))
+
+
+def test_what_the_tests_of_export_need_is_part_of_dev() -> None:
+    extras = _pyproject()["project"]["optional-dependencies"]
+    assert set(extras["export"]) <= set(extras["dev"])
