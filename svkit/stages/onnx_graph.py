@@ -21,7 +21,7 @@ from svkit.nn.graph import GraphNetwork
 from svkit.nn.speaker import SpeakerNetwork
 
 OPSET = 20
-"""ONNX operator set of the graphs."""
+"""ONNX operator set of the graphs: what the exporter of torch 2.11 writes of itself."""
 _SINGLE_FILE_BYTES = 1_800_000_000
 """Above this weights go into a file of their own: protobuf ends at 2 GB."""
 _EXAMPLE_SAMPLES = (16_000, 12_345)
