@@ -61,9 +61,10 @@ class SpeakerModel(SpeakerNetwork):
         Raises:
             DataError: an array is not 1-D or not finite, a file is missing or unreadable, or one is shorter than 35 ms.
         """
-        if isinstance(recordings, str | os.PathLike) or getattr(recordings, "ndim", None) == 1:
-            single: NDArray[np.float32] = self.embed([recordings], sample_rate)[0]
-            return single
+        if isinstance(recordings, str | os.PathLike):
+            return self.embed([recordings], sample_rate)[0]
+        if isinstance(recordings, np.ndarray) and recordings.ndim == 1:
+            return self.embed([recordings], sample_rate)[0]
         tensors = [_checked(index, recording, sample_rate) for index, recording in enumerate(recordings)]
         if not tensors:
             return np.zeros((0, self.architecture.head.embedding_dim), dtype=np.float32)
