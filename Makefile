@@ -172,6 +172,7 @@ static: $(SETUP)
 format: $(SETUP)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/python $(benchmarks)/commands_page.py
 
 e2e: $(SETUP)
 	$(VENV)/bin/pytest tests/e2e

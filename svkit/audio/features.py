@@ -22,7 +22,7 @@ FEATURE_DIM = NUM_MELS * STACK
 MIN_SAMPLES = FRAME_SAMPLES + (STACK - 1) * HOP_SAMPLES
 """Shortest waveform that gives one output frame: 560 samples, 35 ms."""
 MEL_FLOOR = 1.192092955078125e-07
-_PREEMPHASIS = 0.97
+PREEMPHASIS = 0.97
 _CHUNK_FRAMES = 16_384
 """Frames transformed at once: bounds the memory of the spectra to 34 MB."""
 _BAND_MELS = 16
@@ -104,7 +104,7 @@ class FeatureExtractor(nn.Module):
     def _log_mel(self, frames_XN: Tensor, means_X: Tensor) -> Tensor:
         # The mean goes first: taken off after the pre-emphasis it would cost a constant frame its last digits.
         centred = frames_XN - means_X[:, None]
-        emphasised = torch.sub(centred[:, 1:], centred[:, :-1], alpha=_PREEMPHASIS)
+        emphasised = torch.sub(centred[:, 1:], centred[:, :-1], alpha=PREEMPHASIS)
         spectrum = torch.fft.rfft(emphasised.mul_(self.window))
         power = torch.addcmul(spectrum.real * spectrum.real, spectrum.imag, spectrum.imag)
         mels = torch.cat([power[:, bins] @ self.mel[bins, band] for bins, band in self._bands], dim=1)

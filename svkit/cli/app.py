@@ -18,6 +18,8 @@ from svkit.cli import (
     console,
     convert,
     distill,
+    doctor,
+    export,
     extract,
     finetune,
     info,
@@ -161,6 +163,8 @@ for _command in (
     verify.verify,
     info.info,
     convert.convert,
+    export.export,
+    doctor.doctor,
 ):
     app.command()(_command)
 

@@ -14,8 +14,21 @@ if TYPE_CHECKING:
     from svkit.config.schema import Recipe
 
 Exp = Annotated[Path, typer.Option("--exp", envvar="SVKIT_EXP", help="Working directory of the experiment.")]
+
+
+def _complete_preset(incomplete: str) -> list[str]:
+    from svkit.config.load import preset_names
+
+    return [name for name in preset_names() if name.startswith(incomplete)]
+
+
 Preset = Annotated[
-    str | None, typer.Option("--preset", help="Recipe in the package [default: as in exp/config.toml].")
+    str | None,
+    typer.Option(
+        "--preset",
+        help="Recipe in the package [default: as in exp/config.toml].",
+        autocompletion=_complete_preset,
+    ),
 ]
 Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML laid over the preset.")]
 Overrides = Annotated[

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svkit.config.architecture import EncoderArchitecture
+from svkit.nn.relative import relative_bias
 
 
 class LayerGates(NamedTuple):
@@ -87,34 +88,6 @@ class FeedForward(nn.Module):
         if gate is None:
             return self.output_dense(inner_BTF)
         return self.output_dense(inner_BTF * gate.to(inner_BTF.dtype)) * _alive(gate)
-
-
-def relative_bias(scores_BHTP: Tensor, left: int, right: int) -> Tensor:
-    """Spread scores per distance over query and key positions.
-
-    Args:
-        scores_BHTP: product of the queries with the distance embeddings, P = left + right + 1.
-        left: distances below -left share the first embedding.
-        right: distances above right share the last one.
-
-    Returns:
-        [B, H, T, T] view with out[.., l, r] = scores[.., l, clamp(r - l, -left, right) + left].
-    """
-    batch, heads, frames, _ = scores_BHTP.shape
-    reach = frames - 1
-    middle = scores_BHTP[..., max(left - reach, 0) : left + min(right, reach) + 1]
-    parts = [middle]
-    if reach > left:
-        parts.insert(0, scores_BHTP[..., :1].expand(-1, -1, -1, reach - left))
-    if reach > right:
-        parts.append(scores_BHTP[..., -1:].expand(-1, -1, -1, reach - right))
-    band = torch.cat(parts, dim=-1) if len(parts) > 1 else middle.contiguous()
-    # Row l of the band holds the distances -reach..reach, 2 T - 1 of them. Read with a row length one shorter, from
-    # the start of distance 0 of row 0 on, each row begins one distance further left: key 0 of query l.
-    if frames == 1:
-        return band
-    flat = band.reshape(batch, heads, frames * (2 * reach + 1))
-    return flat[..., reach : reach + frames * 2 * reach].view(batch, heads, frames, 2 * reach)[..., :frames]
 
 
 def attend_in_blocks(

@@ -7,6 +7,7 @@ from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError, ConfigError
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
+from svkit.stages.model_card import write_card
 from svkit.stages.models import check_buildable, load_into, load_transformers_encoder, new_network
 from svkit.store import checkpoint as store
 from svkit.store.provenance import open_output
@@ -59,4 +60,5 @@ def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress:
             )
         store.write_model(out, network.architecture, network.state_dict())
         output.finish()
+        write_card(out)
     return out

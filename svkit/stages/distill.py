@@ -9,6 +9,7 @@ from svkit.errors import ArtifactError
 from svkit.progress import Progress
 from svkit.stages.distillation import DistanceMeter, default_teacher, training_inputs
 from svkit.stages.finished import is_current
+from svkit.stages.model_card import write_card
 from svkit.stages.models import load_model
 from svkit.stages.prune import write_pruned
 from svkit.stages.training import Fit, batch_of_process, fit_task, make_accelerator, open_stage
@@ -107,4 +108,6 @@ def run(request: DistillRequest, progress: Progress) -> DistillResult:
             if classifier is not None:
                 store.write_classifier(out, classifier)
         output.finish({"device": str(accelerator.device)})
+        if accelerator.is_main_process:
+            write_card(out)
     return DistillResult(checkpoint=out)

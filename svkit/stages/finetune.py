@@ -21,6 +21,7 @@ from svkit.nn.margin import ArcFaceClassifier, make_classifier
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
 from svkit.stages.finished import is_current
+from svkit.stages.model_card import write_card
 from svkit.stages.models import TINY_ENCODER, load_encoder, load_into, load_model, new_network
 from svkit.stages.training import Fit, batch_of_process, fit_task, make_accelerator, open_stage
 from svkit.stages.validation import Validator
@@ -235,6 +236,8 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
                 "num_parameters": sum(p.numel() for p in trained.network.parameters()),
             }
         )
+        if accelerator.is_main_process:
+            write_card(plan.out)
 
 
 def _list(path: Path | None) -> Manifest | None:

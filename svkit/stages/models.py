@@ -12,15 +12,18 @@ from torch import Tensor
 from svkit.audio.features import MIN_SAMPLES
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.architecture import TINY, EncoderArchitecture, ModelArchitecture
-from svkit.config.schema import LoraConfig, Recipe
+from svkit.config.schema import ExtractConfig, LoraConfig, Recipe
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.nn.encoder import Encoder, initialise
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store import checkpoint as store
-from svkit.store.audio_file import LOUDEST_SAMPLE
+from svkit.store.audio_file import LOUDEST_SAMPLE, probe, read_audio
 from svkit.store.upstream import encoder_architecture, encoder_tensors
 
 TINY_ENCODER = "tiny"
+
+Recording = NDArray[np.floating] | str | os.PathLike[str]
+"""Samples, or an audio file."""
 
 
 class SpeakerModel(SpeakerNetwork):
@@ -47,21 +50,27 @@ class SpeakerModel(SpeakerNetwork):
 
     @torch.inference_mode()
     def embed(
-        self, waveforms: Sequence[NDArray[np.floating]], sample_rate: int = SAMPLE_RATE_HZ
+        self, recordings: Recording | Sequence[Recording], sample_rate: int = SAMPLE_RATE_HZ
     ) -> NDArray[np.float32]:
         """Embed recordings of any lengths as one padded batch; each gets the embedding it has alone.
 
         Args:
-            waveforms: 1-D arrays in [-1, 1].
-            sample_rate: their rate in Hz; other rates than 16,000 are resampled.
+            recordings: 1-D arrays in [-1, 1] or audio files (channel 0, cut at 60 s, as in `svkit extract`), or
+                a single one of these.
+            sample_rate: rate of the arrays in Hz; other rates than 16,000 are resampled. Files know their own.
 
         Returns:
-            float32 [N, D], not length-normalised.
+            float32 [N, D], not length-normalised; [D] for a single recording.
 
         Raises:
-            DataError: an array is not 1-D, not finite, absurdly loud, or shorter than 35 ms.
+            DataError: an array is not 1-D, not finite or absurdly loud, a file is missing or unreadable, or one is
+                shorter than 35 ms.
         """
-        tensors = [_checked(index, waveform, sample_rate) for index, waveform in enumerate(waveforms)]
+        if isinstance(recordings, str | os.PathLike):
+            return self.embed([recordings], sample_rate)[0]
+        if isinstance(recordings, np.ndarray) and recordings.ndim == 1:
+            return self.embed([recordings], sample_rate)[0]
+        tensors = [_checked(index, recording, sample_rate) for index, recording in enumerate(recordings)]
         if not tensors:
             return np.zeros((0, self.architecture.head.embedding_dim), dtype=np.float32)
         device = next(self.parameters()).device
@@ -71,20 +80,25 @@ class SpeakerModel(SpeakerNetwork):
         return self(batch, lengths.to(device) if is_padded else None).cpu().numpy()
 
 
-def _checked(index: int, waveform: NDArray[np.floating], sample_rate: int) -> Tensor:
-    array = np.asarray(waveform, dtype=np.float32)
+def _checked(index: int, recording: Recording, sample_rate: int) -> Tensor:
+    name = f"waveform {index}"
+    if isinstance(recording, str | os.PathLike):
+        name = os.fspath(recording)
+        info = probe(Path(name))
+        sample_rate = info.sample_rate_hz
+        limit = round(ExtractConfig().max_seconds * sample_rate)
+        recording = read_audio(Path(name), num_samples=min(limit, info.num_samples))
+    array = np.asarray(recording, dtype=np.float32)
     if array.ndim != 1:
-        raise DataError(f"waveform {index}: expected one dimension (mono), found shape {array.shape}")
+        raise DataError(f"{name}: expected one dimension (mono), found shape {array.shape}")
     if not np.isfinite(array).all():
-        raise DataError(f"waveform {index}: has samples that are not finite")
+        raise DataError(f"{name}: has samples that are not finite")
     if len(array) and np.abs(array).max() > LOUDEST_SAMPLE:
-        raise DataError(f"waveform {index}: has samples beyond {LOUDEST_SAMPLE:g} times full scale")
+        raise DataError(f"{name}: has samples beyond {LOUDEST_SAMPLE:g} times full scale")
     if sample_rate != SAMPLE_RATE_HZ:
         array = resample(array, sample_rate)
     if len(array) < MIN_SAMPLES:
-        raise DataError(
-            f"waveform {index}: expected at least 35 ms, found {1000 * len(array) / SAMPLE_RATE_HZ:.0f} ms"
-        )
+        raise DataError(f"{name}: expected at least 35 ms, found {1000 * len(array) / SAMPLE_RATE_HZ:.0f} ms")
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
@@ -230,7 +244,8 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
     hint = (
         ""
         if is_local
-        else "; without a connection to the hub, download it elsewhere and pass its directory with --encoder DIR"
+        else f"; without a connection to the hub: where there is one, `hf download {name} --local-dir DIR`, then"
+        " --encoder DIR here"
     )
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)

@@ -25,6 +25,7 @@ from svkit.pruning.gates import EncoderGates
 from svkit.pruning.selection import TOLERANCE, select
 from svkit.stages.distillation import DistanceMeter, default_teacher, training_inputs
 from svkit.stages.finished import is_current
+from svkit.stages.model_card import write_card
 from svkit.stages.models import SpeakerModel, load_model
 from svkit.stages.training import Fit, batch_of_process, count_steps, fit_task, make_accelerator, open_stage
 from svkit.store import checkpoint as store
@@ -189,6 +190,8 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
                 after = DistillationTask(cut, teacher.encoder, config).to(accelerator.device)
                 extra["distance_after_cut"] = meter.measure(after, accelerator)
         output.finish(extra)
+        if accelerator.is_main_process:
+            write_card(out)
     return _result(out)
 
 

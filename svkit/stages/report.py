@@ -10,6 +10,7 @@ from svkit.progress import Progress
 from svkit.stages.finished import is_current
 from svkit.stages.guards import Guards, check_scores
 from svkit.stages.measurement import NUM_RESAMPLES
+from svkit.stages.model_card import write_card
 from svkit.stages.reporting import figures, gather, markdown, page, timing, wording
 from svkit.store import report as store
 from svkit.store.atomic import write_bytes, write_text
@@ -92,6 +93,8 @@ def run(request: ReportRequest, progress: Progress) -> ReportResult:
         store.write_report(output.path, report)
         _render(output.path, progress)
         output.finish()
+    for path in contents:
+        write_card(exp / path, [system for system in systems if system["model_path"] == path])
     return _result(target)
 
 

@@ -30,7 +30,11 @@ def load_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         content = json.loads(
-            data, object_pairs_hook=_unique, parse_constant=_finite, parse_float=_finite, parse_int=_whole
+            data.decode("utf-8-sig"),  # json itself would let half a surrogate pair pass in the bytes
+            object_pairs_hook=_unique,
+            parse_constant=_finite,
+            parse_float=_finite,
+            parse_int=_whole,
         )
         if b"\\u" in data:
             json.dumps(content, ensure_ascii=False).encode("utf-8")

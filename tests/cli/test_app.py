@@ -148,6 +148,28 @@ def _help_cpu_seconds() -> float:
     return after.children_user - before.children_user + after.children_system - before.children_system
 
 
+def _complete(*words: str) -> list[str]:
+    """Ask for completions as bash does."""
+    environment = {
+        **os.environ,
+        "_SVKIT_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(["svkit", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "svkit"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_the_shell_completes_commands_options_choices_and_presets() -> None:
+    assert _complete("pru") == ["prune"]
+    assert "--sparsity" in _complete("prune", "--spa")
+    assert _complete("finetune", "--stage", "l") == ["lora", "lmft"]
+    assert set(_complete("finetune", "--preset", "w2v")) == {"w2v-bert-2.0", "w2v-bert-2.0-no-lora"}
+
+
 def test_files_stay_signatures() -> None:
     """A command's file imports its stage inside the function; what stands above would slow every --help."""
     folder = Path(app_module.__file__).parent

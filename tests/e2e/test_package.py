@@ -1,8 +1,15 @@
 """What is installed is what is in the tree."""
 
+import ast
+import shutil
+import subprocess
 import sys
+import tarfile
+import zipfile
 from importlib import resources
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.conftest import REPOSITORY
 
@@ -60,3 +67,49 @@ def test_makefile_and_ci_name_no_place_of_one_machine() -> None:
     for name in ("Makefile", ".ci/run", "README.md", "pyproject.toml"):
         text = (REPOSITORY / name).read_text()
         assert "/home/" not in text and "/root/" not in text and str(Path.home()) + "/" not in text, name
+
+
+def _tracked_files() -> list[str]:
+    command = ["git", "-C", str(REPOSITORY), "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [name for name in done.stdout.splitlines() if (REPOSITORY / name).is_file()]
+
+
+@pytest.mark.e2e
+def test_wheel_and_sdist_hold_the_package_and_nothing_else(tmp_path: Path) -> None:
+    """The wheel is built from the sdist, so that both are known to be whole; setuptools is fetched, as by any user."""
+    source = tmp_path / "source"
+    for name in _tracked_files():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, source / name)
+    command = [sys.executable, "-m", "build", "--outdir", str(tmp_path / "dist"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    (sdist,) = (tmp_path / "dist").glob("*.tar.gz")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    files = set(zipfile.ZipFile(wheel).namelist())
+    packed = {name for name in files if ".dist-info/" not in name}
+    expected = {name for name in _tracked_files() if name.startswith("svkit/")}
+    expected |= {f"svkit/{name}" for name in _tracked_files() if name.startswith("data_lists/")}
+    assert packed == expected
+    about = {name.partition(".dist-info/")[2] for name in files - packed}
+    assert {"METADATA", "entry_points.txt", "licenses/LICENSE"} <= about
+    with tarfile.open(sdist) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "svkit/__init__.py", "data_lists/lists.toml"} <= inside
+    assert not [name for name in inside if name.startswith(("exp", "shared", ".ci"))]
+
+
+def test_the_code_is_of_the_oldest_python_that_is_stated() -> None:
+    """Syntax only: what the machine's Python accepts may be newer than 3.10."""
+    stated = _pyproject()["project"]["requires-python"]
+    assert stated == ">=3.10,<3.13"
+    for name in _tracked_files():
+        if name.endswith(".py"):
+            ast.parse((REPOSITORY / name).read_text(), name, feature_version=(3, 10))
+
+
+def test_what_the_tests_of_export_need_is_part_of_dev() -> None:
+    extras = _pyproject()["project"]["optional-dependencies"]
+    assert set(extras["export"]) <= set(extras["dev"])

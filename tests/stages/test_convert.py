@@ -31,6 +31,7 @@ def test_a_published_checkpoint_gives_the_published_embeddings(tmp_path, name):
     files = {path.name for path in out.iterdir() if not path.name.startswith(".")}
     assert files == {
         "classifier.safetensors", "config.json", "model.safetensors", "provenance.json", "run.json", "speakers.tsv",
+        "README.md",
     }  # fmt: skip
     waves, expected = np.load(GOLDEN / "plain.npz"), np.load(GOLDEN / f"{name}.npz")
     found = svkit.SpeakerModel.from_pretrained(out).embed([waves["wav_w0"], waves["wav_w1"]])

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import svkit
@@ -46,6 +47,26 @@ def test_a_loaded_model_embeds_as_before(tmp_path, network):
         assert relative_error(torch.from_numpy(embedding), expected) <= 1e-4
     assert model.embed([]).shape == (0, 7)
     assert np.allclose(model.embed([waves[0].astype(np.float64)]), embeddings[:1], atol=1e-5)
+
+
+def test_one_line_loads_and_files_are_heard_as_extraction_hears_them(tmp_path, network):
+    wave = noise(3, 8000)
+    stereo = np.stack([wave, noise(4, 8000)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 16_000, subtype="FLOAT")
+    soundfile.write(tmp_path / "b.wav", noise(5, 5000), 8_000, subtype="FLOAT")
+    model = svkit.load(tmp_path)
+    assert isinstance(model, svkit.SpeakerModel)
+    single = model.embed(wave)
+    assert single.shape == (7,) and np.array_equal(single, model.embed([wave])[0])
+    assert np.allclose(model.embed(tmp_path / "a.wav"), single, atol=1e-6)
+    both = model.embed([str(tmp_path / "a.wav"), tmp_path / "b.wav"])
+    narrow = model.embed([noise(5, 5000)], sample_rate=8_000)
+    assert np.allclose(both, [single, narrow[0]], atol=1e-4)
+    soundfile.write(tmp_path / "long.flac", np.tile(noise(6, 16_000), 61), 16_000)
+    long = np.tile(soundfile.read(tmp_path / "long.flac", frames=16_000, dtype="float32")[0], 60)
+    assert np.allclose(model.embed(tmp_path / "long.flac"), model.embed(long), atol=1e-4)
+    with pytest.raises(DataError, match="nowhere.wav: does not exist"):
+        model.embed(tmp_path / "nowhere.wav")
 
 
 def test_other_rates_are_resampled(tmp_path, network):
@@ -123,7 +144,9 @@ def test_an_encoder_that_is_not_there(name):
 
 
 def test_a_hub_id_without_a_connection_says_what_to_do():
-    with pytest.raises(ArtifactError, match="--encoder DIR"):
+    with pytest.raises(
+        ArtifactError, match="hf download nobody/nothing --local-dir DIR`, then --encoder DIR here"
+    ):
         load_encoder("nobody/nothing", load_recipe("smoke"))
 
 

@@ -1,0 +1,31 @@
+"""`svkit doctor`."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from svkit.cli import console, options, tables
+
+
+def doctor(exp: options.Exp = Path("exp"), json: options.Json = False) -> None:
+    """Examine the installation: versions, devices, disk, formats; what is missing and how to get it.
+
+    Exit code 0: svkit can work here, notes or not; 2: something has to be put right.
+
+    Example: svkit doctor
+    """
+    from svkit.stages.doctor import ERROR, run, versions
+
+    checks = run(exp)
+    num_errors = sum(check.status == ERROR for check in checks)
+    if json:
+        facts = {"is_ready": not num_errors, "checks": [asdict(check) for check in checks]}
+        console.result({**facts, "versions": versions()}, as_json=True)
+    else:
+        rows = [[check.name, check.status, check.found] for check in checks]
+        remedies = [f"{check.name}: {check.remedy}" for check in checks if check.remedy]
+        verdict = f"{num_errors} to put right" if num_errors else "svkit can work here"
+        tables.print_table(f"svkit doctor: {verdict}", ["", "", "found"], rows, remedies)
+    if num_errors:
+        raise typer.Exit(2)

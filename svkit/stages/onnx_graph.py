@@ -1,0 +1,128 @@
+"""Writing ONNX graphs of a speaker model, and running them with onnxruntime.
+
+The graph is torch's own (`torch.onnx.export` by way of `torch.export`), int8 is onnxruntime's dynamic quantisation of
+the linear layers: weights per output channel, activations as they come. Spectrum and mel filters stay in float32.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from svkit.errors import ConfigError
+from svkit.nn.graph import GraphNetwork
+from svkit.nn.speaker import SpeakerNetwork
+
+OPSET = 20
+"""ONNX operator set of the graphs: what the exporter of torch 2.11 writes of itself."""
+_SINGLE_FILE_BYTES = 1_800_000_000
+"""Above this weights go into a file of their own: protobuf ends at 2 GB."""
+_EXAMPLE_SAMPLES = (16_000, 12_345)
+_FLOAT_INITIALIZERS = ("features.spectrum", "features.mel")
+
+
+def require_packages() -> None:
+    """Raise ConfigError unless the `export` extra is installed."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"export needs the package {error.name}, which is not installed: pip install 'svkit[export]'"
+        ) from error
+
+
+def write_graph(network: SpeakerNetwork, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a graph with dynamic batch and length; converts `network` to `dtype`.
+
+    Args:
+        network: the model; weights in place.
+        path: `.onnx` file; weights beyond 2 GB go to `path` + `.data`.
+        dtype: of the weights; inputs and output stay float32.
+    """
+    graph = GraphNetwork(network, dtype)
+    waveforms = torch.zeros(len(_EXAMPLE_SAMPLES), max(_EXAMPLE_SAMPLES))
+    size = sum(parameter.numel() * parameter.element_size() for parameter in graph.parameters())
+    batch, samples = torch.export.Dim("batch"), torch.export.Dim("samples", min=560)
+    with _quiet():
+        program = torch.onnx.export(
+            graph,
+            (waveforms, torch.tensor(_EXAMPLE_SAMPLES)),
+            input_names=["waveforms", "num_samples"],
+            output_names=["embeddings"],
+            dynamic_shapes={"waveforms": {0: batch, 1: samples}, "num_samples": {0: batch}},
+            opset_version=OPSET,
+            dynamo=True,
+        )
+        assert program is not None
+        program.save(path, external_data=size > _SINGLE_FILE_BYTES)
+
+
+def quantise(source: Path, target: Path) -> None:
+    """Write the int8 form of a float32 graph."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(str(source), load_external_data=False).graph
+    kept = [node.name for node in graph.node if any(name in _FLOAT_INITIALIZERS for name in node.input)]
+    with _quiet():
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=kept,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' progress messages and deprecation notes of other packages off the terminal."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+class OnnxModel:
+    """An exported graph with the interface of `SpeakerModel.embed`."""
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        """Open a graph on the CPU."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.log_severity_level = 3
+        self._session: Any = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def embed(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Embed recordings at 16 kHz as one padded batch: float32 [N, D]."""
+        lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
+        batch = np.zeros((len(waveforms), lengths.max()), dtype=np.float32)
+        for row, waveform in zip(batch, waveforms, strict=True):
+            row[: len(waveform)] = waveform
+        (embeddings,) = self._session.run(None, {"waveforms": batch, "num_samples": lengths})
+        return np.asarray(embeddings, dtype=np.float32)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that make and run the graphs."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript", "torch")}
