@@ -78,6 +78,8 @@ def _value(kind: Any, metavar: str | None) -> str:
     inner = [item for item in get_args(kind) or (kind,) if item is not NoneType]
     if get_args(inner[0]):  # list[X] | None
         inner = list(get_args(inner[0]))
+    if all(isinstance(item, str) for item in inner):  # Literal
+        return "|".join(inner)
     if isinstance(inner[0], type) and issubclass(inner[0], Enum):
         return "|".join(str(choice.value) for choice in inner[0])
     return _TYPES[inner[0]]

@@ -98,7 +98,11 @@ def run(request: ExtractRequest, progress: Progress) -> ExtractResult:
         raise DataError(f"--out {request.out}: expected one --model, found {len(targets)}")
     accelerator: Accelerator | None = None
     jobs = [_Job(request=request, name=name, checkpoint=path) for name, path in targets.items()]
-    current = [is_current(job.out, command="extract", config=job.record, inputs=job.inputs) for job in jobs]
+    current = [  # an input that is not there is left to those who read it, and know what it is
+        all(path.exists() for path in job.inputs.values())
+        and is_current(job.out, command="extract", config=job.record, inputs=job.inputs)
+        for job in jobs
+    ]
     # Killed after the first of two models, the same command goes on with the second.
     may_keep = request.keep_finished or not (request.overwrite or all(current))
     for job, is_done in zip(jobs, current, strict=True):
