@@ -55,6 +55,7 @@ def run_command(arguments: list[str], log: str, out: str, faults: Faults) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, (faults.largest_file, faults.largest_file))
     if faults.is_plain_user:
         _drop_capabilities()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
     sys.argv = ["svkit", *arguments]
     try:
         main()
