@@ -53,7 +53,7 @@ def test_torch_and_torchaudio_are_pinned_as_a_pair() -> None:
     assert pins["torch"] == pins["torchaudio"]
 
 
-def test_files_stay_under_400_lines() -> None:
+def test_files_stay_under_450_lines() -> None:
     long = {
         path.relative_to(REPOSITORY).as_posix(): count
         for folder in ("svkit", "tests", "benchmarks")
