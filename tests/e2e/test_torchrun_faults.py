@@ -58,8 +58,10 @@ def started(arguments: list[Any]) -> Iterator[subprocess.Popen[str]]:
 
 def state(out: Path) -> dict[str, Any]:
     """Return the record of the last saved state, that of no step where there is none."""
-    path = out / "resume" / "state.json"
-    return json.loads(path.read_text()) if path.exists() else {"num_done": 0}
+    for path in sorted(out.glob("resume/step-*/state.json"), reverse=True):
+        with contextlib.suppress(FileNotFoundError):  # replaced by a newer one just now
+            return json.loads(path.read_text())
+    return {"num_done": 0}
 
 
 def wait_for_state(job: subprocess.Popen[str], out: Path, num_done: int) -> None:
