@@ -60,7 +60,7 @@ def _process(rank: int, folder: str) -> None:
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    multiprocessing.start_processes(_process, (str(tmp_path),), nprocs=2, start_method="fork")
+    multiprocessing.start_processes(_process, (str(tmp_path),), nprocs=2, start_method="spawn")
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     whole = _train(slice(None), wrap=False)
     losses = (first.pop("losses") + second.pop("losses")) / 2

@@ -41,7 +41,7 @@ def _share(rank: int, folder: str) -> None:
 
 
 def test_two_shares_equal_the_whole(tmp_path: Path) -> None:
-    multiprocessing.start_processes(_share, (str(tmp_path),), nprocs=2, start_method="fork")
+    multiprocessing.start_processes(_share, (str(tmp_path),), nprocs=2, start_method="spawn")
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     whole = _step(nn.BatchNorm1d(CHANNELS).double(), *_rows())
     for name in ("output", "grad_rows"):

@@ -48,7 +48,7 @@ def _process(rank: int, folder: str, bad_steps: dict[int, tuple[int, ...]], num_
 def _train(folder: Path, bad_steps: dict[int, tuple[int, ...]], num_steps: int) -> list[dict[str, Any]]:
     folder.mkdir()
     arguments = (str(folder), bad_steps, num_steps)
-    multiprocessing.start_processes(_process, arguments, nprocs=2, start_method="fork")
+    multiprocessing.start_processes(_process, arguments, nprocs=2, start_method="spawn")
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
