@@ -13,8 +13,8 @@ for _name in ("SVKIT_EXP", "SVKIT_VOXCELEB", "RANK", "WORLD_SIZE", "LOCAL_RANK",
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
-# A busy machine is no mistake in the code: the time limit is pytest's. CI draws the same examples every time, so that it
-# judges the change; at a desk every run draws others.
+# A busy machine is no mistake in the code: the time limit is pytest's. CI draws the same examples every time, so that
+# it judges the change; at a desk every run draws others.
 hypothesis.settings.register_profile("svkit", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("svkit")
 
