@@ -142,9 +142,8 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
     config = replace(config, sparsity=target.sparsity)
     check_reachable(teacher.architecture.encoder, target.cost, target.limit)
     gates = EncoderGates(teacher.architecture.encoder, config, recipe.seed)
-    if (
-        config.round_to > 1
-    ):  # blocks too coarse for the target show on fresh gates already: say so before training
+    if config.round_to > 1:
+        # Blocks too coarse for the target show on fresh gates already: say so before training.
         fresh = select(gates, teacher.architecture.encoder, target.cost, target.limit, config.round_to)
         check_sparsity(cut_architecture(teacher.architecture.encoder, fresh), teacher, request.budget, config)
     accelerator = make_accelerator(recipe.precision)
