@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from svkit.cli.app import app
 from svkit.stages.models import load_model
 from svkit.store.checkpoint import read_classifier
 from svkit.store.embeddings import read_embeddings
+from svkit.store.manifest import read_manifest, write_manifest
 from tests.e2e.test_torchrun import TORCHRUN, alone, assert_close_models, environment, torchrun, train_records
 from tests.stages.training_experiment import interrupt, make_teacher, one_process, prepare, set_options
 
@@ -150,6 +152,32 @@ def test_a_job_of_one_process_goes_on_with_two(
     assert_close_models(tmp_path / "two", tmp_path / "one", 0.02)
     records = [json.loads((tmp_path / name / "provenance.json").read_text()) for name in ("two", "one")]
     assert [record["num_processes"] for record in records] == [2, 1]
+
+
+def test_a_killed_extraction_goes_on_from_the_parts_of_both_processes(exp: Path, tmp_path: Path) -> None:
+    """What both processes saved before one was killed is kept; one process embeds the rest."""
+    few = read_manifest(exp / "data" / "valid.tsv").table
+    many = pd.concat([few.assign(utterance_id=few["utterance_id"] + f"-{copy}") for copy in range(80)])
+    write_manifest(exp / "data" / "many.tsv", many)
+    command = ["extract", "--exp", exp, "--model", exp / "finetune" / "joint", "--dtype", "float32"]
+    command += ["--manifest", exp / "data" / "many.tsv"]
+    command += set_options("extract.batch_seconds=0.1", "save.extraction_seconds=1e-3")
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    with started([*command, "--out", out]) as job:
+        end = time.monotonic() + SECONDS
+        while not all(list(out.glob(f"resume/part-*-{rank:04d}.safetensors")) for rank in (0, 1)):
+            assert job.poll() is None and time.monotonic() < end, job.communicate()[1][-3000:]
+            time.sleep(0.005)
+        os.kill(worker(job, 1), signal.SIGKILL)
+        _, stderr = job.communicate(timeout=SECONDS)
+    assert job.returncode != 0 and not (out / "provenance.json").exists(), stderr
+    assert {path.stem[-4:] for path in out.glob("resume/part-*.safetensors")} == {"0000", "0001"}
+    alone(*command, "--out", out)
+    alone(*command, "--out", whole)
+    mine, theirs = read_embeddings(out), read_embeddings(whole)
+    assert list(mine.ids) == list(theirs.ids) and len(mine.ids) == len(many)
+    assert np.array_equal(mine.matrix, theirs.matrix)
+    assert mine.meta["wall_seconds"] is None and theirs.meta["wall_seconds"] is not None
 
 
 def test_more_processes_than_batches(exp: Path, tmp_path: Path) -> None:
