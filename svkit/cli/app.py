@@ -68,12 +68,8 @@ class ErrorGroup(TyperGroup):
             return error.exit_code
         except _UsageError as error:
             return _usage(error)
-        except (KeyboardInterrupt, typer.Abort):
-            console.error("interrupted")
-            return 130
-        except _Terminated:
-            console.error("terminated")
-            return 143
+        except (KeyboardInterrupt, typer.Abort, _Terminated) as stop:
+            return _stopped(stop)
         except BrokenPipeError:
             # The reader of stdout (head, less) went away: nothing is left to say, not even at exit.
             sys.stdout = None
@@ -91,6 +87,12 @@ class ErrorGroup(TyperGroup):
             console.error(f"{type(error).__name__}: this is a bug, please report it with the lines above")
             return 1
         return code if isinstance(code, int) else 0
+
+
+def _stopped(stop: BaseException) -> int:
+    """Say that a signal ended the command before or after its work; return the exit code."""
+    console.error("terminated" if isinstance(stop, _Terminated) else "interrupted")
+    return 143 if isinstance(stop, _Terminated) else 130
 
 
 def _is_one_of_several() -> bool:
@@ -175,5 +177,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def main() -> None:
     """Entry point of the `svkit` script."""
-    signal.signal(signal.SIGTERM, _terminate)
-    app(prog_name="svkit")
+    try:
+        signal.signal(signal.SIGTERM, _terminate)
+        app(prog_name="svkit")
+    except (KeyboardInterrupt, _Terminated) as stop:  # while the commands are still being built
+        sys.exit(_stopped(stop))

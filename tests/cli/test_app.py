@@ -1,6 +1,7 @@
 """Exit codes, one-line errors, cheap help."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,21 @@ def test_each_family_of_errors_is_one_line_and_its_code(error: Exception, code: 
 def test_interrupt_is_130() -> None:
     result = CliRunner().invoke(_app_raising(KeyboardInterrupt()), ["go"])
     assert result.exit_code == 130 and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_commands_are_built_has_the_same_code(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(app_module, "app", lambda **_: signal.raise_signal(number))
+    try:
+        with pytest.raises(SystemExit) as stop:
+            app_module.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stop.value.code == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_exit_of_a_stage_is_kept() -> None:
