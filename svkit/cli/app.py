@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -175,10 +176,23 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
+def _deliver_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Send a signal once more whose exception fell into a callback (a finalizer), where Python drops it."""
+    numbers = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
+    number = numbers.get(dropped.exc_type)
+    if number is None:
+        sys.__unraisablehook__(dropped)
+        return
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))  # by then the callback is over
+    timer.daemon = True
+    timer.start()
+
+
 def main() -> None:
     """Entry point of the `svkit` script."""
     try:
         signal.signal(signal.SIGTERM, _terminate)
+        sys.unraisablehook = _deliver_again
         app(prog_name="svkit")
     except (KeyboardInterrupt, _Terminated) as stop:  # while the commands are still being built
         sys.exit(_stopped(stop))

@@ -81,6 +81,25 @@ def test_a_signal_while_the_commands_are_built_has_the_same_code(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_a_signal_within_a_finalizer_is_not_lost(tmp_path: Path) -> None:
+    """Python drops what a finalizer raises, so the signal has to come again."""
+    program = tmp_path / "dropped.py"
+    program.write_text(
+        "import signal, time\n"
+        "from svkit.cli import app\n"
+        "class Last:\n"
+        "    def __del__(self):\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "def work(**_):\n"
+        "    Last()\n"
+        "    time.sleep(30)\n"
+        "app.app = work\n"
+        "app.main()\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (143, "error: terminated\n")
+
+
 def test_exit_of_a_stage_is_kept() -> None:
     """Training answers SIGTERM itself, with 143 after saving."""
     assert CliRunner().invoke(_app_raising(SystemExit(143)), ["go"]).exit_code == 143
