@@ -5,11 +5,8 @@ Nothing heavy is imported here: each command's file holds a signature and import
 
 import errno
 import os
-import signal
 import sys
-import threading
 import traceback
-from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -28,6 +25,7 @@ from svkit.cli import (
     prune,
     report,
     score,
+    signals,
     verify,
 )
 from svkit.errors import SvkitError
@@ -37,10 +35,6 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
 _PEER_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
 """What the message of a collective operation holds when another process of the job has ended."""
-
-
-class _Terminated(BaseException):
-    """SIGTERM where no stage waits for it: as Ctrl-C, with a code of its own."""
 
 
 class ErrorGroup(TyperGroup):
@@ -64,36 +58,33 @@ class ErrorGroup(TyperGroup):
     def _exit_code(self, settings: dict[str, Any]) -> int:
         try:
             code = super().main(standalone_mode=False, **settings)
-        except SvkitError as error:
-            console.error(str(error))
-            return error.exit_code
-        except _UsageError as error:
-            return _usage(error)
-        except (KeyboardInterrupt, typer.Abort, _Terminated) as stop:
-            return _stopped(stop)
-        except BrokenPipeError:
-            # The reader of stdout (head, less) went away: nothing is left to say, not even at exit.
-            sys.stdout = None
-            return 1
+        except (*signals.STOPS, typer.Abort) as stop:
+            return signals.exit_code(stop)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-                console.error(f"{error.filename or 'output'}: {error.strerror}")
-                return 4
-            if _is_one_of_several() and any(word in str(error) for word in _PEER_LOST):
-                console.error(
-                    "another process of this job has ended: see its message; the same command goes on"
-                )
-                return 1
-            traceback.print_exc()
-            console.error(f"{type(error).__name__}: this is a bug, please report it with the lines above")
-            return 1
+            return signals.exit_code() if signals.was_received() else _failed(error)
         return code if isinstance(code, int) else 0
 
 
-def _stopped(stop: BaseException) -> int:
-    """Say that a signal ended the command before or after its work; return the exit code."""
-    console.error("terminated" if isinstance(stop, _Terminated) else "interrupted")
-    return 143 if isinstance(stop, _Terminated) else 130
+def _failed(error: Exception) -> int:
+    """Say what went wrong; return the exit code of its family."""
+    if isinstance(error, SvkitError):
+        console.error(str(error))
+        return error.exit_code
+    if isinstance(error, _UsageError):
+        return _usage(error)
+    if isinstance(error, BrokenPipeError):
+        # The reader of stdout (head, less) went away: nothing is left to say, not even at exit.
+        sys.stdout = None
+        return 1
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        console.error(f"{error.filename or 'output'}: {error.strerror}")
+        return 4
+    if _is_one_of_several() and any(word in str(error) for word in _PEER_LOST):
+        console.error("another process of this job has ended: see its message; the same command goes on")
+        return 1
+    traceback.print_exception(error)
+    console.error(f"{type(error).__name__}: this is a bug, please report it with the lines above")
+    return 1
 
 
 def _is_one_of_several() -> bool:
@@ -172,27 +163,10 @@ for _command in (
     app.command()(_command)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
-
-
-def _deliver_again(dropped: "sys.UnraisableHookArgs") -> None:
-    """Send a signal once more whose exception fell into a callback (a finalizer), where Python drops it."""
-    numbers = {KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM}
-    number = numbers.get(dropped.exc_type)
-    if number is None:
-        sys.__unraisablehook__(dropped)
-        return
-    timer = threading.Timer(0.05, os.kill, (os.getpid(), number))  # by then the callback is over
-    timer.daemon = True
-    timer.start()
-
-
 def main() -> None:
     """Entry point of the `svkit` script."""
     try:
-        signal.signal(signal.SIGTERM, _terminate)
-        sys.unraisablehook = _deliver_again
+        signals.install()
         app(prog_name="svkit")
-    except (KeyboardInterrupt, _Terminated) as stop:  # while the commands are still being built
-        sys.exit(_stopped(stop))
+    except signals.STOPS as stop:  # while the commands are still being built
+        sys.exit(signals.exit_code(stop))

@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from svkit.cli import app as app_module
+from svkit.cli import signals
 from svkit.cli.app import ErrorGroup, app
 from svkit.errors import ArtifactError, ConfigError, DataError, TrainingError
 
@@ -66,38 +67,42 @@ def test_interrupt_is_130() -> None:
     assert result.exit_code == 130 and "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_while_the_commands_are_built_has_the_same_code(
-    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("number", "work", "expected"),
+    [
+        (signal.SIGINT, "signal.raise_signal(number)", (130, "error: interrupted\n")),
+        (signal.SIGTERM, "signal.raise_signal(number)", (143, "error: terminated\n")),
+        # Python drops what a finalizer raises, so the signal has to come again.
+        (signal.SIGTERM, "Last(); time.sleep(30)", (143, "error: terminated\n")),
+        (signal.SIGINT, "Last(); time.sleep(30)", (130, "error: interrupted\n")),
+    ],
+)
+def test_a_signal_outside_the_stages(
+    number: int, work: str, expected: tuple[int, str], tmp_path: Path
 ) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(app_module, "app", lambda **_: signal.raise_signal(number))
-    try:
-        with pytest.raises(SystemExit) as stop:
-            app_module.main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert stop.value.code == code
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-def test_a_signal_within_a_finalizer_is_not_lost(tmp_path: Path) -> None:
-    """Python drops what a finalizer raises, so the signal has to come again."""
-    program = tmp_path / "dropped.py"
+    """While commands are built, and within a finalizer."""
+    program = tmp_path / "program.py"
     program.write_text(
-        "import signal, time\n"
+        "import signal, sys, time\n"
         "from svkit.cli import app\n"
+        f"number = {int(number)}\n"
         "class Last:\n"
         "    def __del__(self):\n"
-        "        signal.raise_signal(signal.SIGTERM)\n"
+        "        signal.raise_signal(number)\n"
         "def work(**_):\n"
-        "    Last()\n"
-        "    time.sleep(30)\n"
+        f"    {work}\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "app.app = work\n"
         "app.main()\n"
     )
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (143, "error: terminated\n")
+    assert (done.returncode, done.stderr) == expected
+
+
+def test_an_error_that_a_library_makes_of_a_signal_is_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_received", [signal.SIGTERM])
+    result = CliRunner().invoke(_app_raising(ArtifactError("a.safetensors: not readable")), ["go"])
+    assert (result.exit_code, result.stderr) == (143, "error: terminated\n")
 
 
 def test_exit_of_a_stage_is_kept() -> None:
