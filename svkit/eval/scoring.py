@@ -8,6 +8,7 @@ Source: P. Matejka et al., "Analysis of score normalization in multilingual spea
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from svkit.errors import ConfigError, DataError, first_five
 
 Floats32 = NDArray[np.float32]
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer[Any]]
 
 BLOCK_BYTES = 128 * 2**20
 """Size of the largest temporary matrix (utterances against the cohort)."""
@@ -190,7 +191,11 @@ def normalize_scores(
         enroll_rows: [T] rows of `enroll`.
         test_rows: [T] rows of `test`.
     """
-    raw = np.asarray(scores, dtype=np.float64)
-    from_enroll = (raw - enroll.mean[enroll_rows]) / enroll.std[enroll_rows]
-    from_test = (raw - test.mean[test_rows]) / test.std[test_rows]
-    return np.asarray((from_enroll + from_test) / 2, dtype=np.float64)
+    normed = np.empty(len(scores))
+    for start in range(0, len(scores), TRIALS_PER_BLOCK):
+        block = slice(start, start + TRIALS_PER_BLOCK)
+        left, right = enroll_rows[block], test_rows[block]
+        from_enroll = (scores[block] - enroll.mean[left]) / enroll.std[left]
+        from_test = (scores[block] - test.mean[right]) / test.std[right]
+        normed[block] = (from_enroll + from_test) / 2
+    return normed

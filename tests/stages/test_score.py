@@ -54,7 +54,7 @@ def exp(tmp_path):
     pairs = [(a, b) for i, a in enumerate(IDS) for b in IDS[i + 1 :]]
     labels = np.array([a.split("/")[0] == b.split("/")[0] for a, b in pairs], dtype=np.int8)
     left, right = (np.array([pair[side] for pair in pairs], dtype=object) for side in (0, 1))
-    write_trials(tmp_path / "data" / "trials" / "all.txt", Trials(left, right, labels))
+    write_trials(tmp_path / "data" / "trials" / "all.txt", Trials.of(left, right, labels))
     make_embeddings(tmp_path / "embeddings" / "dense", embeddings_of(1, 0.6), manifest)
     make_embeddings(tmp_path / "embeddings" / "pruned", embeddings_of(2, 1.2), manifest)
     return tmp_path
@@ -119,7 +119,7 @@ def test_labels_that_contradict_the_manifest_cost_the_interval_only(exp):
 
     write_trials(
         exp / "data" / "trials" / "all.txt",
-        Trials(np.array(IDS[:3], object), np.array(IDS[1:4], object), np.array([1, 0, 1], np.int8)),
+        Trials.of(np.array(IDS[:3], object), np.array(IDS[1:4], object), np.array([1, 0, 1], np.int8)),
     )
     listener = Listener()
     done = run(request(exp), listener)

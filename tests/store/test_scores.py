@@ -6,7 +6,7 @@ from svkit.eval.summary import summarize
 from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
 from svkit.store.trials import Trials
 
-TRIALS = Trials(
+TRIALS = Trials.of(
     np.array(["007", "a b", "NA"], object), np.array(["x", "x", "y"], object), np.array([1, 0, 0], np.int8)
 )
 
@@ -53,7 +53,7 @@ def test_bad_rows_are_named(tmp_path, rows, message):
 def test_missing_scores_and_broken_ids(tmp_path):
     with pytest.raises(ArtifactError, match="does not exist"):
         read_scores(tmp_path)
-    bad = Trials(np.array(["a\tb"], object), np.array(["c"], object), np.ones(1, np.int8))
+    bad = Trials.of(np.array(["a\tb"], object), np.array(["c"], object), np.ones(1, np.int8))
     with pytest.raises(DataError, match="tab or a line end"):
         write_scores(tmp_path, bad, np.zeros(1))
 

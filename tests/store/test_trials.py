@@ -77,14 +77,14 @@ def test_round_trip(tmp_path_factory, rows, spaced):
     gap = " x" if spaced else "x"
     enroll, test, labels = zip(*rows, strict=True)
     enroll, test = [name + gap for name in enroll], [name + gap for name in test]
-    write_trials(path, Trials(np.array(enroll, object), np.array(test, object), np.array(labels, np.int8)))
+    write_trials(path, Trials.of(np.array(enroll, object), np.array(test, object), np.array(labels, np.int8)))
     back = read_trials(path)
     assert (back.enroll_ids.tolist(), back.test_ids.tolist()) == (enroll, test)
     assert back.labels.tolist() == list(labels) and back.labels.dtype == np.int8
 
 
 def test_ids_with_line_ends_are_refused(tmp_path):
-    bad = Trials(np.array(["a\tb"], object), np.array(["c"], object), np.ones(1, np.int8))
+    bad = Trials.of(np.array(["a\tb"], object), np.array(["c"], object), np.ones(1, np.int8))
     with pytest.raises(DataError, match="tab or a line end"):
         write_trials(tmp_path / "t.txt", bad)
 
