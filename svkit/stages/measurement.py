@@ -277,6 +277,8 @@ def compare_systems(
         if measured.resampled is not None and measured.speakers is not None
     ]
     if len(usable) < 2:
+        if len(systems) > 1 and all(facts["eer"] is not None for facts, _ in systems):
+            progress.note("no comparison of the systems: a p-value needs what confidence intervals need")
         return []
     usable.sort(key=lambda system: system[0]["name"] != "dense")
     reference, base, speakers = usable[0]

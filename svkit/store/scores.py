@@ -72,12 +72,12 @@ def _read(path: Path) -> Scores:
     sides, labels = [Coder() for _ in COLUMNS[:2]], [np.zeros(0, np.int8)]
     numbers: dict[str, list[npt.NDArray[np.float64]]] = {}
     for line, table in table_blocks(path, COLUMNS):
+        labels.append(_labels(path, table.column("label"), line))
         for name in ("score", "llr"):
             if name in table.column_names:
                 numbers.setdefault(name, []).append(_numbers(path, table.column(name), name, line))
         for coder, name in zip(sides, COLUMNS[:2], strict=True):
             coder.add(dictionary_block(table.column(name)))
-        labels.append(_labels(path, table.column("label"), line))
     joined = {name: np.concatenate(blocks) for name, blocks in numbers.items()}
     enroll, test = (coder.finish() for coder in sides)
     return Scores(Trials(enroll, test, np.concatenate(labels)), joined["score"], joined.get("llr"))
