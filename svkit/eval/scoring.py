@@ -48,7 +48,9 @@ def length_normalize(embeddings: NDArray[np.floating]) -> Floats32:
         raise DataError(
             f"embeddings: expected finite rows other than zero, found bad rows {first_five(bad.tolist())}"
         )
-    return np.asarray(embeddings / norms[:, None], dtype=np.float32)
+    unit = np.empty(embeddings.shape, dtype=np.float32)
+    np.divide(embeddings, norms[:, None], out=unit, casting="same_kind")
+    return unit
 
 
 def center(embeddings: NDArray[np.floating], mean: NDArray[np.floating]) -> Floats32:
@@ -82,9 +84,13 @@ def group_means(embeddings: NDArray[np.floating], groups: Ints, num_groups: int)
     if np.any(counts == 0):
         raise DataError(f"groups without an utterance: {first_five(np.flatnonzero(counts == 0).tolist())}")
     order = np.argsort(groups, kind="stable")
+    unit = length_normalize(embeddings)[order]
+    if len(unit) == num_groups:  # a row each
+        return unit
     starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    sums = np.add.reduceat(length_normalize(embeddings)[order], starts, axis=0, dtype=np.float64)
-    return np.asarray(sums / counts[:, None], dtype=np.float32)
+    sums = np.add.reduceat(unit, starts, axis=0, dtype=np.float64)
+    sums /= counts[:, None]
+    return np.asarray(sums, dtype=np.float32)
 
 
 def cosine_scores(
