@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from svkit.errors import ConfigError, DataError
 from svkit.stages.trial_speakers import recorded_manifest, trial_seconds
-from svkit.store.coded import Coded, Coder, dictionary_block
+from svkit.store.coded import Coded, Coder, dictionary_block, row_blocks
 from svkit.store.tables import table_blocks
 from svkit.store.trials import HEADER, Trials
 
@@ -106,6 +106,8 @@ def group_trials(
     if found[0].isna().any() or found[1].isna().any():
         raise DataError(f"{table.source}: no {column} for some utterances of the trials")
     numbers, names = pd.factorize(pd.concat(found).to_numpy(dtype=object), sort=True)
+    if len(names) > 2 * MAX_GROUPS:  # a group has two of them at most
+        raise _too_many(column, f"at least {-(-len(names) // 2)}")
     left, right = (
         side.look_up(part.astype(np.int32))
         for side, part in zip((trials.enroll, trials.test), np.split(numbers, [len(enroll_ids)]), strict=True)
@@ -115,21 +117,27 @@ def group_trials(
 
 def _pairs(left: NDArray[np.int32], right: NDArray[np.int32], names: NDArray[np.object_]) -> Coded:
     """Name the unordered pairs of two sides' values, [T] each: one value, or `a / b` where they differ."""
-    low, high = np.minimum(left, right).astype(np.int64), np.maximum(left, right)
-    codes, pairs = pd.factorize(low * len(names) + high)
-    texts = [
-        names[a] if a == b else f"{names[a]} / {names[b]}"
-        for a, b in zip(*np.divmod(pairs, len(names)), strict=True)
-    ]
-    return Coded(np.array(texts, dtype=object), codes.astype(np.int32))
+    texts = [low if low == high else f"{low} / {high}" for low in names for high in names]
+    pairs, is_there = np.minimum(left, right), np.zeros(len(texts), dtype=bool)
+    pairs *= len(names)
+    pairs += np.maximum(left, right)
+    for rows in row_blocks(len(pairs)):
+        is_there[pairs[rows]] = True
+    places = (np.cumsum(is_there) - 1).astype(np.int32)
+    every = Coded(np.array(texts, dtype=object), pairs)
+    return Coded(every.values[is_there], every.look_up(places))
 
 
 def _grouping(column: str, groups: Coded) -> Grouping:
     if len(groups.values) > MAX_GROUPS:
-        raise ConfigError(f"--by {column}: expected at most {MAX_GROUPS} values, found {len(groups.values)}")
+        raise _too_many(column, str(len(groups.values)))
     places, values = pd.factorize(groups.values, sort=True)
     codes = groups.look_up(places.astype(np.int8))
     return Grouping(column=column, values=tuple(str(value) for value in values), codes=codes)
+
+
+def _too_many(column: str, found: str) -> ConfigError:
+    return ConfigError(f"--by {column}: expected at most {MAX_GROUPS} values, found {found}")
 
 
 def _duration_names() -> tuple[str, ...]:

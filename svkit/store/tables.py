@@ -23,7 +23,7 @@ from svkit.store.coded import row_blocks
 
 _TAB, _NEWLINE, _RETURN = 9, 10, 13
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_BLOCK_BYTES = 1 << 25
+_BLOCK_BYTES = 1 << 24
 """Text read at once: a list of tens of millions of lines is never in memory as text and as a table."""
 _BLOCK_ROWS = 1 << 16
 """Rows turned into text at once."""
