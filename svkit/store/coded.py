@@ -18,7 +18,7 @@ class Coded:
     """A column of N texts, four bytes each."""
 
     values: npt.NDArray[np.object_]
-    """The distinct texts, [U] str, in the order of their first rows; each has one."""
+    """The distinct texts, [U] str; those of a column that was read have rows and are in the order of the first ones."""
     codes: npt.NDArray[np.int32]
     """[N] places in `values`."""
 

@@ -155,19 +155,9 @@ def _regular(
 
     A line without three fields ends them and is the error that comes third.
     """
-    if separator == b" ":
-        is_plain = b"\t" not in block and b"\r" not in block
-    else:
-        is_plain = not any(mark in b"\n" + block for mark in (b"\r", b" \t", b"\t ", b" \n", b"\n "))
-    if is_plain:
-        codes = np.frombuffer(block, np.uint8)
-        ends, marks = np.flatnonzero(codes == _NEWLINE), np.flatnonzero(codes == separator[0])
-        if len(marks) == 2 * len(ends):
-            first, second = marks.reshape(-1, 2).T
-            starts = np.concatenate([[0], ends[:-1] + 1])
-            if np.all((starts < first) & (first + 1 < second) & (second + 1 < ends)):
-                plain = block if separator == b"\t" else block.replace(b" ", b"\t")
-                return plain, np.arange(line, line + len(ends)), None
+    tidy = _tidy(block, separator)
+    if tidy is not None:
+        return tidy, np.arange(line, line + tidy.count(b"\n")), None
     rows, lines = [], []
     fault = None
     for number, text in enumerate(block[:-1].split(b"\n"), start=line):
@@ -183,6 +173,24 @@ def _regular(
         rows.append(b"\t".join(fields) + b"\n")
         lines.append(number)
     return b"".join(rows), np.array(lines, dtype=np.int64), fault
+
+
+def _tidy(block: bytes, separator: bytes) -> bytes | None:
+    """Return a block with tabs between fields where all of its lines have three and nothing is to be trimmed."""
+    if separator == b" ":
+        if b"\t" in block or b"\r" in block:
+            return None
+    elif block.startswith(b" ") or any(mark in block for mark in (b"\r", b" \t", b"\t ", b" \n", b"\n ")):
+        return None
+    codes = np.frombuffer(block, np.uint8)
+    ends, marks = np.flatnonzero(codes == _NEWLINE), np.flatnonzero(codes == separator[0])
+    if len(marks) != 2 * len(ends):
+        return None
+    first, second = marks.reshape(-1, 2).T
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if not np.all((starts < first) & (first + 1 < second) & (second + 1 < ends)):
+        return None
+    return block if separator == b"\t" else block.replace(b" ", b"\t")
 
 
 def _fields(line: bytes, separator: bytes) -> list[bytes]:
