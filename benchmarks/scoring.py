@@ -257,7 +257,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--command", type=float, nargs="+", metavar="MILLIONS", help="ascending; this alone")
-    parser.add_argument("--sizes", type=float, nargs=2, default=[10.0, 20.0], help="million trials, ascending")
+    parser.add_argument(
+        "--sizes", type=float, nargs=2, default=[10.0, 20.0], help="million trials, ascending"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     measuring.start(options.threads)
