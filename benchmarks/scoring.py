@@ -154,9 +154,8 @@ def rate_resamples(rng: np.random.Generator, rounds: int, num_trials: int, num_s
 
     np.testing.assert_allclose(svkit(slice(0, 2)), copied(), atol=1e-9)
     taken, ratio = _compare({"copied": copied, "svkit": svkit}, len(drawn) / 2, rounds)
-    limit = 2.0 if num_trials < 10_000 else 20.0
-    name = f"1,000 resamples of {num_trials:,} trials"
-    return Row(name, *taken, ratio, f"{taken.cpu:.2f} s", f"{limit:g} s", taken.cpu <= limit)
+    target, met = ("2 s", taken.cpu <= 2) if num_trials < 10_000 else (None, None)
+    return Row(f"1,000 resamples of {num_trials:,} trials", *taken, ratio, f"{taken.cpu:.2f} s", target, met)
 
 
 def _compare(calls: dict[str, Callable[[], object]], times_more: float, rounds: int) -> tuple[Timing, float]:
@@ -229,7 +228,10 @@ def rate_command(sizes: list[float]) -> tuple[list[Row], float | None]:
 
 
 def run_alone(command: list[str]) -> tuple[Timing, float]:
-    """Run a process; return its times and its largest resident size in GB."""
+    """Run a process; return its times and its largest resident size in GB.
+
+    A small process starts it: what a process has when it forks counts as its child's memory.
+    """
     code = (
         "import json, resource, subprocess, sys, time\n"
         "start = time.perf_counter()\n"
@@ -265,16 +267,18 @@ def main() -> None:
     measuring.start(options.threads)
     rng = np.random.default_rng(0)
     rows = []
-    if not options.command:
-        rows += [
-            rate_help(options.rounds),
-            rate_cosine(rng, options.rounds),
-            rate_asnorm(rng, options.rounds),
-            rate_metrics(rng, options.rounds, 0.02),
-            rate_metrics(rng, options.rounds, 0.5),
-            rate_resamples(rng, options.rounds, 2_918, 17),
-            rate_resamples(rng, 1, 580_000, SPEAKERS),
-        ]
+    measures: list[Callable[[], Row]] = [
+        lambda: rate_help(options.rounds),
+        lambda: rate_cosine(rng, options.rounds),
+        lambda: rate_asnorm(rng, options.rounds),
+        lambda: rate_metrics(rng, options.rounds, 0.02),
+        lambda: rate_metrics(rng, options.rounds, 0.5),
+        lambda: rate_resamples(rng, options.rounds, 2_918, 17),
+        lambda: rate_resamples(rng, 1, 580_000, SPEAKERS),
+    ]
+    for measure in [] if options.command else measures:
+        rows.append(measure())
+        print(table(rows[-1:]), flush=True)
     of_command, bytes_a_trial = rate_command(options.command or options.sizes)
     rows += of_command
     print(table(rows))
