@@ -76,7 +76,7 @@ export data_settings model_settings
 
 benchmarks := $(dir $(lastword $(MAKEFILE_LIST)))benchmarks
 # What is timed on random weights and random numbers; the reading of crops is timed where there are recordings.
-speed := features encoder_speed pruned_speed training_speed
+speed := features encoder_speed pruned_speed training_speed scoring
 VOICES ?= ../shared/voices
 
 data := $(EXP)/.make/prepared
@@ -188,8 +188,8 @@ bench: $(SETUP)
 	missed=; for name in $(speed); do \
 	    $(VENV)/bin/python $(benchmarks)/$$name.py $(if $(RESULTS),--json $(RESULTS)/$$name.json) || missed="$$missed $$name"; \
 	done; \
-	if [ -d $(call quote,$(VOICES)) ]; then $(VENV)/bin/python $(benchmarks)/data_loading.py $(call quote,$(VOICES)); fi; \
-	$(VENV)/bin/python $(benchmarks)/scoring.py; \
+	if [ -d $(call quote,$(VOICES)) ]; then $(VENV)/bin/python $(benchmarks)/data_loading.py $(call quote,$(VOICES)) \
+	    $(if $(RESULTS),--json $(RESULTS)/data_loading.json); fi; \
 	if [ -n "$$missed" ]; then echo "below a target:$$missed"; exit 1; fi
 
 # Leaves the virtual environment and the experiments: they took time.

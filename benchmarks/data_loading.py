@@ -7,12 +7,12 @@ this process with one thread; wall and process CPU time are given, the target is
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import measuring
 import pandas as pd
 import torch
 
@@ -92,9 +92,7 @@ def main() -> None:
         sys.stdout.write(
             f"{name:46s} {wall:8.0f} crops/s wall {cpu:8.0f} crops/s cpu   target {target:.0f}\n"
         )
-    if arguments.json:
-        report = {"crop_seconds": CROP_SECONDS, "threads": 1, "torch": torch.__version__, "results": results}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    measuring.save(arguments.json, 1, crop_seconds=CROP_SECONDS, results=results)
 
 
 def _only(

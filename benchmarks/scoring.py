@@ -1,38 +1,177 @@
-"""Speed and memory of scoring and metrics at the sizes of the targets: `python benchmarks/scoring.py`.
+"""Speed and memory of scoring and metrics at the sizes of the targets, against what peers do.
 
-`python benchmarks/scoring.py --command 2 10` runs `svkit score` on lists of 2 and of 10 million trials instead, and
-prints the memory that a further trial costs.
+    python benchmarks/scoring.py [--threads 1] [--rounds 3] [--json FILE]
+    python benchmarks/scoring.py --command 1 4    `svkit score` on lists of 1 and 4 million trials alone
 
-Targets on two cores: EER and minDCF of 10 M scores in 2 s, 4 M cosine trials a second, AS-norm of 4,874 x 100,000
-(top 300) in 5 s and 1 GB, 1,000 speaker resamples of 2,918 trials in 2 s.
+The baselines are written below: a Python loop over trials, a sorted matrix of all scores against the cohort, a loop
+over the sorted scores, a trial list copied for every resample. Each runs on a part, because the whole would take
+minutes or tens of gigabytes; what it finds there is checked equal before anything is timed, and `x` is the ratio of CPU
+time for as much work. Targets of time, made for two cores, are judged by the CPU time of one thread: a busy machine
+disturbs it least. The memory of `svkit score` is the largest resident size of the process; what a further trial costs
+is told by two sizes at which it grows with the list.
 """
 
 import argparse
 import json
-import resource
+import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import measuring
 import numpy as np
 import pandas as pd
+from measuring import Timing
 
 from svkit.eval import bootstrap, metrics, scoring
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import COLUMNS, write_manifest
 from svkit.store.provenance import sha256_file
 
+SPEAKERS, UTTERANCES, DIM = 1_251, 100_000, 256
+TESTS, TOP_N = 4_874, 300
+LARGEST_LIST = 100.0
+"""Million trials that must be scored in bounded memory."""
+LARGEST_LIST_GB = 16.0
 
-def _memory_gb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+class Row(NamedTuple):
+    """One line of the table; None where a column says nothing."""
+
+    measure: str
+    wall: float | None
+    cpu: float | None
+    times_faster: float | None
+    """CPU time of the baseline over ours for as much work."""
+    found: str
+    target: str | None
+    met: bool | None
 
 
-SPEAKERS, UTTERANCES = 1_251, 100_000
+def rate_cosine(rng: np.random.Generator, rounds: int) -> Row:
+    """Cosine scores of 4 M trials against a Python loop over 20,000 of them."""
+    matrix = rng.normal(size=(TESTS, DIM)).astype(np.float32)
+    left, right = rng.integers(0, len(matrix), (2, 4_000_000))
+    part = slice(0, 20_000)
+    by_name = {f"u{number}": row for number, row in enumerate(matrix)}
+    pairs = [(f"u{a}", f"u{b}") for a, b in zip(left[part], right[part], strict=True)]
+
+    def loop() -> list[float]:
+        found = []
+        for enroll, test in pairs:
+            a, b = by_name[enroll], by_name[test]
+            found.append(float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))))
+        return found
+
+    own = scoring.cosine_scores(matrix, matrix, left[part], right[part])
+    np.testing.assert_allclose(own, loop(), atol=1e-6)
+    calls = {"loop": loop, "svkit": lambda: scoring.cosine_scores(matrix, matrix, left, right)}
+    taken, ratio = _compare(calls, len(left) / len(pairs), rounds)
+    rate = len(left) / taken.cpu / 1e6
+    return Row("cosine, 4 M trials", *taken, ratio, f"{rate:.1f} M trials/s", "4 M trials/s", rate >= 4)
 
 
-def _experiment(home: Path, millions: float) -> Path:
+def rate_asnorm(rng: np.random.Generator, rounds: int) -> Row:
+    """AS-norm statistics of 4,874 utterances against 100,000, top 300; the full matrix sorted for 128 of them."""
+    rows = rng.normal(size=(TESTS, DIM)).astype(np.float32)
+    cohort = rng.normal(size=(UTTERANCES, DIM)).astype(np.float32)
+    part = rows[:128]
+
+    def sorted_matrix() -> tuple[np.ndarray, np.ndarray]:
+        scores = scoring.length_normalize(part) @ scoring.length_normalize(cohort).T
+        top = np.sort(scores, axis=1)[:, -TOP_N:].astype(np.float64)
+        return top.mean(axis=1), top.std(axis=1)
+
+    own = scoring.cohort_statistics(part, cohort, TOP_N)
+    for ours, theirs in zip((own.mean, own.std), sorted_matrix(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+    def svkit() -> object:
+        return scoring.cohort_statistics(rows, cohort, TOP_N)
+
+    peak = measuring.peak_gb_above(svkit)
+    taken, ratio = _compare({"sorted": sorted_matrix, "svkit": svkit}, len(rows) / len(part), rounds)
+    return Row(
+        "AS-norm, 4,874 x 100,000, top 300", *taken, ratio, f"{taken.cpu:.1f} s, {peak:.2f} GB", "5 s, 1 GB",
+        taken.cpu <= 5 and peak <= 1,
+    )  # fmt: skip
+
+
+def rate_metrics(rng: np.random.Generator, rounds: int, share: float) -> Row:
+    """EER and minDCF of 10 M scores; a loop over the sorted scores for 100,000 of them."""
+    labels = rng.random(10_000_000) < share
+    scores = rng.normal(size=len(labels)) + 4 * labels
+    part = slice(0, 100_000)
+
+    def svkit(rows: slice = slice(None)) -> tuple[float, float]:
+        curve = metrics.error_curve(scores[rows], labels[rows])
+        return metrics.equal_error_rate(curve), metrics.min_dcf(curve, 0.01)[0]
+
+    np.testing.assert_allclose(svkit(part), errors_by_loop(scores[part], labels[part]), atol=1e-9)
+    calls = {"loop": lambda: errors_by_loop(scores[part], labels[part]), "svkit": svkit}
+    taken, ratio = _compare(calls, len(scores) / len(scores[part]), rounds)
+    name = f"EER and minDCF of 10 M scores, {100 * share:g} % targets"
+    return Row(name, *taken, ratio, f"{taken.cpu:.2f} s", "2 s", taken.cpu <= 2)
+
+
+def errors_by_loop(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """EER and minDCF (p = 0.01) by a loop over the sorted scores, which are all different."""
+    num_targets = int(labels.sum())
+    num_nontargets = len(labels) - num_targets
+    misses, accepts = 0, num_nontargets
+    before, eer, cost = (0.0, 1.0), None, 1.0
+    for _, is_target in sorted(zip(scores.tolist(), labels.tolist(), strict=True)):
+        misses, accepts = misses + is_target, accepts - (not is_target)
+        miss, accept = misses / num_targets, accepts / num_nontargets
+        cost = min(cost, miss + 99 * accept)
+        if eer is None and miss >= accept:
+            share = (before[1] - before[0]) / (before[1] - before[0] + miss - accept)
+            eer = before[0] + share * (miss - before[0])
+        before = (miss, accept)
+    assert eer is not None
+    return eer, cost
+
+
+def rate_resamples(rng: np.random.Generator, rounds: int, num_trials: int, num_speakers: int) -> Row:
+    """EERs of 1,000 resamples over speakers; the trial list copied as often as it occurs for two of them."""
+    left, right = rng.integers(0, num_speakers, (2, num_trials))
+    right = np.where(rng.random(num_trials) < 0.3, left, right)
+    labels = left == right
+    speakers = bootstrap.TrialSpeakers(enroll=left, test=right, num_speakers=num_speakers)
+    scores = rng.normal(size=num_trials) + 3 * labels
+    drawn = bootstrap.draw_multiplicities(num_speakers, 1000, 0)
+
+    def copied() -> list[float]:
+        counts = [np.where(labels, row[left], row[left] * row[right]) for row in drawn[:2]]
+        lists = [np.repeat(np.arange(num_trials), count) for count in counts]
+        return [metrics.equal_error_rate(metrics.error_curve(scores[rows], labels[rows])) for rows in lists]
+
+    def svkit(rows: slice = slice(None)) -> np.ndarray:
+        return bootstrap.resample(scores, labels, speakers, drawn[rows], bootstrap.eer_statistic)
+
+    np.testing.assert_allclose(svkit(slice(0, 2)), copied(), atol=1e-9)
+    taken, ratio = _compare({"copied": copied, "svkit": svkit}, len(drawn) / 2, rounds)
+    target, met = ("2 s", taken.cpu <= 2) if num_trials < 10_000 else (None, None)
+    return Row(f"1,000 resamples of {num_trials:,} trials", *taken, ratio, f"{taken.cpu:.2f} s", target, met)
+
+
+def _compare(calls: dict[str, Callable[[], object]], times_more: float, rounds: int) -> tuple[Timing, float]:
+    """Time a baseline and then ours, which does so many times more; return ours and the ratio of CPU times."""
+    base, own = measuring.take_turns(calls, rounds).values()
+    return own, base.cpu * times_more / own.cpu
+
+
+def rate_help(rounds: int) -> Row:
+    """`svkit --help`, a process; the first one fills the disk's cache."""
+    runs = [run_alone([sys.executable, "-m", "svkit", "--help"])[0] for _ in range(rounds + 3)][1:]
+    taken = Timing(*(statistics.median(column) for column in zip(*runs, strict=True)))
+    return Row("svkit --help", *taken, None, f"{taken.cpu:.2f} s", "0.3 s", taken.cpu <= 0.3)
+
+
+def make_experiment(home: Path, millions: float) -> Path:
     """Write embeddings with a manifest, and a trial list; return the list."""
     rng = np.random.default_rng(0)
     ids = np.array(
@@ -44,7 +183,7 @@ def _experiment(home: Path, millions: float) -> Path:
     )[list(COLUMNS)]  # fmt: skip
     manifest, embeddings = home / "data" / "eval.tsv", home / "embeddings" / "dense"
     write_manifest(manifest, table)
-    voices = rng.normal(size=(SPEAKERS, 256))[np.arange(UTTERANCES) % SPEAKERS]
+    voices = rng.normal(size=(SPEAKERS, DIM))[np.arange(UTTERANCES) % SPEAKERS]
     facts = {"manifest": {"path": manifest.as_posix(), "sha256": sha256_file(manifest)}}
     write_embeddings(
         embeddings, list(ids), (voices + 2 * rng.normal(size=voices.shape)).astype(np.float32), facts
@@ -65,75 +204,91 @@ def _experiment(home: Path, millions: float) -> Path:
     return trials
 
 
-def measure_command(sizes: list[float]) -> None:
-    """Run `svkit score` on lists of so many million trials; print time, peak memory and the slope."""
-    peaks = []
+def rate_command(sizes: list[float]) -> tuple[list[Row], float | None]:
+    """`svkit score` with 1,000 resamples on lists of so many million trials; also the bytes of a further trial."""
+    rows, peaks = [], []
     for millions in sizes:
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
-            trials = _experiment(home, millions)
-            start = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(
-                [sys.executable, "-m", "svkit", "score", str(trials), "--exp", str(home), "--json"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            end = resource.getrusage(resource.RUSAGE_CHILDREN)
-        peaks.append(end.ru_maxrss / 2**20)  # the largest child so far: sizes ascend
-        cpu = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
-        print(f"svkit score, {millions:g} M trials: {cpu:.0f} s CPU, peak {peaks[-1]:.2f} GB", flush=True)
-    if len(sizes) > 1:
-        slope = (peaks[-1] - peaks[0]) * 2**30 / (1e6 * (sizes[-1] - sizes[0]))
-        print(
-            f"{slope:.0f} bytes a trial, so {peaks[-1] + slope * (100 - sizes[-1]) * 1e6 / 2**30:.0f} GB for 100 M"
-        )
+            trials = make_experiment(home, millions)
+            command = [sys.executable, "-m", "svkit", "score", str(trials), "--exp", str(home), "--json"]
+            taken, peak = run_alone(command)
+        peaks.append(peak)
+        figure = f"{taken.cpu / millions:.1f} s CPU/M, {peak:.2f} GB"
+        rows.append(Row(f"svkit score, {millions:g} M trials", *taken, None, figure, None, None))
+        print(table(rows[-1:]), flush=True)
+    if len(sizes) == 1:
+        return rows, None
+    slope = (peaks[-1] - peaks[0]) * 2**30 / (1e6 * (sizes[-1] - sizes[0]))
+    whole = peaks[-1] + slope * (LARGEST_LIST - sizes[-1]) * 1e6 / 2**30
+    figure = f"{slope:.0f} bytes a trial, {whole:.1f} GB"
+    target = f"{LARGEST_LIST_GB:g} GB"
+    name = f"memory of {LARGEST_LIST:g} M trials, by the slope"
+    return [*rows, Row(name, None, None, None, figure, target, whole <= LARGEST_LIST_GB)], slope
+
+
+def run_alone(command: list[str]) -> tuple[Timing, float]:
+    """Run a process; return its times and its largest resident size in GB.
+
+    A small process starts it: what a process has when it forks counts as its child's memory.
+    """
+    code = (
+        "import json, resource, subprocess, sys, time\n"
+        "start = time.perf_counter()\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(json.dumps([time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True)
+    wall, cpu, kilobytes = json.loads(done.stdout.splitlines()[-1])
+    return Timing(wall, cpu), kilobytes / 2**20
+
+
+def table(rows: list[Row]) -> str:
+    """Lay out the rows."""
+    verdicts = {True: "met", False: "not met", None: ""}
+    cells = [["" if value is None else value for value in row[:-1]] + [verdicts[row.met]] for row in rows]
+    return measuring.table(("measure", "wall s", "cpu s", "x, cpu", "found", "target", ""), cells)
 
 
 def main() -> None:
-    """Print one line a measurement."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--command", type=float, nargs="+", metavar="MILLIONS", help="ascending")
-    given = parser.parse_args()
-    if given.command:
-        measure_command(given.command)
-        return
-    rng = np.random.default_rng(0)
-    enroll = rng.normal(size=(4_874, 256)).astype(np.float32)
-    cohort = rng.normal(size=(100_000, 256)).astype(np.float32)
-    start, cpu = time.perf_counter(), time.process_time()
-    scoring.cohort_statistics(enroll, cohort, 300)
-    wall, busy = time.perf_counter() - start, time.process_time() - cpu
-    print(
-        f"AS-norm 4,874 x 100,000, top 300: {wall:.2f} s wall, {busy:.2f} s CPU, peak {_memory_gb():.2f} GB"
+    """Check, measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-    left, right = rng.integers(0, len(enroll), (2, 4_000_000))
-    start = time.perf_counter()
-    scoring.cosine_scores(enroll, enroll, left, right)
-    print(f"cosine: {4 / (time.perf_counter() - start):.1f} M trials/s")
-
-    for share in (0.02, 0.5):
-        labels = rng.random(10_000_000) < share
-        scores = rng.normal(size=len(labels)) + 4 * labels
-        start = time.perf_counter()
-        curve = metrics.error_curve(scores, labels)
-        eer = metrics.equal_error_rate(curve)
-        metrics.min_dcf(curve, 0.01)
-        took = time.perf_counter() - start
-        print(
-            f"EER and minDCF of 10 M scores, {100 * share:g} % targets: {took:.2f} s (EER {100 * eer:.3f} %)"
-        )
-
-    for num_trials, num_speakers in ((2_918, 17), (580_000, 1_251)):
-        a, b = rng.integers(0, num_speakers, (2, num_trials))
-        b = np.where(rng.random(num_trials) < 0.3, a, b)
-        labels = a == b
-        speakers = bootstrap.TrialSpeakers(enroll=a, test=b, num_speakers=num_speakers)
-        scores = rng.normal(size=num_trials) + 3 * labels
-        drawn = bootstrap.draw_multiplicities(num_speakers, 1000, 0)
-        start = time.perf_counter()
-        bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
-        print(f"1,000 resamples of {num_trials:,} trials: {time.perf_counter() - start:.2f} s")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--command", type=float, nargs="+", metavar="MILLIONS", help="ascending; this alone")
+    parser.add_argument(
+        "--sizes", type=float, nargs=2, default=[10.0, 20.0], help="million trials, ascending"
+    )
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    measuring.start(options.threads)
+    rng = np.random.default_rng(0)
+    rows = []
+    measures: list[Callable[[], Row]] = [
+        lambda: rate_help(options.rounds),
+        lambda: rate_cosine(rng, options.rounds),
+        lambda: rate_asnorm(rng, options.rounds),
+        lambda: rate_metrics(rng, options.rounds, 0.02),
+        lambda: rate_metrics(rng, options.rounds, 0.5),
+        lambda: rate_resamples(rng, options.rounds, 2_918, 17),
+        lambda: rate_resamples(rng, 1, 580_000, SPEAKERS),
+    ]
+    for measure in [] if options.command else measures:
+        rows.append(measure())
+        print(table(rows[-1:]), flush=True)
+    of_command, bytes_a_trial = rate_command(options.command or options.sizes)
+    rows += of_command
+    print(table(rows))
+    measuring.save(
+        options.json,
+        options.threads,
+        bytes_a_trial=bytes_a_trial,
+        rows=[row._asdict() for row in rows],
+    )
+    sys.exit(any(row.met is False for row in rows))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from svkit.errors import DataError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+POINTS_PER_BLOCK = 2**16
+"""Points whose cost is computed at once: they stay within a core's cache."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ErrorCurve:
@@ -113,6 +116,7 @@ def error_curve(scores: ArrayLike, labels: ArrayLike) -> ErrorCurve:
     np.not_equal(ordered[1:], ordered[:-1], out=is_first[1:])
     num_below = np.flatnonzero(is_first)
     thresholds = ordered if len(num_below) == len(ordered) else ordered[num_below]
+    del ordered, is_first
     # Sorting values is ten times faster than sorting indices; the smaller class is then looked up among the
     # values.
     few_are_targets = num_targets <= num_nontargets
@@ -133,15 +137,17 @@ def error_curve(scores: ArrayLike, labels: ArrayLike) -> ErrorCurve:
 def convex_hull(curve: ErrorCurve) -> ErrorCurve:
     """Keep the points of the curve on the lower convex hull of (false-accept rate, miss rate).
 
-    The blocks of the isotonic regression of the labels over the scores are the edges of the hull.
+    The blocks of the isotonic regression of the labels over the scores are the edges of the hull. It passes through
+    corners of the curve only, of which there are far fewer than points.
     """
-    targets = np.diff(curve.num_misses)
-    counts = targets - np.diff(curve.num_false_accepts)
-    blocks = isotonic_regression(targets / counts, weights=counts.astype(np.float64)).blocks
+    corners = corner_points(curve)
+    targets = np.diff(curve.num_misses[corners])
+    counts = targets - np.diff(curve.num_false_accepts[corners])
+    points = corners[isotonic_regression(targets / counts, weights=counts.astype(np.float64)).blocks]
     return ErrorCurve(
-        thresholds=curve.thresholds[blocks],
-        num_misses=curve.num_misses[blocks],
-        num_false_accepts=curve.num_false_accepts[blocks],
+        thresholds=curve.thresholds[points],
+        num_misses=curve.num_misses[points],
+        num_false_accepts=curve.num_false_accepts[points],
         num_targets=curve.num_targets,
         num_nontargets=curve.num_nontargets,
     )
@@ -234,9 +240,17 @@ def min_dcf(
     curve: ErrorCurve, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> tuple[float, OperatingPoint]:
     """Return the lowest normalised detection cost over all thresholds and the lowest threshold giving it."""
-    costs = curve.num_misses * (c_miss * p_target / curve.num_targets)
-    costs += curve.num_false_accepts * (c_fa * (1 - p_target) / curve.num_nontargets)
-    best = operating_point(curve, int(np.argmin(costs)))
+    per_miss = c_miss * p_target / curve.num_targets
+    per_accept = c_fa * (1 - p_target) / curve.num_nontargets
+    index, lowest = 0, np.inf
+    for start in range(0, len(curve.thresholds), POINTS_PER_BLOCK):
+        block = slice(start, start + POINTS_PER_BLOCK)
+        costs = curve.num_misses[block] * per_miss
+        costs += curve.num_false_accepts[block] * per_accept
+        cheapest = int(np.argmin(costs))
+        if costs[cheapest] < lowest:
+            index, lowest = start + cheapest, float(costs[cheapest])
+    best = operating_point(curve, index)
     cost = detection_cost(best.miss_rate, best.false_accept_rate, p_target, c_miss, c_fa)
     return float(cost), best
 
@@ -247,7 +261,8 @@ def corner_points(curve: ErrorCurve) -> Ints:
     The EER and the lowest cost lie on these points or between two of them, however trials are weighted: along a run of
     targets only misses grow, along a run of nontargets only false accepts fall.
     """
-    misses, accepts = np.diff(curve.num_misses) > 0, np.diff(curve.num_false_accepts) < 0
+    misses = curve.num_misses[1:] > curve.num_misses[:-1]
+    accepts = curve.num_false_accepts[1:] < curve.num_false_accepts[:-1]
     is_corner = np.ones(len(curve.thresholds), dtype=bool)
     is_corner[1:-1] = (misses[1:] != misses[:-1]) | (accepts[1:] != accepts[:-1])
     # Where both rates move (tied scores) every point is a corner.

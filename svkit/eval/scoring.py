@@ -8,6 +8,7 @@ Source: P. Matejka et al., "Analysis of score normalization in multilingual spea
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from svkit.errors import ConfigError, DataError, first_five
 
 Floats32 = NDArray[np.float32]
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer[Any]]
 
 BLOCK_BYTES = 128 * 2**20
 """Size of the largest temporary matrix (utterances against the cohort)."""
@@ -47,7 +48,9 @@ def length_normalize(embeddings: NDArray[np.floating]) -> Floats32:
         raise DataError(
             f"embeddings: expected finite rows other than zero, found bad rows {first_five(bad.tolist())}"
         )
-    return np.asarray(embeddings / norms[:, None], dtype=np.float32)
+    unit = np.empty(embeddings.shape, dtype=np.float32)
+    np.divide(embeddings, norms[:, None], out=unit, casting="same_kind")
+    return unit
 
 
 def center(embeddings: NDArray[np.floating], mean: NDArray[np.floating]) -> Floats32:
@@ -81,9 +84,13 @@ def group_means(embeddings: NDArray[np.floating], groups: Ints, num_groups: int)
     if np.any(counts == 0):
         raise DataError(f"groups without an utterance: {first_five(np.flatnonzero(counts == 0).tolist())}")
     order = np.argsort(groups, kind="stable")
+    unit = length_normalize(embeddings)[order]
+    if len(unit) == num_groups:  # a row each
+        return unit
     starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    sums = np.add.reduceat(length_normalize(embeddings)[order], starts, axis=0, dtype=np.float64)
-    return np.asarray(sums / counts[:, None], dtype=np.float32)
+    sums = np.add.reduceat(unit, starts, axis=0, dtype=np.float64)
+    sums /= counts[:, None]
+    return np.asarray(sums, dtype=np.float32)
 
 
 def cosine_scores(
@@ -190,7 +197,11 @@ def normalize_scores(
         enroll_rows: [T] rows of `enroll`.
         test_rows: [T] rows of `test`.
     """
-    raw = np.asarray(scores, dtype=np.float64)
-    from_enroll = (raw - enroll.mean[enroll_rows]) / enroll.std[enroll_rows]
-    from_test = (raw - test.mean[test_rows]) / test.std[test_rows]
-    return np.asarray((from_enroll + from_test) / 2, dtype=np.float64)
+    normed = np.empty(len(scores))
+    for start in range(0, len(scores), TRIALS_PER_BLOCK):
+        block = slice(start, start + TRIALS_PER_BLOCK)
+        left, right = enroll_rows[block], test_rows[block]
+        from_enroll = (scores[block] - enroll.mean[left]) / enroll.std[left]
+        from_test = (scores[block] - test.mean[right]) / test.std[right]
+        normed[block] = (from_enroll + from_test) / 2
+    return normed

@@ -61,9 +61,9 @@ class Lookup:
     """[R] the enrollment, 0 to E - 1, that each belongs to."""
     test: NDArray[np.float32]
     """[U, D]."""
-    enroll_rows: NDArray[np.int64]
+    enroll_rows: NDArray[np.int32]
     """[T] enrollment of each trial, 0 to E - 1."""
-    test_rows: NDArray[np.int64]
+    test_rows: NDArray[np.int32]
     """[T]."""
 
     @property
@@ -156,25 +156,24 @@ def look_up(
     Raises:
         DataError: utterances or enrollments without an embedding; the first five are named.
     """
-    test_codes, test_ids = pd.factorize(trials.test_ids)
-    enroll_codes, enroll_ids = pd.factorize(trials.enroll_ids)
+    enroll_ids, test_ids = trials.enroll.values, trials.test.values
     index = pd.Index(embeddings.ids)
-    test = embeddings.matrix[_rows(index, np.asarray(test_ids), source, "utterances")]
+    test = embeddings.matrix[_rows(index, test_ids, source, "utterances")]
     if enrollment is None:
-        rows = _rows(index, np.asarray(enroll_ids), source, "utterances")
+        rows = _rows(index, enroll_ids, source, "utterances")
         groups = np.arange(len(rows))
     else:
         needed = enrollment[enrollment["enroll_id"].isin(enroll_ids)]
         rows = _rows(index, np.asarray(needed["utterance_id"], dtype=object), source, "utterances")
         models, _ = enrollment_groups(needed)
-        _rows(pd.Index(models), np.asarray(enroll_ids), "the enrollment map", "enrollments")
+        _rows(pd.Index(models), enroll_ids, "the enrollment map", "enrollments")
         groups = pd.Index(enroll_ids).get_indexer(pd.Index(needed["enroll_id"]))
     return Lookup(
         enroll=embeddings.matrix[rows],
         enroll_groups=groups.astype(np.int64),
         test=test,
-        enroll_rows=enroll_codes.astype(np.int64),
-        test_rows=test_codes.astype(np.int64),
+        enroll_rows=trials.enroll.codes,
+        test_rows=trials.test.codes,
     )
 
 
@@ -187,8 +186,9 @@ def has_embeddings(
     if enrollment is not None:
         is_whole = enrollment["utterance_id"].isin(known).groupby(enrollment["enroll_id"]).all()
         enrollments = is_whole[is_whole].index
-    test, enroll = pd.Index(trials.test_ids).isin(known), pd.Index(trials.enroll_ids).isin(enrollments)
-    return np.asarray(test & enroll, dtype=bool)
+    has_test = trials.test.look_up(pd.Index(trials.test.values).isin(known))
+    has_enroll = trials.enroll.look_up(pd.Index(trials.enroll.values).isin(enrollments))
+    return np.asarray(has_test & has_enroll, dtype=bool)
 
 
 def _rows(index: pd.Index, ids: NDArray[np.object_], source: str, what: str) -> NDArray[np.int64]:

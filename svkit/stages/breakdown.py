@@ -1,5 +1,6 @@
 """Sorts trials into groups by a column of the trial list, of a sidecar or of the manifest, or by duration."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from svkit.errors import ConfigError, DataError
 from svkit.stages.trial_speakers import recorded_manifest, trial_seconds
-from svkit.store.tables import read_table
+from svkit.store.coded import Coded, Coder, dictionary_block, row_blocks
+from svkit.store.tables import table_blocks
 from svkit.store.trials import HEADER, Trials
 
 DURATION = "duration"
@@ -27,33 +29,44 @@ class Grouping:
     column: str
     values: tuple[str, ...]
     """Names of the groups, in the order of tables."""
-    codes: NDArray[np.int64]
+    codes: NDArray[np.int8]
     """[T] number of each trial's group."""
 
 
-def read_sidecar(path: Path, trials: Trials) -> pd.DataFrame:
+def read_sidecar(path: Path, trials: Trials) -> dict[str, Coded]:
     """Read the columns that go with a trial list: a row a trial, in its order, with `enroll_id` and `test_id`.
+
+    Returns:
+        The columns by name, [T] each.
 
     Raises:
         DataError: missing, or rows that are not those trials.
     """
-    table = read_table(path, HEADER[:2])
-    if len(table) != len(trials):
-        raise DataError(f"{path}: expected a row for each of {len(trials)} trials, found {len(table)}")
-    for name, ids in zip(HEADER[:2], (trials.enroll_ids, trials.test_ids), strict=True):
-        wrong = np.flatnonzero(np.asarray(table[name], dtype=object) != ids)
-        if len(wrong):
-            row = int(wrong[0])
-            raise DataError(
-                f"{path}:{row + 2}: {name}: expected {ids[row]} as in trial {row + 1}, found {table[name].iloc[row]}"
-            )
-    return table
+    coders: dict[str, Coder] = {}
+    num_rows = 0
+    for line, table in table_blocks(path, HEADER[:2]):
+        for name in table.column_names:
+            coders.setdefault(name, Coder()).add(dictionary_block(table.column(name)))
+        rows = slice(num_rows, num_rows + len(table))
+        for name, side in zip(HEADER[:2], (trials.enroll, trials.test), strict=True):
+            expected, found = side[rows], np.asarray(table.column(name).to_pandas(), dtype=object)
+            wrong = np.flatnonzero(found[: len(expected)] != expected)
+            if len(wrong):
+                row = int(wrong[0])
+                raise DataError(
+                    f"{path}:{row + line}: {name}: expected {expected[row]} as in trial {row + num_rows + 1}, found"
+                    f" {found[row]}"
+                )
+        num_rows += len(table)
+    if num_rows != len(trials):
+        raise DataError(f"{path}: expected a row for each of {len(trials)} trials, found {num_rows}")
+    return {name: coder.finish() for name, coder in coders.items()}
 
 
 def group_trials(
     column: str,
     trials: Trials,
-    sidecar: pd.DataFrame | None,
+    sidecar: Mapping[str, Coded] | None,
     manifest: dict[str, Any] | None,
     enrollment: pd.DataFrame | None,
 ) -> Grouping:
@@ -72,34 +85,59 @@ def group_trials(
         ConfigError: no such column, or one with more than 50 values.
         DataError: the manifest is gone or changed, or lacks an utterance.
     """
-    if sidecar is not None and column in sidecar.columns:
-        return _grouping(column, np.asarray(sidecar[column], dtype=object))
+    if sidecar is not None and column in sidecar:
+        return _grouping(column, sidecar[column])
     table = recorded_manifest(manifest)
     if column == DURATION:
         enroll, test = trial_seconds(trials, table, enrollment)
-        codes = np.searchsorted(DURATION_EDGES, np.minimum(enroll, test), side="right")
-        return Grouping(column=column, values=_duration_names(), codes=codes.astype(np.int64))
+        codes = np.zeros(len(trials), np.int8)
+        for edge in DURATION_EDGES:
+            codes += (enroll >= edge) & (test >= edge)
+        return Grouping(column=column, values=_duration_names(), codes=codes)
     if column not in table.table.columns:
-        known = [*(() if sidecar is None else sidecar.columns), *table.table.columns, DURATION]
+        known = [*(sidecar or ()), *table.table.columns, DURATION]
         raise ConfigError(f"--by {column}: no such column; found {', '.join(dict.fromkeys(known))}")
     value = dict(zip(table.utterance_ids, table.column(column), strict=True))
-    enroll_ids = pd.Series(trials.enroll_ids)
+    enroll_ids = pd.Series(trials.enroll.values)
     if enrollment is not None:
         first = enrollment.drop_duplicates("enroll_id")
         enroll_ids = enroll_ids.map(dict(zip(first["enroll_id"], first["utterance_id"], strict=True)))
-    sides = [enroll_ids.map(value), pd.Series(trials.test_ids).map(value)]
-    if sides[0].isna().any() or sides[1].isna().any():
+    found = [enroll_ids.map(value), pd.Series(trials.test.values).map(value)]
+    if found[0].isna().any() or found[1].isna().any():
         raise DataError(f"{table.source}: no {column} for some utterances of the trials")
-    left, right = (side.to_numpy(dtype=object) for side in sides)
-    low, high = np.where(left <= right, left, right), np.where(left <= right, right, left)
-    return _grouping(column, np.where(left == right, left, low + " / " + high))
+    numbers, names = pd.factorize(pd.concat(found).to_numpy(dtype=object), sort=True)
+    if len(names) > 2 * MAX_GROUPS:  # a group has two of them at most
+        raise _too_many(column, f"at least {-(-len(names) // 2)}")
+    left, right = (
+        side.look_up(part.astype(np.int32))
+        for side, part in zip((trials.enroll, trials.test), np.split(numbers, [len(enroll_ids)]), strict=True)
+    )
+    return _grouping(column, _pairs(left, right, names))
 
 
-def _grouping(column: str, names: NDArray[np.object_]) -> Grouping:
-    codes, values = pd.factorize(names, sort=True)
-    if len(values) > MAX_GROUPS:
-        raise ConfigError(f"--by {column}: expected at most {MAX_GROUPS} values, found {len(values)}")
-    return Grouping(column=column, values=tuple(str(value) for value in values), codes=codes.astype(np.int64))
+def _pairs(left: NDArray[np.int32], right: NDArray[np.int32], names: NDArray[np.object_]) -> Coded:
+    """Name the unordered pairs of two sides' values, [T] each: one value, or `a / b` where they differ."""
+    texts = [low if low == high else f"{low} / {high}" for low in names for high in names]
+    pairs, is_there = np.minimum(left, right), np.zeros(len(texts), dtype=bool)
+    pairs *= len(names)
+    pairs += np.maximum(left, right)
+    for rows in row_blocks(len(pairs)):
+        is_there[pairs[rows]] = True
+    places = (np.cumsum(is_there) - 1).astype(np.int32)
+    every = Coded(np.array(texts, dtype=object), pairs)
+    return Coded(every.values[is_there], every.look_up(places))
+
+
+def _grouping(column: str, groups: Coded) -> Grouping:
+    if len(groups.values) > MAX_GROUPS:
+        raise _too_many(column, str(len(groups.values)))
+    places, values = pd.factorize(groups.values, sort=True)
+    codes = groups.look_up(places.astype(np.int8))
+    return Grouping(column=column, values=tuple(str(value) for value in values), codes=codes)
+
+
+def _too_many(column: str, found: str) -> ConfigError:
+    return ConfigError(f"--by {column}: expected at most {MAX_GROUPS} values, found {found}")
 
 
 def _duration_names() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Systems on one trial list under the same resampled speakers: intervals, DET bands, paired differences."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,14 @@ def read_systems(directories: Sequence[Path]) -> list[Scores]:
     Raises:
         ArtifactError: their trials differ.
     """
-    systems = [read_scores(directory) for directory in directories]
-    for directory, system in zip(directories[1:], systems[1:], strict=True):
-        first, other = systems[0].trials, system.trials
-        if not (
-            np.array_equal(first.enroll_ids, other.enroll_ids)
-            and np.array_equal(first.test_ids, other.test_ids)
-            and np.array_equal(first.labels, other.labels)
-        ):
+    systems: list[Scores] = []
+    for directory in directories:
+        system = read_scores(directory)
+        if systems and not system.trials.equals(systems[0].trials):
             raise ArtifactError(
                 f"{directory}: expected the same trials as in {directories[0]}; score both again"
             )
+        systems.append(replace(system, trials=systems[0].trials) if systems else system)
     return systems
 
 

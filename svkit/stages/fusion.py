@@ -78,12 +78,7 @@ def open_fusion(directories: tuple[Path, ...], material: Material, guards: Guard
         if not is_finished(directory):
             raise ArtifactError(f"{directory}: no finished scores; run `svkit score` first")
     systems, metrics = read_systems(directories), [read_metrics(directory) for directory in directories]
-    found, given = systems[0].trials, material.trials
-    if not (
-        np.array_equal(found.enroll_ids, given.enroll_ids)
-        and np.array_equal(found.test_ids, given.test_ids)
-        and np.array_equal(found.labels, given.labels)
-    ):
+    if not systems[0].trials.equals(material.trials):
         raise ArtifactError(f"{directories[0]}: expected the trials of {material.path}; score those first")
     for directory, facts in zip(directories, metrics, strict=True):
         check_scores(guards, directory, facts)

@@ -1,7 +1,7 @@
 """Measures scored trials: metrics, intervals over speakers, breakdowns; the same for every kind of system."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from svkit.progress import Progress
 from svkit.stages.breakdown import Grouping, group_trials
 from svkit.stages.comparison import Resampled, compare
 from svkit.stages.trial_speakers import find_speakers
+from svkit.store.coded import Coded
 from svkit.store.provenance import sha256_file
 from svkit.store.score_forms import write_form
 from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
@@ -37,8 +38,8 @@ class Material:
     trials: Trials
     enrollment: pd.DataFrame | None
     """Utterances of each enrollment, where enrollments are not utterances."""
-    sidecar: pd.DataFrame | None
-    """More columns of the trials."""
+    sidecar: Mapping[str, Coded] | None
+    """More columns of the trials, by name."""
     columns: tuple[str, ...]
     """Breakdowns wanted."""
     forms: tuple[str, ...]
@@ -49,13 +50,10 @@ class Material:
 
     def only(self, kept: NDArray[np.bool_]) -> "Material":
         """Return the material of some of the trials, [T] bool."""
-        trials = self.trials
-        return replace(
-            self,
-            trials=Trials(trials.enroll_ids[kept], trials.test_ids[kept], trials.labels[kept]),
-            sidecar=None if self.sidecar is None else self.sidecar[kept].reset_index(drop=True),
-            kept=kept,
-        )
+        sidecar = None
+        if self.sidecar is not None:
+            sidecar = {name: column.only(kept) for name, column in self.sidecar.items()}
+        return replace(self, trials=self.trials.only(kept), sidecar=sidecar, kept=kept)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -192,7 +190,11 @@ def _add_intervals(
         costs = detection_cost(missed, accepted, entry["p_target"])
         entry["interval"] = interval_facts(costs, given.num_speakers)
     is_target = labels.astype(bool)
-    bits = np.logaddexp(0, np.where(is_target, -llrs, llrs)) / np.log(2)
+
+    def bits(rows: slice) -> Floats:
+        wrong_way = np.where(is_target[rows], -llrs[rows], llrs[rows])
+        return np.asarray(np.logaddexp(0, wrong_way) / np.log(2), dtype=np.float64)
+
     means = bootstrap.resample_means([bits], is_target, given, drawn)
     facts["cllr_interval"] = interval_facts((means[0] + means[1])[:, 0] / 2, given.num_speakers)
 
@@ -260,11 +262,14 @@ def write(
     write_metrics(directory, metrics)
 
 
-def compare_systems(systems: list[tuple[dict[str, Any], Measured]]) -> list[dict[str, Any]]:
+def compare_systems(
+    systems: list[tuple[dict[str, Any], Measured]], progress: Progress
+) -> list[dict[str, Any]]:
     """Compare every system with the reference, `dense` or else the first; paired over the same speakers.
 
     Args:
         systems: metrics and measurement of each system on the same trials.
+        progress: takes a note where speakers are too few for a comparison.
     """
     usable = [
         (facts, measured.resampled, measured.speakers)
@@ -272,6 +277,8 @@ def compare_systems(systems: list[tuple[dict[str, Any], Measured]]) -> list[dict
         if measured.resampled is not None and measured.speakers is not None
     ]
     if len(usable) < 2:
+        if len(systems) > 1 and all(facts["eer"] is not None for facts, _ in systems):
+            progress.note("no comparison of the systems: a p-value needs what confidence intervals need")
         return []
     usable.sort(key=lambda system: system[0]["name"] != "dense")
     reference, base, speakers = usable[0]
@@ -279,15 +286,21 @@ def compare_systems(systems: list[tuple[dict[str, Any], Measured]]) -> list[dict
     for facts, resampled, others in usable[1:]:
         same = facts["trials"] == reference["trials"]
         same &= np.array_equal(speakers.of_trials.enroll, others.of_trials.enroll)
-        if same and np.array_equal(speakers.of_trials.test, others.of_trials.test):
-            comparisons.append(
-                {
-                    "trials": facts["trials"]["name"],
-                    "backend": facts["backend"]["name"],
-                    "first": facts["name"],
-                    "second": reference["name"],
-                    "num_speakers": speakers.of_trials.num_speakers,
-                    **compare(resampled, base, speakers.of_trials.num_speakers),
-                }
-            )
+        if not (same and np.array_equal(speakers.of_trials.test, others.of_trials.test)):
+            continue
+        try:
+            difference = compare(resampled, base, speakers.of_trials.num_speakers)
+        except DataError as error:
+            progress.note(f"no comparison of {facts['name']} with {reference['name']}: {error}")
+            continue
+        comparisons.append(
+            {
+                "trials": facts["trials"]["name"],
+                "backend": facts["backend"]["name"],
+                "first": facts["name"],
+                "second": reference["name"],
+                "num_speakers": speakers.of_trials.num_speakers,
+                **difference,
+            }
+        )
     return comparisons

@@ -116,7 +116,7 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
                 facts = facts or measure_again(material, system.directory, progress)
                 measured.append((system.metrics, facts))
             task.advance(1, system=paths.embeddings.name)
-    comparisons = compare_systems(measured)
+    comparisons = compare_systems(measured, progress)
     return ScoreResult(trials=request.trials.stem, systems=tuple(systems), comparisons=tuple(comparisons))
 
 
@@ -131,7 +131,7 @@ def _find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> 
     apart = {path.resolve() for path in (*request.cohorts, *request.plda_training)}
     children = sorted(home.iterdir()) if home.is_dir() else []
     ready = [child for child in children if is_finished(child) and child.resolve() not in apart]
-    wanted = set(trials.test_ids[:1000])
+    wanted = set(trials.test.values[:1000])
     known = []
     for directory in ready:
         if wanted.isdisjoint(read_embeddings(directory).ids):

@@ -31,9 +31,16 @@ def find_speakers(
     Raises:
         DataError: labels and speakers contradict each other.
     """
-    # Names are looked up once for each utterance, not for each trial: lists have millions of these.
-    enroll_rows, enroll_ids = pd.factorize(trials.enroll_ids)
-    test_rows, test_ids = pd.factorize(trials.test_ids)
+    enroll_ids, test_ids = trials.enroll.values, trials.test.values
+
+    def of_trials(number: NDArray[np.integer[Any]]) -> TrialSpeakers:
+        of_ids = number.astype(np.int32)
+        sides = (
+            trials.enroll.look_up(of_ids[: len(enroll_ids)]),
+            trials.test.look_up(of_ids[len(enroll_ids) :]),
+        )
+        return trial_speakers(*sides, trials.labels)
+
     known = speakers_of_manifest(manifest)
     if known is not None:
         enrolled = pd.Series(enroll_ids, dtype=object)
@@ -42,19 +49,21 @@ def find_speakers(
         speakers = pd.concat([enrolled, pd.Series(test_ids, dtype=object)]).map(known)
         if not speakers.isna().any():
             number, _ = pd.factorize(speakers, sort=True)
-            sides = number[: len(enroll_ids)][enroll_rows], number[len(enroll_ids) :][test_rows]
-            return trial_speakers(*sides, trials.labels), "manifest"
-    number, _ = pd.factorize(np.concatenate((enroll_ids, test_ids)))
-    number = number.astype(np.int64)
-    enrolled_utterances = number[: len(enroll_ids)][enroll_rows]
-    test_utterances = number[len(enroll_ids) :][test_rows]
-    group = speakers_from_trials(enrolled_utterances, test_utterances, trials.labels)
-    return trial_speakers(group[enrolled_utterances], group[test_utterances], trials.labels), "trials"
+            return of_trials(number), "manifest"
+    number, utterances = pd.factorize(np.concatenate((enroll_ids, test_ids)))
+    is_target = trials.labels.astype(bool)
+    group = speakers_from_trials(
+        number[: len(enroll_ids)][trials.enroll.codes[is_target]],
+        number[len(enroll_ids) :][trials.test.codes[is_target]],
+        len(utterances),
+    )
+    return of_trials(group[number]), "trials"
 
 
 def trial_utterances(trials: Trials, enrollment: pd.DataFrame | None) -> set[str]:
     """Return the utterances of both sides; of the whole map where enrollments are not utterances."""
-    return set(trials.test_ids).union(trials.enroll_ids if enrollment is None else enrollment["utterance_id"])
+    enrolled = trials.enroll.values if enrollment is None else enrollment["utterance_id"]
+    return set(trials.test.values).union(enrolled)
 
 
 def trial_speaker_names(
@@ -114,13 +123,13 @@ def trial_seconds(
         DataError: an utterance is not in the manifest.
     """
     seconds = pd.Series(manifest.durations_seconds, index=pd.Index(manifest.utterance_ids))
-    test = seconds.reindex(trials.test_ids)
+    test = seconds.reindex(trials.test.values)
     if enrollment is None:
-        enroll = seconds.reindex(trials.enroll_ids)
+        enroll = seconds.reindex(trials.enroll.values)
     else:
         each = seconds.reindex(np.asarray(enrollment["utterance_id"], dtype=object)).to_numpy()
         sums = pd.Series(each).groupby(enrollment["enroll_id"].to_numpy()).sum(min_count=1)
-        enroll = sums.reindex(trials.enroll_ids)
+        enroll = sums.reindex(trials.enroll.values)
     if enroll.isna().any() or test.isna().any():
         raise DataError(f"{manifest.source}: no duration for some utterances of the trials")
-    return np.asarray(enroll, dtype=np.float64), np.asarray(test, dtype=np.float64)
+    return trials.enroll.look_up(enroll.to_numpy(np.float64)), trials.test.look_up(test.to_numpy(np.float64))

@@ -87,17 +87,15 @@ class Validator:
         manifest, trials = read_manifest(manifest_path), read_trials(trials_path)
         refuse_short(manifest)
         rows = {utterance: row for row, utterance in enumerate(manifest.utterance_ids)}
-        unknown = [name for name in (*trials.enroll_ids, *trials.test_ids) if name not in rows]
+        unknown = sorted(set(trials.ids) - set(rows))
         if unknown:
-            raise DataError(
-                f"{trials_path}: utterances that {manifest_path} lacks: {first_five(sorted(set(unknown)))}"
-            )
-        if len(set(trials.labels.tolist())) < 2:
+            raise DataError(f"{trials_path}: utterances that {manifest_path} lacks: {first_five(unknown)}")
+        if trials.labels.min() == trials.labels.max():
             raise DataError(f"{trials_path}: expected target and nontarget trials, found one class only")
         return cls(
             manifest=manifest,
-            enroll_rows=np.array([rows[name] for name in trials.enroll_ids]),
-            test_rows=np.array([rows[name] for name in trials.test_ids]),
+            enroll_rows=trials.enroll.look_up(np.array([rows[name] for name in trials.enroll.values])),
+            test_rows=trials.test.look_up(np.array([rows[name] for name in trials.test.values])),
             labels=trials.labels,
         )
 

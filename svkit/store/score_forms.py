@@ -1,14 +1,15 @@
 """Scores in the text forms that other toolkits read."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from svkit.errors import DataError, first_five
 from svkit.store.atomic import replacing
-from svkit.store.scores import format_rows
+from svkit.store.coded import Coded
+from svkit.store.tables import format_rows
 from svkit.store.trials import Trials
 
 FORMS = ("kaldi", "wespeaker")
@@ -16,8 +17,7 @@ FORMS = ("kaldi", "wespeaker")
 
 def check_ids(form: str, trials: Trials) -> None:
     """Raise DataError naming ids with white space, which these forms cannot hold."""
-    ids = pd.unique(np.concatenate([trials.enroll_ids, trials.test_ids]))
-    spaced = [str(name) for name in ids if str(name).split() != [name]]
+    spaced = [str(name) for name in trials.ids if str(name).split() != [name]]
     if spaced:
         raise DataError(f"--format {form}: utterance ids with white space: {first_five(spaced)}")
 
@@ -38,9 +38,9 @@ def write_form(directory: Path, form: str, trials: Trials, scores: npt.NDArray[n
         DataError: see `check_ids`.
     """
     check_ids(form, trials)
-    words = np.array(["nontarget", "target"], dtype=object)[trials.labels]
+    words = Coded(np.array(["nontarget", "target"], dtype=object), trials.labels.astype(np.int32))
     names = ("trials", "scores") if form == "kaldi" else ("trials.kaldi", "scores.score")
-    sides = [trials.enroll_ids, trials.test_ids]
+    sides: list[Any] = [trials.enroll, trials.test]
     scored = (
         ("%s %s %.9g\n", [*sides, scores])
         if form == "kaldi"

@@ -1,6 +1,6 @@
 """Score directories: a score a trial, and the metrics computed from them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from svkit.errors import ArtifactError, DataError
 from svkit.store.atomic import read_json, replacing, write_json
+from svkit.store.coded import Coder, dictionary_block
 from svkit.store.strict_json import NUMBER, OPTIONAL_NUMBER, check_fields
-from svkit.store.tables import read_table
+from svkit.store.tables import format_rows, table_blocks
 from svkit.store.trials import Trials
 
 FORMAT, VERSION = "svkit-metrics", 1
 SCORES_NAME, METRICS_NAME = "scores.tsv", "metrics.json"
 COLUMNS = ("enroll_id", "test_id", "label", "score")
-ROWS_PER_BLOCK = 2**17
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,60 +43,64 @@ def write_scores(
 ) -> None:
     """Write `scores.tsv`, nine significant digits a number (float32 comes back exactly)."""
     assert len(trials) == len(scores) and (llrs is None or len(llrs) == len(scores)), "one score a trial"
-    ids = pd.unique(np.concatenate([trials.enroll_ids, trials.test_ids]))
-    if any(mark in name for name in ids for mark in "\t\n\r"):
+    if any(mark in name for name in trials.ids for mark in "\t\n\r"):
         raise DataError(f"{directory / SCORES_NAME}: an utterance id holds a tab or a line end")
     header, form = "\t".join(COLUMNS), "%s\t%s\t%d\t%.9g\n"
-    columns = [trials.enroll_ids, trials.test_ids, trials.labels, scores]
+    columns = [trials.enroll, trials.test, trials.labels, scores]
     if llrs is not None:
         columns.append(llrs)
         header, form = header + "\tllr", "%s\t%s\t%d\t%.9g\t%.9g\n"
     with replacing(directory / SCORES_NAME) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(header + "\n")
-        for lines in format_rows(form, columns):
-            file.write(lines)
-
-
-def format_rows(form: str, columns: Sequence[npt.NDArray[Any]]) -> Iterator[str]:
-    """Yield lines of text, a block of rows at a time: Python numbers of all trials would not fit in memory."""
-    for start in range(0, len(columns[0]), ROWS_PER_BLOCK):
-        blocks = [column[start : start + ROWS_PER_BLOCK].tolist() for column in columns]
-        yield "".join([form % row for row in zip(*blocks, strict=True)])
+        file.writelines(format_rows(form, columns))
 
 
 def read_scores(directory: Path) -> Scores:
-    """Read and check `scores.tsv`.
+    """Read and check `scores.tsv`, a block at a time.
 
     Raises:
         ArtifactError: missing, a bad label, or a score that is not a finite number (the line is named).
     """
     path = directory / SCORES_NAME
     try:
-        table = read_table(path, COLUMNS)
+        return _read(path)
     except DataError as error:
         raise ArtifactError(str(error)) from error
-    bad = np.flatnonzero(~table["label"].isin(["0", "1"]).to_numpy(dtype=bool))
+
+
+def _read(path: Path) -> Scores:
+    sides, labels = [Coder() for _ in COLUMNS[:2]], [np.zeros(0, np.int8)]
+    numbers: dict[str, list[npt.NDArray[np.float64]]] = {}
+    for line, table in table_blocks(path, COLUMNS):
+        labels.append(_labels(path, table.column("label"), line))
+        for name in ("score", "llr"):
+            if name in table.column_names:
+                numbers.setdefault(name, []).append(_numbers(path, table.column(name), name, line))
+        for coder, name in zip(sides, COLUMNS[:2], strict=True):
+            coder.add(dictionary_block(table.column(name)))
+    joined = {name: np.concatenate(blocks) for name, blocks in numbers.items()}
+    enroll, test = (coder.finish() for coder in sides)
+    return Scores(Trials(enroll, test, np.concatenate(labels)), joined["score"], joined.get("llr"))
+
+
+def _labels(path: Path, column: pa.ChunkedArray, line: int) -> npt.NDArray[np.int8]:
+    is_target = np.asarray(pc.equal(column, "1"))
+    bad = np.flatnonzero(~(is_target | np.asarray(pc.equal(column, "0"))))
     if len(bad):
-        raise ArtifactError(
-            f"{path}:{bad[0] + 2}: label: expected 1 or 0, found {table['label'].iloc[bad[0]]!r}"
-        )
-    trials = Trials(
-        np.asarray(table["enroll_id"], object),
-        np.asarray(table["test_id"], object),
-        table["label"].eq("1").to_numpy(dtype=bool).astype(np.int8),
-    )
-    llrs = _numbers(path, table, "llr") if "llr" in table.columns else None
-    return Scores(trials, _numbers(path, table, "score"), llrs)
+        found = column[int(bad[0])].as_py()
+        raise DataError(f"{path}:{bad[0] + line}: label: expected 1 or 0, found {found!r}")
+    return is_target.astype(np.int8)
 
 
-def _numbers(path: Path, table: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
-    numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
+def _numbers(path: Path, column: pa.ChunkedArray, name: str, line: int) -> npt.NDArray[np.float64]:
+    try:
+        numbers = np.asarray(pc.cast(column, pa.float64()))
+    except pa.ArrowInvalid:  # says neither which, nor all
+        numbers = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
-        found = table[name].iloc[bad[0]]
-        raise ArtifactError(
-            f"{path}:{bad[0] + 2}: {name}: expected a finite number, found {found!r} ({len(bad)} in all)"
-        )
+        found = column[int(bad[0])].as_py()
+        raise DataError(f"{path}:{bad[0] + line}: {name}: expected a finite number, found {found!r}")
     return numbers
 
 

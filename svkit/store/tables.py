@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,11 @@ import pyarrow.parquet as pa_parquet
 
 from svkit.errors import DataError, first_five
 from svkit.store.atomic import replacing
+from svkit.store.coded import row_blocks
 
 _TAB, _NEWLINE, _RETURN = 9, 10, 13
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_BLOCK_BYTES = 1 << 25
+_BLOCK_BYTES = 1 << 24
 """Text read at once: a list of tens of millions of lines is never in memory as text and as a table."""
 _BLOCK_ROWS = 1 << 16
 """Rows turned into text at once."""
@@ -34,9 +35,8 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: missing, a directory, unreadable, or not UTF-8 (with the line).
     """
-    with _opened(path) as file:
-        data = file.read()
-    data = data.removeprefix(_BYTE_ORDER_MARK).replace(b"\r\n", b"\n")
+    with open_text(path) as file:
+        data = file.read().replace(b"\r\n", b"\n")
     _check_text(path, data, 1)
     if data and not data.endswith(b"\n"):
         data += b"\n"
@@ -44,9 +44,16 @@ def read_bytes(path: Path) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def open_text(path: Path) -> Iterator[BinaryIO]:
+    """Open a text file for reading, behind its byte order mark if it has one.
+
+    Raises:
+        DataError: missing, a directory or unreadable.
+    """
     try:
         with path.open("rb") as file:
+            if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
+                file.seek(0)
             yield file
     except FileNotFoundError as error:
         raise DataError(f"{path}: does not exist") from error
@@ -74,30 +81,62 @@ def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
     """
     if path.suffix == ".parquet":
         return _read_parquet(path, required)
-    with _opened(path) as file:
-        return _read_text(path, file, required)
+    return _frame(pa.concat_tables([block for _, block in table_blocks(path, required)]))
 
 
-def _read_text(path: Path, file: BinaryIO, required: Sequence[str]) -> pd.DataFrame:
-    header = file.readline().removeprefix(_BYTE_ORDER_MARK).rstrip(b"\r\n")
-    if b"\r" in header:
-        raise DataError(f"{path}:1: a carriage return inside a line; expected LF or CRLF line ends")
-    _check_text(path, header, 1)
-    columns = header.decode().split("\t")
-    if not header.strip():
-        raise DataError(
-            f"{path}:1: expected a header line with the columns {', '.join(required)}, found nothing"
-        )
-    _check_columns(path, columns, required)
-    parts, line = [], 2
+def table_blocks(path: Path, required: Sequence[str] = ()) -> Iterator[tuple[int, pa.Table]]:
+    """Read a TSV with a header a block of rows at a time.
+
+    Args:
+        path: TSV with a header line.
+        required: columns that must be there; others are kept too.
+
+    Yields:
+        The number of the first line and the columns, all text; a table without rows has one block.
+
+    Raises:
+        DataError: as `read_table`, when the first block is asked for or that with the fault is.
+    """
+    with open_text(path) as file:
+        header = file.readline().rstrip(b"\r\n")
+        if b"\r" in header:
+            raise DataError(f"{path}:1: a carriage return inside a line; expected LF or CRLF line ends")
+        _check_text(path, header, 1)
+        columns = header.decode().split("\t")
+        if not header.strip():
+            raise DataError(
+                f"{path}:1: expected a header line with the columns {', '.join(required)}, found nothing"
+            )
+        _check_columns(path, columns, required)
+        has_rows = False
+        for line, block in line_blocks(path, file, 2):
+            _check_shape(path, block, len(columns), line)
+            yield line, parse_rows(block, columns)
+            has_rows = True
+        if not has_rows:
+            yield 2, pa.table({name: pa.array([], pa.string()) for name in columns})
+
+
+def line_blocks(path: Path, file: BinaryIO, line: int) -> Iterator[tuple[int, bytes]]:
+    """Yield blocks of whole lines with LF ends, and the number of the first of them.
+
+    Args:
+        path: for messages.
+        file: open at the beginning of a line; empty lines at its end are left out.
+        line: the number of that line.
+
+    Raises:
+        DataError: a line is not UTF-8; those before it are yielded first.
+    """
     for block in _whole_lines(file):
-        _check_text(path, block, line)
-        _check_shape(path, block, len(columns), line)
-        parts.append(_parse(block, columns))
+        try:
+            block.decode()
+        except UnicodeDecodeError as error:
+            if before := block.rfind(b"\n", 0, error.start) + 1:
+                yield line, block[:before]
+            _check_text(path, block, line)
+        yield line, block
         line += block.count(b"\n")
-    if not parts:
-        return pd.DataFrame({name: pd.Series([], dtype=str) for name in columns})
-    return _frame(pa.concat_tables(parts))
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
@@ -116,7 +155,8 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
         yield lines + b"\n"
 
 
-def _parse(block: bytes, columns: Sequence[str]) -> pa.Table:
+def parse_rows(block: bytes, columns: Sequence[str]) -> pa.Table:
+    """Return the cells of whole lines, each of which has a tab between any two columns, as columns of text."""
     # ignore_empty_lines would drop the empty cells of a table with one column.
     return pa_csv.read_csv(
         io.BytesIO(block),
@@ -198,6 +238,18 @@ def _check_shape(path: Path, body: bytes, num_columns: int, first_line: int) -> 
             f"{path}:{bad[0] + first_line}: expected {num_columns} tab-separated columns as in the header, found"
             f" {first_five(rows)}"
         )
+
+
+def format_rows(form: str, columns: Sequence[Any]) -> Iterator[str]:
+    """Yield lines of text, a block of rows at a time: Python objects of all rows would not fit in memory.
+
+    Args:
+        form: of a line, with its end, for `%`.
+        columns: arrays of equal length, or columns of coded text.
+    """
+    for rows in row_blocks(len(columns[0])):
+        blocks = [column[rows].tolist() for column in columns]
+        yield "".join([form % row for row in zip(*blocks, strict=True)])
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

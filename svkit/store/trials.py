@@ -4,7 +4,7 @@
 and TSV with a header that has `enroll_id`, `test_id` and `label`.
 """
 
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 
 from svkit.errors import DataError, first_five
-from svkit.store.atomic import write_text
-from svkit.store.tables import read_bytes, read_table
+from svkit.store.atomic import replacing
+from svkit.store.coded import Coded, Coder, dictionary_block, encode
+from svkit.store.tables import format_rows, line_blocks, open_text, parse_rows, table_blocks
 
 HEADER = ("enroll_id", "test_id", "label")
 _DIGITS = {"0": 0, "1": 1}
@@ -26,166 +26,245 @@ _FORMS = (
     ("`enroll test target|nontarget`", 2, _WORDS),
     ("`enroll test 1|0`", 2, _DIGITS),
 )
-_NEWLINE, _SPACE, _TAB = 10, 32, 9
+_COLUMNS = ("first", "second", "third")
+_NEWLINE = 10
+_TO_SPACES = bytes.maketrans(b"\t\r", b"  ")
 
 
 @dataclass(frozen=True, eq=False)
 class Trials:
-    """Pairs of utterances and whether they are of one speaker."""
+    """Pairs of utterances and whether they are of one speaker; nine bytes a pair."""
 
-    enroll_ids: npt.NDArray[np.object_]
-    """[N] str."""
-    test_ids: npt.NDArray[np.object_]
-    """[N] str."""
+    enroll: Coded
+    """[N] enrollments: utterances, or names of an enrollment map."""
+    test: Coded
+    """[N] utterances."""
     labels: npt.NDArray[np.int8]
     """[N], 1 target, 0 nontarget."""
+
+    @classmethod
+    def of(
+        cls,
+        enroll_ids: npt.NDArray[np.object_],
+        test_ids: npt.NDArray[np.object_],
+        labels: npt.NDArray[np.int8],
+    ) -> "Trials":
+        """Make trials of ids that are in memory, [N] each."""
+        return cls(encode(enroll_ids), encode(test_ids), labels)
 
     def __len__(self) -> int:
         """Return the number of trials."""
         return len(self.labels)
 
+    @property
+    def enroll_ids(self) -> npt.NDArray[np.object_]:
+        """The enrollment of every trial, [N] str; made anew, eight bytes each."""
+        return self.enroll[:]
+
+    @property
+    def test_ids(self) -> npt.NDArray[np.object_]:
+        """The test utterance of every trial, [N] str; made anew, eight bytes each."""
+        return self.test[:]
+
+    @property
+    def ids(self) -> npt.NDArray[np.object_]:
+        """The distinct ids of both sides, each once."""
+        return np.asarray(pd.unique(np.concatenate([self.enroll.values, self.test.values])), dtype=object)
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> "Trials":
+        """Return some of the trials, `kept` [N]."""
+        return Trials(self.enroll.only(kept), self.test.only(kept), self.labels[kept])
+
+    def equals(self, other: "Trials") -> bool:
+        """Say whether these are the same trials in the same order."""
+        same = np.array_equal(self.labels, other.labels)
+        return same and self.enroll.equals(other.enroll) and self.test.equals(other.test)
+
 
 def read_trials(path: Path) -> Trials:
-    """Read a trial list in any of the four forms.
+    """Read a trial list in any of the four forms, a block at a time.
 
     Raises:
         DataError: missing, empty, or a line that does not fit; a file that fits two forms or mixes them.
     """
-    data = read_bytes(path)
-    first = data.partition(b"\n")[0].decode().split("\t")
-    if set(HEADER) <= set(first):
-        return _read_with_header(path)
-    if not data.strip():
-        raise DataError(f"{path}: no trials; expected lines such as `1 enroll test`")
-    data, lines = _regular(path, data)
-    columns = _columns(data)
-    fitting = [(column, names) for _, column, names in _FORMS if set(columns[column].uniques) <= set(names)]
-    if len(fitting) > 1:
-        raise DataError(
-            f"{path}:{lines[0]}: ambiguous: both the first and the last column are labels; add a header line"
-            f" `{' '.join(HEADER)}` separated by tabs"
-        )
-    if not fitting:
-        raise _no_form(path, columns, lines)
-    label_column, names = fitting[0]
-    labels = np.array([names[text] for text in columns[label_column].uniques], np.int8)[
-        columns[label_column].codes
-    ]
-    enroll, test = [columns[number] for number in range(3) if number != label_column]
-    return Trials(enroll.uniques[enroll.codes], test.uniques[test.codes], labels)
+    with open_text(path) as file:
+        start = file.tell()
+        first = file.readline()
+        if set(HEADER) <= set(first.rstrip(b"\r\n").decode(errors="replace").split("\t")):
+            return _read_with_header(path)
+        file.seek(start)
+        separator = b"\t" if b"\t" in first else b" "
+        coders, forms = [Coder() for _ in _COLUMNS], _FormFinder(path)
+        for line, block in line_blocks(path, file, 1):
+            rows, lines, fault = _regular(path, block, line, separator)
+            if len(lines):
+                table = parse_rows(rows, _COLUMNS)
+                columns = [dictionary_block(table.column(name)) for name in _COLUMNS]
+                forms.look_at(columns, lines)
+                for coder, column in zip(coders, columns, strict=True):
+                    coder.add(column)
+            if fault is not None:
+                raise fault
+    label_column, names = forms.found()
+    # Labels first: their codes go before the others are joined.
+    labels = _labels(coders.pop(label_column).finish(), names)
+    enroll, test = (coder.finish() for coder in coders)
+    return Trials(enroll, test, labels)
+
+
+def _labels(column: Coded, names: dict[str, int]) -> npt.NDArray[np.int8]:
+    return column.look_up(np.array([names[text] for text in column.values], np.int8))
 
 
 def _read_with_header(path: Path) -> Trials:
-    table = read_table(path, HEADER)
-    if not len(table):
-        raise DataError(f"{path}: no trials below the header")
-    for name in HEADER[:2]:
-        empty = np.flatnonzero(table[name].eq("").to_numpy(dtype=bool))
-        if len(empty):
-            raise DataError(f"{path}:{empty[0] + 2}: {name}: expected an utterance, found nothing")
-    names = {**_DIGITS, **_WORDS}
-    labels = table["label"].map(names)
-    bad = np.flatnonzero(labels.isna())
-    if len(bad):
-        found = first_five([f"{table['label'].iloc[row]!r} (line {row + 2})" for row in bad])
-        raise DataError(f"{path}:{bad[0] + 2}: label: expected 1, 0, target or nontarget, found {found}")
-    return Trials(
-        np.asarray(table["enroll_id"], object),
-        np.asarray(table["test_id"], object),
-        np.asarray(labels, np.int8),
-    )
-
-
-def _regular(path: Path, data: bytes) -> tuple[bytes, npt.NDArray[np.int64]]:
-    """Return the list with one tab between fields and no blank lines, and the original line of each row."""
-    codes = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(codes == _NEWLINE)
-    separator = _TAB if _TAB in codes[: ends[0]] else _SPACE
-    marks = np.flatnonzero(codes == separator)
-    other = b" " if separator == _TAB else b"\t"
-    if len(marks) == 2 * len(ends) and b"\r" not in data and (separator == _TAB or other not in data):
-        first, second = marks.reshape(-1, 2).T
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        if np.all((starts < first) & (first + 1 < second) & (second + 1 < ends)):
-            plain = data if separator == _TAB else data.replace(b" ", b"\t")
-            return plain, np.arange(1, len(ends) + 1)
-    rows, lines = [], []
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        fields = line.strip(b" \t\r").split(b"\t") if separator == _TAB else line.split()
-        if not line.strip():
-            continue
-        if len(fields) != 3 or not all(field.strip() for field in fields):
+    coders, names = [Coder() for _ in HEADER], {**_DIGITS, **_WORDS}
+    for line, table in table_blocks(path, HEADER):
+        columns = [dictionary_block(table.column(name)) for name in HEADER]
+        for name, column in zip(HEADER[:2], columns[:2], strict=True):
+            empty = _rows_of(column, [text == "" for text in column.dictionary.to_pylist()])
+            if len(empty):
+                raise DataError(f"{path}:{empty[0] + line}: {name}: expected an utterance, found nothing")
+        texts = columns[2].dictionary.to_pylist()
+        bad = _rows_of(columns[2], [text not in names for text in texts])
+        if len(bad):
+            codes = columns[2].indices.to_numpy()
+            found = first_five([f"{texts[codes[row]]!r} (line {row + line})" for row in bad])
             raise DataError(
+                f"{path}:{bad[0] + line}: label: expected 1, 0, target or nontarget, found {found}"
+            )
+        for coder, column in zip(coders, columns, strict=True):
+            coder.add(column)
+    labels = _labels(coders.pop().finish(), names)
+    if not len(labels):
+        raise DataError(f"{path}: no trials below the header")
+    enroll, test = (coder.finish() for coder in coders)
+    return Trials(enroll, test, labels)
+
+
+def _rows_of(column: pa.DictionaryArray, is_wanted: Sequence[bool]) -> npt.NDArray[np.int64]:
+    """Return the rows whose value is wanted."""
+    if not any(is_wanted):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.array(is_wanted)[column.indices.to_numpy()])
+
+
+def _regular(
+    path: Path, block: bytes, line: int, separator: bytes
+) -> tuple[bytes, npt.NDArray[np.int64], DataError | None]:
+    """Return the rows of a block with one tab between fields and no blank lines, and the line of each row.
+
+    A line without three fields ends them and is the error that comes third.
+    """
+    tidy = _tidy(block, separator)
+    if tidy is not None:
+        return tidy, np.arange(line, line + tidy.count(b"\n")), None
+    rows, lines = [], []
+    fault = None
+    for number, text in enumerate(block[:-1].split(b"\n"), start=line):
+        fields = _fields(text, separator)
+        if not fields:
+            continue
+        if len(fields) != 3 or not all(fields) or any(b"\r" in field for field in fields):
+            fault = DataError(
                 f"{path}:{number}: expected three fields, such as `1 enroll test`, found"
-                f" {len(fields)}: {line.decode()[:80]!r}"
+                f" {len(fields)}: {text.decode()[:80]!r}"
             )
-        rows.append(b"\t".join(field.strip() for field in fields))
+            break
+        rows.append(b"\t".join(fields) + b"\n")
         lines.append(number)
-    return b"\n".join(rows) + b"\n", np.array(lines)
+    return b"".join(rows), np.array(lines, dtype=np.int64), fault
 
 
-@dataclass(frozen=True, eq=False)
-class _Column:
-    codes: npt.NDArray[np.int32]
-    uniques: npt.NDArray[np.object_]
+def _tidy(block: bytes, separator: bytes) -> bytes | None:
+    """Return a block with tabs between fields where all of its lines have three and nothing is to be trimmed."""
+    if separator == b" ":
+        if b"\t" in block or b"\r" in block:
+            return None
+    elif block.startswith(b" ") or any(mark in block for mark in (b"\r", b" \t", b"\t ", b" \n", b"\n ")):
+        return None
+    codes = np.frombuffer(block, np.uint8)
+    ends, marks = np.flatnonzero(codes == _NEWLINE), np.flatnonzero(codes == separator[0])
+    if len(marks) != 2 * len(ends):
+        return None
+    first, second = marks.reshape(-1, 2).T
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if not np.all((starts < first) & (first + 1 < second) & (second + 1 < ends)):
+        return None
+    return block if separator == b"\t" else block.replace(b" ", b"\t")
 
 
-def _columns(data: bytes) -> list[_Column]:
-    # Dictionary-encoded: a list of 10 million trials names some 100,000 utterances.
-    names = ["first", "second", "third"]
-    longest = int(np.diff(np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE), prepend=-1).max())
-    table = pa_csv.read_csv(
-        io.BytesIO(data),
-        read_options=pa_csv.ReadOptions(column_names=names, block_size=max(1 << 24, longest + 1)),
-        parse_options=pa_csv.ParseOptions(
-            delimiter="\t", quote_char=False, double_quote=False, escape_char=False
-        ),
-        convert_options=pa_csv.ConvertOptions(
-            column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in names},
-            strings_can_be_null=False,
-        ),
-    ).unify_dictionaries()
-    columns = []
-    for name in names:
-        chunks = table.column(name).chunks
-        codes = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in chunks])
-        columns.append(_Column(codes, np.array(chunks[0].dictionary.to_pylist(), dtype=object)))
-    return columns
+def _fields(line: bytes, separator: bytes) -> list[bytes]:
+    if separator == b" ":
+        return [field for field in line.translate(_TO_SPACES).split(b" ") if field]
+    line = line.strip(b" \t\r")
+    return [field.strip(b" ") for field in line.split(b"\t")] if line else []
 
 
-def _no_form(path: Path, columns: list[_Column], lines: npt.NDArray[np.int64]) -> DataError:
-    for description, column, names in _FORMS:
-        is_label = np.isin(
-            columns[column].codes, np.flatnonzero([u in names for u in columns[column].uniques])
+class _FormFinder:
+    """Finds the form that all rows of a list have; they come in blocks."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._first: tuple[int, str] | None = None
+        """Line and fields of the first row."""
+        self._misfits: dict[int, tuple[int, str]] = {}
+        """Line and label of the first row that has not a form, by the number of the form."""
+
+    def look_at(self, columns: Sequence[pa.DictionaryArray], lines: npt.NDArray[np.int64]) -> None:
+        """Take rows, their three columns and lines; DataError where no form is left."""
+        if self._first is None:
+            self._first = int(lines[0]), " ".join(column[0].as_py() for column in columns)
+        for number, (_, place, names) in enumerate(_FORMS):
+            texts = columns[place].dictionary.to_pylist() if number not in self._misfits else []
+            wrong = next((code for code, text in enumerate(texts) if text not in names), None)
+            if wrong is not None:
+                row = int(np.argmax(columns[place].indices.to_numpy() == wrong))
+                self._misfits[number] = int(lines[row]), texts[wrong]
+        if len(self._misfits) == len(_FORMS):
+            raise self._no_form(*self._first)
+
+    def _no_form(self, first_line: int, first_row: str) -> DataError:
+        for number, (description, _, _) in enumerate(_FORMS):
+            line, found = self._misfits[number]
+            if line != first_line:
+                return DataError(
+                    f"{self._path}:{line}: line {first_line} has the form {description}, this one has {found!r}"
+                    " for a label; one file has one form"
+                )
+        forms = ", ".join(description for description, _, _ in _FORMS)
+        return DataError(
+            f"{self._path}:{first_line}: expected {forms} or a TSV header `{' '.join(HEADER)}`, found"
+            f" {first_row[:80]!r}"
         )
-        if is_label[0]:
-            row = int(np.argmin(is_label))
-            found = columns[column].uniques[columns[column].codes[row]]
-            return DataError(
-                f"{path}:{lines[row]}: line {lines[0]} has the form {description}, this one has {found!r}"
-                " for a label; one file has one form"
+
+    def found(self) -> tuple[int, dict[str, int]]:
+        """Return the column of the labels and what they mean; DataError where there are no rows or two forms fit."""
+        if self._first is None:
+            raise DataError(f"{self._path}: no trials; expected lines such as `1 enroll test`")
+        fitting = [_FORMS[number][1:] for number in range(len(_FORMS)) if number not in self._misfits]
+        if len(fitting) > 1:
+            raise DataError(
+                f"{self._path}:{self._first[0]}: ambiguous: both the first and the last column are labels; add a"
+                f" header line `{' '.join(HEADER)}` separated by tabs"
             )
-    row_text = " ".join(str(column.uniques[column.codes[0]]) for column in columns)
-    forms = ", ".join(description for description, _, _ in _FORMS)
-    return DataError(
-        f"{path}:{lines[0]}: expected {forms} or a TSV header `{' '.join(HEADER)}`, found {row_text[:80]!r}"
-    )
+        return fitting[0]
 
 
 def write_trials(path: Path, trials: Trials) -> None:
     """Write a trial list in the VoxCeleb form, or with a header and tabs where that would not be read back."""
-    ids = pd.unique(np.concatenate([trials.enroll_ids, trials.test_ids]))
+    ids = trials.ids
     plain = all(str(name).split() == [name] for name in ids)
     # Utterances called 0 and 1 on the test side would be taken for labels.
-    plain = plain and not any(set(trials.test_ids) <= set(names) for names in (_DIGITS, _WORDS))
-    if plain:
-        rows = zip(trials.labels.tolist(), trials.enroll_ids, trials.test_ids, strict=True)
-        write_text(path, "".join([f"{label} {enroll} {test}\n" for label, enroll, test in rows]))
-        return
+    plain = plain and not any(set(trials.test.values) <= set(names) for names in (_DIGITS, _WORDS))
     broken = [name for name in ids if not name or any(mark in name for mark in "\t\n\r")]
     if broken:
         raise DataError(
             f"{path}: utterance ids with a tab or a line end: {first_five([repr(b) for b in broken])}"
         )
-    rows = zip(trials.enroll_ids, trials.test_ids, trials.labels.tolist(), strict=True)
-    write_text(path, "\t".join(HEADER) + "\n" + "".join([f"{a}\t{b}\t{label}\n" for a, b, label in rows]))
+    sides = [trials.enroll, trials.test]
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        if plain:
+            file.writelines(format_rows("%d %s %s\n", [trials.labels, *sides]))
+        else:
+            file.write("\t".join(HEADER) + "\n")
+            file.writelines(format_rows("%s\t%s\t%d\n", [*sides, trials.labels]))

@@ -37,7 +37,7 @@ def answers(tmp_path_factory):
         every = read_trials(exp / "data" / "trials" / "all.txt")
         number = np.array([[int(name[:5]) for name in ids] for ids in (every.enroll_ids, every.test_ids)])
         for name, rows in (("held", (number < 12).all(axis=0)), ("eval", (number >= 12).all(axis=0))):
-            part = Trials(every.enroll_ids[rows], every.test_ids[rows], every.labels[rows])
+            part = Trials.of(every.enroll_ids[rows], every.test_ids[rows], every.labels[rows])
             write_trials(exp / "data" / "trials" / f"{name}.txt", part)
         (exp / "data" / "trials" / "all.txt").unlink()
         for number, name in enumerate("ab"):

@@ -58,7 +58,7 @@ TABLE = pd.DataFrame(
     ],
     columns=list(COLUMNS),
 )
-TRIALS = Trials(
+TRIALS = Trials.of(
     np.array(["a", "a", "b", "c"], object),
     np.array(["b", "c", "c", "a"], object),
     np.array([1, 0, 1, 0], np.int8),

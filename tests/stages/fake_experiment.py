@@ -99,7 +99,7 @@ def make_lists(exp: Path, num_speakers: int, per_speaker: int) -> list[str]:
     pairs = [(a, b) for i, a in enumerate(ids) for b in ids[i + 1 :]]
     labels = np.array([a[:5] == b[:5] for a, b in pairs], dtype=np.int8)
     left, right = (np.array([pair[side] for pair in pairs], dtype=object) for side in (0, 1))
-    write_trials(exp / "data" / "trials" / "all.txt", Trials(left, right, labels))
+    write_trials(exp / "data" / "trials" / "all.txt", Trials.of(left, right, labels))
     return ids
 
 

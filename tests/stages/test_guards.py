@@ -74,7 +74,7 @@ def write_list(exp, name, keep):
             for enroll, test, label in zip(every.enroll_ids, every.test_ids, every.labels, strict=True)
         ]
     )
-    part = Trials(every.enroll_ids[rows], every.test_ids[rows], every.labels[rows])
+    part = Trials.of(every.enroll_ids[rows], every.test_ids[rows], every.labels[rows])
     write_trials(exp / "data" / "trials" / f"{name}.txt", part)
     return part
 
@@ -226,7 +226,7 @@ def test_trials_naming_utterances_the_embeddings_lack(exp):
     assert done.metrics["trials"]["left_out"]["num_trials"] == left
     assert f"{left} of {len(every)} trials are left out" in done.metrics["cautions"][0]
     has = (every.enroll_ids != "00002/1.wav") & (every.test_ids != "00002/1.wav")
-    kept = Trials(every.enroll_ids[has], every.test_ids[has], every.labels[has])
+    kept = Trials.of(every.enroll_ids[has], every.test_ids[has], every.labels[has])
     write_trials(exp / "data" / "trials" / "kept.txt", kept)
     plain = score(exp, "kept", by=("duration",))
     for key in ("eer", "eer_interval", "min_dcf", "num_targets", "breakdown"):

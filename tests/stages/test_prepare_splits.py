@@ -153,7 +153,7 @@ def test_a_wanted_number_of_validation_speakers():
 
 def trials(*rows):
     labels, enroll, test = zip(*rows, strict=True)
-    return Trials(np.array(enroll, object), np.array(test, object), np.array(labels, np.int8))
+    return Trials.of(np.array(enroll, object), np.array(test, object), np.array(labels, np.int8))
 
 
 def test_given_lists_are_checked_against_the_corpus(tmp_path):

@@ -54,7 +54,7 @@ def exp(tmp_path):
     pairs = [(a, b) for i, a in enumerate(IDS) for b in IDS[i + 1 :]]
     labels = np.array([a.split("/")[0] == b.split("/")[0] for a, b in pairs], dtype=np.int8)
     left, right = (np.array([pair[side] for pair in pairs], dtype=object) for side in (0, 1))
-    write_trials(tmp_path / "data" / "trials" / "all.txt", Trials(left, right, labels))
+    write_trials(tmp_path / "data" / "trials" / "all.txt", Trials.of(left, right, labels))
     make_embeddings(tmp_path / "embeddings" / "dense", embeddings_of(1, 0.6), manifest)
     make_embeddings(tmp_path / "embeddings" / "pruned", embeddings_of(2, 1.2), manifest)
     return tmp_path
@@ -110,16 +110,51 @@ def test_without_the_manifest_speakers_come_from_the_trials(exp):
     assert (after["low"], after["high"]) == (before["low"], before["high"])
 
 
+class Listener(SilentProgress):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+def write_pairs(exp, pairs):
+    """Trials of pairs of utterances, labels by their speakers."""
+    left, right = (np.array([pair[side] for pair in pairs], dtype=object) for side in (0, 1))
+    labels = np.array([a[:5] == b[:5] for a, b in pairs], dtype=np.int8)
+    write_trials(exp / "data" / "trials" / "all.txt", Trials.of(left, right, labels))
+
+
+def test_two_systems_with_too_few_speakers_are_scored_and_not_compared(exp):
+    few = [name for name in IDS if name < "00004"]  # fewer than an interval needs
+    write_pairs(exp, [(a, b) for i, a in enumerate(few) for b in few[i + 1 :]])
+    listener = Listener()
+    done = run(request(exp), listener)
+    assert [system.metrics["eer_interval"] for system in done.systems] == [None, None]
+    assert done.comparisons == ()
+    assert "no comparison of the systems" in listener.notes[-1]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_two_systems_without_enough_nontarget_speakers_are_scored_and_not_compared(exp, again):
+    """Nontarget trials of two speakers only: most resamples have none, which once ended the command."""
+    of = {number: [name for name in IDS if int(name[:5]) == number] for number in range(NUM_SPEAKERS)}
+    targets = [(a, b) for names in of.values() for i, a in enumerate(names) for b in names[i + 1 :]]
+    write_pairs(exp, targets + [(a, b) for a in of[0] for b in of[1]])
+    if again:
+        score(exp, embeddings=(exp / "embeddings" / "dense",))
+    listener = Listener()
+    done = run(request(exp), listener)
+    assert [system.metrics["eer_interval"] for system in done.systems] == [None, None]
+    assert [system.metrics["eer"] > 0 for system in done.systems] == [True, True]
+    assert done.comparisons == ()
+    assert listener.notes[-1].startswith("no comparison of pruned with dense: bootstrap: expected target")
+
+
 def test_labels_that_contradict_the_manifest_cost_the_interval_only(exp):
-    class Listener(SilentProgress):
-        notes: list = []
-
-        def note(self, message):
-            self.notes.append(message)
-
     write_trials(
         exp / "data" / "trials" / "all.txt",
-        Trials(np.array(IDS[:3], object), np.array(IDS[1:4], object), np.array([1, 0, 1], np.int8)),
+        Trials.of(np.array(IDS[:3], object), np.array(IDS[1:4], object), np.array([1, 0, 1], np.int8)),
     )
     listener = Listener()
     done = run(request(exp), listener)

@@ -152,7 +152,7 @@ def test_plda_joins_snorm_and_calibration_knows_its_training_data(exp):
     done = score(exp, calibrate=True, **material).systems[0]
     assert done.directory.name == "all-plda-snorm" and done.metrics["eer"] < 0.3
     names = read_trials(exp / "data" / "trials" / "all.txt")
-    few = Trials(names.enroll_ids[:200], names.test_ids[:200], names.labels[:200])
+    few = Trials.of(names.enroll_ids[:200], names.test_ids[:200], names.labels[:200])
     write_trials(exp / "data" / "trials" / "few.txt", few)
     learnt = (done.directory / "calibration.json",)
     material["allow"] = frozenset({"calibrated-on-test"})

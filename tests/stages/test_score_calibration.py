@@ -25,7 +25,7 @@ def template(tmp_path_factory):
     every = read_trials(exp / "data" / "trials" / "all.txt")
     number = np.array([[int(name[:5]) for name in ids] for ids in (every.enroll_ids, every.test_ids)])
     for name, rows in (("held", (number < 6).all(axis=0)), ("eval", (number >= 6).all(axis=0))):
-        part = Trials(every.enroll_ids[rows], every.test_ids[rows], every.labels[rows])
+        part = Trials.of(every.enroll_ids[rows], every.test_ids[rows], every.labels[rows])
         write_trials(exp / "data" / "trials" / f"{name}.txt", part)
     return exp
 

@@ -40,7 +40,7 @@ def exp(tmp_path):
     every = read_trials(tmp_path / "data" / "trials" / "all.txt")
     number = np.array([[int(name[:5]) for name in side] for side in (every.enroll_ids, every.test_ids)])
     for name, rows in (("held", (number < 12).all(axis=0)), ("eval", (number >= 12).all(axis=0))):
-        part = Trials(every.enroll_ids[rows], every.test_ids[rows], every.labels[rows])
+        part = Trials.of(every.enroll_ids[rows], every.test_ids[rows], every.labels[rows])
         write_trials(tmp_path / "data" / "trials" / f"{name}.txt", part)
         score(tmp_path, name)
     return tmp_path

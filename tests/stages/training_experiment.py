@@ -92,7 +92,7 @@ def prepare(exp: Path, speakers: tuple[str, ...] = SPEAKERS, *, valid: bool = Tr
         pairs = [(a, b) for index, a in enumerate(ids) for b in ids[index + 1 :]]
         labels = np.array([a.split("/")[0] == b.split("/")[0] for a, b in pairs], dtype=np.int8)
         sides = [np.array([pair[side] for pair in pairs], dtype=object) for side in (0, 1)]
-        write_trials(exp / "data" / "valid_trials.txt", Trials(sides[0], sides[1], labels))
+        write_trials(exp / "data" / "valid_trials.txt", Trials.of(sides[0], sides[1], labels))
     return exp
 
 

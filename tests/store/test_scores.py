@@ -3,10 +3,11 @@ import pytest
 
 from svkit.errors import ArtifactError, DataError
 from svkit.eval.summary import summarize
+from svkit.store import coded, tables
 from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
 from svkit.store.trials import Trials
 
-TRIALS = Trials(
+TRIALS = Trials.of(
     np.array(["007", "a b", "NA"], object), np.array(["x", "x", "y"], object), np.array([1, 0, 0], np.int8)
 )
 
@@ -53,9 +54,32 @@ def test_bad_rows_are_named(tmp_path, rows, message):
 def test_missing_scores_and_broken_ids(tmp_path):
     with pytest.raises(ArtifactError, match="does not exist"):
         read_scores(tmp_path)
-    bad = Trials(np.array(["a\tb"], object), np.array(["c"], object), np.ones(1, np.int8))
+    bad = Trials.of(np.array(["a\tb"], object), np.array(["c"], object), np.ones(1, np.int8))
     with pytest.raises(DataError, match="tab or a line end"):
         write_scores(tmp_path, bad, np.zeros(1))
+
+
+@pytest.mark.parametrize("size", [1, 50, 64, 10_000])
+def test_blocks_of_any_size_give_the_same_scores_and_lines(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", size)
+    monkeypatch.setattr(coded, "ROWS_PER_BLOCK", size)
+    rng = np.random.default_rng(0)
+    ids = np.array([f"u{number}" for number in rng.integers(0, 7, 120)], object)
+    trials = Trials.of(ids[:60], ids[60:], rng.integers(0, 2, 60).astype(np.int8))
+    scores = rng.normal(size=60).astype(np.float32)
+    write_scores(tmp_path, trials, scores, scores + 1)
+    back = read_scores(tmp_path)
+    assert back.trials.equals(trials)
+    assert np.array_equal(back.scores.astype(np.float32), scores) and len(back.llrs) == 60
+    path = tmp_path / "scores.tsv"
+    lines = path.read_text().splitlines()
+    for row, message in (
+        ("a\tb\t1\t1\tx", "llr: expected a finite"),
+        ("a\tb\t2\t1\t1", "label: expected 1 or 0"),
+    ):
+        path.write_text("\n".join([*lines[:40], row, *lines[41:]]) + "\n")
+        with pytest.raises(ArtifactError, match=f"scores.tsv:41: {message}"):
+            read_scores(tmp_path)
 
 
 def test_metrics_round_trip(tmp_path):

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svkit.errors import DataError
+from svkit.store import tables
 from svkit.store.trials import Trials, read_trials, write_trials
 
 EXPECTED = (["a/1.wav", "a/1.wav", "007"], ["a/2.wav", "b/1.wav", "NA"], [1, 0, 0])
@@ -77,14 +78,14 @@ def test_round_trip(tmp_path_factory, rows, spaced):
     gap = " x" if spaced else "x"
     enroll, test, labels = zip(*rows, strict=True)
     enroll, test = [name + gap for name in enroll], [name + gap for name in test]
-    write_trials(path, Trials(np.array(enroll, object), np.array(test, object), np.array(labels, np.int8)))
+    write_trials(path, Trials.of(np.array(enroll, object), np.array(test, object), np.array(labels, np.int8)))
     back = read_trials(path)
     assert (back.enroll_ids.tolist(), back.test_ids.tolist()) == (enroll, test)
     assert back.labels.tolist() == list(labels) and back.labels.dtype == np.int8
 
 
 def test_ids_with_line_ends_are_refused(tmp_path):
-    bad = Trials(np.array(["a\tb"], object), np.array(["c"], object), np.ones(1, np.int8))
+    bad = Trials.of(np.array(["a\tb"], object), np.array(["c"], object), np.ones(1, np.int8))
     with pytest.raises(DataError, match="tab or a line end"):
         write_trials(tmp_path / "t.txt", bad)
 
@@ -96,3 +97,75 @@ def test_regular_and_irregular_spacing_agree_on_many_lines(tmp_path):
     plain = read(tmp_path / "a.txt", "\n".join(lines))
     assert plain == read(tmp_path / "b.txt", "\n".join(line.replace(" ", "  ") for line in lines))
     assert [f"{label} {a} {b}" for a, b, label in zip(*plain, strict=True)] == lines
+
+
+PLAIN, ODD = "1 a{0} b\n", ("\n", " 0  c\t{0} \r\n", "x y\n", "2 a b\n", "c{0} d target\n", "1 0 1\n")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.one_of(st.just(PLAIN), st.sampled_from(ODD)), max_size=12),
+    st.sampled_from(["", "\xff", "label\tenroll_id\ttest_id\n"]),
+    st.integers(1, 40),
+)
+def test_blocks_of_any_size_give_the_same_trials_or_the_same_error(tmp_path_factory, lines, start, size):
+    """Also the same line: what is wrong in it must not depend on what else is read with it."""
+    path = tmp_path_factory.mktemp("t") / "t.txt"
+    if start.startswith("label"):  # lines of another length are looked for in the whole block first
+        lines = [start, *(line.replace(" ", "\t") for line in lines if line.count(" ") == 2)]
+    text = "".join([line.format(number) for number, line in enumerate(lines)])
+    data = text.encode() + (b"1 \xff b\n1 c\n" if start == "\xff" else b"")
+
+    def outcome():
+        path.write_bytes(data)
+        try:
+            trials = read_trials(path)
+        except DataError as error:
+            return str(error).split(" found")[0]  # a table names up to five rows of its block
+        return trials.enroll_ids.tolist(), trials.test_ids.tolist(), trials.labels.tolist()
+
+    whole = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "_BLOCK_BYTES", size)
+        assert outcome() == whole
+
+
+def test_lines_are_right_beyond_the_first_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_BLOCK_BYTES", 64)
+    good = "".join(f"1 enroll-{number} test-{number}\n" for number in range(50))
+    for bad, message in (
+        ("1 a\n", "t.txt:51: expected three fields"),
+        ("2 a b\n", "t.txt:51: line 1 has the form .* this one has '2'"),
+        ("\n\n1 a b c\n", "t.txt:53: expected three fields"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read(tmp_path / "t.txt", good + bad + good)
+    (tmp_path / "t.txt").write_bytes(good.encode() + b"1 \xff c\n")
+    with pytest.raises(DataError, match="t.txt:51: not UTF-8"):
+        read_trials(tmp_path / "t.txt")
+    table = "label\tenroll_id\ttest_id\n" + good.replace(" ", "\t")
+    for bad, message in (
+        ("2\ta\tb\n", "label: expected 1, 0"),
+        ("1\t\tb\n", "enroll_id: expected an utterance"),
+    ):
+        with pytest.raises(DataError, match=f"t.txt:52: {message}"):
+            read(tmp_path / "t.txt", table + bad)
+
+
+def test_spaces_around_the_fields_of_a_list_with_tabs_are_no_part_of_them(tmp_path):
+    text = "1\ta b\tc\n 0\t a b \tc\r\n"
+    assert read(tmp_path / "t.txt", text) == (["a b", "a b"], ["c", "c"], [1, 0])
+
+
+@given(
+    rows=st.lists(st.tuples(IDS, IDS, st.integers(0, 1)), min_size=1, max_size=20), seed=st.integers(0, 99)
+)
+def test_some_of_the_trials_are_as_if_no_others_had_been(rows, seed):
+    enroll, test, labels = (np.array(column, dtype=object) for column in zip(*rows, strict=True))
+    trials = Trials.of(enroll, test, labels.astype(np.int8))
+    assert (trials.enroll_ids.tolist(), trials.test_ids.tolist()) == (enroll.tolist(), test.tolist())
+    kept = np.random.default_rng(seed).random(len(rows)) < 0.5
+    alone = Trials.of(enroll[kept], test[kept], labels[kept].astype(np.int8))
+    assert trials.only(kept).equals(alone)
+    assert trials.equals(trials.only(np.ones(len(rows), bool)))
+    assert kept.all() or not trials.equals(alone)

@@ -189,7 +189,7 @@ def _evaluation(
     entry = next(entry for entry in official_lists() if entry.name == "cnceleb-E")
     lists = [_read_list(path, entry, allow_other) for path in paths]
     # Audio is flac, the official lists say wav: ids are as in the lists.
-    suffix = Path(str(lists[0].trials.test_ids[0])).suffix or ".wav"
+    suffix = Path(str(lists[0].trials.test.values[0])).suffix or ".wav"
     enroll_ids = _enrollment_ids(folder / "lists" / "enroll.lst")
     files = [
         _candidate(
@@ -206,7 +206,7 @@ def _evaluation(
         splits.check_trials(path, entry_list.trials, table, "are missing or cannot be read")
     enrollment = _enrollment_map(folder / "lists" / "enroll.map", places.first / "data", suffix, progress)
     if enrollment is not None and not request.trials:
-        unknown = sorted(set(lists[0].trials.enroll_ids) - set(enrollment["enroll_id"]))
+        unknown = sorted(set(lists[0].trials.enroll.values) - set(enrollment["enroll_id"]))
         if unknown:
             raise DataError(
                 f"{folder}/lists/enroll.map: lacks enrollments of {source.name}: {first_five(unknown)}"

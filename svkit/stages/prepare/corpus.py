@@ -7,7 +7,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
@@ -387,7 +386,7 @@ def named_rows(table: pd.DataFrame, lists: Sequence[EvaluationList]) -> pd.DataF
     """Return the rows of the utterances named in trial lists and their enrollments."""
     named: set[str] = set()
     for entry in lists:
-        named.update(pd.unique(np.concatenate([entry.trials.enroll_ids, entry.trials.test_ids])))
+        named.update(entry.trials.ids)
         if entry.enrollment is not None:
             named.update(entry.enrollment["utterance_id"])
     return table[table["utterance_id"].isin(named)]

@@ -146,7 +146,7 @@ def make_trials(table: pd.DataFrame, seed: int, name: str) -> Trials:
     labels = np.repeat([1, 0], [len(targets), len(nontargets)]).astype(np.int8)
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
     ids = np.asarray(table["utterance_id"], dtype=object)
-    return Trials(ids[pairs[order, 0]], ids[pairs[order, 1]], labels[order])
+    return Trials.of(ids[pairs[order, 0]], ids[pairs[order, 1]], labels[order])
 
 
 def _target_pairs(
@@ -215,22 +215,25 @@ def check_trials(path: Path, trials: Trials, table: pd.DataFrame, absent: str = 
         DataError: utterances that the corpus lacks (first five, with lines), or labels that contradict the
         speakers.
     """
-    named = pd.unique(np.concatenate([trials.enroll_ids, trials.test_ids]))
-    table = table[table["utterance_id"].isin(named)]
+    table = table[table["utterance_id"].isin(trials.ids)]
     speaker_of = dict(zip(table["utterance_id"], table["speaker_id"], strict=True))
-    unknown = {name for name in named if name not in speaker_of}
+    unknown = {name for name in trials.ids if name not in speaker_of}
     if unknown:
         shown = first_five(_with_lines(path, trials, unknown))
         raise DataError(f"{path}: utterances that {absent}: {shown}; an id is the path below the corpus root")
-    enroll = pd.Series(trials.enroll_ids).map(speaker_of).to_numpy()
-    test = pd.Series(trials.test_ids).map(speaker_of).to_numpy()
+    number = {speaker: place for place, speaker in enumerate(table["speaker_id"].unique())}
+    enroll, test = (
+        side.look_up(np.array([number[speaker_of[name]] for name in side.values], np.int32))
+        for side in (trials.enroll, trials.test)
+    )
     wrong = np.flatnonzero((enroll == test) != (trials.labels == 1))
     if len(wrong):
-        row = wrong[0]
+        row = int(wrong[0])
         label = "target" if trials.labels[row] else "nontarget"
+        names = [side[row : row + 1].item() for side in (trials.enroll, trials.test)]
         raise DataError(
-            f"{path}: trial {row + 1}: {trials.enroll_ids[row]} {trials.test_ids[row]} is called {label},"
-            f" the corpus says speakers {enroll[row]} and {test[row]} ({len(wrong)} such trials)"
+            f"{path}: trial {row + 1}: {' '.join(names)} is called {label}, the corpus says speakers"
+            f" {' and '.join(speaker_of[name] for name in names)} ({len(wrong)} such trials)"
         )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from svkit.errors import DataError, first_five
@@ -241,7 +240,7 @@ def _training_files(
         progress.note("no VoxCeleb2 found: VoxCeleb1 dev is the training set")
     speakers = {file.speaker_id for file in training}
     for entry in lists:
-        shared = sorted(speakers & {name.partition("/")[0] for name in _named(entry)})
+        shared = sorted(speakers & {name.partition("/")[0] for name in entry.trials.ids})
         if shared:
             raise DataError(
                 f"{entry.source}: names training speakers ({first_five(shared)}); without VoxCeleb2, only"
@@ -258,14 +257,9 @@ def _evaluation_files(tree: _Tree, lists: Sequence[EvaluationList]) -> list[Cand
                 f"no evaluation speakers: neither trial lists nor VoxCeleb1 test was found; {LAYOUT}"
             )
         return tree.vox1_test
-    named = {name for entry in lists for name in _named(entry)}
+    named = {name for entry in lists for name in entry.trials.ids}
     pool = (*tree.vox1_test, *tree.vox1_dev, *tree.vox2_dev)
     return [file for file in pool if file.utterance_id in named]
-
-
-def _named(entry: EvaluationList) -> list[str]:
-    both = np.concatenate([entry.trials.enroll_ids, entry.trials.test_ids])
-    return [str(name) for name in pd.unique(both)]
 
 
 def _check_lists(lists: Sequence[EvaluationList], table: pd.DataFrame, bad: Sequence[BadFile]) -> None:
@@ -273,7 +267,7 @@ def _check_lists(lists: Sequence[EvaluationList], table: pd.DataFrame, bad: Sequ
     for entry in lists:
         if entry.source is None:
             continue
-        broken = sorted(left_out.intersection(_named(entry)))
+        broken = sorted(left_out.intersection(entry.trials.ids))
         if broken:
             raise DataError(f"{entry.source}: names utterances that cannot be read: {first_five(broken)}")
         splits.check_trials(entry.source, entry.trials, table)

@@ -1,0 +1,90 @@
+"""Columns of text whose distinct values are held once: a list of 100 million trials names some 100,000 utterances."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+ROWS_PER_BLOCK = 2**17
+"""Rows looked up at once: numpy turns the codes it is given into numbers of eight bytes first."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Coded:
+    """A column of N texts, four bytes each."""
+
+    values: npt.NDArray[np.object_]
+    """The distinct texts, [U] str; those of a column that was read have rows and are in the order of the first ones."""
+    codes: npt.NDArray[np.int32]
+    """[N] places in `values`."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.codes)
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[np.object_]:
+        """Return the texts of some rows; those of all rows take another eight bytes each."""
+        return self.values[self.codes[rows]]
+
+    def look_up(self, table: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return what `table` [U] holds for the text of each row, [N]."""
+        found = np.empty(len(self), table.dtype)
+        for rows in row_blocks(len(self)):
+            found[rows] = table[self.codes[rows]]
+        return found
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> "Coded":
+        """Return some of the rows, `kept` [N]."""
+        codes, places = pd.factorize(self.codes[kept])
+        return Coded(self.values[places], codes.astype(np.int32))
+
+    def equals(self, other: "Coded") -> bool:
+        """Say whether the texts are the same row by row."""
+        return np.array_equal(self.values, other.values) and np.array_equal(self.codes, other.codes)
+
+
+def encode(texts: npt.NDArray[np.object_]) -> Coded:
+    """Code texts [N] that are in memory."""
+    codes, values = pd.factorize(np.asarray(texts, dtype=object))
+    return Coded(values, codes.astype(np.int32))
+
+
+def row_blocks(num_rows: int) -> Iterator[slice]:
+    """Cut rows into blocks of `ROWS_PER_BLOCK`."""
+    return (slice(start, start + ROWS_PER_BLOCK) for start in range(0, num_rows, ROWS_PER_BLOCK))
+
+
+class Coder:
+    """Codes a column that comes in blocks."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._blocks: list[npt.NDArray[Any]] = []
+
+    def add(self, block: pa.DictionaryArray) -> None:
+        """Add rows."""
+        places = self._places
+        known = (places.setdefault(text, len(places)) for text in block.dictionary.to_pylist())
+        table = np.fromiter(known, np.int32, len(block.dictionary))
+        # Two labels need one byte a row, and so do the first utterances.
+        narrow = table.astype(np.min_scalar_type(int(table.max(initial=0))))
+        self._blocks.append(narrow[block.indices.to_numpy()])
+
+    def finish(self) -> Coded:
+        """Return the whole column; nothing can be added after that."""
+        codes = np.empty(sum(map(len, self._blocks)), np.int32)
+        end = len(codes)
+        while self._blocks:  # each block is given back when it has been copied
+            block = self._blocks.pop()
+            codes[end - len(block) : end] = block
+            end -= len(block)
+        return Coded(np.array(list(self._places), dtype=object), codes)
+
+
+def dictionary_block(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Return a column of text in one piece, its distinct values in the order of their first rows."""
+    return column.combine_chunks().dictionary_encode()
