@@ -3,12 +3,14 @@
 import math
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from svkit.config.architecture import EncoderArchitecture
 from svkit.nn.encoder import Encoder, LayerGates
+from svkit.pruning.gates import HardConcrete
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -94,3 +96,16 @@ def random_gates(
         LayerGates(**{kind: values(sizes[kind][index]) for kind in sorted(kinds) if sizes[kind][index]})
         for index in range(architecture.num_layers)
     ]
+
+
+def watch_draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the identity of a group of gates whenever it is drawn."""
+    drawn: list[int] = []
+    original = HardConcrete.sample
+
+    def watched(self: HardConcrete) -> Tensor:
+        drawn.append(id(self))
+        return original(self)
+
+    monkeypatch.setattr(HardConcrete, "sample", watched)
+    return drawn

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.option_groups import takes_groups
 
 
 class Dtype(str, Enum):
@@ -27,42 +28,33 @@ Precision = Annotated[
 ]
 
 
+@takes_groups
 def extract(
+    *,
     models: Models = None,
-    manifest: options.Manifest = None,
-    out: options.Out = None,
-    audio_root: options.AudioRoot = None,
     dtype: Precision = Dtype.AUTO,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    preset: options.Preset = None,
-    config: options.Config = None,
-    overrides: options.Overrides = None,
-    print_config: options.PrintConfig = False,
-    json: options.Json = False,
+    common: options.RunOptions,
 ) -> None:
     """Compute the embedding of every utterance of a manifest.
 
     Example: svkit extract --model exp/finetune/lmft --manifest mine.tsv --out exp/embeddings/mine
     """
-    recipe = options.open_recipe(exp, preset, config, overrides, ["extract"])
-    if print_config:
-        options.print_recipe(recipe)
+    recipe = common.open_recipe(["extract"])
+    if recipe is None:
         return
     from svkit.stages.extract import ExtractRequest, run
 
     request = ExtractRequest(
-        exp=exp,
+        exp=common.exp,
         recipe=recipe,
         models=tuple(models or ()),
-        manifest=manifest,
-        out=out,
-        audio_root=audio_root,
+        manifest=common.manifest,
+        out=common.out,
+        audio_root=common.audio_root,
         dtype=dtype.value,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
+        overwrite=common.overwrite,
+        keep_finished=common.keep_finished,
     )
     with console.progress() as progress:
         done = run(request, progress)
-    console.result(asdict(done) if json else done.embeddings, as_json=json)
+    console.result(asdict(done) if common.json else done.embeddings, as_json=common.json)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.option_groups import takes_groups
 
 
 class Stage(str, Enum):
@@ -26,24 +27,16 @@ OneStage = Annotated[
 ]
 
 
+@takes_groups
 def finetune(
+    *,
     source: Source = None,
     stage: OneStage = None,
     encoder: options.Encoder = None,
-    out: options.Out = None,
-    manifest: options.Manifest = None,
-    audio_root: options.AudioRoot = None,
     noise: options.Noise = None,
     rirs: options.Rirs = None,
     augment: options.Augment = True,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    preset: options.Preset = None,
-    config: options.Config = None,
-    overrides: options.Overrides = None,
-    print_config: options.PrintConfig = False,
-    json: options.Json = False,
+    common: options.RunOptions,
 ) -> None:
     """Fine-tune encoder and speaker head: lora (or head), joint, lmft.
 
@@ -51,28 +44,29 @@ def finetune(
     """
     names = [stage.value] if stage else [item.value for item in Stage]
     sections = [f"{model}.{name}" for model in ("dense", "pruned") for name in names]
-    recipe = options.open_recipe(exp, preset, config, overrides, sections, encoder)
-    if print_config:
-        options.print_recipe(recipe)
+    recipe = common.open_recipe(sections, encoder)
+    if recipe is None:
         return
     from svkit.stages.finetune import FinetuneRequest, run
 
-    noise, rirs = options.material(exp, noise, rirs)
+    noise, rirs = options.material(common.exp, noise, rirs)
     request = FinetuneRequest(
-        exp=exp,
+        exp=common.exp,
         recipe=recipe,
         encoder=encoder,
         stage=stage.value if stage else None,
         source=source,
-        out=out,
-        manifest=manifest,
-        audio_root=audio_root,
+        out=common.out,
+        manifest=common.manifest,
+        audio_root=common.audio_root,
         noise=noise,
         rirs=rirs,
         augment=augment,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
+        overwrite=common.overwrite,
+        keep_finished=common.keep_finished,
     )
     with console.progress() as progress:
         done = run(request, progress)
-    console.result({"checkpoints": done.checkpoints} if json else done.checkpoints, as_json=json)
+    console.result(
+        {"checkpoints": done.checkpoints} if common.json else done.checkpoints, as_json=common.json
+    )

@@ -1,7 +1,7 @@
 """Options that several commands share, and what follows from them: recipe and defaults."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,6 +73,39 @@ Rirs = Annotated[
 Augment = Annotated[
     bool, typer.Option("--augment/--no-augment", help="Noise and reverberation while training.")
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of every verb that runs a recipe on a manifest."""
+
+    out: Out = None
+    manifest: Manifest = None
+    audio_root: AudioRoot = None
+    overwrite: Overwrite = False
+    keep_finished: KeepFinished = False
+    exp: Exp = Path("exp")
+    preset: Preset = None
+    config: Config = None
+    overrides: Overrides = None
+    print_config: PrintConfig = False
+    json: Json = False
+
+    def open_recipe(self, sections: Sequence[str], encoder: str | None = None) -> "Recipe | None":
+        """Return the recipe to run; None: it was to be printed only, which is done.
+
+        Args:
+            sections: of the recipe, that keys of `--set` without a section mean.
+            encoder: of `--encoder`.
+
+        Raises:
+            ConfigError: an unknown preset, key or value.
+        """
+        recipe = open_recipe(self.exp, self.preset, self.config, self.overrides, sections, encoder)
+        if not self.print_config:
+            return recipe
+        print_recipe(recipe)
+        return None
 
 
 def open_recipe(

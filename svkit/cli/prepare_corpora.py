@@ -5,21 +5,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from svkit.cli import options
+from svkit.cli.option_groups import takes_groups
 from svkit.cli.prepare_options import (
-    Encoder,
-    EvalSpeakers,
-    MinSeconds,
-    Preset,
-    ReadSamples,
+    OWN_RECORDINGS,
+    CorpusOptions,
     Root,
-    Seed,
-    SkipBad,
-    TrialLists,
-    ValidSpeakers,
-    Workers,
-    scan_options,
-    show_corpus,
 )
 
 AllowOtherLists = Annotated[
@@ -36,6 +26,7 @@ def _column(name: str, usual: str) -> Any:
     return typer.Option(f"--{name}-column", metavar="NAME", help=f"Column of the {name} [default: {usual}].")
 
 
+@takes_groups
 def voxceleb(
     root: Annotated[
         Path,
@@ -43,9 +34,7 @@ def voxceleb(
             metavar="[ROOT]", envvar="SVKIT_VOXCELEB", help="Directory above voxceleb1 and voxceleb2."
         ),
     ] = Path("VoxCeleb"),
-    eval_speakers: EvalSpeakers = None,
-    trials: TrialLists = None,
-    valid_speakers: ValidSpeakers = None,
+    *,
     download_lists: Annotated[
         bool,
         typer.Option(
@@ -71,17 +60,7 @@ def voxceleb(
             help="Converted files go here [default: flac/ beside aac/ in ROOT].",
         ),
     ] = None,
-    min_seconds: MinSeconds = 0.5,
-    skip_bad: SkipBad = False,
-    read_samples: ReadSamples = False,
-    workers: Workers = None,
-    seed: Seed = 24,
-    preset: Preset = None,
-    encoder: Encoder = None,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
+    corpus: CorpusOptions,
 ) -> None:
     """Prepare VoxCeleb2 dev for training and the VoxCeleb1 trial lists (O, E, H) for evaluation.
 
@@ -90,7 +69,6 @@ def voxceleb(
     Example: svkit prepare voxceleb /data/VoxCeleb
     """
     from svkit.stages.prepare.conversion import Conversion
-    from svkit.stages.prepare.corpus import CorpusRequest
     from svkit.stages.prepare.voxceleb import VoxcelebOptions, run
 
     chosen = VoxcelebOptions(
@@ -99,67 +77,24 @@ def voxceleb(
         allow_other_lists=allow_other_lists,
         is_strict=strict,
     )
-    request = CorpusRequest(
-        exp=exp,
-        root=root,
-        eval_speakers=eval_speakers,
-        trials=tuple(trials or ()),
-        valid_speakers=valid_speakers,
-        seed=seed,
-        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
-        preset=preset,
-        encoder=encoder,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
-    )
-    show_corpus(lambda progress: run(request, progress, chosen), json)
+    corpus.prepare(lambda request, progress: run(request, progress, chosen), root)
 
 
-def voxblink2(
-    root: Root,
-    eval_speakers: EvalSpeakers = None,
-    trials: TrialLists = None,
-    valid_speakers: ValidSpeakers = None,
-    min_seconds: MinSeconds = 0.5,
-    skip_bad: SkipBad = False,
-    read_samples: ReadSamples = False,
-    workers: Workers = None,
-    seed: Seed = 24,
-    preset: Preset = None,
-    encoder: Encoder = None,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
-) -> None:
+@takes_groups
+def voxblink2(root: Root, corpus: CorpusOptions) -> None:
     """Prepare VoxBlink2, cut to utterances by its own scripts.
 
     Example: svkit prepare voxblink2 /data/VoxBlink2 --eval-speakers 200
     """
-    from svkit.stages.prepare.corpus import CorpusRequest
     from svkit.stages.prepare.voxblink2 import run
 
-    request = CorpusRequest(
-        exp=exp,
-        root=root,
-        eval_speakers=eval_speakers,
-        trials=tuple(trials or ()),
-        valid_speakers=valid_speakers,
-        seed=seed,
-        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
-        preset=preset,
-        encoder=encoder,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
-    )
-    show_corpus(lambda progress: run(request, progress), json)
+    corpus.prepare(run, root)
 
 
+@takes_groups
 def cnceleb(
     root: Root,
-    eval_speakers: EvalSpeakers = None,
-    trials: TrialLists = None,
-    valid_speakers: ValidSpeakers = None,
+    *,
     join_below: Annotated[
         float,
         typer.Option(
@@ -170,17 +105,7 @@ def cnceleb(
         ),
     ] = 5.0,
     allow_other_lists: AllowOtherLists = False,
-    min_seconds: MinSeconds = 0.5,
-    skip_bad: SkipBad = False,
-    read_samples: ReadSamples = False,
-    workers: Workers = None,
-    seed: Seed = 24,
-    preset: Preset = None,
-    encoder: Encoder = None,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
+    corpus: CorpusOptions,
 ) -> None:
     """Prepare CN-Celeb1 and CN-Celeb2 for training and the official CN-Celeb list for evaluation.
 
@@ -190,116 +115,49 @@ def cnceleb(
     Example: svkit prepare cnceleb /data/CN-Celeb
     """
     from svkit.stages.prepare.cnceleb import run
-    from svkit.stages.prepare.corpus import CorpusRequest
 
-    request = CorpusRequest(
-        exp=exp,
-        root=root,
-        eval_speakers=eval_speakers,
-        trials=tuple(trials or ()),
-        valid_speakers=valid_speakers,
-        seed=seed,
-        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
-        preset=preset,
-        encoder=encoder,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
-    )
-    show_corpus(
-        lambda progress: run(request, progress, join_below=join_below, allow_other_lists=allow_other_lists),
-        json,
+    corpus.prepare(
+        lambda request, progress: run(
+            request, progress, join_below=join_below, allow_other_lists=allow_other_lists
+        ),
+        root,
     )
 
 
-def librispeech(
-    root: Root,
-    eval_speakers: EvalSpeakers = None,
-    trials: TrialLists = None,
-    valid_speakers: ValidSpeakers = None,
-    min_seconds: MinSeconds = 0.5,
-    skip_bad: SkipBad = False,
-    read_samples: ReadSamples = False,
-    workers: Workers = None,
-    seed: Seed = 24,
-    preset: Preset = None,
-    encoder: Encoder = None,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
-) -> None:
+@takes_groups
+def librispeech(root: Root, corpus: CorpusOptions) -> None:
     """Prepare LibriSpeech: train on train-*, evaluate on trials made among the speakers of test-*.
 
     Example: svkit prepare librispeech /data/LibriSpeech
     """
-    from svkit.stages.prepare.corpus import CorpusRequest
     from svkit.stages.prepare.librispeech import run
 
-    request = CorpusRequest(
-        exp=exp,
-        root=root,
-        eval_speakers=eval_speakers,
-        trials=tuple(trials or ()),
-        valid_speakers=valid_speakers,
-        seed=seed,
-        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
-        preset=preset,
-        encoder=encoder,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
-    )
-    show_corpus(lambda progress: run(request, progress), json)
+    corpus.prepare(run, root)
 
 
+@takes_groups
 def kaldi(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Kaldi data directory: wav.scp, utt2spk, ...")],
-    eval_speakers: EvalSpeakers = None,
-    trials: TrialLists = None,
-    valid_speakers: ValidSpeakers = None,
     audio_root: ReadAudioRoot = None,
     allow_pipes: Annotated[
         bool, typer.Option("--allow-pipes", help="Run the commands in wav.scp (lines that end in |).")
     ] = False,
-    min_seconds: MinSeconds = 0.5,
-    skip_bad: SkipBad = False,
-    read_samples: ReadSamples = True,
-    workers: Workers = None,
-    seed: Seed = 24,
-    preset: Preset = None,
-    encoder: Encoder = None,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
+    corpus: CorpusOptions = OWN_RECORDINGS,
 ) -> None:
     """Prepare a Kaldi data directory: wav.scp, utt2spk, segments and trials if there.
 
     Example: svkit prepare kaldi data/train --trials data/test/trials
     """
-    from svkit.stages.prepare.corpus import CorpusRequest
     from svkit.stages.prepare.kaldi import run
 
-    request = CorpusRequest(
-        exp=exp,
-        root=root,
-        eval_speakers=eval_speakers,
-        trials=tuple(trials or ()),
-        valid_speakers=valid_speakers,
-        seed=seed,
-        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
-        preset=preset,
-        encoder=encoder,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
+    corpus.prepare(
+        lambda request, progress: run(request, progress, allow_pipes=allow_pipes, audio_root=audio_root), root
     )
-    show_corpus(lambda progress: run(request, progress, allow_pipes=allow_pipes, audio_root=audio_root), json)
 
 
+@takes_groups
 def csv_table(
     root: Annotated[Path, typer.Argument(metavar="FILE", help="Table with a header line.")],
-    eval_speakers: EvalSpeakers = None,
-    trials: TrialLists = None,
-    valid_speakers: ValidSpeakers = None,
     path_column: Annotated[str | None, _column("path", "path, wav, audio, file, ...")] = None,
     speaker_column: Annotated[str | None, _column("speaker", "speaker_id, speaker, spk_id, ...")] = None,
     utterance_column: Annotated[
@@ -308,23 +166,12 @@ def csv_table(
     session_column: Annotated[str | None, _column("session", "session_id, session, video, ...")] = None,
     gender_column: Annotated[str | None, _column("gender", "gender, sex")] = None,
     audio_root: ReadAudioRoot = None,
-    min_seconds: MinSeconds = 0.5,
-    skip_bad: SkipBad = False,
-    read_samples: ReadSamples = True,
-    workers: Workers = None,
-    seed: Seed = 24,
-    preset: Preset = None,
-    encoder: Encoder = None,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
+    corpus: CorpusOptions = OWN_RECORDINGS,
 ) -> None:
     """Prepare a table of recordings (comma, semicolon or tab separated) with paths and speakers.
 
     Example: svkit prepare csv recordings.csv --speaker-column client_id
     """
-    from svkit.stages.prepare.corpus import CorpusRequest
     from svkit.stages.prepare.csv_table import Columns, run
 
     columns = Columns(
@@ -334,17 +181,6 @@ def csv_table(
         session=session_column,
         gender=gender_column,
     )
-    request = CorpusRequest(
-        exp=exp,
-        root=root,
-        eval_speakers=eval_speakers,
-        trials=tuple(trials or ()),
-        valid_speakers=valid_speakers,
-        seed=seed,
-        scan=scan_options(min_seconds, skip_bad, read_samples, workers),
-        preset=preset,
-        encoder=encoder,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
+    corpus.prepare(
+        lambda request, progress: run(request, progress, columns=columns, audio_root=audio_root), root
     )
-    show_corpus(lambda progress: run(request, progress, columns=columns, audio_root=audio_root), json)

@@ -2,19 +2,19 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svkit.cli import console
+from svkit.cli import console, options
 
 if TYPE_CHECKING:
     from svkit.progress import Progress
-    from svkit.stages.prepare.corpus import CorpusResult
-    from svkit.stages.prepare.noise import NoiseResult
-    from svkit.stages.prepare.scan import BadFile, ScanOptions
+    from svkit.stages.prepare.corpus import CorpusRequest, CorpusResult
+    from svkit.stages.prepare.noise import NoiseRequest, NoiseResult
+    from svkit.stages.prepare.scan import BadFile
 
 MAX_TABLE_ROWS = 40
 """Bad files shown in the table; all of them are in `exp/data/bad_files.tsv`."""
@@ -60,27 +60,103 @@ Preset = Annotated[str | None, typer.Option("--preset", help="Recipe noted for t
 Encoder = Annotated[str | None, typer.Option("--encoder", help="Encoder noted for the commands that follow.")]
 
 
-def scan_options(
-    min_seconds: float, skip_bad: bool, read_samples: bool, workers: int | None
-) -> "ScanOptions":
-    """Return how files are examined."""
-    from svkit.stages.prepare.scan import ScanOptions
+@dataclass(frozen=True, kw_only=True)
+class _OutputOptions:
+    """Where lists go, whether they may replace others, and what is printed."""
 
-    return ScanOptions(
-        min_seconds=min_seconds, reads_samples=read_samples, num_workers=workers, skip_bad=skip_bad
-    )
-
-
-def show_corpus(run: Callable[["Progress"], "CorpusResult"], json: bool) -> None:
-    """Run the preparation of a corpus and print its directory, or all about it."""
-    done = _with_table(run)
-    console.result(asdict(done) if json else done.data, as_json=json)
+    overwrite: options.Overwrite = False
+    keep_finished: options.KeepFinished = False
+    exp: options.Exp = Path("exp")
+    json: options.Json = False
 
 
-def show_material(run: Callable[["Progress"], "NoiseResult"], json: bool) -> None:
-    """Run the preparation of augmentation material and print its list, or all about it."""
-    done = _with_table(run)
-    console.result(asdict(done) if json else done.list, as_json=json)
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(_OutputOptions):
+    """Options of the rendered corpus: those of any corpus that do not speak of given recordings."""
+
+    valid_speakers: ValidSpeakers = None
+    workers: Workers = None
+    seed: Seed = 24
+    preset: Preset = None
+    encoder: Encoder = None
+
+    def prepare(
+        self, run: "Callable[[CorpusRequest, Progress], CorpusResult]", root: Path | None = None
+    ) -> None:
+        """Prepare the corpus below `root` and print the directory of its lists, or all about it."""
+        request = self._request(root)
+        done = _with_table(lambda progress: run(request, progress))
+        console.result(asdict(done) if self.json else done.data, as_json=self.json)
+
+    def _request(self, root: Path | None) -> "CorpusRequest":
+        from svkit.stages.prepare.corpus import CorpusRequest
+        from svkit.stages.prepare.scan import ScanOptions
+
+        return CorpusRequest(
+            exp=self.exp,
+            root=root,
+            valid_speakers=self.valid_speakers,
+            seed=self.seed,
+            scan=ScanOptions(num_workers=self.workers),
+            preset=self.preset,
+            encoder=self.encoder,
+            overwrite=self.overwrite,
+            keep_finished=self.keep_finished,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusOptions(DemoOptions):
+    """Options of every corpus of recordings."""
+
+    eval_speakers: EvalSpeakers = None
+    trials: TrialLists = None
+    min_seconds: MinSeconds = 0.5
+    skip_bad: SkipBad = False
+    read_samples: ReadSamples = False
+
+    def _request(self, root: Path | None) -> "CorpusRequest":
+        request = super()._request(root)
+        scan = replace(
+            request.scan,
+            min_seconds=self.min_seconds,
+            reads_samples=self.read_samples,
+            skip_bad=self.skip_bad,
+        )
+        return replace(request, eval_speakers=self.eval_speakers, trials=tuple(self.trials or ()), scan=scan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaterialOptions(_OutputOptions):
+    """Options of material for augmentation."""
+
+    skip_bad: SkipBad = False
+    read_samples: ReadSamples = False
+    workers: Workers = None
+
+    def prepare(self, run: "Callable[[NoiseRequest, Progress], NoiseResult]", root: Path) -> None:
+        """Prepare the material below `root` and print its list, or all about it."""
+        from svkit.stages.prepare.noise import NoiseRequest
+        from svkit.stages.prepare.scan import ScanOptions
+
+        request = NoiseRequest(
+            exp=self.exp,
+            root=root,
+            scan=ScanOptions(
+                min_seconds=0.0,
+                reads_samples=self.read_samples,
+                num_workers=self.workers,
+                skip_bad=self.skip_bad,
+            ),
+            overwrite=self.overwrite,
+            keep_finished=self.keep_finished,
+        )
+        done = _with_table(lambda progress: run(request, progress))
+        console.result(asdict(done) if self.json else done.list, as_json=self.json)
+
+
+OWN_RECORDINGS, OWN_MATERIAL = CorpusOptions(read_samples=True), MaterialOptions(read_samples=True)
+"""Of files that no one has published, headers say too little."""
 
 
 def _with_table(run: Callable[["Progress"], Any]) -> Any:

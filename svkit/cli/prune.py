@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.option_groups import takes_groups
 
 Teacher = Annotated[
     Path | None, typer.Option("--teacher", metavar="CKPT", help="Dense model [default: exp/finetune/joint].")
@@ -26,46 +27,37 @@ RoundTo = Annotated[
 ]
 
 
+@takes_groups
 def prune(
+    *,
     teacher: Teacher = None,
     sparsity: Sparsity = None,
     budget: Budget = None,
     round_to: RoundTo = None,
-    out: options.Out = None,
-    manifest: options.Manifest = None,
-    audio_root: options.AudioRoot = None,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    preset: options.Preset = None,
-    config: options.Config = None,
-    overrides: options.Overrides = None,
-    print_config: options.PrintConfig = False,
-    json: options.Json = False,
+    common: options.RunOptions,
 ) -> None:
     """Prune the encoder's structure under distillation from the teacher, and cut it.
 
     Example: svkit prune --sparsity 0.8
     """
-    recipe = options.open_recipe(exp, preset, config, overrides, ["prune"])
-    if print_config:
-        options.print_recipe(recipe)
+    recipe = common.open_recipe(["prune"])
+    if recipe is None:
         return
     from svkit.stages.prune import PruneRequest, run
 
     request = PruneRequest(
-        exp=exp,
+        exp=common.exp,
         recipe=recipe,
         teacher=teacher,
-        out=out,
+        out=common.out,
         sparsity=sparsity,
         budget=budget,
         round_to=round_to,
-        manifest=manifest,
-        audio_root=audio_root,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
+        manifest=common.manifest,
+        audio_root=common.audio_root,
+        overwrite=common.overwrite,
+        keep_finished=common.keep_finished,
     )
     with console.progress() as progress:
         done = run(request, progress)
-    console.result(asdict(done) if json else done.checkpoint, as_json=json)
+    console.result(asdict(done) if common.json else done.checkpoint, as_json=common.json)

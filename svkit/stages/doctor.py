@@ -56,6 +56,13 @@ def run(exp: Path) -> list[Check]:
     return checks
 
 
+def _judge(name: str, is_fine: bool, found: str, remedy: str, otherwise: str = NOTE) -> Check:
+    """Return a finding that needs its remedy only where it is not fine."""
+    return Check(
+        name=name, status=OK if is_fine else otherwise, found=found, remedy=None if is_fine else remedy
+    )
+
+
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:160]}"
@@ -65,12 +72,8 @@ def _python(exp: Path) -> Iterator[Check]:
     low, high = PYTHON_VERSIONS
     is_known = low <= sys.version_info[:2] <= high
     wanted = f"Python {low[0]}.{low[1]} to {high[0]}.{high[1]}"
-    yield Check(
-        name="python",
-        status=OK if is_known else ERROR,
-        found=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        remedy=None if is_known else f"make a virtual environment with {wanted}",
-    )
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield _judge("python", is_known, found, f"make a virtual environment with {wanted}", otherwise=ERROR)
 
 
 def _packages(exp: Path) -> Iterator[Check]:
@@ -177,15 +180,8 @@ def _memory(exp: Path) -> Iterator[Check]:
     shared = Path("/dev/shm")
     if shared.is_dir():
         size = shutil.disk_usage(shared).total / 2**30
-        is_small = size < MIN_SHARED_MEMORY_GB
-        yield Check(
-            name="shared memory",
-            status=NOTE if is_small else OK,
-            found=f"{size:.1f} GB",
-            remedy="start the container with --shm-size=8g, or --set data.num_workers=0"
-            if is_small
-            else None,
-        )
+        remedy = "start the container with --shm-size=8g, or --set data.num_workers=0"
+        yield _judge("shared memory", size >= MIN_SHARED_MEMORY_GB, f"{size:.1f} GB", remedy)
 
 
 def _disk(exp: Path) -> Iterator[Check]:
@@ -197,29 +193,16 @@ def _disk(exp: Path) -> Iterator[Check]:
             name="disk", status=ERROR, found=f"{place} cannot be written", remedy="choose another with --exp"
         )
         return
-    is_small = free < MIN_FREE_GB
-    yield Check(
-        name="disk",
-        status=NOTE if is_small else OK,
-        found=f"{free:,.0f} GB free at {place}",
-        remedy="enough for small encoders; a full-size stage with its resume state takes about 15 GB"
-        if is_small
-        else None,
-    )
+    remedy = "enough for small encoders; a full-size stage with its resume state takes about 15 GB"
+    yield _judge("disk", free >= MIN_FREE_GB, f"{free:,.0f} GB free at {place}", remedy)
 
 
 def _ffmpeg(exp: Path) -> Iterator[Check]:
     path = shutil.which("ffmpeg")
     if path is None and importlib.util.find_spec("imageio_ffmpeg") is not None:
         path = "the binary of the package imageio-ffmpeg"
-    yield Check(
-        name="ffmpeg",
-        status=OK if path else NOTE,
-        found=path or "not found",
-        remedy=None
-        if path
-        else "only for .m4a (VoxCeleb2 as distributed): apt-get install ffmpeg, or pip install imageio-ffmpeg",
-    )
+    remedy = "only for .m4a (VoxCeleb2 as distributed): apt-get install ffmpeg, or pip install imageio-ffmpeg"
+    yield _judge("ffmpeg", path is not None, path or "not found", remedy)
 
 
 def _audio_formats(exp: Path) -> Iterator[Check]:
@@ -229,14 +212,8 @@ def _audio_formats(exp: Path) -> Iterator[Check]:
     wanted = {"WAV": "wav", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
     missing = [name for key, name in wanted.items() if key not in known]
     found = f"libsndfile {soundfile.__libsndfile_version__}: {', '.join(n for k, n in wanted.items() if k in known)}"
-    yield Check(
-        name="audio formats",
-        status=NOTE if missing else OK,
-        found=found,
-        remedy=f"no {', '.join(missing)}: pip install --force-reinstall soundfile (its wheel has them)"
-        if missing
-        else None,
-    )
+    remedy = f"no {', '.join(missing)}: pip install --force-reinstall soundfile (its wheel has them)"
+    yield _judge("audio formats", not missing, found, remedy)
 
 
 def _encoder(exp: Path) -> Iterator[Check]:
@@ -259,12 +236,8 @@ def _encoder(exp: Path) -> Iterator[Check]:
 
 def _export(exp: Path) -> Iterator[Check]:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if not _has(name)]
-    yield Check(
-        name="export extra",
-        status=NOTE if missing else OK,
-        found="installed" if not missing else f"without {', '.join(missing)}",
-        remedy="only for svkit export: pip install 'svkit[export]'" if missing else None,
-    )
+    found = f"without {', '.join(missing)}" if missing else "installed"
+    yield _judge("export extra", not missing, found, "only for svkit export: pip install 'svkit[export]'")
 
 
 def _experiment(exp: Path) -> Iterator[Check]:

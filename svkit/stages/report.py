@@ -144,9 +144,10 @@ def _describe_models(
 def _render(directory: Path, progress: Progress) -> None:
     """Write markdown, page and figures from `report.json` alone."""
     report = store.read_report(directory)
-    drawings = []
-    with progress.task("draw", None) as task:
-        for drawing in figures.draw_all(report):
+    drawings, panels = [], figures.panels(report)
+    with progress.task("draw", len(panels)) as task:
+        for panel in panels:
+            drawing = figures.draw(panel)
             write_bytes(directory / store.FIGURES_NAME / f"{drawing.name}.png", drawing.png)
             write_text(directory / store.FIGURES_NAME / f"{drawing.name}.svg", drawing.svg)
             drawings.append(drawing)

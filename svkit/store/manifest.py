@@ -151,12 +151,16 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
 
 def _repeated(ids: pd.Series) -> npt.NDArray[np.bool_]:
     """Return which ids were there before, [N]."""
-    array = pa.array(ids)
     # Lists are written sorted: comparing neighbours takes no table of all ids.
-    is_sorted = len(ids) < 2 or pc.all(pc.less(array[:-1], array[1:])).as_py()
-    if is_sorted or pc.count_distinct(array).as_py() == len(ids):
+    if _ascends(ids) or pc.count_distinct(pa.array(ids)).as_py() == len(ids):
         return np.zeros(len(ids), dtype=bool)
     return np.asarray(ids.duplicated(), dtype=bool)
+
+
+def _ascends(ids: pd.Series) -> bool:
+    """Say whether each id comes after the one before it."""
+    array = pa.array(ids)
+    return bool(pc.all(pc.less(array[:-1], array[1:]), min_count=0).as_py())
 
 
 def _check_members(path: Path, table: pd.DataFrame) -> None:
@@ -196,4 +200,6 @@ def write_manifest(path: Path, table: pd.DataFrame, *, is_sorted: bool = True) -
     if path.suffix == ".parquet":
         typed = {name: integers(table[name].astype(str)) for name in _NUMBERS}
         table = table.assign(**typed)
-    write_table(path, table.sort_values("utterance_id", kind="stable") if is_sorted else table)
+    if is_sorted and not _ascends(table["utterance_id"]):  # sorting copies all columns
+        table = table.sort_values("utterance_id", kind="stable")
+    write_table(path, table)

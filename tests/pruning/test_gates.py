@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from svkit.config.architecture import EncoderArchitecture
 from svkit.config.schema import PruneConfig
 from svkit.pruning.gates import EncoderGates, HardConcrete
-from tests.random_models import SEEDS
+from tests.random_models import SEEDS, watch_draws
 
 TEMPERATURE = 2 / 3
 SMALL = EncoderArchitecture.uniform(num_layers=2, hidden_size=12, num_heads=3, ffn_dim=20, feature_dim=8)
@@ -72,14 +72,7 @@ def test_initial_drop_rates_are_the_published_ones():
 
 
 def test_each_group_is_drawn_once_for_all_gates_of_a_pass(monkeypatch):
-    calls: list[int] = []
-    original = HardConcrete.sample
-
-    def counted(self: HardConcrete) -> torch.Tensor:
-        calls.append(id(self))
-        return original(self)
-
-    monkeypatch.setattr(HardConcrete, "sample", counted)
+    calls = watch_draws(monkeypatch)
     gates = EncoderGates(SMALL, PruneConfig(), 1)
     values = gates()
     assert len(calls) == len(set(calls)) == 2 * 4

@@ -145,16 +145,18 @@ def test_linear_layers_are_int8_and_features_are_not(exported):
 
 
 def test_a_dense_model_with_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
-    """As above 2 GB; a name outside the experiment, and one precision."""
+    """As above 2 GB, int8 made from such a graph; a name outside the experiment, and two precisions."""
     monkeypatch.setattr(onnx_graph, "_SINGLE_FILE_BYTES", 1000)
     checkpoint = make_checkpoint(tmp_path / "model", DENSE)
-    options = [checkpoint, "--exp", tmp_path / "exp", "--precision", "fp32", "--json"]
+    options = [checkpoint, "--exp", tmp_path / "exp", "--precision", "fp32", "--precision", "int8", "--json"]
     result = export(*options)
     assert result.exit_code == 0, result.stderr
     facts = json.loads(result.stdout)
     out = tmp_path / "exp" / "onnx" / "model"
-    assert facts["directory"] == str(out) and list(facts["graphs"]) == ["fp32"]
+    assert facts["directory"] == str(out) and list(facts["graphs"]) == ["fp32", "int8"]
+    assert {path.name for path in out.glob("*.onnx*")} == {"model.onnx", "model.onnx.data", "model.int8.onnx"}
     data = out / "model.onnx.data"
+    assert data.stat().st_size > 1000
     assert facts["graphs"]["fp32"]["size_bytes"] == (out / "model.onnx").stat().st_size + data.stat().st_size
     refused = export(*options)
     assert refused.exit_code == 2 and "--overwrite" in refused.stderr

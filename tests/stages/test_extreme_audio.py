@@ -20,7 +20,9 @@ from svkit.store.audio_file import LOUDEST_SAMPLE
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import COLUMNS, write_manifest
 from svkit.train.tasks import ClassificationTask, DistillationTask
-from tests.stages.training_experiment import TEACHER, log, make_teacher, one_process, prepare, set_options
+from tests.stages.training_experiment import TEACHER, log, make_teacher, prepare, set_options
+
+pytestmark = pytest.mark.usefixtures("fresh_process")
 
 RATE_HZ = 16_000
 NUM_SAMPLES = 8_000
@@ -59,12 +61,6 @@ WAVES = {name: samples.astype(np.float32) for name, samples in AUDIO.items()}
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_teacher(tmp_path_factory.mktemp("extreme") / "model")
-
-
-@pytest.fixture(autouse=True)
-def _one_process():
-    with one_process():
-        yield
 
 
 @pytest.mark.parametrize("name", WAVES)

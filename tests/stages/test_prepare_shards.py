@@ -34,29 +34,22 @@ from tests.stages.training_experiment import (
     log,
     make_teacher,
     one_process,
-    prepare,
     recipe,
 )
 
 
-@pytest.fixture(scope="module")
-def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lists and audio, read by every test."""
-    return prepare(tmp_path_factory.mktemp("shards") / "exp")
-
-
-def pack(exp: Path, out: Path, name: str = "train.tsv", **options) -> Path:
-    request = shards.ShardsRequest(list=exp / "data" / name, out=out, per_shard=6, **options)
+def pack(prepared: Path, out: Path, name: str = "train.tsv", **options) -> Path:
+    request = shards.ShardsRequest(list=prepared / "data" / name, out=out, per_shard=6, **options)
     return Path(shards.run(request, SilentProgress()).list)
 
 
 @pytest.fixture(scope="module")
-def packed(exp: Path) -> Path:
-    return pack(exp, exp / "shards")
+def packed(prepared: Path) -> Path:
+    return pack(prepared, prepared / "shards")
 
 
-def test_members_are_the_files_byte_for_byte_in_the_layout_of_webdataset(exp, packed):
-    files, members = read_manifest(exp / "data/train.tsv"), read_manifest(packed)
+def test_members_are_the_files_byte_for_byte_in_the_layout_of_webdataset(prepared, packed):
+    files, members = read_manifest(prepared / "data/train.tsv"), read_manifest(packed)
     assert list(members.table.columns) == [*COLUMNS, *SHARD_COLUMNS]
     assert members.utterance_ids.tolist() == files.utterance_ids.tolist()
     assert sorted(path.name for path in packed.parent.glob("*.tar")) == [
@@ -84,8 +77,8 @@ def test_members_are_the_files_byte_for_byte_in_the_layout_of_webdataset(exp, pa
     assert len({files.speaker_ids[int(key)] for key in keys}) > 1
 
 
-def test_equal_lists_give_equal_shards_and_parquet_says_the_same(exp, packed, tmp_path):
-    again = pack(exp, tmp_path / "again")
+def test_equal_lists_give_equal_shards_and_parquet_says_the_same(prepared, packed, tmp_path):
+    again = pack(prepared, tmp_path / "again")
     for path in packed.parent.glob("*.t*"):
         assert (again.parent / path.name).read_bytes() == path.read_bytes()
     write_manifest(tmp_path / "t.parquet", read_manifest(packed).table)
@@ -95,11 +88,11 @@ def test_equal_lists_give_equal_shards_and_parquet_says_the_same(exp, packed, tm
 
 
 @pytest.mark.e2e
-def test_batches_from_shards_equal_those_from_files(exp, packed):
+def test_batches_from_shards_equal_those_from_files(prepared, packed):
     data = DataConfig(batch_size=5, crop_seconds=(0.3, 0.5))
     augment = AugmentConfig(allow_simulated_rooms=True, allow_missing_noise=True)
     loaders = []
-    for path, workers in ((exp / "data/train.tsv", 0), (packed, 0), (packed, 2)):
+    for path, workers in ((prepared / "data/train.tsv", 0), (packed, 0), (packed, 2)):
         dataset = CropDataset(read_manifest(path), data, augment, seed=3)
         sampler = TrainSampler(EpochBatches(len(dataset), data, seed=3), 7, 9)
         loaders.append(build_loader(dataset, sampler, num_workers=workers))
@@ -113,12 +106,12 @@ def test_batches_from_shards_equal_those_from_files(exp, packed):
 
 @pytest.mark.e2e
 def test_training_from_shards_resumes_exactly_and_equals_training_from_files(
-    exp, packed, tmp_path, monkeypatch
+    prepared, packed, tmp_path, monkeypatch
 ):
     def train(out: Path, manifest: Path | None) -> None:
         with one_process():
             request = FinetuneRequest(
-                exp=exp, recipe=recipe(), out=out, stage="lora", manifest=manifest, augment=False
+                exp=prepared, recipe=recipe(), out=out, stage="lora", manifest=manifest, augment=False
             )
             finetune(request, SilentProgress())
 
@@ -137,13 +130,13 @@ def test_training_from_shards_resumes_exactly_and_equals_training_from_files(
 
 
 @pytest.mark.e2e
-def test_embeddings_from_shards_equal_those_from_files(exp, packed, tmp_path):
+def test_embeddings_from_shards_equal_those_from_files(prepared, packed, tmp_path):
     teacher = make_teacher(tmp_path / "teacher")
     found = []
-    for name, manifest in (("files", exp / "data/train.tsv"), ("shards", packed)):
+    for name, manifest in (("files", prepared / "data/train.tsv"), ("shards", packed)):
         with one_process():
             request = ExtractRequest(
-                exp=exp, recipe=recipe(), models=(teacher,), manifest=manifest, out=tmp_path / name
+                exp=prepared, recipe=recipe(), models=(teacher,), manifest=manifest, out=tmp_path / name
             )
             extract(request, SilentProgress())
         found.append(read_embeddings(tmp_path / name))
@@ -151,7 +144,7 @@ def test_embeddings_from_shards_equal_those_from_files(exp, packed, tmp_path):
     assert found[0].ids.tolist() == found[1].ids.tolist()
 
 
-def test_an_interrupted_packing_keeps_finished_shards(exp, packed, tmp_path, monkeypatch):
+def test_an_interrupted_packing_keeps_finished_shards(prepared, packed, tmp_path, monkeypatch):
     members, count = shards._members, [0]
 
     def fail(manifest, row):
@@ -163,19 +156,19 @@ def test_an_interrupted_packing_keeps_finished_shards(exp, packed, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(shards, "_members", fail)
         with pytest.raises(KeyboardInterrupt):
-            pack(exp, tmp_path / "s", num_workers=1)
+            pack(prepared, tmp_path / "s", num_workers=1)
     finished = sorted((tmp_path / "s").glob("*.tar"))
     assert 0 < len(finished) < 4 and not (tmp_path / "s/train.tsv").exists()
     times = [path.stat().st_mtime_ns for path in finished]
     finished[0].write_bytes(finished[0].read_bytes()[:700])  # not by svkit: it is made again
-    again = pack(exp, tmp_path / "s")
+    again = pack(prepared, tmp_path / "s")
     assert [path.stat().st_mtime_ns for path in finished][1:] == times[1:]
     for path in packed.parent.glob("*.t*"):
         assert (again.parent / path.name).read_bytes() == path.read_bytes()
 
 
-def test_check_reads_shards_and_names_the_place(exp, tmp_path):
-    path = pack(exp, tmp_path / "s")
+def test_check_reads_shards_and_names_the_place(prepared, tmp_path):
+    path = pack(prepared, tmp_path / "s")
     result = check.run(check.CheckRequest(list=path, min_seconds=0.1), SilentProgress())
     assert result.bad == 0 and result.utterances == 20
     place = read_manifest(path).audio(3)
@@ -207,10 +200,10 @@ def test_bad_places_are_named(packed, tmp_path, changes, message):
         read_manifest(tmp_path / "l.tsv")
 
 
-def test_files_and_members_mix_and_faults_are_one_line(exp, packed, tmp_path):
+def test_files_and_members_mix_and_faults_are_one_line(prepared, packed, tmp_path):
     table = read_table(packed)
     row = table.index[0]
-    source = read_manifest(exp / "data/train.tsv").audio_path(0)
+    source = read_manifest(prepared / "data/train.tsv").audio_path(0)
     table.loc[row, ["path", *SHARD_COLUMNS]] = [str(source), "", ""]
     write_table(tmp_path / "l.tsv", table)
     mixed = read_manifest(tmp_path / "l.tsv", packed.parent)
@@ -225,17 +218,17 @@ def test_files_and_members_mix_and_faults_are_one_line(exp, packed, tmp_path):
         read_audio(TarMember(short, member.offset, member.size), sample_rate_hz=16_000)
 
 
-def test_the_command_refuses_what_it_cannot_pack(exp, packed, tmp_path):
+def test_the_command_refuses_what_it_cannot_pack(prepared, packed, tmp_path):
     def run(*arguments):
         return CliRunner().invoke(app, ["prepare", "shards", *map(str, arguments)])
 
     again = run(packed, "--out", tmp_path / "a")
     assert again.exit_code == 3 and "points into shards already" in again.stderr
-    table = read_table(exp / "data/train.tsv").assign(path="gone.wav")
+    table = read_table(prepared / "data/train.tsv").assign(path="gone.wav")
     write_table(tmp_path / "l.tsv", table)
     gone = run(tmp_path / "l.tsv", "--out", tmp_path / "b")
     assert gone.exit_code == 3 and "gone.wav: does not exist" in gone.stderr
-    done = run(exp / "data/valid.tsv", "--out", tmp_path / "c", "--per-shard", "4")
+    done = run(prepared / "data/valid.tsv", "--out", tmp_path / "c", "--per-shard", "4")
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'c' / 'valid.tsv'}\n")
-    finished = run(exp / "data/valid.tsv", "--out", tmp_path / "c")
+    finished = run(prepared / "data/valid.tsv", "--out", tmp_path / "c")
     assert finished.exit_code == 2 and "--overwrite" in finished.stderr

@@ -22,22 +22,11 @@ from tests.stages.training_experiment import (
     interrupt,
     log,
     make_teacher,
-    one_process,
     prepare,
     recipe,
 )
 
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lists and audio, read by every test."""
-    return prepare(tmp_path_factory.mktemp("finetune") / "exp")
-
-
-@pytest.fixture(autouse=True)
-def _one_process():
-    with one_process():
-        yield
+pytestmark = pytest.mark.usefixtures("fresh_process")
 
 
 def finetune(

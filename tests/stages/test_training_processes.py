@@ -33,16 +33,11 @@ from tests.stages.training_experiment import (
     interrupt,
     log,
     make_teacher,
-    one_process,
     prepare,
     recipe,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_process():
-    with one_process():
-        yield
+pytestmark = pytest.mark.usefixtures("fresh_process")
 
 
 def opened(directory: Path, num_processes: int, *, is_resumed: bool = True) -> StageOutput:

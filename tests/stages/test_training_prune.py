@@ -1,7 +1,6 @@
 """Pruning and distillation on a few synthetic speakers, through the command line where it matters."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,25 +27,18 @@ from tests.stages.training_experiment import (
     interrupt,
     log,
     make_teacher,
-    one_process,
-    prepare,
     recipe,
     set_options,
 )
 
+pytestmark = pytest.mark.usefixtures("fresh_process")
+
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(prepared: Path) -> Path:
     """Lists, audio and a random teacher, read by every test."""
-    exp = prepare(tmp_path_factory.mktemp("prune") / "exp")
-    make_teacher(exp / "finetune" / "joint")
-    return exp
-
-
-@pytest.fixture(autouse=True)
-def _one_process() -> Iterator[None]:
-    with one_process():
-        yield
+    make_teacher(prepared / "finetune" / "joint")
+    return prepared
 
 
 def prune(exp: Path, out: Path, *options: str, overrides: tuple[str, ...] = ()) -> Result:

@@ -21,7 +21,7 @@ from svkit.nn.encoder import Encoder
 from svkit.nn.margin import ArcFaceClassifier
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.pruning.counting import encoder_parameters
-from svkit.pruning.gates import EncoderGates, HardConcrete
+from svkit.pruning.gates import EncoderGates
 from svkit.train.loop import LoopPlan, make_optimizer, run_loop
 from svkit.train.tasks import (
     ClassificationTask,
@@ -30,7 +30,7 @@ from svkit.train.tasks import (
     distillation_losses,
     trainable,
 )
-from tests.random_models import draw_weights, random_encoder
+from tests.random_models import draw_weights, random_encoder, watch_draws
 from tests.train.conftest import Recorder
 
 ENCODER = EncoderArchitecture.uniform(num_layers=2, hidden_size=12, num_heads=3, ffn_dim=20)
@@ -164,14 +164,7 @@ def test_distillation_of_a_copy_is_perfect_and_the_teacher_is_no_part_of_the_tas
 
 
 def test_every_gate_is_drawn_once_in_a_forward_pass(monkeypatch):
-    calls: list[int] = []
-    original = HardConcrete.sample
-
-    def counted(self: HardConcrete) -> torch.Tensor:
-        calls.append(id(self))
-        return original(self)
-
-    monkeypatch.setattr(HardConcrete, "sample", counted)
+    calls = watch_draws(monkeypatch)
     task = pruning().train()
     task(waves(), LABELS, 0)
     assert len(calls) == len(set(calls)) == 2 * 4

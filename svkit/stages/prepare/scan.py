@@ -1,6 +1,7 @@
 """Finds the audio files of a tree and reads their headers (or all of their samples) in parallel."""
 
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -147,6 +148,29 @@ class CandidateTable(Sequence[Candidate]):
 
 def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
+
+
+def find_speakers(root: Path, name: re.Pattern[str], max_depth: int) -> Iterator[Path]:
+    """Yield the directories of speakers, in sorted order at each level; none is looked for inside another.
+
+    Args:
+        root: where to look.
+        name: of a speaker's directory.
+        max_depth: directories between `root` and a speaker's at most.
+
+    Raises:
+        DataError: a directory cannot be listed.
+    """
+    try:
+        with os.scandir(root) as entries:
+            found = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+    except OSError as error:
+        raise DataError(f"{root}: cannot be listed: {error.strerror}") from error
+    for directory in found:
+        if name.fullmatch(directory):
+            yield root / directory
+        elif max_depth:
+            yield from find_speakers(root / directory, name, max_depth - 1)
 
 
 def find_audio(root: Path) -> Iterator[str]:

@@ -4,9 +4,7 @@ Lin et al. 2024. `cropper_audio.py` writes `SPEAKER/VIDEO/NUMBER.wav`, a speaker
 annotations are distributed, so how much of the audio there is differs from one download to another.
 """
 
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from svkit.errors import DataError
@@ -20,7 +18,7 @@ from svkit.stages.prepare.corpus import (
     split_and_write,
 )
 from svkit.stages.prepare.recognise import wrong_tree
-from svkit.stages.prepare.scan import Candidate, find_audio, scan_files
+from svkit.stages.prepare.scan import Candidate, find_audio, find_speakers, scan_files
 
 LAYOUT = "expected SPEAKER/VIDEO/NUMBER.wav below ROOT, such as id000000/DwgYRqnQZHM/00000.wav"
 PUBLISHED = (111_284, 9_904_382)
@@ -70,8 +68,9 @@ def _no_audio(root: Path) -> DataError:
 def _find_audio(root: Path, progress: Progress) -> list[Candidate]:
     found: list[Candidate] = []
     places: dict[str, Path] = {}
-    with progress.task("listing speakers", None) as task:
-        for directory in _speaker_directories(root, 0):
+    directories = list(find_speakers(root, _SPEAKER, _MAX_DEPTH))
+    with progress.task("listing speakers", len(directories)) as task:
+        for directory in directories:
             names = list(find_audio(directory))
             other = places.setdefault(directory.name, directory) if names else directory
             if other != directory:
@@ -90,16 +89,3 @@ def _find_audio(root: Path, progress: Progress) -> list[Candidate]:
                 )
             task.advance()
     return found
-
-
-def _speaker_directories(directory: Path, depth: int) -> Iterator[Path]:
-    try:
-        with os.scandir(directory) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
-    except OSError as error:
-        raise DataError(f"{directory}: cannot be listed: {error.strerror}") from error
-    for name in names:
-        if _SPEAKER.fullmatch(name):
-            yield directory / name
-        elif depth < _MAX_DEPTH:
-            yield from _speaker_directories(directory / name, depth + 1)

@@ -7,7 +7,7 @@ VoxCeleb2's, whose audio is distributed as AAC (`dev/aac/idXXXXX/VIDEO/NNNNN.m4a
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,14 @@ from svkit.stages.prepare.corpus import (
     split_and_write,
 )
 from svkit.stages.prepare.recognise import wrong_tree
-from svkit.stages.prepare.scan import READABLE_SUFFIXES, BadFile, Candidate, find_audio, scan_files
+from svkit.stages.prepare.scan import (
+    READABLE_SUFFIXES,
+    BadFile,
+    Candidate,
+    find_audio,
+    find_speakers,
+    scan_files,
+)
 from svkit.store.lists import OfficialList
 
 LAYOUT = (
@@ -142,34 +149,26 @@ def _target(file: Candidate, conversion: Conversion) -> Path:
 
 def _find_audio(root: Path, progress: Progress) -> _Tree:
     parts: dict[str, dict[str, Candidate]] = {"vox1_dev": {}, "vox1_test": {}, "vox2_dev": {}}
-    with progress.task("listing speakers", None) as task:
-        for directory in _speaker_directories(root):
-            number = int(directory.name[2:])
-            if number in _VOX1:
-                part = "vox1_test" if number in _VOX1_TEST else "vox1_dev"
-            elif any("test" in name.lower() for name in directory.relative_to(root).parts):
-                continue  # VoxCeleb2 test: used neither for training nor by any official list
-            else:
-                part = "vox2_dev"
-            _add_speaker(directory, parts[part])
+    directories = list(find_speakers(root, _SPEAKER, _MAX_DEPTH))
+    with progress.task("listing speakers", len(directories)) as task:
+        for directory in directories:
+            part = _part(directory, root)
+            if part is not None:
+                _add_speaker(directory, parts[part])
             task.advance()
     if not any(parts.values()):
         raise wrong_tree(root, "voxceleb", "no speaker directories idXXXXX with audio below it", LAYOUT)
     return _Tree(**{name: [files[key] for key in sorted(files)] for name, files in parts.items()})
 
 
-def _speaker_directories(directory: Path, depth: int = 0) -> Iterator[Path]:
-    try:
-        names = sorted(
-            entry.name for entry in os.scandir(directory) if entry.is_dir() and entry.name[0] != "."
-        )
-    except OSError as error:
-        raise DataError(f"{directory}: cannot be listed: {error.strerror}") from error
-    for name in names:
-        if _SPEAKER.fullmatch(name):
-            yield directory / name
-        elif depth < _MAX_DEPTH:
-            yield from _speaker_directories(directory / name, depth + 1)
+def _part(directory: Path, root: Path) -> str | None:
+    """Return what a speaker belongs to; None: VoxCeleb2 test, used neither for training nor by any official list."""
+    number = int(directory.name[2:])
+    if number in _VOX1:
+        return "vox1_test" if number in _VOX1_TEST else "vox1_dev"
+    if any("test" in name.lower() for name in directory.relative_to(root).parts):
+        return None
+    return "vox2_dev"
 
 
 def _add_speaker(directory: Path, files: dict[str, Candidate]) -> None:

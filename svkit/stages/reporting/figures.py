@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,13 +76,24 @@ GROUPS = {
 }
 """Title of each group of figures, in the order of the report."""
 
-_Panel = tuple[str, str, Figure]
-"""Name, caption and figure."""
+_Plot = tuple[str, str, Callable[[], Figure]]
+"""Name, caption, and what makes the figure."""
 
 
-def draw_all(report: Report) -> Iterator[Drawing]:
-    """Draw every figure that the facts allow, in the order of the report."""
-    groups: dict[str, Iterator[_Panel]] = {
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One figure that the facts allow, not drawn yet."""
+
+    name: str
+    """Unique in the report, and good as the name of a file."""
+    group: str
+    caption: str
+    plot: Callable[[], Figure]
+
+
+def panels(report: Report) -> list[Panel]:
+    """Return every figure that the facts allow, in the order of the report."""
+    groups: dict[str, Iterator[_Plot]] = {
         "errors": _errors(report),
         "calibration": _calibration(report),
         "cost": _tradeoff(report),
@@ -89,15 +101,28 @@ def draw_all(report: Report) -> Iterator[Drawing]:
         "training": _training(report["training"]),
     }
     names: set[str] = set()
-    for group, panels in groups.items():
-        # The style holds while a panel is drawn, not while the caller has the drawing.
-        while True:
-            with rc_context(_STYLE):
-                panel = next(panels, None)
-                if panel is None:
-                    break
-                drawn = _drawn(group, _unique(panel[0], names), *panel[1:])
-            yield drawn
+    return [
+        Panel(name=_unique(name, names), group=group, caption=caption, plot=plot)
+        for group, plots in groups.items()
+        for name, caption, plot in plots
+    ]
+
+
+def draw(panel: Panel) -> Drawing:
+    """Draw a figure; the style of others in this process stays as it is."""
+    with rc_context(_STYLE):
+        figure = panel.plot()
+        png, svg = io.BytesIO(), io.StringIO()
+        figure.savefig(png, format="png", dpi=130, metadata={"Software": "svkit"})
+        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": "svkit"})
+    return Drawing(
+        name=panel.name,
+        group=panel.group,
+        caption=panel.caption,
+        png=png.getvalue(),
+        svg=svg.getvalue(),
+        is_tall=bool(figure.get_figheight() > figure.get_figwidth()),
+    )
 
 
 def _unique(name: str, names: set[str]) -> str:
@@ -106,16 +131,6 @@ def _unique(name: str, names: set[str]) -> str:
         plain += "-2"
     names.add(plain)
     return plain
-
-
-def _drawn(group: str, name: str, caption: str, figure: Figure) -> Drawing:
-    png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=130, metadata={"Software": "svkit"})
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": "svkit"})
-    is_tall = bool(figure.get_figheight() > figure.get_figwidth())
-    return Drawing(
-        name=name, group=group, caption=caption, png=png.getvalue(), svg=svg.getvalue(), is_tall=is_tall
-    )
 
 
 def _panel(height_inches: float) -> tuple[Figure, Axes]:
@@ -138,16 +153,20 @@ def _looks(report: Report) -> dict[str, tuple[str, str, str]]:
     }
 
 
-def _errors(report: Report) -> Iterator[_Panel]:
+def _errors(report: Report) -> Iterator[_Plot]:
     for name in wording.trial_names(report):
         members = [system for system in report["systems"] if system["trials"]["name"] == name]
         caption = f"{name}: detection error trade-off, with the EER marked"
         if any(system["det"].get("band") for system in members):
             caption += "; shaded: 95 % intervals over speakers"
-        yield f"det-{name}", caption, _det(members, _looks(report))
+        yield f"det-{name}", caption, partial(_det, members, _looks(report))
     for system in report["systems"]:
         caption = f"{wording.system_title(system)}: distribution of the scores, with thresholds"
-        yield f"scores-{wording.label(system)}-{system['trials']['name']}", caption, _histogram(system)
+        yield (
+            f"scores-{wording.label(system)}-{system['trials']['name']}",
+            caption,
+            partial(_histogram, system),
+        )
 
 
 def _det(members: Sequence[Mapping[str, Any]], looks: Mapping[str, tuple[str, str, str]]) -> Figure:
@@ -211,16 +230,16 @@ def _histogram(system: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _calibration(report: Report) -> Iterator[_Panel]:
+def _calibration(report: Report) -> Iterator[_Plot]:
     looks = _looks(report)
     for name in wording.trial_names(report):
         members = [system for system in report["systems"] if system["trials"]["name"] == name]
         members = [system for system in members if system["tippett"]]
         if members:
             caption = f"{name}: Tippett plot, the share of trials whose log-likelihood ratio is at least this"
-            yield f"tippett-{name}", caption, _tippett(members, looks)
+            yield f"tippett-{name}", caption, partial(_tippett, members, looks)
             caption = f"{name}: reliability, on the dotted line ratios mean what they say"
-            yield f"reliability-{name}", caption, _reliability(members, looks)
+            yield f"reliability-{name}", caption, partial(_reliability, members, looks)
 
 
 def _tippett(members: Sequence[Mapping[str, Any]], looks: Mapping[str, tuple[str, str, str]]) -> Figure:
@@ -256,19 +275,20 @@ def _reliability(members: Sequence[Mapping[str, Any]], looks: Mapping[str, tuple
     return figure
 
 
-def _tradeoff(report: Report) -> Iterator[_Panel]:
+def _tradeoff(report: Report) -> Iterator[_Plot]:
     if len([system for system in report["systems"] if system["model_path"]]) < 2:
         return
     yield (
         "tradeoff-size",
         "EER against size; bars: 95 % intervals",
-        _against(report, "size on disk, MB", lambda model: model["size_bytes"] / wording.MEGA),
+        partial(_against, report, "size on disk, MB", lambda model: model["size_bytes"] / wording.MEGA),
     )
     if all(model.get("timing") for model in report["models"] if model["is_evaluated"]):
         yield (
             "tradeoff-time",
             "EER against computing time; bars: 95 % intervals",
-            _against(
+            partial(
+                _against,
                 report,
                 "computing time for 1 s of audio, ms, one thread",
                 lambda model: 1000 * model["timing"]["cpu"],
@@ -301,7 +321,7 @@ def _against(report: Report, text: str, measure: Callable[[Mapping[str, Any]], f
     return figure
 
 
-def _structure(report: Report) -> Iterator[_Panel]:
+def _structure(report: Report) -> Iterator[_Plot]:
     for model in report["models"]:
         if not model["is_evaluated"] or model["sparsity"] <= 0:
             continue
@@ -309,7 +329,7 @@ def _structure(report: Report) -> Iterator[_Panel]:
             kept, dense = np.asarray(model["widths"][key]), np.asarray(model["dense_widths"][key])
             share = 100 * kept.sum() / max(dense.sum(), 1)
             caption = f"{model['path']}: {text}, {kept.sum():,} of {dense.sum():,} kept ({share:.0f} %)"
-            yield f"structure-{model['path']}-{text}", caption, _widths(key, kept, dense)
+            yield f"structure-{model['path']}-{text}", caption, partial(_widths, key, kept, dense)
 
 
 def _widths(key: str, kept: NDArray[np.int64], dense: NDArray[np.int64]) -> Figure:
@@ -330,9 +350,9 @@ def _widths(key: str, kept: NDArray[np.int64], dense: NDArray[np.int64]) -> Figu
     return figure
 
 
-def _training(stages: Sequence[Mapping[str, Any]]) -> Iterator[_Panel]:
+def _training(stages: Sequence[Mapping[str, Any]]) -> Iterator[_Plot]:
     for stage in stages:
-        yield f"training-{stage['stage']}", f"{stage['stage']}: training", _curves(stage)
+        yield f"training-{stage['stage']}", f"{stage['stage']}: training", partial(_curves, stage)
 
 
 def _curves(stage: Mapping[str, Any]) -> Figure:

@@ -1,0 +1,56 @@
+"""Groups of options that several commands share: a dataclass named once in a signature.
+
+Typer reads the options of a command from its signature, and so would have every command repeat the whole list.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+Result = TypeVar("Result")
+
+
+def takes_groups(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Return the command with an option for each field of its parameters that are dataclasses.
+
+    The fields are annotated as parameters of commands are, and all have defaults. A class's own fields come before
+    inherited ones: what is special to a command stands first in its help. A parameter's default, an instance, has
+    other defaults for its options.
+
+    Raises:
+        ValueError: an option that is there twice.
+    """
+    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+    defaults: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        kind = hints[name]
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=kind))
+            continue
+        defaults[name] = kind() if parameter.default is parameter.empty else parameter.default
+        parameters += _options(defaults[name])
+
+    @functools.wraps(command)
+    def expanded(**values: Any) -> Result:
+        for name, group in defaults.items():
+            values[name] = type(group)(**{option.name: values.pop(option.name) for option in _options(group)})
+        return command(**values)
+
+    expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return expanded
+
+
+def _options(group: Any) -> list[inspect.Parameter]:
+    """Return a parameter for each field of a group, with its value there as the default."""
+    hints = get_type_hints(type(group), include_extras=True)
+    own_first = dict.fromkeys(name for kind in type(group).__mro__ for name in inspect.get_annotations(kind))
+    return [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=getattr(group, name), annotation=hints[name]
+        )
+        for name in own_first
+    ]
