@@ -267,7 +267,7 @@ def differences(run: Run, finals: dict[str, Path]) -> list[dict[str, Any]]:
             "first": names[0],
             "second": name,
             "num_speakers": speakers.num_speakers,
-            **comparison.compare(resampled[0], other),
+            **comparison.compare(resampled[0], other, speakers.num_speakers),
         }
         for name, other in zip(names[1:], resampled[1:], strict=True)
     ]
