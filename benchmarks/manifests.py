@@ -409,13 +409,15 @@ def main() -> None:
     parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--machine", default="2-core x86 with AMX", help="kind of machine, for the JSON")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--inside", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
         print(json.dumps(inside(options.work, options.inside[0], options.inside[1:])))
         return
+    import measuring  # torch with it, which the measured processes do without
+
+    machine = measuring.machine(threads=1)
     is_given = options.work is not None
     options.work = options.work or Path(tempfile.mkdtemp(prefix="svkit-manifests-"))
     options.work.mkdir(parents=True, exist_ok=True)
@@ -432,8 +434,7 @@ def main() -> None:
                 measured: Any = in_process(options, part)
             else:
                 measured = [in_process(options, part, size) for size in sizes]
-            about = {"date": date.today().isoformat(), "machine": options.machine, "threads": 1}
-            results[part] = {**about, "measured": measured}
+            results[part] = {"machine": machine, "measured": measured}
     finally:
         if options.json:
             save(options.json, results)
