@@ -51,11 +51,8 @@ def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     wall, cpu = time.perf_counter(), time.process_time()
     result = action()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return result, {
-        "cpu_seconds": round(cpu, 2),
-        "wall_seconds": round(wall, 1),
-        "peak_gb": round(peak_gb(), 2),
-    }
+    peak = round(peak_gb(), 2)
+    return result, {"cpu_seconds": round(cpu, 2), "wall_seconds": round(wall, 1), "peak_gb": peak}
 
 
 def write_rows(path: Path, num_rows: int, corpus: str = "voxblink2") -> None:
@@ -228,12 +225,8 @@ def _link_tree(root: Path, num_files: int) -> None:
         sources.append(root.parent / f"source-{number}.wav")
         soundfile.write(sources[-1], np.random.default_rng(number).uniform(-0.5, 0.5, 16_000), 16_000)
     for number in range(num_files):
-        path = (
-            root
-            / f"id{number // 50:05d}"
-            / f"{number // 5 * 2_654_435_761 % 2**44:011x}"
-            / f"{number:05d}.wav"
-        )
+        session = f"{number // 5 * 2_654_435_761 % 2**44:011x}"
+        path = root / f"id{number // 50:05d}" / session / f"{number:05d}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             path.hardlink_to(sources[number // 30_000])
@@ -311,15 +304,8 @@ def inside(work: Path, part: str, arguments: list[str]) -> dict[str, Any]:
             write_rows(work / f"{name}.parquet", num_rows // 2, name)
         return {}
     if part in LISTS:
-        measure = {
-            "read": measure_read,
-            "read-tsv": measure_tsv,
-            "stats": measure_stats,
-            "split": measure_split,
-            "merge": measure_merge,
-            "train": measure_train,
-        }[part]
-        return measure(work / "list.parquet")
+        measures = (measure_read, measure_tsv, measure_stats, measure_split, measure_merge, measure_train)
+        return measures[LISTS.index(part)](work / "list.parquet")
     with tempfile.TemporaryDirectory(dir=work) as directory:
         return {"scan": measure_scan, "extract": measure_extract}[part](Path(directory), int(arguments[0]))
 
