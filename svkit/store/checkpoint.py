@@ -64,6 +64,11 @@ def read_architecture(directory: Path) -> ModelArchitecture:
 _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
+def _unreadable(path: Path, error: Exception) -> ArtifactError:
+    reason = " ".join(str(error).split())[:200]  # the library quotes what it found, line ends too
+    return ArtifactError(f"{path}: not a readable safetensors file ({reason})")
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file (ArtifactError when missing or corrupt)."""
     if not path.is_file():
@@ -71,7 +76,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except _UNREADABLE as error:
-        raise ArtifactError(f"{path}: not a readable safetensors file ({error})") from error
+        raise _unreadable(path, error) from error
     return tensors
 
 
@@ -83,7 +88,7 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
         with safe_open(path, "pt") as file:
             return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except _UNREADABLE as error:
-        raise ArtifactError(f"{path}: not a readable safetensors file ({error})") from error
+        raise _unreadable(path, error) from error
 
 
 def check_tensors(path: Path) -> None:
@@ -92,7 +97,7 @@ def check_tensors(path: Path) -> None:
         with safe_open(path, "pt"):
             pass
     except _UNREADABLE as error:
-        raise ArtifactError(f"{path}: not a readable safetensors file ({error})") from error
+        raise _unreadable(path, error) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -183,6 +183,7 @@ def _read_parquet(path: Path, required: Sequence[str]) -> pd.DataFrame:
                 row = int(np.argmax(table.column(number).is_null().to_numpy()))
                 raise DataError(f"{path}: row {row + 1}: {name}: expected a value, found null")
             text = table.column(number).cast(pa.large_string())
+            text.validate(full=True)  # arrow takes bytes that are not UTF-8 for text until they are looked at
             table = table.set_column(number, name, text)
     except DataError:
         raise
