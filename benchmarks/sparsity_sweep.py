@@ -108,10 +108,12 @@ def draw(points: list[dict[str, Any]], trials: str) -> Figure:
                 spread = [below, above]
             places = [cost(p) for p in members], [100 * p["eer"] for p in members]
             panel.errorbar(*places, yerr=spread, fmt=marker, color=colour, capsize=4, label=label)
-        for point in pruned:
+        for point in pruned:  # above the bars, upright: neighbours would write over each other
             label = f"{100 * point['sparsity']:.0f} %"
-            place = (cost(point), 100 * point["eer"])
-            panel.annotate(label, place, xytext=(7, -12), textcoords="offset points", fontsize=9)
+            place = (cost(point), 100 * (point["eer_interval"] or {"high": point["eer"]})["high"])
+            style = {"textcoords": "offset points", "fontsize": 9, "rotation": 90, "ha": "center"}
+            panel.annotate(label, place, xytext=(0, 6), va="bottom", **style)
+        panel.margins(y=0.15)
         panel.set(xlabel=text, ylabel=f"EER on {trials}, %")
         panel.set_xlim(left=0)
         panel.set_ylim(bottom=0)
