@@ -22,13 +22,14 @@ def takes_groups(command: Callable[..., Result]) -> Callable[..., Result]:
     Raises:
         ValueError: an option that is there twice.
     """
-    signature, hints = inspect.signature(command), get_type_hints(command, include_extras=True)
+    # Not get_type_hints: Python 3.10 would make Optional[Annotated[...]] of an option whose default is None.
+    signature = inspect.signature(command, eval_str=True)
     defaults: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
-        kind = hints[name]
+        kind = parameter.annotation
         if not (isinstance(kind, type) and is_dataclass(kind)):
-            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=kind))
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
             continue
         defaults[name] = kind() if parameter.default is parameter.empty else parameter.default
         parameters += _options(defaults[name])
