@@ -37,6 +37,12 @@ class TrainingError(SvkitError):
     exit_code = 5
 
 
+def first_line(error: Exception) -> str:
+    """Return the beginning of what a library says, for a message of ours: some quote what they found, line ends too."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
 def terminal_text(message: str, longest: int = 1000) -> str:
     """Return a message that any terminal can take: other characters as escapes, and no line without end."""
     escaped = message.encode("utf-8", "backslashreplace").decode()

@@ -13,7 +13,7 @@ from svkit.audio.features import MIN_SAMPLES
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.architecture import TINY, EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import ExtractConfig, LoraConfig, Recipe
-from svkit.errors import ArtifactError, ConfigError, DataError, first_five
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five, first_line
 from svkit.nn.encoder import Encoder, initialise
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store import checkpoint as store
@@ -257,8 +257,7 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
     except ArtifactError:
         raise
     except Exception as error:  # transformers raises many types for a bad directory
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ArtifactError(f"{name}: the encoder cannot be loaded ({lines[0][:200]}){hint}") from error
+        raise ArtifactError(f"{name}: the encoder cannot be loaded ({first_line(error)}){hint}") from error
     missing = [key for key in report["missing_keys"] if key != "masked_spec_embed"]
     wrong = missing or list(report["mismatched_keys"])
     if wrong:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from svkit.config.architecture import ModelArchitecture
-from svkit.errors import ArtifactError
+from svkit.errors import ArtifactError, first_line
 from svkit.store.atomic import one_line, read_json, replacing, write_json, write_text
 from svkit.store.strict_json import check_fields, load_json
 from svkit.store.tables import read_table, write_table
@@ -65,8 +65,7 @@ _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, Attrib
 
 
 def _unreadable(path: Path, error: Exception) -> ArtifactError:
-    reason = " ".join(str(error).split())[:200]  # the library quotes what it found, line ends too
-    return ArtifactError(f"{path}: not a readable safetensors file ({reason})")
+    return ArtifactError(f"{path}: not a readable safetensors file ({first_line(error)})")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

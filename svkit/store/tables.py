@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
-from svkit.errors import DataError, first_five
+from svkit.errors import DataError, first_five, first_line
 from svkit.store.atomic import replacing
 from svkit.store.coded import row_blocks
 
@@ -188,8 +188,7 @@ def _read_parquet(path: Path, required: Sequence[str]) -> pd.DataFrame:
     except DataError:
         raise
     except Exception as error:  # pyarrow raises many types for a bad file
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise DataError(f"{path}: not a parquet file of text: {lines[0][:200]}") from error
+        raise DataError(f"{path}: not a parquet file of text: {first_line(error)}") from error
     return _frame(table)
 
 
