@@ -1,11 +1,12 @@
 """`svkit extract` against the published loop, as whole processes: wall and CPU time, embeddings compared.
 
     python benchmarks/extract_speed.py --manifest exp-folder/data/eval.tsv [--model exp-folder/finetune/lmft]
-        [--limit 120] [--dtype bfloat16] [--threads 1] [--json FILE]
+        [--limit 120] [--dtypes bfloat16 int8] [--threads 1] [--json FILE]
 
 The published loop embeds one utterance at a time: transformers' feature extractor and `Wav2Vec2BertModel`, all hidden
 states kept, then the head, in fp32. Without --model both use a full-size model with random weights, and a subset of the
-manifest, evenly spaced. With --trials the EER of both is computed too.
+manifest, evenly spaced. With --trials the EER of each is computed too. The limit: multiply-adds of all products, as
+`svkit info` counts them, at the rate of a square product.
 """
 
 import argparse
@@ -27,7 +28,8 @@ from numpy.typing import NDArray
 from svkit.store.embeddings import read_embeddings
 
 TARGET = 3.0
-TARGET_COSINE = {"bfloat16": 0.999, "float32": 0.99999}
+TARGET_INT8 = 1.5
+TARGET_COSINE = {"int8": 0.999, "bfloat16": 0.999, "float32": 0.99999}
 
 
 def published_loop(model_directory: Path, manifest_path: Path, out: Path) -> None:
@@ -111,6 +113,35 @@ def eer(embeddings: NDArray[np.float32], table: pd.DataFrame, trials_path: Path)
     return 100 * metrics.equal_error_rate(metrics.error_curve(scores, labels))
 
 
+def work_of(model: Path, table: pd.DataFrame) -> float:
+    """Multiply-adds of all utterances by the model's own lengths, without padding."""
+    from svkit.pruning.counting import macs
+    from svkit.store.checkpoint import read_architecture
+
+    architecture = read_architecture(model)
+    seconds = table["num_samples"].astype(int) / table["sample_rate_hz"].astype(int)
+    return float(sum(macs(architecture, int(50 * min(length, 60))).total for length in seconds))
+
+
+def make_commands(options: argparse.Namespace, model: Path, work: Path) -> dict[str, list[str]]:
+    """Return what is run in a process of its own, by label."""
+    return {
+        "published loop, fp32": [
+            *(sys.executable, __file__, "--manifest", str(options.manifest)),
+            *("--threads", str(options.threads)),
+            *("--inside", str(model), str(work / "subset.tsv"), str(work / "published.npy")),
+        ],
+        **{
+            f"svkit extract, {dtype}": [
+                *(sys.executable, "-m", "svkit", "extract", "--model", str(model)),
+                *("--exp", str(work / "exp"), "--manifest", str(work / "subset.tsv"), "--preset", "tiny"),
+                *("--dtype", dtype, "--out", str(work / dtype)),
+            ]
+            for dtype in options.dtypes
+        },
+    }
+
+
 def main() -> None:
     """Run both, compare, print."""
     parser = argparse.ArgumentParser(
@@ -120,7 +151,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a dense checkpoint (default: full size, random weights)")
     parser.add_argument("--trials", type=Path)
     parser.add_argument("--limit", type=int, help="utterances (default: 120 at full size, else all)")
-    parser.add_argument("--dtype", choices=TARGET_COSINE, default="float32")
+    parser.add_argument("--dtypes", nargs="+", choices=TARGET_COSINE, default=["float32"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--inside", nargs=3, type=Path, help=argparse.SUPPRESS)
@@ -140,32 +171,14 @@ def main() -> None:
         model = options.model or work / "model"
         if options.model is None:
             make_random_model(model)
-        commands = {
-            "published loop, fp32": [
-                *(sys.executable, __file__, "--manifest", str(options.manifest)),
-                *("--threads", str(options.threads)),
-                *("--inside", str(model), str(work / "subset.tsv"), str(work / "published.npy")),
-            ],
-            f"svkit extract, {options.dtype}": [
-                *(
-                    sys.executable,
-                    "-m",
-                    "svkit",
-                    "extract",
-                    "--model",
-                    str(model),
-                    "--exp",
-                    str(work / "exp"),
-                ),
-                *("--manifest", str(work / "subset.tsv"), "--dtype", options.dtype, "--preset", "tiny"),
-                *("--out", str(work / "own")),
-            ],
-        }
+        commands = make_commands(options, model, work)
         times = {label: whole_process(command, options.threads) for label, command in commands.items()}
-        published, own = np.load(work / "published.npy"), read_embeddings(work / "own").matrix
-    similar = cosines(published, own)
-    baseline, ours = times.values()
+        matrices = [np.load(work / "published.npy")]
+        matrices += [read_embeddings(work / dtype).matrix for dtype in options.dtypes]
+        multiply_adds = work_of(model, table)
+    baseline = times["published loop, fp32"]
     audio = float((table["num_samples"].astype(int) / table["sample_rate_hz"].astype(int)).sum())
+    lowest = [float(cosines(matrices[0], matrix).min()) for matrix in matrices]
     rows = [
         (
             label,
@@ -177,23 +190,43 @@ def main() -> None:
         )
         for label, taken in times.items()
     ]
-    columns = ("whole process", "wall s", "cpu s", "x, cpu", "x, wall", "audio s / cpu s")
+    rows = [(*row, cosine, multiply_adds / row[2] / 1e9) for row, cosine in zip(rows, lowest, strict=True)]
+    columns = (
+        "whole process",
+        "wall s",
+        "cpu s",
+        "x, cpu",
+        "x, wall",
+        "audio s / cpu s",
+        "lowest cosine",
+        "GMAC/s",
+    )
     print(measuring.table(columns, rows))
-    print(f"{len(table)} utterances, {audio:.0f} s; cosine to the published loop: lowest {similar.min():.6f}")
-    facts: dict[str, object] = {"utterances": len(table), "audio_seconds": audio}
-    if options.trials:
-        facts["eer_percent"] = [eer(matrix, table, options.trials) for matrix in (published, own)]
-        print("EER of both:", json.dumps(facts["eer_percent"]))
+    peaks = {name: measuring.matmul_peak(getattr(torch, name)) / 1e9 for name in ("float32", "bfloat16")}
+    print(
+        f"{len(table)} utterances, {audio:.0f} s, {multiply_adds / 1e9:,.0f} GMAC; square products reach "
+        + ", ".join(f"{peak:.0f} GMAC/s in {name}" for name, peak in peaks.items())
+    )
+    rates = [eer(matrix, table, options.trials) for matrix in matrices] if options.trials else None
+    print("EER of each:", json.dumps(rates))
     measuring.save(
         options.json,
         options.threads,
-        model=str(options.model or "full size, random weights"),
-        lowest_cosine=float(similar.min()),
+        model="trained" if options.model else "full size, random weights",
+        matmul_peak_gmacs=peaks,
         rows=[dict(zip(columns, row, strict=True)) for row in rows],
-        **facts,
+        utterances=len(table),
+        audio_seconds=audio,
+        eer_percent=rates,
     )
-    assert similar.min() >= TARGET_COSINE[options.dtype]
-    sys.exit(baseline.cpu / ours.cpu < TARGET)
+    for dtype, cosine in zip(options.dtypes, lowest[1:], strict=True):
+        assert cosine >= TARGET_COSINE[dtype], (dtype, cosine)
+    missed = [baseline.cpu / times[f"svkit extract, {dtype}"].cpu < TARGET for dtype in options.dtypes]
+    if {"bfloat16", "int8"} <= set(options.dtypes):
+        gain = times["svkit extract, bfloat16"].cpu / times["svkit extract, int8"].cpu
+        print(f"int8 over bfloat16: {gain:.2f} x (target {TARGET_INT8})")
+        missed.append(gain < TARGET_INT8)
+    sys.exit(any(missed))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ again within the parameters of the published structure.
 """
 
 import argparse
+import copy
 import functools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import measuring
@@ -18,9 +20,9 @@ from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import HeadConfig
+from svkit.nn import inference
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.pruning.counting import encoder_parameters, macs
-from svkit.stages.extract import cast_linear_layers
 
 # Widths of the published pruned model (arXiv 2510.04213, published checkpoint).
 PUBLISHED = {
@@ -35,6 +37,7 @@ PUBLISHED = {
         "1916 1982 1587 1189 679 330 828 55 518 328 118 40 94 218 182 441 669 795 509 370 297 331 224 16"
     ),
 }
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ROUNDINGS = (1, 8, 16, 32, 64)
 TARGETS = {"fp32": 4.1, "bf16": 3.6}
 """Of the best rounding, against our own dense model."""
@@ -66,6 +69,7 @@ class StockModel(torch.nn.Module):
 
     def __init__(self, network: SpeakerNetwork) -> None:
         super().__init__()
+        network = copy.deepcopy(network)
         self.features, self.head, self.architecture = network.features, network.head, network.architecture
         self.model = Wav2Vec2BertModel(Wav2Vec2BertConfig(layerdrop=0.0))
 
@@ -73,6 +77,23 @@ class StockModel(torch.nn.Module):
         """Embed a batch of equal lengths."""
         states = self.model(self.features(waveforms)[0], output_hidden_states=True).hidden_states
         return self.head.pool([self.head.adapt(index, state) for index, state in enumerate(states)], None)
+
+
+def make_models(
+    structures: Mapping[str, EncoderArchitecture], dtype: torch.dtype
+) -> dict[str, SpeakerNetwork | StockModel]:
+    """Build every structure as `svkit extract` prepares it, and the stock model with its weights cast once."""
+    models: dict[str, SpeakerNetwork | StockModel] = {
+        name: SpeakerNetwork(ModelArchitecture(encoder=encoder, head=HeadConfig())).eval()
+        for name, encoder in structures.items()
+    }
+    stock = StockModel(models["dense"]).eval()
+    for model in models.values():
+        inference.prepare(model, dtype)
+    for module in stock.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.to(dtype)
+    return {**models, "stock dense": stock}
 
 
 @torch.inference_mode()
@@ -93,18 +114,11 @@ def main() -> None:
     )
     structures = {"dense": W2V_BERT_2} | {f"round_to {step}": rounded(published, step) for step in ROUNDINGS}
     torch.manual_seed(0)
-    models: dict[str, torch.nn.Module] = {
-        name: SpeakerNetwork(ModelArchitecture(encoder=encoder, head=HeadConfig())).eval()
-        for name, encoder in structures.items()
-    }
-    models["stock dense"] = StockModel(models["dense"]).eval()
     waveforms = 0.1 * torch.randn(options.batch_size, int(options.seconds * 16_000))
     rows = []
     columns = ("dtype", "structure", "parameters", "GMACs, 1 s", "cpu s", "wall s", "x dense", "x stock")
-    for dtype in ("fp32", "bf16"):
-        if dtype == "bf16":
-            for model in models.values():
-                cast_linear_layers(model, torch.bfloat16)
+    for dtype in DTYPES:
+        models = make_models(structures, DTYPES[dtype])
 
         def embed(model: torch.nn.Module, is_bf16: bool = dtype == "bf16") -> None:
             with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):

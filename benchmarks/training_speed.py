@@ -38,7 +38,6 @@ def build(stage: str, way: str, recipe: Any, num_classes: int) -> tuple[Any, Any
     from svkit.nn.margin import ArcFaceClassifier, arcface_logits
     from svkit.nn.speaker import SpeakerNetwork
     from svkit.pruning.gates import EncoderGates
-    from svkit.stages.models import tiny_architecture
     from svkit.train.tasks import (
         ClassificationTask,
         DistillationTask,
@@ -46,7 +45,11 @@ def build(stage: str, way: str, recipe: Any, num_classes: int) -> tuple[Any, Any
         distillation_losses,
     )
 
-    encoder = tiny_architecture(recipe) if recipe.name == "tiny" else W2V_BERT_2
+    encoder = W2V_BERT_2
+    if recipe.name == "tiny":
+        from svkit.stages.models import tiny_architecture  # reads audio, which a lent GPU machine cannot
+
+        encoder = tiny_architecture(recipe)
     network = SpeakerNetwork(ModelArchitecture(encoder=encoder, head=recipe.head))
     is_stock = way == "published"
     if is_stock:

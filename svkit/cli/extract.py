@@ -17,6 +17,7 @@ class Dtype(str, Enum):
     AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 Models = Annotated[
@@ -24,7 +25,11 @@ Models = Annotated[
     typer.Option("--model", metavar="CKPT", help="Repeatable [default: final dense and final pruned model]."),
 ]
 Precision = Annotated[
-    Dtype, typer.Option("--dtype", help="auto: bfloat16 where the device is fast at it, float32 otherwise.")
+    Dtype,
+    typer.Option(
+        "--dtype",
+        help="auto: bfloat16 where the device is fast at it, float32 otherwise; int8: x86 processors only.",
+    ),
 ]
 
 

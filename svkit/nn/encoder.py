@@ -79,12 +79,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, inner_size: int) -> None:
         super().__init__()
-        self.intermediate_dense = nn.Linear(hidden_size, inner_size)
+        self.intermediate_dense: nn.Module = nn.Linear(hidden_size, inner_size)
+        self.activation: nn.Module = nn.SiLU()
         self.output_dense = nn.Linear(inner_size, hidden_size)
 
     def forward(self, hidden_BTD: Tensor, gate: Tensor | None = None) -> Tensor:
         """Apply the branch; `gate` [F] multiplies the inner units."""
-        inner_BTF = functional.silu(self.intermediate_dense(hidden_BTD))
+        inner_BTF = self.activation(self.intermediate_dense(hidden_BTD))
         if gate is None:
             return self.output_dense(inner_BTF)
         return self.output_dense(inner_BTF * gate.to(inner_BTF.dtype)) * _alive(gate)
@@ -155,7 +156,10 @@ class SelfAttention(nn.Module):
         self.linear_k = nn.Linear(architecture.hidden_size, inner)
         self.linear_v = nn.Linear(architecture.hidden_size, inner)
         self.linear_out = nn.Linear(inner, architecture.hidden_size)
-        self.distance_embedding = nn.Embedding(self.left + self.right + 1, architecture.head_size)
+        # Not drawn by nn.Embedding: a normal distribution on the meta device, where checkpoints are checked, makes
+        # torch import its decompositions, which takes as long as importing torch.
+        distances = torch.empty(self.left + self.right + 1, architecture.head_size).uniform_(-0.02, 0.02)
+        self.distance_embedding = nn.Embedding.from_pretrained(distances, freeze=False)
 
     def forward(self, hidden_BTD: Tensor, key_bias: Tensor | None, gate: Tensor | None = None) -> Tensor:
         """Attend.
@@ -168,7 +172,8 @@ class SelfAttention(nn.Module):
         batch, frames, _ = hidden_BTD.shape
 
         def split(projected: Tensor) -> Tensor:
-            return projected.view(batch, frames, self.num_heads, self.head_size).transpose(1, 2)
+            # Contiguous: the batched products of strided heads take up to twice the time on a CPU.
+            return projected.view(batch, frames, self.num_heads, self.head_size).transpose(1, 2).contiguous()
 
         query = split(self.linear_q(hidden_BTD)) * (1 / math.sqrt(self.head_size))
         key, value = split(self.linear_k(hidden_BTD)), split(self.linear_v(hidden_BTD))
@@ -276,7 +281,9 @@ class ConformerLayer(nn.Module):
     def forward(self, hidden_BTD: Tensor, key_bias: Tensor | None, gates: LayerGates = NO_GATES) -> Tensor:
         """Apply the layer; see `SelfAttention.forward` for `key_bias`."""
         if self.ffn1 is not None and self.ffn1_layer_norm is not None:
-            hidden_BTD = hidden_BTD + 0.5 * self.ffn1(self.ffn1_layer_norm(hidden_BTD), gates.ffn1)
+            hidden_BTD = torch.add(
+                hidden_BTD, self.ffn1(self.ffn1_layer_norm(hidden_BTD), gates.ffn1), alpha=0.5
+            )
         if self.self_attn is not None and self.self_attn_layer_norm is not None:
             hidden_BTD = hidden_BTD + self.self_attn(
                 self.self_attn_layer_norm(hidden_BTD), key_bias, gates.heads
@@ -284,7 +291,9 @@ class ConformerLayer(nn.Module):
         if self.conv_module is not None:
             hidden_BTD = hidden_BTD + self.conv_module(hidden_BTD, gates.conv)
         if self.ffn2 is not None and self.ffn2_layer_norm is not None:
-            hidden_BTD = hidden_BTD + 0.5 * self.ffn2(self.ffn2_layer_norm(hidden_BTD), gates.ffn2)
+            hidden_BTD = torch.add(
+                hidden_BTD, self.ffn2(self.ffn2_layer_norm(hidden_BTD), gates.ffn2), alpha=0.5
+            )
         return self.final_layer_norm(hidden_BTD)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from svkit.config.schema import ExtractConfig, Recipe
 from svkit.data.evaluation import LengthSortedBatches, read_batches
 from svkit.errors import ArtifactError, DataError, first_five
+from svkit.nn import inference
 from svkit.progress import Progress
 from svkit.stages.finished import is_current
 from svkit.stages.models import SpeakerModel, load_model
@@ -28,7 +29,12 @@ from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import Manifest, read_manifest
 from svkit.store.provenance import plain, sha256_artifact
 
-DTYPES = {"auto": "auto", "float32": "fp32", "bfloat16": "bf16"}
+DTYPES = {
+    "float32": (torch.float32, "fp32"),
+    "bfloat16": (torch.bfloat16, "bf16"),
+    "int8": (torch.int8, "fp32"),
+}
+"""Of the products in linear layers, and the precision of all else, by what is asked for; auto: the recipe decides."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,9 +115,8 @@ def run(request: ExtractRequest, progress: Progress) -> ExtractResult:
         if may_keep and is_done:
             progress.note(f"{job.out} is finished, with equal inputs")
             continue
-        accelerator = accelerator or make_accelerator(
-            DTYPES[request.dtype] if request.dtype != "auto" else request.recipe.precision
-        )
+        precision = request.recipe.precision if request.dtype == "auto" else DTYPES[request.dtype][1]
+        accelerator = accelerator or make_accelerator(precision)
         _extract(job, accelerator, progress)
     return ExtractResult(embeddings=[job.out for job in jobs])
 
@@ -151,8 +156,8 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
         overwrite=request.overwrite,
     ) as output:
         model.to(accelerator.device)
-        if accelerator.mixed_precision == "bf16":
-            cast_linear_layers(model, torch.bfloat16)
+        dtype = _dtype(job, accelerator)
+        inference.prepare(model, dtype)
         parts = _Parts(job.out / store.RESUME_NAME, accelerator, request.recipe.save.extraction_seconds)
         started, cpu_started = time.perf_counter(), time.process_time()
         resumed = _embed_missing(model, manifest, config, accelerator, parts, progress, job)
@@ -161,6 +166,7 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
         if accelerator.is_main_process:
             matrix = parts.assemble(manifest, model.architecture.head.embedding_dim)
             meta = _meta(job, manifest, accelerator, config)
+            meta["dtype"] = str(dtype).removeprefix("torch.")
             # Times of a resumed run would leave out what was done before.
             meta |= {"wall_seconds": None if resumed else wall, "cpu_seconds": None if resumed else cpu}
             write_embeddings(job.out, [str(name) for name in manifest.utterance_ids], matrix, meta)
@@ -200,13 +206,6 @@ def _embed_missing(
                 sys.exit(128 + stop.received)
         parts.save()
     return num_missing < len(manifest)
-
-
-def cast_linear_layers(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights of linear layers once; autocast would do it in every batch, to the same numbers."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.to(dtype)
 
 
 class _Parts:
@@ -256,6 +255,12 @@ class _Parts:
         return matrix
 
 
+def _dtype(job: _Job, accelerator: Accelerator) -> torch.dtype:
+    if job.request.dtype != "auto":
+        return DTYPES[job.request.dtype][0]
+    return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+
+
 def _meta(job: _Job, manifest: Manifest, accelerator: Accelerator, config: ExtractConfig) -> dict[str, Any]:
     durations = np.minimum(manifest.durations_seconds, config.max_seconds)
     return {
@@ -266,7 +271,6 @@ def _meta(job: _Job, manifest: Manifest, accelerator: Accelerator, config: Extra
             "sha256": sha256_artifact(job.inputs["manifest"]),
         },
         "max_seconds": config.max_seconds,
-        "dtype": "bfloat16" if accelerator.mixed_precision == "bf16" else "float32",
         "device": str(accelerator.device),
         "audio_seconds": float(durations.sum()),
     }
