@@ -1,4 +1,4 @@
-"""Training crops a second on one core: reading, speed change, noise and reverberation (issue 4).
+"""Training crops a second on one core: reading, speed change, noise, reverberation, and the features of each batch.
 
     python benchmarks/data_loading.py ../shared/voices --json data_loading.json
 
@@ -16,6 +16,7 @@ import measuring
 import pandas as pd
 import torch
 
+from svkit.audio.features import FeatureExtractor
 from svkit.config.schema import AugmentConfig, DataConfig
 from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
@@ -41,12 +42,13 @@ def list_audio(root: Path, files: Iterable[Path], **extra: str) -> Manifest:
 
 def crops_per_second(dataset: CropDataset, data: DataConfig, num_batches: int) -> dict[str, float]:
     """Load batches in this process and time them, after one batch of warm-up per ten."""
-    batches = EpochBatches(len(dataset), data, seed=1)
+    batches, features = EpochBatches(len(dataset), data, seed=1), FeatureExtractor()
     for _ in build_loader(dataset, TrainSampler(batches, 0, max(4, num_batches // 4)), num_workers=0):
         pass
     wall, cpu = time.perf_counter(), time.process_time()
     count = 0
     for waveforms, _ in build_loader(dataset, TrainSampler(batches, 1000, num_batches), num_workers=0):
+        features(waveforms)
         count += len(waveforms)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {"crops": count, "crops_per_wall_second": count / wall, "crops_per_cpu_second": count / cpu}

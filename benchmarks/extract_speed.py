@@ -160,7 +160,7 @@ def main() -> None:
         measuring.start(options.threads)
         published_loop(*options.inside)
         return
-    measuring.start(options.threads)
+    torch.set_num_threads(options.threads)  # and freed memory goes back: the random model is large
     table = pd.read_csv(options.manifest, sep="\t", dtype=str, keep_default_na=False)
     table["path"] = [str((options.manifest.parent / path).resolve()) for path in table["path"]]
     limit = options.limit or (len(table) if options.model else 120)

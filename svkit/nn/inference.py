@@ -42,7 +42,8 @@ class QuantisedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach()
-        scales = (weight.abs().amax(dim=1).double() / 127).clamp(min=torch.finfo(torch.float32).tiny)
+        largest = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))
+        scales = (largest.double() / 127).clamp(min=torch.finfo(torch.float32).tiny)
         zeros = torch.zeros(len(weight), dtype=torch.int64)
         quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         engine = torch.backends.quantized.engine

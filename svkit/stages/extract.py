@@ -22,12 +22,12 @@ from svkit.nn import inference
 from svkit.progress import Progress
 from svkit.stages.finished import is_current
 from svkit.stages.models import SpeakerModel, load_model
-from svkit.stages.training import StopSignal, make_accelerator, open_stage
+from svkit.stages.training import StageOutput, StopSignal, make_accelerator, open_stage
 from svkit.stages.validation import embed_batch, refuse_short
 from svkit.store import checkpoint as store
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import Manifest, read_manifest
-from svkit.store.provenance import plain, sha256_artifact
+from svkit.store.provenance import plain
 
 DTYPES = {
     "float32": (torch.float32, "fp32"),
@@ -147,6 +147,9 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
     model = load_model(job.checkpoint)
     manifest = read_manifest(job.inputs["manifest"], request.audio_root)
     refuse_short(manifest)
+    model.to(accelerator.device)
+    dtype = _dtype(job, accelerator)
+    inference.prepare(model, dtype)
     with open_stage(
         accelerator,
         job.out,
@@ -155,9 +158,6 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
         inputs=job.inputs,
         overwrite=request.overwrite,
     ) as output:
-        model.to(accelerator.device)
-        dtype = _dtype(job, accelerator)
-        inference.prepare(model, dtype)
         parts = _Parts(job.out / store.RESUME_NAME, accelerator, request.recipe.save.extraction_seconds)
         started, cpu_started = time.perf_counter(), time.process_time()
         resumed = _embed_missing(model, manifest, config, accelerator, parts, progress, job)
@@ -165,7 +165,7 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             matrix = parts.assemble(manifest, model.architecture.head.embedding_dim)
-            meta = _meta(job, manifest, accelerator, config)
+            meta = _meta(job, output, manifest, accelerator)
             meta["dtype"] = str(dtype).removeprefix("torch.")
             # Times of a resumed run would leave out what was done before.
             meta |= {"wall_seconds": None if resumed else wall, "cpu_seconds": None if resumed else cpu}
@@ -261,14 +261,14 @@ def _dtype(job: _Job, accelerator: Accelerator) -> torch.dtype:
     return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
 
 
-def _meta(job: _Job, manifest: Manifest, accelerator: Accelerator, config: ExtractConfig) -> dict[str, Any]:
+def _meta(job: _Job, output: StageOutput, manifest: Manifest, accelerator: Accelerator) -> dict[str, Any]:
+    config = job.request.recipe.extract
     durations = np.minimum(manifest.durations_seconds, config.max_seconds)
     return {
         "model": job.name,
-        "checkpoint": {"path": job.checkpoint.as_posix(), "sha256": sha256_artifact(job.checkpoint)},
-        "manifest": {
-            "path": job.inputs["manifest"].as_posix(),
-            "sha256": sha256_artifact(job.inputs["manifest"]),
+        **{
+            name: {"path": path.as_posix(), "sha256": output.input_hash(name)}
+            for name, path in job.inputs.items()
         },
         "max_seconds": config.max_seconds,
         "device": str(accelerator.device),

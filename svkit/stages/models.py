@@ -1,13 +1,15 @@
 """Where files meet modules: build and load encoders and speaker models, strictly."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from svkit.audio.features import MIN_SAMPLES
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
@@ -26,6 +28,20 @@ Recording = NDArray[np.floating] | str | os.PathLike[str]
 """Samples, or an audio file."""
 
 
+class _WithoutDraws(TorchFunctionMode):
+    """Leaves new parameters as the allocator gives them: they are loaded next, and drawing them takes 6 s at full size.
+
+    On the meta device, where shapes are checked, a normal distribution makes torch import its decompositions, 1.4 s.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 class SpeakerModel(SpeakerNetwork):
     """A speaker model that loads from a checkpoint directory and embeds arrays (`svkit.SpeakerModel`)."""
 
@@ -41,7 +57,8 @@ class SpeakerModel(SpeakerNetwork):
         check_buildable(
             architecture, store.read_shapes(path / store.MODEL_NAME), str(path / store.MODEL_NAME)
         )
-        model = cls(architecture)
+        with _WithoutDraws():
+            model = cls(architecture)
         load_into(model, store.read_tensors(path / store.MODEL_NAME), str(path / store.MODEL_NAME))
         adapter = store.read_adapter(path)
         if adapter is not None:
@@ -119,7 +136,7 @@ def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequen
         ArtifactError: names keys and shapes that do not fit.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutDraws():
             expected = SpeakerNetwork(architecture).state_dict()
     except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__

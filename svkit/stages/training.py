@@ -124,6 +124,11 @@ class StageOutput:
         self.is_resumed = is_resumed
         self._output = output
 
+    def input_hash(self, name: str) -> str:
+        """Return the sha256 that an input had when the stage began (main process)."""
+        assert self._output is not None
+        return next(entry["sha256"] for entry in self._output.inputs if entry["name"] == name)
+
     def finish(self, extra: Mapping[str, Any]) -> None:
         """Write the provenance (main process), then wait for each other."""
 
