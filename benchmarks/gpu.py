@@ -12,8 +12,8 @@ weights and optimiser included. A case that the device lacks memory for is a row
 
 `of peak`: multiply-adds a second as a part of what large bf16 products reach. Forward, they are counted by
 `svkit.pruning.counting.macs`: the products with distance embeddings, features, LoRA, gates and classifier are left out
-(together about 2 %), so it is a little low. Training: see `PASSES`. The target of extraction is for the faster of both
-ways, compiled and not; there are no targets at the tiny size.
+(together about 2 %), so it is a little low. Training: see `training_speed.PASSES`. The target of extraction is for the
+faster of both ways, compiled and not; there are no targets at the tiny size.
 """
 
 import argparse
@@ -43,6 +43,7 @@ from svkit.nn.encoder import Encoder, initialise
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.pruning.counting import macs
 from svkit.train.loop import LoopPlan, make_optimizer, run_loop
+from svkit.train.tasks import DistillationTask
 
 EXTRACT, COMPILED = "extract", " compiled"
 SIZES = {"full": ("w2v-bert-2.0", W2V_BERT_2, 64), "tiny": ("tiny", TINY, 16)}
@@ -50,10 +51,6 @@ SIZES = {"full": ("w2v-bert-2.0", W2V_BERT_2, 64), "tiny": ("tiny", TINY, 16)}
 TARGETS = {"full": {"extract dense": 0.5, "joint": 0.4}, "tiny": {}}
 """Part of the device's bf16 product rate."""
 TARGET_COSINE = 0.999
-PASSES = {"lora": (2, 3), "head": (1, 3), "joint": (3, 3), "lmft": (3, 3), "prune": (4, 0), "distill": (4, 0)}
-"""Multiply-adds of a training step, in forward passes of encoder and head. Every product of a trained layer is made
-three times: forward, for the gradient of its input, for that of its weight. lora: the gradients pass through the frozen
-encoder, 2. head: they end before it, 1. prune and distill: the teacher's forward pass and 3 of the student, no head."""
 CROP_SECONDS, UTTERANCE_SECONDS = 3.0, 8.0
 WARM_UP = 3
 """Steps before the clock starts."""
@@ -211,6 +208,8 @@ def training(stage: str, size: str, batch: int, steps: int, device: torch.device
     for module in task.modules():
         if isinstance(module, Encoder):  # a frozen one runs without
             module.set_conv_dropout(0.0 if stage in ("lora", "head") else config.conv_dropout)
+    if isinstance(task, DistillationTask):
+        task.to(device).prepare_teacher(torch.bfloat16)
     optimizer = make_optimizer(task, optim)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
     wrapped = accelerator.prepare_model(task)
@@ -246,7 +245,12 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument("--stages", nargs="+", choices=(EXTRACT, *PASSES), default=[EXTRACT, *PASSES])
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        choices=(EXTRACT, *training_speed.PASSES),
+        default=[EXTRACT, *training_speed.PASSES],
+    )
     parser.add_argument("--batch-size", type=int, help="crops in a training step (default: 64, tiny 16)")
     parser.add_argument("--batch-seconds", type=float, help="audio in a batch of extraction (the recipe's)")
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
@@ -272,9 +276,8 @@ def main() -> None:
             what = f"{EXTRACT} {structure}{way}"
             report.add(what, utterances, UTTERANCE_SECONDS, work, attempt(case))
     architecture = ModelArchitecture(encoder=dense, head=recipe.head)
-    count = macs(architecture, num_frames(int(CROP_SECONDS * SAMPLE_RATE_HZ)))
     for stage in [stage for stage in options.stages if stage != EXTRACT]:
-        work = PASSES[stage][0] * count.encoder + PASSES[stage][1] * count.head
+        work = training_speed.multiply_adds(stage, architecture, CROP_SECONDS)
         case = functools.partial(training, stage, options.size, batch_size, options.steps, device)
         report.add(stage, batch_size, CROP_SECONDS, work, attempt(case))
     print(measuring.table(COLUMNS, report.rows))

@@ -5,7 +5,8 @@
 
 Random weights, noise as audio. A step: features, forward, backward, clipping, AdamW. Each measurement runs in a
 process of its own, so that the peak of its memory is its own; the time is the fastest of the steps after the first.
-`benchmarks/published_training.py` is the baseline.
+`benchmarks/published_training.py` is the baseline. The limit: the multiply-adds of `PASSES` at the rate of a square
+product.
 """
 
 import argparse
@@ -24,7 +25,32 @@ TARGETS = {"full": 1.05, "tiny": 1.5}
 TARGET_BF16 = 2.0
 SIZES = {"full": ("w2v-bert-2.0", 2, 3.0), "tiny": ("tiny", 16, 2.0)}
 """Preset, batch size and seconds of a crop."""
+PASSES = {"lora": (2, 3), "head": (1, 3), "joint": (3, 3), "lmft": (3, 3), "prune": (4, 0), "distill": (4, 0)}
+"""Multiply-adds of a training step, in forward passes of encoder and head. Every product of a trained layer is made
+three times: forward, for the gradient of its input, for that of its weight. lora: the gradients pass through the frozen
+encoder, 2. head: they end before it, 1. prune and distill: the teacher's forward pass and 3 of the student, no head."""
 NUM_CLASSES = {"full": 3 * 5994, "tiny": 5 * 42}
+
+
+def architecture_of(recipe: Any) -> Any:
+    """Architecture of the model that a recipe trains."""
+    from svkit.config.architecture import W2V_BERT_2, ModelArchitecture
+
+    encoder = W2V_BERT_2
+    if recipe.name == "tiny":
+        from svkit.stages.models import tiny_architecture  # reads audio, which a lent GPU machine cannot
+
+        encoder = tiny_architecture(recipe)
+    return ModelArchitecture(encoder=encoder, head=recipe.head)
+
+
+def multiply_adds(stage: str, architecture: Any, seconds: float) -> int:
+    """Multiply-adds of a training step for one crop; LoRA, distance embeddings, gates and classifier are left out."""
+    from svkit.audio.features import SAMPLE_RATE_HZ, num_frames
+    from svkit.pruning.counting import macs
+
+    count = macs(architecture, num_frames(int(seconds * SAMPLE_RATE_HZ)))
+    return PASSES[stage][0] * count.encoder + PASSES[stage][1] * count.head
 
 
 def build(stage: str, way: str, recipe: Any, num_classes: int) -> tuple[Any, Any]:
@@ -33,7 +59,6 @@ def build(stage: str, way: str, recipe: Any, num_classes: int) -> tuple[Any, Any
     from published_training import StockEncoder
     from torch.nn import functional
 
-    from svkit.config.architecture import W2V_BERT_2, ModelArchitecture
     from svkit.nn import lora
     from svkit.nn.margin import ArcFaceClassifier, arcface_logits
     from svkit.nn.speaker import SpeakerNetwork
@@ -45,12 +70,8 @@ def build(stage: str, way: str, recipe: Any, num_classes: int) -> tuple[Any, Any
         distillation_losses,
     )
 
-    encoder = W2V_BERT_2
-    if recipe.name == "tiny":
-        from svkit.stages.models import tiny_architecture  # reads audio, which a lent GPU machine cannot
-
-        encoder = tiny_architecture(recipe)
-    network = SpeakerNetwork(ModelArchitecture(encoder=encoder, head=recipe.head))
+    network = SpeakerNetwork(architecture_of(recipe))
+    encoder = network.architecture.encoder
     is_stock = way == "published"
     if is_stock:
         network.encoder = StockEncoder(encoder)
@@ -102,6 +123,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from svkit.config.load import load_recipe
     from svkit.stages.training import make_accelerator
     from svkit.train.loop import make_optimizer
+    from svkit.train.tasks import DistillationTask
 
     stage, way, dtype = options.stages[0], options.ways[0], options.dtypes[0]
     measuring.start(options.threads)
@@ -111,6 +133,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     accelerator = make_accelerator(dtype)
     torch.manual_seed(0)
     task, optim = build(stage, way, recipe, NUM_CLASSES[options.size])
+    arithmetic = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    if isinstance(task, DistillationTask) and way == "svkit":
+        task.prepare_teacher(arithmetic)
     optimizer = make_optimizer(task, optim)
     wrapped = accelerator.prepare_model(task).train()
     waveforms = 0.1 * torch.randn(batch_size, int(seconds * 16_000))
@@ -134,6 +159,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "loss": float(losses["loss"].detach()),
         "precision": accelerator.mixed_precision,
+        "limit_seconds": batch_size
+        * multiply_adds(stage, architecture_of(recipe), seconds)
+        / measuring.matmul_peak(arithmetic),
     }
 
 
@@ -155,7 +183,18 @@ def main() -> None:
     if options.inside:
         print(json.dumps(measure(options)))
         return
-    columns = ("stage", "dtype", "way", "cpu s", "wall s", "peak GB", "x published", "x fp32", "loss")
+    columns = (
+        "stage",
+        "dtype",
+        "way",
+        "cpu s",
+        "wall s",
+        "peak GB",
+        "x published",
+        "x fp32",
+        "of the limit",
+        "loss",
+    )
     rows: list[tuple[Any, ...]] = []
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for stage in options.stages:
@@ -182,7 +221,17 @@ def main() -> None:
                 slow = found.get((stage, "fp32", way), {}).get("cpu_seconds", float("nan"))
                 ratios = (against / taken["cpu_seconds"], slow / taken["cpu_seconds"])
                 times = (taken["cpu_seconds"], taken["wall_seconds"], taken["peak_gb"])
-                rows.append((stage, dtype, way, *times, *ratios, taken["loss"]))
+                rows.append(
+                    (
+                        stage,
+                        dtype,
+                        way,
+                        *times,
+                        *ratios,
+                        taken["limit_seconds"] / taken["cpu_seconds"],
+                        taken["loss"],
+                    )
+                )
                 print(measuring.table(columns, rows[-1:]), flush=True)
     print(measuring.table(columns, rows))
     ours = [row for row in rows if row[2] == "svkit"]

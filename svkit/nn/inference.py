@@ -1,4 +1,4 @@
-"""A model made ready for embedding only: weights of linear layers cast or quantised once, and packed on a CPU.
+"""A model or encoder that is not trained: its linear layers cast or quantised once, and packed on a CPU.
 
 Packed: in the blocked layout of oneDNN, swish fused into the product. torch multiplies fp32 matrices by MKL, which on
 AMD processors gets 80 to 90 % of what oneDNN gets, and oneDNN loses 5 to 10 % where it has to reorder the weights in
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from svkit.errors import ConfigError
-from svkit.nn.encoder import FeedForward
-from svkit.nn.speaker import SpeakerNetwork
+from svkit.nn.encoder import ConformerLayer, FeedForward
 
 _TYPICAL_ROWS = 512
 """Frames of a batch that the layout is chosen for; any other number works."""
@@ -72,7 +71,7 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def prepare(model: SpeakerNetwork, dtype: torch.dtype) -> None:
+def prepare(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast or quantise the linear layers of a model (in place), and pack them where its device allows.
 
     Autocast would cast in every batch; other layers keep float32 and are left to it.
@@ -83,7 +82,7 @@ def prepare(model: SpeakerNetwork, dtype: torch.dtype) -> None:
     device = next(model.parameters()).device
     if can_pack(device, dtype):
         if dtype == torch.int8:
-            _quantise(model.encoder.encoder)
+            _quantise(model)
             dtype = torch.float32
         _pack(model, dtype)
     elif dtype == torch.int8:
@@ -94,11 +93,12 @@ def prepare(model: SpeakerNetwork, dtype: torch.dtype) -> None:
                 module.to(dtype)
 
 
-def _quantise(layers: nn.Module) -> None:
-    for module in list(layers.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, QuantisedLinear(child))
+def _quantise(model: nn.Module) -> None:
+    for layer in [module for module in model.modules() if isinstance(module, ConformerLayer)]:
+        for module in list(layer.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(module, name, QuantisedLinear(child))
 
 
 def _pack(model: nn.Module, dtype: torch.dtype) -> None:

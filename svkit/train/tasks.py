@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from svkit.audio.features import FeatureExtractor, spec_augment
 from svkit.config.schema import AugmentConfig, DistillConfig, MarginConfig, OptimConfig, PruneConfig
+from svkit.nn import inference
 from svkit.nn.encoder import Encoder, LayerGates
 from svkit.nn.margin import ArcFaceClassifier, arcface_logits
 from svkit.nn.speaker import SpeakerNetwork
@@ -109,6 +110,10 @@ class DistillationTask(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> "DistillationTask":
         self._teacher[0]._apply(fn, recurse)
         return super()._apply(fn, recurse)
+
+    def prepare_teacher(self, dtype: torch.dtype) -> None:
+        """Cast the teacher's linear layers once and for all, on the device where it stays."""
+        inference.prepare(self._teacher[0], dtype)
 
     def distil(self, waveforms_BN: Tensor, gates: Sequence[LayerGates] | None) -> Losses:
         """Distillation loss under given gates."""

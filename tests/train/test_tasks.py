@@ -30,7 +30,7 @@ from svkit.train.tasks import (
     distillation_losses,
     trainable,
 )
-from tests.random_models import draw_weights, random_encoder, watch_draws
+from tests.random_models import draw_weights, random_encoder, relative_error, watch_draws
 from tests.train.conftest import Recorder
 
 ENCODER = EncoderArchitecture.uniform(num_layers=2, hidden_size=12, num_heads=3, ffn_dim=20)
@@ -211,6 +211,23 @@ def test_expected_sparsity_counts_against_the_teacher():
             parameter.fill_(100.0)
     assert task.expected_sparsity().item() == pytest.approx(0.0, abs=1e-6)
     assert task.teacher_parameters == encoder_parameters(ENCODER)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_a_prepared_teacher_gives_the_same_losses_and_gradients(dtype, tolerance):
+    losses, gradients = [], []
+    for is_prepared in (False, True):
+        teacher = random_encoder(ENCODER, 3)
+        task = DistillationTask(random_encoder(ENCODER, 4), teacher, DistillConfig())
+        if is_prepared:
+            task.prepare_teacher(dtype)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            taken = task(waves(), LABELS, 0)
+        taken["loss"].backward()
+        losses.append(taken["loss"].item())
+        gradients.append(task.student.feature_projection.projection.weight.grad)
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+    assert relative_error(gradients[1], gradients[0]) < 10 * tolerance
 
 
 def test_dropout_is_the_students_alone():
