@@ -116,6 +116,22 @@ def build(stage: str, way: str, recipe: Any, num_classes: int) -> tuple[Any, Any
     return kind(network, classifier, config.margin), config.optim
 
 
+def take_step(
+    wrapped: Any, task: Any, optimizer: Any, accelerator: Any, optim: Any, waveforms: Any, labels: Any
+) -> dict[str, Any]:
+    """Take a step as svkit's loop does: losses, gradients, clipping of each group, optimiser."""
+    import torch
+
+    losses = wrapped(waveforms, labels, 0)
+    accelerator.backward(losses["loss"])
+    for parameters in task.clip_groups().values():
+        if parameters:
+            torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return losses
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run a few steps in this process."""
     import torch
@@ -143,13 +159,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     losses: dict[str, Any] = {}
 
     def step() -> None:
-        losses.update(wrapped(waveforms, labels, 0))
-        accelerator.backward(losses["loss"])
-        for parameters in task.clip_groups().values():
-            if parameters:
-                torch.nn.utils.clip_grad_norm_(parameters, optim.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        losses.update(take_step(wrapped, task, optimizer, accelerator, optim, waveforms, labels))
 
     times = [measuring.timed(step) for _ in range(options.steps + 1)]
     assert torch.isfinite(losses["loss"])
