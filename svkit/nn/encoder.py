@@ -156,10 +156,7 @@ class SelfAttention(nn.Module):
         self.linear_k = nn.Linear(architecture.hidden_size, inner)
         self.linear_v = nn.Linear(architecture.hidden_size, inner)
         self.linear_out = nn.Linear(inner, architecture.hidden_size)
-        # Not drawn by nn.Embedding: a normal distribution on the meta device, where checkpoints are checked, makes
-        # torch import its decompositions, which takes as long as importing torch.
-        distances = torch.empty(self.left + self.right + 1, architecture.head_size).uniform_(-0.02, 0.02)
-        self.distance_embedding = nn.Embedding.from_pretrained(distances, freeze=False)
+        self.distance_embedding = nn.Embedding(self.left + self.right + 1, architecture.head_size)
 
     def forward(self, hidden_BTD: Tensor, key_bias: Tensor | None, gate: Tensor | None = None) -> Tensor:
         """Attend.

@@ -49,6 +49,13 @@ def test_a_loaded_model_embeds_as_before(tmp_path, network):
     assert np.allclose(model.embed([waves[0].astype(np.float64)]), embeddings[:1], atol=1e-5)
 
 
+def test_loading_draws_no_weights(tmp_path, network):
+    before = torch.get_rng_state()
+    model = load_model(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in network.state_dict().items())
+
+
 def test_one_line_loads_and_files_are_heard_as_extraction_hears_them(tmp_path, network):
     wave = noise(3, 8000)
     stereo = np.stack([wave, noise(4, 8000)], axis=1)
