@@ -8,6 +8,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from svkit.nn.margin import SampledClassifier, arcface_logits
+from tests.processes import leave
 
 CLASSES, DRAWN, DIM, BATCH, STEPS = 60, 14, 5, 8, 6
 
@@ -56,7 +57,7 @@ def _process(rank: int, folder: str) -> None:
     half = BATCH // 2
     found = _train(slice(rank * half, (rank + 1) * half), wrap=True)
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, f"{folder}/{rank}.safetensors")
-    distributed.destroy_process_group()
+    leave()
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, multiprocessing, nn
 
 from svkit.nn.pooling import SynchronisedBatchNorm
+from tests.processes import leave
 
 SPLIT, ROWS, CHANNELS = 5, 12, 3
 """Uneven shares: the statistics are those of all rows, not the mean of the shares' statistics."""
@@ -37,7 +38,7 @@ def _share(rank: int, folder: str) -> None:
     rows, weights = _rows()
     found = _step(SynchronisedBatchNorm(CHANNELS).double(), rows[part], weights[part])
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, f"{folder}/{rank}.safetensors")
-    distributed.destroy_process_group()
+    leave()
 
 
 def test_two_shares_equal_the_whole(tmp_path: Path) -> None:

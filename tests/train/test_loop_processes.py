@@ -13,6 +13,7 @@ from torch import distributed, multiprocessing
 
 from svkit.errors import TrainingError
 from svkit.train.loop import MAX_SKIPPED_STEPS, make_optimizer, run_loop
+from tests.processes import leave
 from tests.train.conftest import Recorder
 from tests.train.test_loop import OPTIM, ToyTask, batches, plan
 
@@ -42,7 +43,7 @@ def _process(rank: int, folder: str, bad_steps: dict[int, tuple[int, ...]], num_
         name: tensor.tolist() for name, tensor in task.state_dict().items() if "norm" not in name
     }
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
-    distributed.destroy_process_group()
+    leave()
 
 
 def _train(folder: Path, bad_steps: dict[int, tuple[int, ...]], num_steps: int) -> list[dict[str, Any]]:
