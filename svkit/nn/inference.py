@@ -1,8 +1,8 @@
 """A model or encoder that is not trained: its linear layers cast or quantised once, and packed on a CPU.
 
-Packed: in the blocked layout of oneDNN, swish fused into the product. torch multiplies fp32 matrices by MKL, which on
-AMD processors gets 80 to 90 % of what oneDNN gets, and oneDNN loses 5 to 10 % where it has to reorder the weights in
-every call (`benchmarks/encoder_speed.py`). Packed weights have no gradient, no other device and no state to save.
+Packed: in the blocked layout of oneDNN, swish fused into the product. torch multiplies fp32 matrices by MKL, which is
+slower than oneDNN on AMD processors, and oneDNN would reorder plain weights in every call. What it brings:
+`benchmarks/pruned_speed.py`. Packed weights have no gradient, no other device and no state to save.
 
 int8: the weights of the encoder's layers have one scale a row, their inputs one scale and zero point a batch, found as
 it comes; products are summed in int32; all else stays float32.

@@ -7,7 +7,7 @@ from svkit.config.schema import Recipe
 from svkit.data.dataset import CropDataset
 from svkit.errors import ArtifactError
 from svkit.progress import Progress
-from svkit.stages.distillation import DistanceMeter, default_teacher, training_inputs
+from svkit.stages.distillation import DistanceMeter, default_teacher, place, training_inputs
 from svkit.stages.finished import is_current
 from svkit.stages.model_card import write_card
 from svkit.stages.models import load_model
@@ -86,10 +86,12 @@ def run(request: DistillRequest, progress: Progress) -> DistillResult:
         student.encoder.requires_grad_(True)
         student.encoder.set_conv_dropout(config.conv_dropout)
         student.encoder.checkpoint_layers = recipe.gradient_checkpointing
+        task = DistillationTask(student.encoder, teacher.encoder, config)
+        place(task, accelerator)
         fit = Fit(
             accelerator=accelerator,
             output=output,
-            task=DistillationTask(student.encoder, teacher.encoder, config),
+            task=task,
             dataset=dataset,
             data=batch_of_process(output, config.data),
             optim=config.optim,

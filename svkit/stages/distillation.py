@@ -12,6 +12,7 @@ from svkit.config.schema import DataConfig
 from svkit.data.dataset import CropDataset, CropKey
 from svkit.errors import ArtifactError
 from svkit.store.manifest import read_manifest
+from svkit.train.precision import product_dtype
 from svkit.train.tasks import DistillationTask
 
 NUM_VALIDATION_CROPS = 64
@@ -34,6 +35,12 @@ def default_teacher(exp: Path, teacher: Path | None) -> Path:
             f"{path}: no such teacher checkpoint; run `svkit finetune` first, or pass --teacher"
         )
     return path
+
+
+def place(task: DistillationTask, accelerator: Accelerator) -> None:
+    """Move a task to its device and prepare the teacher there (in place)."""
+    task.to(accelerator.device)
+    task.prepare_teacher(product_dtype(accelerator.mixed_precision))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

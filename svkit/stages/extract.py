@@ -28,6 +28,7 @@ from svkit.store import checkpoint as store
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import Manifest, read_manifest
 from svkit.store.provenance import plain
+from svkit.train.precision import product_dtype
 
 DTYPES = {
     "float32": (torch.float32, "fp32"),
@@ -148,8 +149,7 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
     manifest = read_manifest(job.inputs["manifest"], request.audio_root)
     refuse_short(manifest)
     model.to(accelerator.device)
-    dtype = _dtype(job, accelerator)
-    inference.prepare(model, dtype)
+    inference.prepare(model, _dtype(job, accelerator))
     with open_stage(
         accelerator,
         job.out,
@@ -166,7 +166,6 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
         if accelerator.is_main_process:
             matrix = parts.assemble(manifest, model.architecture.head.embedding_dim)
             meta = _meta(job, output, manifest, accelerator)
-            meta["dtype"] = str(dtype).removeprefix("torch.")
             # Times of a resumed run would leave out what was done before.
             meta |= {"wall_seconds": None if resumed else wall, "cpu_seconds": None if resumed else cpu}
             write_embeddings(job.out, [str(name) for name in manifest.utterance_ids], matrix, meta)
@@ -258,7 +257,7 @@ class _Parts:
 def _dtype(job: _Job, accelerator: Accelerator) -> torch.dtype:
     if job.request.dtype != "auto":
         return DTYPES[job.request.dtype][0]
-    return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+    return product_dtype(accelerator.mixed_precision)
 
 
 def _meta(job: _Job, output: StageOutput, manifest: Manifest, accelerator: Accelerator) -> dict[str, Any]:
@@ -271,6 +270,7 @@ def _meta(job: _Job, output: StageOutput, manifest: Manifest, accelerator: Accel
             for name, path in job.inputs.items()
         },
         "max_seconds": config.max_seconds,
+        "dtype": str(_dtype(job, accelerator)).removeprefix("torch."),
         "device": str(accelerator.device),
         "audio_seconds": float(durations.sum()),
     }

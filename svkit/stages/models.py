@@ -29,9 +29,9 @@ Recording = NDArray[np.floating] | str | os.PathLike[str]
 
 
 class _WithoutDraws(TorchFunctionMode):
-    """Leaves new parameters as the allocator gives them: they are loaded next, and drawing them takes 6 s at full size.
+    """Leaves new parameters as the allocator gives them: they are loaded next, and drawing them takes seconds.
 
-    On the meta device, where shapes are checked, a normal distribution makes torch import its decompositions, 1.4 s.
+    On the meta device, where shapes are checked, a normal distribution also makes torch import its decompositions.
     """
 
     def __torch_function__(

@@ -23,7 +23,7 @@ from svkit.pruning.counting import encoder_parameters, macs, sparsity
 from svkit.pruning.cut import cut_architecture, cut_encoder
 from svkit.pruning.gates import EncoderGates
 from svkit.pruning.selection import TOLERANCE, select
-from svkit.stages.distillation import DistanceMeter, default_teacher, training_inputs
+from svkit.stages.distillation import DistanceMeter, default_teacher, place, training_inputs
 from svkit.stages.finished import is_current
 from svkit.stages.model_card import write_card
 from svkit.stages.models import SpeakerModel, load_model
@@ -162,6 +162,7 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
         student.set_conv_dropout(config.conv_dropout)
         student.checkpoint_layers = recipe.gradient_checkpointing
         task = PruningTask(student, teacher.encoder, gates, config, warmup)
+        place(task, accelerator)
         fit = Fit(
             accelerator=accelerator,
             output=output,

@@ -33,7 +33,6 @@ from svkit.train.allocator import keep_freed_memory
 from svkit.train.loop import Interrupted, LoopPlan, Record, make_optimizer, run_loop
 from svkit.train.precision import resolve_precision
 from svkit.train.schedule import validation_steps
-from svkit.train.tasks import DistillationTask
 
 _KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """One process, or whole copies of the model in each of several."""
@@ -346,8 +345,6 @@ def fit_task(fit: Fit, progress: Progress) -> nn.Module:
     optimizer = make_optimizer(cast(Any, fit.task), fit.optim)
     start = _resume(fit, optimizer, progress)
     fit.task.to(accelerator.device)
-    if isinstance(fit.task, DistillationTask):
-        fit.task.prepare_teacher(torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32)
     _move_optimizer(optimizer, accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         fit.task = nn.SyncBatchNorm.convert_sync_batchnorm(fit.task)

@@ -3,6 +3,11 @@
 import torch
 
 
+def product_dtype(mixed_precision: str) -> torch.dtype:
+    """Return the dtype of products in linear layers under a precision of Accelerate: `bf16` or `no`."""
+    return torch.bfloat16 if mixed_precision == "bf16" else torch.float32
+
+
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return `bf16` or `fp32`.
 
