@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from svkit.config.architecture import EncoderArchitecture
 from svkit.nn import encoder as encoder_module
-from svkit.nn.encoder import Encoder, LayerGates, gate_aware_layer_norm
+from svkit.nn.encoder import Encoder, LayerGates
+from svkit.nn.norm import gate_aware_layer_norm
 from svkit.pruning import cut as cut_module
 from svkit.pruning.counting import encoder_parameters
 from svkit.pruning.cut import cut_architecture, cut_encoder
