@@ -22,12 +22,18 @@ class Linear(nn.Linear):
         return output
 
 
+def has_onednn(device: torch.device) -> bool:
+    """Whether oneDNN multiplies matrices on this device: an x86 processor with AVX2 or more."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+
+
 def _takes_onednn(input: Tensor, weight: Tensor) -> bool:
-    backend = torch.backends.mkldnn
-    if not (backend.is_available() and backend.enabled) or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not (torch.backends.mkldnn.enabled and has_onednn(input.device)):
         return False
     is_fp32 = input.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return is_fp32 and input.device.type == "cpu" and input.numel() > 0
+    return is_fp32 and input.numel() > 0
 
 
 def _multiply(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -138,16 +138,6 @@ def test_the_comparison_with_transformers_catches(mutate, monkeypatch):
     assert worst_error(ours, oracle, features, lengths) > 1e-3
 
 
-@given(frames=st.integers(1, 30), left=st.integers(0, 40), right=st.integers(0, 40), heads=st.integers(1, 2))
-@settings(max_examples=100, deadline=None)
-def test_relative_bias_is_a_look_up_of_clipped_distances(frames, left, right, heads):
-    scores = torch.randn((2, heads, frames, left + right + 1), generator=torch.Generator().manual_seed(0))
-    positions = torch.arange(frames)
-    distances = (positions[None, :] - positions[:, None]).clamp(-left, right) + left
-    expected = scores.gather(3, distances.expand(2, heads, frames, frames))
-    assert torch.equal(relative_bias(scores, left, right), expected)
-
-
 @given(
     frames=st.integers(1, 40),
     left=st.integers(0, 12),
