@@ -22,7 +22,7 @@ _HEAD = """# Commands
 
 Written by `benchmarks/commands_page.py` from the code; do not edit. Results go to stdout (JSON with `--json`), progress
 and notes to stderr. Exit codes: 0 done, 1 a bug, 2 configuration or usage, 3 data, 4 artifact, 5 training, 130 Ctrl-C,
-143 SIGTERM. `svkit --version`, `svkit --install-completion`, `svkit COMMAND --help`.
+143 SIGTERM or SIGHUP. `svkit --version`, `svkit --install-completion`, `svkit COMMAND --help`.
 """
 _TYPES = {bool: "", int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 

@@ -43,7 +43,7 @@ class ErrorGroup(TyperGroup):
     def main(  # type: ignore[override]
         self, args: Any = None, prog_name: str | None = None, standalone_mode: bool = True, **extra: Any
     ) -> Any:
-        """Run and exit: 0, 1 a bug, 2 usage, 3 data, 4 artifact, 5 training, 130 Ctrl-C, 143 SIGTERM."""
+        """Run and exit: 0, 1 a bug, 2 usage, 3 data, 4 artifact, 5 training, 130 Ctrl-C, 143 SIGTERM or SIGHUP."""
         settings = {"args": args, "prog_name": prog_name, **extra}
         if not standalone_mode:
             return super().main(standalone_mode=False, **settings)

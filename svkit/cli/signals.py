@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM where no stage waits for them: one line and exit code 130 or 143, wherever they strike.
+"""SIGINT, SIGTERM and SIGHUP where no stage waits for them: one line and exit code 130 or 143, wherever they strike.
 
 A handler that raises is not enough by itself: Python drops what a finalizer raises, and a library may take the
 exception for a failure of its own. So what was received is kept, and what was dropped is sent again.
@@ -11,13 +11,14 @@ import threading
 from types import FrameType
 
 from svkit.cli import console
+from svkit.progress import leave_lost_terminal
 
 RESEND_SECONDS = 0.05
 """By then the finalizer that swallowed a signal is over."""
 
 
 class Terminated(BaseException):
-    """SIGTERM; SIGINT is a KeyboardInterrupt, as everywhere."""
+    """SIGTERM or SIGHUP; SIGINT is a KeyboardInterrupt, as everywhere."""
 
 
 STOPS = (KeyboardInterrupt, Terminated)
@@ -25,10 +26,11 @@ _received: list[int] = []
 
 
 def install() -> None:
-    """Handle both signals from now on; an ignored SIGINT (a background job of a shell) stays ignored."""
+    """Handle the signals from now on; what is ignored (background jobs of a shell, nohup) stays ignored."""
     signal.signal(signal.SIGTERM, _raise)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, _raise)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _raise)
     sys.unraisablehook = _resend
 
 
@@ -38,15 +40,16 @@ def was_received() -> bool:
 
 
 def exit_code(stop: BaseException | None = None) -> int:
-    """Say in one line that a signal ended the command; return 143 for SIGTERM, else 130."""
-    is_sigterm = isinstance(stop, Terminated) if stop is not None else signal.SIGTERM in _received
-    console.error("terminated" if is_sigterm else "interrupted")
-    return 143 if is_sigterm else 130
+    """Say in one line that a signal ended the command; return 130 for SIGINT, else 143."""
+    is_sigint = isinstance(stop, KeyboardInterrupt) if stop is not None else set(_received) == {signal.SIGINT}
+    console.error("interrupted" if is_sigint else "terminated")
+    return 130 if is_sigint else 143
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
     _received.append(number)
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    leave_lost_terminal()
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 def _resend(dropped: "sys.UnraisableHookArgs") -> None:

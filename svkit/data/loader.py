@@ -86,6 +86,7 @@ def build_loader(
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C goes to the whole process group: the training process saves its state and ends its workers.
+    # Ctrl-C and a lost terminal reach the whole process group: the training process saves and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -22,7 +22,7 @@ from svkit.nn import inference
 from svkit.progress import Progress
 from svkit.stages.finished import is_current
 from svkit.stages.models import SpeakerModel, load_model
-from svkit.stages.training import StageOutput, StopSignal, make_accelerator, open_stage
+from svkit.stages.training import StageOutput, StopSignal, exit_code, make_accelerator, open_stage
 from svkit.stages.validation import embed_batch, refuse_short
 from svkit.store import checkpoint as store
 from svkit.store.embeddings import write_embeddings
@@ -202,7 +202,7 @@ def _embed_missing(
                 progress.note(
                     f"interrupted: what is done is saved in {job.out}; the same command goes on from there"
                 )
-                sys.exit(128 + stop.received)
+                sys.exit(exit_code(stop.received))
         parts.save()
     return num_missing < len(manifest)
 

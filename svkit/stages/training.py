@@ -25,7 +25,7 @@ from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
 from svkit.errors import ArtifactError, ConfigError, SvkitError
-from svkit.progress import Progress, Task
+from svkit.progress import Progress, Task, leave_lost_terminal
 from svkit.store import checkpoint as store
 from svkit.store.atomic import one_line
 from svkit.store.provenance import Output, open_output
@@ -83,27 +83,34 @@ def on_main(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
+def exit_code(number: int) -> int:
+    """Return the exit code of a command that a signal has stopped: a dropped terminal (SIGHUP) terminates too."""
+    return 130 if number == signal.SIGINT else 143
+
+
 @dataclass
 class StopSignal:
-    """Turns SIGINT and SIGTERM into a request to save and stop; a second one stops at once."""
+    """Turns SIGINT, SIGTERM and SIGHUP into a request to save and stop; a second one stops at once."""
 
     received: int | None = None
     _since: float = 0.0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
+        leave_lost_terminal()
         if self.received is None:
             self.received, self._since = number, time.monotonic()
         elif time.monotonic() - self._since > DOUBLE_SIGNAL_SECONDS:
-            sys.exit(128 + number)
+            sys.exit(exit_code(number))
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["StopSignal"]:
-        """Handle the signals inside the block (main thread only)."""
+        """Handle the signals inside the block (main thread only); what is ignored, as under nohup, stays ignored."""
         previous = {}
         try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                previous[number] = signal.signal(number, self)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    previous[number] = signal.signal(number, self)
         except ValueError:  # not the main thread: leave the signals alone
             pass
         try:
@@ -337,7 +344,7 @@ def fit_task(fit: Fit, progress: Progress) -> nn.Module:
         The task with its final state.
 
     Raises:
-        SystemExit: 130 or 143 after SIGINT or SIGTERM, the state saved.
+        SystemExit: 130 after SIGINT, 143 after SIGTERM or SIGHUP, the state saved.
         TrainingError: training diverged.
     """
     accelerator = fit.accelerator
@@ -391,7 +398,7 @@ def fit_task(fit: Fit, progress: Progress) -> nn.Module:
                 f"interrupted: the state is saved in {fit.output.path}; the same command goes on from there"
             )
             fit.output.__exit__()
-            sys.exit(128 + int(stop.received or signal.SIGINT))
+            sys.exit(exit_code(stop.received or signal.SIGINT))
         hooks.close()
     return accelerator.unwrap_model(wrapped)
 

@@ -72,8 +72,10 @@ def test_interrupt_is_130() -> None:
     [
         (signal.SIGINT, "signal.raise_signal(number)", (130, "error: interrupted\n")),
         (signal.SIGTERM, "signal.raise_signal(number)", (143, "error: terminated\n")),
+        (signal.SIGHUP, "signal.raise_signal(number)", (143, "error: terminated\n")),
         # Python drops what a finalizer raises, so the signal has to come again.
         (signal.SIGTERM, "Last(); time.sleep(30)", (143, "error: terminated\n")),
+        (signal.SIGHUP, "Last(); time.sleep(30)", (143, "error: terminated\n")),
         (signal.SIGINT, "Last(); time.sleep(30)", (130, "error: interrupted\n")),
     ],
 )
@@ -92,11 +94,22 @@ def test_a_signal_outside_the_stages(
         "def work(**_):\n"
         f"    {work}\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "app.app = work\n"
         "app.main()\n"
     )
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == expected
+
+
+def test_under_nohup_a_lost_terminal_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = {signal.SIGHUP: signal.SIG_IGN, signal.SIGINT: signal.default_int_handler}
+    installed = []
+    monkeypatch.setattr(signals.signal, "getsignal", handlers.get)
+    monkeypatch.setattr(signals.signal, "signal", lambda number, _: installed.append(number))
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    signals.install()
+    assert installed == [signal.SIGTERM, signal.SIGINT]
 
 
 def test_an_error_that_a_library_makes_of_a_signal_is_the_signal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,9 @@ def run_command(arguments: list[str], log: str, out: str, faults: Faults) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, (faults.largest_file, faults.largest_file))
     if faults.is_plain_user:
         _drop_capabilities()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+    # Ignored in what a shell runs in the background, and under nohup.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.argv = ["svkit", *arguments]
     try:
         main()

@@ -23,7 +23,7 @@ if str(REPOSITORY) not in sys.path:  # pytest finds `tests` without it, the fork
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([child.__name__])
 
-EXIT_CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
+EXIT_CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: 130}
 _RESULTS = {
     "model.safetensors", "classifier.safetensors", "adapter_model.safetensors", "config.json", "speakers.tsv",
     "embeddings.safetensors", "ids.tsv", "scores.tsv", "metrics.json",
@@ -178,7 +178,7 @@ def finish_and_compare(stage: Stage, reference: Reference, what: str) -> None:
 def kill_at_random_moments(
     stage: Stage, reference: Reference, rng: random.Random, num_kills: int, tally: Tally
 ) -> None:
-    """Kill one run again and again (SIGKILL, SIGTERM, SIGINT), then let it end, and compare."""
+    """Kill one run again and again (SIGKILL, SIGTERM, SIGHUP, SIGINT), then let it end, and compare."""
     stage.remove_output()
     history: list[str] = []
     for _ in range(num_kills):
