@@ -153,9 +153,9 @@ def print_recipe(recipe: "Recipe") -> None:
 
 
 def _read_config(path: Path) -> str:
+    from svkit.store.files import TOML_BYTES, read_file
+
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"--config {path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+        return read_file(path, ConfigError, TOML_BYTES).decode()
+    except UnicodeDecodeError as error:
         raise ConfigError(f"--config {path}: cannot be read as text: {error}") from None

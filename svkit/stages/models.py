@@ -20,6 +20,7 @@ from svkit.nn.encoder import Encoder, initialise
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store import checkpoint as store
 from svkit.store.audio_file import LOUDEST_SAMPLE, probe, read_audio
+from svkit.store.files import check_file
 from svkit.store.upstream import encoder_architecture, encoder_tensors
 
 TINY_ENCODER = "tiny"
@@ -256,6 +257,9 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
     from transformers import AutoConfig, Wav2Vec2BertModel
 
     is_local = Path(name).is_dir()
+    for path in Path(name).iterdir() if is_local else ():
+        if not path.is_dir():
+            check_file(path, ArtifactError)
     if not is_local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ArtifactError(f"{name}: no such encoder directory")
     hint = (

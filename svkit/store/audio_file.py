@@ -6,7 +6,6 @@ A recording is a file, or a stretch of an uncompressed tar file (`TarMember`): t
 import hashlib
 import io
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ import soundfile
 
 from svkit.errors import DataError
 from svkit.store.atomic import replacing
+from svkit.store.files import open_handle, why_not
 
 # A header may claim any length; memory grows only with samples that are really there.
 _BLOCK_SAMPLES = 1 << 21
@@ -49,7 +49,7 @@ class _Tar:
     """An open tar file; `pread` leaves no position behind that threads or processes could share."""
 
     def __init__(self, path: Path) -> None:
-        self.handle = os.open(path, os.O_RDONLY)
+        self.handle = open_handle(path)
 
     def __del__(self) -> None:
         if hasattr(self, "handle"):
@@ -117,41 +117,24 @@ class AudioError(DataError):
 
 
 def _open(path: Path | TarMember) -> soundfile.SoundFile:
-    _refuse_special(path.tar if isinstance(path, TarMember) else path)
     try:
         if isinstance(path, TarMember):
             return soundfile.SoundFile(io.BufferedReader(_Window(path), _READ_BYTES))
-        return soundfile.SoundFile(path)
+        return soundfile.SoundFile(open_handle(path))
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         raise _explain(path, error) from error
 
 
-def _refuse_special(path: Path) -> None:
-    """Raise AudioError for what is no file: opening a pipe would wait for a writer for ever."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return  # missing, or a name that cannot be: opening it says so
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise AudioError(path, "unreadable", "is a pipe, socket or device; expected an audio file")
-
-
 def _explain(path: Path | TarMember, error: Exception, where: str = "") -> AudioError:
     file = path.tar if isinstance(path, TarMember) else path
-    if not file.exists():
-        return AudioError(path, "missing", "does not exist")
-    if file.is_dir():
-        return AudioError(path, "unreadable", "is a directory; expected an audio file")
-    try:
-        with file.open("rb") as opened:
-            if not opened.read(1):
-                return AudioError(path, "empty", "empty file")
-    except OSError as refusal:
-        return AudioError(path, "unreadable", f"cannot be read: {refusal.strerror}")
-    if isinstance(path, TarMember) and file.stat().st_size < path.offset + path.size:
-        detail = (
-            f"the tar file ends after {file.stat().st_size} bytes; has it changed since the list was made?"
-        )
+    if isinstance(error, OSError):
+        reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
+        return AudioError(path, reason, why_not(error))
+    size = file.stat().st_size
+    if not size:
+        return AudioError(path, "empty", "empty file")
+    if isinstance(path, TarMember) and size < path.offset + path.size:
+        detail = f"the tar file ends after {size} bytes; has it changed since the list was made?"
         return AudioError(path, "truncated", detail)
     detail = str(getattr(error, "error_string", None) or error).strip().rstrip(".")
     return AudioError(path, "unreadable", f"not readable as audio{where}: {detail}")

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from svkit.config.architecture import ModelArchitecture
 from svkit.errors import ArtifactError, first_line
-from svkit.store.atomic import one_line, read_json, replacing, write_json, write_text
+from svkit.store.atomic import one_line, read_json, replacing, write_bytes, write_json, write_text
+from svkit.store.files import LOG_BYTES, check_file, read_file
 from svkit.store.strict_json import check_fields, load_json
 from svkit.store.tables import read_table, write_table
 
@@ -52,7 +53,7 @@ def read_architecture(directory: Path) -> ModelArchitecture:
     path = directory / CONFIG_NAME
     if not directory.exists():
         raise ArtifactError(f"{directory}: no such checkpoint directory")
-    if not path.is_file():
+    if not path.exists():
         raise ArtifactError(f"{directory}: not a checkpoint: {CONFIG_NAME} is missing")
     record = load_json(path)
     if not isinstance(record, dict):
@@ -70,8 +71,7 @@ def _unreadable(path: Path, error: Exception) -> ArtifactError:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file (ArtifactError when missing or corrupt)."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: does not exist")
+    check_file(path, ArtifactError)
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except _UNREADABLE as error:
@@ -81,8 +81,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
     """Read the names and shapes in the header of a safetensors file, and nothing else of it."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: does not exist")
+    check_file(path, ArtifactError)
     try:
         with safe_open(path, "pt") as file:
             return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -92,6 +91,7 @@ def read_shapes(path: Path) -> dict[str, list[int]]:
 
 def check_tensors(path: Path) -> None:
     """Check that a safetensors file is whole, by its header; ArtifactError otherwise."""
+    check_file(path, ArtifactError)
     try:
         with safe_open(path, "pt"):
             pass
@@ -178,13 +178,13 @@ def truncate_log(directory: Path, num_done: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_file(path, ArtifactError, LOG_BYTES).splitlines():
         try:
             if json.loads(line)["step"] <= num_done:
-                kept.append(line + "\n")
+                kept.append(line + b"\n")
         except (ValueError, KeyError, TypeError):
             continue  # the last line of a killed run may be half-written
-    write_text(path, "".join(kept))
+    write_bytes(path, b"".join(kept))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from svkit.errors import ArtifactError, DataError
 from svkit.store.atomic import read_json, replacing, write_json
+from svkit.store.files import check_file
 from svkit.store.strict_json import check_fields
 from svkit.store.tables import read_table, write_table
 
@@ -103,10 +104,9 @@ def read_facts(directory: Path) -> dict[str, Any]:
 
 
 def _read_matrix(path: Path) -> npt.NDArray[np.float32]:
+    check_file(path, ArtifactError)
     try:
         tensors = load_file(path)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: does not exist") from error
     except (
         OSError,
         ValueError,

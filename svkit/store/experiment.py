@@ -7,6 +7,7 @@ from pathlib import Path
 from svkit.config.load import read_toml
 from svkit.errors import ConfigError
 from svkit.store.atomic import write_text
+from svkit.store.files import TOML_BYTES, read_file
 
 FILE_NAME = "config.toml"
 
@@ -36,11 +37,11 @@ def read_experiment(exp: Path) -> Experiment:
         ConfigError: not TOML, an unknown key, or a value that is not text.
     """
     path = exp / FILE_NAME
-    try:
-        content = read_toml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return Experiment()
-    except (OSError, ValueError, RecursionError) as error:
+    try:
+        content = read_toml(read_file(path, ConfigError, TOML_BYTES).decode())
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
     known = [item.name for item in fields(Experiment)]
     for key, value in content.items():

@@ -23,6 +23,7 @@ from typing import Any
 
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.store.atomic import read_json, remove_unfinished, write_json
+from svkit.store.files import open_file
 from svkit.store.strict_json import check_fields
 
 FORMAT, VERSION = "svkit-provenance", 1
@@ -59,19 +60,10 @@ _INPUT = {"name": str, "path": str, "sha256": str}
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes in hex."""
     digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise _missing(path, error) from error
+    with open_file(path, DataError if path.suffix in _DATA_SUFFIXES else ArtifactError) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
-
-
-def _missing(path: Path, error: OSError) -> DataError | ArtifactError:
-    reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-    family = DataError if path.suffix in _DATA_SUFFIXES else ArtifactError
-    return family(f"{path}: {reason}")
 
 
 def sha256_artifact(path: Path) -> str:

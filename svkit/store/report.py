@@ -8,6 +8,7 @@ from typing import Any
 from svkit.errors import ArtifactError
 from svkit.store.atomic import read_json, write_json
 from svkit.store.checkpoint import CONFIG_NAME, LOG_NAME, MODEL_NAME
+from svkit.store.files import LOG_BYTES, read_file
 from svkit.store.provenance import is_finished
 from svkit.store.scores import METRICS_NAME
 
@@ -51,9 +52,9 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
         ArtifactError: a line that is not a JSON object.
     """
     path = directory / LOG_NAME
-    if not path.is_file():
+    if not path.exists():
         return []
-    lines = path.read_bytes().splitlines()
+    lines = read_file(path, ArtifactError, LOG_BYTES).splitlines()
     records = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pa_parquet
 from svkit.errors import ArtifactError
 from svkit.store.atomic import replacing
 from svkit.store.audio_file import TarMember
+from svkit.store.files import open_file
 
 Place = Path | TarMember
 _MEAN_BLOCK, _LARGEST_BLOCK = 1024, 8192
@@ -118,8 +119,9 @@ class ScanJournal:
     def read(self, block: Sequence[Place]) -> dict[str, Entry]:
         """Return the entries of a block by path."""
         try:
-            rows = pa_parquet.read_table(self._file(block), schema=_SCHEMA).to_pylist()
-        except (OSError, ValueError, pa.ArrowException):
+            with open_file(self._file(block), ArtifactError) as file:
+                rows = pa_parquet.read_table(file, schema=_SCHEMA).to_pylist()
+        except (ArtifactError, ValueError, pa.ArrowException):
             return {}  # nothing there, or cut short: it is found out again
         return {
             row.pop("path"): Entry(Stamp(row.pop("size"), row.pop("changed_ns")), Finding(**row))

@@ -8,6 +8,7 @@ from types import NoneType
 from typing import Any
 
 from svkit.errors import ArtifactError
+from svkit.store.files import JSON_BYTES, read_file
 
 NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, NoneType)
@@ -19,15 +20,10 @@ def load_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ArtifactError: missing, unreadable, not JSON, or what Python alone would take: a key twice, numbers that are
-            not finite or beyond 64 bits, half a surrogate pair.
+        ArtifactError: missing, unreadable, too long, not JSON, or what Python alone would take: a key twice, numbers
+            that are not finite or beyond 64 bits, half a surrogate pair.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: does not exist") from error
-    except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_file(path, ArtifactError, JSON_BYTES)
     try:
         content = json.loads(
             data.decode("utf-8-sig"),  # json itself would let half a surrogate pair pass in the bytes

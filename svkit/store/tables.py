@@ -20,6 +20,7 @@ import pyarrow.parquet as pa_parquet
 from svkit.errors import DataError, first_five, first_line
 from svkit.store.atomic import replacing
 from svkit.store.coded import row_blocks
+from svkit.store.files import open_file
 
 _TAB, _NEWLINE, _RETURN = 9, 10, 13
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -48,17 +49,12 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
     """Open a text file for reading, behind its byte order mark if it has one.
 
     Raises:
-        DataError: missing, a directory or unreadable.
+        DataError: missing, unreadable, or no regular file.
     """
-    try:
-        with path.open("rb") as file:
-            if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
-                file.seek(0)
-            yield file
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: does not exist") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    with open_file(path, DataError) as file:
+        if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
+            file.seek(0)
+        yield file
 
 
 def _check_text(path: Path, data: bytes, first_line: int) -> None:
@@ -173,10 +169,9 @@ def parse_rows(block: bytes, columns: Sequence[str]) -> pa.Table:
 
 
 def _read_parquet(path: Path, required: Sequence[str]) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError(f"{path}: does not exist")
     try:
-        table = pa_parquet.read_table(path)
+        with open_file(path, DataError) as file:
+            table = pa_parquet.read_table(file)
         _check_columns(path, table.column_names, required)
         for number, name in enumerate(table.column_names):
             if table.column(number).null_count:

@@ -15,6 +15,7 @@ from torch import Tensor
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError, ConfigError, first_five
+from svkit.store.files import open_file
 from svkit.store.strict_json import load_json
 
 
@@ -200,9 +201,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def _load_pth(path: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - their format
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path}: no such file") from error
+        with open_file(path, ArtifactError) as file:
+            record: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 - their format
+    except ArtifactError:
+        raise
     except Exception as error:  # torch.load raises many types for a bad file
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ArtifactError(

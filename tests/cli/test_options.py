@@ -82,7 +82,7 @@ def test_a_printed_recipe_is_a_config_file(demo: Path) -> None:
 
 def test_config_file_errors_name_the_file_and_exit_2(demo: Path) -> None:
     missing = CliRunner().invoke(app, ["prune", "--exp", str(demo), "--config", str(demo / "no.toml")])
-    assert missing.exit_code == 2 and "no.toml: no such file" in missing.stderr
+    assert missing.exit_code == 2 and "no.toml: does not exist" in missing.stderr
     (demo / "bytes.toml").write_bytes(b"\xff\xfe")
     binary = CliRunner().invoke(app, ["prune", "--exp", str(demo), "--config", str(demo / "bytes.toml")])
     assert binary.exit_code == 2 and "cannot be read as text" in binary.stderr

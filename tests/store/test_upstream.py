@@ -212,7 +212,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, writer):
 
 
 def test_files_that_are_no_checkpoint(tmp_path):
-    with pytest.raises(ArtifactError, match="no such file"):
+    with pytest.raises(ArtifactError, match="does not exist"):
         read_published(tmp_path / "none.pth", PLAIN_CONFIG)
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ArtifactError, match="not a checkpoint"):

@@ -15,6 +15,7 @@ from svkit.stages.prepare import splits
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
 from svkit.store.atomic import write_bytes, write_json
 from svkit.store.experiment import update_experiment
+from svkit.store.files import read_file
 from svkit.store.manifest import write_manifest
 from svkit.store.provenance import (
     PROVENANCE_NAME,
@@ -235,7 +236,7 @@ class DataDirectory:
             if entry.source is None:
                 write_trials(path, entry.trials)
             else:
-                write_bytes(path, entry.source.read_bytes())
+                write_bytes(path, read_file(entry.source, DataError))
             if entry.enrollment is not None:
                 write_table(path.with_name(f"{entry.name}.enroll.tsv"), entry.enrollment)
         result = self._summarise(train, valid, evaluation, lists, bad)

@@ -25,6 +25,7 @@ from svkit.stages.prepare.corpus import (
 )
 from svkit.stages.prepare.recognise import wrong_tree
 from svkit.stages.prepare.scan import Candidate, find_audio, scan_files
+from svkit.store.files import read_file
 
 LAYOUT = "expected ROOT/train-clean-100/SPEAKER/CHAPTER/*.flac and other subsets, and ROOT/SPEAKERS.TXT (OpenSLR 12)"
 _SUBSET = re.compile(r"(train|dev|test)-(clean|other)(-\d+)?")
@@ -104,7 +105,7 @@ def _add_genders(table: pd.DataFrame, root: Path, progress: Progress) -> None:
     path = root / "SPEAKERS.TXT"
     genders = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_file(path, DataError).decode(errors="replace").splitlines():
             fields = [field.strip() for field in line.split("|")]
             if not line.startswith(";") and len(fields) >= 3 and fields[1] in ("F", "M"):
                 genders[fields[0]] = fields[1]

@@ -26,6 +26,7 @@ from svkit.stages.prepare.scan import (
 )
 from svkit.store.atomic import read_json, write_json
 from svkit.store.experiment import update_experiment
+from svkit.store.files import read_file
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import FORMAT, VERSION, lock_directory, make_provenance, plain, release_directory
 from svkit.store.strict_json import NUMBER, check_fields
@@ -131,7 +132,7 @@ def _real_responses(root: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"{path}: does not exist; it says which of the files beside it are responses")
     names = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_file(path, DataError).decode(errors="replace").splitlines(), start=1):
         fields = line.split()
         if fields and not is_audio_name(fields[-1]):
             raise DataError(
@@ -174,7 +175,7 @@ def _vocal_pieces(music: Path) -> set[str]:
     vocal = set()
     for path in sorted(music.glob("*/ANNOTATIONS")):
         for number, line in enumerate(
-            path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1
+            read_file(path, DataError).decode(errors="replace").splitlines(), start=1
         ):
             fields = line.split()
             if not fields:

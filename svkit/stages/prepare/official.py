@@ -10,6 +10,7 @@ from svkit.errors import DataError
 from svkit.progress import Progress
 from svkit.stages.prepare.corpus import EvaluationList
 from svkit.store.atomic import write_bytes
+from svkit.store.files import read_file
 from svkit.store.lists import OfficialList, official_lists
 from svkit.store.trials import Trials, read_trials
 
@@ -135,6 +136,6 @@ def _titles_by_counts(trials: Trials, official: Sequence[OfficialList]) -> list[
 
 
 def _has_known_bytes(path: Path, entry: OfficialList) -> bool:
-    content = path.read_bytes()
+    content = read_file(path, DataError)
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
     return entry.md5 in (None, md5) and entry.sha256 in (None, hashlib.sha256(content).hexdigest())

@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svkit.errors import DataError
+from svkit.errors import ArtifactError, DataError
 from svkit.progress import Progress
 from svkit.store.atomic import replacing
+from svkit.store.files import open_file, read_file
 from svkit.store.manifest import SHARD_COLUMNS, Manifest, read_manifest, write_manifest
 from svkit.store.provenance import open_output
 
@@ -164,12 +165,9 @@ def _members(manifest: Manifest, row: int) -> Iterator[tuple[str, bytes]]:
     """Yield the two members of an utterance; the key is its row, as an id may hold any text."""
     source = manifest.audio_path(row)
     try:
-        audio = source.read_bytes()
-    except OSError as error:
-        reason = (
-            "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        )
-        raise DataError(f"{source}: {reason}; find all such files with `svkit prepare check`") from error
+        audio = read_file(source, DataError)
+    except DataError as error:
+        raise DataError(f"{error}; find all such files with `svkit prepare check`") from error
     if not audio:
         raise DataError(f"{source}: empty file; find all such files with `svkit prepare check`")
     yield f"{row:09d}{source.suffix.lower()}", audio
@@ -180,7 +178,7 @@ def _members(manifest: Manifest, row: int) -> Iterator[tuple[str, bytes]]:
 
 def _read_index(path: Path) -> Index:
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_file(path, ArtifactError) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             return {
                 int(member.name.partition(".")[0]): (member.offset_data, member.size)
                 for member in tar

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svkit.errors import ArtifactError
 from svkit.progress import Progress
+from svkit.store.files import read_file
 
 SAMPLE_RATE_HZ = 16_000
 LENGTHS_SECONDS = (2.0, 4.0, 8.0)
@@ -79,7 +81,7 @@ def describe_machine() -> dict[str, Any]:
 def _processor() -> str:
     information = Path("/proc/cpuinfo")
     if information.is_file():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_file(information, ArtifactError).decode(errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or "unknown"

@@ -1,0 +1,89 @@
+"""The one door through which files are opened for reading: regular files only, and bounded where they should be small.
+
+A pipe in the place of a file would wait for a writer for ever, `/dev/zero` never ends. A file is looked at once it is
+open, so that nothing can take its place in between. `tests/store/test_files.py` holds that nothing else in svkit opens
+files.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from svkit.errors import SvkitError
+
+TOML_BYTES = 1 << 20
+"""A recipe, or `exp/config.toml`: the longest preset has 4 kB."""
+JSON_BYTES = 1 << 26
+"""Facts, metrics, states: the longest, `report.json` with the curves of many systems, has a few MB."""
+LOG_BYTES = 1 << 30
+"""`train_log.jsonl`: some 300 bytes a record, so three million records."""
+
+
+def open_handle(path: Path) -> int:
+    """Open a regular file for reading and return its handle.
+
+    Raises:
+        OSError: missing, unreadable, a directory, pipe, socket or device.
+    """
+    # O_NONBLOCK: opening a pipe does not wait for its writer; regular files do not know it.
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL byte
+        raise OSError(errno.EINVAL, str(error)) from error
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO
+        raise OSError(number, os.strerror(number))
+    return handle
+
+
+def why_not(error: OSError) -> str:
+    """Say what is wrong where `open_handle`, or reading from a file, has failed."""
+    if error.errno == errno.ENXIO:  # what opening a socket says
+        return "is a pipe, socket or device; expected a file (save what comes through a pipe to one)"
+    if error.errno == errno.EISDIR:
+        return "is a directory; expected a file"
+    if error.errno == errno.ENOENT:
+        return "does not exist"
+    return f"cannot be read: {error.strerror or error}"
+
+
+@contextmanager
+def open_file(path: Path, family: type[SvkitError], limit: int | None = None) -> Iterator[BinaryIO]:
+    """Open a regular file for reading.
+
+    Args:
+        path: of the file.
+        family: the error to raise.
+        limit: bytes it may have; None: any number.
+
+    Raises:
+        SvkitError: of `family`: missing, unreadable, a directory, pipe, socket or device, or too long.
+    """
+    try:
+        with os.fdopen(open_handle(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if limit is not None and size > limit:
+                raise family(f"{path}: expected at most {limit:,} bytes, found {size:,}")
+            yield file
+    except OSError as error:
+        if error.errno is None:  # a library's word on the content
+            raise
+        raise family(f"{path}: {why_not(error)}") from error
+
+
+def read_file(path: Path, family: type[SvkitError], limit: int | None = None) -> bytes:
+    """Return the bytes of a regular file; arguments and errors as `open_file`."""
+    with open_file(path, family, limit) as file:
+        return file.read()
+
+
+def check_file(path: Path, family: type[SvkitError], limit: int | None = None) -> None:
+    """Refuse what `open_file` refuses: for libraries that open a path themselves (to map it into memory)."""
+    with open_file(path, family, limit):
+        pass
