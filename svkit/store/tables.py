@@ -5,6 +5,7 @@ guesses types.
 """
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from svkit.store.files import open_file
 
 _TAB, _NEWLINE, _RETURN = 9, 10, 13
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NO_ROW = re.compile(rb"^ *(?:#.*)?\r?\n", re.MULTILINE)
 _BLOCK_BYTES = 1 << 24
 """Text read at once: a list of tens of millions of lines is never in memory as text and as a table."""
 _BLOCK_ROWS = 1 << 16
@@ -80,12 +82,16 @@ def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
     return _frame(pa.concat_tables([block for _, block in table_blocks(path, required)]))
 
 
-def table_blocks(path: Path, required: Sequence[str] = ()) -> Iterator[tuple[int, pa.Table]]:
+def table_blocks(
+    path: Path, required: Sequence[str] = (), *, header_line: int = 1, has_comments: bool = False
+) -> Iterator[tuple[int, pa.Table]]:
     """Read a TSV with a header a block of rows at a time.
 
     Args:
         path: TSV with a header line.
         required: columns that must be there; others are kept too.
+        header_line: the number of that line; those before it are left out.
+        has_comments: leave out blank lines, and those that begin with `#` and have not the columns of a row.
 
     Yields:
         The number of the first line and the columns, all text; a table without rows has one block.
@@ -94,7 +100,8 @@ def table_blocks(path: Path, required: Sequence[str] = ()) -> Iterator[tuple[int
         DataError: as `read_table`, when the first block is asked for or that with the fault is.
     """
     with open_text(path) as file:
-        header = file.readline().rstrip(b"\r\n")
+        for _ in range(header_line):
+            header = file.readline().rstrip(b"\r\n")
         if b"\r" in header:
             raise DataError(f"{path}:1: a carriage return inside a line; expected LF or CRLF line ends")
         _check_text(path, header, 1)
@@ -105,12 +112,12 @@ def table_blocks(path: Path, required: Sequence[str] = ()) -> Iterator[tuple[int
             )
         _check_columns(path, columns, required)
         has_rows = False
-        for line, block in line_blocks(path, file, 2):
-            _check_shape(path, block, len(columns), line)
-            yield line, parse_rows(block, columns)
-            has_rows = True
+        for line, block in line_blocks(path, file, header_line + 1):
+            for first, rows in _rows(path, line, block, len(columns), has_comments=has_comments):
+                yield first, parse_rows(rows, columns)
+                has_rows = True
         if not has_rows:
-            yield 2, pa.table({name: pa.array([], pa.string()) for name in columns})
+            yield header_line + 1, pa.table({name: pa.array([], pa.string()) for name in columns})
 
 
 def line_blocks(path: Path, file: BinaryIO, line: int) -> Iterator[tuple[int, bytes]]:
@@ -133,6 +140,31 @@ def line_blocks(path: Path, file: BinaryIO, line: int) -> Iterator[tuple[int, by
             _check_text(path, block, line)
         yield line, block
         line += block.count(b"\n")
+
+
+def _rows(
+    path: Path, line: int, block: bytes, num_columns: int, *, has_comments: bool
+) -> Iterator[tuple[int, bytes]]:
+    """Check the shape of lines; yield them, cut where some are blank or comments."""
+    try:
+        _check_shape(path, block, num_columns, line)
+    except DataError:
+        if not has_comments:
+            raise
+    else:
+        yield line, block
+        return
+    start = 0
+    for found in [*_NO_ROW.finditer(block), None]:
+        end = len(block) if found is None else found.start()
+        if found is not None and found[0].count(b"\t") == num_columns - 1:
+            continue
+        if start < end:
+            _check_shape(path, block[start:end], num_columns, line)
+            yield line, block[start:end]
+        if found is not None:
+            line += block.count(b"\n", start, found.end())
+            start = found.end()
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:

@@ -1,10 +1,11 @@
-"""Trial lists in the four forms in use, recognised by their content, never by their name.
+"""Trial lists in the forms in use, recognised by their content, never by their name.
 
-`label enroll test` (VoxCeleb, 1 or 0), `enroll test target|nontarget` (Kaldi), `enroll test 1|0` (CN-Celeb),
-and TSV with a header that has `enroll_id`, `test_id` and `label`.
+`label enroll test` (VoxCeleb, 1 or 0), `enroll test target|nontarget` (Kaldi), `enroll test tgt|imp` (VOiCES, SITW),
+`enroll test 1|0` (CN-Celeb), with any mix of tabs and spaces between fields, and TSV with a header that has
+`enroll_id`, `test_id` and `label`. Words may be in any case; blank lines and lines that begin with `#` are no trials.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +22,19 @@ from svkit.store.tables import format_rows, line_blocks, open_text, parse_rows, 
 HEADER = ("enroll_id", "test_id", "label")
 _DIGITS = {"0": 0, "1": 1}
 _WORDS = {"nontarget": 0, "target": 1}
+_SHORT_WORDS = {"imp": 0, "tgt": 1}
 _FORMS = (
     ("`label enroll test` with label 1 or 0", 0, _DIGITS),
     ("`enroll test target|nontarget`", 2, _WORDS),
+    ("`enroll test tgt|imp`", 2, _SHORT_WORDS),
     ("`enroll test 1|0`", 2, _DIGITS),
 )
+_ANY_LABEL = {**_DIGITS, **_WORDS, **_SHORT_WORDS}
 _COLUMNS = ("first", "second", "third")
-_NEWLINE = 10
+_NEWLINE, _HASH = 10, 35
 _TO_SPACES = bytes.maketrans(b"\t\r", b"  ")
+
+Lines = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,66 +88,85 @@ class Trials:
 
 
 def read_trials(path: Path) -> Trials:
-    """Read a trial list in any of the four forms, a block at a time.
+    """Read a trial list in any of the forms, a block at a time.
 
     Raises:
         DataError: missing, empty, or a line that does not fit; a file that fits two forms or mixes them.
     """
-    with open_text(path) as file:
-        start = file.tell()
-        first = file.readline()
-        if set(HEADER) <= set(first.rstrip(b"\r\n").decode(errors="replace").split("\t")):
-            return _read_with_header(path)
-        file.seek(start)
-        separator = b"\t" if b"\t" in first else b" "
-        coders, forms = [Coder() for _ in _COLUMNS], _FormFinder(path)
-        for line, block in line_blocks(path, file, 1):
-            rows, lines, fault = _regular(path, block, line, separator)
-            if len(lines):
-                table = parse_rows(rows, _COLUMNS)
-                columns = [dictionary_block(table.column(name)) for name in _COLUMNS]
-                forms.look_at(columns, lines)
-                for coder, column in zip(coders, columns, strict=True):
-                    coder.add(column)
-            if fault is not None:
-                raise fault
-    label_column, names = forms.found()
-    # Labels first: their codes go before the others are joined.
-    labels = _labels(coders.pop(label_column).finish(), names)
-    enroll, test = (coder.finish() for coder in coders)
-    return Trials(enroll, test, labels)
-
-
-def _labels(column: Coded, names: dict[str, int]) -> npt.NDArray[np.int8]:
-    return column.look_up(np.array([names[text] for text in column.values], np.int8))
-
-
-def _read_with_header(path: Path) -> Trials:
-    coders, names = [Coder() for _ in HEADER], {**_DIGITS, **_WORDS}
-    for line, table in table_blocks(path, HEADER):
-        columns = [dictionary_block(table.column(name)) for name in HEADER]
-        for name, column in zip(HEADER[:2], columns[:2], strict=True):
-            empty = _rows_of(column, [text == "" for text in column.dictionary.to_pylist()])
-            if len(empty):
-                raise DataError(f"{path}:{empty[0] + line}: {name}: expected an utterance, found nothing")
-        texts = columns[2].dictionary.to_pylist()
-        bad = _rows_of(columns[2], [text not in names for text in texts])
-        if len(bad):
-            codes = columns[2].indices.to_numpy()
-            found = first_five([f"{texts[codes[row]]!r} (line {row + line})" for row in bad])
-            raise DataError(
-                f"{path}:{bad[0] + line}: label: expected 1, 0, target or nontarget, found {found}"
-            )
+    has_header, blocks = _open(path)
+    coders, forms = [Coder() for _ in _COLUMNS], _FormFinder(path)
+    for table, lines in blocks:
+        columns = [dictionary_block(table.column(name)) for name in (HEADER if has_header else _COLUMNS)]
+        if has_header:
+            _check_cells(path, columns, lines)
+        else:
+            forms.look_at(columns, lines)
         for coder, column in zip(coders, columns, strict=True):
             coder.add(column)
-    labels = _labels(coders.pop().finish(), names)
+    label_column, names = (2, _ANY_LABEL) if has_header else forms.found()
+    # Labels first: their codes go before the others are joined.
+    labels = _labels(coders.pop(label_column).finish(), names)
     if not len(labels):
         raise DataError(f"{path}: no trials below the header")
     enroll, test = (coder.finish() for coder in coders)
     return Trials(enroll, test, labels)
 
 
-def _rows_of(column: pa.DictionaryArray, is_wanted: Sequence[bool]) -> npt.NDArray[np.int64]:
+def find_lines(path: Path, rows: npt.NDArray[np.int64]) -> list[int]:
+    """Return the lines of some trials of a list that was read, by their places in it, ascending."""
+    found: list[int] = []
+    start = 0
+    for _, lines in _open(path)[1]:
+        found += lines[rows[(rows >= start) & (rows < start + len(lines))] - start].tolist()
+        start += len(lines)
+        if len(found) == len(rows):
+            break
+    return found
+
+
+def _open(path: Path) -> tuple[bool, Iterator[tuple[pa.Table, Lines]]]:
+    """Say whether a list has a header, and return its rows a block at a time, with the line of each."""
+    with open_text(path) as file:
+        line, first = 1, file.readline()
+        while first and (not first.strip() or first.lstrip().startswith(b"#")):
+            line, first = line + 1, file.readline()
+    if set(HEADER) <= set(first.rstrip(b"\r\n").decode(errors="replace").split("\t")):
+        blocks = table_blocks(path, HEADER, header_line=line, has_comments=True)
+        return True, ((table, np.arange(line, line + len(table))) for line, table in blocks)
+    has_tabs = len([field for field in first.split(b"\t") if field.strip()]) == 3
+    return False, _without_header(path, b"\t" if has_tabs else b" ")
+
+
+def _without_header(path: Path, separator: bytes) -> Iterator[tuple[pa.Table, Lines]]:
+    shapes: dict[str, int] = {}
+    with open_text(path) as file:
+        for line, block in line_blocks(path, file, 1):
+            rows, lines, fault = _regular(path, block, line, separator, shapes)
+            if len(lines):
+                yield parse_rows(rows, _COLUMNS), lines
+            if fault is not None:
+                raise fault
+
+
+def _labels(column: Coded, names: dict[str, int]) -> npt.NDArray[np.int8]:
+    return column.look_up(np.array([names[text.strip().lower()] for text in column.values], np.int8))
+
+
+def _check_cells(path: Path, columns: Sequence[pa.DictionaryArray], lines: Lines) -> None:
+    """Raise DataError where a row of a table names no utterance or has no label."""
+    for name, column in zip(HEADER[:2], columns[:2], strict=True):
+        empty = _rows_of(column, [text == "" for text in column.dictionary.to_pylist()])
+        if len(empty):
+            raise DataError(f"{path}:{lines[empty[0]]}: {name}: expected an utterance, found nothing")
+    texts = columns[2].dictionary.to_pylist()
+    bad = _rows_of(columns[2], [text.strip().lower() not in _ANY_LABEL for text in texts])
+    if len(bad):
+        codes = columns[2].indices.to_numpy()
+        found = first_five([f"{texts[codes[row]]!r} (line {lines[row]})" for row in bad])
+        raise DataError(f"{path}:{lines[bad[0]]}: label: expected 1, 0, target or nontarget, found {found}")
+
+
+def _rows_of(column: pa.DictionaryArray, is_wanted: Sequence[bool]) -> Lines:
     """Return the rows whose value is wanted."""
     if not any(is_wanted):
         return np.zeros(0, np.int64)
@@ -149,25 +174,43 @@ def _rows_of(column: pa.DictionaryArray, is_wanted: Sequence[bool]) -> npt.NDArr
 
 
 def _regular(
-    path: Path, block: bytes, line: int, separator: bytes
-) -> tuple[bytes, npt.NDArray[np.int64], DataError | None]:
-    """Return the rows of a block with one tab between fields and no blank lines, and the line of each row.
+    path: Path, block: bytes, line: int, separator: bytes, shapes: dict[str, int]
+) -> tuple[bytes, Lines, DataError | None]:
+    """Return the rows of a block with one tab between fields and nothing else, and the line of each row.
 
-    A line without three fields ends them and is the error that comes third.
+    Args:
+        path: for messages.
+        block: whole lines.
+        line: the number of the first.
+        separator: a tab where the first row has three fields between tabs, which may hold spaces; else a space.
+        shapes: the first line with a space inside a field, and the first with spaces between fields; filled here.
+
+    Returns:
+        Also the error that comes after them: a line that has not three fields ends them, or one of the second
+        shape in a list of the first.
     """
     tidy = _tidy(block, separator)
     if tidy is not None:
-        return tidy, np.arange(line, line + tidy.count(b"\n")), None
+        if b" " in tidy:
+            shapes.setdefault("inside", line + tidy.count(b"\n", 0, tidy.index(b" ")))
+        if len(shapes) < 2:
+            return tidy, np.arange(line, line + tidy.count(b"\n")), None
     rows, lines = [], []
     fault = None
     for number, text in enumerate(block[:-1].split(b"\n"), start=line):
-        fields = _fields(text, separator)
+        fields = _fields(text, separator, shapes, number)
         if not fields:
             continue
-        if len(fields) != 3 or not all(fields) or any(b"\r" in field for field in fields):
+        if len(fields) != 3 or any(b"\r" in field for field in fields):
             fault = DataError(
                 f"{path}:{number}: expected three fields, such as `1 enroll test`, found"
                 f" {len(fields)}: {text.decode()[:80]!r}"
+            )
+            break
+        if len(shapes) == 2 and number >= max(shapes.values()):
+            fault = DataError(
+                f"{path}:{number}: ambiguous: line {shapes['inside']} has a space inside a field, line"
+                f" {shapes['between']} has spaces between fields; put a tab between any two fields"
             )
             break
         rows.append(b"\t".join(fields) + b"\n")
@@ -177,10 +220,11 @@ def _regular(
 
 def _tidy(block: bytes, separator: bytes) -> bytes | None:
     """Return a block with tabs between fields where all of its lines have three and nothing is to be trimmed."""
+    if b"\r" in block:
+        return None
     if separator == b" ":
-        if b"\t" in block or b"\r" in block:
-            return None
-    elif block.startswith(b" ") or any(mark in block for mark in (b"\r", b" \t", b"\t ", b" \n", b"\n ")):
+        block = block.replace(b"\t", b" ")
+    elif block.startswith(b" ") or any(mark in block for mark in (b" \t", b"\t ", b" \n", b"\n ")):
         return None
     codes = np.frombuffer(block, np.uint8)
     ends, marks = np.flatnonzero(codes == _NEWLINE), np.flatnonzero(codes == separator[0])
@@ -188,16 +232,26 @@ def _tidy(block: bytes, separator: bytes) -> bytes | None:
         return None
     first, second = marks.reshape(-1, 2).T
     starts = np.concatenate([[0], ends[:-1] + 1])
-    if not np.all((starts < first) & (first + 1 < second) & (second + 1 < ends)):
+    if not np.all((starts < first) & (first + 1 < second) & (second + 1 < ends) & (codes[starts] != _HASH)):
         return None
     return block if separator == b"\t" else block.replace(b" ", b"\t")
 
 
-def _fields(line: bytes, separator: bytes) -> list[bytes]:
-    if separator == b" ":
-        return [field for field in line.translate(_TO_SPACES).split(b" ") if field]
-    line = line.strip(b" \t\r")
-    return [field.strip(b" ") for field in line.split(b"\t")] if line else []
+def _fields(line: bytes, separator: bytes, shapes: dict[str, int], number: int) -> list[bytes]:
+    """Split a line; nothing of one that is blank or a comment."""
+    line = line.translate(_TO_SPACES) if separator == b" " else line.strip(b" \t\r")
+    fields = [field for field in line.translate(_TO_SPACES).split(b" ") if field]
+    if not fields or fields[0].startswith(b"#"):
+        return []
+    if separator == b"\t":
+        between_tabs = [field.strip(b" ") for field in line.split(b"\t")]
+        if len(between_tabs) == 3 and all(between_tabs):
+            if len(fields) > 3:
+                shapes.setdefault("inside", number)
+            return between_tabs
+        if len(fields) == 3:
+            shapes.setdefault("between", number)
+    return fields
 
 
 class _FormFinder:
@@ -210,13 +264,13 @@ class _FormFinder:
         self._misfits: dict[int, tuple[int, str]] = {}
         """Line and label of the first row that has not a form, by the number of the form."""
 
-    def look_at(self, columns: Sequence[pa.DictionaryArray], lines: npt.NDArray[np.int64]) -> None:
+    def look_at(self, columns: Sequence[pa.DictionaryArray], lines: Lines) -> None:
         """Take rows, their three columns and lines; DataError where no form is left."""
         if self._first is None:
             self._first = int(lines[0]), " ".join(column[0].as_py() for column in columns)
         for number, (_, place, names) in enumerate(_FORMS):
             texts = columns[place].dictionary.to_pylist() if number not in self._misfits else []
-            wrong = next((code for code, text in enumerate(texts) if text not in names), None)
+            wrong = next((code for code, text in enumerate(texts) if text.lower() not in names), None)
             if wrong is not None:
                 row = int(np.argmax(columns[place].indices.to_numpy() == wrong))
                 self._misfits[number] = int(lines[row]), texts[wrong]
@@ -255,7 +309,8 @@ def write_trials(path: Path, trials: Trials) -> None:
     ids = trials.ids
     plain = all(str(name).split() == [name] for name in ids)
     # Utterances called 0 and 1 on the test side would be taken for labels.
-    plain = plain and not any(set(trials.test.values) <= set(names) for names in (_DIGITS, _WORDS))
+    tests = {str(name).lower() for name in trials.test.values}
+    plain = plain and not any(tests <= set(names) for names in (_DIGITS, _WORDS, _SHORT_WORDS))
     broken = [name for name in ids if not name or any(mark in name for mark in "\t\n\r")]
     if broken:
         raise DataError(

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from svkit.errors import DataError
 from svkit.store import tables
-from svkit.store.trials import Trials, read_trials, write_trials
+from svkit.store.trials import Trials, find_lines, read_trials, write_trials
 
 EXPECTED = (["a/1.wav", "a/1.wav", "007"], ["a/2.wav", "b/1.wav", "NA"], [1, 0, 0])
 FORMS = {
@@ -15,6 +15,13 @@ FORMS = {
     "header": "label\tenroll_id\tx\ttest_id\n1\ta/1.wav\t5\ta/2.wav\n0\ta/1.wav\t\tb/1.wav\n"
     "nontarget\t007\t\tNA\n",
     "tabs": "1\ta/1.wav\ta/2.wav\n0\ta/1.wav\tb/1.wav\n0\t007\tNA",
+    "mixed": "1\ta/1.wav a/2.wav\n0 a/1.wav\tb/1.wav\n0 \t007\t \tNA\t\n",
+    "tabs, then any": "1\ta/1.wav\ta/2.wav\n0 a/1.wav b/1.wav\n0\t\t007\tNA\n",
+    "comments": "\ufeff# made by hand\r\n\r\n1 a/1.wav a/2.wav\r\n #0 x y\r\n0 a/1.wav b/1.wav\r\n#\r\n0 007 NA \r\n",
+    "any case": "a/1.wav a/2.wav TARGET\na/1.wav b/1.wav NonTarget\n007 NA nontarget\n",
+    "short": "a/1.wav a/2.wav tgt\na/1.wav b/1.wav imp\n007 NA IMP\n",
+    "commented header": "# a\tb\n\nenroll_id\ttest_id\tlabel\n# by hand\na/1.wav\ta/2.wav\tTARGET \n  \n"
+    "a/1.wav\tb/1.wav\timp\n\n#\n007\tNA\t0\n#end\n",
     "ragged": "\n 1  a/1.wav\ta/2.wav \r\n\n0 a/1.wav b/1.wav\n0 007   NA\n\n",
 }
 IDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=5)
@@ -55,12 +62,44 @@ def test_a_label_word_may_be_an_utterance(tmp_path):
             "enroll_id\ttest_id\tlabel\na\tb\t1\na\tb\t2\n",
             r"t.txt:3: label: expected 1, 0, .*found '2' \(line 3\)",
         ),
+        (
+            "# x\n1\ta b\tc\n#\n0 a c\n",
+            "t.txt:4: ambiguous: line 2 has a space inside a field, line 4 has spaces",
+        ),
+        ("1\ta\tc\n0 a c\n1\ta b\tc\n", "t.txt:3: ambiguous: line 3 has a space inside a field, line 2"),
+        ("1 a b\n1\ta b\tc\n", "t.txt:2: expected three fields, .* found 4"),
+        ("a b target\nb c tgt\n", "t.txt:2: line 1 has the form `enroll test target|nontarget`"),
+        ("# no\n\n", "t.txt: no trials"),
+        ("#\nenroll_id\ttest_id\tlabel\na\tb\t1\n#\na\tb\tx\n", "t.txt:5: label: expected 1, 0"),
+        ("#\nenroll_id\ttest_id\tlabel\na\tb\t1\n# x\na\tb\n", "t.txt:5: expected 3 tab-separated columns"),
         ("enroll_id\ttest_id\tlabel\na\t\t1\n", "t.txt:2: test_id: expected an utterance"),
     ],
 )
 def test_faults_are_named_with_their_line(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         read(tmp_path / "t.txt", text)
+
+
+def test_an_utterance_of_a_table_may_begin_like_a_comment(tmp_path):
+    text = "enroll_id\ttest_id\tlabel\n#a b\tc\t1\n# no trial\n"
+    assert read(tmp_path / "t.txt", text) == (["#a b"], ["c"], [1])
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_the_lines_of_trials_are_found_again(tmp_path, form):
+    """Blank lines and comments count as lines and not as trials; in blocks of any size."""
+    path = tmp_path / "t.txt"
+    path.write_bytes(FORMS[form].encode())
+    lines = FORMS[form].replace("\t", " ").split("\n")
+    expected = [
+        next(n for n, line in enumerate(lines, 1) if part in line) for part in ("a/2.wav", "b/1", "NA")
+    ]
+    for size in (1 << 24, 30):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tables, "_BLOCK_BYTES", size)
+            assert find_lines(path, np.arange(3)) == expected
+            assert find_lines(path, np.array([2])) == expected[2:]
+            assert read(path, FORMS[form]) == EXPECTED
 
 
 def test_missing_and_binary_files(tmp_path):
@@ -75,7 +114,7 @@ def test_missing_and_binary_files(tmp_path):
 @given(rows=st.lists(st.tuples(IDS, IDS, st.integers(0, 1)), min_size=1, max_size=8), spaced=st.booleans())
 def test_round_trip(tmp_path_factory, rows, spaced):
     path = tmp_path_factory.mktemp("t") / "t.txt"
-    gap = " x" if spaced else "x"
+    gap = " x" if spaced else ""
     enroll, test, labels = zip(*rows, strict=True)
     enroll, test = [name + gap for name in enroll], [name + gap for name in test]
     write_trials(path, Trials.of(np.array(enroll, object), np.array(test, object), np.array(labels, np.int8)))
