@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from svkit.errors import ArtifactError
 from svkit.stages.info import describe_checkpoint
 from svkit.store.atomic import write_text
 from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
 from svkit.store.checkpoint import SPEAKERS_NAME
+from svkit.store.files import read_file
 from svkit.store.provenance import read_provenance, sha256_artifact
 from svkit.store.tables import read_table
 
 CARD_NAME = "README.md"
+_MARK = "(of svkit's artifact hash)"
+"""What every card says, and no other document."""
 _TITLES = {
     "finetune": "fine-tuned speaker model",
     "prune": "pruned speaker model, before distillation",
@@ -25,13 +29,15 @@ _TITLES = {
 
 
 def write_card(directory: Path, systems: Sequence[Mapping[str, Any]] = ()) -> None:
-    """Write the card of a finished checkpoint.
+    """Write the card of a finished checkpoint, unless the user has put a document of that name in its place.
 
     Args:
         directory: the checkpoint.
         systems: evaluations of it, as `report.json` has them; none: the card says that there are none yet.
     """
-    write_text(directory / CARD_NAME, render(directory, systems))
+    path = directory / CARD_NAME
+    if not path.exists() or _MARK.encode() in read_file(path, ArtifactError):
+        write_text(path, render(directory, systems))
 
 
 def render(directory: Path, systems: Sequence[Mapping[str, Any]]) -> str:
@@ -71,7 +77,7 @@ def _use(directory: Path) -> str:
         'model = svkit.load("this directory")\n'
         'embedding = model.embed("a.wav")  # float32, not length-normalised\n```\n\n'
         "`svkit verify a.wav b.wav --model DIR` compares two recordings, `svkit export DIR` writes ONNX."
-        f" Content: sha256 `{digest}` (of svkit's artifact hash)."
+        f" Content: sha256 `{digest}` {_MARK}."
     )
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from safetensors import SafetensorError
 from svkit.errors import ArtifactError
 from svkit.store.strict_json import load_json
 
-_PREFIX = ".tmp-"
+_PREFIX = ".svkit-tmp-"
+_TEMPORARY = _PREFIX + "[0-9a-z_]" * 8 + "*"
+"""Names that `tempfile` makes with the prefix, and a suffix."""
 
 
 @contextmanager
@@ -58,10 +60,15 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(directory: Path) -> None:
-    """Remove the temporary files that killed processes left below a directory no other process writes to."""
-    for path in directory.rglob(f"{_PREFIX}*"):
-        path.unlink(missing_ok=True)
+def remove_unfinished(directories: Iterable[Path]) -> None:
+    """Remove the temporary files that killed processes left in directories no other process writes to.
+
+    Files of `replacing` alone, and nothing further below: what lies there may be the user's.
+    """
+    for directory in directories:
+        for path in directory.glob(_TEMPORARY):
+            if path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -30,6 +30,8 @@ ADAPTER_NAME = "adapter"
 LOG_NAME, RESUME_NAME, TENSORBOARD_NAME = "train_log.jsonl", "resume", "tensorboard"
 STATE_NAME = "state.json"
 RESUME_FORMAT, RESUME_VERSION = "svkit-resume", 2
+_DIGITS = "[0-9]" * 9
+_STATE_GLOB = f"step-{_DIGITS}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,13 +238,13 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
         shutil.rmtree(place, ignore_errors=True)  # the disk may be full: leave the room to others
         raise
     kept = _complete_states(root)[:keep_last]
-    for other in root.glob("step-*"):
+    for other in root.glob(_STATE_GLOB):
         if other not in kept:
             (other / STATE_NAME).unlink(missing_ok=True)
             shutil.rmtree(other)
     steps = {read_json(path / STATE_NAME, RESUME_FORMAT, RESUME_VERSION)["best_step"] for path in kept}
     needed = {best_path(directory, step) for step in steps if step is not None}
-    for best in root.glob("best-*.safetensors"):
+    for best in root.glob(f"best-{_DIGITS}.safetensors"):
         if best not in needed:
             best.unlink()
 
@@ -259,7 +261,7 @@ def _is_whole(place: Path) -> bool:
 
 def _complete_states(root: Path) -> list[Path]:
     """Directories of whole states, the newest first."""
-    return sorted((path.parent for path in root.glob(f"step-*/{STATE_NAME}")), reverse=True)
+    return sorted((path.parent for path in root.glob(f"{_STATE_GLOB}/{STATE_NAME}")), reverse=True)
 
 
 def read_resume(directory: Path, note: Callable[[str], None] = lambda _: None) -> ResumeState | None:

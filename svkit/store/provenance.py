@@ -52,7 +52,19 @@ _NOT_CONTENT = {
     "calibration.json",
     "README.md",
 }
-
+_WRITTEN_IN = (
+    "adapter",
+    "best",
+    "best/adapter",
+    "last",
+    "last/adapter",
+    "resume",
+    "resume/step-*",
+    "figures",
+    "kaldi",
+    "wespeaker",
+)
+"""Where commands write files below their output."""
 
 _INPUT = {"name": str, "path": str, "sha256": str}
 
@@ -287,7 +299,7 @@ def open_output(
             run["started"] = earlier.get("started", run["started"])
         else:
             write_json(directory / RUN_NAME, run)
-        remove_unfinished(directory)
+        remove_unfinished((directory, *(place for name in _WRITTEN_IN for place in directory.glob(name))))
     except BaseException:
         release_directory(lock)
         raise

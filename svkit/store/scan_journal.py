@@ -5,8 +5,8 @@ a file that comes or goes changes the block it is in and no other. An entry hold
 time of change it had.
 """
 
+import contextlib
 import os
-import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pa_parquet
 
 from svkit.errors import ArtifactError
-from svkit.store.atomic import replacing
+from svkit.store.atomic import remove_unfinished, replacing
 from svkit.store.audio_file import TarMember
 from svkit.store.files import open_file
 
@@ -150,17 +150,22 @@ class ScanJournal:
 
 
 def remove_journal(directory: Path) -> None:
-    """Remove a journal that is no longer needed.
+    """Remove a journal that is no longer needed; what else lies in its directory stays.
 
     Raises:
         ArtifactError: it cannot be removed.
     """
+    places = list(directory.glob("[0-9a-f]" * 2))
+    remove_unfinished(places)
     try:
-        shutil.rmtree(directory)
-    except FileNotFoundError:
-        pass
+        for place in places:
+            for file in place.glob("[0-9a-f]" * 22 + ".parquet"):
+                file.unlink(missing_ok=True)
     except OSError as error:
         raise ArtifactError(f"{directory}: cannot be removed: {error.strerror}") from error
+    for place in (*places, directory):
+        with contextlib.suppress(OSError):  # not there, or not empty
+            place.rmdir()
 
 
 def _is_text(text: str) -> bool:

@@ -172,7 +172,7 @@ def finish_and_compare(stage: Stage, reference: Reference, what: str) -> None:
         assert ended.code == 0, f"{stage.name}, {what}: exit {ended.code}: {ended.log}"
         assert ended.states == reference.states, f"{stage.name}, {what}: other resume tensors"
     assert result_hashes(stage.out) == reference.results, f"{stage.name}, {what}: other results"
-    assert not list(stage.out.rglob(".tmp-*")), f"{stage.name}, {what}: temporary files stay"
+    assert not list(stage.out.rglob(".svkit-tmp-*")), f"{stage.name}, {what}: temporary files stay"
 
 
 def kill_at_random_moments(
@@ -261,7 +261,7 @@ def assert_full(stage: Stage, ended: Ended, reason: str, before: dict[str, str])
     after = saved_hashes(stage.out)
     # A newer state that still fitted has replaced the one before.
     assert before.items() <= after.items() or any(name.endswith("state.json") for name in after)
-    assert not list(stage.out.rglob(".tmp-*")) and not stage.is_finished()
+    assert not list(stage.out.rglob(".svkit-tmp-*")) and not stage.is_finished()
 
 
 def fill_the_disk(stage: Stage, reference: Reference, rng: random.Random, tally: Tally) -> None:

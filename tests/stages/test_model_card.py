@@ -55,3 +55,13 @@ def test_a_stage_writes_the_card_with_its_inputs(tmp_path):
     card = (exp / "finetune" / "head" / CARD_NAME).read_text()
     assert "| stage | head |" in card and "| train | train.tsv |" in card and "| seed | 24 |" in card
     assert str(tmp_path) not in card
+
+
+def test_a_document_of_the_users_own_is_not_replaced(checkpoint):
+    (checkpoint / CARD_NAME).write_text("# My model")
+    write_card(checkpoint)
+    assert (checkpoint / CARD_NAME).read_text() == "# My model"
+    (checkpoint / CARD_NAME).unlink()
+    write_card(checkpoint)
+    write_card(checkpoint, [SYSTEM])
+    assert "1.23" in (checkpoint / CARD_NAME).read_text()

@@ -291,3 +291,35 @@ def test_real_voices(tmp_path):
     assert result.eval_speakers == 17
     assert result.trials == {"trials_dev": {"targets": 729, "nontargets": 2189}}
     assert result.train_speakers + result.valid_speakers == 45 and not result.bad_files
+
+
+def test_what_is_the_users_own_in_the_data_directory_stays(tmp_path, tree):
+    """Lists beside ours, directories that bear the names of our corpora, and what lies in the scan's directory."""
+    data = tmp_path / "exp" / "data"
+    made = prepare(tmp_path, tree).trials
+    assert list(made) == ["folder"]
+    mine = [
+        data / name
+        for name in ("trials/mine.txt", "cnceleb/1.flac", "kaldi/wav.scp", "demo/a", ".scan/notes")
+    ]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    (data / ".scan" / "ab").mkdir()
+    (data / ".scan" / "ab" / f"{'0' * 22}.parquet").write_text("old entries")
+    (data / ".svkit-tmp-1a_b2c3d.tsv").write_text("half")
+    trials = tmp_path / "other.txt"
+    trials.write_bytes((data / "trials" / "folder.txt").read_bytes())
+    assert list(prepare(tmp_path, tree, trials=(trials,), overwrite=True).trials) == ["other"]
+    assert [path.read_text() for path in mine] == ["mine"] * len(mine)
+    assert sorted(path.name for path in (data / "trials").iterdir()) == ["mine.txt", "other.txt"]
+    assert [path.name for path in (data / ".scan").iterdir()] == ["notes"]
+    assert not (data / ".svkit-tmp-1a_b2c3d.tsv").exists()
+
+
+def test_a_given_list_may_lie_where_lists_are_written(tmp_path, tree):
+    prepare(tmp_path, tree)
+    path = tmp_path / "exp" / "data" / "trials" / "folder.txt"
+    before = path.read_bytes()
+    prepare(tmp_path, tree, trials=(path,), overwrite=True)
+    assert path.read_bytes() == before

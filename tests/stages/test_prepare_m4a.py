@@ -101,7 +101,7 @@ def test_aac_becomes_flac_beside_it_and_an_interrupted_conversion_goes_on(
         if len(started) > 3:
             # As a killed process leaves it: half a file under a temporary name.
             target.parent.mkdir(parents=True, exist_ok=True)
-            (target.parent / ".tmp-half.flac").write_bytes(b"fLaC half")
+            (target.parent / ".svkit-tmp-halfhalf.flac").write_bytes(b"fLaC half")
             raise KeyboardInterrupt
         return real(ffmpeg, source, target, rate)
 

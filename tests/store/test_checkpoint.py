@@ -132,6 +132,17 @@ def test_the_last_resume_states_replace_those_before(tmp_path):
     assert store.read_resume(tmp_path) is None and store.read_resume_batch(tmp_path) is None
 
 
+def test_what_is_no_state_stays_beside_the_states(tmp_path):
+    (tmp_path / "resume" / "step-by-step").mkdir(parents=True)
+    (tmp_path / "resume" / "step-1").write_text("mine")
+    (tmp_path / "resume" / "best-of.safetensors").write_text("mine")
+    for num_done in (5, 10):
+        store.write_resume(tmp_path, state(num_done))
+    assert names(tmp_path) == [
+        "resume/best-of.safetensors", "resume/step-000000010", "resume/step-1", "resume/step-by-step",
+    ]  # fmt: skip
+
+
 def test_the_best_state_goes_when_no_state_mentions_it_any_more(tmp_path):
     for step in (3, 6):
         store.write_tensors(store.best_path(tmp_path, step), tensors())

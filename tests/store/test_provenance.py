@@ -123,11 +123,38 @@ def test_an_interrupted_emptying_looks_neither_finished_nor_like_a_run_to_resume
 def test_what_a_killed_process_was_writing_is_removed(tmp_path, inputs):
     with take(tmp_path, inputs) as output:
         (output.path / "resume").mkdir()
-        for name in (".tmp-1.safetensors", "resume/.tmp-2.safetensors", "resume/kept.safetensors"):
+        for name in (
+            ".svkit-tmp-1a_b2c3d.safetensors",
+            "resume/.svkit-tmp-1a_b2c3d",
+            "resume/kept.safetensors",
+        ):
             (output.path / name).write_text("half")
     with take(tmp_path, inputs) as output:
         assert output.is_resumed
-        assert [path.name for path in output.path.rglob("*.safetensors")] == ["kept.safetensors"]
+        assert [path.name for path in output.path.rglob("*") if path.is_file() and path.name != ".lock"] == [
+            "run.json", "kept.safetensors",
+        ]  # fmt: skip
+
+
+def test_what_is_not_svkits_is_not_removed_where_a_run_goes_on(tmp_path, inputs):
+    """Other programs have temporary files too; only those of svkit's own making go, where it makes them."""
+    out = tmp_path / "out"
+    with take(tmp_path, inputs):
+        for name in (
+            ".git/.tmp-1",
+            ".git/.svkit-tmp-1a_b2c3d",
+            ".tmp-1a2b3c4d",
+            ".svkit-tmp-mine",
+            "src/.svkit-tmp-1a_b2c3d",
+        ):
+            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).write_text("mine")
+        (out / ".tmp-x").mkdir()
+        (out / ".svkit-tmp-12345678").mkdir()
+        (out / ".svkit-tmp-87654321").symlink_to(out / "src")
+    before = sorted(out.rglob("*"))
+    with take(tmp_path, inputs) as output:
+        assert output.is_resumed and sorted(out.rglob("*")) == before
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path, inputs):

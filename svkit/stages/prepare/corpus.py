@@ -1,6 +1,5 @@
 """What all corpora share: the request, the split of a table into lists, and the files below `exp/data`."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -13,7 +12,7 @@ from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.stages.prepare import splits
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
-from svkit.store.atomic import write_bytes, write_json
+from svkit.store.atomic import remove_unfinished, write_bytes, write_json
 from svkit.store.experiment import update_experiment
 from svkit.store.files import read_file
 from svkit.store.manifest import write_manifest
@@ -34,8 +33,8 @@ from svkit.store.trials import Trials, read_trials, write_trials
 BAD_FILES_NAME = "bad_files.tsv"
 _JOURNAL_NAME = ".scan"
 _OWN_FILES = ("train.tsv", "valid.tsv", "eval.tsv", "valid_trials.txt")
-_MADE_AUDIO = ("demo", "cnceleb", "kaldi")
-"""Directories with audio that a command made; another corpus removes them."""
+_LIST = (".txt", ".enroll.tsv")
+"""What the names of an evaluation list's files end in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +130,7 @@ class DataDirectory:
         self._inputs = describe_inputs({**(inputs or {}), **_given_files(request)})
         self.finished = self._finished_before()
         self._lock = lock_directory(self.path)
+        remove_unfinished((self.path, self.path / "trials"))
 
     def _finished_before(self) -> CorpusResult | None:
         """Return the result of an earlier equal request, if that is what was asked for."""
@@ -167,14 +167,18 @@ class DataDirectory:
         release_directory(self._lock)
 
     def clear(self) -> None:
-        """Remove what an earlier corpus left; the mark of completeness goes first."""
+        """Remove the lists of an earlier corpus; the mark of completeness goes first.
+
+        Lists of the user's own beside them stay, and so does audio: a directory `demo`, `cnceleb` or `kaldi` may be
+        the user's corpus.
+        """
+        summary = read_provenance(self.path).get("summary") if is_finished(self.path) else None
+        trials = summary.get("trials") if isinstance(summary, dict) else None
+        names = [Path(name).name for name in trials] if isinstance(trials, dict) else []
+        made = [f"trials/{name}{suffix}" for name in names for suffix in _LIST]
         (self.path / PROVENANCE_NAME).unlink(missing_ok=True)
-        for name in _OWN_FILES:
+        for name in (*_OWN_FILES, *made):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / "trials", ignore_errors=True)
-        for name in _MADE_AUDIO:
-            if name != self._corpus:
-                shutil.rmtree(self.path / name, ignore_errors=True)
 
     def accept(self, bad: Sequence[BadFile], num_files: int) -> None:
         """Write the list of bad files, and raise unless they are to be left out.
@@ -225,20 +229,23 @@ class DataDirectory:
         held_out, valid_trials = _hold_out(train, self._request, progress)
         valid = train[train["speaker_id"].isin(held_out)]
         train = train[~train["speaker_id"].isin(held_out)]
-        self.clear()
+        given = {
+            entry.name: read_file(entry.source, DataError) for entry in lists if entry.source is not None
+        }
+        self.clear()  # a given list may lie where lists are written
         for name, table in (("train.tsv", train), ("eval.tsv", evaluation), ("valid.tsv", valid)):
             if len(table):
                 write_manifest(self.path / name, table)
         if valid_trials is not None:
             write_trials(self.path / "valid_trials.txt", valid_trials)
         for entry in lists:
-            path = self.path / "trials" / f"{entry.name}.txt"
+            path = self.path / "trials" / f"{entry.name}{_LIST[0]}"
             if entry.source is None:
                 write_trials(path, entry.trials)
             else:
-                write_bytes(path, read_file(entry.source, DataError))
+                write_bytes(path, given[entry.name])
             if entry.enrollment is not None:
-                write_table(path.with_name(f"{entry.name}.enroll.tsv"), entry.enrollment)
+                write_table(path.with_name(f"{entry.name}{_LIST[1]}"), entry.enrollment)
         result = self._summarise(train, valid, evaluation, lists, bad)
         self._note_recipe()
         content = make_provenance(
