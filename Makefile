@@ -158,6 +158,7 @@ pruning-quality: $(dense)
 
 # ---- Checks -------------------------------------------------------------------------------------------------------
 
+# In random order; the last lines say how to get the same order again. The order of the files: pytest -p no:randomly.
 test: $(SETUP)
 	$(VENV)/bin/pytest
 

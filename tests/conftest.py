@@ -1,14 +1,29 @@
-"""Shared by all tests: one thread (two cores are shared), no network, no terminal."""
+"""Shared by all tests: one thread (two cores are shared), no network, no terminal, nothing of the place they run in.
+
+No test sees the user's `exp/` or `SVKIT_EXP`: the working directory is an empty one, which every test leaves empty.
+"""
 
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is imported anywhere: a test of a small model is faster on one thread, and stays deterministic.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "agg"
-for _name in ("SVKIT_EXP", "SVKIT_VOXCELEB", "RANK", "WORLD_SIZE", "LOCAL_RANK", "FORCE_COLOR"):
-    os.environ.pop(_name, None)
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(Path(__file__).parents[1] / ".hypothesis")
+_OF_A_LAUNCHER_OR_TERMINAL = {
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS",
+}  # fmt: skip
+_is_soak = os.environ.get("SVKIT_SOAK", "").isdecimal()  # tests.hostile.mutations
+for _name in set(os.environ):
+    if _name in _OF_A_LAUNCHER_OR_TERMINAL or (
+        _name.startswith(("SVKIT_", "_SVKIT_")) and not (_name == "SVKIT_SOAK" and _is_soak)
+    ):
+        del os.environ[_name]
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
@@ -17,6 +32,29 @@ import pytest  # noqa: E402
 # it judges the change; at a desk every run draws others.
 hypothesis.settings.register_profile("svkit", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("svkit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Work in a directory without anything in it, fixtures of whole modules included."""
+    before, directory = Path.cwd(), tmp_path_factory.mktemp("empty")
+    os.chdir(directory)
+    yield directory
+    os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def _working_directory_stays_empty(empty_directory: Path) -> Iterator[None]:
+    """Fail a test that leaves something in the working directory, or leaves the directory (monkeypatch comes back)."""
+    yield
+    found, left = Path.cwd(), sorted(path.name for path in empty_directory.iterdir())
+    os.chdir(empty_directory)
+    for name in left:
+        path = empty_directory / name
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    assert found == empty_directory and not left, (
+        f"left in the working directory {found}: {left}; use tmp_path"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,3 +67,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="no GPU"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in which order the tests ran (pytest-randomly's own line is not shown by `-q`)."""
+    seed = getattr(terminalreporter.config.option, "randomly_seed", None)
+    if isinstance(seed, int):
+        terminalreporter.write_line(f"the same order again: --randomly-seed={seed}")

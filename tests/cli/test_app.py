@@ -98,7 +98,7 @@ def test_a_signal_outside_the_stages(
         "app.app = work\n"
         "app.main()\n"
     )
-    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == expected
 
 

@@ -50,7 +50,7 @@ def answers(tmp_path_factory):
                 done = CliRunner().invoke(app, words[1:])
                 assert done.exit_code == 0, f"{line}\n{done.stderr}"
                 found[line] = done.stdout
-        yield found
+    return found
 
 
 def answer(answers, *words):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +60,6 @@ class MakeRun:
     returncode: int
     stdout: str
     stderr: str
-    seconds: float
 
 
 def run_make(workplace: Path, *settings: str) -> MakeRun:
@@ -69,11 +67,10 @@ def run_make(workplace: Path, *settings: str) -> MakeRun:
     prefix = Path(sys.prefix)
     command = ["make", "--file", str(REPOSITORY / "Makefile"), *settings, "SETUP=", f"VENV={prefix}"]
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL")}
-    start = time.perf_counter()
     done = subprocess.run(
         command, cwd=workplace, env=environment, capture_output=True, text=True, check=False
     )
-    return MakeRun(done.returncode, done.stdout, done.stderr, time.perf_counter() - start)
+    return MakeRun(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="session")

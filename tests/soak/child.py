@@ -7,6 +7,7 @@ milliseconds instead of seconds, and it is a process like any other to signals, 
 import contextlib
 import ctypes
 import json
+import multiprocessing
 import os
 import resource
 import signal
@@ -24,6 +25,7 @@ import svkit.stages.finetune
 import svkit.stages.prune
 import svkit.stages.report
 import svkit.stages.score  # noqa: F401
+from svkit.cli import signals
 from svkit.cli.app import main
 from svkit.store.provenance import PROVENANCE_NAME, sha256_file
 
@@ -45,6 +47,18 @@ class Faults:
 
 def run_command(arguments: list[str], log: str, out: str, faults: Faults) -> None:
     """Run `svkit ARGUMENTS` with its output in `log`; what is seen of `out` goes to `log`.json when it ends."""
+    multiprocessing.set_start_method("fork", force=True)  # the default, not the one that started this child
+    # Ignored in what a shell runs in the background, and under nohup.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signals.install()  # from here on, and the log says so, this process may be stopped
+    try:
+        _run(arguments, log, out, faults)
+    except signals.STOPS as stop:  # before or after the command itself
+        sys.exit(signals.exit_code(stop))
+
+
+def _run(arguments: list[str], log: str, out: str, faults: Faults) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -55,9 +69,6 @@ def run_command(arguments: list[str], log: str, out: str, faults: Faults) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, (faults.largest_file, faults.largest_file))
     if faults.is_plain_user:
         _drop_capabilities()
-    # Ignored in what a shell runs in the background, and under nohup.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.argv = ["svkit", *arguments]
     try:
         main()

@@ -1,5 +1,6 @@
 """Start, kill and compare real svkit processes."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -72,9 +73,10 @@ class Running:
             time.sleep(0.002)
 
     def kill(self, number: int) -> Ended:
-        """Send a signal and wait for the end."""
+        """Send a signal, which may come too late, and wait for the end."""
         assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # the fork server has buried it already
+            os.kill(self._process.pid, number)
         return self.wait()
 
     def wait(self, seconds: float = 600.0) -> Ended:

@@ -3,9 +3,12 @@
 The short form: `python -m tests.soak` (`make soak`) does the same for minutes, at every change of a file.
 """
 
+import contextlib
 import random
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -49,16 +52,31 @@ def test_a_killed_overwrite_leaves_the_old_result_or_none(
     assert tally.counts["SIGKILL at a change of a file, --overwrite"] == 1
 
 
-def test_the_workers_of_a_killed_run_do_not_hold_its_output(stages: dict[str, Stage]) -> None:
+def test_the_workers_of_a_killed_run_do_not_hold_its_output(
+    stages: dict[str, Stage], reference: Find
+) -> None:
     """They notice within seconds that their parent is gone; the same command goes on at once."""
     stage, workers = stages["joint"], ("--set", "joint.data.num_workers=1")
+    kill_at = reference("joint").num_changes // 2
     stage.remove_output()
-    running = stage.start(*workers)
-    running.wait_for(stage.out, "resume/*/state.json")
-    assert running.kill(signal.SIGKILL).code == -signal.SIGKILL
+    assert stage.run(*workers, kill_at=kill_at).code == -signal.SIGKILL
     ended = stage.run(*workers)
     assert ended.code == 0 and "going on after step" in ended.log, ended.log
     stage.remove_output()
+    end = time.monotonic() + 60
+    while orphans := _processes_writing(f"{stage.log} (deleted)"):  # the log of the killed run
+        assert time.monotonic() < end, orphans
+        time.sleep(0.05)
+
+
+def _processes_writing(log: str) -> list[str]:
+    """Processes with this standard output; those that end meanwhile are not among them."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str((process / "fd" / "1").readlink()) == log:
+                found.append(process.name)
+    return found
 
 
 def test_a_killed_chain_goes_on_with_the_part_that_was_not_finished(stages: dict[str, Stage]) -> None:

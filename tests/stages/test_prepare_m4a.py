@@ -132,9 +132,12 @@ def test_aac_becomes_flac_beside_it_and_an_interrupted_conversion_goes_on(
 
 def test_a_killed_conversion_goes_on(tmp_path, root):
     """By a SIGKILL that leaves no time to tidy up, while ffmpeg's output is there but not yet checked."""
-    slow = tmp_path / "bin" / "ffmpeg"
+    slow, runs = tmp_path / "bin" / "ffmpeg", shlex.quote(str(tmp_path / "runs"))
     slow.parent.mkdir()
-    slow.write_text(f'#!/bin/sh\n{shlex.quote(find_ffmpeg())} "$@"\ncode=$?\nsleep 0.2\nexit $code\n')
+    slow.write_text(  # the fifth run and every later one hangs at its end
+        f'#!/bin/sh\necho >> {runs}\n{shlex.quote(find_ffmpeg())} "$@"\ncode=$?\n'
+        f"[ $(wc -l < {runs}) -gt 4 ] && sleep 600\nexit $code\n"
+    )
     slow.chmod(0o755)
     command = [
         sys.executable,

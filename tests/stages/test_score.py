@@ -35,7 +35,7 @@ def finish(directory):
 
 
 def make_embeddings(directory, matrix, manifest=None, ids=IDS, sha256="c0ffee"):
-    facts = {"model": directory.name, "checkpoint": {"path": "exp/finetune/lmft", "sha256": sha256}}
+    facts = {"model": directory.name, "checkpoint": {"path": f"{directory}-checkpoint", "sha256": sha256}}
     if manifest is not None:
         facts["manifest"] = {"path": manifest.as_posix(), "sha256": sha256_file(manifest)}
     write_embeddings(directory, ids, matrix, facts)
