@@ -41,7 +41,9 @@ def run(num_classes: int, class_fraction: float, batch_size: int) -> dict[str, o
     recipe = load_recipe("smoke")
     head = replace(recipe.head, embedding_dim=EMBEDDING_DIM)
     torch.manual_seed(0)
-    network = SpeakerNetwork(ModelArchitecture(encoder=tiny_architecture(recipe), head=head))
+    network = SpeakerNetwork(
+        ModelArchitecture(encoder=tiny_architecture(recipe.encoder_overrides), head=head)
+    )
     classifier = make_classifier(
         EMBEDDING_DIM, num_classes, class_fraction=class_fraction, batch_size=batch_size, seed=0
     )

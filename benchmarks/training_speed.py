@@ -40,7 +40,7 @@ def architecture_of(recipe: Any) -> Any:
     if recipe.name == "tiny":
         from svkit.stages.models import tiny_architecture  # reads audio, which a lent GPU machine cannot
 
-        encoder = tiny_architecture(recipe)
+        encoder = tiny_architecture(recipe.encoder_overrides)
     return ModelArchitecture(encoder=encoder, head=recipe.head)
 
 

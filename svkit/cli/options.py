@@ -122,7 +122,7 @@ def open_recipe(
         ConfigError: an unknown preset, key or value.
     """
     from svkit.config.load import load_recipe
-    from svkit.store.experiment import read_experiment
+    from svkit.store.experiment import FILE_NAME, read_experiment
 
     experiment = read_experiment(exp)
     recipe = load_recipe(
@@ -130,6 +130,8 @@ def open_recipe(
         None if config is None else _read_config(config),
         overrides or (),
         sections,
+        preset_from="--preset" if preset else f"{exp / FILE_NAME}: preset",
+        config_name=str(config),
         defaults={"encoder": experiment.encoder}
         if experiment.encoder and preset in (None, experiment.preset)
         else {},

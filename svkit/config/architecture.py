@@ -7,59 +7,48 @@ Widths are kept per layer, because a cut encoder has another width in every laye
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from operator import index
-from typing import Any
+from typing import Annotated, Any
 
-from svkit.config.schema import HeadConfig
+from svkit.config.ranges import Checked, Range
+from svkit.config.schema import MAX_LAYERS, TINY_SIZES, HeadConfig, Size
 from svkit.errors import ArtifactError, ConfigError
 
 FORMAT = "svkit-checkpoint"
 FORMAT_VERSION = 1
-MAX_LAYERS, MAX_SIZE = 1000, 2**24
-"""Bounds of what a configuration may ask for, far above any encoder: a broken one takes no time or memory."""
-
-
-def _check_size(name: str, value: object, *, lowest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= MAX_SIZE:
-        raise ArtifactError(f"{name}: expected whole numbers >= {lowest}, found {repr(value)[:80]}")
+Width = Annotated[int, Range(ge=0, le=2**24)]
+"""Of a branch in one layer; 0: absent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderArchitecture:
+class EncoderArchitecture(Checked):
     """A w2v-BERT 2.0 encoder: Conformer layers with relative-key attention (method: section 1)."""
 
-    hidden_size: int
-    head_size: int
+    hidden_size: Size
+    head_size: Size
     """Channels of one attention head (hidden_size / heads of the dense model)."""
-    num_heads: tuple[int, ...]
+    num_heads: tuple[Width, ...]
     """Attention heads per layer."""
-    ffn1_dim: tuple[int, ...]
-    ffn2_dim: tuple[int, ...]
-    conv_dim: tuple[int, ...]
+    ffn1_dim: tuple[Width, ...]
+    ffn2_dim: tuple[Width, ...]
+    conv_dim: tuple[Width, ...]
     """Channels of the convolution module per layer."""
-    feature_dim: int = 160
-    conv_kernel_size: int = 31
-    left_positions: int = 64
+    feature_dim: Size = 160
+    conv_kernel_size: Size = 31
+    left_positions: Width = 64
     """Distances further left than this share one embedding."""
-    right_positions: int = 8
-    layer_norm_eps: float = 1e-5
+    right_positions: Width = 8
+    layer_norm_eps: Annotated[float, Range(gt=0, lt=1)] = 1e-5
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "head_size", "feature_dim", "conv_kernel_size"):
-            _check_size(f"encoder.{name}", getattr(self, name), lowest=1)
-        for name in ("left_positions", "right_positions"):
-            _check_size(f"encoder.{name}", getattr(self, name), lowest=0)
-        if not isinstance(self.layer_norm_eps, float) or not 0 < self.layer_norm_eps < 1:
-            raise ArtifactError(
-                f"encoder.layer_norm_eps: expected a number between 0 and 1, found {self.layer_norm_eps!r}"
-            )
+        try:
+            Checked.__post_init__(self)
+        except ConfigError as error:  # it comes from a file of a checkpoint, not from a recipe
+            raise ArtifactError(f"encoder.{error}") from None
         lengths = {name: len(getattr(self, name)) for name in WIDTHS}
         if len(set(lengths.values())) != 1 or not 1 <= len(self.num_heads) <= MAX_LAYERS:
             raise ArtifactError(
                 f"encoder: expected one width per layer and kind, at most {MAX_LAYERS}, found {lengths} layers"
             )
-        for name in WIDTHS:
-            for width in getattr(self, name):
-                _check_size(f"encoder.{name}", width, lowest=0)
 
     @property
     def num_layers(self) -> int:
@@ -80,10 +69,12 @@ class EncoderArchitecture:
         cls, *, num_layers: int, hidden_size: int, num_heads: int, ffn_dim: int, **others: Any
     ) -> "EncoderArchitecture":
         """Build a dense architecture, the same in every layer."""
-        for name, size in (("layers", num_layers), ("hidden size", hidden_size), ("heads", num_heads)):
-            _check_size(f"encoder: {name}", size, lowest=1)
-        if num_layers > MAX_LAYERS:
-            raise ArtifactError(f"encoder: expected at most {MAX_LAYERS} layers, found {num_layers}")
+        sizes = {"num_layers": num_layers, "hidden_size": hidden_size, "num_heads": num_heads}
+        for name, size in sizes.items():
+            limits = Range(ge=1, le=MAX_LAYERS) if name == "num_layers" else Range(ge=1, le=2**24)
+            problem = limits.problem(size, is_whole=True)
+            if problem:
+                raise ArtifactError(f"encoder.{name}: {problem}")
         if hidden_size % num_heads:
             raise ArtifactError(f"encoder: hidden size {hidden_size} is not a multiple of {num_heads} heads")
         return cls(
@@ -102,17 +93,24 @@ WIDTHS = ("num_heads", "ffn1_dim", "ffn2_dim", "conv_dim")
 W2V_BERT_2 = EncoderArchitecture.uniform(num_layers=24, hidden_size=1024, num_heads=16, ffn_dim=4096)
 """facebook/w2v-bert-2.0: 580,492,096 parameters."""
 
-TINY = EncoderArchitecture.uniform(num_layers=4, hidden_size=128, num_heads=4, ffn_dim=512)
-"""`--encoder tiny`: random-initialised, sized for two CPU cores."""
+
+def tiny_architecture(overrides: Mapping[str, int]) -> EncoderArchitecture:
+    """Architecture of `--encoder tiny`, with a recipe's `encoder_overrides`."""
+    layers, hidden, heads, ffn = (TINY_SIZES | dict(overrides)).values()
+    return EncoderArchitecture.uniform(num_layers=layers, hidden_size=hidden, num_heads=heads, ffn_dim=ffn)
+
+
+TINY = tiny_architecture({})
+"""Random-initialised, sized for two CPU cores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelArchitecture:
+class ModelArchitecture(Checked):
     """Encoder and speaker head; `dense_widths` are the widths before the cut (None: never cut)."""
 
     encoder: EncoderArchitecture
     head: HeadConfig
-    dense_widths: dict[str, tuple[int, ...]] | None = None
+    dense_widths: dict[str, tuple[Width, ...]] | None = None
 
     @property
     def is_pruned(self) -> bool:
@@ -139,13 +137,14 @@ class ModelArchitecture:
         if set(record) != expected:
             raise ArtifactError(f"{where}: expected the keys {sorted(expected)}, found {sorted(record)}")
         try:
+            head = _read_head(record["head"])
             encoder: dict[str, Any] = {
                 name: tuple(value) if name in WIDTHS else value for name, value in record["encoder"].items()
             }
             dense = record["dense_widths"]
             architecture = cls(
                 encoder=EncoderArchitecture(**encoder),
-                head=HeadConfig(**record["head"]),
+                head=head,
                 dense_widths=None if dense is None else {name: tuple(dense[name]) for name in WIDTHS},
             )
             architecture.dense_encoder()  # checks the dense widths
@@ -155,3 +154,10 @@ class ModelArchitecture:
             raise ArtifactError(f"{where}: the architecture cannot be read ({reason})") from error
         except ArtifactError as error:
             raise ArtifactError(f"{where}: {error}") from error
+
+
+def _read_head(record: Mapping[str, Any]) -> HeadConfig:
+    try:
+        return HeadConfig(**record)
+    except ConfigError as error:
+        raise ArtifactError(f"head.{error}") from None

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import resources
-from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from svkit.config.ranges import shown
 from svkit.config.schema import Recipe
 from svkit.errors import ConfigError
 
@@ -27,14 +27,14 @@ STAGES = ("lora", "head", "joint", "lmft")
 """Short names: `joint.` in `--set joint.epochs=2` means dense.joint and pruned.joint."""
 NONE = "none"
 """How TOML says that an optional field is absent."""
+_PRESETS = resources.files("svkit.config") / "presets"
 _MAX_CHARACTERS, _MAX_DOTS = 2**16, 500
 """Of a file (a whole recipe has about 6,000), and of a line of it."""
 
 
 def preset_names() -> list[str]:
     """Return the names of the presets in the package, sorted."""
-    folder = resources.files("svkit.config") / "presets"
-    return sorted(entry.name[: -len(".toml")] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return sorted(entry.name[: -len(".toml")] for entry in _PRESETS.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_recipe(
@@ -43,6 +43,8 @@ def load_recipe(
     overrides: Sequence[str] = (),
     sections: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    preset_from: str = "--preset",
+    config_name: str = "--config",
 ) -> Recipe:
     """Build the recipe a command runs with.
 
@@ -54,27 +56,55 @@ def load_recipe(
         sections: dotted names of the sections the command runs, such as `dense.joint` or `prune`; a KEY that
             is no full name is looked up in each of them.
         defaults: values laid over the preset and under the user's file (what the experiment notes).
+        preset_from: where the preset was named, for errors.
+        config_name: of the user's file, for errors.
 
     Raises:
-        ConfigError: unknown preset, key or value; the message names the key and what was meant.
+        ConfigError: unknown preset, key or value; the message begins with what the user typed (`--set KEY`, the file),
+            names the key and what was expected or meant.
     """
     try:
-        return _load(preset, config_file_text, overrides, sections, defaults or {})
+        user = {} if config_file_text is None else _parse(config_file_text, config_name)
+        if "extends" in user:
+            preset, preset_from = user.pop("extends"), f"{config_name}: extends"
+        return _load(preset, preset_from, user, overrides, sections, defaults or {})
+    except _Misfit as misfit:
+        where = f"preset {preset}" if config_file_text is None else config_name
+        raise ConfigError(misfit.message(where, overrides, sections)) from None
     except RecursionError:
         raise ConfigError(
             "--config or --set: tables within tables within tables; expected two or three levels"
         ) from None
 
 
+class _Misfit(Exception):
+    """A value that a recipe cannot have, or values that do not go together."""
+
+    def __init__(self, paths: Sequence[str], reason: str) -> None:
+        """Note the full names of the values, and what was expected and found."""
+        super().__init__(reason)
+        self._paths = paths
+
+    def message(self, where: str, overrides: Sequence[str], sections: Sequence[str]) -> str:
+        """Begin with the `--set KEY` that gave one of the values (the last that did), else with `where`."""
+        paths = ", ".join(self._paths)
+        fields = [f"{path.partition('[')[0]}." for path in self._paths]
+        for key in (override.partition("=")[0].strip() for override in reversed(overrides)):
+            targets = tuple(f"{target}." for target in _targets(key, sections))
+            if any(field.startswith(targets) for field in fields):
+                return f"--set {key}: {self}" if key == paths else f"--set {key}: {self} ({paths})"
+        return f"{where}: {paths}: {self}"
+
+
 def _load(
-    preset: str,
-    config_file_text: str | None,
+    preset: object,
+    preset_from: str,
+    user: Mapping[str, Any],
     overrides: Sequence[str],
     sections: Sequence[str],
     defaults: Mapping[str, Any],
 ) -> Recipe:
-    user = {} if config_file_text is None else _parse(config_file_text, "--config")
-    data = _merged(_merged(_preset(user.pop("extends", preset)), defaults), user)
+    data = _merged(_merged(_preset(preset, preset_from), defaults), user)
     if "encoder_overrides" in user:
         # Free keys: laid over the preset's they could never be taken away, so the user's table replaces them.
         data["encoder_overrides"] = user["encoder_overrides"]
@@ -140,16 +170,16 @@ def read_toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _preset(name: object, children: tuple[str, ...] = ()) -> dict[str, Any]:
+def _preset(name: object, named_by: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
     names = preset_names()
     if name not in names:
         hint = _did_you_mean(str(name), names)
-        raise ConfigError(f"preset: unknown {name!r}{hint}; there are {', '.join(names)}")
+        raise ConfigError(f"{named_by}: unknown preset {shown(name)}{hint}; there are {', '.join(names)}")
     assert isinstance(name, str) and name not in children, "presets extend each other in a circle"
-    text = (resources.files("svkit.config") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    text = (_PRESETS / f"{name}.toml").read_text(encoding="utf-8")
     data = _parse(text, f"preset {name}")
     parent = data.pop("extends", None)
-    return data if parent is None else _merged(_preset(parent, (*children, name)), data)
+    return data if parent is None else _merged(_preset(parent, f"preset {name}", (*children, name)), data)
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +202,7 @@ def _copy_like(table: dict[str, Any], root: Mapping[str, Any], path: str) -> Non
         for part in str(source).split("."):
             found = found.get(part) if isinstance(found, dict) else None
         if not isinstance(found, dict) or path.startswith(f"{source}."):
-            raise ConfigError(f"{path}like: expected the name of another table, found {source!r}")
+            raise _Misfit([f"{path}like"], f"expected the name of another table, found {shown(source)}")
         _copy_like(found, root, f"{source}.")
         table.update(_merged(found, table))
     for key, value in table.items():
@@ -260,25 +290,22 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
 
 def _build(kind: Any, data: Any, path: str) -> Any:
     """Build a dataclass from a table; `path` is its dotted name."""
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected a table, found {_found(data)}")
-    hints = get_type_hints(kind)
     dot = f"{path}." if path else ""
-    unknown = [key for key in data if key not in hints]
-    if unknown:
-        raise ConfigError(f"{dot}{_shown(unknown[0])}: unknown key{_did_you_mean(unknown[0], list(hints))}")
+    if not isinstance(data, dict):
+        raise _Misfit([path], f"expected a table, found {shown(data)}")
+    hints = get_type_hints(kind)
+    unknown = next((key for key in data if key not in hints), None)
+    if unknown is not None:
+        raise _Misfit([f"{dot}{_shown(unknown)}"], f"unknown key{_did_you_mean(unknown, list(hints))}")
     values = {key: _convert(hints[key], value, f"{dot}{key}") for key, value in data.items()}
     for item in fields(kind):
         if item.name not in values and item.default is MISSING and item.default_factory is MISSING:
-            raise ConfigError(f"{dot}{item.name}: missing; this recipe must state it")
+            raise _Misfit([f"{dot}{item.name}"], "missing; this recipe must state it")
     try:
         return kind(**values)
     except ConfigError as error:
-        # The schema names a field by its own section (`optim.lr`) or bare (`epochs`); say the full name.
-        parent, _, own = path.rpartition(".")
-        named = str(error).startswith(f"{own}.") if own else True
-        prefix = parent if named else path
-        raise ConfigError(f"{prefix}.{error}" if prefix else str(error)) from None
+        names, _, reason = str(error).partition(": ")
+        raise _Misfit([f"{dot}{name}" for name in names.split(", ")], reason) from None
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
@@ -301,18 +328,11 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
             }
         if origin is Literal and value in get_args(option):
             return value
-        if isinstance(option, type) and type(value) is option and not _is_beyond(value):
+        if isinstance(option, type) and type(value) is option:
             return value
-        if option is float and type(value) is int and int not in options and not _is_beyond(value):
-            return float(value)
-    raise ConfigError(f"{path}: expected {_expected(kind)}, found {_found(value)}")
-
-
-def _is_beyond(value: object) -> bool:
-    """Whether this is a number that nothing can be counted or measured with."""
-    return (isinstance(value, float) and not isfinite(value)) or (
-        isinstance(value, int) and abs(value) >= 2**63
-    )
+        if option is float and type(value) is int:
+            return float(value) if abs(value) < 2**63 else value  # which is in no range
+    raise _Misfit([path], f"expected {_expected(kind)}, found {shown(value)}")
 
 
 def _convert_list(kind: Any, value: Sequence[Any], path: str) -> tuple[Any, ...]:
@@ -320,7 +340,7 @@ def _convert_list(kind: Any, value: Sequence[Any], path: str) -> tuple[Any, ...]
     if items[-1] is Ellipsis:
         items = (items[0],) * len(value)
     if len(items) != len(value):
-        raise ConfigError(f"{path}: expected {_expected(kind)}, found {_found(value)}")
+        raise _Misfit([path], f"expected {_expected(kind)}, found {shown(value)}")
     pairs = zip(items, value, strict=True)
     return tuple(_convert(item, part, f"{path}[{index}]") for index, (item, part) in enumerate(pairs))
 
@@ -347,12 +367,3 @@ def _expected(kind: Any) -> str:
 def _shown(key: str) -> str:
     """A key as it is where it is plain."""
     return key if key.isprintable() and len(key) < 80 else f"{key[:80]!r}"
-
-
-def _found(value: object) -> str:
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, bool):
-        return str(value).lower()
-    shown = f"{value!r}"
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from svkit.audio.features import MIN_SAMPLES
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
-from svkit.config.architecture import TINY, EncoderArchitecture, ModelArchitecture
+from svkit.config.architecture import EncoderArchitecture, ModelArchitecture, tiny_architecture
 from svkit.config.schema import ExtractConfig, LoraConfig, Recipe
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five, first_line
 from svkit.nn.encoder import Encoder, initialise
@@ -206,31 +206,6 @@ def _merge_adapter(
     lora.merge(encoder)
 
 
-_TINY_SIZES = {
-    "num_hidden_layers": TINY.num_layers,
-    "hidden_size": TINY.hidden_size,
-    "num_attention_heads": TINY.num_heads[0],
-    "intermediate_size": TINY.ffn1_dim[0],
-}
-"""Sizes of `--encoder tiny` that a recipe may change, under transformers' names."""
-
-
-def tiny_architecture(recipe: Recipe) -> EncoderArchitecture:
-    """Architecture of `--encoder tiny`, with the recipe's `encoder_overrides`."""
-    unknown = sorted(set(recipe.encoder_overrides) - set(_TINY_SIZES))
-    if unknown:
-        raise ConfigError(
-            f"encoder_overrides.{unknown[0]}: unknown; expected some of {', '.join(_TINY_SIZES)}"
-        )
-    sizes = {**_TINY_SIZES, **{name: int(size) for name, size in recipe.encoder_overrides.items()}}
-    return EncoderArchitecture.uniform(
-        num_layers=sizes["num_hidden_layers"],
-        hidden_size=sizes["hidden_size"],
-        num_heads=sizes["num_attention_heads"],
-        ffn_dim=sizes["intermediate_size"],
-    )
-
-
 def load_encoder(name: str, recipe: Recipe) -> tuple[EncoderArchitecture, dict[str, Tensor]]:
     """Get an encoder by name.
 
@@ -245,7 +220,7 @@ def load_encoder(name: str, recipe: Recipe) -> tuple[EncoderArchitecture, dict[s
         ArtifactError: not there, not reachable, or not a w2v-BERT 2.0 encoder.
     """
     if name == TINY_ENCODER:
-        architecture = tiny_architecture(recipe)
+        architecture = tiny_architecture(recipe.encoder_overrides)
         encoder = Encoder(architecture)
         initialise(encoder, torch.Generator().manual_seed(recipe.seed))
         return architecture, encoder.state_dict()

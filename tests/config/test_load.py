@@ -124,7 +124,7 @@ def test_unknown_names_are_answered_with_what_was_meant() -> None:
     assert "did you mean 'prune.sparsity'" in _error("prune.sparsty=0.5")
     assert "did you mean 'w2v-bert-2.0'" in _error(preset="w2vbert-2.0")
     message = _error(text="[dense.joint.optim]\nlearning_rate = 1")
-    assert message.startswith("dense.joint.optim.learning_rate: unknown key")
+    assert message.startswith("--config: dense.joint.optim.learning_rate: unknown key")
     assert "'crop_seconds'" in _error(text="[prune.data]\ncrop_second = [1, 2]")
 
 
@@ -137,7 +137,10 @@ def test_unknown_names_are_answered_with_what_was_meant() -> None:
         ("encoder=3", "encoder: expected text, found 3"),
         ("dense.joint.optim.schedule=linear", "dense.joint.optim.schedule: expected 'step' or 'cosine'"),
         ("prune.data.crop_seconds=[1.0]", "prune.data.crop_seconds: expected a list of 2 times a number"),
-        ("prune.data.speeds=[1.0,'x']", "prune.data.speeds[1]: expected a number, found 'x'"),
+        (
+            "prune.data.speeds=[1.0,'x']",
+            "--set prune.data.speeds: expected a number, found 'x' (prune.data.speeds[1])",
+        ),
         ("dense.joint.augment=3", "dense.joint.augment: expected a table, found 3"),
         ("dense.joint.optim.final_lr=abc", 'dense.joint.optim.final_lr: expected a number or "none"'),
         ("dense.joint.epochs.x=3", "--set: unknown key 'dense.joint.epochs.x'"),
@@ -149,27 +152,14 @@ def test_wrong_values_name_the_key(override: str, expected: str) -> None:
     assert expected in _error(override)
 
 
-def test_checks_of_the_schema_carry_the_full_name() -> None:
-    assert "margin.class_fraction: expected 0 < fraction <= 1, found 0.0" in _error(
-        "joint.margin.class_fraction=0.0"
-    )
-    assert _error("pruned.joint.optim.lr=-1").startswith(
-        "pruned.joint.optim.lr: expected a positive number, found -1"
-    )
-    assert _error("dense.joint.epochs=0").startswith("dense.joint.epochs: expected a positive number")
-    assert _error("distill.epochs=0").startswith("distill.epochs: ")
-    assert _error("prune.sparsity=1.5").startswith("prune.sparsity: ")
-    assert _error("lora.rank=0").startswith("lora.rank: ")
-
-
 def test_broken_files() -> None:
     assert _error(text="[dense\n").startswith("--config: not valid TOML")
-    assert "unknown 'nothing'" in _error(text='extends = "nothing"')
+    assert "--config: extends: unknown preset 'nothing'" in _error(text='extends = "nothing"')
     assert "like: expected the name of another table, found 'dense.none'" in _error(
         text='[dense.head]\nlike = "dense.none"'
     )
     assert "found 'dense'" in _error(text='[dense.head]\nlike = "dense"')
-    assert _error(text="prune = 3") == "prune: expected a table, found 3"
+    assert _error(text="prune = 3") == "--config: prune: expected a table, found 3"
 
 
 def test_like_is_followed_through_another_like_in_any_order() -> None:
@@ -190,5 +180,5 @@ def test_a_circle_of_likes_ends() -> None:
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
 def test_infinite_and_nan_values_are_refused(value: str) -> None:
     """JSON cannot record them, so no run could be resumed or reported with them."""
-    assert "optim.lr" in _error(f"joint.optim.lr={value}")
-    assert "extract.max_seconds: expected a number, found" in _error(f"extract.max_seconds={value}")
+    assert "joint.optim.lr" in _error(f"joint.optim.lr={value}")
+    assert "extract.max_seconds: expected a number >= 0.1 and" in _error(f"extract.max_seconds={value}")

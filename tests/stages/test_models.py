@@ -8,13 +8,13 @@ import soundfile
 import torch
 
 import svkit
-from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
+from svkit.config.architecture import EncoderArchitecture, ModelArchitecture, tiny_architecture
 from svkit.config.load import load_recipe
 from svkit.config.schema import HeadConfig, LoraConfig
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.nn import lora
 from svkit.nn.speaker import SpeakerNetwork
-from svkit.stages.models import load_encoder, load_model, new_network, tiny_architecture
+from svkit.stages.models import load_encoder, load_model, new_network
 from svkit.store import checkpoint as store
 from tests.random_models import draw_weights, relative_error
 
@@ -135,7 +135,7 @@ def test_lora_that_is_not_merged_yet_is_merged(tmp_path, network):
 def test_the_tiny_encoder_follows_recipe_and_seed():
     recipe = load_recipe("smoke")
     architecture, state = load_encoder("tiny", recipe)
-    assert architecture == tiny_architecture(recipe) and architecture.hidden_size == 32
+    assert architecture == tiny_architecture(recipe.encoder_overrides) and architecture.hidden_size == 32
     again = load_encoder("tiny", recipe)[1]
     other = load_encoder("tiny", load_recipe("smoke", overrides=["seed=25"]))[1]
     name = "encoder.layers.0.ffn1.output_dense.weight"
