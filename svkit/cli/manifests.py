@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
     from svkit.stages.prepare.check import CheckResult
@@ -25,8 +26,6 @@ class Prefix(str, Enum):
 
 
 List = Annotated[Path, typer.Argument(metavar="LIST", help="Manifest, .tsv or .parquet.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="Files read at once.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every draw.")]
 
 
 def merge(
@@ -69,7 +68,7 @@ def split(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the parts.")],
     rest: Annotated[str, typer.Option("--rest", metavar="NAME", help="Part with everyone else.")] = "train",
-    seed: Seed = 24,
+    seed: options.Seed = 24,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -94,14 +93,12 @@ def check(
         ),
     ] = None,
     audio_root: options.AudioRoot = None,
-    min_seconds: Annotated[
-        float, typer.Option("--min-seconds", min=0.0, help="Shorter files are bad.")
-    ] = 0.5,
+    min_seconds: options.MinSeconds = 0.5,
     max_clipped: Annotated[
         float,
-        typer.Option("--max-clipped", min=0.0, max=100.0, metavar="PERCENT", help="Samples cut off at most."),
+        options.number("--max-clipped", Range(ge=0, le=100), "Samples cut off at most.", metavar="PERCENT"),
     ] = 0.1,
-    workers: Workers = None,
+    workers: options.Workers = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:
@@ -206,10 +203,10 @@ def shards(
     ],
     audio_root: options.AudioRoot = None,
     per_shard: Annotated[
-        int, typer.Option("--per-shard", min=1, metavar="N", help="Utterances a file.")
+        int, options.number("--per-shard", Range(ge=1, le=10**6), "Utterances a file.", metavar="N")
     ] = 4096,
-    workers: Workers = None,
-    seed: Seed = 24,
+    workers: options.Workers = None,
+    seed: options.Seed = 24,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
 ) -> None:

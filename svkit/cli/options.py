@@ -3,16 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from svkit.cli import console
+from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from svkit.config.schema import Recipe
 
+
+def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
+    """Declare an option that takes a number in a range; one outside of it is a usage error under the option's name."""
+
+    def check(value: float | None) -> float | None:
+        problem = None if value is None else limits.problem(value, is_whole=isinstance(value, int))
+        if problem:
+            raise typer.BadParameter(problem)
+        return value
+
+    return typer.Option(flag, callback=check, help=f"{description} [{limits}]", **settings)
+
+
+Workers = Annotated[int | None, number("--workers", Range(ge=1, le=1024), "Files read at once.", metavar="N")]
+Seed = Annotated[int, number("--seed", Range(ge=0, lt=2**32), "Of every draw.")]
+MinSeconds = Annotated[float, number("--min-seconds", Range(ge=0, le=3600), "Shorter files are bad.")]
 Exp = Annotated[Path, typer.Option("--exp", envvar="SVKIT_EXP", help="Working directory of the experiment.")]
 
 

@@ -5,12 +5,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.cli.prepare_options import (
     OWN_RECORDINGS,
     CorpusOptions,
     Root,
 )
+from svkit.config.ranges import Range
 
 AllowOtherLists = Annotated[
     bool,
@@ -97,11 +99,11 @@ def cnceleb(
     *,
     join_below: Annotated[
         float,
-        typer.Option(
+        options.number(
             "--join-below",
-            min=0.0,
+            Range(ge=0, le=3600),
+            "Join shorter training utterances of one speaker and genre; 0: none.",
             metavar="SECONDS",
-            help="Join shorter training utterances of one speaker and genre; 0: none.",
         ),
     ] = 5.0,
     allow_other_lists: AllowOtherLists = False,

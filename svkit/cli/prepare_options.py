@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from svkit.cli import console, options
+from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
     from svkit.progress import Progress
@@ -38,15 +39,13 @@ TrialLists = Annotated[
 ]
 ValidSpeakers = Annotated[
     int | None,
-    typer.Option(
+    options.number(
         "--valid-speakers",
-        min=0,
+        Range(ge=0, le=10**6),
+        "Training speakers held out for validation [default: a twentieth, 3 to 40].",
         metavar="N",
-        help="Training speakers held out for validation [default: a twentieth, 3 to 40].",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of every draw.")]
-MinSeconds = Annotated[float, typer.Option("--min-seconds", min=0.0, help="Shorter files are bad.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad files out instead of refusing.")]
 ReadSamples = Annotated[
     bool,
@@ -55,7 +54,6 @@ ReadSamples = Annotated[
         help="Decode every file: finds truncated, non-finite, duplicate ones.",
     ),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, metavar="N", help="Files read at once.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="Recipe noted for the commands that follow.")]
 Encoder = Annotated[str | None, typer.Option("--encoder", help="Encoder noted for the commands that follow.")]
 
@@ -75,8 +73,8 @@ class DemoOptions(_OutputOptions):
     """Options of the rendered corpus: those of any corpus that do not speak of given recordings."""
 
     valid_speakers: ValidSpeakers = None
-    workers: Workers = None
-    seed: Seed = 24
+    workers: options.Workers = None
+    seed: options.Seed = 24
     preset: Preset = None
     encoder: Encoder = None
 
@@ -111,7 +109,7 @@ class CorpusOptions(DemoOptions):
 
     eval_speakers: EvalSpeakers = None
     trials: TrialLists = None
-    min_seconds: MinSeconds = 0.5
+    min_seconds: options.MinSeconds = 0.5
     skip_bad: SkipBad = False
     read_samples: ReadSamples = False
 
@@ -132,7 +130,7 @@ class MaterialOptions(_OutputOptions):
 
     skip_bad: SkipBad = False
     read_samples: ReadSamples = False
-    workers: Workers = None
+    workers: options.Workers = None
 
     def prepare(self, run: "Callable[[NoiseRequest, Progress], NoiseResult]", root: Path) -> None:
         """Prepare the material below `root` and print its list, or all about it."""

@@ -8,14 +8,15 @@ import typer
 
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
+from svkit.config.ranges import Range
 
 Teacher = Annotated[
     Path | None, typer.Option("--teacher", metavar="CKPT", help="Dense model [default: exp/finetune/joint].")
 ]
 Sparsity = Annotated[
     float | None,
-    typer.Option(
-        "--sparsity", min=0.01, max=0.99, help="Part of the encoder's parameters to remove [recipe: 0.8]."
+    options.number(
+        "--sparsity", Range(ge=0.01, le=0.99), "Part of the encoder's parameters to remove [recipe: 0.8]."
     ),
 ]
 Budget = Annotated[
@@ -23,7 +24,9 @@ Budget = Annotated[
 ]
 RoundTo = Annotated[
     int | None,
-    typer.Option("--round-to", min=1, help="Round widths to multiples of this within the same budget."),
+    options.number(
+        "--round-to", Range(ge=1, le=65_536), "Round widths to multiples of this within the same budget."
+    ),
 ]
 
 

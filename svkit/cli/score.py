@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from svkit.cli import console, options, tables
+from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
     from svkit.stages.score import ScoreResult
@@ -62,7 +63,9 @@ Cohorts = Annotated[
 CohortSpeakers = Annotated[
     bool, typer.Option("--cohort-speakers", help="One cohort member a speaker instead of one an utterance.")
 ]
-TopN = Annotated[int, typer.Option("--top-n", min=2, help="Cohort members that count in asnorm.")]
+TopN = Annotated[
+    int, options.number("--top-n", Range(ge=2, le=10**7), "Cohort members that count in asnorm.")
+]
 Center = Annotated[
     bool, typer.Option("--center", help="Subtract the mean of the cohort (without one: of the tests).")
 ]
@@ -78,7 +81,11 @@ Calibrate = Annotated[
 ]
 CalibrateFolds = Annotated[
     int,
-    typer.Option("--calibrate-folds", min=0, help="Judge LLRs of these trials by folds of speakers (>= 3)."),
+    options.number(
+        "--calibrate-folds",
+        Range(ge=0, le=1000),
+        "Judge LLRs of these trials by 3 or more folds of speakers.",
+    ),
 ]
 Calibration = Annotated[
     list[Path] | None,

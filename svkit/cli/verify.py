@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svkit.cli import console, options, tables
+from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,11 +29,16 @@ Calibration = Annotated[
     typer.Option("--calibration", metavar="FILE", help="[default: calibration.json beside the model]"),
 ]
 Prior = Annotated[
-    float, typer.Option("--prior", help="Probability of the same speaker before listening, in (0, 1).")
+    float,
+    options.number("--prior", Range(gt=0, lt=1), "Probability of the same speaker before listening."),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option("--threshold", help="Accept from this score on [default: the calibrated Bayes threshold]."),
+    options.number(
+        "--threshold",
+        Range(ge=-2, le=2),
+        "Accept from this score on [default: the calibrated Bayes threshold].",
+    ),
 ]
 
 

@@ -108,7 +108,7 @@ def cross_validate(
     """
     if not 3 <= num_folds <= speakers.num_speakers:
         raise ConfigError(
-            f"calibrate-folds: expected 3 to {speakers.num_speakers} (the number of speakers),"
+            f"--calibrate-folds: expected 3 to {speakers.num_speakers} (the number of speakers),"
             f" found {num_folds}"
         )
     given = np.asarray(labels)

@@ -75,12 +75,14 @@ def parse_budget(budget: str) -> int:
     """Read `macs=6.3G` (also M, or a plain number); ConfigError otherwise."""
     match = re.fullmatch(r"macs=([0-9.]+)([GM]?)", budget)
     try:
-        value = float(match[1]) if match else 0.0
+        value = float(match[1]) * {"G": 1e9, "M": 1e6, "": 1.0}[match[2]] if match else 0.0
     except ValueError:
         value = 0.0
-    if match is None or value <= 0:
-        raise ConfigError(f"--budget: expected macs=NUMBER with G or M, such as macs=6.3G, found {budget!r}")
-    return int(value * {"G": 1e9, "M": 1e6, "": 1.0}[match[2]])
+    if not 1 <= value <= 1e18:
+        raise ConfigError(
+            f"--budget: expected macs=NUMBER with G or M, such as macs=6.3G, found {budget[:80]!r}"
+        )
+    return int(value)
 
 
 def _target(teacher: ModelArchitecture, config: PruneConfig, budget: str | None) -> _Target:

@@ -102,8 +102,8 @@ def _choose(wanted: dict[str, str], speakers: list[str], seed: int) -> dict[str,
     free = set(speakers)
     numbers: dict[str, int] = {}
     for name, spec in wanted.items():
-        count = _count(spec, len(speakers))
-        if count is not None and not Path(spec).exists():
+        count = _count(name, spec, len(speakers))
+        if count is not None:
             numbers[name] = count
             continue
         named = splits.read_speakers(Path(spec), speakers)
@@ -126,11 +126,13 @@ def _choose(wanted: dict[str, str], speakers: list[str], seed: int) -> dict[str,
     return chosen
 
 
-def _count(spec: str, num_speakers: int) -> int | None:
-    if spec.isdecimal():
-        return int(spec)
+def _count(name: str, spec: str, num_speakers: int) -> int | None:
+    if not spec.endswith("%") or Path(spec).exists():
+        return int(spec) if splits.is_count(f"--part {name}", spec) else None
     try:
-        share = float(spec.removesuffix("%")) if spec.endswith("%") else None
+        share = float(spec.removesuffix("%"))
     except ValueError:
         return None
-    return None if share is None else max(1, round(share / 100 * num_speakers))
+    if not 0 < share < 100:
+        raise ConfigError(f"--part {name}={spec}: expected a percentage > 0 and < 100")
+    return max(1, round(share / 100 * num_speakers))

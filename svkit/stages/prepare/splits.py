@@ -45,7 +45,7 @@ def choose_eval_speakers(spec: str | None, table: pd.DataFrame, seed: int) -> li
         DataError: the file does not exist, is empty, or names a speaker the corpus lacks.
     """
     speakers = sorted(table["speaker_id"].unique())
-    if spec is not None and (Path(spec).exists() or not spec.isdecimal()):
+    if spec is not None and not is_count("--eval-speakers", spec):
         return read_speakers(Path(spec), speakers)
     wanted = max(_MIN_EVAL, round(_EVAL_FRACTION * len(speakers))) if spec is None else int(spec)
     counts = table["speaker_id"].value_counts()
@@ -58,6 +58,23 @@ def choose_eval_speakers(spec: str | None, table: pd.DataFrame, seed: int) -> li
             f" and {_MIN_TRAIN} must be left to train on"
         )
     return sorted(generator(seed, "eval speakers").choice(usable, wanted, replace=False).tolist())
+
+
+def is_count(option: str, spec: str) -> bool:
+    """Whether N|FILE is a count of speakers.
+
+    Raises:
+        ConfigError: a number that counts nothing, such as -1, 2.5 or nan, and no file of that name.
+    """
+    if Path(spec).exists():
+        return False
+    if spec.isdecimal() and len(spec) < 10:
+        return True
+    try:
+        float(spec)
+    except ValueError:
+        return False
+    raise ConfigError(f"{option} {spec[:80]}: expected how many speakers (a whole number) or a file of them")
 
 
 def read_speakers(path: Path, known: Iterable[str]) -> list[str]:
