@@ -4,6 +4,7 @@ Finished batches are kept in `resume/` every few seconds, so a killed extraction
 those of an uninterrupted run, whatever the number of processes, so the result is the same to the last bit.
 """
 
+import hashlib
 import sys
 import time
 from dataclasses import dataclass, field
@@ -14,12 +15,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from torch import Tensor
 
-from svkit.config.schema import ExtractConfig, Recipe
+from svkit.config.schema import ExtractConfig, Recipe, SaveConfig
 from svkit.data.evaluation import LengthSortedBatches, read_batches
 from svkit.errors import ArtifactError, DataError, first_five
 from svkit.nn import inference
-from svkit.progress import Progress
+from svkit.progress import Progress, SilentProgress
 from svkit.stages.finished import is_current
 from svkit.stages.models import SpeakerModel, load_model
 from svkit.stages.training import StageOutput, StopSignal, exit_code, make_accelerator, open_stage
@@ -158,13 +160,13 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
         inputs=job.inputs,
         overwrite=request.overwrite,
     ) as output:
-        parts = _Parts(job.out / store.RESUME_NAME, accelerator, request.recipe.save.extraction_seconds)
+        parts = _Parts(job.out / store.RESUME_NAME, accelerator, request.recipe.save, manifest, progress)
         started, cpu_started = time.perf_counter(), time.process_time()
         resumed = _embed_missing(model, manifest, config, accelerator, parts, progress, job)
         wall, cpu = time.perf_counter() - started, time.process_time() - cpu_started
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            matrix = parts.assemble(manifest, model.architecture.head.embedding_dim)
+            matrix = parts.assemble(model.architecture.head.embedding_dim)
             meta = _meta(job, output, manifest, accelerator)
             # Times of a resumed run would leave out what was done before.
             meta |= {"wall_seconds": None if resumed else wall, "cpu_seconds": None if resumed else cpu}
@@ -210,20 +212,27 @@ def _embed_missing(
 class _Parts:
     """Embeddings done so far, on disk in numbered files of each process."""
 
-    def __init__(self, directory: Path, accelerator: Accelerator, save_every_seconds: float) -> None:
-        self.directory, self.rank = directory, accelerator.process_index
+    def __init__(
+        self,
+        directory: Path,
+        accelerator: Accelerator,
+        save: SaveConfig,
+        manifest: Manifest,
+        progress: Progress,
+    ) -> None:
+        self.directory, self.rank, self.manifest = directory, accelerator.process_index, manifest
         accelerator.wait_for_everyone()
-        self._files = sorted(directory.glob("part-*.safetensors")) if directory.exists() else []
-        self.done_rows = self._rows(self._files)
+        files = self._files()
+        parts = [_read_part(file, len(manifest), progress) for file in files]
+        rows = [part["rows"].numpy() for part in parts if part is not None]
+        self.done_rows: NDArray[np.int64] = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
         self._pending: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
-        self._count = len(self._files)
-        self._saved_at, self._save_every_seconds = time.monotonic(), save_every_seconds
+        self._count = len(files)
+        self._saved_at, self._save_every_seconds = time.monotonic(), save.extraction_seconds
         accelerator.wait_for_everyone()
 
-    @staticmethod
-    def _rows(files: list[Path]) -> NDArray[np.int64]:
-        rows = [store.read_tensors(file)["rows"].numpy() for file in files]
-        return np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
+    def _files(self) -> list[Path]:
+        return sorted(self.directory.glob("part-*.safetensors"))
 
     def add(self, rows: NDArray[np.int64], embeddings: NDArray[np.float32]) -> None:
         self._pending.append((rows, embeddings))
@@ -237,21 +246,52 @@ class _Parts:
         rows = torch.from_numpy(np.concatenate([rows for rows, _ in self._pending]).astype(np.int64))
         embeddings = torch.from_numpy(np.concatenate([matrix for _, matrix in self._pending]))
         name = f"part-{self._count:06d}-{self.rank:04d}.safetensors"
-        store.write_tensors(self.directory / name, {"rows": rows, "embeddings": embeddings})
+        digest = _digest(rows, embeddings)
+        store.write_tensors(self.directory / name, {"rows": rows, "embeddings": embeddings, "sha256": digest})
         self._count += 1
         self._pending = []
 
-    def assemble(self, manifest: Manifest, dim: int) -> NDArray[np.float32]:
+    def assemble(self, dim: int) -> NDArray[np.float32]:
+        manifest = self.manifest
         matrix = np.full((len(manifest), dim), np.nan, dtype=np.float32)
-        for file in sorted(self.directory.glob("part-*.safetensors")):
-            tensors = store.read_tensors(file)
-            matrix[tensors["rows"].numpy()] = tensors["embeddings"].numpy()
+        for part in (_read_part(file, len(manifest), SilentProgress()) for file in self._files()):
+            if part is not None:
+                matrix[part["rows"].numpy()] = part["embeddings"].numpy()
         bad = manifest.utterance_ids[~np.isfinite(matrix).all(axis=1)]
         if len(bad):
             raise DataError(
                 f"{manifest.source}: embeddings are not finite for {first_five(list(bad))}; check the audio"
             )
         return matrix
+
+
+def _digest(rows: Tensor, embeddings: Tensor) -> Tensor:
+    """Return the sha256 of a part's numbers, uint8 `[32]`."""
+    content = hashlib.sha256(rows.numpy().tobytes() + embeddings.numpy().tobytes())
+    return torch.frombuffer(bytearray(content.digest()), dtype=torch.uint8)
+
+
+def _read_part(file: Path, num_rows: int, progress: Progress) -> dict[str, Tensor] | None:
+    """Read embeddings that an interrupted run has saved; None where they are not as it saved them.
+
+    Parts of earlier versions have no hash.
+    """
+    try:
+        part = store.read_tensors(file)
+        store.check_keys([*part, "sha256"], ["rows", "embeddings", "sha256"], str(file))
+        rows, embeddings = part["rows"], part["embeddings"]
+        if (rows.dtype, embeddings.dtype) != (torch.int64, torch.float32) or rows.shape != embeddings.shape[
+            :1
+        ]:
+            raise ArtifactError(f"{file}: expected rows int64 [R] and embeddings float32 [R, D]")
+        if "sha256" in part and part["sha256"].tolist() != _digest(rows, embeddings).tolist():
+            raise ArtifactError(f"{file}: has changed since it was saved")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
+            raise ArtifactError(f"{file}: expected rows of the {num_rows:,} utterances")
+    except ArtifactError as error:
+        progress.note(f"{error}: its utterances are embedded again")
+        return None
+    return part
 
 
 def _dtype(job: _Job, accelerator: Accelerator) -> torch.dtype:

@@ -350,7 +350,7 @@ def fit_task(fit: Fit, progress: Progress) -> nn.Module:
     accelerator = fit.accelerator
     per_epoch, num_steps = count_steps(len(fit.dataset), fit.data, fit.epochs, accelerator.num_processes)
     optimizer = make_optimizer(cast(Any, fit.task), fit.optim)
-    start = _resume(fit, optimizer, progress)
+    start = _resume(fit, optimizer, num_steps, progress)
     fit.task.to(accelerator.device)
     _move_optimizer(optimizer, accelerator.device)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -403,8 +403,8 @@ def fit_task(fit: Fit, progress: Progress) -> nn.Module:
     return accelerator.unwrap_model(wrapped)
 
 
-def _resume(fit: Fit, optimizer: torch.optim.Optimizer, progress: Progress) -> int:
-    state = store.read_resume(fit.output.path, progress.note) if fit.output.is_resumed else None
+def _resume(fit: Fit, optimizer: torch.optim.Optimizer, num_steps: int, progress: Progress) -> int:
+    state = store.read_resume(fit.output.path, num_steps, progress.note) if fit.output.is_resumed else None
     if fit.accelerator.is_main_process:
         store.truncate_log(fit.output.path, 0 if state is None else state.num_done)
     if state is None:

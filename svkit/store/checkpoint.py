@@ -4,12 +4,15 @@
 output protocol. This file knows names and tensors, not model classes (`svkit.stages.models` is where the two meet).
 """
 
+import contextlib
+import hashlib
 import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -20,6 +23,7 @@ from svkit.config.architecture import ModelArchitecture
 from svkit.errors import ArtifactError, first_line
 from svkit.store.atomic import one_line, read_json, replacing, write_bytes, write_json, write_text
 from svkit.store.files import LOG_BYTES, check_file, read_file
+from svkit.store.provenance import check_sha256, sha256_file
 from svkit.store.strict_json import check_fields, load_json
 from svkit.store.tables import read_table, write_table
 
@@ -227,36 +231,74 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
     try:
         write_tensors(place / "task.safetensors", state.task)
         write_tensors(place / "optimizer.safetensors", state.optimizer)
-        record = {
+        record: dict[str, Any] = {
             "num_done": state.num_done,
             "batch_size": state.batch_size,
             "best_step": state.best_step,
             "facts": state.facts,
         }
+        record["sha256"] = {path.name: sha256_file(path) for path in _state_files(place, record)}
+        record["checksum"] = _checksum(record)
         write_json(place / STATE_NAME, {"format": RESUME_FORMAT, "format_version": RESUME_VERSION, **record})
     except ArtifactError:
         shutil.rmtree(place, ignore_errors=True)  # the disk may be full: leave the room to others
         raise
-    kept = _complete_states(root)[:keep_last]
+    # A newer state than this one could not be read when the run went on.
+    kept = [path for path in _complete_states(root) if path.name <= place.name][:keep_last]
     for other in root.glob(_STATE_GLOB):
         if other not in kept:
             (other / STATE_NAME).unlink(missing_ok=True)
             shutil.rmtree(other)
-    steps = {read_json(path / STATE_NAME, RESUME_FORMAT, RESUME_VERSION)["best_step"] for path in kept}
-    needed = {best_path(directory, step) for step in steps if step is not None}
+    needed: set[Path] = set()
+    for path in kept:
+        with contextlib.suppress(ArtifactError):  # it will not be read either
+            needed.update(_state_files(path, _read_record(path)))
     for best in root.glob(f"best-{_DIGITS}.safetensors"):
         if best not in needed:
             best.unlink()
 
 
+def _state_files(place: Path, record: Mapping[str, Any]) -> list[Path]:
+    best = [] if record["best_step"] is None else [best_path(place.parent.parent, record["best_step"])]
+    return [place / "task.safetensors", place / "optimizer.safetensors", *best]
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    """Hash what `state.json` says besides this."""
+    others = {
+        key: value for key, value in record.items() if key not in ("format", "format_version", "checksum")
+    }
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
 def _is_whole(place: Path) -> bool:
     try:
-        read_json(place / STATE_NAME, RESUME_FORMAT, RESUME_VERSION)
-        check_tensors(place / "task.safetensors")
-        check_tensors(place / "optimizer.safetensors")
+        _check_files(place, _read_record(place))
     except ArtifactError:
         return False
     return True
+
+
+def _read_record(place: Path) -> dict[str, Any]:
+    """Read and check `state.json`; states of earlier versions have no hashes."""
+    path = place / STATE_NAME
+    record = read_json(path, RESUME_FORMAT, RESUME_VERSION)
+    kinds = {"num_done": int, "batch_size": int, "best_step": (int, NoneType), "facts": dict}
+    check_fields(path, record, kinds | {key: dict for key in ("sha256",) if key in record})
+    if record["batch_size"] < 1:
+        raise ArtifactError(f"{path}: batch_size: expected a positive number, found {record['batch_size']}")
+    if f"step-{record['num_done']:09d}" != place.name:
+        raise ArtifactError(f"{path}: num_done: expected that of {place.name}, found {record['num_done']:,}")
+    if record.get("checksum", _checksum(record)) != _checksum(record):
+        raise ArtifactError(f"{path}: has changed since it was saved (its checksum is of other content)")
+    return record
+
+
+def _check_files(place: Path, record: Mapping[str, Any]) -> None:
+    for path in _state_files(place, record):
+        check_tensors(path)
+        if "sha256" in record:
+            check_sha256(path, record["sha256"].get(path.name), "it was saved")
 
 
 def _complete_states(root: Path) -> list[Path]:
@@ -264,11 +306,14 @@ def _complete_states(root: Path) -> list[Path]:
     return sorted((path.parent for path in root.glob(f"{_STATE_GLOB}/{STATE_NAME}")), reverse=True)
 
 
-def read_resume(directory: Path, note: Callable[[str], None] = lambda _: None) -> ResumeState | None:
-    """Read the newest state that can be read; None when there is none at all.
+def read_resume(
+    directory: Path, num_steps: int, note: Callable[[str], None] = lambda _: None
+) -> ResumeState | None:
+    """Read the newest state that is as it was saved; None when there is none at all.
 
     Args:
         directory: the checkpoint.
+        num_steps: of the whole run: no state has more.
         note: is told of newer states that cannot be read.
 
     Raises:
@@ -277,7 +322,7 @@ def read_resume(directory: Path, note: Callable[[str], None] = lambda _: None) -
     places = _complete_states(directory / RESUME_NAME)
     for number, place in enumerate(places):
         try:
-            return _read_state(place)
+            return _read_state(place, num_steps)
         except ArtifactError as error:
             if number + 1 == len(places):
                 raise ArtifactError(f"{error}; remove {directory} to begin again") from error
@@ -285,40 +330,28 @@ def read_resume(directory: Path, note: Callable[[str], None] = lambda _: None) -
     return None
 
 
-def _read_state(place: Path) -> ResumeState:
-    path = place / STATE_NAME
-    record = read_json(path, RESUME_FORMAT, RESUME_VERSION)
-    try:
-        num_done, facts = int(record["num_done"]), dict(record["facts"])
-        batch_size = int(record["batch_size"])
-        best_step = None if record["best_step"] is None else int(record["best_step"])
-    except (KeyError, TypeError, ValueError) as error:
+def _read_state(place: Path, num_steps: int) -> ResumeState:
+    record = _read_record(place)
+    if record["num_done"] > num_steps:
         raise ArtifactError(
-            f"{path}: expected num_done, batch_size, best_step and facts ({error!r})"
-        ) from error
-    if best_step is not None:
-        check_tensors(best_path(place.parent.parent, best_step))
+            f"{place / STATE_NAME}: num_done: expected at most the run's {num_steps:,}, found {record['num_done']:,}"
+        )
+    _check_files(place, record)
     return ResumeState(
-        num_done=num_done,
-        batch_size=batch_size,
+        num_done=record["num_done"],
+        batch_size=record["batch_size"],
         task=read_tensors(place / "task.safetensors"),
         optimizer=read_tensors(place / "optimizer.safetensors"),
-        facts=facts,
-        best_step=best_step,
+        facts=record["facts"],
+        best_step=record["best_step"],
     )
 
 
 def read_resume_batch(directory: Path) -> int | None:
     """Read how many examples a step of the interrupted training takes over all processes; None without a state."""
     for place in _complete_states(directory / RESUME_NAME):
-        path = place / STATE_NAME
-        try:
-            found = read_json(path, RESUME_FORMAT, RESUME_VERSION).get("batch_size")
-        except ArtifactError:
-            continue  # `read_resume` says so
-        if not isinstance(found, int) or found < 1:
-            raise ArtifactError(f"{path}: batch_size: expected a positive number, found {found!r}")
-        return found
+        with contextlib.suppress(ArtifactError):  # `read_resume` says so
+            return int(_read_record(place)["batch_size"])
     return None
 
 

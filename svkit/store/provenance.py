@@ -78,6 +78,19 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def check_sha256(path: Path, expected: object, since: str) -> None:
+    """Refuse a file that is not what it was.
+
+    Raises:
+        ArtifactError: its sha256 is another one; `since` says from when the expected one is ("it was saved").
+    """
+    found = sha256_file(path)
+    if found != expected:
+        raise ArtifactError(
+            f"{path}: expected sha256 {str(expected)[:12]}, found {found[:12]}: it has changed since {since}"
+        )
+
+
 def sha256_artifact(path: Path) -> str:
     """Return the sha256 of a file, or of a directory's content.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,9 +121,13 @@ class ScanJournal:
         """Return the entries of a block by path."""
         try:
             with open_file(self._file(block), ArtifactError) as file:
-                rows = pa_parquet.read_table(file, schema=_SCHEMA).to_pylist()
-        except (ArtifactError, ValueError, pa.ArrowException):
-            return {}  # nothing there, or cut short: it is found out again
+                table = pa_parquet.read_table(file)
+            rows = table.to_pylist()
+            # Of earlier versions there is no hash.
+            if not table.schema.equals(_SCHEMA) or (table.schema.metadata or _digest(rows)) != _digest(rows):
+                return {}
+        except (ArtifactError, OSError, ValueError, pa.ArrowException):
+            return {}  # nothing there, cut short or changed: it is found out again
         return {
             row.pop("path"): Entry(Stamp(row.pop("size"), row.pop("changed_ns")), Finding(**row))
             for row in rows
@@ -141,12 +146,19 @@ class ScanJournal:
         ]
         if rows:
             with replacing(self._file(block)) as temporary:
-                pa_parquet.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
+                table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+                hashed = table.replace_schema_metadata(_digest(table.to_pylist()))
+                pa_parquet.write_table(hashed, temporary)
 
     def _file(self, block: Sequence[Place]) -> Path:
         name = sha256(self._kind.encode() + b"\0" + _name(block[-1])).hexdigest()[:24]
         # Ten million files are ten thousand blocks: no directory gets more than a few dozen of them.
         return self._directory / name[:2] / f"{name[2:]}.parquet"
+
+
+def _digest(rows: list[dict[str, Any]]) -> dict[bytes, bytes]:
+    """Return the hash of entries, as the metadata of their file."""
+    return {b"sha256": sha256(repr(rows).encode()).hexdigest().encode()}
 
 
 def remove_journal(directory: Path) -> None:

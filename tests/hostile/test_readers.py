@@ -287,7 +287,7 @@ JSONS = {
     ),
     "provenance": JsonReader("provenance.json", make_provenance, read_provenance),
     "run": JsonReader("run.json", open_run, open_run),
-    "resume": JsonReader("state.json", make_resume, store.read_resume),
+    "resume": JsonReader("state.json", make_resume, lambda root: store.read_resume(root, 10)),
     "adapter": JsonReader("adapter_config.json", make_adapter, load_model),
     "architecture": JsonReader("config.json", make_model, load_model),
     "architecture, counted": JsonReader("config.json", make_model, info.run),

@@ -188,3 +188,23 @@ def test_prepare_remembers_its_scan_until_it_is_done(tmp_path, counted):
     with pytest.raises(Exception, match="expected 2 to 1"):  # three speakers: two must be left to train on
         folder.run(request, SilentProgress())
     assert counted == []
+
+
+def test_a_flipped_byte_of_the_journal_is_read_again(tmp_path, small_blocks, counted):
+    """Wherever it is: a file says what was found, or nothing."""
+    listed = candidates(tmp_path / "wav", 6)
+    options = ScanOptions(reads_samples=False, journal=tmp_path / "journal")
+    expected, _ = scan_files(listed, options, SilentProgress())
+    files = sorted((tmp_path / "journal").rglob("*.parquet"))
+    whole = {file: file.read_bytes() for file in files}
+    num_again = 0
+    for share in np.linspace(0, 0.999, 40):
+        for file in files:
+            flipped = bytearray(whole[file])
+            flipped[int(share * len(flipped))] ^= 1
+            file.write_bytes(flipped)
+        counted.clear()
+        table, _ = scan_files(listed, options, SilentProgress())
+        assert table.equals(expected)
+        num_again += len(counted)
+    assert num_again > 40

@@ -92,6 +92,32 @@ def test_an_interrupted_run_goes_on_bit_for_bit(prepared, tmp_path, monkeypatch,
     assert valid[0] == valid[1] and len(valid[0]) == 3
 
 
+def test_a_changed_state_is_not_trained_on(prepared, tmp_path, monkeypatch):
+    using = recipe("dense.head.validations=3", "save.every_steps=2", "save.keep_last=2")
+    options = {"stage": "head", "encoder": "tiny", "using": using}
+    finetune(prepared, tmp_path / "whole", **options)
+    out = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5)
+        with pytest.raises(SystemExit):
+            finetune(prepared, out, **options)
+    states = sorted((out / "resume").glob("step-*/state.json"))
+    assert [path.parent.name for path in states] == ["step-000000004", "step-000000005"]
+    weights = states[1].with_name("task.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    before = states[0].read_text()
+    states[0].write_text(before.replace('"num_done": 4', '"num_done": 100000000000'))
+    with pytest.raises(
+        ArtifactError, match="num_done: expected that of step-000000004, found 100,000,000,000; remove"
+    ):
+        finetune(prepared, out, **options)
+    states[0].write_text(before)
+    progress = Notes()
+    finetune(prepared, out, progress=progress, **options)
+    assert f"{weights}: expected sha256 " in progress and "going on after step 4" in progress
+    assert contents(out) == contents(tmp_path / "whole")
+
+
 def test_another_configuration_of_an_unfinished_run_is_refused(prepared, tmp_path, monkeypatch):
     options = {"stage": "head", "encoder": "tiny"}
     with monkeypatch.context() as patch:

@@ -156,6 +156,44 @@ def test_an_extraction_goes_on_from_the_parts_of_any_processes(tmp_path: Path) -
             assert abs(found.matrix[row] - whole.matrix[row]).max() < 1e-5
 
 
+def test_parts_that_have_changed_are_embedded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exp, model = prepare(tmp_path / "exp"), make_teacher(tmp_path / "model")
+    request = ExtractRequest(
+        exp=exp, recipe=recipe("extract.batch_seconds=1.0", "save.extraction_seconds=1e-6"), models=(model,),
+        out=tmp_path / "out", dtype="float32", manifest=exp / "data" / "train.tsv",
+    )  # fmt: skip
+
+    def killed(*_: object) -> None:
+        raise MemoryError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("svkit.stages.extract.write_embeddings", killed)
+        with pytest.raises(MemoryError):
+            run_extract(request, SilentProgress())
+    parts = sorted((tmp_path / "out" / "resume").glob("part-*.safetensors"))
+    assert len(parts) >= 5
+    content = parts[0].read_bytes()
+    parts[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a number, whichever tensor is the last
+    matrix = store.read_tensors(parts[1])
+    matrix["embeddings"][0] += 1
+    store.write_tensors(parts[1], matrix)
+    parts[2].write_bytes(b"half")
+    rows = store.read_tensors(parts[3])["rows"] + 1000
+    store.write_tensors(
+        parts[3], {"rows": rows, "embeddings": torch.ones(len(rows), 8)}
+    )  # as earlier versions
+    before = {path: path.read_bytes() for path in parts[4:]}
+    notes = Notes()
+    run_extract(request, notes)
+    assert [sum(str(path) in note for note in notes.messages) for path in parts] == [1] * 4 + [0] * len(
+        before
+    )
+    assert sum("embedded again" in note for note in notes.messages) == 4
+    run_extract(replace(request, out=tmp_path / "whole"), SilentProgress())
+    for name in ("embeddings.safetensors", "ids.tsv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_sharded_models_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_accelerator("fp32").num_processes == 1
     sharded = SimpleNamespace(distributed_type=DistributedType.FSDP)

@@ -118,18 +118,18 @@ def names(directory: Path) -> list[str]:
 
 
 def test_the_last_resume_states_replace_those_before(tmp_path):
-    assert store.read_resume(tmp_path) is None
+    assert store.read_resume(tmp_path, 20) is None
     for num_done in (5, 10, 15):
         store.write_resume(tmp_path, state(num_done), keep_last=2)
     assert names(tmp_path) == ["resume/step-000000010", "resume/step-000000015"]
     store.write_resume(tmp_path, state(20))
     assert names(tmp_path) == ["resume/step-000000020"]
-    read = store.read_resume(tmp_path)
+    read = store.read_resume(tmp_path, 20)
     assert read is not None and (read.num_done, read.facts) == (20, {"best": {"eer": 0.1}})
     assert torch.equal(read.task["w"], torch.tensor([20.0, 20.0])) and set(read.optimizer) == {"a", "b"}
     assert read.batch_size == store.read_resume_batch(tmp_path) == 8
     store.remove_resume(tmp_path)
-    assert store.read_resume(tmp_path) is None and store.read_resume_batch(tmp_path) is None
+    assert store.read_resume(tmp_path, 20) is None and store.read_resume_batch(tmp_path) is None
 
 
 def test_what_is_no_state_stays_beside_the_states(tmp_path):
@@ -163,7 +163,7 @@ def test_a_run_killed_while_it_saves_keeps_the_state_before(tmp_path, monkeypatc
     monkeypatch.setattr(store, name, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         store.write_resume(tmp_path, state(10))
-    read = store.read_resume(tmp_path)
+    read = store.read_resume(tmp_path, 20)
     assert read is not None and read.num_done == 5
 
 
@@ -188,33 +188,100 @@ def test_a_state_that_cannot_be_read_gives_way_to_the_one_before(tmp_path):
     path = tmp_path / "resume" / "step-000000010" / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
     notes: list[str] = []
-    read = store.read_resume(tmp_path, notes.append)
+    read = store.read_resume(tmp_path, 20, notes.append)
     assert read is not None and read.num_done == 5
     assert len(notes) == 1 and str(path) in notes[0] and "the state before" in notes[0]
     # The step is done and saved again, over the file that was spoilt.
     store.write_resume(tmp_path, state(10), keep_last=2)
-    again = store.read_resume(tmp_path)
+    again = store.read_resume(tmp_path, 20)
     assert again is not None and again.num_done == 10
 
 
-def test_a_corrupt_resume_state_is_said(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_done": None}, "num_done: expected a whole number, found null; remove .* to begin again"),
+        ({"batch_size": "many"}, "batch_size: expected a whole number"),
+        ({"batch_size": 0}, "batch_size: expected a positive number, found 0"),
+        ({"format_version": 9}, "9"),
+        ({"num_done": 10**11}, "num_done: expected that of step-000000005, found 100,000,000,000"),
+        ({"num_done": 4}, "num_done: expected that of step-000000005, found 4"),
+        ({"batch_size": 4}, "state.json: has changed since it was saved"),
+        ({"facts": {"best": {"eer": 0.0}}}, "state.json: has changed since it was saved"),
+        ({"best_step": 4}, "state.json: has changed since it was saved"),
+        # As earlier versions wrote it:
+        ({"best_step": 4, "checksum": ..., "sha256": ...}, "best-000000004.safetensors: does not exist"),
+    ],
+)
+def test_a_changed_resume_state_is_said(tmp_path, changes, message):
+    store.write_resume(tmp_path, state(5))
+    path = tmp_path / "resume" / "step-000000005" / "state.json"
+    record = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in record.items() if value is not ...}))
+    with pytest.raises(ArtifactError, match=message):
+        store.read_resume(tmp_path, 20)
+    if "best_step" not in changes:
+        assert store.read_resume_batch(tmp_path) is None
+
+
+def test_a_state_beyond_the_run_is_refused(tmp_path):
+    """Also where the number is that of the directory."""
+    store.write_resume(tmp_path, state(10))
+    assert store.read_resume(tmp_path, 10).num_done == 10
+    with pytest.raises(
+        ArtifactError, match=r"num_done: expected at most the run's 9, found 10; remove .* to begin"
+    ):
+        store.read_resume(tmp_path, 9)
+
+
+def flip_last_byte(path: Path) -> None:
+    """Another number of the same file: the header is the same, and so is the size."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("name", ["step-000000010/task", "step-000000010/optimizer", "best-000000006"])
+def test_a_flipped_byte_goes_back_to_the_state_before(tmp_path, name):
+    store.write_tensors(store.best_path(tmp_path, 3), tensors())
+    store.write_resume(tmp_path, replace(state(5), best_step=3))
+    store.write_tensors(store.best_path(tmp_path, 6), tensors())
+    store.write_resume(tmp_path, replace(state(10), best_step=6), keep_last=2)
+    path = tmp_path / "resume" / f"{name}.safetensors"
+    flip_last_byte(path)
+    notes: list[str] = []
+    read = store.read_resume(tmp_path, 20, notes.append)
+    assert read is not None and (read.num_done, read.best_step) == (5, 3)
+    assert len(notes) == 1 and f"{path}: expected sha256 " in notes[0] and "going back" in notes[0]
+    # The step is done and saved again, over the file that was spoilt, though its header is sound.
+    store.write_tensors(store.best_path(tmp_path, 6), tensors())
+    store.write_resume(tmp_path, replace(state(10), best_step=6), keep_last=2)
+    again = store.read_resume(tmp_path, 20)
+    assert again is not None and again.num_done == 10
+    flip_last_byte(tmp_path / "resume" / "step-000000005" / "task.safetensors")
+    flip_last_byte(path)
+    with pytest.raises(
+        ArtifactError, match=r"expected sha256 .* it has changed since it was saved; remove .* to begin"
+    ):
+        store.read_resume(tmp_path, 20)
+
+
+def test_a_newer_state_that_was_not_read_does_not_outlive_those_saved_after_it(tmp_path):
+    store.write_resume(tmp_path, state(10))
+    (tmp_path / "resume" / "step-000000010" / "state.json").write_text("{")
+    store.write_resume(tmp_path, state(7))
+    assert names(tmp_path) == ["resume/step-000000007"]
+
+
+def test_a_state_of_an_earlier_version_is_resumed(tmp_path):
     store.write_resume(tmp_path, state(5))
     path = tmp_path / "resume" / "step-000000005" / "state.json"
     record = json.loads(path.read_text())
-    path.write_text(json.dumps({name: value for name, value in record.items() if name != "num_done"}))
-    with pytest.raises(
-        ArtifactError, match=r"state.json: expected num_done, batch_size, best_step and facts.*to begin again"
-    ):
-        store.read_resume(tmp_path)
-    path.write_text(json.dumps({**record, "batch_size": "many"}))
-    with pytest.raises(ArtifactError, match="batch_size: expected a positive number, found 'many'"):
-        store.read_resume_batch(tmp_path)
-    path.write_text(json.dumps({**record, "format_version": 9}))
-    with pytest.raises(ArtifactError, match="9"):
-        store.read_resume(tmp_path)
-    path.write_text(json.dumps({**record, "best_step": 4}))
-    with pytest.raises(ArtifactError, match="best-000000004.safetensors"):
-        store.read_resume(tmp_path)
+    assert set(record.pop("sha256")) == {"task.safetensors", "optimizer.safetensors"} and record.pop(
+        "checksum"
+    )
+    path.write_text(json.dumps(record))
+    read = store.read_resume(tmp_path, 20)
+    assert read is not None and read.num_done == 5 and store.read_resume_batch(tmp_path) == 8
 
 
 def test_log_lines_of_steps_to_be_done_again_are_dropped(tmp_path):
