@@ -139,7 +139,7 @@ def open_recipe(
         ConfigError: an unknown preset, key or value.
     """
     from svkit.config.load import load_recipe
-    from svkit.store.experiment import FILE_NAME, read_experiment
+    from svkit.store.experiment import FILE_NAME, noted_encoder, read_experiment
 
     experiment = read_experiment(exp)
     recipe = load_recipe(
@@ -149,7 +149,7 @@ def open_recipe(
         sections,
         preset_from="--preset" if preset else f"{exp / FILE_NAME}: preset",
         config_name=str(config),
-        defaults={"encoder": experiment.encoder}
+        defaults={"encoder": noted_encoder(exp, experiment.encoder)}
         if experiment.encoder and preset in (None, experiment.preset)
         else {},
     )

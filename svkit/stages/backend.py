@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval import scoring
 from svkit.eval.plda import Plda, train_plda
+from svkit.stages.trial_speakers import recorded_manifest
 from svkit.store.embeddings import Embeddings, read_embeddings
 from svkit.store.enrollment import enrollment_groups
-from svkit.store.manifest import read_manifest
 from svkit.store.trials import Trials
 
 Norm = Literal["none", "snorm", "asnorm"]
@@ -125,18 +125,17 @@ def train_backend(training: Embeddings) -> Plda:
     """Train PLDA on embeddings whose manifest says who speaks.
 
     Raises:
-        DataError: the manifest is gone or lacks an utterance, or there are too few embeddings.
+        DataError: the manifest is gone, has changed or lacks an utterance, or there are too few embeddings.
     """
     return train_plda(training.matrix, *_speaker_groups(training))
 
 
 def _speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
-    manifest = Path(str((material.meta.get("manifest") or {}).get("path", "")))
-    table = read_manifest(manifest)
+    table = recorded_manifest(material.meta.get("manifest"))
     speaker = pd.Series(material.ids).map(dict(zip(table.utterance_ids, table.speaker_ids, strict=True)))
     if speaker.isna().any():
         missing = first_five(material.ids[speaker.isna()].tolist())
-        raise DataError(f"{manifest}: no speaker for utterances {missing}")
+        raise DataError(f"{table.source}: no speaker for utterances {missing}")
     codes, speakers = pd.factorize(speaker)
     return codes.astype(np.int64), len(speakers)
 

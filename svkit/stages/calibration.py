@@ -13,10 +13,9 @@ from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval.calibration import PRIOR, LinearCalibration, fit_calibration, pair_quality
 from svkit.stages.backend import Backend, Lookup, Scored
 from svkit.stages.guards import CALIBRATED_ON_TEST, Guards
-from svkit.stages.trial_speakers import trial_seconds
+from svkit.stages.trial_speakers import recorded_manifest, trial_seconds
 from svkit.store.calibration import CalibrationRecord, read_calibration, write_calibration
 from svkit.store.embeddings import Embeddings
-from svkit.store.manifest import read_manifest
 from svkit.store.provenance import plain, sha256_artifact, sha256_file
 from svkit.store.trials import Trials
 
@@ -51,7 +50,7 @@ def trial_features(
             cohort, mean cohort scores of both sides.
 
     Raises:
-        DataError: the manifest behind the embeddings is gone or lacks an utterance.
+        DataError: the manifest behind the embeddings is gone, has changed or lacks an utterance.
     """
     names, columns = ["score"], [scored.scores[:, None]]
     if quality:
@@ -75,8 +74,8 @@ def trial_features(
 def _log_durations(
     trials: Trials, embeddings: Embeddings, enrollment: pd.DataFrame | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    path = Path(str((embeddings.meta.get("manifest") or {}).get("path", "")))
-    enroll, test = trial_seconds(trials, read_manifest(path), enrollment)
+    manifest = recorded_manifest(embeddings.meta.get("manifest"))
+    enroll, test = trial_seconds(trials, manifest, enrollment)
     return np.log(enroll), np.log(test)
 
 

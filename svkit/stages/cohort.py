@@ -10,6 +10,7 @@ from svkit.progress import Progress
 from svkit.store.embeddings import read_facts
 from svkit.store.experiment import read_experiment
 from svkit.store.provenance import sha256_artifact
+from svkit.store.report import find_checkpoints
 
 HOME = "cohorts"
 
@@ -36,21 +37,25 @@ def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) 
     facts = read_facts(scored)
     made_by = facts.get("checkpoint") or {}
     checkpoint = Path(str(made_by.get("path", "")))
-    if not made_by.get("path") or not checkpoint.is_dir():
-        raise ArtifactError(
-            f"{path}: a manifest needs the checkpoint of {scored}, found none at {made_by.get('path')}; extract it"
-            " with `svkit extract --model CKPT --manifest ... --out DIR` and give that directory"
-        )
-    if sha256_artifact(checkpoint) != made_by.get("sha256"):
+    is_there = bool(made_by.get("path")) and checkpoint.is_dir()
+    # Embeddings that lie elsewhere than their experiment: content decides.
+    candidates = [checkpoint] if is_there else find_checkpoints(exp)
+    wanted = next((one for one in candidates if sha256_artifact(one) == made_by.get("sha256")), None)
+    if wanted is None and is_there:
         raise ArtifactError(
             f"{checkpoint}: has changed since {scored} was extracted; run `svkit extract` again"
+        )
+    if wanted is None:
+        raise ArtifactError(
+            f"{path}: a manifest needs the checkpoint of {scored}, found none at {made_by.get('path')} and in {exp};"
+            " extract it with `svkit extract --model CKPT --manifest ... --out DIR` and give that directory"
         )
     recipe = load_recipe(read_experiment(exp).preset)
     limit = ExtractConfig(max_seconds=facts.get("max_seconds", recipe.extract.max_seconds))
     request = ExtractRequest(
         exp=exp,
         recipe=replace(recipe, extract=limit),
-        models=(checkpoint,),
+        models=(wanted,),
         manifest=path,
         out=exp / HOME / f"{scored.name}-{path.stem}",
         dtype=facts.get("dtype", "auto"),

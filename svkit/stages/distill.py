@@ -81,7 +81,13 @@ def run(request: DistillRequest, progress: Progress) -> DistillResult:
     )
     meter = DistanceMeter.open(inputs.get("valid"), config.data, recipe.seed)
     with open_stage(
-        accelerator, out, command="distill", config=record, inputs=inputs, overwrite=request.overwrite
+        accelerator,
+        out,
+        command="distill",
+        config=record,
+        inputs=inputs,
+        overwrite=request.overwrite,
+        experiment=request.exp,
     ) as output:
         student.encoder.requires_grad_(True)
         student.encoder.set_conv_dropout(config.conv_dropout)

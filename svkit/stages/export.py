@@ -73,10 +73,15 @@ def run(request: ExportRequest, progress: Progress) -> ExportResult:
         progress.note(f"{out} is finished, with equal inputs")
         return ExportResult(directory=out, facts=store.read_facts(out))
     with open_output(
-        out, command="export", config=config, inputs=inputs, overwrite=request.overwrite
+        out,
+        command="export",
+        config=config,
+        inputs=inputs,
+        overwrite=request.overwrite,
+        experiment=request.exp,
     ) as output:
         _write_graphs(checkpoint, out, wanted, progress)
-        store.write_facts(out, _examine(checkpoint, out, wanted, progress))
+        store.write_facts(out, output.recorded(_examine(checkpoint, out, wanted, progress)))
         output.finish()
     return ExportResult(directory=out, facts=store.read_facts(out))
 

@@ -159,6 +159,7 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
         config=job.record,
         inputs=job.inputs,
         overwrite=request.overwrite,
+        experiment=request.exp,
     ) as output:
         parts = _Parts(job.out / store.RESUME_NAME, accelerator, request.recipe.save, manifest, progress)
         started, cpu_started = time.perf_counter(), time.process_time()
@@ -170,7 +171,8 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
             meta = _meta(job, output, manifest, accelerator)
             # Times of a resumed run would leave out what was done before.
             meta |= {"wall_seconds": None if resumed else wall, "cpu_seconds": None if resumed else cpu}
-            write_embeddings(job.out, [str(name) for name in manifest.utterance_ids], matrix, meta)
+            ids = [str(name) for name in manifest.utterance_ids]
+            write_embeddings(job.out, ids, matrix, output.recorded(meta))
         output.finish({"device": str(accelerator.device)})
 
 

@@ -202,6 +202,7 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
         config=plan.record(),
         inputs=plan.inputs,
         overwrite=request.overwrite,
+        experiment=request.exp,
     ) as output:
         data = batch_of_process(output, config.data)
         batch_size = data.batch_size * accelerator.num_processes

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svkit.store.provenance import is_finished, plain, read_provenance, sha256_artifact
+from svkit.store.provenance import describe_inputs, identity, is_finished, plain, read_provenance
 
 
 def is_current(
@@ -21,9 +21,7 @@ def is_current(
     if not is_finished(directory):
         return False
     recorded = read_provenance(directory)
-    hashes = {entry["name"]: entry["sha256"] for entry in recorded["inputs"]}
-    return (
-        recorded["command"] == command
-        and recorded.get("config") == plain(config)
-        and hashes == {name: sha256_artifact(path) for name, path in inputs.items()}
-    )
+    wanted = {"command": command, "config": plain(config), "inputs": recorded["inputs"]}
+    if identity(wanted) != identity(recorded):  # which needs no hash
+        return False
+    return identity({**wanted, "inputs": describe_inputs(inputs)}) == identity(recorded)

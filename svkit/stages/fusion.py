@@ -31,7 +31,7 @@ from svkit.stages.measurement import (
 )
 from svkit.stages.trial_speakers import trial_speaker_names
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, write_calibration
-from svkit.store.provenance import is_finished
+from svkit.store.provenance import Output, is_finished
 from svkit.store.scores import Scores, read_metrics
 
 DEFAULT_FOLDS = 5
@@ -104,7 +104,7 @@ def fuse(
     guards: Guards,
     record: CalibrationRecord | None,
     num_folds: int,
-    directory: Path,
+    output: Output,
     *,
     learn: bool,
     progress: Progress,
@@ -117,7 +117,7 @@ def fuse(
         guards: what was passed.
         record: weights learnt on other trials; None: cross-validation over speakers.
         num_folds: of the cross-validation.
-        directory: where to.
+        output: where to.
         learn: also learn weights on all of these trials, for others.
         progress: takes notes.
 
@@ -158,11 +158,11 @@ def fuse(
         "calibration": facts,
         **{key: list(dict.fromkeys(entries)) for key, entries in found.items()},
     }
-    write(directory, material, llrs, llrs, metrics)
+    write(output, material, llrs, llrs, metrics)
     if learn:
         learnt = calibrations.learn(
             features, material.trials, material.path, fusion.description, None, fusion.speakers
         )
-        write_calibration(directory / FILE_NAME, learnt)
-        progress.note(f"fusion: {directory / FILE_NAME}")
+        write_calibration(output.path / FILE_NAME, learnt)
+        progress.note(f"fusion: {output.path / FILE_NAME}")
     return metrics, measured

@@ -154,7 +154,13 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
     )
     meter = DistanceMeter.open(inputs.get("valid"), config.data, recipe.seed)
     with open_stage(
-        accelerator, out, command="prune", config=record, inputs=inputs, overwrite=request.overwrite
+        accelerator,
+        out,
+        command="prune",
+        config=record,
+        inputs=inputs,
+        overwrite=request.overwrite,
+        experiment=request.exp,
     ) as output:
         data = batch_of_process(output, config.data)
         _, num_steps = count_steps(len(dataset), data, config.epochs, accelerator.num_processes)

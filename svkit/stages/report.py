@@ -73,7 +73,7 @@ def run(request: ReportRequest, progress: Progress) -> ReportResult:
         progress.note(f"{target}: finished, kept")
         return _result(target)
     with open_output(
-        target, command="report", config=config, inputs=inputs, overwrite=request.overwrite
+        target, command="report", config=config, inputs=inputs, overwrite=request.overwrite, experiment=exp
     ) as output:
         hashes = {entry["name"]: entry["sha256"] for entry in output.inputs}
         systems, comparisons = gather.gather_systems(exp, measured, NUM_RESAMPLES, request.seed, progress)
@@ -84,13 +84,13 @@ def run(request: ReportRequest, progress: Progress) -> ReportResult:
         report = {
             "machine": timing.describe_machine(),
             "models": models,
-            "systems": systems,
+            "systems": [output.recorded(system) for system in systems],
             "comparisons": comparisons,
             "training": gather.gather_training(exp, checkpoints),
-            "provenance": gather.gather_provenance(exp),
+            "provenance": [output.recorded(entry) for entry in gather.gather_provenance(exp)],
             "cautions": guards.cautions,
         }
-        store.write_report(output.path, report)
+        store.write_report(output.path, output.recorded(report))
         _render(output.path, progress)
         output.finish()
     for path in contents:

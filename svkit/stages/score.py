@@ -221,13 +221,18 @@ def _score_system(
     config, inputs = resolved_config(request), paths.inputs(request)
     system = _read_system(request, material, paths)
     with open_output(
-        target, command="score", config=config, inputs=inputs, overwrite=request.overwrite
+        target,
+        command="score",
+        config=config,
+        inputs=inputs,
+        overwrite=request.overwrite,
+        experiment=request.exp,
     ) as output:
         for caution in system.guards.cautions:
             progress.note(f"allowed, and recorded: {caution}")
         scored = score_trials(system.found, backend, system.cohort, system.plda)
         metrics, llrs, learnt, measured = _measure(request, system, scored, progress)
-        write(output.path, system.material, scored.scores, llrs, metrics)
+        write(output, system.material, scored.scores, llrs, metrics)
         if learnt is not None:
             write_calibration(output.path / CALIBRATION_NAME, learnt)
             installed = calibrations.install(learnt, system.embeddings)
@@ -360,7 +365,12 @@ def _fuse_systems(
         )
     check_classes(guards, request.trials, material.trials.labels, learns=request.calibrate or path is None)
     with open_output(
-        target, command="score", config=config, inputs=inputs, overwrite=request.overwrite
+        target,
+        command="score",
+        config=config,
+        inputs=inputs,
+        overwrite=request.overwrite,
+        experiment=request.exp,
     ) as output:
         _, measured = fusions.fuse(
             fusion,
@@ -368,7 +378,7 @@ def _fuse_systems(
             guards,
             record,
             num_folds,
-            output.path,
+            output,
             learn=request.calibrate,
             progress=progress,
         )

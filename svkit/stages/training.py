@@ -136,6 +136,11 @@ class StageOutput:
         assert self._output is not None
         return next(entry["sha256"] for entry in self._output.inputs if entry["name"] == name)
 
+    def recorded(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a record as it is written here (main process); see `svkit.store.places`."""
+        assert self._output is not None
+        return self._output.recorded(record)
+
     def finish(self, extra: Mapping[str, Any]) -> None:
         """Write the provenance (main process), then wait for each other."""
 
@@ -165,13 +170,21 @@ def open_stage(
     config: Mapping[str, Any],
     inputs: Mapping[str, Path],
     overwrite: bool,
+    experiment: Path,
 ) -> StageOutput:
     """Open the output of a stage; see `svkit.store.provenance.open_output`."""
     held: list[Output] = []
 
     def action() -> bool:
         held.append(
-            open_output(directory, command=command, config=config, inputs=inputs, overwrite=overwrite)
+            open_output(
+                directory,
+                command=command,
+                config=config,
+                inputs=inputs,
+                overwrite=overwrite,
+                experiment=experiment,
+            )
         )
         return held[0].is_resumed
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from svkit.errors import ArtifactError, DataError
 from svkit.store.atomic import read_json, replacing, write_json
 from svkit.store.files import check_file
+from svkit.store.places import usable_paths
 from svkit.store.strict_json import check_fields
 from svkit.store.tables import read_table, write_table
 
@@ -87,7 +88,7 @@ def read_embeddings(directory: Path) -> Embeddings:
 
 
 def read_facts(directory: Path) -> dict[str, Any]:
-    """Read `embeddings.json` alone.
+    """Read `embeddings.json` alone, with paths that this process can open.
 
     Raises:
         ArtifactError: the directory or the file is missing, not JSON, of another format or version.
@@ -100,7 +101,7 @@ def read_facts(directory: Path) -> dict[str, Any]:
     for name in ("checkpoint", "manifest"):
         if facts.get(name) is not None:
             check_fields(path, facts[name], {"path": str, "sha256": str}, name)
-    return facts
+    return usable_paths(path, facts)
 
 
 def _read_matrix(path: Path) -> npt.NDArray[np.float32]:

@@ -8,6 +8,7 @@ from svkit.config.load import read_toml
 from svkit.errors import ConfigError
 from svkit.store.atomic import write_text
 from svkit.store.files import TOML_BYTES, read_file
+from svkit.store.places import recorded_path
 
 FILE_NAME = "config.toml"
 
@@ -18,7 +19,7 @@ class Experiment:
 
     preset: str = "w2v-bert-2.0"
     encoder: str | None = None
-    """Hub id, directory or `tiny`; None: what the preset says."""
+    """Hub id, `tiny`, or a directory: absolute, or below the experiment after `./`; None: what the preset says."""
     noise: str | None = None
     """List of noise and music, relative to the experiment directory or absolute; None: none prepared."""
     rirs: str | None = None
@@ -28,6 +29,19 @@ class Experiment:
 def resolve(exp: Path, value: str | None) -> Path | None:
     """Return the path that a list of `Experiment` means: below `exp` unless absolute."""
     return None if value is None else exp / value
+
+
+def encoder_to_note(exp: Path, encoder: str) -> str:
+    """Return what `Experiment.encoder` says of an encoder that was given, so that it is found from anywhere."""
+    if not Path(encoder).is_dir():
+        return encoder
+    path = recorded_path(Path(encoder), exp)
+    return path if Path(path).is_absolute() else f"./{path}"
+
+
+def noted_encoder(exp: Path, encoder: str | None) -> str | None:
+    """Return the encoder that `Experiment.encoder` means."""
+    return str(exp / encoder) if encoder is not None and encoder.startswith("./") else encoder
 
 
 def read_experiment(exp: Path) -> Experiment:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from svkit.store.atomic import read_json, write_json
+from svkit.store.places import usable_paths
 
 FORMAT, VERSION = "svkit-export", 1
 FACTS_NAME = "export.json"
@@ -25,7 +26,8 @@ def write_facts(directory: Path, facts: Mapping[str, Any]) -> None:
 
 def read_facts(directory: Path) -> dict[str, Any]:
     """Read `export.json` (ArtifactError: missing, of another format or version)."""
-    return read_json(directory / FACTS_NAME, FORMAT, VERSION)
+    path = directory / FACTS_NAME
+    return usable_paths(path, read_json(path, FORMAT, VERSION))
 
 
 def remove_graph(path: Path) -> None:

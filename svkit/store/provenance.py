@@ -24,6 +24,7 @@ from typing import Any
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.store.atomic import read_json, remove_unfinished, write_json
 from svkit.store.files import open_file
+from svkit.store.places import recorded_paths, usable_paths
 from svkit.store.strict_json import check_fields
 
 FORMAT, VERSION = "svkit-provenance", 1
@@ -216,7 +217,7 @@ def make_provenance(
 
 
 def read_provenance(directory: Path) -> dict[str, Any]:
-    """Read the provenance of a finished output.
+    """Read the provenance of a finished output, with paths that this process can open.
 
     Raises:
         ArtifactError: missing (the output is unfinished), not JSON, of another format or version.
@@ -228,7 +229,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
         )
     record = read_json(path, FORMAT, VERSION)
     check_fields(path, record, {"command": str, "inputs": [_INPUT]})
-    return record
+    return usable_paths(path, record)
 
 
 def is_finished(directory: Path) -> bool:
@@ -246,8 +247,9 @@ class Output:
     command: str
     config: dict[str, Any]
     inputs: list[dict[str, str]]
-    """`{name, path, sha256}` of every input, as recorded."""
+    """`{name, path, sha256}` of every input."""
     started: str
+    experiment: Path | None
     _lock: int = field(repr=False)
 
     def __enter__(self) -> "Output":
@@ -260,12 +262,16 @@ class Output:
         """Release the lock."""
         self.close()
 
+    def recorded(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a record as it is written here: paths inside the experiment relative to it (`store.places`)."""
+        return recorded_paths(self.path, record, self.experiment)
+
     def finish(self, extra: Mapping[str, Any] | None = None) -> None:
         """Write `provenance.json`, the mark of completeness; call it last."""
         content = make_provenance(
             command=self.command, config=self.config, inputs=self.inputs, started=self.started, extra=extra
         )
-        write_json(self.path / PROVENANCE_NAME, content)
+        write_json(self.path / PROVENANCE_NAME, self.recorded(content))
 
     def close(self) -> None:
         """Release the lock; an unfinished output stays and can be resumed."""
@@ -275,7 +281,13 @@ class Output:
 
 
 def open_output(
-    directory: Path, *, command: str, config: Mapping[str, Any], inputs: Mapping[str, Path], overwrite: bool
+    directory: Path,
+    *,
+    command: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    overwrite: bool,
+    experiment: Path | None = None,
 ) -> Output:
     """Take an output directory for writing.
 
@@ -286,6 +298,7 @@ def open_output(
         inputs: name -> file or artifact directory read by the command.
         overwrite: empty the directory first if svkit wrote it. Unfinished output of the same run is resumed all the
             same, so that the command of an interrupted run can be given again as it was.
+        experiment: paths inside it are recorded relative to it, so that a copy finds its own; None: all are absolute.
 
     Returns:
         The output, locked against other svkit processes until it is closed.
@@ -307,6 +320,7 @@ def open_output(
             "inputs": described,
             "started": _utc_now(),
         }
+        run = recorded_paths(directory, run, experiment)
         earlier = _earlier_run(directory, run, overwrite)
         if earlier is not None:
             run["started"] = earlier.get("started", run["started"])
@@ -323,6 +337,7 @@ def open_output(
         config=run["config"],
         inputs=described,
         started=run["started"],
+        experiment=experiment,
         _lock=lock,
     )
 
@@ -415,7 +430,7 @@ def _refuse_other_run(directory: Path, earlier: Mapping[str, Any], run: Mapping[
     check_fields(
         directory / RUN_NAME, earlier, {"command": str, "config": dict, "started": str, "inputs": [_INPUT]}
     )
-    difference = _first_difference(_identity(earlier), _identity(run))
+    difference = _first_difference(identity(earlier), identity(run))
     if difference is not None:
         key, before, now = difference
         raise ArtifactError(
@@ -424,10 +439,18 @@ def _refuse_other_run(directory: Path, earlier: Mapping[str, Any], run: Mapping[
         )
 
 
-def _identity(run: Mapping[str, Any]) -> dict[str, Any]:
-    # The path of an input may change (another mount), its content may not.
+def identity(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes two runs the same: command, configuration and the content of the inputs.
+
+    The path of an input may change (another mount, a moved experiment), its content may not.
+    """
     inputs = {entry["name"]: entry["sha256"] for entry in run.get("inputs", [])}
-    return {"command": run.get("command"), "config": run.get("config"), "input": inputs}
+    config = run.get("config")
+    if "encoder" in inputs and isinstance(
+        config, dict
+    ):  # a directory, which the configuration names by its path
+        config = {**config, "encoder": None}
+    return {"command": run.get("command"), "config": config, "input": inputs}
 
 
 def _first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from svkit.errors import ArtifactError, DataError
 from svkit.store.atomic import read_json, replacing, write_json
 from svkit.store.coded import Coder, dictionary_block
+from svkit.store.places import usable_paths
 from svkit.store.strict_json import NUMBER, OPTIONAL_NUMBER, check_fields
 from svkit.store.tables import format_rows, table_blocks
 from svkit.store.trials import Trials
@@ -110,7 +111,7 @@ def write_metrics(directory: Path, metrics: Mapping[str, Any]) -> None:
 
 
 def read_metrics(directory: Path) -> dict[str, Any]:
-    """Read `metrics.json`.
+    """Read `metrics.json`, with paths that this process can open.
 
     Raises:
         ArtifactError: missing, not JSON, of another format or version.
@@ -129,7 +130,7 @@ def read_metrics(directory: Path) -> dict[str, Any]:
     check_fields(path, metrics.get("unchecked", []), [str], "unchecked")
     if metrics["name"] != Path(metrics["name"]).name or metrics["name"] in ("", ".", ".."):
         raise ArtifactError(f"{path}: name: expected a plain name, found {metrics['name'][:80]!r}")
-    return metrics
+    return usable_paths(path, metrics)
 
 
 _POINT = {"threshold": NUMBER, "miss_rate": NUMBER, "false_accept_rate": NUMBER}

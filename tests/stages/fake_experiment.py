@@ -15,6 +15,7 @@ from svkit.store.atomic import write_json
 from svkit.store.checkpoint import SPEAKERS_NAME, append_log, write_model
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import COLUMNS, write_manifest
+from svkit.store.places import recorded_paths
 from svkit.store.provenance import sha256_artifact, sha256_file
 from svkit.store.tables import write_table
 from svkit.store.trials import Trials, write_trials
@@ -115,8 +116,9 @@ def make_embeddings(exp: Path, name: str, ids: list[str], noise: float, checkpoi
         "checkpoint": {"path": checkpoint.as_posix(), "sha256": sha256_artifact(checkpoint)},
         "manifest": {"path": manifest.as_posix(), "sha256": sha256_file(manifest)},
     }
-    write_embeddings(exp / "embeddings" / name, ids, matrix, facts)
-    finish(exp / "embeddings" / name)
+    directory = exp / "embeddings" / name
+    write_embeddings(directory, ids, matrix, recorded_paths(directory, facts, exp))
+    finish(directory)
 
 
 def make_experiment(

@@ -13,9 +13,10 @@ from svkit.progress import Progress
 from svkit.stages.prepare import splits
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
 from svkit.store.atomic import remove_unfinished, write_bytes, write_json
-from svkit.store.experiment import update_experiment
+from svkit.store.experiment import encoder_to_note, update_experiment
 from svkit.store.files import read_file
 from svkit.store.manifest import write_manifest
+from svkit.store.places import recorded_paths
 from svkit.store.provenance import (
     PROVENANCE_NAME,
     describe_inputs,
@@ -26,6 +27,7 @@ from svkit.store.provenance import (
     read_provenance,
     release_directory,
 )
+from svkit.store.provenance import identity as run_identity
 from svkit.store.scan_journal import remove_journal
 from svkit.store.tables import read_table, write_table
 from svkit.store.trials import Trials, read_trials, write_trials
@@ -137,13 +139,13 @@ class DataDirectory:
         if not is_finished(self.path):
             return None
         earlier = read_provenance(self.path)
-        is_same = earlier.get("config") == self._config and [
-            entry["sha256"] for entry in earlier["inputs"]
-        ] == [entry["sha256"] for entry in self._inputs]
+        now = {"command": f"prepare {self._corpus}", "config": self._config, "inputs": self._inputs}
+        is_same = _identity(earlier) == _identity(now)
         if self._request.keep_finished and is_same:
             self._note_recipe()
             try:
-                return CorpusResult(**{**earlier["summary"], "bad_files": self._read_bad_files()})
+                known = {**earlier["summary"], "data": str(self.path), "bad_files": self._read_bad_files()}
+                return CorpusResult(**known)
             except (KeyError, TypeError) as error:
                 path = self.path / PROVENANCE_NAME
                 raise ArtifactError(f"{path}: summary: cannot be read; use --overwrite") from error
@@ -235,7 +237,7 @@ class DataDirectory:
         self.clear()  # a given list may lie where lists are written
         for name, table in (("train.tsv", train), ("eval.tsv", evaluation), ("valid.tsv", valid)):
             if len(table):
-                write_manifest(self.path / name, table)
+                write_manifest(self.path / name, self._movable(table))
         if valid_trials is not None:
             write_trials(self.path / "valid_trials.txt", valid_trials)
         for entry in lists:
@@ -253,14 +255,23 @@ class DataDirectory:
             config=self._config,
             inputs=self._inputs,
             started=self._started,
-            extra={"summary": {**asdict(result), "bad_files": len(bad)}},
+            extra={"summary": {**asdict(result), "data": self.path.name, "bad_files": len(bad)}},
         )
-        write_json(self.path / PROVENANCE_NAME, content)
+        write_json(self.path / PROVENANCE_NAME, recorded_paths(self.path, content, self._request.exp))
         remove_journal(self.path / _JOURNAL_NAME)
         return result
 
+    def _movable(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a table whose audio made here is relative to its list, so that it moves with the experiment."""
+        paths = table["path"]
+        for made in (self.path, self.path.resolve()):
+            paths = paths.str.removeprefix(f"{made.as_posix()}/")
+        return table.assign(path=paths)
+
     def _note_recipe(self) -> None:
-        update_experiment(self._request.exp, preset=self._preset, encoder=_encoder(self._request.encoder))
+        exp, encoder = self._request.exp, self._request.encoder
+        noted = None if encoder is None else encoder_to_note(exp, encoder)
+        update_experiment(exp, preset=self._preset, encoder=noted)
 
     def _summarise(
         self,
@@ -293,6 +304,15 @@ class DataDirectory:
         )
 
 
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes two requests the same; the files they name count by content, as inputs."""
+    found, config = run_identity(record), record.get("config")
+    if isinstance(config, dict):
+        names = ("eval_speakers",) if "eval speakers" in found["input"] else ()
+        found["config"] = {**config, **dict.fromkeys(("trials", *names))}
+    return found
+
+
 def _given_files(request: CorpusRequest) -> dict[str, Path]:
     files = {f"trials {path.stem}": path for path in request.trials}
     spec = request.eval_speakers
@@ -302,11 +322,6 @@ def _given_files(request: CorpusRequest) -> dict[str, Path]:
         if not path.is_file():
             raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}")
     return files
-
-
-def _encoder(encoder: str | None) -> str | None:
-    # Noted as an absolute path, because later commands may run from another directory.
-    return str(Path(encoder).resolve()) if encoder is not None and Path(encoder).is_dir() else encoder
 
 
 def _hold_out(

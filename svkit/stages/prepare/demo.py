@@ -51,8 +51,6 @@ def run(
         ]
         table, bad = scan_files(candidates, request.scan, progress, "checking audio")
         data.accept(bad, len(candidates))
-        # Below the manifest's own directory: the experiment can be moved.
-        table["path"] = ["demo/" + name for name in table["utterance_id"]]
         eval_speakers = {plan.speaker_id for plan in chosen if plan.split == "eval"}
         is_eval = table["speaker_id"].isin(eval_speakers)
         if plans is None:

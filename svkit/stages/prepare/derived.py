@@ -10,6 +10,7 @@ import pandas as pd
 from svkit.errors import ConfigError
 from svkit.store.atomic import write_json
 from svkit.store.manifest import Manifest, write_manifest
+from svkit.store.places import recorded_paths
 from svkit.store.provenance import describe_inputs, make_provenance, plain
 
 SUFFIXES = (".tsv", ".parquet")
@@ -75,4 +76,4 @@ class DerivedLists:
             started=self._started,
             extra={"rows": len(table)},
         )
-        write_json(provenance, content)
+        write_json(provenance, recorded_paths(path.parent, content, None))

@@ -110,9 +110,6 @@ def run(
         table, unusable = scan_files(candidates, request.scan, progress)
         bad += unusable
         data.accept(bad, len(lists.speakers))
-        # Audio made here moves with the experiment.
-        made = f"{data.path.as_posix()}/"
-        table["path"] = [path.removeprefix(made) for path in table["path"]]
         if set(table["speaker_id"]) <= set(lists.genders):
             table["gender"] = table["speaker_id"].map(lists.genders)
         return split_and_write(data, table, bad, request, "kaldi", progress)

@@ -211,7 +211,8 @@ def _run(
         and is_complete
         and all(earlier.get(name, {}).get("config") == config for name in sources)
     ):
-        return NoiseResult(**{**earlier[next(iter(sources))]["summary"], "bad_files": ()})
+        known = earlier[next(iter(sources))]["summary"]
+        return NoiseResult(**{**known, "list": str(path), "bad_files": ()})
     if present and not request.overwrite:
         raise ConfigError(f"{path} has {', '.join(present)} already; use --overwrite to replace it")
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -228,7 +229,7 @@ def _run(
         entry = {
             "command": f"prepare {command}",
             "config": config,
-            "summary": {**asdict(result), "bad_files": len(bad)},
+            "summary": {**asdict(result), "list": path.name, "bad_files": len(bad)},
             "finished": started,
         }
         merged = {**({} if replaces_all else earlier), **dict.fromkeys(sources, entry)}
