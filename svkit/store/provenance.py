@@ -5,8 +5,6 @@ there, which is written last. A second run of the same command finds equal confi
 `run.json` and resumes.
 """
 
-import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -24,12 +22,13 @@ from typing import Any
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.store.atomic import read_json, remove_unfinished, write_json
 from svkit.store.files import open_file
+from svkit.store.locks import lock_directory, release_directory
 from svkit.store.places import recorded_paths, usable_paths
 from svkit.store.strict_json import check_fields
 
 FORMAT, VERSION = "svkit-provenance", 1
 RUN_FORMAT, RUN_VERSION = "svkit-run", 1
-PROVENANCE_NAME, RUN_NAME, LOCK_NAME = "provenance.json", "run.json", ".lock"
+PROVENANCE_NAME, RUN_NAME = "provenance.json", "run.json"
 _LIBRARIES = (
     "accelerate",
     "numpy",
@@ -340,54 +339,6 @@ def open_output(
         experiment=experiment,
         _lock=lock,
     )
-
-
-def lock_directory(directory: Path) -> int:
-    """Make `directory` if needed and lock it against other svkit processes.
-
-    `release_directory` (or the end of the process) releases it.
-
-    Returns:
-        The handle of the lock.
-
-    Raises:
-        ArtifactError: another process holds it, or it cannot be written.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise ArtifactError(f"{directory}: cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        # Some network file systems have no locks; there, one writer at a time is up to the user.
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            os.close(handle)
-            raise ArtifactError(
-                f"{directory}: another svkit command is writing here; wait for it to end"
-            ) from error
-    _locks.add(handle)
-    return handle
-
-
-def release_directory(lock: int) -> None:
-    """Release a lock of `lock_directory`."""
-    _locks.discard(lock)
-    os.close(lock)
-
-
-_locks: set[int] = set()
-
-
-def _drop_locks() -> None:
-    """Close the locks a forked child has inherited: a loader's worker must not hold them when its parent is killed."""
-    for lock in _locks:
-        os.close(lock)
-    _locks.clear()
-
-
-os.register_at_fork(after_in_child=_drop_locks)
 
 
 def _earlier_run(directory: Path, run: Mapping[str, Any], overwrite: bool) -> dict[str, Any] | None:

@@ -13,8 +13,9 @@ from svkit.stages.prepare import folder
 from svkit.stages.prepare.corpus import CorpusRequest
 from svkit.stages.prepare.scan import BadFilesError, ScanOptions
 from svkit.store.experiment import read_experiment, update_experiment
+from svkit.store.locks import lock_directory
 from svkit.store.manifest import read_manifest
-from svkit.store.provenance import lock_directory, read_provenance
+from svkit.store.provenance import read_provenance
 from svkit.store.trials import read_trials
 
 VOICES = Path(__file__).resolve().parents[3] / "shared" / "voices"

@@ -15,17 +15,16 @@ from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, print
 from svkit.store.atomic import remove_unfinished, write_bytes, write_json
 from svkit.store.experiment import encoder_to_note, update_experiment
 from svkit.store.files import read_file
+from svkit.store.locks import lock_directory, release_directory
 from svkit.store.manifest import write_manifest
 from svkit.store.places import recorded_paths
 from svkit.store.provenance import (
     PROVENANCE_NAME,
     describe_inputs,
     is_finished,
-    lock_directory,
     make_provenance,
     plain,
     read_provenance,
-    release_directory,
 )
 from svkit.store.provenance import identity as run_identity
 from svkit.store.scan_journal import remove_journal

@@ -27,8 +27,9 @@ from svkit.stages.prepare.scan import (
 from svkit.store.atomic import read_json, write_json
 from svkit.store.experiment import update_experiment
 from svkit.store.files import read_file
+from svkit.store.locks import lock_directory, release_directory
 from svkit.store.manifest import read_manifest, write_manifest
-from svkit.store.provenance import FORMAT, VERSION, lock_directory, make_provenance, plain, release_directory
+from svkit.store.provenance import FORMAT, VERSION, make_provenance, plain
 from svkit.store.strict_json import NUMBER, check_fields
 
 MUSAN_CATEGORIES = ("noise", "music", "speech")

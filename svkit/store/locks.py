@@ -1,0 +1,58 @@
+"""Locks of directories: of several svkit commands, one writes to a place at a time."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from svkit.errors import ArtifactError
+
+LOCK_NAME = ".lock"
+
+
+def lock_directory(directory: Path) -> int:
+    """Make `directory` if needed and lock it against other svkit processes.
+
+    `release_directory` (or the end of the process) releases it.
+
+    Returns:
+        The handle of the lock.
+
+    Raises:
+        ArtifactError: another process holds it, or it cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ArtifactError(f"{directory}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Some network file systems have no locks; there, one writer at a time is up to the user.
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(handle)
+            raise ArtifactError(
+                f"{directory}: another svkit command is writing here; wait for it to end"
+            ) from error
+    _locks.add(handle)
+    return handle
+
+
+def release_directory(lock: int) -> None:
+    """Release a lock of `lock_directory`."""
+    _locks.discard(lock)
+    os.close(lock)
+
+
+_locks: set[int] = set()
+
+
+def _drop_locks() -> None:
+    """Close the locks a forked child has inherited: a loader's worker must not hold them when its parent is killed."""
+    for lock in _locks:
+        os.close(lock)
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_drop_locks)
