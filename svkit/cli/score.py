@@ -125,7 +125,7 @@ Allow = Annotated[
     typer.Option(
         "--allow", metavar="GUARD",
         help="Go on, on record: trained-speakers, shared-speakers, calibrated-on-test, missing-utterances, one-class,"
-        " stale; repeatable.",
+        " self-trials, duplicate-trials, contradicting-labels, stale; repeatable.",
     ),
 ]  # fmt: skip
 

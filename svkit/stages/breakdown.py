@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from svkit.errors import ConfigError, DataError
 from svkit.stages.trial_speakers import recorded_manifest, trial_seconds
 from svkit.store.coded import Coded, Coder, dictionary_block, row_blocks
+from svkit.store.enrollment import first_utterances
 from svkit.store.tables import table_blocks
 from svkit.store.trials import HEADER, Trials
 
@@ -100,8 +101,7 @@ def group_trials(
     value = dict(zip(table.utterance_ids, table.column(column), strict=True))
     enroll_ids = pd.Series(trials.enroll.values)
     if enrollment is not None:
-        first = enrollment.drop_duplicates("enroll_id")
-        enroll_ids = enroll_ids.map(dict(zip(first["enroll_id"], first["utterance_id"], strict=True)))
+        enroll_ids = enroll_ids.map(first_utterances(enrollment))
     found = [enroll_ids.map(value), pd.Series(trials.test.values).map(value)]
     if found[0].isna().any() or found[1].isna().any():
         raise DataError(f"{table.source}: no {column} for some utterances of the trials")

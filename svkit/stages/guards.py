@@ -25,9 +25,25 @@ MISSING_UTTERANCES = "missing-utterances"
 """Trials name utterances that the embeddings lack; such trials are left out."""
 ONE_CLASS = "one-class"
 """There are no target or no nontarget trials; there are scores, but no error rates."""
+SELF_TRIALS = "self-trials"
+"""Trials compare an utterance with itself."""
+DUPLICATE_TRIALS = "duplicate-trials"
+"""Trials are in the list more than once; each counts as often as it is listed."""
+CONTRADICTING_LABELS = "contradicting-labels"
+"""The same two utterances have both labels, or a label contradicts the speakers of the manifest."""
 STALE = "stale"
 """A checkpoint or embeddings have changed since they were used."""
-NAMES = (TRAINED_SPEAKERS, SHARED_SPEAKERS, CALIBRATED_ON_TEST, MISSING_UTTERANCES, ONE_CLASS, STALE)
+NAMES = (
+    TRAINED_SPEAKERS,
+    SHARED_SPEAKERS,
+    CALIBRATED_ON_TEST,
+    MISSING_UTTERANCES,
+    ONE_CLASS,
+    SELF_TRIALS,
+    DUPLICATE_TRIALS,
+    CONTRADICTING_LABELS,
+    STALE,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from svkit.stages.breakdown import Grouping, group_trials
 from svkit.stages.comparison import Resampled, compare
 from svkit.stages.trial_speakers import find_speakers
 from svkit.store.coded import Coded
+from svkit.store.enrollment import first_utterances
 from svkit.store.provenance import Output, sha256_file
 from svkit.store.score_forms import write_form
 from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
@@ -88,21 +89,18 @@ def identify(material: Material) -> dict[str, Any]:
 
 def speakers_of(material: Material, manifest: dict[str, Any] | None) -> tuple[bootstrap.TrialSpeakers, str]:
     """Find the speakers of both sides of every trial; see `find_speakers`."""
-    first = None
-    if material.enrollment is not None:
-        columns = (material.enrollment["enroll_id"], material.enrollment["utterance_id"])
-        first = dict(zip(*columns, strict=True))
+    first = None if material.enrollment is None else first_utterances(material.enrollment)
     return find_speakers(material.trials, manifest, first)
 
 
-def draw_speakers(material: Material, manifest: dict[str, Any] | None, progress: Progress) -> Speakers | None:
-    """Find the speakers and draw the resamples; None, and a note, where labels contradict them or they are few."""
+def draw_speakers(material: Material, manifest: dict[str, Any] | None, progress: Progress) -> Speakers | str:
+    """Find the speakers and draw the resamples; why not, and a note, where labels contradict them or they are few."""
     try:
         speakers, source = speakers_of(material, manifest)
         drawn = bootstrap.draw_multiplicities(speakers.num_speakers, NUM_RESAMPLES, material.seed)
     except (ConfigError, DataError) as error:
         progress.note(f"no confidence interval: {error}")
-        return None
+        return str(error)
     return Speakers(of_trials=speakers, source=source, drawn=drawn)
 
 
@@ -118,7 +116,7 @@ def measure(
     material: Material,
     scores: Floats,
     llrs: Floats | None,
-    speakers: Speakers | None,
+    drawn: Speakers | str,
     groupings: Sequence[Grouping],
     progress: Progress,
 ) -> Measured:
@@ -128,7 +126,7 @@ def measure(
         material: trials and what is wanted of them.
         scores: [T].
         llrs: [T] natural-log likelihood ratios, where there are any.
-        speakers: from `draw_speakers`.
+        drawn: from `draw_speakers`.
         groupings: from `find_groupings`.
         progress: takes notes.
     """
@@ -137,12 +135,14 @@ def measure(
     if num_targets in (0, len(trials)):
         counts = {"num_targets": num_targets, "num_nontargets": len(trials) - num_targets}
         return Measured(
-            facts={**counts, "eer": None, "eer_interval": None, "breakdown": []},
+            facts={**counts, "eer": None, "eer_interval": None, "no_interval": None, "breakdown": []},
             speakers=None,
             resampled=None,
         )
     facts = summarize(scores, trials.labels, llrs)
+    speakers = drawn if isinstance(drawn, Speakers) else None
     facts["eer_interval"], resampled = None, None
+    facts["no_interval"] = drawn if isinstance(drawn, str) else None
     if speakers is not None:
         samples = bootstrap.resample(
             scores, trials.labels, speakers.of_trials, speakers.drawn, _eer_and_min_dcf
@@ -154,6 +154,7 @@ def measure(
                 entry["interval"] = interval_facts(values, speakers.of_trials.num_speakers)
             _add_intervals(facts, scores, llrs, trials.labels, speakers)
         except DataError as error:
+            facts["no_interval"] = str(error)
             progress.note(f"no confidence interval: {error}")
     if facts["eer_interval"] is not None and speakers is not None:
         facts["eer_interval"]["speakers_from"] = speakers.source
@@ -239,11 +240,10 @@ def measure_again(material: Material, directory: Path, progress: Progress) -> Me
     """Resample scores that are there already, for a comparison with others."""
     metrics, scores = read_metrics(directory), read_scores(directory)
     scored = replace(material, trials=scores.trials)
-    speakers = None
-    if metrics["eer"] is not None:
-        speakers = draw_speakers(scored, metrics.get("manifest"), progress)
-    resampled = None
-    if speakers is not None:
+    speakers, resampled = None, None
+    drawn = "" if metrics["eer"] is None else draw_speakers(scored, metrics.get("manifest"), progress)
+    if isinstance(drawn, Speakers):
+        speakers = drawn
         labels = scores.trials.labels
         eers = bootstrap.resample(
             scores.scores, labels, speakers.of_trials, speakers.drawn, bootstrap.eer_statistic

@@ -10,6 +10,7 @@ from typing import Any
 
 from svkit.errors import ArtifactError
 from svkit.stages.info import describe_checkpoint
+from svkit.stages.reporting import wording
 from svkit.store.atomic import write_text
 from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
 from svkit.store.checkpoint import SPEAKERS_NAME
@@ -147,7 +148,8 @@ def _evaluation(systems: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     headings = ["trials", "target / nontarget", "back-end", "EER, %", "95 %", "minDCF 0.01"]
-    return "## Evaluation\n\n" + _table(headings, rows)
+    cautions = [f"\n\n{sentence}" for sentence in wording.caution_sentences(systems)]
+    return "## Evaluation\n\n" + _table(headings, rows) + "".join(cautions)
 
 
 def _limits(directory: Path) -> str:

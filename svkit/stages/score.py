@@ -1,7 +1,7 @@
 """`svkit score`: a trial list against embeddings, to scores and metrics with confidence intervals."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from svkit.stages.measurement import (
     write,
 )
 from svkit.stages.score_request import ScoreRequest, ScoreResult, SystemScore, check_options, resolved_config
+from svkit.stages.trial_guards import check_labels, check_list
 from svkit.stages.trial_speakers import trial_speaker_names
 from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
 from svkit.store.calibration import CalibrationRecord, write_calibration
@@ -79,6 +80,7 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
         seed=request.seed,
     )
     check_options(request, trials)
+    check_list(guards, request.trials, trials, material.enrollment)
     if request.fuse:
         system, _ = _fuse_systems(request, material, guards, progress)
         return ScoreResult(trials=request.trials.stem, systems=(system,))
@@ -110,7 +112,8 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
                 system = _finished_system(request, paths)
                 progress.note(f"{system.directory}: finished, kept")
             else:
-                system, facts = _score_system(request, material, paths, progress)
+                own = replace(guards, cautions=[*guards.cautions], unchecked=[])
+                system, facts = _score_system(request, material, paths, own, progress)
             systems.append(system)
             if count > 1:
                 facts = facts or measure_again(material, system.directory, progress)
@@ -214,12 +217,12 @@ def _finished_system(request: ScoreRequest, paths: _Paths) -> SystemScore:
 
 
 def _score_system(
-    request: ScoreRequest, material: Material, paths: _Paths, progress: Progress
+    request: ScoreRequest, material: Material, paths: _Paths, guards: Guards, progress: Progress
 ) -> tuple[SystemScore, Measured]:
     """Score with one system."""
     backend, target = request.backend, _target(request, paths)
     config, inputs = resolved_config(request), paths.inputs(request)
-    system = _read_system(request, material, paths)
+    system = _read_system(request, material, paths, guards)
     with open_output(
         target,
         command="score",
@@ -241,10 +244,11 @@ def _score_system(
     return _finished_system(request, paths), measured
 
 
-def _read_system(request: ScoreRequest, material: Material, paths: _Paths) -> _System:
-    backend, directory, guards = request.backend, paths.embeddings, Guards(allowed=request.allow)
+def _read_system(request: ScoreRequest, material: Material, paths: _Paths, guards: Guards) -> _System:
+    backend, directory = request.backend, paths.embeddings
     embeddings = read_embeddings(directory)
     check_checkpoint(guards, directory, embeddings)
+    listed = material.trials
     material, found = _look_up(material, embeddings, directory, guards)
     trials, enrollment = material.trials, material.enrollment
     learns = request.calibrate or request.calibrate_folds > 0
@@ -258,6 +262,7 @@ def _read_system(request: ScoreRequest, material: Material, paths: _Paths) -> _S
         if path is not None:
             used[name] = read_material(what, path, embeddings, directory)
             check_speakers(guards, (what, path, used[name]), trials, embeddings, enrollment)
+    check_labels(guards, material.path, listed, embeddings.meta.get("manifest"), enrollment)
     description = calibrations.describe_backend(
         backend, {name: matrix_sha256(embedded) for name, embedded in used.items()}
     )
@@ -318,8 +323,8 @@ def _measure(
             llrs = calibrations.apply(system.calibration, features)
             calibrated = {"method": "held-out trials", "trials": system.calibration.trials}
         elif request.calibrate_folds:
-            if speakers is None:
-                raise ConfigError("--calibrate-folds needs trials whose labels agree with the speakers")
+            if isinstance(speakers, str):
+                raise ConfigError(f"--calibrate-folds needs the speakers: {speakers}")
             llrs = cross_validate(
                 features.values, trials.labels, speakers.of_trials, request.calibrate_folds, request.seed
             )
@@ -347,6 +352,8 @@ def _fuse_systems(
 ) -> tuple[SystemScore, Measured | None]:
     """Fuse finished scores into a scores directory of their own."""
     fusion = fusions.open_fusion(request.fuse, material, guards)
+    manifest = fusion.metrics[0].get("manifest")
+    check_labels(guards, request.trials, material.trials, manifest, material.enrollment)
     (path,) = _one_each("--calibration", request.calibrations, 1)
     num_folds = 0 if path is not None else request.calibrate_folds or fusions.DEFAULT_FOLDS
     target = request.exp / "scores" / fusion.name / request.trials.stem

@@ -41,15 +41,9 @@ def find_speakers(
         )
         return trial_speakers(*sides, trials.labels)
 
-    known = speakers_of_manifest(manifest)
-    if known is not None:
-        enrolled = pd.Series(enroll_ids, dtype=object)
-        if enrollment is not None:
-            enrolled = enrolled.map(enrollment)
-        speakers = pd.concat([enrolled, pd.Series(test_ids, dtype=object)]).map(known)
-        if not speakers.isna().any():
-            number, _ = pd.factorize(speakers, sort=True)
-            return of_trials(number), "manifest"
+    known = manifest_speakers(trials, manifest, enrollment)
+    if known is not None and min(side.min() for side in known) >= 0:
+        return of_trials(np.concatenate(known)), "manifest"
     number, utterances = pd.factorize(np.concatenate((enroll_ids, test_ids)))
     is_target = trials.labels.astype(bool)
     group = speakers_from_trials(
@@ -58,6 +52,31 @@ def find_speakers(
         len(utterances),
     )
     return of_trials(group[number]), "trials"
+
+
+def manifest_speakers(
+    trials: Trials, manifest: Mapping[str, Any] | None, enrollment: Mapping[str, str] | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
+    """Number the speakers of the distinct enrollments and of the distinct tests by the manifest.
+
+    Args:
+        trials: the trial list.
+        manifest: `{path, sha256}` as recorded with the embeddings.
+        enrollment: one utterance of each enrollment id, where enrollments are not utterances.
+
+    Returns:
+        A number for each of `trials.enroll.values` and of `trials.test.values`, -1 where the manifest lacks the
+        utterance; None where the manifest is gone or has changed.
+    """
+    known = speakers_of_manifest(manifest)
+    if known is None:
+        return None
+    enrolled = pd.Series(trials.enroll.values, dtype=object)
+    if enrollment is not None:
+        enrolled = enrolled.map(enrollment)
+    speakers = pd.concat([enrolled, pd.Series(trials.test.values, dtype=object)]).map(known)
+    number = pd.factorize(speakers, sort=True)[0].astype(np.int32)
+    return number[: len(enrolled)], number[len(enrolled) :]
 
 
 def trial_utterances(trials: Trials, enrollment: pd.DataFrame | None) -> set[str]:

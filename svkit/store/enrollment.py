@@ -43,6 +43,12 @@ def read_enrollment(path: Path) -> pd.DataFrame:
     return table
 
 
+def first_utterances(table: pd.DataFrame) -> dict[str, str]:
+    """Return one utterance of each enrollment, the first."""
+    first = table.drop_duplicates("enroll_id")
+    return dict(zip(first["enroll_id"], first["utterance_id"], strict=True))
+
+
 def enrollment_groups(table: pd.DataFrame) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int64]]:
     """Return the distinct enrollment ids [M] and the number of the enrollment of each row [N]."""
     codes, ids = pd.factorize(np.asarray(table["enroll_id"], dtype=object))

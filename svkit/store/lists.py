@@ -1,11 +1,13 @@
 """The official evaluation lists (`data_lists/lists.toml`) and the demo protocol, shipped with the package."""
 
+import hashlib
 import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from svkit.errors import ArtifactError
+from svkit.errors import ArtifactError, DataError
+from svkit.store.files import read_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,6 +53,21 @@ def read_shipped(name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path}: not in this installation of svkit; install it again") from error
+
+
+def published_title(path: Path, lines: int, targets: int) -> str | None:
+    """Return the title of the published list that a file is, byte for byte; None for any other.
+
+    Args:
+        path: of the file.
+        lines: trials in it.
+        targets: target trials among them.
+    """
+    for entry in official_lists():
+        if (entry.lines, entry.targets) == (lines, targets):
+            md5 = hashlib.md5(read_file(path, DataError), usedforsecurity=False).hexdigest()
+            return entry.title if entry.md5 == md5 else None
+    return None
 
 
 def official_lists() -> tuple[OfficialList, ...]:

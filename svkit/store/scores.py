@@ -16,7 +16,7 @@ from svkit.errors import ArtifactError, DataError
 from svkit.store.atomic import read_json, replacing, write_json
 from svkit.store.coded import Coder, dictionary_block
 from svkit.store.places import usable_paths
-from svkit.store.strict_json import NUMBER, OPTIONAL_NUMBER, check_fields
+from svkit.store.strict_json import NUMBER, OPTIONAL_NUMBER, OPTIONAL_TEXT, check_fields
 from svkit.store.tables import format_rows, table_blocks
 from svkit.store.trials import Trials
 
@@ -128,6 +128,7 @@ def read_metrics(directory: Path) -> dict[str, Any]:
             path, metrics["trials"]["left_out"], {"num_trials": int, "sha256": str}, "trials.left_out"
         )
     check_fields(path, metrics.get("unchecked", []), [str], "unchecked")
+    check_fields(path, metrics.get("no_interval"), OPTIONAL_TEXT, "no_interval")
     if metrics["name"] != Path(metrics["name"]).name or metrics["name"] in ("", ".", ".."):
         raise ArtifactError(f"{path}: name: expected a plain name, found {metrics['name'][:80]!r}")
     return usable_paths(path, metrics)

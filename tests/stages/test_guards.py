@@ -1,26 +1,31 @@
 """Guards against silent wrong science: each stops, each can be passed, and the report says so."""
 
+import hashlib
 import json
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
 from svkit.errors import ConfigError, DataError, SvkitError
 from svkit.progress import SilentProgress
 from svkit.stages.backend import Backend
-from svkit.stages.guards import NAMES
+from svkit.stages.guards import NAMES, Guards
 from svkit.stages.lineage import training_speakers
 from svkit.stages.report import ReportRequest
 from svkit.stages.report import run as run_report
 from svkit.stages.reporting.gather import gather_systems
 from svkit.stages.score import run
 from svkit.stages.score_request import ScoreRequest
+from svkit.stages.trial_guards import check_list
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.embeddings import read_embeddings, write_embeddings
+from svkit.store.lists import OfficialList
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import sha256_file
 from svkit.store.scores import read_scores
@@ -284,6 +289,141 @@ def test_label_classes_absent_on_the_command_line(exp):
     assert "Caution: " in report.stdout
 
 
+# ---- The list itself ----------------------------------------------------------------------------------------------
+
+
+def write_lines(exp, name, extra):
+    """Write the whole list with more lines, after a comment; return the path and the number of trials."""
+    lines = (exp / "data" / "trials" / "all.txt").read_text().splitlines()
+    path = exp / "data" / "trials" / f"{name}.txt"
+    path.write_text("\n".join(["# by hand", *lines, *extra]) + "\n")
+    return path, len(lines) + len(extra)
+
+
+def refuse_and_allow(exp, name, guard, words, **changes):
+    """Check that the guard stops with these words, before anything is written, and is recorded where allowed."""
+    with pytest.raises(DataError) as caught:
+        score(exp, name, **changes)
+    assert str(caught.value) == f"{words}; `--allow {guard}` goes on and records it"
+    assert not (exp / "scores").exists()
+    done = score(exp, name, [guard], **changes)
+    assert done.metrics["cautions"] == [words]
+    return done
+
+
+def test_self_trials(exp):
+    """A self-trial that is there seven times is a self-trial, not a repeated one."""
+    path, count = write_lines(exp, "self", ["1 00001/0.wav 00001/0.wav"] * 7 + ["1 00002/1.wav 00002/1.wav"])
+    lines = ", ".join(f"{path}:{count - 6 + row}" for row in range(5))
+    words = f"{path}: 8 of {count} trials compare an utterance with itself, which flatters: {lines}"
+    done = refuse_and_allow(exp, "self", "self-trials", words)
+    assert done.metrics["num_targets"] == score(exp).metrics["num_targets"] + 8
+
+
+def test_trials_that_are_there_twice(exp):
+    path, count = write_lines(exp, "dup", ["1 00001/0.wav 00001/1.wav", "0 00000/0.wav 00003/0.wav"])
+    words = (
+        f"{path}: 2 of {count} trials are there already, and count again: {path}:{count}, {path}:{count + 1}"
+    )
+    done = refuse_and_allow(exp, "dup", "duplicate-trials", words)
+    assert len(read_scores(done.directory).scores) == count
+    whole = score(exp).metrics
+    assert done.metrics["num_targets"] == whole["num_targets"] + 1
+    assert done.metrics["num_nontargets"] == whole["num_nontargets"] + 1
+
+
+def test_a_pair_in_both_orders_is_two_trials(exp):
+    write_lines(exp, "turned", ["1 00001/1.wav 00001/0.wav", "0 00003/0.wav 00000/0.wav"])
+    assert score(exp, "turned").metrics["cautions"] == []
+
+
+def test_a_pair_with_both_labels_in_either_order(exp):
+    """Without a manifest: the list alone says it."""
+    (exp / "data" / "eval.tsv").unlink()
+    path, count = write_lines(exp, "both", ["0 00001/1.wav 00001/0.wav", "1 00000/0.wav 00003/0.wav"])
+    words = (
+        f"{path}: 2 of {count} trials have the other label than the same two utterances before:"
+        f" {path}:{count}, {path}:{count + 1}"
+    )
+    done = refuse_and_allow(exp, "both", "contradicting-labels", words)
+    report = run_report(ReportRequest(exp=exp), SilentProgress())
+    for name in ("report.md", "report.html"):
+        text = (report.directory / name).read_text()
+        assert f"No confidence interval: {done.metrics['no_interval']}." in text
+        assert "too few speakers" not in text
+
+
+def test_a_label_that_contradicts_the_manifest(exp):
+    path = exp / "data" / "trials" / "odd.txt"
+    path.write_text("1 00000/0.wav 00000/1.wav\n0 00001/0.wav 00001/1.wav\n\n1 00002/0.wav 00003/0.wav\n")
+    words = f"{path}: 2 of 3 trials have a label that contradicts the speakers of the manifest: {path}:2, {path}:4"
+    refuse_and_allow(exp, "odd", "contradicting-labels", words)
+
+
+def test_a_test_that_is_in_its_own_enrollment(exp):
+    """Enrollments have names of their own: one that is called as an utterance is not that utterance."""
+    (exp / "map").write_text("00003/2.wav 00003/0.wav 00003/1.wav\nother 00002/0.wav\n")
+    path = exp / "data" / "trials" / "enrolled.txt"
+    path.write_text("1 00003/2.wav 00003/2.wav\n1 00003/2.wav 00003/1.wav\n0 other 00003/1.wav\n")
+    words = f"{path}: 1 of 3 trials compare an utterance with itself, which flatters: {path}:2"
+    refuse_and_allow(exp, "enrolled", "self-trials", words, enroll=exp / "map")
+
+
+def test_a_fusion_looks_at_the_list_too(exp):
+    path, _ = write_lines(exp, "dup", ["0 00000/0.wav 00003/0.wav"])
+    embed(exp, name="other")
+    both = (exp / "embeddings" / "dense", exp / "embeddings" / "other")
+    score(exp, "dup", ["duplicate-trials"], embeddings=both)
+    systems = tuple(exp / "scores" / name / "dup" for name in ("dense", "other"))
+    with pytest.raises(DataError, match="are there already"):
+        score(exp, "dup", embeddings=(), fuse=systems)
+    (caution,) = score(exp, "dup", ["duplicate-trials"], embeddings=(), fuse=systems).metrics["cautions"]
+    assert "are there already" in caution
+
+
+def test_a_published_list_is_scored_as_it_is(exp, monkeypatch):
+    """Recognised by its bytes: what is found in it is recorded and stops nothing."""
+    path, count = write_lines(exp, "vox", ["0 00000/0.wav 00003/0.wav"])
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    targets = int(read_trials(path).labels.sum())
+    entry = OfficialList(
+        name="x", file="x", title="The list", address="", lines=count, targets=targets, md5=md5
+    )
+    monkeypatch.setattr("svkit.store.lists.official_lists", lambda: (entry,))
+    (caution,) = score(exp, "vox").metrics["cautions"]
+    assert "1 of" in caution and caution.endswith("(The list as published)")
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(DataError, match="are there already"):
+        score(exp, "vox", overwrite=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 1)), min_size=1, max_size=12),
+    st.sampled_from([2, 1 << 17]),
+)
+def test_what_is_found_in_a_list_is_what_a_loop_finds(tmp_path_factory, rows, block):
+    path = tmp_path_factory.mktemp("t") / "t.txt"
+    path.write_text("".join(f"{label} u{a} u{b}\n" for a, b, label in rows))
+    selves, repeats, both, seen, labels_of = 0, 0, set(), set(), {}
+    for a, b, label in rows:
+        if a == b:
+            selves += 1
+            continue
+        repeats += (a, b, label) in seen
+        seen.add((a, b, label))
+        labels_of.setdefault(frozenset((a, b)), set()).add(label)
+    both = sum(len(labels) == 2 for labels in labels_of.values())
+    guards = Guards(allowed=frozenset(NAMES))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("svkit.store.coded.ROWS_PER_BLOCK", block)
+        check_list(guards, path, read_trials(path), None)
+    found = [caution.split(": ")[1].split(" trials ") for caution in guards.cautions]
+    words = ("compare an utterance", "are there already", "have the other label")
+    counts = [next((int(n.split()[0]) for n, what in found if what.startswith(w)), 0) for w in words]
+    assert counts == [selves, repeats, both]
+
+
 # ---- The record ---------------------------------------------------------------------------------------------------
 
 
@@ -302,12 +442,17 @@ def test_every_guard_that_was_passed_is_in_the_report(exp):
     score(exp, allow=everything, calibrations=(learnt,))
     score(exp, allow=everything, **normed)
     score(exp, "one", allow=["one-class"])
+    write_lines(exp, "odd", ["1 00001/0.wav 00001/0.wav", *["1 00002/0.wav 00003/0.wav"] * 2])
+    score(exp, "odd", allow=everything)
     sins = {
         "trained-speakers": "was trained on 1 of the 8 speakers",
         "shared-speakers": "the cohort has speakers of the trials",
         "calibrated-on-test": "was learnt on 4 of the 8 speakers",
         "missing-utterances": "trials are left out",
         "one-class": "expected target and nontarget trials",
+        "self-trials": "1 of 279 trials compare an utterance with itself",
+        "duplicate-trials": "1 of 279 trials are there already, and count again",
+        "contradicting-labels": "1 of 279 trials have the other label",
         "stale": "claims a checkpoint",
     }
     assert set(sins) == set(NAMES)
@@ -322,6 +467,16 @@ def test_every_guard_that_was_passed_is_in_the_report(exp):
     for guard, words in sins.items():
         for name, text in texts.items():
             assert words in text, f"{guard} in {name}"
+
+
+def test_the_card_of_a_model_names_the_guards_its_evaluation_passed(exp):
+    write_lines(exp, "odd", ["1 00001/0.wav 00001/0.wav", *["1 00002/0.wav 00003/0.wav"] * 2])
+    cautions = score(exp, "odd", allow=NAMES).metrics["cautions"]
+    assert len(cautions) == 4  # the manifest contradicts a label too
+    run_report(ReportRequest(exp=exp), SilentProgress())
+    card = (exp / "finetune" / "lmft" / "README.md").read_text()
+    for caution in cautions:
+        assert f"Caution: {caution}." in card
 
 
 def test_the_help_names_every_guard():

@@ -151,14 +151,19 @@ def test_two_systems_without_enough_nontarget_speakers_are_scored_and_not_compar
     assert listener.notes[-1].startswith("no comparison of pruned with dense: bootstrap: expected target")
 
 
-def test_labels_that_contradict_the_manifest_cost_the_interval_only(exp):
+def test_labels_that_contradict_the_manifest_cost_the_interval_where_they_are_allowed(exp):
     write_trials(
         exp / "data" / "trials" / "all.txt",
         Trials.of(np.array(IDS[:3], object), np.array(IDS[1:4], object), np.array([1, 0, 1], np.int8)),
     )
     listener = Listener()
-    done = run(request(exp), listener)
+    with pytest.raises(
+        DataError, match=r"1 of 3 trials have a label .*all\.txt:2; `--allow contradicting-labels`"
+    ):
+        run(request(exp), listener)
+    done = run(request(exp, allow=frozenset({"contradicting-labels"})), listener)
     assert done.systems[0].metrics["eer_interval"] is None
+    assert "trial labels contradict the speakers" in done.systems[0].metrics["no_interval"]
     assert "at trials 2" in "".join(listener.notes)
 
 

@@ -14,7 +14,7 @@ from svkit.eval.metrics import det_corners, error_curve, thin_curve
 from svkit.progress import Progress
 from svkit.stages.comparison import compare, det_band, read_systems, resample_systems
 from svkit.stages.trial_speakers import find_speakers
-from svkit.store.enrollment import read_enrollment
+from svkit.store.enrollment import first_utterances, read_enrollment
 from svkit.store.provenance import read_provenance
 from svkit.store.report import find_finished, read_log
 from svkit.store.scores import Scores, read_metrics
@@ -110,8 +110,7 @@ def _gather_group(
 def _enrollment(directory: Path) -> dict[str, str] | None:
     for entry in read_provenance(directory)["inputs"]:
         if entry["name"] == "enroll" and Path(entry["path"]).is_file():
-            table = read_enrollment(Path(entry["path"]))
-            return dict(zip(table["enroll_id"], table["utterance_id"], strict=True))
+            return first_utterances(read_enrollment(Path(entry["path"])))
     return None
 
 

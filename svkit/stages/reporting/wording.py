@@ -364,6 +364,7 @@ NO_INTERVAL = (
     "No confidence intervals: trials without an error, or with too few speakers, do not tell how far off the"
     " rates are."
 )
+"""Where nothing says why: metrics of earlier versions."""
 FEW_SPEAKERS_NOTE = (
     f"Fewer than {FEW_SPEAKERS} speakers: such intervals are too narrow, the truth lies outside in more than one case"
     " of ten."
@@ -373,15 +374,20 @@ FEW_SPEAKERS_NOTE = (
 def interval_note(report: Report) -> str:
     """Say what the intervals are."""
     known = [system["eer_interval"] for system in report["systems"] if system["eer_interval"]]
+    reasons = dict.fromkeys(
+        f"No confidence interval: {system['no_interval']}."
+        for system in report["systems"]
+        if system.get("no_interval")
+    )
     if not known:
-        return NO_INTERVAL
+        return " ".join(reasons) or NO_INTERVAL
     speakers = sorted({facts["num_speakers"] for facts in known})
     count = " and ".join(str(number) for number in speakers)
     note = (
         f"Intervals: 95 %, bootstrap over {count} speakers ({known[0]['num_resamples']} resamples);"
         " differences are paired (the same resamples for both systems)."
     )
-    return note if min(speakers) >= FEW_SPEAKERS else f"{note} {FEW_SPEAKERS_NOTE}"
+    return " ".join([note, *[FEW_SPEAKERS_NOTE] * (min(speakers) < FEW_SPEAKERS), *reasons])
 
 
 def timing_note(report: Report) -> str:
