@@ -10,8 +10,11 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field, replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from svkit.store.provenance import sha256_file
 from tests.soak import child
@@ -58,6 +61,9 @@ class Running:
         log.unlink(missing_ok=True)
         self._seen.unlink(missing_ok=True)
         words = [str(argument) for argument in arguments]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(REPOSITORY)  # where the fork server finds `tests`, to have it all in memory
+            forkserver.ensure_running()
         self._process = _context.Process(target=child.run_command, args=(words, str(log), str(out), faults))
         self._process.start()
         while not log.exists() and self.is_alive():  # until it runs
