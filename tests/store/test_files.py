@@ -92,12 +92,12 @@ ALLOWED = {
     },
     "stages/prepare/shards.py": {"tarfile.open"},
     # svkit's own files, in the package or just written.
-    "config/load.py": {"(resources.files('svkit.config') / 'presets' / f'{name}.toml').read_text"},
+    "config/load.py": {"(_PRESETS / f'{name}.toml').read_text"},
     "store/lists.py": {"resources.files('svkit.data_lists').joinpath(name).read_bytes", "path.read_bytes"},
     "stages/onnx_graph.py": {"onnx.load", "onnxruntime.InferenceSession"},
     # To write, flush or lock.
     "store/atomic.py": {"os.open"},
-    "store/provenance.py": {"os.open"},
+    "store/locks.py": {"os.open"},
     "store/score_forms.py": {"temporary.open"},
     "store/scores.py": {"temporary.open"},
     "store/tables.py": {"temporary.open"},
