@@ -50,7 +50,10 @@ def terminal_text(message: str, longest: int = 1000) -> str:
         character if character.isprintable() or character == "\n" else repr(character)[1:-1]
         for character in escaped
     )
-    return shown if len(shown) <= longest else f"{shown[: longest - 40]} ... ({len(shown)} characters)"
+    if len(shown) <= longest:
+        return shown
+    # The reason stands at the end: a name may be long.
+    return f"{shown[: longest - 240]} ... {shown[-200:]} ({len(shown)} characters)"
 
 
 def _short(text: str) -> str:

@@ -1,7 +1,5 @@
 """What a stage may say while it works; the command line draws it, tests pass the silent version."""
 
-import os
-import stat
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -37,16 +35,3 @@ class SilentProgress:
 
     def note(self, message: str) -> None:
         """Ignore."""
-
-
-def leave_lost_terminal() -> None:
-    """Send stdout and stderr nowhere where their terminal has gone: writing to it would be an error in the middle."""
-    for handle in (1, 2):
-        try:
-            if os.isatty(handle) or not stat.S_ISCHR(os.fstat(handle).st_mode):
-                continue
-        except OSError:  # closed
-            continue
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, handle)
-        os.close(nowhere)

@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -26,13 +27,15 @@ from svkit.cli import (
     report,
     score,
     signals,
+    streams,
     verify,
 )
-from svkit.errors import SvkitError
+from svkit.errors import ConfigError, SvkitError
 
 # Typer 0.29 vendors click, earlier versions import it: both spell this class as BadParameter's parent.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
 _PEER_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
 """What the message of a collective operation holds when another process of the job has ended."""
 
@@ -57,12 +60,25 @@ class ErrorGroup(TyperGroup):
 
     def _exit_code(self, settings: dict[str, Any]) -> int:
         try:
+            _refuse_unwritable(sys.argv[1:] if settings["args"] is None else settings["args"])
             code = super().main(standalone_mode=False, **settings)
         except (*signals.STOPS, typer.Abort) as stop:
             return signals.exit_code(stop)
         except Exception as error:
             return signals.exit_code() if signals.was_received() else _failed(error)
         return code if isinstance(code, int) else 0
+
+
+def _refuse_unwritable(words: Iterable[Any]) -> None:
+    """Refuse words of the command line, and of its variables, that no record could hold (ConfigError)."""
+    variables = [value for name, value in os.environ.items() if name.startswith("SVKIT_")]
+    for word in map(str, (*words, *variables)):
+        if "\0" in word:
+            raise ConfigError(f"{word}: a NUL, which no name can hold")
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise ConfigError(
+                f"{word}: not UTF-8, and no record could hold it; rename it, or use a link to it"
+            )
 
 
 def _failed(error: Exception) -> int:
@@ -72,13 +88,9 @@ def _failed(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, _UsageError):
         return _usage(error)
-    if isinstance(error, BrokenPipeError):
-        # The reader of stdout (head, less) went away: nothing is left to say, not even at exit.
-        sys.stdout = None
-        return 1
-    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+    if isinstance(error, OSError) and error.errno in (*_UNWRITABLE, *_NO_PATH):
         console.error(f"{error.filename or 'output'}: {error.strerror}")
-        return 4
+        return 2 if error.errno in _NO_PATH else 4
     if _is_one_of_several() and any(word in str(error) for word in _PEER_LOST):
         console.error("another process of this job has ended: see its message; the same command goes on")
         return 1
@@ -165,6 +177,7 @@ for _command in (
 
 def main() -> None:
     """Entry point of the `svkit` script."""
+    streams.open_streams()
     try:
         signals.install()
         app(prog_name="svkit")

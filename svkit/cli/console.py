@@ -35,16 +35,26 @@ def result(values: object, *, as_json: bool = False) -> None:
     if not _is_main_process():
         return
     if as_json:
-        typer.echo(json.dumps(values, indent=1, ensure_ascii=False, default=str))
+        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        say(json.dumps(values, indent=1, ensure_ascii=not is_unicode, default=str))
         return
     several = values if isinstance(values, list | tuple) else (values,)
     for value in several:
-        typer.echo(str(value))
+        say(str(value))
+
+
+def say(text: str) -> None:
+    """Print a line on stdout: as it is for other programs, without control characters on a terminal."""
+    sys.stdout.write(f"{terminal_text(text, sys.maxsize) if sys.stdout.isatty() else text}\n")
+    sys.stdout.flush()
 
 
 def error(message: str) -> None:
     """Print one red line on stderr."""
-    typer.secho(f"error: {terminal_text(message)}", fg="red", err=True)
+    text = f"error: {terminal_text(message)}"
+    # Not by `typer.echo`, which writes UTF-8 where the terminal says that it knows ASCII only.
+    sys.stderr.write(f"{typer.style(text, fg='red') if sys.stderr.isatty() else text}\n")
+    sys.stderr.flush()
 
 
 @contextmanager
@@ -82,7 +92,7 @@ class PlainProgress:
 
     def note(self, message: str) -> None:
         """Print one line."""
-        self._stream.write(f"{message}\n")
+        self._stream.write(f"{terminal_text(message)}\n")
         self._stream.flush()
 
 
@@ -132,7 +142,7 @@ class _RichProgress:
 
     @contextmanager
     def _task(self, description: str, total: float | None) -> Iterator[Task]:
-        row = self._bars.add_task(description, total=total, rate="", fields="")
+        row = self._bars.add_task(terminal_text(description), total=total, rate="", fields="")
         task = _RichTask(self._bars, row)
         try:
             yield task
@@ -146,7 +156,7 @@ class _RichProgress:
 
     def note(self, message: str) -> None:
         """Print one line above the bars."""
-        self._bars.print(message, highlight=False, markup=False, soft_wrap=True)
+        self._bars.print(terminal_text(message), highlight=False, markup=False, soft_wrap=True)
 
 
 class _RichTask:
@@ -203,6 +213,6 @@ def _rate(rate: float) -> str:
 
 def _fields(fields: Mapping[str, float | str]) -> list[str]:
     return [
-        f"{name}={format(value, '.4g') if isinstance(value, float) else value}"
+        terminal_text(f"{name}={format(value, '.4g') if isinstance(value, float) else value}")
         for name, value in fields.items()
     ]

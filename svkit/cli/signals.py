@@ -11,7 +11,6 @@ import threading
 from types import FrameType
 
 from svkit.cli import console
-from svkit.progress import leave_lost_terminal
 
 RESEND_SECONDS = 0.05
 """By then the finalizer that swallowed a signal is over."""
@@ -48,7 +47,6 @@ def exit_code(stop: BaseException | None = None) -> int:
 
 def _raise(number: int, frame: FrameType | None) -> None:
     _received.append(number)
-    leave_lost_terminal()
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 

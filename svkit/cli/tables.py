@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-import typer
+from svkit.errors import terminal_text
 
 FILE_WIDTH = 200
 """Columns where stdout is not a terminal."""
@@ -24,27 +24,34 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=terminal_text(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(terminal_text(name), justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(terminal_text, row))
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():
-        typer.echo(line.rstrip())
+        sys.stdout.write(f"{line.rstrip()}\n")
     for note in notes:
         print_note(note)
     if notes:
-        typer.echo("")
+        sys.stdout.write("\n")
+    sys.stdout.flush()
 
 
 def print_note(text: str) -> None:
     """Print a sentence: on a terminal in its width, in a file or pipe on one line."""
     from rich.console import Console
 
-    Console(highlight=False, markup=False).print(text, soft_wrap=not sys.stdout.isatty())
+    Console(highlight=False, markup=False).print(terminal_text(text), soft_wrap=not sys.stdout.isatty())
 
 
 def percent(value: float, digits: int = 2) -> str:

@@ -94,8 +94,19 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path` atomically, newlines as they are."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write `text` as UTF-8 to `path` atomically, newlines as they are.
+
+    Raises:
+        ArtifactError: it cannot be written, or holds what UTF-8 cannot say (the name of a file in another encoding).
+    """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        place = text[max(0, error.start - 30) : error.end + 30]
+        raise ArtifactError(
+            f"{path}: cannot be written: {place!r} is not UTF-8; rename the file or directory of that name"
+        ) from error
+    write_bytes(path, data)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

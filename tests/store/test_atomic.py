@@ -75,3 +75,11 @@ def test_read_json_names_what_is_wrong(tmp_path, text, message):
         path.write_text(text, encoding="latin-1")
     with pytest.raises(ArtifactError, match=message):
         atomic.read_json(path, "svkit-x", 1)
+
+
+def test_a_name_that_is_not_utf_8_is_named_and_nothing_is_written(tmp_path):
+    with pytest.raises(
+        ArtifactError, match=r"facts.json: cannot be written: .*caf.udce9.* is not UTF-8"
+    ) as error:
+        atomic.write_json(tmp_path / "facts.json", {"path": "exp/caf\udce9/x"})
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
