@@ -11,6 +11,7 @@ from typing import Any
 from svkit.errors import ArtifactError
 from svkit.stages.info import describe_checkpoint
 from svkit.stages.reporting import wording
+from svkit.stages.reporting.markdown import escape, table
 from svkit.store.atomic import write_text
 from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
 from svkit.store.checkpoint import SPEAKERS_NAME
@@ -56,18 +57,17 @@ def render(directory: Path, systems: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return "\n".join(table(headings, rows))
 
 
 def _head(directory: Path, record: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     num_layers = len(facts["widths"]["num_heads"])
     kind = "dense" if facts["teacher_parameters"] is None else f"cut by {100 * facts['sparsity']:.1f} %"
+    made_by = escape(f"svkit {record['command']} (svkit {record['svkit']}), {record['finished']}")
     return (
-        f"# {directory.name}: {_TITLES.get(record['command'], 'speaker model')}\n\n"
+        f"# {escape(directory.name)}: {_TITLES.get(record['command'], 'speaker model')}\n\n"
         f"A w2v-BERT 2.0 encoder of {num_layers} layers ({kind}) with layer adapters, attentive statistics pooling and"
-        f" a linear layer: a recording in, a speaker embedding out. Written by `svkit {record['command']}`"
-        f" (svkit {record['svkit']}), {record['finished']}."
+        f" a linear layer: a recording in, a speaker embedding out. Written by {made_by}."
     )
 
 
@@ -117,14 +117,12 @@ def _training(directory: Path, record: Mapping[str, Any]) -> str:
         if value is not None
     ]
     if (directory / SPEAKERS_NAME).exists():
-        table = read_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
-        rows.append(["classifier", f"{table['speaker_id'].nunique():,} speakers, {len(table):,} classes"])
+        classes = read_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
+        rows.append(["classifier", f"{classes['speaker_id'].nunique():,} speakers, {len(classes):,} classes"])
     last = (record.get("validation") or {}).get("last") or {}
     if "eer" in last:
         rows.append(["EER on held-out training speakers, last step", f"{100 * last['eer']:.2f} %"])
-    inputs = [
-        [entry["name"], Path(entry["path"]).name, f"`{entry['sha256'][:16]}`"] for entry in record["inputs"]
-    ]
+    inputs = [[entry["name"], Path(entry["path"]).name, entry["sha256"][:16]] for entry in record["inputs"]]
     made_from = _table(["input", "file", "sha256"], inputs) if inputs else "Inputs: none recorded."
     return "## Training\n\n" + _table(["", ""], rows) + "\n\n" + made_from
 
@@ -148,7 +146,7 @@ def _evaluation(systems: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     headings = ["trials", "target / nontarget", "back-end", "EER, %", "95 %", "minDCF 0.01"]
-    cautions = [f"\n\n{sentence}" for sentence in wording.caution_sentences(systems)]
+    cautions = [f"\n\n{escape(sentence)}" for sentence in wording.caution_sentences(systems)]
     return "## Evaluation\n\n" + _table(headings, rows) + "".join(cautions)
 
 

@@ -1,11 +1,12 @@
 """`svkit report`: every score and checkpoint of an experiment on one page."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svkit.errors import ArtifactError
+from svkit.errors import ArtifactError, terminal_text
 from svkit.progress import Progress
 from svkit.stages.finished import is_current
 from svkit.stages.guards import Guards, check_scores
@@ -143,7 +144,7 @@ def _describe_models(
 
 def _render(directory: Path, progress: Progress) -> None:
     """Write markdown, page and figures from `report.json` alone."""
-    report = store.read_report(directory)
+    report = _printable(store.read_report(directory))
     drawings, panels = [], figures.panels(report)
     with progress.task("draw", len(panels)) as task:
         for panel in panels:
@@ -155,6 +156,15 @@ def _render(directory: Path, progress: Progress) -> None:
     captions = [(drawing.name, drawing.caption) for drawing in drawings]
     write_text(directory / store.MARKDOWN_NAME, markdown.render(report, captions))
     write_text(directory / store.PAGE_NAME, page.render(report, drawings))
+
+
+def _printable(value: Any) -> Any:
+    """Return the facts without control characters in any text: no page, drawing or terminal may get them."""
+    if isinstance(value, dict):
+        return {name: _printable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return terminal_text(value, sys.maxsize) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

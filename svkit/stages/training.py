@@ -25,7 +25,7 @@ from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
 from svkit.errors import ArtifactError, ConfigError, SvkitError
-from svkit.progress import Progress, Task, leave_lost_terminal
+from svkit.progress import Progress, Task
 from svkit.store import checkpoint as store
 from svkit.store.atomic import one_line
 from svkit.store.provenance import Output, open_output
@@ -97,7 +97,6 @@ class StopSignal:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
-        leave_lost_terminal()
         if self.received is None:
             self.received, self._since = number, time.monotonic()
         elif time.monotonic() - self._since > DOUBLE_SIGNAL_SECONDS:

@@ -8,11 +8,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 
-from svkit.errors import ArtifactError, ConfigError
+from svkit.errors import ArtifactError, ConfigError, terminal_text
 from svkit.progress import SilentProgress
 from svkit.stages import report as stage
 from svkit.stages.info import describe_checkpoint
+from svkit.stages.model_card import render as render_card
 from svkit.stages.reporting import figures, markdown, timing, wording
 from svkit.stages.score import ScoreRequest
 from svkit.stages.score import run as run_score
@@ -378,3 +380,90 @@ def test_calibrated_systems_get_their_figure_and_table(finished, tmp_path):
                 in (exp / "report" / "report.md").read_text()
             )
     assert "Tippett" not in (finished / "report" / "report.md").read_text()
+
+
+NAME = (
+    "<img src=x onerror=alert(1)> [a](javascript:b) ![c](http://e/d.png) `e` *f* __g__ ~~h~~"
+    " | &lt; $i^$ \\ \x1b[31m\u202e"
+)
+"""A system, list, directory or group of speakers may be called so."""
+
+
+class _Shown(HTMLParser):
+    """The elements of a page, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.text = set(), ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.add((tag, *(name for name, _ in attributes)))
+
+    def handle_data(self, data):
+        self.text += data.replace("\u00a0", " ")
+
+
+def called(facts):
+    """One system and one model of the report, with that name wherever a name is."""
+    system = {
+        **facts["systems"][0],
+        "name": NAME,
+        "model_path": NAME,
+        "cautions": [NAME],
+        "unchecked": [NAME],
+    }
+    system["trials"] = {**system["trials"], "name": NAME}
+    system["backend"] = {**system["backend"], "name": NAME}
+    group = {"value": NAME, "num_targets": 1, "num_nontargets": 1, "eer": None}
+    return {
+        **facts,
+        "systems": [{**system, "breakdown": [{"column": NAME, "groups": [group]}]}],
+        "models": [{**facts["models"][-1], "path": NAME}],
+        "comparisons": [
+            {**facts["comparisons"][0], "trials": NAME, "first": NAME, "second": NAME, "backend": NAME}
+        ],
+        "training": [{**facts["training"][0], "stage": NAME}],
+        "provenance": [{**facts["provenance"][0], "output": NAME, "command": NAME}],
+        "machine": {**facts["machine"], "processor": NAME},
+    }
+
+
+def test_names_are_shown_as_they_are_and_are_no_markup(finished, facts, tmp_path):
+    """In all renderers; the same report with a plain name has the same elements."""
+    shown = terminal_text(NAME)
+    assert shown == NAME.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+    pages = {}
+    for name, report in (("hostile", called(facts)), ("plain", json.loads(json.dumps(called(facts)).replace(
+        json.dumps(NAME)[1:-1], "plain"
+    )))):  # fmt: skip
+        stage.store.write_report(tmp_path / name, report)
+        stage._render(tmp_path / name, SilentProgress())
+        source = (tmp_path / name / "report.md").read_text()
+        rendered = MarkdownIt("gfm-like", {"linkify": False}).render(source)
+        pages[name] = [_Shown(rendered), _Shown((tmp_path / name / "report.html").read_text())]
+    for hostile, plain in zip(*pages.values(), strict=True):
+        assert hostile.elements == plain.elements
+        assert plain.text.count("plain") >= 15
+        assert hostile.text.replace(shown, "plain") == plain.text
+    drawn = (tmp_path / "hostile" / "figures").iterdir()
+    assert all(path.suffix in (".png", ".svg") and len(path.name) < 120 for path in drawn)
+
+
+def test_the_model_card_shows_names_as_they_are(finished, facts, tmp_path):
+    directory = shutil.copytree(finished / "finetune" / "lmft", tmp_path / NAME.replace("/", "-"))
+    record = json.loads((directory / "provenance.json").read_text())
+    record |= {
+        "command": NAME,
+        "device": NAME,
+        "svkit": NAME,
+        "inputs": [{"name": NAME, "path": NAME, "sha256": NAME}],
+    }
+    (directory / "provenance.json").write_text(json.dumps(record))
+    card = _Shown(
+        MarkdownIt("gfm-like", {"linkify": False}).render(render_card(directory, called(facts)["systems"]))
+    )
+    assert {tag[0] for tag in card.elements} == {
+        *("h1", "h2", "p", "pre", "code", "table", "thead", "tbody", "tr", "th", "td")
+    }
+    assert card.text.count(terminal_text(NAME)) >= 7

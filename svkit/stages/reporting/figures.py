@@ -49,6 +49,7 @@ _STYLE = {
     "axes.titlesize": 11,
     "legend.frameon": False,
     "svg.fonttype": "path",
+    "text.parse_math": False,  # a name may hold dollars
     "svg.hashsalt": "svkit",
 }
 
@@ -126,7 +127,7 @@ def draw(panel: Panel) -> Drawing:
 
 
 def _unique(name: str, names: set[str]) -> str:
-    plain = re.sub(r"[^A-Za-z0-9._+]+", "-", name).strip("-")
+    plain = re.sub(r"[^A-Za-z0-9._+]+", "-", name).strip("-")[:100]
     while plain in names:
         plain += "-2"
     names.add(plain)

@@ -1,11 +1,26 @@
 """Renders `report.md` from the facts of `report.json`."""
 
+import re
+import sys
 from collections.abc import Sequence
 
+from svkit.errors import terminal_text
 from svkit.stages.reporting import wording
 from svkit.stages.reporting.wording import Report
 
+_MARKS = re.compile(
+    r"""[\\`*\[\]|$]        # code, emphasis, links, cells of tables, formulas
+    | ~(?=~) | <(?=[A-Za-z/!?]) | &(?=\#?\w+;)
+    | (?<![^\W_])_ | _(?![^\W_])  # within a word it marks nothing
+    | ^[#>](?=[#>\s])""",
+    re.VERBOSE,
+)
 PROVENANCE_HEADINGS = ["output", "command", "finished", "svkit", "commit", "inputs (sha256)"]
+
+
+def escape(text: str) -> str:
+    """Return text that markdown shows as it is: names of people, files and systems may hold anything."""
+    return _MARKS.sub(r"\\\g<0>", terminal_text(text, sys.maxsize).replace("\n", " "))
 
 
 def render(report: Report, figures: Sequence[tuple[str, str]]) -> str:
@@ -16,33 +31,34 @@ def render(report: Report, figures: Sequence[tuple[str, str]]) -> str:
         figures: (file name without suffix below `figures/`, caption).
     """
     lines = ["# Speaker verification report", ""]
-    lines += [f"- {sentence}" for sentence in wording.headline(report)]
+    lines += [f"- {escape(sentence)}" for sentence in wording.headline(report)]
     if report["systems"]:
         notes = [wording.trials_note(report), wording.interval_note(report), wording.timing_note(report)]
-        lines += ["", "## Results", "", *_table(*wording.table(report)), ""]
-        lines += [f"{note}\n" for note in notes if note]
-        lines += ["## Errors", "", *_table(*wording.error_table(report)), ""]
+        lines += ["", "## Results", "", *table(*wording.table(report)), ""]
+        lines += [f"{escape(note)}\n" for note in notes if note]
+        lines += ["## Errors", "", *table(*wording.error_table(report)), ""]
         for title, headings, rows in wording.breakdowns(report):
-            lines += [f"### {title}", "", *_table(headings, rows), ""]
+            lines += [f"### {escape(title)}", "", *table(headings, rows), ""]
         calibrated = wording.calibration_table(report)
         if calibrated[1]:
-            lines += ["## Calibration", "", *_table(*calibrated), ""]
+            lines += ["## Calibration", "", *table(*calibrated), ""]
         lines += ["## Thresholds", ""]
         for system in report["systems"]:
             lines += [
-                f"### {wording.system_title(system)}",
+                f"### {escape(wording.system_title(system))}",
                 "",
-                *_table(*wording.threshold_table(system)),
+                *table(*wording.threshold_table(system)),
                 "",
             ]
         lines += [wording.THRESHOLD_NOTE, ""]
     if report["models"]:
-        lines += ["## Checkpoints", "", *_table(*wording.checkpoint_table(report)), ""]
+        lines += ["## Checkpoints", "", *table(*wording.checkpoint_table(report)), ""]
     if figures:
         lines += ["## Figures", ""]
-        lines += [f"![{caption}](figures/{name}.png)\n\n{caption}\n" for name, caption in figures]
+        for name, caption in figures:
+            lines.append(f"![{escape(caption)}](figures/{name}.png)\n\n{escape(caption)}\n")
     if report["provenance"]:
-        lines += ["## Provenance", "", *_table(*provenance_table(report)), ""]
+        lines += ["## Provenance", "", *table(*provenance_table(report)), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -64,10 +80,7 @@ def provenance_table(report: Report) -> tuple[list[str], list[list[str]]]:
     return PROVENANCE_HEADINGS, rows
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return [
-        f"| {' | '.join(headings)} |",
-        f"|{'---|' * len(headings)}",
-        *(f"| {' | '.join(row)} |" for row in escaped),
-    ]
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table of plain text."""
+    first, *others = [f"| {' | '.join(map(escape, cells))} |" for cells in (headings, *rows)]
+    return [first, f"|{'---|' * len(headings)}", *others]
