@@ -12,6 +12,8 @@ RANGE_DB = 40.0
 """A frame so far below the loudest one is a pause."""
 SHORT_SECONDS = 1.0
 """Less sound than this gives an embedding that depends on the words more than on the voice."""
+LOUDER_DB = 10.0
+"""A channel that is so much louder than the one used is more likely to have the voice."""
 CLIPPED_SHARE = 0.001
 FULL_SCALE = 0.99
 _STEP = 1 / 65536
@@ -83,6 +85,22 @@ class QualityMeter:
     def clipped_share(self) -> float:
         """Share of samples on a plateau at full scale or at the extremes of their block."""
         return self._clipped / self._seconds if self._seconds else 0.0
+
+
+def louder_channel(levels_db: NDArray[np.float64], used: int) -> str:
+    """Say which channel is clearly louder than the one used; empty where none is.
+
+    Args:
+        levels_db: RMS of each channel against full scale, `[C]`.
+        used: the channel that is read.
+    """
+    loudest = int(np.argmax(levels_db))
+    if levels_db[loudest] <= max(SILENCE_DB, levels_db[used] + LOUDER_DB):
+        return ""
+    difference = levels_db[loudest] - levels_db[used]
+    if not np.isfinite(difference):
+        return f"channel {loudest} has sound, channel {used} is silent"
+    return f"channel {loudest} is {difference:.0f} dB louder than channel {used}"
 
 
 def _clipped_share(signal: NDArray[np.float32]) -> float:

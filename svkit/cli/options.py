@@ -1,9 +1,10 @@
 """Options that several commands share, and what follows from them: recipe and defaults."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +32,33 @@ Workers = Annotated[int | None, number("--workers", Range(ge=1, le=1024), "Files
 Seed = Annotated[int, number("--seed", Range(ge=0, lt=2**32), "Of every draw.")]
 MinSeconds = Annotated[float, number("--min-seconds", Range(ge=0, le=3600), "Shorter files are bad.")]
 Exp = Annotated[Path, typer.Option("--exp", envvar="SVKIT_EXP", help="Working directory of the experiment.")]
+
+Channel = Annotated[
+    str,
+    typer.Option(
+        "--channel",
+        metavar="N|mix|loudest",
+        help="Of recordings with several: from 0 on, their mean, the loudest.",
+    ),
+]
+AllowCut = Annotated[
+    bool, typer.Option("--allow-cut", help="Use what is there of recordings that are cut short.")
+]
+
+
+def parse_channel(text: str) -> "int | Literal['mix', 'loudest']":
+    """Return what `--channel` says.
+
+    Raises:
+        ConfigError: neither a number nor one of the two words.
+    """
+    if text == "mix":
+        return "mix"
+    if text == "loudest":
+        return "loudest"
+    if re.fullmatch("[0-9]{1,4}", text):
+        return int(text)
+    raise ConfigError(f"--channel {text}: expected a number from 0 on, mix or loudest")
 
 
 def _complete_preset(incomplete: str) -> list[str]:

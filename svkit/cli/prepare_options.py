@@ -110,7 +110,9 @@ class CorpusOptions(DemoOptions):
     eval_speakers: EvalSpeakers = None
     trials: TrialLists = None
     min_seconds: options.MinSeconds = 0.5
+    channel: options.Channel = "0"
     skip_bad: SkipBad = False
+    allow_cut: options.AllowCut = False
     read_samples: ReadSamples = False
 
     def _request(self, root: Path | None) -> "CorpusRequest":
@@ -118,6 +120,8 @@ class CorpusOptions(DemoOptions):
         scan = replace(
             request.scan,
             min_seconds=self.min_seconds,
+            channel=options.parse_channel(self.channel),
+            allow_cut=self.allow_cut,
             reads_samples=self.read_samples,
             skip_bad=self.skip_bad,
         )
@@ -128,7 +132,9 @@ class CorpusOptions(DemoOptions):
 class MaterialOptions(_OutputOptions):
     """Options of material for augmentation."""
 
+    channel: options.Channel = "0"
     skip_bad: SkipBad = False
+    allow_cut: options.AllowCut = False
     read_samples: ReadSamples = False
     workers: options.Workers = None
 
@@ -142,6 +148,8 @@ class MaterialOptions(_OutputOptions):
             root=root,
             scan=ScanOptions(
                 min_seconds=0.0,
+                channel=options.parse_channel(self.channel),
+                allow_cut=self.allow_cut,
                 reads_samples=self.read_samples,
                 num_workers=self.workers,
                 skip_bad=self.skip_bad,

@@ -49,6 +49,8 @@ def verify(
     calibration: Calibration = None,
     prior: Prior = 0.5,
     threshold: Threshold = None,
+    channel: options.Channel = "0",
+    allow_cut: options.AllowCut = False,
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
@@ -72,6 +74,8 @@ def verify(
         calibration=calibration,
         prior=prior,
         threshold=threshold,
+        channel=options.parse_channel(channel),
+        allow_cut=allow_cut,
     )
     with console.progress() as progress:
         done = run(request, progress)

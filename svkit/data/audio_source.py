@@ -26,7 +26,7 @@ def read_crop(
         rng: where the place is drawn from (one draw, or none where the file is too short).
 
     Returns:
-        float32 `[min(num_samples, length of the file)]` at 16 kHz, channel 0.
+        float32 `[min(num_samples, length of the file)]` at 16 kHz, of the channel that the manifest says (0).
 
     Raises:
         DataError: the file is missing, unreadable, shorter or of another rate than its manifest says.
@@ -36,19 +36,19 @@ def read_crop(
     start = draw_start(length, wanted, rng)
     wanted = min(wanted, length)
     if rate == SAMPLE_RATE_HZ:
-        return read_audio(manifest.audio(row), start, wanted, sample_rate_hz=rate)[:num_samples]
+        return _read(manifest, row, start, wanted)[:num_samples]
     # The context begins whole periods of the two rates before the crop: no sample is shifted by a part.
     period = rate // gcd(rate, SAMPLE_RATE_HZ)
     periods = min(ceil(CONTEXT_SAMPLES / period), start // period)
     first = start - periods * period
     last = min(length, start + wanted + CONTEXT_SAMPLES)
-    signal = resample(read_audio(manifest.audio(row), first, last - first, sample_rate_hz=rate), rate)
+    signal = resample(_read(manifest, row, first, last - first), rate)
     skipped = periods * period * SAMPLE_RATE_HZ // rate
     return signal[skipped : skipped + min(num_samples, ceil(wanted * SAMPLE_RATE_HZ / rate))]
 
 
 def read_whole(manifest: Manifest, row: int, max_seconds: float | None = None) -> NDArray[np.float32]:
-    """Read one utterance from its beginning, cut at `max_seconds`: float32 `[N]` at 16 kHz, channel 0.
+    """Read one utterance from its beginning, cut at `max_seconds`: float32 `[N]` at 16 kHz.
 
     Raises:
         DataError: the file is missing, unreadable, shorter or of another rate than its manifest says.
@@ -56,7 +56,19 @@ def read_whole(manifest: Manifest, row: int, max_seconds: float | None = None) -
     rate, wanted = int(manifest.sample_rates_hz[row]), int(manifest.num_samples[row])
     if max_seconds is not None:
         wanted = min(wanted, round(max_seconds * rate))
-    return resample(read_audio(manifest.audio(row), 0, wanted, sample_rate_hz=rate), rate)
+    return resample(_read(manifest, row, 0, wanted), rate)
+
+
+def _read(manifest: Manifest, row: int, start: int, num_samples: int) -> NDArray[np.float32]:
+    """Read a part of one utterance at the rate of its file, `[num_samples]`."""
+    return read_audio(
+        manifest.audio(row),
+        start,
+        num_samples,
+        manifest.channel(row),
+        int(manifest.sample_rates_hz[row]),
+        int(manifest.num_samples[row]),
+    )
 
 
 class AudioBank:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from svkit.stages.calibration import describe_backend
 from svkit.stages.extract import final_models
 from svkit.stages.lineage import training_lists
 from svkit.stages.models import SpeakerModel, load_model
-from svkit.store.audio_file import probe, read_audio
+from svkit.store.audio_file import Channel, channel_levels_db, probe, read_audio
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
 from svkit.store.provenance import is_finished, read_provenance, sha256_artifact
 
@@ -48,6 +48,10 @@ class VerifyRequest:
     """Probability of the same speaker before listening."""
     threshold: float | None = None
     """Accept from this score on; None: the Bayes threshold, for which a calibration is needed."""
+    channel: Channel | Literal["loudest"] = 0
+    """Which channel is listened to of recordings with several."""
+    allow_cut: bool = False
+    """Listen to what is there of files whose header says that they were longer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +65,10 @@ class Recording:
     is_cut: bool
     """The file is longer."""
     sound_seconds: float
+    channel: Channel
+    """Which one was listened to."""
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +110,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     if not request.enroll or not request.test:
         raise ConfigError("verify: expected at least one file a side")
     neutral = bayes_threshold(request.prior)  # checks the prior before anything slow
-    read = {path: _read(path) for path in dict.fromkeys((*request.enroll, *request.test))}
+    read = {path: _read(path, request) for path in dict.fromkeys((*request.enroll, *request.test))}
     checkpoint = request.model or _default_model(request.exp)
     model = load_model(checkpoint)
     sha256 = sha256_artifact(checkpoint)
@@ -138,27 +145,40 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     )
 
 
-def _read(path: Path) -> tuple[Recording, NDArray[np.float32]]:
-    """Read a recording as extraction does: channel 0, cut at 60 s, at 16 kHz."""
-    info = probe(path)
+def _read(path: Path, request: VerifyRequest) -> tuple[Recording, NDArray[np.float32]]:
+    """Read a recording as extraction does: one channel, cut at 60 s, at 16 kHz."""
+    channel = request.channel
+    info = probe(path, 0 if channel == "loudest" else channel, allow_cut=request.allow_cut)
     rate, limit = info.sample_rate_hz, ExtractConfig().max_seconds
     if not 1 <= rate <= HIGHEST_RATE_HZ:
         raise DataError(f"{path}: expected a sample rate up to {HIGHEST_RATE_HZ} Hz, found {rate} Hz")
     kept = min(info.num_samples, int(limit * rate))
     if kept * SAMPLE_RATE_HZ < MIN_SAMPLES * rate:
         raise DataError(f"{path}: expected at least 35 ms of audio, found {1000 * kept / rate:.0f} ms")
-    signal = read_audio(path, num_samples=kept)
+    levels = channel_levels_db(path, kept)
+    if channel == "loudest":
+        channel = int(np.argmax(levels))
+    louder = "" if channel == "mix" else quality.louder_channel(levels, channel)
+    notes = [f"{louder}; channel {channel} was used, --channel N|mix|loudest chooses"] if louder else []
+    if info.missing:
+        notes.append(f"{info.missing}; what is there was used")
+    signal = read_audio(path, 0, kept, channel, length=info.num_samples)
     measured = quality.measure(signal, rate)
     warnings = measured.warnings()
     if rate < SAMPLE_RATE_HZ:
-        warnings.append(f"narrow: {rate} Hz, the model hears up to {SAMPLE_RATE_HZ // 2} Hz")
+        warnings.append(
+            f"narrow: sampled at {rate:,} Hz, so it has content up to {rate // 2:,} Hz only; the model was made for"
+            f" {SAMPLE_RATE_HZ:,} Hz, content up to {SAMPLE_RATE_HZ // 2:,} Hz"
+        )
     recording = Recording(
         path=path,
         sample_rate_hz=rate,
         seconds=measured.seconds,
         is_cut=kept < info.num_samples,
         sound_seconds=measured.sound_seconds,
+        channel=channel,
         warnings=tuple(warnings),
+        notes=tuple(notes),
     )
     return recording, resample(signal, rate)
 
@@ -236,6 +256,7 @@ def _notes(request: VerifyRequest, read: _Read, *, has_llr: bool, threshold: flo
         for path, (recording, _) in read.items()
         if recording.is_cut
     ]
+    found += [f"{path}: {note}" for path, (recording, _) in read.items() for note in recording.notes]
     if has_llr and max(len(request.enroll), len(request.test)) > 1:
         found.append(
             "several files a side: the calibration was learnt on single utterances, so the likelihood ratio"

@@ -6,10 +6,12 @@ A recording is a file, or a stretch of an uncompressed tar file (`TarMember`): t
 import hashlib
 import io
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ import soundfile
 
 from svkit.errors import DataError
 from svkit.store.atomic import replacing
+from svkit.store.audio_header import Claim, read_claim
 from svkit.store.files import open_handle, why_not
 
 # A header may claim any length; memory grows only with samples that are really there.
@@ -28,6 +31,23 @@ _READ_BYTES = 1 << 16
 """Of a tar file at once: libsndfile asks for far less, and every question costs a way to the server."""
 _OPEN_TARS = 64
 """Tar files held open in one process."""
+CONVERTIBLE_SUFFIXES = frozenset(
+    {".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm", ".mka", ".ape", ".wv", ".spx"}
+)
+"""Audio that libsndfile cannot read: reported, never passed over in silence."""
+_OTHER_AUDIO = re.compile(
+    rb"....ftyp|\x1aE\xdf\xa3|#!AMR|0&\xb2u|\xff[\xf0\xf1\xf8\xf9]|ADIF|MAC |wvpk", re.S
+)
+"""How files of such kinds begin, whatever they are called: MP4, Matroska, AMR, ASF, AAC, Monkey's Audio, WavPack."""
+CUT_ADVICE = (
+    "copy it again, or use what is there: --allow-cut of prepare and verify, or `ffmpeg -i IN OUT.flac`"
+)
+_COUNTS = 1 << 14
+"""Files whose counted lengths are remembered in one process."""
+_MPEG_LEAD_SAMPLES = 1 << 16
+"""Decoded before a place: an MP3 frame may take its bits from dozens of frames before it."""
+Channel = int | Literal["mix"]
+"""Which channel is read: its number from 0 on, or the mean of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +65,8 @@ class TarMember:
         return f"{self.tar} (bytes {self.offset} to {self.offset + self.size})"
 
 
-class _Tar:
-    """An open tar file; `pread` leaves no position behind that threads or processes could share."""
+class _File:
+    """An open file; `pread` leaves no position behind that threads or processes could share."""
 
     def __init__(self, path: Path) -> None:
         self.handle = open_handle(path)
@@ -57,14 +77,16 @@ class _Tar:
 
 
 # Opening a file on a network takes longer than reading from it. One that is dropped here closes with its last reader.
-_open_tar = lru_cache(maxsize=_OPEN_TARS)(_Tar)
+_open_tar = lru_cache(maxsize=_OPEN_TARS)(_File)
 
 
 class _Window(io.RawIOBase):
-    """The bytes of a tar member as a file of their own."""
+    """A stretch of a file as a file of its own, with what is mended in its header."""
 
-    def __init__(self, member: TarMember) -> None:
-        self._tar, self._member, self._position = _open_tar(member.tar), member, 0
+    def __init__(self, file: _File, offset: int, size: int, claim: Claim) -> None:
+        self._file, self._offset, self._claim = file, offset, claim
+        self._end = size if claim.end is None else claim.end
+        self._position, self._size = claim.start, claim.start + (size - claim.start) * claim.stretch
 
     def readable(self) -> bool:
         return True
@@ -73,21 +95,45 @@ class _Window(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, self._member.size)[whence]
-        return self._position
+        self._position = offset + (self._claim.start, self._position, self._size)[whence]
+        return self.tell()
 
     def tell(self) -> int:
-        return self._position
+        return self._position - self._claim.start
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Read bytes as they are."""
+        return os.pread(
+            self._file.handle, max(0, min(count, self._end - offset)), self._offset + min(offset, self._end)
+        )
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        wanted = max(0, min(len(buffer), self._member.size - self._position))
         try:
-            data = os.pread(self._tar.handle, wanted, self._member.offset + self._position)
+            data = self.read_at(self._position, len(buffer))
         except OSError:  # libsndfile asks from C, where an exception would end as text on stderr
             data = b""
+        if self._claim.stretch > 1 and self._position >= self._size - 128:
+            data = bytes(
+                min(len(buffer), self._size - self._position)
+            )  # mpg123 looks for an ID3 tag at the end
+        place, patch = self._claim.patch
+        first, last = max(place, self._position), min(place + len(patch), self._position + len(data))
+        if first < last:
+            cut = first - self._position
+            data = data[:cut] + patch[first - place : last - place] + data[cut + last - first :]
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+class _Audio(soundfile.SoundFile):  # type: ignore[misc]
+    """An open recording, read from one sample on to the next ones."""
+
+    claim: Claim
+
+    def seekable(self) -> bool:
+        """Say no: else each block ends with a seek, after which an MP3 decoder lacks the bits of earlier frames."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +144,8 @@ class AudioInfo:
     num_samples: int
     """Samples in one channel."""
     num_channels: int
+    missing: str = ""
+    """What is said of a file that is cut; empty for a whole one."""
 
 
 class AudioError(DataError):
@@ -108,7 +156,7 @@ class AudioError(DataError):
 
         Args:
             path: the recording.
-            reason: `missing`, `empty`, `unreadable`, `truncated`, `non-finite` or `too loud`.
+            reason: `missing`, `empty`, `unreadable`, `no such channel`, `truncated`, `non-finite` or `too loud`.
             detail: the rest of the line.
         """
         super().__init__(f"{path}: {detail}")
@@ -116,13 +164,22 @@ class AudioError(DataError):
         self.detail = detail
 
 
-def _open(path: Path | TarMember) -> soundfile.SoundFile:
+def _open(path: Path | TarMember) -> _Audio:
     try:
         if isinstance(path, TarMember):
-            return soundfile.SoundFile(io.BufferedReader(_Window(path), _READ_BYTES))
-        return soundfile.SoundFile(open_handle(path))
+            file, offset, size = _open_tar(path.tar), path.offset, path.size
+        else:
+            file, offset = _File(path), 0
+            size = os.fstat(file.handle).st_size
+        claim = read_claim(_Window(file, offset, size, Claim()).read_at, size)
+        if isinstance(path, TarMember) or claim.is_mended:
+            audio = _Audio(io.BufferedReader(_Window(file, offset, size, claim), _READ_BYTES))
+        else:
+            audio = _Audio(os.dup(file.handle))
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         raise _explain(path, error) from error
+    audio.claim = claim
+    return audio
 
 
 def _explain(path: Path | TarMember, error: Exception, where: str = "") -> AudioError:
@@ -136,62 +193,157 @@ def _explain(path: Path | TarMember, error: Exception, where: str = "") -> Audio
     if isinstance(path, TarMember) and size < path.offset + path.size:
         detail = f"the tar file ends after {size} bytes; has it changed since the list was made?"
         return AudioError(path, "truncated", detail)
+    if not where and (hint := _conversion_hint(file, path.offset if isinstance(path, TarMember) else 0)):
+        return AudioError(path, "unreadable", hint)
     detail = str(getattr(error, "error_string", None) or error).strip().rstrip(".")
+    if "lost sync" in detail:
+        detail += (
+            f"; it is cut or damaged: copy it again, or write what is left: ffmpeg -i {file.name} mended.flac"
+        )
     return AudioError(path, "unreadable", f"not readable as audio{where}: {detail}")
 
 
-def probe(path: Path | TarMember) -> AudioInfo:
-    """Read the header of an audio file.
+def _conversion_hint(file: Path, offset: int) -> str:
+    """Say what to do with audio that libsndfile does not know; empty for what is none."""
+    opened = _File(file)
+    is_other = _OTHER_AUDIO.match(os.pread(opened.handle, 16, offset))
+    suffix = file.suffix.lower()
+    if not is_other and suffix not in CONVERTIBLE_SUFFIXES:
+        return ""
+    what = suffix if suffix in CONVERTIBLE_SUFFIXES else "what it holds (AAC or the like)"
+    command = f"ffmpeg -i {file.name} {file.stem}.flac"
+    return f"{what} is not read by libsndfile; convert it to wav or flac, for example with {command}"
+
+
+def probe(path: Path | TarMember, channel: Channel = 0, *, allow_cut: bool = False) -> AudioInfo:
+    """Read the header of an audio file; where it does not say how many samples there are, count them by decoding.
+
+    Args:
+        path: the recording.
+        channel: which channel is going to be read.
+        allow_cut: take what is there of a file whose header says that it was longer.
 
     Raises:
-        AudioError: missing, empty or not audio.
+        AudioError: missing, empty, not audio, without that channel, or cut.
     """
     with _open(path) as file:
-        return _info(path, file)
+        num_samples = file.frames if file.claim.is_counted else count_samples(path)
+        return _info(path, file, num_samples, channel, allow_cut)
 
 
-def _info(path: Path | TarMember, file: soundfile.SoundFile) -> AudioInfo:
-    if file.frames < 1:
+def _info(
+    path: Path | TarMember, file: _Audio, num_samples: int, channel: Channel, allow_cut: bool
+) -> AudioInfo:
+    if num_samples < 1:
         raise AudioError(path, "empty", "no samples")
     if file.samplerate < 1:
         raise AudioError(path, "unreadable", f"a sample rate of {file.samplerate} Hz")
+    if channel != "mix" and not 0 <= channel < file.channels:
+        raise AudioError(
+            path, "no such channel", f"channel {channel} asked for, the file has {file.channels}, from 0 on"
+        )
+    missing = file.claim.missing(num_samples)
+    if missing and not allow_cut:
+        raise _cut(path, missing)
     return AudioInfo(
-        sample_rate_hz=int(file.samplerate), num_samples=int(file.frames), num_channels=int(file.channels)
+        sample_rate_hz=int(file.samplerate),
+        num_samples=num_samples,
+        num_channels=int(file.channels),
+        missing=missing,
     )
 
 
+def _cut(path: Path | TarMember, missing: str) -> AudioError:
+    return AudioError(path, "truncated", f"{missing}; {CUT_ADVICE}")
+
+
+def count_samples(path: Path | TarMember) -> int:
+    """Count the samples of one channel by decoding; remembered while the file does not change.
+
+    Raises:
+        AudioError: see `examine`.
+    """
+    try:
+        status = (path.tar if isinstance(path, TarMember) else path).stat()
+    except OSError as error:
+        raise _explain(path, error) from error
+    return _count(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=_COUNTS)
+def _count(path: Path | TarMember, size: int, changed_ns: int) -> int:
+    with _open(path) as file:
+        return sum(len(block) for block in _blocks(path, file, 0, None))
+
+
 def examine(
-    path: Path | TarMember, visit: Callable[[npt.NDArray[np.float32], int], None] | None = None
+    path: Path | TarMember,
+    visit: Callable[[npt.NDArray[np.float32], int], None] | None = None,
+    channel: Channel = 0,
+    *,
+    allow_cut: bool = False,
 ) -> tuple[AudioInfo, str]:
     """Read a whole file and check it.
 
     Args:
         path: the recording.
-        visit: gets every block of samples of channel 0, float32 `[N]` with N at most 2^21, and their rate.
+        visit: gets every block of samples of the channel, float32 `[N]` with N at most 2^21, and their rate.
+        channel: which channel of a file with several, or their mean (`mix`).
+        allow_cut: take what is there of a file whose header says that it was longer.
 
     Returns:
-        Its header, and the sha256 of its rate and the samples of channel 0: equal for equal content,
+        Its header, and the sha256 of its rate and the samples of the channel: equal for equal content,
         whatever the container.
 
     Raises:
-        AudioError: missing, empty, not audio, truncated, or with samples that are not finite or absurdly large.
+        AudioError: missing, empty, not audio, without that channel, truncated, or with samples that are not finite or
+            absurdly large.
+    """
+    found = 0
+    with _open(path) as file:
+        info = _info(path, file, file.frames, channel, allow_cut=True)
+        digest = hashlib.sha256(str(info.sample_rate_hz).encode())
+        for block in _blocks(path, file, 0, info.num_samples if file.claim.is_counted else None):
+            samples = _one_channel(path, block, channel, found)
+            found += len(samples)
+            digest.update(samples.tobytes())
+            if visit is not None:
+                visit(samples, info.sample_rate_hz)
+        return _info(path, file, found, channel, allow_cut), digest.hexdigest()
+
+
+def channel_levels_db(path: Path | TarMember, num_samples: int | None = None) -> npt.NDArray[np.float64]:
+    """Measure each channel: its RMS without its mean against full scale, `[C]`; -inf for silence; 0 for a single one.
+
+    Args:
+        path: the recording.
+        num_samples: how many samples from the beginning (None: all).
+
+    Raises:
+        AudioError: missing, not audio or truncated.
     """
     with _open(path) as file:
-        info = _info(path, file)
-        digest = hashlib.sha256(str(info.sample_rate_hz).encode())
-        for block in _blocks(path, file, 0, info.num_samples, 0):
-            digest.update(block.tobytes())
-            if visit is not None:
-                visit(block, info.sample_rate_hz)
-    return info, digest.hexdigest()
+        if file.channels == 1:
+            return np.zeros(1)
+        known = file.frames if file.claim.is_counted else None
+        count, total, squares = 0, np.zeros(file.channels), np.zeros(file.channels)
+        for block in _blocks(path, file, 0, known if num_samples is None else num_samples):
+            wide = block.astype(np.float64)
+            count += len(wide)
+            total += wide.sum(axis=0)
+            squares += (wide**2).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels = 10 * np.log10(squares / count - (total / count) ** 2)
+    return np.where(np.isnan(levels), -np.inf, levels)
 
 
 def read_audio(
     path: Path | TarMember,
     start: int = 0,
     num_samples: int | None = None,
-    channel: int = 0,
+    channel: Channel = 0,
     sample_rate_hz: int | None = None,
+    length: int | None = None,
 ) -> npt.NDArray[np.float32]:
     """Read samples of one channel at the file's own rate; only what is asked for is read.
 
@@ -199,8 +351,10 @@ def read_audio(
         path: an audio file that libsndfile knows (wav, flac, ogg, mp3, ...), or its place in a tar file.
         start: first sample.
         num_samples: how many samples (None: up to the end).
-        channel: which channel of a file with several.
+        channel: which channel of a file with several, or their mean (`mix`).
         sample_rate_hz: the rate the file is said to have (None: nothing is said).
+        length: samples that the file is said to have (None: nothing is said). A file that is cut is read only if this
+            was said knowing what is left of it.
 
     Returns:
         float32 [N] with full scale at 1.
@@ -214,47 +368,71 @@ def read_audio(
             raise DataError(
                 f"{path}: expected {sample_rate_hz} Hz as in the manifest, found {file.samplerate} Hz"
             )
-        wanted = file.frames - start if num_samples is None else num_samples
-        if not 0 <= channel < file.channels:
-            raise DataError(f"{path}: channel {channel} asked for, the file has {file.channels}")
-        if start < 0 or wanted < 0 or start + wanted > file.frames:
+        frames, said = _length(path, file, length), length or 0
+        _info(path, file, max(1, frames), channel, allow_cut=0 < said <= frames)
+        wanted = frames - start if num_samples is None else num_samples
+        if start < 0 or wanted < 0 or max(start + wanted, said) > frames:
             raise DataError(
-                f"{path}: samples {start} to {start + wanted} asked for, the file has {file.frames};"
+                f"{path}: samples {start} to {max(start + wanted, said)} asked for, the file has {frames};"
                 " has it changed since the manifest was made?"
             )
-        blocks = list(_blocks(path, file, start, wanted, channel))
-    return blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
+        blocks, found = [np.zeros(0, np.float32)], start
+        for block in _blocks(path, file, start, wanted):
+            blocks.append(_one_channel(path, block, channel, found))
+            found += len(block)
+    return blocks[1] if len(blocks) == 2 else np.concatenate(blocks)
+
+
+def _length(path: Path | TarMember, file: _Audio, said: int | None) -> int:
+    """Return the number of samples: the header's, else the list's (counting costs a decoding), else as counted."""
+    if file.claim.is_counted:
+        return int(file.frames)
+    return said if said and not file.claim.claimed_bytes else count_samples(path)
 
 
 def _blocks(
-    path: Path | TarMember, file: soundfile.SoundFile, start: int, wanted: int, channel: int
+    path: Path | TarMember, file: _Audio, start: int, wanted: int | None
 ) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield all channels from one sample on, `[N, C]`; None: up to the end, wherever that is."""
     found, longest = 0, max(1, _BLOCK_SAMPLES // file.channels)
     try:
         if start:
-            file.seek(start)
-        while found < wanted:
-            block = file.read(min(wanted - found, longest), dtype="float32", always_2d=True)
+            lead = min(start, _MPEG_LEAD_SAMPLES) if file.subtype.startswith("MPEG") else 0
+            if start > lead:
+                file.seek(start - lead)
+            file.read(lead, dtype="float32")
+        while wanted is None or found < wanted:
+            count = longest if wanted is None else min(wanted - found, longest)
+            block = file.read(count, dtype="float32", always_2d=True)
             if not len(block):
-                raise AudioError(
-                    path,
-                    "truncated",
-                    f"truncated: the header says {file.frames} samples, found {start + found}",
+                if wanted is None:
+                    return
+                said = (
+                    f"the header says {file.frames}"
+                    if file.claim.is_counted
+                    else f"the list says {start + wanted}"
                 )
-            samples = np.ascontiguousarray(block[:, channel])
-            finite = np.isfinite(samples)
-            if not finite.all():
-                position = start + found + int(np.argmin(finite))
-                raise AudioError(path, "non-finite", f"sample {position} is not a finite number")
-            if max(samples.max(), -samples.min()) > LOUDEST_SAMPLE:
-                position = start + found + int(np.argmax(np.abs(samples)))
-                raise AudioError(
-                    path, "too loud", f"sample {position} is beyond {LOUDEST_SAMPLE:g} times full scale"
-                )
+                raise _cut(path, f"truncated: {said} samples, found {start + found}")
             found += len(block)
-            yield samples
+            yield block
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise _explain(path, error, f" after sample {start + found}") from error
+
+
+def _one_channel(
+    path: Path | TarMember, block: npt.NDArray[np.float32], channel: Channel, position: int
+) -> npt.NDArray[np.float32]:
+    """Return the samples of a channel, `[N]`, of which the first is sample `position` of the file."""
+    samples = np.ascontiguousarray(block.mean(axis=1) if channel == "mix" else block[:, channel])
+    finite = np.isfinite(samples)
+    if not finite.all():
+        raise AudioError(
+            path, "non-finite", f"sample {position + int(np.argmin(finite))} is not a finite number"
+        )
+    if max(samples.max(), -samples.min()) > LOUDEST_SAMPLE:
+        loud = position + int(np.argmax(np.abs(samples)))
+        raise AudioError(path, "too loud", f"sample {loud} is beyond {LOUDEST_SAMPLE:g} times full scale")
+    return samples
 
 
 def write_flac(path: Path, samples: npt.NDArray[np.float32], sample_rate_hz: int) -> None:

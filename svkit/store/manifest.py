@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from svkit.errors import DataError, first_five
-from svkit.store.audio_file import TarMember
+from svkit.store.audio_file import Channel, TarMember
 from svkit.store.tables import integers, read_table, write_table
 
 COLUMNS = ("utterance_id", "speaker_id", "path", "sample_rate_hz", "num_samples", "session_id")
 SHARD_COLUMNS = ("shard_offset", "shard_size")
 """Of a list whose audio lies in tar files: first byte and number of bytes of the recording in the file `path`."""
+CHANNEL_COLUMN = "channel"
+"""Which channel of a recording with several is read: a number from 0 on, or `mix`; 0 where there is no such column."""
 _NUMBERS = ("sample_rate_hz", "num_samples")
 """Columns written as int64 where the format has types (parquet)."""
 _HIGHEST_RATE_HZ = 768_000
@@ -111,6 +113,13 @@ class Manifest:
             return path
         return TarMember(path, int(self._members[0][row]), int(self._members[1][row]))
 
+    def channel(self, row: int) -> Channel:
+        """Return which channel of the audio of a row is read."""
+        if CHANNEL_COLUMN not in self._cells:
+            return 0
+        text = str(self._cells[CHANNEL_COLUMN][row])
+        return "mix" if text == "mix" else int(text or 0)
+
     def index(self) -> None:
         """Make what `audio` and the numbers need; done before loader processes start, they share it."""
         _ = (self._cells, self._members, self.sample_rates_hz, self.num_samples)
@@ -143,6 +152,9 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
             path, table, name, ~table[name].str.fullmatch("0*[1-9][0-9]{0,14}"), "a positive integer", repr
         )
     _check_members(path, table)
+    if CHANNEL_COLUMN in table.columns:
+        bad = ~table[CHANNEL_COLUMN].str.fullmatch("|mix|[0-9]{1,4}")
+        _refuse(path, table, CHANNEL_COLUMN, bad, "a number from 0 on, mix, or nothing (0)", repr)
     manifest = Manifest(path, path.parent if audio_root is None else audio_root, table)
     too_high = manifest.sample_rates_hz > _HIGHEST_RATE_HZ
     _refuse(path, table, "sample_rate_hz", too_high, f"at most {_HIGHEST_RATE_HZ} Hz", repr)
@@ -197,6 +209,11 @@ def write_manifest(path: Path, table: pd.DataFrame, *, is_sorted: bool = True) -
     """
     extra = [name for name in table.columns if name not in COLUMNS]
     table = table[[*COLUMNS, *extra]]
+    if CHANNEL_COLUMN in extra:  # of some of the tables that were put together, perhaps
+        channels = table[CHANNEL_COLUMN].fillna("0").replace("", "0")
+        table = table.drop(columns=CHANNEL_COLUMN)
+        if channels.ne("0").any():
+            table = table.assign(**{CHANNEL_COLUMN: channels})
     if path.suffix == ".parquet":
         typed = {name: integers(table[name].astype(str)) for name in _NUMBERS}
         table = table.assign(**typed)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ import pyarrow.parquet as pa_parquet
 
 from svkit.errors import ArtifactError
 from svkit.store.atomic import remove_unfinished, replacing
-from svkit.store.audio_file import TarMember
+from svkit.store.audio_file import Channel, TarMember
 from svkit.store.files import open_file
 
 Place = Path | TarMember
@@ -44,10 +44,27 @@ class Finding:
     """The kind of fault; empty for a readable file."""
     detail: str = ""
     """The fault in words."""
+    channel: str = "0"
+    """Which channel was read: a number, or `mix`."""
+    louder: str = ""
+    """Which other channel is clearly louder, in words; looked for where samples were read."""
+    missing: str = ""
+    """What is said of a file that is cut, where what is there can be read."""
 
     def digest_words(self) -> npt.NDArray[np.uint64]:
         """Return the first 128 bits of the digest, `[2]`; zeros where there is none."""
         return np.frombuffer(bytes.fromhex(self.digest[:32]).ljust(16, b"\0"), np.uint64)
+
+
+class Source(NamedTuple):
+    """A recording and the channel of it that is read."""
+
+    place: Place
+    channel: Channel | Literal["loudest"] = 0
+
+    def __str__(self) -> str:
+        """Return the name of its entry."""
+        return str(self.place) if self.channel == 0 else f"{self.place}#{self.channel}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +105,9 @@ _SCHEMA = pa.schema(
 )
 
 
-def blocks(places: Iterable[Place]) -> Iterator[list[Place]]:
+def blocks(places: Iterable[Source]) -> Iterator[list[Source]]:
     """Cut a sequence of files into blocks of about a thousand whose ends do not depend on other blocks."""
-    block: list[Place] = []
+    block: list[Source] = []
     for place in places:
         block.append(place)
         is_end = zlib.crc32(_name(place)) % _MEAN_BLOCK == 0
@@ -101,7 +118,7 @@ def blocks(places: Iterable[Place]) -> Iterator[list[Place]]:
         yield block
 
 
-def _name(place: Place) -> bytes:
+def _name(place: Source) -> bytes:
     return os.fsencode(str(place))
 
 
@@ -117,7 +134,7 @@ class ScanJournal:
         """
         self._directory, self._kind = directory, kind
 
-    def read(self, block: Sequence[Place]) -> dict[str, Entry]:
+    def read(self, block: Sequence[Source]) -> dict[str, Entry]:
         """Return the entries of a block by path."""
         try:
             with open_file(self._file(block), ArtifactError) as file:
@@ -133,7 +150,7 @@ class ScanJournal:
             for row in rows
         }
 
-    def write(self, block: Sequence[Place], entries: Mapping[str, Entry]) -> None:
+    def write(self, block: Sequence[Source], entries: Mapping[str, Entry]) -> None:
         """Keep entries of a block; those of files that cannot be looked up are left out.
 
         Raises:
@@ -150,7 +167,7 @@ class ScanJournal:
                 hashed = table.replace_schema_metadata(_digest(table.to_pylist()))
                 pa_parquet.write_table(hashed, temporary)
 
-    def _file(self, block: Sequence[Place]) -> Path:
+    def _file(self, block: Sequence[Source]) -> Path:
         name = sha256(self._kind.encode() + b"\0" + _name(block[-1])).hexdigest()[:24]
         # Ten million files are ten thousand blocks: no directory gets more than a few dozen of them.
         return self._directory / name[:2] / f"{name[2:]}.parquet"

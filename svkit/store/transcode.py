@@ -1,4 +1,4 @@
-"""Audio that libsndfile cannot read (AAC in `.m4a`), converted by ffmpeg to 16-bit flac or wav of one channel."""
+"""Audio that libsndfile cannot read (AAC in `.m4a`), converted by ffmpeg to 16-bit flac or wav."""
 
 import errno
 import os
@@ -38,14 +38,17 @@ def find_ffmpeg() -> str:
         ) from error
 
 
-def transcode(ffmpeg: str, source: Path, target: Path, sample_rate_hz: int) -> AudioInfo:
-    """Convert a file to one channel (the first), 16 bit, at a rate; whole or not at all.
+def transcode(
+    ffmpeg: str, source: Path, target: Path, sample_rate_hz: int, *, all_channels: bool = False
+) -> AudioInfo:
+    """Convert a file to one channel (the first) or all, 16 bit, at a rate; whole or not at all.
 
     Args:
         ffmpeg: path of the program.
         source: any audio that ffmpeg reads and whose header states its length.
         target: `.flac` or `.wav`; equal input gives equal bytes with equal versions of ffmpeg.
         sample_rate_hz: of the output.
+        all_channels: not the first one only.
 
     Returns:
         The header of what was written.
@@ -54,10 +57,11 @@ def transcode(ffmpeg: str, source: Path, target: Path, sample_rate_hz: int) -> A
         AudioError: the source is no audio, or what came out is not as long as its header states.
         ArtifactError: the target cannot be written.
     """
+    picked = () if all_channels else ("-af", "pan=mono|c0=c0")
     with replacing(target) as temporary:
         command = [
             *(ffmpeg, "-nostdin", "-hide_banner", "-nostats", "-y", "-threads", "1"),
-            *("-i", f"file:{source}", "-map", "0:a:0", "-af", "pan=mono|c0=c0", "-ar", str(sample_rate_hz)),
+            *("-i", f"file:{source}", "-map", "0:a:0", *picked, "-ar", str(sample_rate_hz)),
             *("-map_metadata", "-1", "-bitexact", "-c:a", *CODECS[target.suffix], f"file:{temporary}"),
         ]
         done = subprocess.run(command, capture_output=True, check=False)

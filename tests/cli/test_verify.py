@@ -178,7 +178,43 @@ def test_any_rate_and_channel_0(home):
     assert scores[0] == scores[1]
     write(home / "narrow.wav", voice(9, 1.5, 8000), 8000)
     found = answer(home, home / "narrow.wav", home / "b.wav")
-    assert any("narrow: 8000 Hz" in warning for warning in found["warnings"]) and not found["is_trusted"]
+    assert "narrow: sampled at 8,000 Hz, so it has content up to 4,000 Hz only" in found["warnings"][0]
+    assert "content up to 8,000 Hz" in found["warnings"][0] and not found["is_trusted"]
+
+
+def test_a_voice_on_another_channel_is_said_and_can_be_chosen(home):
+    right = write(home / "right.wav", np.stack((np.zeros(24_000), voice(9)), axis=1))
+    found = answer(home, right, home / "b.wav")
+    note = "right.wav: channel 1 has sound, channel 0 is silent; channel 0 was used, --channel N|mix|loudest chooses"
+    assert note in found["notes"][0] and "silent" in found["warnings"][0]
+    mono = answer(home, write(home / "mono.wav", voice(9)), home / "b.wav")
+    found = answer(home, right, home / "b.wav", "--channel", "loudest")
+    assert found["score"] == mono["score"] and not found["notes"] and not found["warnings"]
+    assert (found["enroll"][0]["channel"], found["test"][0]["channel"]) == (1, 0)
+    assert answer(home, right, right, "--channel", "1")["enroll"][0]["channel"] == 1
+    assert answer(home, right, home / "b.wav", "--channel", "mix")["score"] == pytest.approx(
+        mono["score"], abs=1e-3
+    )
+    done = run(home, right, home / "b.wav", "--channel", "1")
+    assert done.exit_code == 3 and "b.wav: channel 1 asked for, the file has 1" in done.stderr
+    for channel in ("-1", "left", "1.0", ""):
+        done = run(home, right, home / "b.wav", "--channel", channel)
+        assert done.exit_code == 2 and "expected a number from 0 on, mix or loudest" in done.stderr
+
+
+def test_a_cut_recording_is_refused_by_name_unless_what_is_there_is_wanted(home):
+    whole = (home / "a.wav").read_bytes()
+    (home / "cut.wav").write_bytes(whole[: 58 + 4 * 20_000])
+    done = run(home, home / "cut.wav", home / "b.wav")
+    assert done.exit_code == 3 and "cut.wav: truncated: the header says 96000 bytes of audio" in done.stderr
+    found = answer(home, home / "cut.wav", home / "b.wav", "--allow-cut")
+    assert "what is there was used" in found["notes"][0] and found["enroll"][0]["seconds"] < 1.3
+
+
+def test_aac_comes_with_the_way_to_convert_it(home):
+    (home / "a.m4a").write_bytes(b"\0\0\0\x1cftypM4A \0\0\2\0" + bytes(100))
+    done = run(home, home / "a.m4a", home / "b.wav")
+    assert done.exit_code == 3 and "ffmpeg -i a.m4a a.flac" in done.stderr
 
 
 def test_doubtful_audio_is_said(home):

@@ -309,9 +309,9 @@ def test_an_interrupted_check_goes_on(recordings, monkeypatch):
 
     read, examine = [], scan.examine
 
-    def counted(path, visit=None):
+    def counted(path, *arguments, **options):
         read.append(Path(path).name)
-        return examine(path, visit)
+        return examine(path, *arguments, **options)
 
     monkeypatch.setattr(scan, "examine", counted)
     with pytest.raises(BadFilesError):

@@ -96,14 +96,14 @@ def test_aac_becomes_flac_beside_it_and_an_interrupted_conversion_goes_on(
 ):
     real, started = conversion.transcode, []
 
-    def interrupted(ffmpeg, source, target, rate):
+    def interrupted(ffmpeg, source, target, rate, **options):
         started.append(target)
         if len(started) > 3:
             # As a killed process leaves it: half a file under a temporary name.
             target.parent.mkdir(parents=True, exist_ok=True)
             (target.parent / ".svkit-tmp-halfhalf.flac").write_bytes(b"fLaC half")
             raise KeyboardInterrupt
-        return real(ffmpeg, source, target, rate)
+        return real(ffmpeg, source, target, rate, **options)
 
     monkeypatch.setattr(conversion, "transcode", interrupted)
     with pytest.raises(KeyboardInterrupt):

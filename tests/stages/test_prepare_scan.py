@@ -42,9 +42,9 @@ def counted(monkeypatch):
     """Names of the files whose header was read."""
     read, probe = [], scan.probe
 
-    def count(path):
+    def count(path, *arguments, **options):
         read.append(path.name)
-        return probe(path)
+        return probe(path, *arguments, **options)
 
     monkeypatch.setattr(scan, "probe", count)
     return read
@@ -78,10 +78,10 @@ def test_a_scan_goes_on_where_it_was_interrupted(tmp_path, small_blocks, counted
     counted.clear()
     limit, probe = 25, scan.probe
 
-    def interrupted(path):
+    def interrupted(path, *arguments, **options):
         if len(counted) == limit:
             raise KeyboardInterrupt
-        return probe(path)
+        return probe(path, *arguments, **options)
 
     monkeypatch.setattr(scan, "probe", interrupted)
     with pytest.raises(KeyboardInterrupt):

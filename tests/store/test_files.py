@@ -82,7 +82,6 @@ OPENERS = {
 ALLOWED = {
     "store/files.py": {"os.open", "os.fdopen"},
     # Opened by the door, or looked at by `check_file` first because a library wants a path.
-    "store/audio_file.py": {"soundfile.SoundFile"},
     "store/checkpoint.py": {"load_file", "safe_open", "path.open"},
     "store/embeddings.py": {"load_file"},
     "store/upstream.py": {"torch.load"},

@@ -21,7 +21,7 @@ from svkit.stages.prepare.scan import (
     repeated_digests,
 )
 from svkit.store.manifest import Manifest, read_manifest
-from svkit.store.scan_journal import Finding, Place, remove_journal
+from svkit.store.scan_journal import Finding, Source, remove_journal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,8 +148,8 @@ def _examine(
     return sorted(bad.items(), key=lambda item: item[0])
 
 
-def _places(manifest: Manifest) -> Iterator[Place]:
-    return (manifest.audio(row) for row in range(len(manifest)))
+def _places(manifest: Manifest) -> Iterator[Source]:
+    return (Source(manifest.audio(row), manifest.channel(row)) for row in range(len(manifest)))
 
 
 def _bad(manifest: Manifest, row: int, reason: str, detail: str) -> BadFile:
@@ -166,6 +166,8 @@ def _fault(manifest: Manifest, row: int, finding: Finding, request: CheckRequest
         return finding.reason, finding.detail
     listed = (int(manifest.sample_rates_hz[row]), int(manifest.num_samples[row]))
     found = (finding.sample_rate_hz, finding.num_samples)
+    if listed != found and finding.missing:
+        return "truncated", finding.missing
     if listed != found:
         expected = f"the list says {listed[1]} samples at {listed[0]} Hz"
         return "changed", f"{expected}, the file has {found[1]} at {found[0]} Hz"
@@ -173,7 +175,8 @@ def _fault(manifest: Manifest, row: int, finding: Finding, request: CheckRequest
     if seconds < request.min_seconds:
         return "too short", f"{seconds:.3g} s, shorter than {request.min_seconds:g} s"
     if finding.level_db < SILENCE_DB:
-        return "silent", f"nothing above {SILENCE_DB:g} dB of full scale"
+        hint = f"; {finding.louder}: prepare takes --channel N|mix|loudest" if finding.louder else ""
+        return "silent", f"nothing above {SILENCE_DB:g} dB of full scale{hint}"
     if finding.clipped_share > request.max_clipped:
         share = 100 * finding.clipped_share
         return (

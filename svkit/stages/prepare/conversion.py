@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from svkit.errors import ArtifactError
 from svkit.progress import Progress
-from svkit.stages.prepare.scan import CONVERTIBLE_SUFFIXES, BadFile, Candidate, make_bad
-from svkit.store.audio_file import AudioError
+from svkit.stages.prepare.scan import BadFile, Candidate, make_bad
+from svkit.store.audio_file import CONVERTIBLE_SUFFIXES, AudioError
 from svkit.store.transcode import find_ffmpeg, transcode
 
 SAMPLE_RATE_HZ = 16_000
@@ -33,6 +33,8 @@ class Conversion:
     """False: such files are bad files."""
     suffix: str = ".flac"
     """Of what is written: `.flac` or `.wav`."""
+    all_channels: bool = False
+    """Not the first one only."""
     directory: Path | None = None
     """Where to; None: into a directory `flac` or `wav` beside the one called `aac`."""
 
@@ -70,7 +72,8 @@ def convert_files(
 
     def convert(index: int) -> tuple[int, BadFile | None]:
         try:
-            transcode(ffmpeg, Path(candidates[index].path), targets[index], SAMPLE_RATE_HZ)
+            source = Path(candidates[index].path)
+            transcode(ffmpeg, source, targets[index], SAMPLE_RATE_HZ, all_channels=options.all_channels)
         except AudioError as error:
             return index, make_bad(candidates[index], error.reason, error.detail)
         return index, None

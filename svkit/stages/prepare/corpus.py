@@ -348,7 +348,14 @@ def identity(request: CorpusRequest) -> dict[str, Any]:
         "min_seconds": request.scan.min_seconds,
         "skip_bad": request.scan.skip_bad,
         "reads_samples": request.scan.reads_samples,
+        **unusual(request.scan),
     }
+
+
+def unusual(scan: ScanOptions) -> dict[str, Any]:
+    """Return the options that earlier records do not have, where they are not as they were then."""
+    channel = {"channel": scan.channel} if scan.channel != 0 else {}
+    return {**channel, **({"allow_cut": True} if scan.allow_cut else {})}
 
 
 def split_and_write(

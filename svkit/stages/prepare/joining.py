@@ -11,7 +11,7 @@ import pandas as pd
 
 from svkit.progress import Progress
 from svkit.stages.prepare.conversion import FLAC_BYTES_PER_SAMPLE, check_room, in_parallel
-from svkit.store.audio_file import AudioError, probe, read_audio, write_flac
+from svkit.store.audio_file import AudioError, Channel, probe, read_audio, write_flac
 
 Row = dict[str, Any]
 
@@ -93,7 +93,10 @@ def _choose(table: pd.DataFrame, groups: Sequence[str], min_seconds: float) -> l
 
 
 def _describe(parts: Sequence[Row], group: str, directory: Path) -> Row:
-    content = "\n".join(f"{part['path']} {part['num_samples']}" for part in parts)
+    content = "\n".join(
+        f"{part['path']} {part['num_samples']}{f' {channel}' if (channel := _channel(part)) else ''}"
+        for part in parts
+    )
     name = (
         f"{group}-joined-{hashlib.sha256(content.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}.flac"
     )
@@ -103,8 +106,14 @@ def _describe(parts: Sequence[Row], group: str, directory: Path) -> Row:
         "utterance_id": name,
         "path": f"{directory.name}/{name}",
         "num_samples": sum(int(part["num_samples"]) for part in parts),
+        **({"channel": "0"} if "channel" in parts[0] else {}),
         "session_id": sessions.pop() if len(sessions) == 1 else group,
     }
+
+
+def _channel(part: Row) -> Channel:
+    text = part.get("channel", "0")
+    return "mix" if text == "mix" else int(text)
 
 
 def _write(parts: Sequence[Row], joined: Row, root: Path) -> None:
@@ -115,7 +124,8 @@ def _write(parts: Sequence[Row], joined: Row, root: Path) -> None:
     except AudioError:
         pass  # not there yet
     rate = int(joined["sample_rate_hz"])
-    signals = [
-        read_audio(Path(part["path"]), 0, int(part["num_samples"]), sample_rate_hz=rate) for part in parts
-    ]
+    signals = []
+    for part in parts:
+        length = int(part["num_samples"])
+        signals.append(read_audio(Path(part["path"]), 0, length, _channel(part), rate, length))
     write_flac(path, np.concatenate(signals), rate)

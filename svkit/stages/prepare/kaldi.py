@@ -5,24 +5,23 @@ a segment of a recording) is written below `exp/data/kaldi`, because a manifest 
 """
 
 import hashlib
-import io
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.stages.prepare.conversion import FLAC_BYTES_PER_SAMPLE, check_room, in_parallel
 from svkit.stages.prepare.corpus import CorpusRequest, CorpusResult, DataDirectory, identity, split_and_write
 from svkit.stages.prepare.recognise import wrong_tree
-from svkit.stages.prepare.scan import BadFile, Candidate, make_bad, scan_files
-from svkit.store.audio_file import AudioError, probe, read_audio, write_flac
+from svkit.stages.prepare.scan import BadFile, Candidate, ScanOptions, make_bad, scan_files
+from svkit.store.audio_file import AudioError, Channel, channel_levels_db, probe, read_audio, write_flac
 from svkit.store.tables import read_bytes
 
 LAYOUT = (
@@ -107,7 +106,9 @@ def run(
             for name in sorted(lists.speakers)
             if name in places
         ]
-        table, unusable = scan_files(candidates, request.scan, progress)
+        # Segments have the channel that was chosen when they were cut.
+        scan = request.scan if lists.segments is None else replace(request.scan, channel=0)
+        table, unusable = scan_files(candidates, scan, progress)
         bad += unusable
         data.accept(bad, len(lists.speakers))
         if set(table["speaker_id"]) <= set(lists.genders):
@@ -198,10 +199,12 @@ def _recordings(
             f" {command[:80]!r}; read them, then allow them to run with --allow-pipes"
         )
     paths = {name: (base / lists.recordings[name]).as_posix() for name in needed - set(pipes)}
-    targets = {name: _made_path(made, f"{base}\n{lists.recordings[name]}") for name in pipes}
+    is_first = request.scan.channel == 0
+    version = "" if is_first else "\nall channels"
+    targets = {name: _made_path(made, f"{base}\n{lists.recordings[name]}{version}") for name in pipes}
 
     def write(name: str) -> BadFile | None:
-        return _run_pipe(name, lists.recordings[name].removesuffix("|"), base, targets[name])
+        return _run_pipe(name, lists.recordings[name].removesuffix("|"), base, targets[name], is_first)
 
     bad = _make("running the commands of wav.scp", write, pipes, targets, request, progress)
     failed = {fault.utterance_id for fault in bad}
@@ -231,18 +234,23 @@ def _make(
         return [fault for fault in outcomes if fault is not None]
 
 
-def _run_pipe(name: str, command: str, base: Path, target: Path) -> BadFile | None:
+def _run_pipe(name: str, command: str, base: Path, target: Path, is_first: bool) -> BadFile | None:
+    """Write what a command gives: its first channel, or all of them."""
     place = Candidate(utterance_id=name, speaker_id="", session_id="", path=target.as_posix())
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=False, cwd=base)
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
         return make_bad(place, "command failed", f"exit {done.returncode}: {lines[-1]}")
-    try:
-        samples, rate = soundfile.read(io.BytesIO(done.stdout), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, ValueError, TypeError) as error:
-        detail = str(getattr(error, "error_string", None) or error).strip().rstrip(".")
-        return make_bad(place, "command failed", f"its output is no audio: {detail}")
-    write_flac(target, np.ascontiguousarray(samples[:, 0]), rate)
+    with tempfile.NamedTemporaryFile(suffix=".wav") as output:
+        output.write(done.stdout)
+        output.flush()
+        try:
+            info = probe(Path(output.name))
+            channels = range(1 if is_first else info.num_channels)
+            samples = [read_audio(Path(output.name), channel=channel) for channel in channels]
+        except AudioError as error:
+            return make_bad(place, "command failed", f"its output is no audio: {error.detail}")
+    write_flac(target, samples[0] if is_first else np.stack(samples, axis=1), info.sample_rate_hz)
     return None
 
 
@@ -255,20 +263,23 @@ def _cut(
 ) -> tuple[dict[str, str], list[BadFile]]:
     """Return the path of each segment, cut from its recording."""
     names = sorted(name for name, segment in segments.items() if segment.recording in paths)
-    targets = {name: _segment_path(made, paths[segments[name].recording], segments[name]) for name in names}
+    scan = request.scan
+    targets = {
+        name: _segment_path(made, paths[segments[name].recording], segments[name], scan) for name in names
+    }
     seconds = sum(max(0.0, segments[name].end - segments[name].start) for name in names)
     # The rate is known when the recordings are open; 16 kHz is what speech corpora have.
     check_room(made, seconds * 16_000 * FLAC_BYTES_PER_SAMPLE, f"cutting {len(names):,} segments", progress)
 
     def write(name: str) -> BadFile | None:
-        return _cut_one(name, segments[name], Path(paths[segments[name].recording]), targets[name])
+        return _cut_one(name, segments[name], Path(paths[segments[name].recording]), targets[name], scan)
 
     bad = _make("cutting segments", write, names, targets, request, progress)
     failed = {fault.utterance_id for fault in bad}
     return {name: target.as_posix() for name, target in targets.items() if name not in failed}, bad
 
 
-def _segment_path(made: Path, path: str, segment: _Segment) -> Path:
+def _segment_path(made: Path, path: str, segment: _Segment, scan: ScanOptions) -> Path:
     try:
         status = Path(path).stat()
         version = f"{status.st_size} {status.st_mtime_ns}"
@@ -276,20 +287,24 @@ def _segment_path(made: Path, path: str, segment: _Segment) -> Path:
         version = ""
     # A recording made here is named by what it is made from, whenever it was made.
     version = "" if path.startswith(f"{made.as_posix()}/") else version
+    version += "" if scan.channel == 0 else f" channel {scan.channel}"
     return _made_path(made, f"{path}\n{version}\n{segment.start!r} {segment.end!r}")
 
 
-def _cut_one(name: str, segment: _Segment, path: Path, target: Path) -> BadFile | None:
+def _cut_one(name: str, segment: _Segment, path: Path, target: Path, scan: ScanOptions) -> BadFile | None:
     place = Candidate(utterance_id=name, speaker_id="", session_id="", path=path.as_posix())
     try:
-        info = probe(path)
+        channel: Channel = (
+            int(np.argmax(channel_levels_db(path))) if scan.channel == "loudest" else scan.channel
+        )
+        info = probe(path, channel, allow_cut=scan.allow_cut)
         rate, length = info.sample_rate_hz, info.num_samples
         start = round(segment.start * rate)
         end = length if segment.end < 0 else round(segment.end * rate)
         if not 0 <= start < min(end, length) or end > length + _OVERSHOOT_SECONDS * rate:
             detail = f"{segment.start:g} to {segment.end:g} s of a recording of {length / rate:.2f} s"
             return make_bad(place, "no such segment", detail)
-        write_flac(target, read_audio(path, start, min(end, length) - start, sample_rate_hz=rate), rate)
+        write_flac(target, read_audio(path, start, min(end, length) - start, channel, rate, length), rate)
     except AudioError as error:
         return make_bad(place, error.reason, error.detail)
     return None

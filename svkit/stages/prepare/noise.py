@@ -14,6 +14,7 @@ import pandas as pd
 
 from svkit.errors import ConfigError, DataError
 from svkit.progress import Progress
+from svkit.stages.prepare.corpus import unusual
 from svkit.stages.prepare.recognise import wrong_tree
 from svkit.stages.prepare.scan import (
     BadFile,
@@ -252,6 +253,7 @@ def _identity(options: ScanOptions) -> dict[str, Any]:
         "min_seconds": options.min_seconds,
         "skip_bad": options.skip_bad,
         "reads_samples": options.reads_samples,
+        **unusual(options),
     }
 
 

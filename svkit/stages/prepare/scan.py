@@ -3,24 +3,32 @@
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from svkit.audio.quality import QualityMeter
+from svkit.audio.quality import QualityMeter, louder_channel
 from svkit.errors import DataError, first_five
 from svkit.progress import Progress, Task
-from svkit.store.audio_file import AudioError, examine, probe
+from svkit.store.audio_file import (
+    CONVERTIBLE_SUFFIXES,
+    CUT_ADVICE,
+    AudioError,
+    Channel,
+    channel_levels_db,
+    examine,
+    probe,
+)
 from svkit.store.manifest import COLUMNS
-from svkit.store.scan_journal import Entry, Finding, Place, ScanJournal, Stamp, blocks
+from svkit.store.scan_journal import Entry, Finding, ScanJournal, Source, Stamp, blocks
 
 READABLE_SUFFIXES = frozenset(
     {
@@ -29,10 +37,6 @@ READABLE_SUFFIXES = frozenset(
     }
 )
 """What libsndfile is asked to read."""
-CONVERTIBLE_SUFFIXES = frozenset(
-    {".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm", ".mka", ".ape", ".wv", ".spx"}
-)
-"""Audio that libsndfile cannot read: reported, never passed over in silence."""
 _CHUNK_FILES = 64
 _BLOCK_ROWS = 1 << 16
 
@@ -82,6 +86,10 @@ class ScanOptions:
     num_workers: int | None = None
     """Threads; None: by the number of cores. libsndfile works outside the interpreter's lock."""
     skip_bad: bool = False
+    channel: Channel | Literal["loudest"] = 0
+    """Which channel is used of files with several; `loudest`: decided file by file."""
+    allow_cut: bool = False
+    """Use what is there of files whose header says that they were longer."""
     measures_quality: bool = False
     """Also measure level and clipping (with `reads_samples`)."""
     journal: Path | None = None
@@ -126,7 +134,11 @@ class CandidateTable(Sequence[Candidate]):
         return Candidate(**{name: block.column(name)[place].as_py() for name in _TEXTS})
 
     def table(
-        self, rows: npt.NDArray[np.bool_], rates: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]
+        self,
+        rows: npt.NDArray[np.bool_],
+        rates: npt.NDArray[np.int32],
+        lengths: npt.NDArray[np.int64],
+        channels: Mapping[int, str],
     ) -> pd.DataFrame:
         """Return rows of a manifest.
 
@@ -134,6 +146,7 @@ class CandidateTable(Sequence[Candidate]):
             rows: which candidates, `[N]`.
             rates: sample rate of every candidate, `[N]`.
             lengths: number of samples of every candidate, `[N]`.
+            channels: candidate -> the channel used, where it is not 0; if there is any, the table has a column for it.
         """
         columns: dict[str, Any] = {}
         for name in COLUMNS:
@@ -143,6 +156,8 @@ class CandidateTable(Sequence[Candidate]):
                 columns[name] = column.to_pandas().astype(str)
             else:
                 columns[name] = (rates if name == "sample_rate_hz" else lengths)[rows].astype(np.int64)
+        if channels:
+            columns["channel"] = [channels.get(int(row), "0") for row in np.flatnonzero(rows)]
         return pd.DataFrame(columns)
 
 
@@ -248,7 +263,10 @@ def scan_files(
     rates, lengths = np.zeros(len(listed), np.int32), np.zeros(len(listed), np.int64)
     digests = np.zeros((len(listed) if options.reads_samples else 0, 2), np.uint64)
     bad: dict[int, BadFile] = {}
-    places = (Path(candidate.path) for candidate in listed)
+    channels: dict[int, str] = {}
+    cut: list[str] = []
+    louder: list[str] = []
+    places = (Source(Path(candidate.path), options.channel) for candidate in listed)
     found = examine_all(places, len(listed), options, progress, description)
     for row, (candidate, finding) in enumerate(zip(listed, found, strict=True)):
         rates[row], lengths[row] = finding.sample_rate_hz, finding.num_samples
@@ -262,12 +280,29 @@ def scan_files(
             seconds = finding.num_samples / finding.sample_rate_hz
             detail = f"{seconds:.3g} s, shorter than {options.min_seconds:g} s"
             bad[row] = make_bad(candidate, "too short", detail)
+        elif finding.missing and not options.allow_cut:
+            detail = f"{finding.missing}; {CUT_ADVICE}"
+            bad[row] = make_bad(candidate, "truncated", detail)
+        else:
+            if finding.channel != "0":
+                channels[row] = finding.channel
+            cut += [f"{candidate.utterance_id} ({finding.missing})"] * bool(finding.missing)
+            louder += [f"{candidate.utterance_id} ({finding.louder})"] * bool(finding.louder)
+    if cut:
+        progress.note(
+            f"what is there is used of {len(cut)} recordings that are cut: {printable(first_five(cut))}"
+        )
+    if louder:
+        progress.note(
+            f"another channel is clearly louder than the one used (--channel N|mix|loudest chooses) in {len(louder)}"
+            f" of {len(listed)} recordings: {printable(first_five(louder))}"
+        )
     usable = np.ones(len(listed), dtype=bool)
     usable[list(bad)] = False
     for row, first in repeated_digests(digests, usable):
         usable[row] = False
         bad[row] = make_bad(listed[row], "duplicate", f"the same samples as {listed[first].utterance_id}")
-    return listed.table(usable, rates, lengths), [bad[row] for row in sorted(bad)]
+    return listed.table(usable, rates, lengths, channels), [bad[row] for row in sorted(bad)]
 
 
 def repeated_digests(
@@ -289,7 +324,7 @@ def repeated_digests(
 
 
 def examine_all(
-    places: Iterable[Place], total: int, options: ScanOptions, progress: Progress, description: str
+    places: Iterable[Source], total: int, options: ScanOptions, progress: Progress, description: str
 ) -> Iterator[Finding]:
     """Yield what each file is, in order; files are read in threads, two blocks ahead at most.
 
@@ -319,7 +354,7 @@ class _PendingBlock:
 
     def __init__(
         self,
-        block: list[Place],
+        block: list[Source],
         journal: ScanJournal | None,
         executor: ThreadPoolExecutor,
         options: ScanOptions,
@@ -329,10 +364,10 @@ class _PendingBlock:
         chunks = [block[start : start + _CHUNK_FILES] for start in range(0, len(block), _CHUNK_FILES)]
         self._futures = [executor.submit(self._examine, chunk, options) for chunk in chunks]
 
-    def _examine(self, chunk: list[Place], options: ScanOptions) -> list[Entry]:
+    def _examine(self, chunk: list[Source], options: ScanOptions) -> list[Entry]:
         entries = []
         for place in chunk:
-            stamp = None if self._journal is None else Stamp.of(place)
+            stamp = None if self._journal is None else Stamp.of(place.place)
             known = self._known.get(str(place))
             if known is not None and known.stamp == stamp:
                 entries.append(known)
@@ -368,17 +403,20 @@ def make_bad(candidate: Candidate, reason: str, detail: str) -> BadFile:
     return BadFile(utterance_id=candidate.utterance_id, reason=reason, detail=detail, path=candidate.path)
 
 
-def _examine(place: Place, options: ScanOptions) -> Finding:
-    suffix = place.suffix.lower() if isinstance(place, Path) else ""
-    if suffix in CONVERTIBLE_SUFFIXES:
-        detail = f"{suffix} is not read by libsndfile; convert it to wav or flac, for example with ffmpeg"
-        return Finding(reason="unreadable", detail=detail)
+def _examine(source: Source, options: ScanOptions) -> Finding:
+    place, chosen = source
     meter = QualityMeter() if options.measures_quality else None
+    levels = None
     try:
+        if chosen == "loudest":
+            levels = channel_levels_db(place)
+            chosen = int(np.argmax(levels))
         if options.reads_samples:
-            info, digest = examine(place, meter.add if meter else None)
+            info, digest = examine(place, meter.add if meter else None, chosen, allow_cut=True)
+            if levels is None and info.num_channels > 1:
+                levels = channel_levels_db(place)
         else:
-            info, digest = probe(place), ""
+            info, digest = probe(place, chosen, allow_cut=True), ""
     except AudioError as error:
         return Finding(reason=error.reason, detail=error.detail)
     return Finding(
@@ -387,6 +425,9 @@ def _examine(place: Place, options: ScanOptions) -> Finding:
         digest=digest,
         level_db=meter.level_db if meter else 0.0,
         clipped_share=meter.clipped_share if meter else 0.0,
+        channel=str(chosen),
+        louder="" if levels is None or chosen == "mix" else louder_channel(levels, chosen),
+        missing=info.missing,
     )
 
 

@@ -8,7 +8,7 @@ VoxCeleb2's, whose audio is distributed as AAC (`dev/aac/idXXXXX/VIDEO/NNNNN.m4a
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -118,7 +118,7 @@ def run(request: CorpusRequest, progress: Progress, options: VoxcelebOptions | N
         evaluating = _evaluation_files(tree, lists) if is_official else []
         files, bad = convert_files(
             [*training, *evaluating],
-            options.conversion,
+            replace(options.conversion, all_channels=request.scan.channel != 0),
             lambda file: _target(file, options.conversion),
             request.scan.num_workers,
             progress,
