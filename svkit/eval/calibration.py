@@ -5,7 +5,7 @@ logistic regression); J. Thienpondt et al., "The IDLab VoxCeleb speaker recognit
 description" (quality measures: duration, embedding norm, mean score against impostors).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from svkit.errors import ConfigError, DataError
 from svkit.eval.bootstrap import TrialSpeakers
+from svkit.eval.llr import supported_bounds
 from svkit.eval.metrics import check_trials
 
 Floats = NDArray[np.float64]
@@ -30,13 +31,21 @@ TOLERANCE = 1e-8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearCalibration:
-    """LLR = offset + sum of weight * feature; the first feature is the score."""
+    """LLR = offset + sum of weight * feature, within bounds; the first feature is the score."""
 
     weights: tuple[float, ...]
     offset: float
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    """What the trials it was learnt on support (`svkit.eval.llr.supported_bounds`)."""
+    is_separable: bool = False
+    """Those trials had no error at some threshold: nothing but the penalty keeps the weights finite."""
+
+    def bounded(self, features: NDArray[np.floating]) -> Floats:
+        """Map features [N, F] to log-likelihood ratios [N] within the bounds; errors as `apply`."""
+        return self.apply(features).clip(*self.bounds)
 
     def apply(self, features: NDArray[np.floating]) -> Floats:
-        """Map features [N, F] to log-likelihood ratios [N].
+        """Map features [N, F] to [N] without bounds: what to rank by.
 
         Raises:
             DataError: another number of features than the calibration was learnt with.
@@ -75,7 +84,26 @@ def fit_calibration(
     weights = regression.coef_[0] / scale
     # The regression gives log-odds at the prior that the trials were weighted to.
     offset = regression.intercept_[0] - np.log(prior / (1 - prior)) - weights @ mean
-    return LinearCalibration(weights=tuple(weights.tolist()), offset=float(offset))
+    plain = LinearCalibration(weights=tuple(weights.tolist()), offset=float(offset))
+    llrs = plain.apply(features)
+    return replace(
+        plain,
+        bounds=supported_bounds(llrs, is_target),
+        is_separable=bool(llrs[is_target].min() >= llrs[~is_target].max()),
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class CrossValidated:
+    """Every trial calibrated by others."""
+
+    unbounded: Floats
+    """[N], what to rank by."""
+    llrs: Floats
+    """[N] natural-log likelihood ratios, each within the bounds of its map."""
+    num_maps: int
+    num_separable: int
+    """Maps whose trials had no error."""
 
 
 def cross_validate(
@@ -85,7 +113,7 @@ def cross_validate(
     num_folds: int,
     seed: int,
     prior: float = PRIOR,
-) -> Floats:
+) -> CrossValidated:
     """Calibrate every trial with a map learnt on trials of other speakers only.
 
     Speakers are dealt into folds; a trial between folds f and g gets the map of the trials without a speaker
@@ -98,9 +126,6 @@ def cross_validate(
         num_folds: at least 3.
         seed: of the dealing.
         prior: see `fit_calibration`.
-
-    Returns:
-        [N] log-likelihood ratios.
 
     Raises:
         ConfigError: fewer than 3 folds, or more than speakers.
@@ -116,16 +141,22 @@ def cross_validate(
     fold = np.empty(speakers.num_speakers, dtype=np.int64)
     fold[order] = np.arange(speakers.num_speakers) % num_folds
     left, right = fold[speakers.enroll], fold[speakers.test]
-    llrs = np.full(len(given), np.nan)
+    unbounded, llrs = np.full((2, len(given)), np.nan)
+    fitted: list[LinearCalibration] = []
     for first in range(num_folds):
         for second in range(first, num_folds):
             held_out = ((left == first) & (right == second)) | ((left == second) & (right == first))
             if held_out.any():
                 others = ~np.isin(left, (first, second)) & ~np.isin(right, (first, second))
-                llrs[held_out] = fit_calibration(features[others], given[others], prior).apply(
-                    features[held_out]
-                )
-    return llrs
+                fitted.append(fit_calibration(features[others], given[others], prior))
+                unbounded[held_out] = fitted[-1].apply(features[held_out])
+                llrs[held_out] = fitted[-1].bounded(features[held_out])
+    return CrossValidated(
+        unbounded=unbounded,
+        llrs=llrs,
+        num_maps=len(fitted),
+        num_separable=sum(one.is_separable for one in fitted),
+    )
 
 
 def pair_quality(enroll: ArrayLike, test: ArrayLike) -> Floats:

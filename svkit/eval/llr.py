@@ -1,7 +1,9 @@
-"""Quality of scores as natural-log likelihood ratios: actDCF, Cllr and its minimum.
+"""Quality of scores as natural-log likelihood ratios: actDCF, Cllr and its minimum, and how far they are supported.
 
 Source: N. Brummer and J. du Preez, "Application-independent evaluation of speaker detection", 2006 (Cllr);
-N. Brummer and E. de Villiers, "The BOSARIS toolkit", 2011 (Bayes threshold, minimum over monotone maps).
+N. Brummer and E. de Villiers, "The BOSARIS toolkit", 2011 (Bayes threshold, minimum over monotone maps);
+P. Vergeer, A. van Es, A. de Jongh, I. Alberink and R. Stoel, "Numerical likelihood ratios outputted by LR systems are
+often based on extrapolation: when to stop extrapolating?", Science and Justice 2016 (empirical lower and upper bounds).
 """
 
 import numpy as np
@@ -78,6 +80,50 @@ def min_cllr(curve: ErrorCurve) -> float:
     ratio = np.log(target_share) - np.log(nontarget_share)
     cost = np.sum(target_share * np.logaddexp(0, -ratio)) + np.sum(nontarget_share * np.logaddexp(0, ratio))
     return float(cost / (2 * np.log(2)))
+
+
+def supported_bounds(llrs: NDArray[np.float64], is_target: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the lowest and the highest log-likelihood ratio that trials support.
+
+    With one trial on the wrong side added to each class, as the next trial might be, deciding by the ratios costs less
+    than deciding by the prior alone at every Bayes threshold between the bounds; just outside of them it does not any
+    more. So T target and N nontarget trials without an error support `count_bounds`, others less. Trials are taken
+    as independent: of few speakers they support less still.
+
+    Args:
+        llrs: [N] natural-log likelihood ratios.
+        is_target: [N]; both classes are there.
+    """
+    targets, nontargets = np.sort(llrs[is_target]), np.sort(llrs[~is_target])
+    return -_highest_supported(-nontargets[::-1], -targets[::-1]), _highest_supported(targets, nontargets)
+
+
+def count_bounds(num_targets: int, num_nontargets: int) -> tuple[float, float]:
+    """Return the `supported_bounds` of so many trials without an error: the most that their number supports."""
+    kept_targets, kept_nontargets = (count / (count + 1) for count in (num_targets, num_nontargets))
+    low = np.log((num_targets + 1) * kept_nontargets)
+    return -float(low), float(np.log((num_nontargets + 1) * kept_targets))
+
+
+def _highest_supported(targets: NDArray[np.float64], nontargets: NDArray[np.float64]) -> float:
+    """Return the upper bound; both sides sorted.
+
+    Accepting from the threshold t on, with a share m of targets missed and f of nontargets accepted, beats rejecting
+    all where f + m exp(-t) < exp(-t), that is t < log((1 - m) / f). Between two values m and f are constant.
+    """
+    values = np.unique(np.concatenate([targets[targets > 0], nontargets[nontargets > 0]]))
+    if not len(values):
+        return 0.0
+    num_targets, num_nontargets = len(targets), len(nontargets)
+    hits = num_targets - np.searchsorted(targets, values)
+    accepts = num_nontargets - np.searchsorted(nontargets, values)
+    with np.errstate(divide="ignore"):  # no hit supports nothing
+        limits = np.log(hits / (num_targets + 1)) - np.log((accepts + 1) / (num_nontargets + 1))
+    crossed = np.flatnonzero(limits < values)
+    if not len(crossed):
+        return float(values[-1])
+    first = crossed[0]
+    return float(max(values[first - 1] if first else 0.0, limits[first]))
 
 
 def reliability(

@@ -10,7 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
-from svkit.eval.calibration import PRIOR, LinearCalibration, fit_calibration, pair_quality
+from svkit.eval.calibration import (
+    PRIOR,
+    CrossValidated,
+    LinearCalibration,
+    fit_calibration,
+    pair_quality,
+)
+from svkit.eval.llr import count_bounds
 from svkit.stages.backend import Backend, Lookup, Scored
 from svkit.stages.guards import CALIBRATED_ON_TEST, Guards
 from svkit.stages.trial_speakers import recorded_manifest, trial_seconds
@@ -110,6 +117,51 @@ def learn(
         num_targets=num_targets,
         num_nontargets=len(trials) - num_targets,
         speakers=None if speakers is None else tuple(sorted(speakers)),
+        bounds=fitted.bounds,
+        is_separable=fitted.is_separable,
+    )
+
+
+def map_of(record: CalibrationRecord) -> LinearCalibration:
+    """Return the map of a calibration, within what its trials support: where not recorded, by their number alone."""
+    return LinearCalibration(
+        weights=record.weights,
+        offset=record.offset,
+        bounds=record.bounds or count_bounds(record.num_targets, record.num_nontargets),
+        is_separable=bool(record.is_separable),
+    )
+
+
+def separable_caution(record: CalibrationRecord) -> str | None:
+    """Say that trials without an error do not tell how the ratio grows with the score; None where they had some."""
+    if not record.is_separable:
+        return None
+    low, high = map_of(record).bounds
+    return (
+        f"the calibration learnt on {record.trials['name']} ({record.num_targets:,} target and"
+        f" {record.num_nontargets:,} nontarget trials, which a threshold separates without an error) has a slope that"
+        f" nothing but its penalty sets; its log-likelihood ratios, from {low:+.1f} to {high:+.1f}, are a guess"
+    )
+
+
+def bounds_gap(path: Path, record: CalibrationRecord) -> str | None:
+    """Say what a calibration of an earlier svkit does not tell; None where it tells it."""
+    if record.is_separable is not None and record.bounds is not None:
+        return None
+    low, high = map_of(record).bounds
+    return (
+        f"{path}: whether the trials it was learnt on have errors (an earlier svkit did not record it): log-likelihood"
+        f" ratios are bounded by the number of trials alone, from {low:+.1f} to {high:+.1f}"
+    )
+
+
+def folds_caution(found: CrossValidated) -> str | None:
+    """Say that some maps of a cross-validation were learnt on trials without an error; None where none was."""
+    if not found.num_separable:
+        return None
+    return (
+        f"{found.num_separable} of the {found.num_maps} maps of the cross-validation were learnt on trials that a"
+        " threshold separates without an error; nothing but their penalty sets their slope"
     )
 
 
@@ -142,6 +194,9 @@ def check_calibration(
         ArtifactError: it was learnt on scores of another model or back-end.
     """
     record = read_calibration(path)
+    guards.caution(separable_caution(record))
+    if (gap := bounds_gap(path, record)) is not None:
+        guards.unchecked.append(gap)
     remedy = "use others, or --calibrate-folds for a cross-validation over speakers"
     if record.trials.get("sha256") == sha256_file(trials_path):
         guards.stop(
@@ -175,8 +230,8 @@ def check_calibration(
     return record
 
 
-def apply(record: CalibrationRecord, features: Features) -> NDArray[np.float64]:
-    """Map features to log-likelihood ratios [T].
+def apply(record: CalibrationRecord, features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Map features to log-likelihood ratios [T] without bounds, to rank by, and within those of the calibration.
 
     Raises:
         ConfigError: other features than those it was learnt with.
@@ -186,7 +241,8 @@ def apply(record: CalibrationRecord, features: Features) -> NDArray[np.float64]:
             f"calibration: was learnt with the features {', '.join(record.features)}, found"
             f" {', '.join(features.names)}; give or leave out --qmf and --cohort as then"
         )
-    return LinearCalibration(weights=record.weights, offset=record.offset).apply(features.values)
+    learnt = map_of(record)
+    return learnt.apply(features.values), learnt.bounded(features.values)
 
 
 def install(record: CalibrationRecord, embeddings: Embeddings) -> Path | None:

@@ -131,7 +131,7 @@ def fuse(
     speakers = draw_speakers(material, manifest, progress)
     facts: dict[str, Any]
     if record is not None:
-        llrs = calibrations.apply(record, features)
+        ranks, llrs = calibrations.apply(record, features)
         facts = {"method": "held-out trials", "trials": record.trials}
     else:
         try:
@@ -140,10 +140,18 @@ def fuse(
             raise ConfigError(
                 "--fuse without --calibration needs trials whose labels agree with the speakers"
             ) from error
-        llrs = cross_validate(features.values, labels, of_trials, num_folds, material.seed)
+        found = cross_validate(features.values, labels, of_trials, num_folds, material.seed)
+        ranks, llrs = found.unbounded, found.llrs
+        guards.caution(calibrations.folds_caution(found))
         facts = {"method": "cross-validation over speakers", "num_folds": num_folds}
-    measured = measure(material, llrs, llrs, speakers, fusion.groupings, progress)
-    found = {
+    learnt = None
+    if learn:
+        learnt = calibrations.learn(
+            features, material.trials, material.path, fusion.description, None, fusion.speakers
+        )
+        guards.caution(calibrations.separable_caution(learnt))
+    measured = measure(material, ranks, llrs, speakers, fusion.groupings, progress)
+    notes = {
         key: [*own, *(entry for metrics in fusion.metrics for entry in metrics.get(key, []))]
         for key, own in (("cautions", guards.cautions), ("unchecked", guards.unchecked))
     }
@@ -156,13 +164,10 @@ def fuse(
         "manifest": manifest,
         **measured.facts,
         "calibration": facts,
-        **{key: list(dict.fromkeys(entries)) for key, entries in found.items()},
+        **{key: list(dict.fromkeys(entries)) for key, entries in notes.items()},
     }
-    write(output, material, llrs, llrs, metrics)
-    if learn:
-        learnt = calibrations.learn(
-            features, material.trials, material.path, fusion.description, None, fusion.speakers
-        )
+    write(output, material, ranks, llrs, metrics)
+    if learnt is not None:
         write_calibration(output.path / FILE_NAME, learnt)
         progress.note(f"fusion: {output.path / FILE_NAME}")
     return metrics, measured

@@ -64,8 +64,12 @@ class Guards:
         """Raise the error, or record it where the guard may be passed."""
         if name not in self.allowed:
             raise type(error)(f"{error}; `--allow {name}` goes on and records it")
-        if str(error) not in self.cautions:
-            self.cautions.append(str(error))
+        self.caution(str(error))
+
+    def caution(self, words: str | None) -> None:
+        """Record what nothing has to stop at, once."""
+        if words is not None and words not in self.cautions:
+            self.cautions.append(words)
 
 
 def check_training(

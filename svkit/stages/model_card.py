@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError
+from svkit.stages.calibration import bounds_gap, map_of, separable_caution
 from svkit.stages.info import describe_checkpoint
 from svkit.stages.reporting import wording
 from svkit.stages.reporting.markdown import escape, table
 from svkit.store.atomic import write_text
 from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
+from svkit.store.calibration import read_calibration
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.files import read_file
 from svkit.store.provenance import read_provenance, sha256_artifact
@@ -150,12 +152,23 @@ def _evaluation(systems: Sequence[Mapping[str, Any]]) -> str:
     return "## Evaluation\n\n" + _table(headings, rows) + "".join(cautions)
 
 
+def _calibration(path: Path) -> str:
+    if not path.exists():
+        return "It has no calibration: a score is no probability; no threshold is known (`svkit score --calibrate`)."
+    try:
+        record = read_calibration(path)
+    except ArtifactError:
+        return f"It has a calibration (`{path.name}`) that cannot be read."
+    low, high = map_of(record).bounds
+    words = [("Caution", separable_caution(record)), ("Not known", bounds_gap(Path(path.name), record))]
+    return (
+        f"It has a calibration (`{path.name}`): its log-likelihood ratios hold for recordings like its own, and from"
+        f" {low:+.1f} to {high:+.1f}, which is what its trials support."
+    ) + "".join(f" {kind}: {text}." for kind, text in words if text is not None)
+
+
 def _limits(directory: Path) -> str:
-    calibrated = (
-        "It has a calibration (`calibration.json`): its log-likelihood ratios hold for recordings like its own."
-        if (directory / CALIBRATION_NAME).exists()
-        else "It has no calibration: a score is no probability, and no threshold is known (`svkit score --calibrate`)."
-    )
+    calibrated = _calibration(directory / CALIBRATION_NAME)
     return (
         "## Limits\n\nFigures hold for recordings like those evaluated on; other languages, microphones, noise or"
         f" lengths need an evaluation of their own. {calibrated} The licences of the training data and of the"

@@ -320,19 +320,22 @@ def _measure(
         if request.quality and scored.cohort_means is None:
             progress.note("--qmf without --cohort: norms and durations, but no mean scores against impostors")
         if system.calibration is not None:
-            llrs = calibrations.apply(system.calibration, features)
+            _, llrs = calibrations.apply(system.calibration, features)
             calibrated = {"method": "held-out trials", "trials": system.calibration.trials}
         elif request.calibrate_folds:
             if isinstance(speakers, str):
                 raise ConfigError(f"--calibrate-folds needs the speakers: {speakers}")
-            llrs = cross_validate(
+            found = cross_validate(
                 features.values, trials.labels, speakers.of_trials, request.calibrate_folds, request.seed
             )
+            llrs = found.llrs
+            system.guards.caution(calibrations.folds_caution(found))
             calibrated = {"method": "cross-validation over speakers", "num_folds": request.calibrate_folds}
         if request.calibrate:
             sha256 = calibrations.checkpoint_facts(system.embeddings).get("sha256")
             names = trial_speaker_names(trials, meta.get("manifest"), material.enrollment)
             learnt = calibrations.learn(features, trials, request.trials, system.backend, sha256, names)
+            system.guards.caution(calibrations.separable_caution(learnt))
     measured = measure(material, scored.scores, llrs, speakers, system.groupings, progress)
     metrics = {
         "name": system.directory.name,

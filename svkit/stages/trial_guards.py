@@ -138,4 +138,4 @@ def _stop(guards: Guards, name: str, path: Path, trials: Trials, what: str, rows
     if title is None:
         guards.stop(name, error)
     else:
-        guards.cautions.append(f"{error} ({title} as published)")
+        guards.caution(f"{error} ({title} as published)")

@@ -15,12 +15,11 @@ from svkit.audio.features import MIN_SAMPLES
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.schema import ExtractConfig
 from svkit.errors import ArtifactError, ConfigError, DataError
-from svkit.eval.calibration import LinearCalibration
 from svkit.eval.llr import bayes_threshold
 from svkit.eval.scoring import cosine_scores, group_means
 from svkit.progress import Progress
 from svkit.stages.backend import Backend
-from svkit.stages.calibration import describe_backend
+from svkit.stages.calibration import bounds_gap, describe_backend, map_of, separable_caution
 from svkit.stages.extract import final_models
 from svkit.stages.lineage import training_lists
 from svkit.stages.models import SpeakerModel, load_model
@@ -78,12 +77,12 @@ class VerifyResult:
     score: float
     """Cosine of the two sides' mean length-normalised embeddings."""
     llr: float | None
-    """Natural-log likelihood ratio; None: not calibrated."""
+    """Natural-log likelihood ratio, within what the calibration's trials support; None: not calibrated."""
     prior: float
     posterior: float | None
     """Probability of the same speaker at `prior`; None: not calibrated."""
     threshold: float | None
-    """Score from which it is accepted; None: no decision."""
+    """Score from which it is accepted; None: no decision, or one that the bounds of the likelihood ratio make alone."""
     threshold_from: str | None
     """`bayes` or `given`."""
     is_accepted: bool | None
@@ -96,7 +95,7 @@ class VerifyResult:
     model: dict[str, Any]
     """`{path, sha256, command, finished, svkit, trained_on: [{path, sha256}]}`."""
     calibration: dict[str, Any] | None
-    """`{path, trials, num_targets, num_nontargets}`."""
+    """`{path, trials, num_targets, num_nontargets, bounds, is_separable}`."""
 
 
 def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
@@ -122,11 +121,18 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
             task.advance(1)
     score = _score([embedded[path] for path in request.enroll], [embedded[path] for path in request.test])
     llr, threshold, source = None, request.threshold, None if request.threshold is None else "given"
+    is_accepted = None if threshold is None else score >= threshold
+    about_llr: list[str] = []
     if found is not None:
-        weight, offset = found[1].weights[0], found[1].offset
-        llr = float(LinearCalibration(weights=(weight,), offset=offset).apply(np.array([[score]]))[0])
+        learnt = map_of(found[1])
+        unbounded = float(learnt.apply(np.array([[score]]))[0])
+        llr = float(np.clip(unbounded, *learnt.bounds))
+        about_llr = _notes_on_calibration(*found, unbounded, neutral if threshold is None else None)
         if threshold is None:
-            threshold, source = (neutral - offset) / weight, "bayes"
+            source, is_accepted = "bayes", llr >= neutral
+            threshold = (neutral - learnt.offset) / learnt.weights[0]
+            if abs(threshold) <= 1 and not learnt.bounds[0] <= neutral <= learnt.bounds[1]:
+                threshold = None
     sides = tuple(tuple(read[path][0] for path in side) for side in (request.enroll, request.test))
     return VerifyResult(
         score=score,
@@ -135,9 +141,9 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         posterior=None if llr is None else float(expit(llr - neutral)),
         threshold=threshold,
         threshold_from=source,
-        is_accepted=None if threshold is None else score >= threshold,
-        warnings=tuple(_warnings(request, read)),
-        notes=tuple(_notes(request, read, has_llr=llr is not None, threshold=threshold)),
+        is_accepted=is_accepted,
+        warnings=(*_warnings(request, read), *_calibration_warnings(found)),
+        notes=(*_notes(request, read, has_llr=llr is not None, threshold=threshold), *about_llr),
         enroll=sides[0],
         test=sides[1],
         model=_describe_model(checkpoint, sha256),
@@ -267,6 +273,33 @@ def _notes(request: VerifyRequest, read: _Read, *, has_llr: bool, threshold: flo
     return found
 
 
+def _calibration_warnings(found: tuple[Path, CalibrationRecord] | None) -> list[str]:
+    caution = None if found is None else separable_caution(found[1])
+    return [] if caution is None else [caution]
+
+
+def _notes_on_calibration(
+    path: Path, record: CalibrationRecord, unbounded: float, neutral: float | None
+) -> list[str]:
+    """Say where the bounds of the likelihood ratio were reached; `neutral`: the ratio to decide by, if it decides."""
+    low, high = map_of(record).bounds
+    found = []
+    if not low <= unbounded <= high:
+        found.append(
+            f"the likelihood ratio is at its bound: the calibration's {record.num_targets:,} target and"
+            f" {record.num_nontargets:,} nontarget trials support none beyond {low:+.2f} and {high:+.2f}"
+            f" (without bounds {unbounded:+.2f})"
+        )
+    if neutral is not None and not low <= neutral <= high:
+        always = "accepts" if neutral < low else "rejects"
+        found.append(
+            f"at this prior a ratio of {neutral:+.2f} is needed, beyond the bounds {low:+.2f} and {high:+.2f}: it"
+            f" always {always}"
+        )
+    gap = bounds_gap(path, record)
+    return found if gap is None else [*found, f"not known: {gap}"]
+
+
 def _describe_model(checkpoint: Path, sha256: str) -> dict[str, Any]:
     record = read_provenance(checkpoint) if is_finished(checkpoint) else {}
     return {
@@ -283,4 +316,6 @@ def _describe_calibration(path: Path, record: CalibrationRecord) -> dict[str, An
         "trials": record.trials,
         "num_targets": record.num_targets,
         "num_nontargets": record.num_nontargets,
+        "bounds": map_of(record).bounds,
+        "is_separable": record.is_separable,
     }

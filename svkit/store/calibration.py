@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from svkit.errors import ArtifactError
@@ -33,6 +34,10 @@ class CalibrationRecord:
     num_nontargets: int
     speakers: tuple[str, ...] | None = None
     """Speakers of the trials it was learnt on, sorted; None: not known."""
+    bounds: tuple[float, float] | None = None
+    """Lowest and highest log-likelihood ratio that those trials support; None: written before there were bounds."""
+    is_separable: bool | None = None
+    """Those trials had no error at some threshold, so that the weights mean little; None: as above."""
 
 
 def write_calibration(path: Path, record: CalibrationRecord) -> None:
@@ -52,6 +57,8 @@ def write_calibration(path: Path, record: CalibrationRecord) -> None:
             "num_targets": record.num_targets,
             "num_nontargets": record.num_nontargets,
             "speakers": None if record.speakers is None else list(record.speakers),
+            "bounds": None if record.bounds is None else list(record.bounds),
+            "is_separable": record.is_separable,
         },
     )
 
@@ -97,5 +104,22 @@ def read_calibration(path: Path) -> CalibrationRecord:
         )
     if speakers is not None:
         check_fields(path, content["speakers"], [str], "speakers")
-    read = {"features": features, "weights": weights, "offset": offset, "speakers": speakers}
+    if min(record.num_targets, record.num_nontargets) < 1:
+        raise ArtifactError(f"{path}: expected target and nontarget trials, found none of one of them")
+    check_fields(path, content.get("is_separable"), (bool, NoneType), "is_separable")
+    bounds = content.get("bounds")
+    if bounds is not None:
+        check_fields(path, bounds, [NUMBER], "bounds")
+        if len(bounds) != 2 or not bounds[0] <= 0 <= bounds[1]:
+            raise ArtifactError(
+                f"{path}: bounds: expected a lower one up to 0 and an upper one from 0, found {bounds}"
+            )
+        bounds = (float(bounds[0]), float(bounds[1]))
+    read = {
+        "features": features,
+        "weights": weights,
+        "offset": offset,
+        "speakers": speakers,
+        "bounds": bounds,
+    }
     return CalibrationRecord(**{**values, **read})

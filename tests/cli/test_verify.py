@@ -73,6 +73,7 @@ def calibrate(home, checkpoint="finetune-pruned/lmft", path=None, **changes):
         "features": ("score",), "weights": (12.0,), "offset": -5.0, "prior": 0.05,
         "backend": describe_backend(Backend()), "checkpoint_sha256": sha256_artifact(directory),
         "trials": {"name": "held-out", "sha256": "0"}, "num_targets": 100, "num_nontargets": 900,
+        "bounds": (-20.0, 20.0), "is_separable": False,
     }  # fmt: skip
     write_calibration(path or directory / "calibration.json", CalibrationRecord(**(facts | changes)))
 
@@ -163,6 +164,34 @@ def test_a_prior_at_which_nothing_is_accepted_is_said(home):
     found = answer(home, home / "a.wav", home / "b.wav", "--prior", "0.0001")
     assert found["threshold"] > 1 and not found["is_accepted"] and "never accepts" in found["notes"][0]
     assert answer(home, home / "a.wav", home / "b.wav", "--prior", "0.01")["notes"] == []
+
+
+def test_a_guess_is_bounded_and_not_trusted(home):
+    """A calibration learnt on trials without an error, by a slope that would say anything."""
+    bounds = (-4.6, 6.8)
+    calibrate(home, weights=(400.0,), offset=-100.0, bounds=bounds, is_separable=True)
+    files = (home / "a.wav", home / "b.wav")
+    found = answer(home, *files, "--prior", 0.5)
+    assert 400 * found["score"] - 100 > 100 and found["llr"] == bounds[1]
+    assert not found["is_trusted"] and "separates without an error" in found["warnings"][-1]
+    assert "at its bound" in found["notes"][0] and "none beyond -4.60 and +6.80" in found["notes"][0]
+    assert found["is_accepted"] and found["calibration"]["bounds"] == list(bounds)
+    done = run(home, *files)
+    assert done.exit_code == 0 and "Do not trust this" in done.stdout and "over 1,000" not in done.stdout
+    # No ratio that the trials support reaches this prior: no score is accepted, and no threshold is claimed.
+    never = answer(home, *files, "--prior", "0.001")
+    assert (never["is_accepted"], never["threshold"]) == (False, None)
+    assert "it always rejects" in never["notes"][1]
+    assert run(home, *files, "--prior", "0.001").stdout.startswith("REJECT")
+    given = answer(home, *files, "--prior", "0.001", "--threshold", "0.1")
+    assert given["is_accepted"] and len(given["notes"]) == 1
+
+
+def test_a_calibration_of_an_earlier_version_is_bounded_by_its_counts(home):
+    calibrate(home, weights=(400.0,), bounds=None, is_separable=None)
+    found = answer(home, home / "a.wav", home / "b.wav")
+    assert found["llr"] == pytest.approx(np.log(901 * 100 / 101))
+    assert "an earlier svkit did not record it" in found["notes"][-1] and found["is_trusted"]
 
 
 def test_bad_priors_are_usage(home):

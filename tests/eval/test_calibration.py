@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from svkit.errors import ConfigError, DataError
 from svkit.eval import calibration
 from svkit.eval.bootstrap import TrialSpeakers
-from svkit.eval.llr import cllr, min_cllr
+from svkit.eval.llr import cllr, count_bounds, min_cllr
 from svkit.eval.metrics import error_curve
 
 
@@ -57,6 +57,28 @@ def test_trials_without_an_error_stay_finite():
     found = calibration.fit_calibration(np.array([[-1.0], [-0.9], [0.9], [1.0]]), [0, 0, 1, 1])
     llrs = found.apply(np.array([[-1.0], [1.0]]))
     assert np.isfinite(llrs).all() and llrs[0] < -5 and llrs[1] > 5
+    assert found.is_separable and found.bounds == pytest.approx(count_bounds(2, 2))
+    np.testing.assert_allclose(found.bounded(np.array([[-1.0], [1.0]])), [-np.log(2), np.log(2)])
+
+
+def test_trials_with_an_error_are_not_separable_and_support_less():
+    scores, labels, _ = trials()
+    found = calibration.fit_calibration(scores[:, None], labels)
+    low, high = count_bounds(labels.sum(), (1 - labels).sum())
+    assert not found.is_separable and low < found.bounds[0] < -2 and 2 < found.bounds[1] < high
+    # Touching is separable too: the slope that fits best is not finite either.
+    assert calibration.fit_calibration(np.array([[0.0], [1.0], [1.0], [2.0]]), [0, 0, 1, 1]).is_separable
+
+
+def test_each_trial_has_the_bounds_of_its_own_map():
+    _, labels, speakers = all_pairs(12)
+    far = 100 * labels[:, None] - 50.0
+    found = calibration.cross_validate(far, labels, speakers, 4, seed=0)
+    assert found.num_separable == found.num_maps == 10
+    assert np.abs(found.unbounded).min() > 5 and len(np.unique(found.llrs)) > 2
+    assert np.abs(found.llrs).max() < count_bounds(labels.sum(), (1 - labels).sum())[1]
+    features, labels, speakers = all_pairs(40)
+    assert calibration.cross_validate(features, labels, speakers, 4, seed=0).num_separable == 0
 
 
 def test_a_useful_quality_measure_lowers_cllr():
@@ -88,12 +110,12 @@ def all_pairs(num_speakers, seed=0):
 
 def test_cross_validation_never_learns_from_a_speaker_it_judges():
     features, labels, speakers = all_pairs(12)
-    before = calibration.cross_validate(features, labels, speakers, 4, seed=0)
+    before = calibration.cross_validate(features, labels, speakers, 4, seed=0).unbounded
     assert np.isfinite(before).all()
     mine = (speakers.enroll == 0) | (speakers.test == 0)
     poisoned = features.copy()
     poisoned[mine] += 50.0  # had any of these been learnt from, the others' maps for speaker 0 would move
-    after = calibration.cross_validate(poisoned, labels, speakers, 4, seed=0)
+    after = calibration.cross_validate(poisoned, labels, speakers, 4, seed=0).unbounded
     shift = (after - before)[mine]
     slopes = shift / 50.0
     plain = [calibration.fit_calibration(features, labels).weights[0]]
@@ -101,13 +123,13 @@ def test_cross_validation_never_learns_from_a_speaker_it_judges():
     # The map is the same as before: the shift is exactly slope * 50 with the slope of the clean maps.
     doubled = features.copy()
     doubled[mine] += 100.0
-    again = calibration.cross_validate(doubled, labels, speakers, 4, seed=0)
+    again = calibration.cross_validate(doubled, labels, speakers, 4, seed=0).unbounded
     np.testing.assert_allclose((again - before)[mine], 2 * shift, rtol=1e-9)
 
 
 def test_cross_validated_cllr_is_close_to_the_minimum():
     features, labels, speakers = all_pairs(40)
-    llrs = calibration.cross_validate(features, labels, speakers, 5, seed=1)
+    llrs = calibration.cross_validate(features, labels, speakers, 5, seed=1).llrs
     assert (
         min_cllr(error_curve(llrs, labels))
         <= cllr(llrs, labels)

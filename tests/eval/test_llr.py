@@ -117,3 +117,35 @@ def test_reliability_leaves_out_bins_of_one_class():
     assert len(stated) == len(observed) == 0
     stated, observed = llr.reliability(np.array([0.0, 1.0]), np.array([True, False]), 1)
     assert (stated.tolist(), observed.tolist()) == ([0.5], [0.0])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_bounds_are_where_one_more_error_a_class_would_cost_more_than_the_prior(seed):
+    """The cost at every Bayes threshold, written out and scanned."""
+    rng = np.random.default_rng(seed)
+    is_target = rng.random(rng.integers(30, 300)) < 0.3
+    is_target[:2] = [False, True]
+    llrs = rng.uniform(1, 4) * (rng.normal(size=len(is_target)) + rng.uniform(0.5, 3) * (2 * is_target - 1))
+    low, high = llr.supported_bounds(llrs, is_target)
+
+    def gain(threshold):
+        miss = ((llrs[is_target] < threshold).sum() + 1) / (is_target.sum() + 1)
+        accept = ((llrs[~is_target] >= threshold).sum() + 1) / ((~is_target).sum() + 1)
+        prior = np.exp(-threshold)  # odds at which this is the Bayes threshold
+        return min(prior, 1) - (accept + prior * miss)
+
+    steps = np.arange(1e-6, 12, 1e-3)
+    for side, bound in ((1, high), (-1, -low)):
+        worse = np.array([gain(side * step) <= 0 for step in steps])
+        assert bound == pytest.approx(steps[np.argmax(worse)], abs=2e-3) and worse.any()
+
+
+def test_bounds_of_trials_without_an_error_are_those_of_their_number():
+    is_target = np.arange(2484) < 324
+    low, high = llr.supported_bounds(np.where(is_target, 30.0, -30.0), is_target)
+    assert (low, high) == pytest.approx(llr.count_bounds(324, 2160))
+    assert (low, high) == pytest.approx((-np.log(325 * 2160 / 2161), np.log(2161 * 324 / 325)))
+    assert llr.count_bounds(1, 1) == (0, 0)
+    # Few trials far off support nothing; nothing is claimed beyond the furthest one.
+    assert llr.supported_bounds(np.array([1.0, -1.0]), np.array([False, True])) == (0, 0)
+    assert llr.supported_bounds(np.where(is_target, 0.5, -0.25), is_target) == (-0.25, 0.5)

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from svkit.errors import ArtifactError, ConfigError, DataError
-from svkit.eval.llr import cllr
+from svkit.eval.llr import cllr, count_bounds
 from svkit.progress import SilentProgress
 from svkit.stages.backend import Backend
+from svkit.stages.report import ReportRequest
+from svkit.stages.report import run as run_report
 from svkit.stages.score import ScoreRequest, run
 from svkit.store.calibration import read_calibration
+from svkit.store.embeddings import read_embeddings
 from svkit.store.provenance import sha256_artifact
-from svkit.store.scores import read_scores
+from svkit.store.scores import read_metrics, read_scores
 from svkit.store.trials import Trials, read_trials, write_trials
 from tests.stages.fake_experiment import make_embeddings, make_experiment
 
@@ -57,7 +60,9 @@ def test_learnt_on_held_out_trials_and_applied_to_others(exp):
     assert record.checkpoint_sha256 == sha256_artifact(exp / "finetune" / "lmft")
     done = score(exp, "eval", calibrations=(learnt,)).systems[0]
     found = read_scores(done.directory)
-    np.testing.assert_allclose(found.llrs, record.weights[0] * found.scores + record.offset, rtol=1e-6)
+    expected = (record.weights[0] * found.scores + record.offset).clip(*record.bounds)
+    np.testing.assert_allclose(found.llrs, expected, rtol=1e-6)
+    assert done.metrics["cautions"] == done.metrics["unchecked"] == []
     assert done.metrics["cllr"] == pytest.approx(cllr(found.llrs, found.trials.labels), abs=1e-6)
     assert done.metrics["min_cllr"] <= done.metrics["cllr"] < 1
     assert done.metrics["calibration"]["trials"]["name"] == "held"
@@ -145,6 +150,65 @@ def test_folds_give_ratios_of_the_same_trials(exp):
     assert not (done.directory / "calibration.json").exists()
     with pytest.raises(ConfigError, match="expected 3 to 12"):
         score(exp, "all", calibrate_folds=13, overwrite=True)
+
+
+def separate(exp):
+    """Make embeddings without an error."""
+    ids = list(read_embeddings(exp / "embeddings" / "dense").ids)
+    shutil.rmtree(exp / "embeddings" / "dense")
+    make_embeddings(exp, "dense", ids, 0.05, exp / "finetune" / "lmft")
+
+
+def test_a_list_without_an_error_gives_a_guess_and_says_so_wherever_it_is_used(exp):
+    separate(exp)
+    directory = score(exp, "held", calibrate=True).systems[0].directory
+    record = read_calibration(directory / "calibration.json")
+    low, high = count_bounds(36, 240)
+    assert record.is_separable and low <= record.bounds[0] < -3 and 5 < record.bounds[1] <= high
+    words = "36 target and 240 nontarget trials, which a threshold separates without an error"
+    (caution,) = read_metrics(directory)["cautions"]
+    assert words in caution and f"from -3.6 to {high:+.1f}" in caution
+    done = score(exp, "eval", calibrations=(directory / "calibration.json",)).systems[0]
+    found = read_scores(done.directory)
+    assert done.metrics["cautions"] == [caution]
+    assert found.llrs.min() == pytest.approx(record.bounds[0]) and found.llrs.max() == pytest.approx(
+        record.bounds[1]
+    )
+    report = run_report(ReportRequest(exp=exp), SilentProgress())
+    card = exp / "finetune" / "lmft" / "README.md"
+    for path in (*(report.directory / f"report.{form}" for form in ("json", "md", "html")), card):
+        assert words in path.read_text(), path
+    assert card.read_text().count(words) == 2  # two evaluations share the sentence; the limits have it again
+
+
+def test_folds_without_an_error_are_said(exp):
+    separate(exp)
+    (caution,) = score(exp, "eval", calibrate_folds=4).systems[0].metrics["cautions"]
+    assert caution.startswith("10 of the 10 maps of the cross-validation were learnt on trials")
+    make_embeddings(
+        exp, "twin", list(read_embeddings(exp / "embeddings" / "dense").ids), 0.06, exp / "finetune" / "lmft"
+    )
+    score(exp, "eval", embeddings=(exp / "embeddings" / "twin",))
+    systems = tuple(exp / "scores" / name / "eval" for name in ("dense", "twin"))
+    fused = score(exp, "eval", embeddings=(), fuse=systems).systems[0]
+    assert "maps of the cross-validation" in fused.metrics["cautions"][0] and fused.metrics["eer"] == 0
+
+
+def test_a_calibration_of_an_earlier_version_is_bounded_by_its_counts_and_that_is_said(exp):
+    learnt = score(exp, "held", calibrate=True).systems[0].directory / "calibration.json"
+    content = json.loads(learnt.read_text())
+    assert content.pop("is_separable") is False and len(content.pop("bounds")) == 2
+    content["weights"], old = [1000.0], exp / "old.json"
+    old.write_text(json.dumps(content))
+    done = score(exp, "eval", calibrations=(old,)).systems[0]
+    low, high = count_bounds(36, 240)
+    llrs = read_scores(done.directory).llrs
+    assert (llrs.min(), llrs.max()) == (pytest.approx(low), pytest.approx(high))
+    assert "an earlier svkit did not record it" in done.metrics["unchecked"][0]
+    for change in ({"bounds": [1, 2]}, {"bounds": [0]}, {"is_separable": 1}, {"num_targets": 0}):
+        old.write_text(json.dumps(content | change))
+        with pytest.raises(ArtifactError, match=r"old\.json"):
+            read_calibration(old)
 
 
 @pytest.mark.parametrize(
