@@ -24,7 +24,7 @@ from svkit.config.schema import DataConfig, OptimConfig, SaveConfig
 from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
-from svkit.errors import ArtifactError, ConfigError, SvkitError
+from svkit.errors import ArtifactError, ConfigError, SvkitError, TrainingError
 from svkit.progress import Progress, Task
 from svkit.store import checkpoint as store
 from svkit.store.atomic import one_line
@@ -36,6 +36,8 @@ from svkit.train.schedule import validation_steps
 
 _KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """One process, or whole copies of the model in each of several."""
+_LOADER_LOST = "DataLoader worker (pid"
+"""How torch begins to say that a loader process has died; it does so within whatever is running."""
 DOUBLE_SIGNAL_SECONDS = 1.0
 """Launchers and terminals may deliver one request to stop twice (process group and process) within this time."""
 
@@ -337,13 +339,15 @@ class _StageHooks:
             try:
                 store.write_resume(fit.output.path, state, fit.save.keep_last)
             except ArtifactError as error:
-                kept = (
-                    f"the state after step {self.num_saved} is kept" if self.num_saved else "no state is kept"
-                )
-                raise ArtifactError(f"{error}; {kept}, the same command goes on") from error
+                raise ArtifactError(f"{error}; {self.what_is_kept()}") from error
 
         on_main(fit.accelerator, action)
         self.num_saved = num_done
+
+    def what_is_kept(self) -> str:
+        """Say from where the same command goes on."""
+        kept = f"the state after step {self.num_saved} is" if self.num_saved else "no state is"
+        return f"{kept} kept, the same command goes on"
 
     def should_stop(self) -> bool:
         return self.stop.received is not None
@@ -404,6 +408,11 @@ def fit_task(fit: Fit, progress: Progress) -> nn.Module:
         except BaseException as reason:
             with contextlib.suppress(ArtifactError):  # a full disk has been reported
                 hooks.close()
+            if isinstance(reason, RuntimeError) and str(reason).startswith(_LOADER_LOST):
+                raise TrainingError(
+                    f"{fit.label}: {str(reason).splitlines()[0].strip()} The system ends processes when memory runs"
+                    f" out: a smaller data.num_workers takes less; {hooks.what_is_kept()}"
+                ) from reason
             if not isinstance(reason, Interrupted):
                 raise
             progress.note(

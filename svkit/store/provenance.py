@@ -109,12 +109,15 @@ def sha256_artifact(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _content_files(directory: Path) -> Iterator[Path]:
+def _content_files(directory: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    place = directory.resolve()
+    if place in above:  # several of them would be walked in every order
+        raise ArtifactError(f"{directory}: a link that leads back to {place}; remove it")
     for entry in directory.iterdir():
         if entry.name.startswith(".") or entry.name in _NOT_CONTENT:
             continue
         if entry.is_dir():
-            yield from _content_files(entry)
+            yield from _content_files(entry, (*above, place))
         else:
             yield entry
 

@@ -36,6 +36,12 @@ def faults(
         yield lambda number=number: commands.kill_an_overwrite(stage, reference, number, tally)  # type: ignore[misc]
         yield lambda: commands.compete(stage, reference, tally)
         yield lambda: commands.refuse_to_write(stage, reference, tally)
+        if stage.name not in ("extract", "score"):
+            number = rng.randint(1, reference.num_changes)
+            yield lambda number=number: commands.kill_a_loader(stage, reference, number, tally)  # type: ignore[misc]
+        if stage.name != "score":  # it saves nothing on its way
+            yield lambda: commands.edit_an_input(stage, reference, tally)
+            yield lambda: commands.set_the_clock_back(stage, reference, tally)
         if has_tmpfs:
             yield lambda: _on_a_small_disk(stage, reference, rng, tally)
 

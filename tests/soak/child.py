@@ -39,6 +39,8 @@ class Faults:
 
     kill_at: int = 0
     """SIGKILL to itself right before its n-th change of the file system below `out`; 0: never."""
+    kill_loader_at: int = 0
+    """SIGKILL to a loader process right before the n-th change, or the next one while there are such processes."""
     largest_file: int = 0
     """Bytes that a file may have (the system refuses to write more); 0: no limit."""
     is_plain_user: bool = False
@@ -63,7 +65,7 @@ def _run(arguments: list[str], log: str, out: str, faults: Faults) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-    watcher = _Watcher(out, faults.kill_at)
+    watcher = _Watcher(out, faults)
     sys.addaudithook(watcher)
     if faults.largest_file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (faults.largest_file, faults.largest_file))
@@ -89,8 +91,9 @@ def _drop_capabilities() -> None:
 class _Watcher:
     """Counts the changes of the file system, and hashes the resume state right before it has done its duty."""
 
-    def __init__(self, out: str, kill_at: int) -> None:
-        self.out, self.kill_at, self.num_changes = out, kill_at, 0
+    def __init__(self, out: str, faults: Faults) -> None:
+        self.out, self.faults, self.num_changes = out, faults, 0
+        self.is_loader_killed = not faults.kill_loader_at
         self.states: dict[str, str] = {}
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -102,10 +105,19 @@ class _Watcher:
         if not isinstance(path, str | os.PathLike) or not os.fspath(path).startswith(self.out):
             return
         self.num_changes += 1
-        if self.num_changes == self.kill_at:
+        if self.num_changes == self.faults.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if not self.is_loader_killed and self.num_changes >= self.faults.kill_loader_at:
+            self._kill_a_loader()
         if event == "os.rename" and Path(path).name == PROVENANCE_NAME:
             self.states = state_hashes(Path(self.out))
+
+    def _kill_a_loader(self) -> None:
+        for worker in multiprocessing.active_children()[:1]:
+            assert worker.pid is not None
+            self.is_loader_killed = True
+            os.kill(worker.pid, signal.SIGKILL)
+            os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # until it is dead; torch buries it
 
 
 def state_hashes(out: Path) -> dict[str, str]:

@@ -109,6 +109,11 @@ class Stage:
     out: Path
     log: Path
 
+    @property
+    def exp(self) -> Path:
+        """The experiment."""
+        return Path(self.arguments[self.arguments.index("--exp") + 1])
+
     def start(self, *extra: Any, **faults: Any) -> Running:
         """Start the command."""
         return Running((*self.arguments, *extra), self.log, self.out, Faults(**faults))
@@ -305,6 +310,47 @@ def compete(stage: Stage, reference: Reference, tally: Tally) -> None:
         assert loser.code == 2 and "is finished; use --overwrite" in loser.errors[0]
     assert result_hashes(stage.out) == reference.results
     tally.add("two commands, one output")
+
+
+def kill_a_loader(stage: Stage, reference: Reference, number: int, tally: Tally) -> None:
+    """SIGKILL to a loader process: exit 5 and one line; the state before is kept, and the same command goes on."""
+    stage.remove_output()
+    with_loaders = replace(stage, arguments=(*stage.arguments, "--set", f"{stage.name}.data.num_workers=2"))
+    ended = with_loaders.run(kill_loader_at=number)
+    if ended.code != 0:  # not all batches were there already
+        assert ended.code == 5 and "Traceback" not in ended.log, f"{stage.name}: {ended.log}"
+        assert len(ended.errors) == 1 and "is killed by signal: Killed" in ended.errors[0], ended.log
+        tally.add("SIGKILL to a loader process")
+    finish_and_compare(with_loaders, reference, f"a loader killed before change {number}")
+
+
+def edit_an_input(stage: Stage, reference: Reference, tally: Tally) -> None:
+    """A list changed between two runs: exit 4 and its name; as it was before, the run goes on."""
+    interrupt_with_a_state(stage)
+    path = next(
+        word for word in (*stage.arguments, stage.exp / "data" / "train.tsv") if Path(word).suffix == ".tsv"
+    )
+    before = path.read_bytes()
+    path.write_bytes(before[: before.rstrip().rindex(b"\n") + 1])
+    try:
+        ended = stage.run()
+    finally:
+        path.write_bytes(before)
+    assert ended.code == 4 and len(ended.errors) == 1, ended.log
+    assert "unfinished, made with another input" in ended.errors[0], ended.log
+    tally.add("list edited, then as before")
+    finish_and_compare(stage, reference, "after a list was edited and mended")
+
+
+def set_the_clock_back(stage: Stage, reference: Reference, tally: Tally) -> None:
+    """Everything on disk is of tomorrow, the newest state of today: it goes on from the newest state."""
+    interrupt_with_a_state(stage)
+    tomorrow = time.time() + 86_400
+    paths = [*stage.out.rglob("*"), *(stage.exp / "data").rglob("*"), *(stage.exp / "audio").rglob("*")]
+    for age, path in enumerate(sorted(paths)):
+        os.utime(path, (tomorrow - age, tomorrow - age))
+    tally.add("clock set back")
+    finish_and_compare(stage, reference, "after the clock was set back")
 
 
 def prepare_stages(root: Path) -> dict[str, Stage]:

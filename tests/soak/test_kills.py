@@ -16,11 +16,14 @@ from tests.soak.commands import (
     Reference,
     Stage,
     Tally,
+    edit_an_input,
     finish_and_compare,
+    kill_a_loader,
     kill_an_overwrite,
     kill_at_a_change,
     kill_at_random_moments,
     measure,
+    set_the_clock_back,
 )
 
 pytestmark = pytest.mark.e2e
@@ -79,10 +82,26 @@ def _processes_writing(log: str) -> list[str]:
     return found
 
 
+def test_a_killed_loader_process_costs_no_more_than_the_steps_since_the_last_state(
+    stages: dict[str, Stage], reference: Find
+) -> None:
+    tally = Tally()
+    kill_a_loader(stages["joint"], reference("joint"), reference("joint").num_changes // 2, tally)
+    assert tally.counts["SIGKILL to a loader process"] == 1
+
+
+def test_a_list_edited_between_two_runs_is_named(stages: dict[str, Stage], reference: Find) -> None:
+    edit_an_input(stages["extract"], reference("extract"), Tally())
+
+
+def test_a_run_goes_on_after_the_clock_was_set_back(stages: dict[str, Stage], reference: Find) -> None:
+    set_the_clock_back(stages["distill"], reference("distill"), Tally())
+
+
 def test_a_killed_chain_goes_on_with_the_part_that_was_not_finished(stages: dict[str, Stage]) -> None:
     """Extraction with two models: the first was finished when the second was killed."""
     first = stages["extract"]
-    exp = first.arguments[first.arguments.index("--exp") + 1]
+    exp = first.exp
     words = ("extract", "--exp", exp, "--manifest", exp / "data" / "valid.tsv")
     models = ("--model", exp.parent / "teacher", "--model", exp.parent / "student")
     out = exp / "embeddings" / "student"

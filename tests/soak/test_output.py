@@ -83,7 +83,7 @@ def test_an_output_that_may_not_be_written(stages: dict[str, Stage], closed: Pat
 def test_an_input_that_may_not_be_read(stages: dict[str, Stage], tmp_path: Path) -> None:
     """One line: 2 for a path on the command line that cannot be opened, 4 for a file inside an artifact."""
     stage, model, manifest = stages["extract"], tmp_path / "model", tmp_path / "list.tsv"
-    exp = stage.arguments[stage.arguments.index("--exp") + 1]
+    exp = stage.exp
     shutil.copytree(exp.parent / "teacher", model)
     shutil.copy(exp / "data" / "valid.tsv", manifest)
     for path, option, value, code in (

@@ -250,10 +250,22 @@ def test_the_speaker_may_come_from_a_regex(tmp_path):
     assert len(speakers(tmp_path, "eval.tsv") | speakers(tmp_path, "train.tsv")) == 4
 
 
-@pytest.mark.parametrize(("regex", "message"), [("(", "--speaker-regex"), ("abc", "expected a group")])
+@pytest.mark.parametrize(
+    ("regex", "message"),
+    [("(", "--speaker-regex"), ("abc", "expected a group"), ("(" * 5000 + ")" * 5000, "--speaker-regex")],
+)
 def test_a_regex_that_cannot_work(tmp_path, tree, regex, message):
     with pytest.raises(ConfigError, match=message):
         prepare(tmp_path, tree, regex)
+
+
+@pytest.mark.parametrize("regex", [r"((a|a)+)+b", r"^(([a-z])+.)+[A-Z]([a-z])+$", r"(a*)*(a*)*(a*)*[^a/]b"])
+def test_a_regex_that_explodes_is_given_up(tmp_path, monkeypatch, regex):
+    """Python's own engine takes years for each of them; an expression that finds nothing is no matter of time."""
+    monkeypatch.setattr(folder, "MATCH_SECONDS", 0.05)
+    sound(tmp_path / "flat" / ("a" * 60) / "1.wav")
+    with pytest.raises((ConfigError, BadFilesError), match="takes more than 0.05 s for aaa|finds no speaker"):
+        prepare(tmp_path, tmp_path / "flat", regex)
 
 
 def test_no_directory_no_audio_too_few_speakers(tmp_path, tree):

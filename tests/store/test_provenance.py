@@ -244,3 +244,15 @@ def test_configuration_becomes_plain_json():
 
     plain = provenance.plain({"a": Inner(Path("x/y"), (1, 2)), "b": {3, 1}, "c": None})
     assert json.loads(json.dumps(plain)) == {"a": {"path": "x/y", "widths": [1, 2]}, "b": [1, 3], "c": None}
+
+
+def test_links_that_lead_back_up_are_named_and_not_followed(tmp_path: Path) -> None:
+    """Three such links would be walked in 3 ** 40 orders."""
+    (tmp_path / "model" / "adapter").mkdir(parents=True)
+    (tmp_path / "model" / "weights").write_text("w")
+    (tmp_path / "elsewhere").symlink_to("model")
+    assert sha256_artifact(tmp_path / "elsewhere") == sha256_artifact(tmp_path / "model")
+    for name in "abc":
+        (tmp_path / "model" / "adapter" / name).symlink_to("..")
+    with pytest.raises(ArtifactError, match=r"adapter/[abc]: a link that leads back to .*/model; remove it"):
+        sha256_artifact(tmp_path / "elsewhere")

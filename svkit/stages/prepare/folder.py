@@ -1,8 +1,9 @@
 """`svkit prepare folder`: any tree of recordings; the first directory or a regex tells the speaker."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
+
+import regex
 
 from svkit.errors import ConfigError, DataError
 from svkit.progress import Progress
@@ -20,8 +21,12 @@ from svkit.stages.prepare.scan import (
     CandidateTable,
     find_audio,
     make_bad,
+    printable,
     scan_files,
 )
+
+MATCH_SECONDS = 1.0
+"""Longest search for the speaker in one path: some expressions take twice as long for every further character."""
 
 
 def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None = None) -> CorpusResult:
@@ -58,28 +63,40 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
         return split_and_write(data, table, bad, request, "folder", progress)
 
 
-def _compile(regex: str | None) -> re.Pattern[str] | None:
-    if regex is None:
+def _compile(expression: str | None) -> regex.Pattern[str] | None:
+    if expression is None:
         return None
     try:
-        pattern = re.compile(regex)
-    except re.error as error:
-        raise ConfigError(f"--speaker-regex {regex}: {error}") from error
+        pattern = regex.compile(expression)
+    except (regex.error, RecursionError) as error:
+        raise ConfigError(f"--speaker-regex {expression}: {error}") from error
     if pattern.groups < 1:
-        raise ConfigError(f"--speaker-regex {regex}: expected a group in parentheses, which is the speaker")
+        raise ConfigError(
+            f"--speaker-regex {expression}: expected a group in parentheses, which is the speaker"
+        )
     return pattern
 
 
+def _find_speaker(pattern: regex.Pattern[str] | None, name: str) -> str:
+    if pattern is None:
+        first, _, below = name.partition("/")
+        return first if below else ""
+    try:
+        found = pattern.search(name, timeout=MATCH_SECONDS)
+    except TimeoutError as error:
+        raise ConfigError(
+            f"--speaker-regex {pattern.pattern}: takes more than {MATCH_SECONDS:g} s for {printable(name)};"
+            " write it without repetitions inside repetitions"
+        ) from error
+    return (found.group(1) or "") if found else ""
+
+
 def _list_files(
-    root: Path, pattern: re.Pattern[str] | None, without_speaker: list[BadFile]
+    root: Path, pattern: regex.Pattern[str] | None, without_speaker: list[BadFile]
 ) -> Iterator[Candidate]:
     for name in find_audio(root):
         directory = name.rpartition("/")[0]
-        if pattern is None:
-            speaker = name.partition("/")[0] if directory else ""
-        else:
-            found = pattern.search(name)
-            speaker = (found.group(1) or "") if found else ""
+        speaker = _find_speaker(pattern, name)
         candidate = Candidate(
             utterance_id=name,
             speaker_id=speaker,
