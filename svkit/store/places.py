@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from svkit.errors import ArtifactError
 from svkit.store.strict_json import check_fields
 
 EXPERIMENT = "experiment"
@@ -50,21 +51,22 @@ def usable_paths(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         record: as it was written, by this or an earlier version.
 
     Raises:
-        ArtifactError: `experiment` is not text.
+        ArtifactError: `experiment` is not text, or a path is none.
     """
     directory = path.parent
-    if EXPERIMENT not in record:
-        return _with_paths(record, lambda found: _place_of_old(directory, found))
-    check_fields(path, record[EXPERIMENT], str, EXPERIMENT)
-    way = str(record[EXPERIMENT])
+    way: str = record.get(EXPERIMENT, "")
+    check_fields(path, way, str, EXPERIMENT)
 
     def place(recorded: str) -> str:
+        if "\0" in recorded:
+            raise ArtifactError(f"{path}: expected a path, found {recorded[:80]!r}")
+        if not way:
+            return _place_of_old(directory, recorded)
         # First by the name the directory was opened by; where that is a link to it from elsewhere, by its real one.
         places = [os.path.normpath(home / way / recorded) for home in (directory, directory.resolve())]
         return next((found for found in places if _exists(Path(found))), places[0])
 
-    rest = {key: value for key, value in record.items() if key != EXPERIMENT}
-    return _with_paths(rest, place)
+    return _with_paths({key: value for key, value in record.items() if key != EXPERIMENT}, place)
 
 
 def _with_paths(record: Mapping[str, Any], convert: Callable[[str], str]) -> dict[str, Any]:

@@ -104,6 +104,22 @@ def test_the_default_is_the_pruned_model_else_the_dense_one(home):
     assert found["model"]["path"].endswith("finetune/lmft")
 
 
+def test_a_copy_names_its_own_training_list(home, tmp_path, monkeypatch):
+    """By the record of this version and of earlier ones, while the original is still there."""
+    (home / "exp" / "data").mkdir()
+    (home / "exp" / "data" / "train.tsv").write_text("a list")
+    provenance = "finetune-pruned/lmft/provenance.json"
+    record = json.loads((home / "exp" / provenance).read_text())
+    monkeypatch.chdir(home)
+    for place, more in (("data/train.tsv", {"experiment": "../.."}), ("exp/data/train.tsv", {})):
+        inputs = [{"name": "train", "path": place, "sha256": "aa"}]
+        (home / "exp" / provenance).write_text(json.dumps(record | more | {"inputs": inputs}))
+        copy = tmp_path / f"copy{len(more)}" / "exp"
+        shutil.copytree(home / "exp", copy)
+        found = answer(home, home / "a.wav", home / "b.wav", "--exp", copy)["model"]["trained_on"]
+        assert [entry["path"] for entry in found] == [str(copy / "data" / "train.tsv")]
+
+
 @pytest.mark.parametrize("prior", [0.5, 0.01])
 def test_calibrated_decision_by_bayes(home, prior):
     calibrate(home)

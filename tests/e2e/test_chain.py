@@ -1,6 +1,7 @@
 """From audio to the report through make, on miniature corpora of the real layouts (preset `smoke`)."""
 
 import json
+import os
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -97,6 +98,30 @@ def test_voxceleb_chain(tmp_path: Path, encoder_directory: Path) -> None:
     assert "svkit finetune" not in again.stdout and "svkit prune" not in again.stdout
     assert stage_files(exp) == before
     assert "report" in again.stdout.splitlines()[-1]
+
+    # Nor where it was moved and renamed, everything looks new to make, and inputs are named from another directory.
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    moved = exp.rename(place / "renamed")
+    for path in moved.rglob("*"):
+        path.touch()
+    settings = [
+        f"{key}={os.path.relpath(value, place)}" if Path(value).is_absolute() else setting
+        for setting in settings
+        for key, _, value in [setting.partition("=")]
+    ]
+    again = run_make(place, *settings, "EXP=renamed")
+    assert again.returncode == 0, again.stderr
+    assert (
+        "svkit finetune" in again.stdout and "svkit prune" in again.stdout
+    )  # which find their output finished
+    assert {name: number for name, (number, _) in stage_files(moved).items()} == {
+        name: number for name, (number, _) in before.items()
+    }
+    for path in moved.rglob("*.json"):
+        record = json.loads(path.read_text())
+        record.pop("argv", None)  # the user's words
+        assert str(exp) not in json.dumps(record), path
 
 
 def test_folder_chain_with_8_khz_and_stereo_files(tmp_path: Path) -> None:

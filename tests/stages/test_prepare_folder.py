@@ -1,6 +1,7 @@
 import json
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -216,6 +217,33 @@ def test_a_changed_trial_list_is_another_request(tmp_path, tree):
     (tmp_path / "t.txt").write_text("1 a/s1/1.wav a/s2/1.wav\n0 a/s1/1.wav b/s1/2.wav\n")
     with pytest.raises(ConfigError, match="made by another request"):
         prepare(tmp_path, tree, trials=(tmp_path / "t.txt",), keep_finished=True)
+
+
+def test_a_moved_corpus_is_the_same_however_its_lists_are_named(tmp_path, tree, monkeypatch):
+    (tmp_path / "t.txt").write_text("1 a/s1/1.wav a/s2/1.wav\n0 a/s1/1.wav b/s1/1.wav\n")
+    (tmp_path / "who").write_text("a\nb\n")
+    lists = {"trials": (tmp_path / "t.txt",), "eval_speakers": str(tmp_path / "who")}
+    first = prepare(tmp_path, tree, **lists)
+    (tmp_path / "later").mkdir()
+    (tmp_path / "exp").rename(tmp_path / "later" / "exp")
+    monkeypatch.chdir(tmp_path)
+    lists = {"trials": (Path("t.txt"),), "eval_speakers": "who"}
+    again = prepare(Path("later"), tree, keep_finished=True, **lists)
+    assert (first.data, again.data) == (str(tmp_path / "exp" / "data"), "later/exp/data")
+    assert replace(again, data="") == replace(first, data="")
+    (tmp_path / "who").write_text("a\nb\nc\n")
+    with pytest.raises(ConfigError, match="made by another request"):
+        prepare(Path("later"), tree, keep_finished=True, **lists)
+
+
+def test_audio_beside_the_lists_moves_with_them(tmp_path, tree):
+    data = tmp_path / "exp" / "data"
+    data.mkdir(parents=True)
+    tree.rename(data / "audio")
+    prepare(tmp_path, data / "audio")
+    (tmp_path / "exp").rename(tmp_path / "moved")
+    manifest = read_manifest(tmp_path / "moved" / "data" / "train.tsv")
+    assert all(manifest.audio(row).is_file() for row in range(len(manifest)))
 
 
 def test_a_second_writer_is_told(tmp_path, tree):

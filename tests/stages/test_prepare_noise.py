@@ -105,6 +105,10 @@ def test_finished_material_is_kept_if_it_is_the_same(tmp_path, musan, ask):
     inode = path.stat().st_ino
     assert noise.run_musan(ask(musan, keep_finished=True, overwrite=True), SilentProgress()) == first
     assert path.stat().st_ino == inode
+    moved = (tmp_path / "exp").rename(tmp_path / "moved") / "data" / "noise.tsv"
+    request = NoiseRequest(exp=tmp_path / "moved", root=musan, keep_finished=True)
+    assert noise.run_musan(request, SilentProgress()).list == str(moved)
+    (tmp_path / "moved").rename(tmp_path / "exp")
     sound(tmp_path / "n" / "a.wav")
     with pytest.raises(ConfigError, match="noise.tsv has noise already"):
         noise.run_tree(ask(tmp_path / "n", keep_finished=True), SilentProgress(), "noise")

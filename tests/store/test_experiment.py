@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svkit.errors import ConfigError
-from svkit.store.experiment import Experiment, read_experiment, resolve, update_experiment
+from svkit.store.experiment import (
+    Experiment,
+    encoder_to_note,
+    noted_encoder,
+    read_experiment,
+    resolve,
+    update_experiment,
+)
 
 
 def test_defaults_without_a_file(tmp_path):
@@ -21,6 +28,20 @@ def test_changes_keep_the_other_keys_and_none_removes_one(tmp_path):
     assert resolve(Path("exp"), experiment.noise) == Path("exp/data/noise.tsv")
     assert resolve(Path("exp"), "/n.tsv") == Path("/n.tsv")
     assert resolve(Path("exp"), experiment.rirs) is None
+
+
+def test_an_encoder_inside_the_experiment_moves_with_it(tmp_path, monkeypatch):
+    for path in (tmp_path / "exp" / "models" / "e", tmp_path / "other"):
+        path.mkdir(parents=True)
+    exp, moved = tmp_path / "exp", tmp_path / "moved"
+    monkeypatch.chdir(tmp_path)
+    notes = [
+        encoder_to_note(exp, given) for given in ("exp/models/e", "other", "facebook/w2v-bert-2.0", "tiny")
+    ]
+    assert notes == ["./models/e", str(tmp_path / "other"), "facebook/w2v-bert-2.0", "tiny"]
+    found = [noted_encoder(moved, note) for note in notes]
+    assert found == [str(moved / "models" / "e"), *notes[1:]]
+    assert noted_encoder(moved, None) is None
 
 
 @settings(max_examples=40, deadline=None)
