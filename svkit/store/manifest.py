@@ -23,6 +23,8 @@ CHANNEL_COLUMN = "channel"
 """Which channel of a recording with several is read: a number from 0 on, or `mix`; 0 where there is no such column."""
 _NUMBERS = ("sample_rate_hz", "num_samples")
 """Columns written as int64 where the format has types (parquet)."""
+CLIMBS = r"(?:^|[/\\])\.\.(?:[/\\]|$)"
+"""Ids that lead upwards: those of trees are paths, which conversions and other tools take for names of files."""
 _HIGHEST_RATE_HZ = 768_000
 
 
@@ -133,7 +135,7 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
         audio_root: directory that relative paths are below (default: the manifest's own).
 
     Raises:
-        DataError: missing file or column, no rows, empty ids, duplicate utterances, rates or lengths that
+        DataError: missing file or column, no rows, empty, duplicate or climbing (`..`) ids, rates or lengths that
             are not positive integers; the first five lines are named.
     """
     table = read_table(path, COLUMNS)
@@ -141,6 +143,11 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
         raise DataError(f"{path}: no utterances; expected at least one row below the header")
     for name in ("utterance_id", "speaker_id", "path"):
         _refuse(path, table, name, table[name].eq(""), "text", lambda cell: "nothing")
+    broken = table["utterance_id"].str.contains(r"[\x00\t\n\r]")
+    _refuse(path, table, "utterance_id", broken, "an id of one line without NUL", repr)
+    if table["utterance_id"].str.contains("..", regex=False).any():
+        climbs = table["utterance_id"].str.contains(CLIMBS)
+        _refuse(path, table, "utterance_id", climbs, "an id without the part `..`", repr)
     if table["path"].str.contains("..", regex=False).any():
         out = table["path"].str.contains(r"^(?!/)(?:.*/)?\.\.(?:/|$)")
         _refuse(

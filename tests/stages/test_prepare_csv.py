@@ -96,3 +96,12 @@ def test_no_file(tmp_path):
         DataError, match=f"found a directory; this looks like kaldi: svkit prepare kaldi {root}"
     ):
         prepare(tmp_path, root)
+
+
+def test_an_id_that_climbs_is_refused_by_line(tmp_path, write):
+    path = write(rows=[(f"clips/../clips/{clip}", speaker) for clip, speaker, _ in ROWS])
+    with pytest.raises(
+        DataError, match=r"list.csv:2: expected an id without the part `..`.*--utterance-column"
+    ):
+        prepare(tmp_path, path)
+    assert not (tmp_path / "exp" / "data" / "train.tsv").exists()

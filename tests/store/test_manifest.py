@@ -48,6 +48,17 @@ def test_relative_paths_are_below_the_manifest_or_the_audio_root(tmp_path):
             r"m.tsv:4: utterance_id: expected unique ids, found 'x' \(line 4\)",
         ),
         ({"utterance_id": ["x", "", "z"]}, r"m.tsv:3: utterance_id: expected text, found nothing"),
+        *(
+            (
+                {"utterance_id": ["x", name, "z"]},
+                r"m.tsv:3: utterance_id: expected an id without the part `..`",
+            )
+            for name in ("../../x", "a/../x", "..", "a/..", "..\\x")
+        ),
+        (
+            {"utterance_id": ["x", "y", "a\0b"]},
+            r"m.tsv:4: utterance_id: expected an id of one line without NUL",
+        ),
         ({"speaker_id": ["x", "", ""]}, r"m.tsv:3: speaker_id: .* \(line 3\), nothing \(line 4\)"),
         ({"path": ["", "y", "z"]}, "m.tsv:2: path: expected text"),
         ({"num_samples": [1, 0, -5]}, r"m.tsv:3: num_samples: expected a positive integer, found '0' .*'-5'"),
@@ -87,3 +98,17 @@ def test_missing_file_column_or_rows(tmp_path):
     write_manifest(tmp_path / "m.tsv", rows())
     with pytest.raises(DataError, match="no column 'category'"):
         read_manifest(tmp_path / "m.tsv").column("category")
+
+
+def test_ids_that_only_look_like_climbing_are_ids(tmp_path):
+    table = rows(utterance_id=["..a", "a..b/c...", "/absolute/..x.wav"]).astype(str)
+    (tmp_path / "m.tsv").write_text(table.to_csv(sep="\t", index=False))
+    assert list(read_manifest(tmp_path / "m.tsv").utterance_ids) == list(table["utterance_id"])
+
+
+def test_an_id_with_a_line_end_is_named_where_the_format_can_hold_one(tmp_path):
+    rows(utterance_id=["x", "y\nz", "z"]).astype(str).to_parquet(tmp_path / "m.parquet")
+    with pytest.raises(
+        DataError, match=r"utterance_id: expected an id of one line without NUL, found 'y\\nz'"
+    ):
+        read_manifest(tmp_path / "m.parquet")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from svkit.progress import Progress
 from svkit.stages.prepare.corpus import CorpusRequest, CorpusResult, DataDirectory, identity, split_and_write
 from svkit.stages.prepare.recognise import guess_corpus
 from svkit.stages.prepare.scan import Candidate, scan_files
+from svkit.store.manifest import CLIMBS
 from svkit.store.tables import read_bytes
 
 LAYOUT = "expected a file with a header line that names a column of paths and one of speakers"
@@ -152,6 +154,11 @@ def _candidates(
         cells = {name: row[place] for name, place in places.items()}
         empty += [f"{name} (line {line})" for name in ("path", "speaker", "utterance") if not cells[name]]
         first = lines.setdefault(cells["utterance"], line)
+        if re.search(CLIMBS, cells["utterance"]):
+            raise DataError(
+                f"{path}:{line}: expected an id without the part `..`, found {cells['utterance']!r}; name a column"
+                " of ids with --utterance-column"
+            )
         if first != line and cells["utterance"]:
             raise DataError(
                 f"{path}:{line}: utterance {cells['utterance']!r} is there already, in line {first}"

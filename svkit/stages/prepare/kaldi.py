@@ -22,6 +22,7 @@ from svkit.stages.prepare.corpus import CorpusRequest, CorpusResult, DataDirecto
 from svkit.stages.prepare.recognise import wrong_tree
 from svkit.stages.prepare.scan import BadFile, Candidate, ScanOptions, make_bad, scan_files
 from svkit.store.audio_file import AudioError, Channel, channel_levels_db, probe, read_audio, write_flac
+from svkit.store.manifest import CLIMBS
 from svkit.store.tables import read_bytes
 
 LAYOUT = (
@@ -144,6 +145,8 @@ def _read_map(path: Path, form: str, num_fields: int | None) -> dict[str, str]:
             continue
         if len(fields) != 2:
             raise DataError(f"{path}:{number}: expected `{form}`, found {line[:80]!r}")
+        if re.search(CLIMBS, fields[0]):
+            raise DataError(f"{path}:{number}: expected an id without the part `..`, found {fields[0]!r}")
         if fields[0] in found:
             raise DataError(f"{path}:{number}: {fields[0]} is there twice")
         found[fields[0]] = fields[1].strip()
