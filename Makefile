@@ -12,7 +12,8 @@ EXP ?= $(if $(filter demo,$(CORPUS)),exp,exp-$(CORPUS))
 PRESET ?= $(if $(filter demo,$(CORPUS)),tiny,w2v-bert-2.0)
 SPARSITY ?= 0.8
 NPROC ?= 1
-# Empty: the preset's encoder and seed, and whatever augmentation material is named. AUGMENT=none: no augmentation.
+# Empty: what the experiment was made with (exp/config.toml), else the preset's encoder and seed and whatever
+# augmentation material is named. AUGMENT=none: no augmentation; AUGMENT=all: with it again.
 ENCODER ?=
 SEED ?=
 AUGMENT ?=
@@ -62,7 +63,7 @@ update = $(if $(wildcard $(or $(1),$@)),--keep-finished --overwrite)
 
 recipe = --exp $(EXP) --preset $(call quote,$(PRESET)) $(if $(SEED),--set seed=$(SEED))
 launch = $(if $(filter-out 0 1,$(NPROC)),$(TORCHRUN) --standalone --nproc-per-node $(NPROC) -m svkit,$(SVKIT))
-augment = $(if $(filter none,$(AUGMENT)),--no-augment)
+augment = $(if $(AUGMENT),$(if $(filter none,$(AUGMENT)),--no-augment,--augment))
 corpus_root = $(if $(filter voxceleb,$(CORPUS)),$(VOXCELEB),$(if $(filter demo,$(CORPUS)),,$(ROOT)))
 
 define data_settings
@@ -150,7 +151,7 @@ report: $(EXP)/scores/.scored | $(SETUP)
 # worth against magnitude pruning and training from scratch, into docs/results. Both keep what is finished.
 sparsity-sweep: report
 	$(VENV)/bin/python $(benchmarks)/sparsity_sweep.py --exp $(EXP) --preset $(call quote,$(PRESET)) \
-	    $(call option,--seed,$(SEED)) $(augment) $(if $(LEVELS),--levels $(LEVELS))
+	    $(call option,--seed,$(SEED)) $(filter --no-augment,$(augment)) $(if $(LEVELS),--levels $(LEVELS))
 
 pruning-quality: $(dense)
 	$(VENV)/bin/python $(benchmarks)/pruning_quality.py --exp $(EXP) --preset $(call quote,$(PRESET)) \

@@ -32,7 +32,7 @@ def result(values: object, *, as_json: bool = False) -> None:
         values: a text, a path, or a list of them; any JSON value with `as_json`.
         as_json: print one JSON document.
     """
-    if not _is_main_process():
+    if not is_main_process():
         return
     if as_json:
         is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
@@ -49,6 +49,12 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def note(message: str) -> None:
+    """Print one line on stderr."""
+    if is_main_process():
+        typer.echo(terminal_text(message), err=True)
+
+
 def error(message: str) -> None:
     """Print one red line on stderr."""
     text = f"error: {terminal_text(message)}"
@@ -60,7 +66,7 @@ def error(message: str) -> None:
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Yield the progress receiver that fits this process and this stderr."""
-    if not _is_main_process():
+    if not is_main_process():
         yield SilentProgress()
     elif sys.stderr.isatty():
         with _rich_bars() as bars:
@@ -69,7 +75,8 @@ def progress() -> Iterator[Progress]:
         yield PlainProgress(sys.stderr)
 
 
-def _is_main_process() -> bool:
+def is_main_process() -> bool:
+    """Whether this is the one process of a torchrun job that speaks and writes."""
     return os.environ.get("RANK", "0") == "0"
 
 

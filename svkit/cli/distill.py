@@ -28,7 +28,7 @@ def distill(
 
     Example: svkit distill --set distill.epochs=10
     """
-    recipe = common.open_recipe(["distill"])
+    recipe = common.open_recipe(["distill"], upstream=student or common.exp / "prune")
     if recipe is None:
         return
     from svkit.stages.distill import DistillRequest, run
@@ -46,4 +46,5 @@ def distill(
     )
     with console.progress() as progress:
         done = run(request, progress)
+        common.remember(recipe, progress)
     console.result(asdict(done) if common.json else done.checkpoint, as_json=common.json)

@@ -9,6 +9,7 @@ import typer
 
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
+from svkit.errors import ConfigError
 
 
 class Dtype(str, Enum):
@@ -44,6 +45,8 @@ def extract(
 
     Example: svkit extract --model exp/finetune/lmft --manifest mine.tsv --out exp/embeddings/mine
     """
+    if dtype is not Dtype.AUTO and common.is_set("precision"):
+        raise ConfigError("--dtype and --set precision say the same; give one of them")
     recipe = common.open_recipe(["extract"])
     if recipe is None:
         return
@@ -62,4 +65,5 @@ def extract(
     )
     with console.progress() as progress:
         done = run(request, progress)
+        common.remember(recipe, progress)
     console.result(asdict(done) if common.json else done.embeddings, as_json=common.json)

@@ -8,6 +8,7 @@ import typer
 
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
+from svkit.errors import ConfigError
 
 
 class Stage(str, Enum):
@@ -35,7 +36,7 @@ def finetune(
     encoder: options.Encoder = None,
     noise: options.Noise = None,
     rirs: options.Rirs = None,
-    augment: options.Augment = True,
+    augment: options.Augment = None,
     common: options.RunOptions,
 ) -> None:
     """Fine-tune encoder and speaker head: lora (or head), joint, lmft.
@@ -44,11 +45,23 @@ def finetune(
     """
     names = [stage.value] if stage else [item.value for item in Stage]
     sections = [f"{model}.{name}" for model in ("dense", "pruned") for name in names]
-    recipe = common.open_recipe(sections, encoder)
+    if source is not None and encoder is not None:
+        raise ConfigError("--from starts from a checkpoint, --encoder from an encoder; give one of them")
+    if augment is False and (noise is not None or rirs is not None):
+        raise ConfigError("--no-augment uses no material; leave --noise and --rirs out")
+    recipe = common.open_recipe(sections, encoder, source)
     if recipe is None:
         return
     from svkit.stages.finetune import FinetuneRequest, run
+    from svkit.store.experiment import encoder_to_note
+    from svkit.store.places import recorded_path
 
+    chosen = {
+        "encoder": None if encoder is None else encoder_to_note(common.exp, encoder),
+        "noise": None if noise is None else recorded_path(noise, common.exp),
+        "rirs": None if rirs is None else recorded_path(rirs, common.exp),
+        "augment": None if augment is None else "all" if augment else "none",
+    }
     noise, rirs = options.material(common.exp, noise, rirs)
     request = FinetuneRequest(
         exp=common.exp,
@@ -61,12 +74,13 @@ def finetune(
         audio_root=common.audio_root,
         noise=noise,
         rirs=rirs,
-        augment=augment,
+        augment=options.is_augmented(common.exp, augment),
         overwrite=common.overwrite,
         keep_finished=common.keep_finished,
     )
     with console.progress() as progress:
         done = run(request, progress)
+        common.remember(recipe, progress, **chosen)
     console.result(
         {"checkpoints": done.checkpoints} if common.json else done.checkpoints, as_json=common.json
     )

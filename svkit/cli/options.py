@@ -14,6 +14,7 @@ from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from svkit.config.schema import Recipe
+    from svkit.progress import Progress
 
 
 def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
@@ -116,7 +117,11 @@ Rirs = Annotated[
     typer.Option("--rirs", metavar="TSV", help="Room impulse responses [default: the prepared ones]."),
 ]
 Augment = Annotated[
-    bool, typer.Option("--augment/--no-augment", help="Noise and reverberation while training.")
+    bool | None,
+    typer.Option(
+        "--augment/--no-augment",
+        help="Noise and reverberation while training [default: as before, else with].",
+    ),
 ]
 
 
@@ -136,51 +141,87 @@ class RunOptions:
     print_config: PrintConfig = False
     json: Json = False
 
-    def open_recipe(self, sections: Sequence[str], encoder: str | None = None) -> "Recipe | None":
+    def open_recipe(
+        self, sections: Sequence[str], encoder: str | None = None, upstream: Path | None = None
+    ) -> "Recipe | None":
         """Return the recipe to run; None: it was to be printed only, which is done.
 
         Args:
             sections: of the recipe, that keys of `--set` without a section mean.
             encoder: of `--encoder`.
+            upstream: checkpoint that the command starts from; what it was made with is the default.
 
         Raises:
             ConfigError: an unknown preset, key or value.
         """
-        recipe = open_recipe(self.exp, self.preset, self.config, self.overrides, sections, encoder)
+        recipe = open_recipe(self, sections, encoder, upstream)
         if not self.print_config:
             return recipe
-        print_recipe(recipe)
+        print_recipe(recipe, as_json=self.json)
         return None
+
+    def is_set(self, key: str) -> bool:
+        """Whether `--set` gives this key."""
+        return any(override.partition("=")[0].strip() == key for override in self.overrides or ())
+
+    def remember(self, recipe: "Recipe", progress: "Progress", **chosen: str | None) -> None:
+        """Note what the flags chose in exp/config.toml, for later commands, and say what that changes.
+
+        A result written elsewhere (`--out`) is no part of the experiment's chain: nothing is noted.
+
+        Args:
+            recipe: that ran.
+            progress: is told.
+            chosen: values of flags beside preset and seed.
+        """
+        from svkit.store.experiment import update_experiment
+
+        if self.out is not None or not console.is_main_process():
+            return
+        seed = recipe.seed if self.is_set("seed") else None
+        changes = {"preset": self.preset, "seed": seed, **chosen}
+        changes = {key: value for key, value in changes.items() if value is not None}
+        if changes:
+            for change in update_experiment(self.exp, **changes):
+                progress.note(change)
 
 
 def open_recipe(
-    exp: Path,
-    preset: str | None,
-    config: Path | None,
-    overrides: Sequence[str] | None,
-    sections: Sequence[str],
-    encoder: str | None = None,
+    run: RunOptions, sections: Sequence[str], encoder: str | None = None, upstream: Path | None = None
 ) -> "Recipe":
-    """Resolve the recipe a command runs: preset < exp/config.toml < --config < --set < --encoder.
+    """Resolve the recipe a command runs: preset < exp/config.toml < upstream < --config < --set < --encoder.
 
     Raises:
         ConfigError: an unknown preset, key or value.
     """
-    from svkit.config.load import load_recipe
+    from svkit.config.load import load_recipe, preset_names
+    from svkit.stages.lineage import made_with
     from svkit.store.experiment import FILE_NAME, noted_encoder, read_experiment
 
-    experiment = read_experiment(exp)
+    experiment, noted = read_experiment(run.exp), run.exp / FILE_NAME
+    made_by, seed = (None, None) if upstream is None else made_with(upstream)
+    preset = run.preset or (made_by if made_by in preset_names() else None) or experiment.preset
+    seed = experiment.seed if seed is None else seed
+    defaults: dict[str, str | int] = {"seed": seed} if seed is not None else {}
+    encoder_before = noted_encoder(run.exp, experiment.encoder)
+    if encoder_before and preset == experiment.preset:
+        defaults["encoder"] = encoder_before
     recipe = load_recipe(
-        preset or experiment.preset,
-        None if config is None else _read_config(config),
-        overrides or (),
+        preset,
+        None if run.config is None else _read_config(run.config),
+        run.overrides or (),
         sections,
-        preset_from="--preset" if preset else f"{exp / FILE_NAME}: preset",
-        config_name=str(config),
-        defaults={"encoder": noted_encoder(exp, experiment.encoder)}
-        if experiment.encoder and preset in (None, experiment.preset)
-        else {},
+        defaults,
+        preset_from="--preset" if run.preset else f"{noted}: preset",
+        config_name=str(run.config),
     )
+    if made_by not in (None, recipe.name):
+        console.note(
+            f"{upstream} was made with the recipe {made_by}, this command runs {recipe.name}: a chain that mixes"
+            " recipes, which the report says"
+        )
+    elif not run.preset and preset != experiment.preset:
+        console.note(f"preset {preset}, as {upstream} was made with ({noted} says {experiment.preset})")
     return replace(recipe, encoder=encoder) if encoder else recipe
 
 
@@ -192,11 +233,18 @@ def material(exp: Path, noise: Path | None, rirs: Path | None) -> tuple[Path | N
     return noise or resolve(exp, experiment.noise), rirs or resolve(exp, experiment.rirs)
 
 
-def print_recipe(recipe: "Recipe") -> None:
-    """Print the resolved recipe as TOML (`--print-config`), ready to be edited and given to `--config`."""
+def is_augmented(exp: Path, flag: bool | None) -> bool:
+    """Whether training is augmented: the flag, else what exp/config.toml notes, else yes."""
+    from svkit.store.experiment import read_experiment
+
+    return read_experiment(exp).augment != "none" if flag is None else flag
+
+
+def print_recipe(recipe: "Recipe", *, as_json: bool) -> None:
+    """Print the resolved recipe (`--print-config`) as TOML, ready to be edited and given to `--config`, or as JSON."""
     from svkit.config.load import resolved, to_toml
 
-    console.result(to_toml(resolved(recipe)))
+    console.result(resolved(recipe) if as_json else to_toml(resolved(recipe)), as_json=as_json)
 
 
 def _read_config(path: Path) -> str:

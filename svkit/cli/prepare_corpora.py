@@ -13,6 +13,7 @@ from svkit.cli.prepare_options import (
     Root,
 )
 from svkit.config.ranges import Range
+from svkit.errors import ConfigError
 
 AllowOtherLists = Annotated[
     bool,
@@ -52,8 +53,9 @@ def voxceleb(
         bool, typer.Option("--convert/--no-convert", help="Convert AAC (.m4a) by ffmpeg to 16 kHz.")
     ] = True,
     audio_format: Annotated[
-        Literal["flac", "wav"], typer.Option("--format", help="What .m4a files are converted to.")
-    ] = "flac",
+        Literal["flac", "wav"] | None,
+        typer.Option("--format", help="What .m4a files are converted to [default: flac]."),
+    ] = None,
     convert_to: Annotated[
         Path | None,
         typer.Option(
@@ -70,11 +72,13 @@ def voxceleb(
 
     Example: svkit prepare voxceleb /data/VoxCeleb
     """
+    if not convert and (audio_format, convert_to) != (None, None):
+        raise ConfigError("--no-convert converts nothing; leave --format and --convert-to out")
     from svkit.stages.prepare.conversion import Conversion
     from svkit.stages.prepare.voxceleb import VoxcelebOptions, run
 
     chosen = VoxcelebOptions(
-        conversion=Conversion(is_wanted=convert, suffix=f".{audio_format}", directory=convert_to),
+        conversion=Conversion(is_wanted=convert, suffix=f".{audio_format or 'flac'}", directory=convert_to),
         downloads_lists=download_lists,
         allow_other_lists=allow_other_lists,
         is_strict=strict,

@@ -1,6 +1,6 @@
 """`svkit prune`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +9,7 @@ import typer
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
 from svkit.config.ranges import Range
+from svkit.errors import ConfigError
 
 Teacher = Annotated[
     Path | None, typer.Option("--teacher", metavar="CKPT", help="Dense model [default: exp/finetune/joint].")
@@ -43,7 +44,20 @@ def prune(
 
     Example: svkit prune --sparsity 0.8
     """
-    recipe = common.open_recipe(["prune"])
+    targets = {
+        "--sparsity": sparsity is not None,
+        "--budget": budget is not None,
+        "--set prune.sparsity": common.is_set("prune.sparsity") or common.is_set("sparsity"),
+    }
+    given = [name for name, is_given in targets.items() if is_given]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)}: expected one target, found {len(given)}; give one of them")
+    if round_to is not None and (common.is_set("prune.round_to") or common.is_set("round_to")):
+        raise ConfigError("--round-to and --set prune.round_to say the same; give one of them")
+    values = {"sparsity": sparsity, "round_to": round_to}
+    flags = [f"prune.{key}={value!r}" for key, value in values.items() if value is not None]
+    common = replace(common, overrides=[*(common.overrides or ()), *flags])
+    recipe = common.open_recipe(["prune"], upstream=teacher or common.exp / "finetune" / "joint")
     if recipe is None:
         return
     from svkit.stages.prune import PruneRequest, run
@@ -53,9 +67,7 @@ def prune(
         recipe=recipe,
         teacher=teacher,
         out=common.out,
-        sparsity=sparsity,
         budget=budget,
-        round_to=round_to,
         manifest=common.manifest,
         audio_root=common.audio_root,
         overwrite=common.overwrite,
@@ -63,4 +75,5 @@ def prune(
     )
     with console.progress() as progress:
         done = run(request, progress)
+        common.remember(recipe, progress)
     console.result(asdict(done) if common.json else done.checkpoint, as_json=common.json)

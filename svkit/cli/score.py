@@ -8,6 +8,7 @@ import typer
 
 from svkit.cli import console, options, tables
 from svkit.config.ranges import Range
+from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from svkit.stages.score import ScoreResult
@@ -64,7 +65,8 @@ CohortSpeakers = Annotated[
     bool, typer.Option("--cohort-speakers", help="One cohort member a speaker instead of one an utterance.")
 ]
 TopN = Annotated[
-    int, options.number("--top-n", Range(ge=2, le=10**7), "Cohort members that count in asnorm.")
+    int | None,
+    options.number("--top-n", Range(ge=2, le=10**7), "Cohort members that count in asnorm [default: 300]."),
 ]
 Center = Annotated[
     bool, typer.Option("--center", help="Subtract the mean of the cohort (without one: of the tests).")
@@ -138,7 +140,7 @@ def score(
     norm: Normalisation = Norm.NONE,
     cohort: Cohorts = None,
     cohort_speakers: CohortSpeakers = False,
-    top_n: TopN = 300,
+    top_n: TopN = None,
     center: Center = False,
     enroll: Enroll = None,
     calibrate: Calibrate = False,
@@ -161,6 +163,8 @@ def score(
 
     Example: svkit score exp/data/trials/demo.txt
     """
+    if top_n is not None and norm is not Norm.ASNORM:
+        raise ConfigError("--top-n counts in --norm asnorm only; give both")
     from svkit.stages.backend import Backend
     from svkit.stages.score import ScoreRequest, run
 
@@ -171,7 +175,7 @@ def score(
         backend=Backend(
             method=backend.value,
             norm=norm.value,
-            top_n=top_n,
+            top_n=300 if top_n is None else top_n,
             center=center,
             cohort_speakers=cohort_speakers,
         ),

@@ -45,6 +45,33 @@ def training_speakers(checkpoint: Path) -> set[str] | None:
     return speakers or None
 
 
+def made_with(checkpoint: Path) -> tuple[str | None, int | None]:
+    """Return recipe and seed that a finished checkpoint was made with, as far as that is recorded."""
+    config = read_provenance(checkpoint).get("config") if is_finished(checkpoint) else None
+    name, seed = (config.get("preset"), config.get("seed")) if isinstance(config, dict) else (None, None)
+    return name if isinstance(name, str) else None, seed if type(seed) is int else None
+
+
+def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
+    """Say which stages of a chain were made with which recipe, where these differ; None: they do not.
+
+    Args:
+        checkpoint: the last of the chain.
+        exp: the experiment, which names of stages leave out.
+    """
+    stages: dict[str, list[str]] = {}
+    for directory, _ in _ancestors(checkpoint):
+        name, _ = made_with(directory)
+        if name is not None:
+            inside = directory.resolve().is_relative_to(exp.resolve())
+            shown = directory.resolve().relative_to(exp.resolve()) if inside else directory
+            stages.setdefault(name, []).append(shown.as_posix())
+    if len(stages) < 2:
+        return None
+    parts = [f"{name} made {', '.join(reversed(made))}" for name, made in reversed(stages.items())]
+    return f"the chain mixes recipes: {'; '.join(parts)}"
+
+
 def _classes(directory: Path) -> set[str]:
     try:
         return read_class_speakers(directory)

@@ -42,10 +42,8 @@ class PruneRequest:
     recipe: Recipe
     teacher: Path | None = None
     out: Path | None = None
-    sparsity: float | None = None
     budget: str | None = None
     """`macs=6.3G`: MACs for 1 s of the whole model, instead of a sparsity."""
-    round_to: int | None = None
     manifest: Path | None = None
     audio_root: Path | None = None
     overwrite: bool = False
@@ -120,10 +118,6 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
     """
     recipe = request.recipe
     config = recipe.prune
-    if request.sparsity is not None:
-        config = replace(config, sparsity=request.sparsity)
-    if request.round_to is not None:
-        config = replace(config, round_to=request.round_to)
     teacher_path = default_teacher(request.exp, request.teacher)
     out = request.out or request.exp / "prune"
     inputs = {**training_inputs(request.exp, request.manifest), "teacher": teacher_path}

@@ -10,6 +10,7 @@ from svkit.errors import ArtifactError, terminal_text
 from svkit.progress import Progress
 from svkit.stages.finished import is_current
 from svkit.stages.guards import Guards, check_scores
+from svkit.stages.lineage import mixed_recipes
 from svkit.stages.measurement import NUM_RESAMPLES
 from svkit.stages.model_card import write_card
 from svkit.stages.reporting import figures, gather, markdown, page, timing, wording
@@ -82,6 +83,8 @@ def run(request: ReportRequest, progress: Progress) -> ReportResult:
         gather.link_models(exp, systems, contents)
         evaluated = {system["model_path"] for system in systems}
         models = _describe_models(exp, contents, evaluated, progress)
+        mixed = [mixed_recipes(exp / path, exp) for path in sorted(filter(None, evaluated))]
+        guards.cautions.extend(dict.fromkeys(caution for caution in mixed if caution is not None))
         report = {
             "machine": timing.describe_machine(),
             "models": models,

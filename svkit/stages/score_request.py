@@ -77,6 +77,8 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
         raise ConfigError(
             "--calibration applies what was learnt elsewhere, --calibrate and --calibrate-folds learn; give one of them"
         )
+    if request.sidecar is not None and not request.by:
+        raise ConfigError("--sidecar gives columns for --by; name one with --by COLUMN")
     for form in request.forms:
         if form not in FORMS:
             raise ConfigError(f"--format {form}: expected {' or '.join(FORMS)}")
@@ -90,6 +92,15 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
         if given:
             raise ConfigError(f"--fuse takes scores as they are; leave out {', '.join(given)}")
         return
+    unused = {
+        "--cohort-speakers needs --cohort": backend.cohort_speakers and not request.cohorts,
+        "--cohort is used by --norm, --center and --qmf; give one of them": request.cohorts
+        and backend.norm == "none"
+        and not (backend.center or request.quality),
+    }
+    for message, is_unused in unused.items():
+        if is_unused:
+            raise ConfigError(message)
     if backend.norm != "none" and not request.cohorts:
         raise ConfigError(
             f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest"

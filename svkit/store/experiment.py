@@ -1,10 +1,16 @@
-"""`exp/config.toml`: what `prepare` decided for the verbs after it (preset, encoder, noise and RIR lists)."""
+"""`exp/config.toml`: what an experiment was made with, for the commands after it: preset, encoder, seed, augmentation.
+
+`svkit prepare` writes it; a later command whose flags choose something else notes that here, and says so.
+"""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from svkit.config.load import read_toml
+from svkit.config.ranges import Checked
+from svkit.config.schema import Seed
 from svkit.errors import ConfigError
 from svkit.store.atomic import write_text
 from svkit.store.files import TOML_BYTES, read_file
@@ -14,7 +20,7 @@ FILE_NAME = "config.toml"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Experiment:
+class Experiment(Checked):
     """Defaults of an experiment directory; flags win over them."""
 
     preset: str = "w2v-bert-2.0"
@@ -24,6 +30,10 @@ class Experiment:
     """List of noise and music, relative to the experiment directory or absolute; None: none prepared."""
     rirs: str | None = None
     """List of room impulse responses, likewise."""
+    seed: Seed | None = None
+    """Of training; None: the preset's."""
+    augment: str | None = None
+    """`none`: training without noise and reverberation, `all` or None: with what there is."""
 
 
 def resolve(exp: Path, value: str | None) -> Path | None:
@@ -48,11 +58,16 @@ def read_experiment(exp: Path) -> Experiment:
     """Read `exp/config.toml`; without one, the defaults hold.
 
     Raises:
-        ConfigError: not TOML, an unknown key, or a value that is not text.
+        ConfigError: not TOML, an unknown key, or a value of another type.
     """
+    return Experiment(**read_noted(exp))
+
+
+def read_noted(exp: Path) -> dict[str, Any]:
+    """Return what the file says, without defaults."""
     path = exp / FILE_NAME
     if not path.exists():
-        return Experiment()
+        return {}
     try:
         content = read_toml(read_file(path, ConfigError, TOML_BYTES).decode())
     except (ValueError, RecursionError) as error:
@@ -62,18 +77,38 @@ def read_experiment(exp: Path) -> Experiment:
         if key not in known:
             shown = key if key.isprintable() else repr(key)
             raise ConfigError(f"{path}: {shown}: unknown key; expected {', '.join(known)}")
-        if not isinstance(value, str):
+        if key != "seed" and not isinstance(value, str):
             raise ConfigError(f"{path}: {key}: expected text, found {value!r}")
-    return Experiment(**content)
+    if content.get("augment", "none") not in ("none", "all"):
+        raise ConfigError(f"{path}: augment: expected none or all, found {content['augment']!r}")
+    try:
+        Experiment(**content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return content
 
 
-def update_experiment(exp: Path, **changes: str | None) -> Experiment:
-    """Change some keys of `exp/config.toml` and keep the others; None removes a key."""
-    experiment = Experiment(**{**asdict(read_experiment(exp)), **changes})
-    lines = ["# Written by `svkit prepare`; every later command reads it, its flags win."]
-    for key, value in asdict(experiment).items():
-        if value is not None:
-            # A JSON string is a TOML basic string, but for DEL.
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
-    write_text(exp / FILE_NAME, "\n".join(lines) + "\n")
-    return experiment
+def update_experiment(exp: Path, **changes: str | int | None) -> list[str]:
+    """Change some keys of `exp/config.toml` and keep the others; None removes a key.
+
+    An encoder goes with its preset: where another preset comes without one, it is forgotten.
+
+    Returns:
+        A sentence for each value that was there and is another one now.
+    """
+    before = read_noted(exp)
+    if changes.get("preset", before.get("preset")) != before.get("preset") is not None:
+        changes = {"encoder": None, **changes}
+    after = {**before, **changes}
+    after = {key: value for key, value in after.items() if value is not None}
+    lines = ["# Written by svkit: what this experiment is made with. Every command reads it; flags win."]
+    for key, value in after.items():
+        # A JSON string is a TOML basic string, but for DEL.
+        lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
+    if after != before or not before:
+        write_text(exp / FILE_NAME, "\n".join(lines) + "\n")
+    names = [key for key in dict.fromkeys((*before, *after)) if before and before.get(key) != after.get(key)]
+    return [
+        f"{exp / FILE_NAME}: {key} is {after.get(key, 'not set')} from now on (was {before.get(key, 'not set')})"
+        for key in names
+    ]

@@ -9,15 +9,15 @@ import pytest
 import soundfile
 
 from svkit.errors import ArtifactError, ConfigError, DataError
-from svkit.progress import SilentProgress
 from svkit.stages.prepare import folder
 from svkit.stages.prepare.corpus import CorpusRequest
 from svkit.stages.prepare.scan import BadFilesError, ScanOptions
-from svkit.store.experiment import read_experiment, update_experiment
+from svkit.store.experiment import Experiment, read_experiment, update_experiment
 from svkit.store.locks import lock_directory
 from svkit.store.manifest import read_manifest
 from svkit.store.provenance import read_provenance
 from svkit.store.trials import read_trials
+from tests.stages.training_experiment import Notes
 
 VOICES = Path(__file__).resolve().parents[3] / "shared" / "voices"
 
@@ -40,9 +40,11 @@ def tree(tmp_path):
     return root
 
 
-def prepare(tmp_path, root, speaker_regex=None, **fields):
-    request = CorpusRequest(**{"exp": tmp_path / "exp", "root": root, **fields})
-    return folder.run(request, SilentProgress(), speaker_regex=speaker_regex)
+def prepare(tmp_path, root, speaker_regex=None, notes=False, **fields):
+    """Prepare, and return the result, or with `notes` what was said."""
+    request, said = CorpusRequest(**{"exp": tmp_path / "exp", "root": root, **fields}), Notes()
+    result = folder.run(request, said, speaker_regex=speaker_regex)
+    return said if notes else result
 
 
 def speakers(tmp_path, name):
@@ -253,17 +255,24 @@ def test_a_second_writer_is_told(tmp_path, tree):
     os.close(lock)
 
 
-def test_the_experiment_notes_preset_and_encoder(tmp_path, tree, monkeypatch):
-    update_experiment(tmp_path / "exp", noise="data/noise.tsv", encoder="old")
+def test_the_experiment_notes_preset_and_encoder_and_keeps_them(tmp_path, tree, monkeypatch):
+    exp = tmp_path / "exp"
+    update_experiment(exp, noise="data/noise.tsv")
     prepare(tmp_path, tree)
-    assert read_experiment(tmp_path / "exp").preset == "w2v-bert-2.0"
-    assert read_experiment(tmp_path / "exp").encoder is None
-    assert read_experiment(tmp_path / "exp").noise == "data/noise.tsv"
+    assert read_experiment(exp) == Experiment(preset="w2v-bert-2.0", noise="data/noise.tsv")
     monkeypatch.chdir(tmp_path)
     Path("model").mkdir()
-    prepare(tmp_path, tree, preset="tiny", encoder="model", overwrite=True)
-    assert read_experiment(tmp_path / "exp").encoder == str(tmp_path / "model")
-    assert read_experiment(tmp_path / "exp").preset == "tiny"
+    notes = prepare(tmp_path, tree, preset="tiny", encoder="model", overwrite=True, notes=True)
+    kept = Experiment(preset="tiny", encoder=str(tmp_path / "model"), noise="data/noise.tsv")
+    assert read_experiment(exp) == kept
+    assert "config.toml: preset is tiny from now on (was w2v-bert-2.0)" in notes
+    assert not [
+        note for note in prepare(tmp_path, tree, overwrite=True, notes=True).messages if "now on" in note
+    ]
+    assert read_experiment(exp) == kept
+    notes = prepare(tmp_path, tree, preset="smoke", overwrite=True, notes=True)
+    assert read_experiment(exp) == Experiment(preset="smoke", noise="data/noise.tsv")
+    assert f"encoder is not set from now on (was {tmp_path / 'model'})" in notes
 
 
 def test_the_speaker_may_come_from_a_regex(tmp_path):

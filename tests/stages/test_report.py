@@ -296,6 +296,26 @@ def test_scores_without_checkpoints_still_make_a_report(finished, tmp_path):
     assert "Checkpoints" not in (exp / "report" / "report.md").read_text()
 
 
+def test_a_chain_that_mixes_recipes_says_so_everywhere(finished, tmp_path):
+    exp = tmp_path / "copy"
+    shutil.copytree(finished, exp)
+    chain = {"finetune/joint": "smoke", "prune": "smoke", "distill": "tiny", "finetune-pruned/lmft": "tiny"}
+    before = []
+    for place, preset in chain.items():
+        path = exp / place / "provenance.json"
+        record = {**json.loads(path.read_text()), "config": {"preset": preset}, "inputs": before}
+        path.write_text(json.dumps(record))
+        before = [{"name": "checkpoint", "path": str(exp / place), "sha256": "0" * 64}]
+    done = stage.run(stage.ReportRequest(exp=exp, overwrite=True), SilentProgress())
+    sentence = (
+        "the chain mixes recipes: smoke made finetune/joint, prune; tiny made distill, finetune-pruned/lmft"
+    )
+    assert done.report["cautions"] == [sentence] == read_report(exp / "report")["cautions"]
+    assert f"Caution: {sentence}." in stage.summary(done.report).headline
+    for name in ("report.md", "report.html"):
+        assert f"Caution: {sentence}." in html.unescape((exp / "report" / name).read_text())
+
+
 def test_nothing_to_report_is_said(tmp_path):
     with pytest.raises(ArtifactError, match="svkit score"):
         stage.run(stage.ReportRequest(exp=tmp_path), SilentProgress())

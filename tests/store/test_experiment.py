@@ -10,6 +10,7 @@ from svkit.store.experiment import (
     encoder_to_note,
     noted_encoder,
     read_experiment,
+    read_noted,
     resolve,
     update_experiment,
 )
@@ -44,6 +45,24 @@ def test_an_encoder_inside_the_experiment_moves_with_it(tmp_path, monkeypatch):
     assert noted_encoder(moved, None) is None
 
 
+def test_noting_a_list_first_decides_no_preset(tmp_path):
+    """`svkit prepare musan` before `svkit prepare demo`: the demo's preset is still the demo's to choose."""
+    update_experiment(tmp_path, noise="data/noise.tsv")
+    assert read_noted(tmp_path) == {"noise": "data/noise.tsv"}
+
+
+def test_changes_are_said_and_an_encoder_goes_with_its_preset(tmp_path):
+    assert update_experiment(tmp_path, preset="tiny", encoder="/models/e", seed=7) == []
+    assert update_experiment(tmp_path, preset="tiny", seed=7) == []
+    path = tmp_path / "config.toml"
+    assert update_experiment(tmp_path, preset="smoke", rirs="/r.tsv") == [
+        f"{path}: preset is smoke from now on (was tiny)",
+        f"{path}: encoder is not set from now on (was /models/e)",
+        f"{path}: rirs is /r.tsv from now on (was not set)",
+    ]
+    assert read_experiment(tmp_path) == Experiment(preset="smoke", seed=7, rirs="/r.tsv")
+
+
 @settings(max_examples=40, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
 def test_any_text_comes_back(tmp_path_factory, text):
@@ -57,7 +76,13 @@ def test_any_text_comes_back(tmp_path_factory, text):
     [
         ("preset = ", "config.toml: not a TOML file"),
         ("\xff", "config.toml: not a TOML file"),
-        ('presets = "tiny"', "config.toml: presets: unknown key; expected preset, encoder, noise, rirs"),
+        (
+            'presets = "tiny"',
+            "config.toml: presets: unknown key; expected preset, encoder, noise, rirs, seed, augment",
+        ),
+        ("seed = -1", "config.toml: seed: expected a whole number >= 0"),
+        ('seed = "7"', "config.toml: seed: expected a whole number >= 0"),
+        ('augment = "some"', "config.toml: augment: expected none or all, found 'some'"),
         ("noise = 3", "config.toml: noise: expected text, found 3"),
     ],
 )

@@ -66,7 +66,7 @@ def run(
     root = (request.root or Path("CN-Celeb")).resolve()
     places = _find_places(root)
     config = {**identity(request), "join_below": join_below, "allow_other_lists": allow_other_lists}
-    with DataDirectory(request, "cnceleb", config) as data:
+    with DataDirectory(request, progress, "cnceleb", config) as data:
         if data.finished is not None:
             return data.finished
         is_official = request.eval_speakers is None

@@ -13,7 +13,7 @@ from svkit.progress import Progress
 from svkit.stages.prepare import splits
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
 from svkit.store.atomic import remove_unfinished, write_bytes, write_json
-from svkit.store.experiment import encoder_to_note, update_experiment
+from svkit.store.experiment import encoder_to_note, read_noted, update_experiment
 from svkit.store.files import read_file
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.manifest import write_manifest
@@ -103,6 +103,7 @@ class DataDirectory:
     def __init__(
         self,
         request: CorpusRequest,
+        progress: Progress,
         corpus: str,
         config: Mapping[str, Any],
         default_preset: str = "w2v-bert-2.0",
@@ -112,9 +113,10 @@ class DataDirectory:
 
         Args:
             request: the request.
+            progress: is told what changes.
             corpus: its name.
             config: what identifies the request, for provenance and `keep_finished`.
-            default_preset: preset noted in `exp/config.toml` unless the request has one.
+            default_preset: noted in `exp/config.toml` unless the request or the experiment has one.
             inputs: name -> lists that the corpus consists of, beside those that the request names.
 
         Raises:
@@ -124,8 +126,9 @@ class DataDirectory:
         """
         self.path = request.exp / "data"
         self._request = request
+        self._progress = progress
         self._corpus = corpus
-        self._preset = request.preset or default_preset
+        self._default_preset = default_preset
         self._config = plain({"corpus": corpus, "seed": request.seed, **config})
         self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._inputs = describe_inputs({**(inputs or {}), **_given_files(request)})
@@ -268,9 +271,16 @@ class DataDirectory:
         return table.assign(path=paths)
 
     def _note_recipe(self) -> None:
+        """Note preset and encoder that were asked for; what an experiment was made with stays otherwise."""
         exp, encoder = self._request.exp, self._request.encoder
         noted = None if encoder is None else encoder_to_note(exp, encoder)
-        update_experiment(exp, preset=self._preset, encoder=noted)
+        changes = {
+            key: value for key, value in (("preset", self._request.preset), ("encoder", noted)) if value
+        }
+        if "preset" not in read_noted(exp):
+            changes = {"preset": self._default_preset, **changes}
+        for change in update_experiment(exp, **changes):
+            self._progress.note(change)
 
     def _summarise(
         self,

@@ -74,7 +74,7 @@ def run(
         hint = f"; this looks like {guess}: svkit prepare {guess} {path}" if guess else ""
         raise DataError(f"{path}: {LAYOUT}; found {found}{hint}")
     config = {**identity(request), "columns": columns, "audio_root": audio_root and audio_root.resolve()}
-    with DataDirectory(request, "csv", config, inputs={"table": path}) as data:
+    with DataDirectory(request, progress, "csv", config, inputs={"table": path}) as data:
         if data.finished is not None:
             return data.finished
         header, rows = _read(path)

@@ -33,7 +33,7 @@ def run(
         plans: part of the corpus for tests (None: all of it, with the shipped protocol).
     """
     config = {"valid_speakers": request.valid_speakers}
-    with DataDirectory(request, "demo", config, "tiny") as data:
+    with DataDirectory(request, progress, "demo", config, "tiny") as data:
         if data.finished is not None:
             return data.finished
         data.clear()

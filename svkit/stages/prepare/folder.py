@@ -49,7 +49,7 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
     root = request.root.resolve()
     pattern = _compile(speaker_regex)
     config = {**identity(request), "speaker_regex": speaker_regex}
-    with DataDirectory(request, "folder", config) as data:
+    with DataDirectory(request, progress, "folder", config) as data:
         if data.finished is not None:
             return data.finished
         guess = guess_corpus(root)

@@ -86,7 +86,9 @@ def run(
         "audio_root": audio_root and audio_root.resolve(),
         "allow_pipes": allow_pipes,
     }
-    with DataDirectory(request, "kaldi", config, inputs={name: root / name for name in names}) as data:
+    with DataDirectory(
+        request, progress, "kaldi", config, inputs={name: root / name for name in names}
+    ) as data:
         if data.finished is not None:
             return data.finished
         lists = _read_lists(root)

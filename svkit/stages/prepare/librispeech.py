@@ -49,7 +49,7 @@ def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
     root = next((place for place in (given, given / "LibriSpeech") if _subsets(place)), None)
     if root is None:
         raise wrong_tree(given, "librispeech", "no subset (train-clean-100, test-clean, ...)", LAYOUT)
-    with DataDirectory(request, "librispeech", identity(request)) as data:
+    with DataDirectory(request, progress, "librispeech", identity(request)) as data:
         if data.finished is not None:
             return data.finished
         subsets = _subsets(root)

@@ -43,7 +43,7 @@ def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
     root = (request.root or Path("VoxBlink2")).resolve()
     if not root.is_dir():
         raise wrong_tree(root, "voxblink2", "not a directory", LAYOUT)
-    with DataDirectory(request, "voxblink2", identity(request)) as data:
+    with DataDirectory(request, progress, "voxblink2", identity(request)) as data:
         if data.finished is not None:
             return data.finished
         candidates = _find_audio(root, progress)

@@ -105,7 +105,7 @@ def run(request: CorpusRequest, progress: Progress, options: VoxcelebOptions | N
         "convert": options.conversion.is_wanted,
         "strict": options.is_strict,
     }
-    with DataDirectory(request, "voxceleb", config) as data:
+    with DataDirectory(request, progress, "voxceleb", config) as data:
         if data.finished is not None:
             return data.finished
         tree = _find_audio(root, progress)
