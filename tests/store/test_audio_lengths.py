@@ -12,7 +12,7 @@ import soundfile
 
 from svkit.store import audio_file
 from svkit.store.audio_file import AudioError, TarMember, count_samples, examine, probe, read_audio
-from svkit.store.transcode import find_ffmpeg
+from svkit.store.transcode import find_ffmpeg, transcode
 
 RATE = 16_000
 SECONDS = 4
@@ -276,3 +276,16 @@ def test_channels(tmp_path):
     for read in (probe, lambda path, channel: read_audio(path, channel=channel)):
         with pytest.raises(AudioError, match="channel 2 asked for, the file has 2"):
             read(tmp_path / "a.wav", 2)
+
+
+def test_conversion_believes_no_length_that_is_not_stated(tmp_path, source):
+    """AAC without a container has a length by a guess from its bit rate, what comes from a pipe none."""
+    ffmpeg(source, "-c:a", "aac", "-f", "adts", tmp_path / "a.aac")
+    (tmp_path / "b.webm").write_bytes(ffmpeg(source, "-c:a", "libopus", "-f", "webm", "-"))
+    for name in ("a.aac", "b.webm"):
+        info = transcode(find_ffmpeg(), tmp_path / name, tmp_path / "out.flac", RATE)
+        assert TRUTH - 1 <= info.num_samples <= TRUTH + 2048
+    (tmp_path / "c.webm").write_bytes((tmp_path / "b.webm").read_bytes()[:6000])
+    with pytest.raises(AudioError, match="truncated: ffmpeg says that the file ended prematurely"):
+        transcode(find_ffmpeg(), tmp_path / "c.webm", tmp_path / "other.flac", RATE)
+    assert not (tmp_path / "other.flac").exists()
