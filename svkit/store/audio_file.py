@@ -8,7 +8,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -44,6 +44,8 @@ CUT_ADVICE = (
 )
 _COUNTS = 1 << 14
 """Files whose counted lengths are remembered in one process."""
+_FLAC_FRAME_SAMPLES = 4096
+"""Of one channel, as encoders make them."""
 _MPEG_LEAD_SAMPLES = 1 << 16
 """Decoded before a place: an MP3 frame may take its bits from dozens of frames before it."""
 Channel = int | Literal["mix"]
@@ -196,10 +198,6 @@ def _explain(path: Path | TarMember, error: Exception, where: str = "") -> Audio
     if not where and (hint := _conversion_hint(file, path.offset if isinstance(path, TarMember) else 0)):
         return AudioError(path, "unreadable", hint)
     detail = str(getattr(error, "error_string", None) or error).strip().rstrip(".")
-    if "lost sync" in detail:
-        detail += (
-            f"; it is cut or damaged: copy it again, or write what is left: ffmpeg -i {file.name} mended.flac"
-        )
     return AudioError(path, "unreadable", f"not readable as audio{where}: {detail}")
 
 
@@ -299,39 +297,51 @@ def examine(
         AudioError: missing, empty, not audio, without that channel, truncated, or with samples that are not finite or
             absurdly large.
     """
-    found = 0
+    found, missing = 0, ""
     with _open(path) as file:
         info = _info(path, file, file.frames, channel, allow_cut=True)
         digest = hashlib.sha256(str(info.sample_rate_hz).encode())
-        for block in _blocks(path, file, 0, info.num_samples if file.claim.is_counted else None):
-            samples = _one_channel(path, block, channel, found)
-            found += len(samples)
-            digest.update(samples.tobytes())
-            if visit is not None:
-                visit(samples, info.sample_rate_hz)
-        return _info(path, file, found, channel, allow_cut), digest.hexdigest()
+        try:
+            for block in _blocks(path, file, 0, info.num_samples if file.claim.is_counted else None):
+                samples = _one_channel(path, block, channel, found)
+                found += len(samples)
+                digest.update(samples.tobytes())
+                if visit is not None:
+                    visit(samples, info.sample_rate_hz)
+        except AudioError as cut:
+            if not allow_cut or not found or cut.reason != "truncated":
+                raise
+            missing = cut.detail.removesuffix(f"; {CUT_ADVICE}")
+        info = _info(path, file, found, channel, allow_cut)
+    return replace(info, missing=info.missing or missing), digest.hexdigest()
 
 
 def channel_levels_db(path: Path | TarMember, num_samples: int | None = None) -> npt.NDArray[np.float64]:
     """Measure each channel: its RMS without its mean against full scale, `[C]`; -inf for silence; 0 for a single one.
+
+    Of a file that is cut, what is there is measured.
 
     Args:
         path: the recording.
         num_samples: how many samples from the beginning (None: all).
 
     Raises:
-        AudioError: missing, not audio or truncated.
+        AudioError: missing or not audio.
     """
     with _open(path) as file:
         if file.channels == 1:
             return np.zeros(1)
         known = file.frames if file.claim.is_counted else None
         count, total, squares = 0, np.zeros(file.channels), np.zeros(file.channels)
-        for block in _blocks(path, file, 0, known if num_samples is None else num_samples):
-            wide = block.astype(np.float64)
-            count += len(wide)
-            total += wide.sum(axis=0)
-            squares += (wide**2).sum(axis=0)
+        try:
+            for block in _blocks(path, file, 0, known if num_samples is None else num_samples):
+                wide = block.astype(np.float64)
+                count += len(wide)
+                total += wide.sum(axis=0)
+                squares += (wide**2).sum(axis=0)
+        except AudioError as cut:
+            if not count or cut.reason != "truncated":
+                raise
     with np.errstate(divide="ignore", invalid="ignore"):
         levels = 10 * np.log10(squares / count - (total / count) ** 2)
     return np.where(np.isnan(levels), -np.inf, levels)
@@ -391,10 +401,10 @@ def _length(path: Path | TarMember, file: _Audio, said: int | None) -> int:
 
 
 def _blocks(
-    path: Path | TarMember, file: _Audio, start: int, wanted: int | None
+    path: Path | TarMember, file: _Audio, start: int, wanted: int | None, size: int | None = None
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yield all channels from one sample on, `[N, C]`; None: up to the end, wherever that is."""
-    found, longest = 0, max(1, _BLOCK_SAMPLES // file.channels)
+    found, longest = 0, max(1, (size or _BLOCK_SAMPLES) // file.channels)
     try:
         if start:
             lead = min(start, _MPEG_LEAD_SAMPLES) if file.subtype.startswith("MPEG") else 0
@@ -415,8 +425,17 @@ def _blocks(
                 raise _cut(path, f"truncated: {said} samples, found {start + found}")
             found += len(block)
             yield block
+        return
     except (soundfile.SoundFileError, OSError, ValueError) as error:
-        raise _explain(path, error, f" after sample {start + found}") from error
+        if "lost sync" not in str(error):
+            raise _explain(path, error, f" after sample {start + found}") from error
+        if size:
+            said = f"the header says {file.frames} samples, decoding fails after {start + found}"
+            raise _cut(path, f"truncated or damaged: {said}") from error
+    # What an error takes with it is the block that was read: smaller ones, to see how far it goes.
+    with _open(path) as again:
+        rest = None if wanted is None else wanted - found
+        yield from _blocks(path, again, start + found, rest, _FLAC_FRAME_SAMPLES * file.channels)
 
 
 def _one_channel(

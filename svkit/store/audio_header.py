@@ -208,7 +208,12 @@ def _claim_of_mpeg(read: Read, start: int, size: int) -> Claim:
         claimed = int.from_bytes(found["bytes"], "big") if found["flags"][3] & 2 else 0
         available = size - start - found.start()
         behind = read(start + found.start() + claimed, 3) if claimed else b""
-        if claimed <= available and behind != b"ID3" and not _is_sync(behind):
+        # Some writers count the tags before the audio as well.
+        if (
+            claimed <= available + (start if read(0, 3) == b"ID3" else 0)
+            and behind != b"ID3"
+            and not _is_sync(behind)
+        ):
             return Claim(start=0 if read(0, 3) == b"ID3" else start)
         patch = (start + found.start("tag"), bytes(4))
     return Claim(

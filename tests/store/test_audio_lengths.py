@@ -233,12 +233,25 @@ def test_a_cut_mp3_is_named_by_the_bytes_that_its_header_says(tmp_path, source):
         read_audio(path, 0, 100, length=TRUTH)
 
 
-def test_a_cut_flac_says_so(tmp_path):
-    soundfile.write(tmp_path / "a.flac", speech_like(), RATE)
-    whole = (tmp_path / "a.flac").read_bytes()
-    (tmp_path / "a.flac").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(AudioError, match="cut or damaged: .*ffmpeg -i a.flac"):
-        examine(tmp_path / "a.flac")
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_cut_flac_says_how_far_it_goes_and_is_read_so_far_where_that_is_known(tmp_path, channels):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.stack([speech_like()] * channels, axis=1), RATE)
+    whole, expected = path.read_bytes(), read_audio(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    message = (
+        f"truncated or damaged: the header says {TRUTH} samples, decoding fails after [0-9]+; copy it again"
+    )
+    for place in (path, in_tar(tmp_path, path.read_bytes())):
+        for read in (examine, lambda place: read_audio(place, length=TRUTH)):
+            with pytest.raises(AudioError, match=message) as caught:
+                read(place)
+            assert caught.value.reason == "truncated"
+        info, _ = examine(place, allow_cut=True)
+        assert TRUTH // 4 < info.num_samples < TRUTH and info.missing.startswith("truncated or damaged")
+        found = read_audio(place, 0, info.num_samples, length=info.num_samples)
+        assert np.array_equal(found, expected[: info.num_samples])
+        assert len(audio_file.channel_levels_db(place)) == channels
 
 
 def test_a_file_shorter_than_its_list_says_is_named_whatever_part_is_read(tmp_path):
