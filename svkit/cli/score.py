@@ -132,6 +132,14 @@ Allow = Annotated[
 ]  # fmt: skip
 
 
+MatchIds = Annotated[
+    bool,
+    typer.Option(
+        "--match-ids", help="Match ids that differ in prefix, extension, case, ./, \\ or quotes; on record."
+    ),
+]
+
+
 def score(
     trials: Trials,
     embeddings: EmbeddingDirs = None,
@@ -152,6 +160,7 @@ def score(
     sidecar: Sidecar = None,
     forms: Forms = None,
     allow: Allow = None,
+    match_ids: MatchIds = False,
     overwrite: options.Overwrite = False,
     keep_finished: options.KeepFinished = False,
     exp: options.Exp = Path("exp"),
@@ -191,6 +200,7 @@ def score(
         sidecar=sidecar,
         forms=tuple(form.value for form in forms or ()),
         allow=frozenset(allow or ()),
+        match_ids=match_ids,
         overwrite=overwrite,
         keep_finished=keep_finished,
     )

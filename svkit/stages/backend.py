@@ -29,7 +29,7 @@ class Backend:
     """Cosine, or the log-likelihood ratio of a two-covariance PLDA model."""
     norm: Norm = "none"
     top_n: int = 300
-    """Cohort members that count in adaptive S-norm (all of a smaller cohort)."""
+    """Cohort members that count in adaptive S-norm."""
     center: bool = False
     """Subtract the mean of the cohort, or of the evaluated embeddings where there is no cohort."""
     cohort_speakers: bool = False

@@ -177,6 +177,7 @@ def check_calibration(
     checkpoint_sha256: str | None,
     speakers: set[str] | None,
     guards: Guards,
+    cohort_size: int | None = None,
 ) -> CalibrationRecord:
     """Read a calibration and check that it belongs to these scores and not to these trials or speakers.
 
@@ -187,6 +188,7 @@ def check_calibration(
         checkpoint_sha256: the model behind them; None: several.
         speakers: of the trials; None: not known.
         guards: what is allowed; told where speakers are not known.
+        cohort_size: members of the cohort, where the back-end has one.
 
     Raises:
         ConfigError: it was learnt on the very trials it would be judged on.
@@ -222,7 +224,10 @@ def check_calibration(
         raise ArtifactError(
             f"{path}: expected a calibration of the model scored here, found one of another model"
         )
-    if record.backend != plain(backend):
+    recorded = dict(record.backend)
+    if cohort_size is not None:  # an earlier svkit recorded the number asked for, not the number there was
+        recorded["top_n"] = min(recorded.get("top_n", cohort_size), cohort_size)
+    if recorded != plain(backend):
         raise ArtifactError(
             f"{path}: expected a calibration of {backend['name']} scores,"
             f" found one of {record.backend.get('name')} (or of other settings)"

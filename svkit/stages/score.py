@@ -15,6 +15,7 @@ from svkit.progress import Progress
 from svkit.stages import calibration as calibrations
 from svkit.stages import fusion as fusions
 from svkit.stages.backend import (
+    Backend,
     Lookup,
     Scored,
     cohort_members,
@@ -36,6 +37,7 @@ from svkit.stages.guards import (
     check_speakers,
     check_training,
 )
+from svkit.stages.id_matching import find_matching
 from svkit.stages.measurement import (
     Material,
     Measured,
@@ -55,7 +57,7 @@ from svkit.store.calibration import CalibrationRecord, write_calibration
 from svkit.store.embeddings import Embeddings, read_embeddings
 from svkit.store.enrollment import read_enrollment
 from svkit.store.provenance import is_finished, open_output
-from svkit.store.scores import read_metrics
+from svkit.store.scores import read_metrics, read_scores
 from svkit.store.trials import Trials, read_trials
 
 
@@ -134,13 +136,23 @@ def _find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> 
     apart = {path.resolve() for path in (*request.cohorts, *request.plda_training)}
     children = sorted(home.iterdir()) if home.is_dir() else []
     ready = [child for child in children if is_finished(child) and child.resolve() not in apart]
-    wanted = set(trials.test.values[:1000])
-    known = []
+    wanted = trials.test.values[:1000]
+    known, offers = [], []
     for directory in ready:
-        if wanted.isdisjoint(read_embeddings(directory).ids):
+        ids = read_embeddings(directory).ids
+        is_strange = set(wanted).isdisjoint(ids)
+        matching = find_matching(wanted, ids) if is_strange else None
+        if matching is not None and not request.match_ids:
+            offers.append(f"{directory}: {matching.offer()}")
+        elif matching is None and is_strange:
             progress.note(f"{directory}: knows no utterance of {request.trials.name}, left out")
         else:
             known.append(directory)
+    if not known and offers:
+        raise DataError(
+            f"{request.trials}: no embeddings have its utterances as they are named; of the first"
+            f" {len(wanted)} tests, {first_five(offers)}"
+        )
     if not known:
         raise ArtifactError(
             f"{home}: no finished embeddings{' with utterances of these trials' if ready else ''};"
@@ -190,6 +202,8 @@ class _System:
     embeddings: Embeddings
     found: Lookup
     cohort: NDArray[np.float32] | None
+    method: Backend
+    """With the number of cohort members that there are, where more were asked for."""
     plda: Plda | None
     backend: dict[str, Any]
     """The back-end with its material, as metrics and calibrations record it."""
@@ -220,7 +234,7 @@ def _score_system(
     request: ScoreRequest, material: Material, paths: _Paths, guards: Guards, progress: Progress
 ) -> tuple[SystemScore, Measured]:
     """Score with one system."""
-    backend, target = request.backend, _target(request, paths)
+    target = _target(request, paths)
     config, inputs = resolved_config(request), paths.inputs(request)
     system = _read_system(request, material, paths, guards)
     with open_output(
@@ -233,7 +247,7 @@ def _score_system(
     ) as output:
         for caution in system.guards.cautions:
             progress.note(f"allowed, and recorded: {caution}")
-        scored = score_trials(system.found, backend, system.cohort, system.plda)
+        scored = score_trials(system.found, system.method, system.cohort, system.plda)
         metrics, llrs, learnt, measured = _measure(request, system, scored, progress)
         write(output, system.material, scored.scores, llrs, metrics)
         if learnt is not None:
@@ -248,8 +262,11 @@ def _read_system(request: ScoreRequest, material: Material, paths: _Paths, guard
     backend, directory = request.backend, paths.embeddings
     embeddings = read_embeddings(directory)
     check_checkpoint(guards, directory, embeddings)
+    material, offers = _match_ids(
+        request, material, embeddings.ids, f"{material.path} and {directory}", guards
+    )
     listed = material.trials
-    material, found = _look_up(material, embeddings, directory, guards)
+    material, found = _look_up(material, embeddings, directory, guards, offers)
     trials, enrollment = material.trials, material.enrollment
     learns = request.calibrate or request.calibrate_folds > 0
     check_classes(guards, material.path, trials.labels, learns=learns)
@@ -262,6 +279,13 @@ def _read_system(request: ScoreRequest, material: Material, paths: _Paths, guard
         if path is not None:
             used[name] = read_material(what, path, embeddings, directory)
             check_speakers(guards, (what, path, used[name]), trials, embeddings, enrollment)
+    cohort = cohort_members(used["cohort"], backend) if "cohort" in used else None
+    if cohort is not None and backend.norm != "snorm" and len(cohort) < backend.top_n:
+        if backend.norm == "asnorm":
+            guards.caution(
+                f"{paths.cohort}: --top-n {backend.top_n}: the cohort has {len(cohort):,} members, all of which count"
+            )
+        backend = replace(backend, top_n=len(cohort))
     check_labels(guards, material.path, listed, embeddings.meta.get("manifest"), enrollment)
     description = calibrations.describe_backend(
         backend, {name: matrix_sha256(embedded) for name, embedded in used.items()}
@@ -271,14 +295,21 @@ def _read_system(request: ScoreRequest, material: Material, paths: _Paths, guard
     if paths.calibration is not None:
         speakers = trial_speaker_names(trials, embeddings.meta.get("manifest"), enrollment)
         record = calibrations.check_calibration(
-            paths.calibration, request.trials, description, sha256, speakers, guards
+            paths.calibration,
+            request.trials,
+            description,
+            sha256,
+            speakers,
+            guards,
+            None if cohort is None or backend.norm == "snorm" else len(cohort),
         )
     return _System(
         directory=directory,
         material=material,
         embeddings=embeddings,
         found=found,
-        cohort=cohort_members(used["cohort"], backend) if "cohort" in used else None,
+        cohort=cohort,
+        method=backend,
         plda=train_backend(used["plda_training"]) if "plda_training" in used else None,
         backend=description,
         calibration=record,
@@ -287,18 +318,49 @@ def _read_system(request: ScoreRequest, material: Material, paths: _Paths, guard
     )
 
 
+def _match_ids(
+    request: ScoreRequest, material: Material, known: NDArray[np.object_], source: str, guards: Guards
+) -> tuple[Material, str]:
+    """Rename what `--match-ids` matches with the known utterances; without it, say which rule would match.
+
+    The list is looked at again where it was renamed: two ids may have become one.
+
+    Raises:
+        DataError: ids that match more than one utterance.
+    """
+    trials, enrollment = material.trials, material.enrollment
+    found = {"trials": find_matching(trials.ids if enrollment is None else trials.test.values, known)}
+    if enrollment is not None:
+        found["utterances of the enrollment map"] = find_matching(enrollment["utterance_id"].unique(), known)
+        found["enrollments"] = find_matching(trials.enroll.values, enrollment["enroll_id"].unique())
+    matched = {what: one for what, one in found.items() if one is not None}
+    if not matched or not request.match_ids:
+        return material, "".join(f"; {what}: {one.offer()}" for what, one in matched.items())
+    for what, one in matched.items():
+        guards.caution(one.take(f"{source}, {what}"))
+    names = {what: one.names for what, one in matched.items()}
+    test = names.get("trials", {})
+    if enrollment is not None:
+        of_map = names.get("utterances of the enrollment map", {})
+        enrollment = enrollment.assign(utterance_id=[of_map.get(n, n) for n in enrollment["utterance_id"]])
+    trials = trials.renamed(test if enrollment is None else names.get("enrollments", {}), test)
+    check_list(guards, material.path, trials, enrollment)
+    return replace(material, trials=trials, enrollment=enrollment), ""
+
+
 def _look_up(
-    material: Material, embeddings: Embeddings, directory: Path, guards: Guards
+    material: Material, embeddings: Embeddings, directory: Path, guards: Guards, offers: str
 ) -> tuple[Material, Lookup]:
     """Find the embeddings of the trials; where the guard may be passed, of those trials that have them."""
     try:
         return material, look_up(material.trials, embeddings, str(directory), material.enrollment)
-    except DataError as error:
+    except DataError as found:
+        error = DataError(f"{found}{offers}")
         if MISSING_UTTERANCES not in guards.allowed:
             guards.stop(MISSING_UTTERANCES, error)
         kept = has_embeddings(material.trials, embeddings, material.enrollment)
         if not kept.any():
-            raise
+            raise error from found
         guards.cautions.append(f"{error}; {np.count_nonzero(~kept):,} of {len(kept):,} trials are left out")
     material = material.only(kept)
     return material, look_up(material.trials, embeddings, str(directory), material.enrollment)
@@ -354,6 +416,9 @@ def _fuse_systems(
     request: ScoreRequest, material: Material, guards: Guards, progress: Progress
 ) -> tuple[SystemScore, Measured | None]:
     """Fuse finished scores into a scores directory of their own."""
+    if request.match_ids and is_finished(request.fuse[0]):  # what the scores have was matched before
+        scored = read_scores(request.fuse[0]).trials.ids
+        material, _ = _match_ids(request, material, scored, f"{material.path} and {request.fuse[0]}", guards)
     fusion = fusions.open_fusion(request.fuse, material, guards)
     manifest = fusion.metrics[0].get("manifest")
     check_labels(guards, request.trials, material.trials, manifest, material.enrollment)

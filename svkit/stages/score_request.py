@@ -44,6 +44,8 @@ class ScoreRequest:
     """Forms of other toolkits to write as well."""
     allow: frozenset[str] = frozenset()
     """Guards that may be passed (`svkit.stages.guards`)."""
+    match_ids: bool = False
+    """Match ids that differ in notation from the utterances' (`svkit.stages.id_matching`)."""
     seed: int = 24
     overwrite: bool = False
     keep_finished: bool = False
@@ -123,4 +125,5 @@ def resolved_config(request: ScoreRequest) -> dict[str, Any]:
         "by": list(request.by),
         "forms": list(request.forms),
         "allow": sorted(request.allow),
+        **({"match_ids": True} if request.match_ids else {}),
     }

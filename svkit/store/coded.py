@@ -1,6 +1,6 @@
 """Columns of text whose distinct values are held once: a list of 100 million trials names some 100,000 utterances."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,12 @@ class Coded:
         """Return some of the rows, `kept` [N]."""
         codes, places = pd.factorize(self.codes[kept])
         return Coded(self.values[places], codes.astype(np.int32))
+
+    def renamed(self, names: Mapping[str, str]) -> "Coded":
+        """Return the column with other texts for some; two may become one."""
+        renamed = np.array([names.get(text, text) for text in self.values], dtype=object)
+        places, values = pd.factorize(renamed)
+        return Coded(values, self.look_up(places.astype(np.int32)))
 
     def equals(self, other: "Coded") -> bool:
         """Say whether the texts are the same row by row."""

@@ -5,7 +5,7 @@
 `enroll_id`, `test_id` and `label`. Words may be in any case; blank lines and lines that begin with `#` are no trials.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,10 @@ class Trials:
     def ids(self) -> npt.NDArray[np.object_]:
         """The distinct ids of both sides, each once."""
         return np.asarray(pd.unique(np.concatenate([self.enroll.values, self.test.values])), dtype=object)
+
+    def renamed(self, enroll: Mapping[str, str], test: Mapping[str, str]) -> "Trials":
+        """Return the same trials with other ids for some; two may become one."""
+        return Trials(self.enroll.renamed(enroll), self.test.renamed(test), self.labels)
 
     def only(self, kept: npt.NDArray[np.bool_]) -> "Trials":
         """Return some of the trials, `kept` [N]."""

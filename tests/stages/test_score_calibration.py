@@ -220,3 +220,28 @@ def test_broken_calibrations_are_artifact_errors(exp, change):
     learnt.write_text(json.dumps(json.loads(learnt.read_text()) | change))
     with pytest.raises(ArtifactError, match=r"calibration\.json"):
         read_calibration(learnt)
+
+
+def test_more_cohort_members_than_there_are_is_said_and_the_number_used_is_recorded(exp):
+    asked = {
+        "backend": Backend(norm="asnorm", top_n=300),
+        "cohorts": (exp / "embeddings" / "dense",),
+        "allow": frozenset({"shared-speakers"}),
+    }
+    done = score(exp, "held", calibrate=True, **asked).systems[0]
+    assert done.metrics["backend"]["top_n"] == 48
+    assert any(
+        "--top-n 300: the cohort has 48 members, all of which count" in c for c in done.metrics["cautions"]
+    )
+    fitting = score(exp, "held", **(asked | {"backend": Backend(norm="asnorm", top_n=48)}), overwrite=True)
+    assert not any("--top-n" in caution for caution in fitting.systems[0].metrics["cautions"])
+    # A calibration of an earlier svkit says what was asked for; it is one of the same scores.
+    learnt = done.directory / "calibration.json"
+    score(exp, "held", calibrate=True, **asked, overwrite=True)
+    content = json.loads(learnt.read_text())
+    content["backend"]["top_n"] = 300
+    (exp / "old.json").write_text(json.dumps(content))
+    score(exp, "eval", calibrations=(exp / "old.json",), **asked)
+    with pytest.raises(ArtifactError, match="or of other settings"):
+        fewer = asked | {"backend": Backend(norm="asnorm", top_n=5)}
+        score(exp, "eval", calibrations=(exp / "old.json",), **fewer, overwrite=True)

@@ -1,0 +1,141 @@
+"""Finds the rule by which ids that differ in notation name the same utterances; `--match-ids` applies it."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from svkit.errors import DataError, first_five
+
+_STEPS: Mapping[str, Callable[[str], str]] = {
+    "without quotes": lambda name: name.strip("\"'"),
+    "with / for \\": lambda name: name.replace("\\", "/"),
+    "without ./": lambda name: (
+        re.sub(r"(^|/)(?:\.?/)+", r"\1", name) if "./" in name or "//" in name else name
+    ),
+    "in lower case": str.lower,
+    "without the extension": lambda name: re.sub(r"\.[A-Za-z][A-Za-z0-9]{1,4}$", "", name),
+}
+_NOTATION = tuple(_STEPS)[:4]
+"""What makes no other id of an id; extensions and prefixes may tell two recordings apart."""
+_PREFIX = "without a prefix"
+_PROBES = 5
+"""Ids that a prefix is looked for in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Matching:
+    """Ids that a rule finds."""
+
+    names: Mapping[str, str]
+    """The known id of each id that it finds one of."""
+    ambiguous: Mapping[str, Sequence[str]]
+    """Ids with several known ones, or with one that another id has too."""
+    num_missing: int
+    rule: str
+
+    @property
+    def num_hits(self) -> int:
+        """Ids that the rule finds something for."""
+        return len(self.names) + len(self.ambiguous)
+
+    def offer(self) -> str:
+        """Say how many ids the rule would match."""
+        words = f"{len(self.names):,} of {self.num_missing:,} match {self.rule}"
+        if self.names:
+            words += f", such as {self.example()}: `--match-ids` applies that rule"
+        return f"{words}; {self._refusal()}" if self.ambiguous else words
+
+    def example(self) -> str:
+        """Return one pair."""
+        return " -> ".join(next(iter(self.names.items())))
+
+    def take(self, source: str) -> str:
+        """Return the record of the rule that is applied.
+
+        Raises:
+            DataError: some ids are ambiguous.
+        """
+        if self.ambiguous:
+            raise DataError(f"{source}: --match-ids: {self.rule}, {self._refusal()}")
+        return f"{source}: {len(self.names):,} ids were matched {self.rule} (--match-ids), such as {self.example()}"
+
+    def _refusal(self) -> str:
+        found = [f"{name} ({first_five(others)})" for name, others in self.ambiguous.items()]
+        return f"{len(found):,} are ambiguous: {first_five(found)}"
+
+
+def find_matching(ids: Iterable[str], known: Iterable[str]) -> Matching | None:
+    """Find the shortest rule that matches as many ids as any, of those that are not known as they are.
+
+    Both sides are compared without quotes, `./`, extension and a common leading prefix, with slashes for backslashes
+    and in lower case, as far as that is needed; a prefix may be on either side.
+
+    Returns:
+        None where all ids are known, or nothing matches.
+    """
+    known, ids = list(known), list(ids)
+    there = set(known)
+    missing = [name for name in ids if name not in there]
+    if not missing:
+        return None
+    exact = [name for name in ids if name in there]
+    steps = [*_STEPS, _PREFIX]
+    best = _match(missing, exact, known, steps)
+    for step in reversed(list(steps)):
+        others = [one for one in steps if one != step]
+        found = _match(missing, exact, known, others)
+        if found.num_hits >= best.num_hits and len(found.ambiguous) <= len(best.ambiguous):
+            steps, best = others, found
+    return best if best.num_hits else None
+
+
+def _canonical(name: str, steps: Iterable[str]) -> str:
+    for step in steps:
+        if step != _PREFIX:
+            name = _STEPS[step](name)
+    return name
+
+
+def _match(missing: list[str], exact: list[str], known: list[str], steps: Sequence[str]) -> Matching:
+    table: dict[str, list[str]] = {}
+    for name in known:
+        table.setdefault(_canonical(name, steps), []).append(name)
+    keys = {name: _canonical(name, steps) for name in missing}
+    cut, add = _prefix(list(keys.values()), table) if _PREFIX in steps else ("", "")
+    found = {name: table.get(add + key.removeprefix(cut), []) for name, key in keys.items()}
+    # Two ids of one recording are fine where they differ in notation only.
+    takers: dict[str, set[str]] = {}
+    for name, target in [
+        *((name, name) for name in exact),
+        *((n, to[0]) for n, to in found.items() if len(to) == 1),
+    ]:
+        takers.setdefault(target, set()).add(_canonical(name, _NOTATION))
+    names, ambiguous = {}, {}
+    for name, targets in found.items():
+        if len(targets) > 1 or (targets and len(takers[targets[0]]) > 1):
+            ambiguous[name] = targets
+        elif targets:
+            names[name] = targets[0]
+    words = [step for step in steps if step != _PREFIX]
+    if cut or add:
+        words.append(f"without the prefix {cut!r}" if cut else f"with the prefix {add!r}")
+    return Matching(
+        names=names, ambiguous=ambiguous, num_missing=len(missing), rule=", ".join(words) or "as they are"
+    )
+
+
+def _prefix(keys: list[str], table: Mapping[str, object]) -> tuple[str, str]:
+    """Return what to cut from the front of the keys, or to add there, so that most are in the table."""
+    candidates: dict[tuple[str, str], None] = {("", ""): None}
+    for key in keys[:: max(1, len(keys) // _PROBES)][:_PROBES]:
+        start = next((start for start in range(1, len(key)) if key[start:] in table), None)
+        if start is not None:
+            candidates[key[:start], ""] = None
+        longer = [other for other in table if other.endswith(key) and other != key]
+        candidates |= {("", other[: -len(key)]): None for other in longer[:_PROBES]}
+    return max(
+        candidates,
+        key=lambda pair: sum(
+            key.startswith(pair[0]) and pair[1] + key.removeprefix(pair[0]) in table for key in keys
+        ),
+    )
