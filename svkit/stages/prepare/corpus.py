@@ -11,6 +11,7 @@ import pandas as pd
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.stages.prepare import splits
+from svkit.stages.prepare.derived import movable_table
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
 from svkit.store.atomic import remove_unfinished, write_bytes, write_json
 from svkit.store.experiment import encoder_to_note, read_noted, update_experiment
@@ -239,7 +240,7 @@ class DataDirectory:
         self.clear()  # a given list may lie where lists are written
         for name, table in (("train.tsv", train), ("eval.tsv", evaluation), ("valid.tsv", valid)):
             if len(table):
-                write_manifest(self.path / name, self._movable(table))
+                write_manifest(self.path / name, movable_table(table, self.path))
         if valid_trials is not None:
             write_trials(self.path / "valid_trials.txt", valid_trials)
         for entry in lists:
@@ -262,13 +263,6 @@ class DataDirectory:
         write_json(self.path / PROVENANCE_NAME, recorded_paths(self.path, content, self._request.exp))
         remove_journal(self.path / _JOURNAL_NAME)
         return result
-
-    def _movable(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return a table whose audio made here is relative to its list, so that it moves with the experiment."""
-        paths = table["path"]
-        for made in (self.path, self.path.resolve()):
-            paths = paths.str.removeprefix(f"{made.as_posix()}/")
-        return table.assign(path=paths)
 
     def _note_recipe(self) -> None:
         """Note preset and encoder that were asked for; what an experiment was made with stays otherwise."""

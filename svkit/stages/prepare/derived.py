@@ -32,6 +32,14 @@ def rebased_table(manifest: Manifest, directory: Path) -> pd.DataFrame:
     return manifest.table.assign(path=paths.where(paths.str.startswith("/"), prefix + paths))
 
 
+def movable_table(table: pd.DataFrame, directory: Path) -> pd.DataFrame:
+    """Return a table for a list in `directory` whose paths below it are relative, so that audio there moves with it."""
+    paths = table["path"]
+    for made in (directory, directory.resolve()):
+        paths = paths.str.removeprefix(f"{made.as_posix()}/")
+    return table.assign(path=paths)
+
+
 class DerivedLists:
     """One or several lists that a command writes at once, each with a `NAME.provenance.json` beside it."""
 
