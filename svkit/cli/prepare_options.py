@@ -37,6 +37,12 @@ TrialLists = Annotated[
         help="Evaluation trials; repeatable [default: official, else made from the seed].",
     ),
 ]
+MatchIds = Annotated[
+    bool,
+    typer.Option(
+        "--match-ids", help="Match ids of --trials that differ in prefix, extension, case, ./, \\ or quotes."
+    ),
+]
 ValidSpeakers = Annotated[
     int | None,
     options.number(
@@ -109,6 +115,7 @@ class CorpusOptions(DemoOptions):
 
     eval_speakers: EvalSpeakers = None
     trials: TrialLists = None
+    match_ids: MatchIds = False
     min_seconds: options.MinSeconds = 0.5
     channel: options.Channel = "0"
     skip_bad: SkipBad = False
@@ -125,7 +132,13 @@ class CorpusOptions(DemoOptions):
             reads_samples=self.read_samples,
             skip_bad=self.skip_bad,
         )
-        return replace(request, eval_speakers=self.eval_speakers, trials=tuple(self.trials or ()), scan=scan)
+        return replace(
+            request,
+            eval_speakers=self.eval_speakers,
+            trials=tuple(self.trials or ()),
+            match_ids=self.match_ids,
+            scan=scan,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,6 +131,28 @@ def test_trials_that_do_not_fit(tmp_path, tree, monkeypatch, text, fields, messa
     assert not (tmp_path / "exp" / "data" / "provenance.json").exists()
 
 
+def test_ids_in_another_notation_are_matched_where_that_is_asked_for(tmp_path, tree):
+    path = tmp_path / "t.txt"
+    path.write_text("1 ./A/s1/1 ./A/s2/1\n0 ./A/s1/1 ./B/s1/1\n")
+    rule = "without ./, in lower case, without the extension"
+    with pytest.raises(
+        DataError, match=f"that the corpus lacks: .*3 of 3 match {rule}, such as .*`--match-ids` applies"
+    ):
+        prepare(tmp_path, tree, trials=(path,))
+    said = prepare(tmp_path, tree, trials=(path,), match_ids=True, notes=True)
+    made = tmp_path / "exp" / "data"
+    assert (made / "trials" / "t.txt").read_text() == "1 a/s1/1.wav a/s2/1.wav\n0 a/s1/1.wav b/s1/1.wav\n"
+    words = read_provenance(made)["matched_ids"]["t"]
+    assert f"3 ids were matched {rule} (--match-ids)" in words and any(
+        words in note for note in said.messages
+    )
+    sound(tree / "a" / "s1" / "1.flac")
+    with pytest.raises(
+        DataError, match=r"--match-ids: .*1 are ambiguous: \./A/s1/1 \(a/s1/1\.flac, a/s1/1\.wav\)"
+    ):
+        prepare(tmp_path, tree, trials=(path,), match_ids=True, overwrite=True)
+
+
 def test_two_lists_of_one_name_are_refused(tmp_path, tree):
     for name in ("x", "y"):
         (tmp_path / name).mkdir()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from svkit.errors import DataError, first_five
+from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.stages.prepare import splits
 from svkit.stages.prepare.corpus import (
@@ -70,6 +70,10 @@ def run(
         if data.finished is not None:
             return data.finished
         is_official = request.eval_speakers is None
+        if is_official and request.match_ids:
+            raise ConfigError(
+                "--match-ids: the lists of this corpus name its files as they are; leave it out"
+            )
         if is_official and places.first is None:
             raise DataError(
                 f"{root}: no CN-Celeb1 to evaluate on; {LAYOUT}; --eval-speakers N holds out speakers of CN-Celeb2"

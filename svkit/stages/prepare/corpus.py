@@ -10,6 +10,7 @@ import pandas as pd
 
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.progress import Progress
+from svkit.stages.id_matching import find_matching
 from svkit.stages.prepare import splits
 from svkit.stages.prepare.derived import movable_table
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
@@ -49,6 +50,8 @@ class CorpusRequest:
     """A number (0: no evaluation at all) or a file."""
     trials: tuple[Path, ...] = ()
     """Given lists; none: made from the evaluation speakers."""
+    match_ids: bool = False
+    """Match ids of given lists that differ in notation from the corpus' (`svkit.stages.id_matching`)."""
     valid_speakers: int | None = None
     seed: int = 24
     scan: ScanOptions = field(default_factory=ScanOptions)
@@ -90,7 +93,9 @@ class EvaluationList:
     name: str
     trials: Trials
     source: Path | None
-    """The given file, copied as it is; None: the list was made."""
+    """The given file, copied as it is; None: the list was made, or its ids were matched."""
+    matched: str | None = None
+    """By which rule, where they were."""
     enrollment: pd.DataFrame | None = None
     """`enroll_id`, `utterance_id`: the utterances of each enrollment, for `svkit score --enroll`."""
 
@@ -237,6 +242,9 @@ class DataDirectory:
         given = {
             entry.name: read_file(entry.source, DataError) for entry in lists if entry.source is not None
         }
+        matched = {entry.name: entry.matched for entry in lists if entry.matched is not None}
+        for words in matched.values():
+            progress.note(words)
         self.clear()  # a given list may lie where lists are written
         for name, table in (("train.tsv", train), ("eval.tsv", evaluation), ("valid.tsv", valid)):
             if len(table):
@@ -258,7 +266,10 @@ class DataDirectory:
             config=self._config,
             inputs=self._inputs,
             started=self._started,
-            extra={"summary": {**asdict(result), "data": self.path.name, "bad_files": len(bad)}},
+            extra={
+                "summary": {**asdict(result), "data": self.path.name, "bad_files": len(bad)},
+                "matched_ids": matched,
+            },
         )
         write_json(self.path / PROVENANCE_NAME, recorded_paths(self.path, content, self._request.exp))
         remove_journal(self.path / _JOURNAL_NAME)
@@ -348,6 +359,7 @@ def identity(request: CorpusRequest) -> dict[str, Any]:
         "root": request.root.resolve() if request.root is not None else None,
         "eval_speakers": request.eval_speakers,
         "trials": request.trials,
+        **({"match_ids": True} if request.match_ids else {}),
         "valid_speakers": request.valid_speakers,
         "min_seconds": request.scan.min_seconds,
         "skip_bad": request.scan.skip_bad,
@@ -397,9 +409,14 @@ def report_difference(what: str, found: Sequence[int], published: Sequence[int],
 
 
 def read_lists(
-    paths: Sequence[Path], table: pd.DataFrame, absent: str = "the corpus lacks"
+    paths: Sequence[Path], table: pd.DataFrame, *, match_ids: bool = False
 ) -> list[EvaluationList]:
     """Read given trial lists and check them against the corpus.
+
+    Args:
+        paths: of the lists.
+        table: rows of the corpus.
+        match_ids: write lists whose ids differ in notation with those of the corpus.
 
     Raises:
         ConfigError: two lists of one name.
@@ -407,11 +424,16 @@ def read_lists(
     """
     lists: list[EvaluationList] = []
     for path in paths:
-        trials = read_trials(path)
-        splits.check_trials(path, trials, table, absent)
+        trials, matched = read_trials(path), None
+        if match_ids and (matching := find_matching(trials.ids, table["utterance_id"])) is not None:
+            matched = matching.take(str(path))
+            trials = trials.renamed(matching.names, matching.names)
+        splits.check_trials(path, trials, table)
         if any(entry.name == path.stem for entry in lists):
             raise ConfigError(f"--trials {path}: two lists are called {path.stem}; rename one")
-        lists.append(EvaluationList(name=path.stem, trials=trials, source=path))
+        lists.append(
+            EvaluationList(name=path.stem, trials=trials, source=None if matched else path, matched=matched)
+        )
     return lists
 
 
@@ -447,7 +469,7 @@ def evaluation_lists(
         speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed)
         trials = splits.make_trials(table[table["speaker_id"].isin(speakers)], request.seed, corpus)
         return speakers, [EvaluationList(name=corpus, trials=trials, source=None)]
-    lists = read_lists(request.trials, table)
+    lists = read_lists(request.trials, table, match_ids=request.match_ids)
     in_trials = sorted(named_rows(table, lists)["speaker_id"].unique())
     if request.eval_speakers is None:
         return in_trials, lists

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from svkit.errors import ConfigError, DataError, first_five
+from svkit.stages.id_matching import find_matching
 from svkit.store.tables import read_bytes
 from svkit.store.trials import Trials
 
@@ -232,12 +233,14 @@ def check_trials(path: Path, trials: Trials, table: pd.DataFrame, absent: str = 
         DataError: utterances that the corpus lacks (first five, with lines), or labels that contradict the
         speakers.
     """
-    table = table[table["utterance_id"].isin(trials.ids)]
+    known, table = table["utterance_id"], table[table["utterance_id"].isin(trials.ids)]
     speaker_of = dict(zip(table["utterance_id"], table["speaker_id"], strict=True))
     unknown = {name for name in trials.ids if name not in speaker_of}
     if unknown:
         shown = first_five(_with_lines(path, trials, unknown))
-        raise DataError(f"{path}: utterances that {absent}: {shown}; an id is the path below the corpus root")
+        matching = find_matching(trials.ids, known)
+        advice = "an id is the path below the corpus root" if matching is None else matching.offer()
+        raise DataError(f"{path}: utterances that {absent}: {shown}; {advice}")
     number = {speaker: place for place, speaker in enumerate(table["speaker_id"].unique())}
     enroll, test = (
         side.look_up(np.array([number[speaker_of[name]] for name in side.values], np.int32))

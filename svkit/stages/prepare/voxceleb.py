@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from svkit.errors import DataError, first_five
+from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.stages.prepare import official, splits
 from svkit.stages.prepare.conversion import Conversion, convert_files
@@ -110,6 +110,10 @@ def run(request: CorpusRequest, progress: Progress, options: VoxcelebOptions | N
             return data.finished
         tree = _find_audio(root, progress)
         is_official = request.eval_speakers is None
+        if is_official and request.match_ids:
+            raise ConfigError(
+                "--match-ids: the lists of this corpus name its files as they are; leave it out"
+            )
         lists: list[EvaluationList] = []
         if is_official:
             paths = _list_paths(root, tree, data.path, request, options, progress)
