@@ -1,22 +1,45 @@
 """`svkit info`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from svkit.cli import console, options
+from svkit.errors import ArtifactError, terminal_text
 
 Checkpoint = Annotated[
-    Path, typer.Argument(metavar="CKPT", help="Checkpoint, or a published encoder configuration (json).")
+    Path | None,
+    typer.Argument(
+        metavar="CKPT",
+        help="Checkpoint, or a published encoder configuration (json); with --check any output or experiment.",
+    ),
+]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        help="Compare every finished output there, --exp by default, and its inputs with the recorded hashes.",
+    ),
 ]
 
 
-def info(checkpoint: Checkpoint, json: options.Json = False) -> None:
-    """Show parameters, sparsity, MACs for 1 s, size and widths per layer of a checkpoint.
+def info(
+    checkpoint: Checkpoint = None,
+    check: Check = False,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
+    """Show parameters, sparsity, MACs for 1 s, size and widths per layer of a checkpoint, or check hashes.
 
     Example: svkit info exp/finetune-pruned/lmft --json
     """
+    if check:
+        _check(checkpoint or exp, json=json)
+        return
+    if checkpoint is None:
+        raise typer.BadParameter("expected a checkpoint, or --check")
     from svkit.stages.info import run
 
     facts = run(checkpoint)
@@ -24,6 +47,29 @@ def info(checkpoint: Checkpoint, json: options.Json = False) -> None:
         console.result(facts, as_json=True)
     else:
         _print_tables(facts)
+
+
+def _check(root: Path, *, json: bool) -> None:
+    """Print a line an output; exit 4 where one is not what it was."""
+    from svkit.stages.integrity import run
+
+    with console.progress() as progress:
+        found = run(root, progress)
+    bad = [one for one in found if one.faults]
+    if json:
+        console.result([asdict(one) for one in found], as_json=True)
+    else:
+        for one in found:
+            counts = f"{one.num_files} files, {one.num_inputs} inputs"
+            said = [*one.faults, *one.notes] if one.faults else [counts, *one.notes]
+            console.result(
+                terminal_text(f"{'FAILED' if one.faults else 'ok':6} {one.output}: {'; '.join(said)}")
+            )
+    if bad:
+        raise ArtifactError(
+            f"{root}: {len(bad)} of {len(found)} finished outputs are not what they were ({bad[0].output}: "
+            f"{bad[0].faults[0]}); take them from a copy, or make them again with --overwrite"
+        )
 
 
 def _print_tables(facts: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError
 from svkit.pruning.counting import encoder_parameters, head_parameters, macs, sparsity
 from svkit.store import checkpoint as store
+from svkit.store.provenance import check_outputs
 from svkit.store.upstream import model_architecture, read_json_object
 
 
@@ -32,6 +33,7 @@ def describe_checkpoint(directory: Path) -> dict[str, Any]:
     if not weights.exists():
         raise ArtifactError(f"{weights}: does not exist; the checkpoint is not finished")
     store.check_tensors(weights)
+    check_outputs(directory, store.CONFIG_NAME, store.MODEL_NAME)
     return describe(architecture, directory.name) | {"size_bytes": weights.stat().st_size}
 
 

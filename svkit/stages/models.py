@@ -21,6 +21,7 @@ from svkit.nn.speaker import SpeakerNetwork
 from svkit.store import checkpoint as store
 from svkit.store.audio_file import LOUDEST_SAMPLE, probe, read_audio
 from svkit.store.files import check_file
+from svkit.store.provenance import check_outputs
 from svkit.store.upstream import encoder_architecture, encoder_tensors
 
 TINY_ENCODER = "tiny"
@@ -51,7 +52,8 @@ class SpeakerModel(SpeakerNetwork):
         """Load a checkpoint directory, in evaluation mode on the CPU; LoRA that is not merged yet is merged.
 
         Raises:
-            ArtifactError: not a checkpoint, or its tensors do not fit its configuration.
+            ArtifactError: not a checkpoint, its tensors do not fit its configuration, or a file has changed since it
+                was finished (`svkit.store.provenance.check_outputs`).
         """
         path = Path(directory)
         architecture = store.read_architecture(path)
@@ -64,6 +66,7 @@ class SpeakerModel(SpeakerNetwork):
         adapter = store.read_adapter(path)
         if adapter is not None:
             _merge_adapter(model.encoder, *adapter, where=str(path / store.ADAPTER_NAME))
+        check_outputs(path, store.CONFIG_NAME, store.MODEL_NAME, *store.ADAPTER_FILES)
         return model.eval().requires_grad_(False)
 
     @torch.inference_mode()

@@ -25,7 +25,7 @@ from svkit.stages.lineage import training_lists
 from svkit.stages.models import SpeakerModel, load_model
 from svkit.store.audio_file import Channel, channel_levels_db, probe, read_audio
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
-from svkit.store.provenance import is_finished, read_provenance, sha256_artifact
+from svkit.store.provenance import is_finished, read_provenance, sha256_input
 
 HIGHEST_RATE_HZ = 768_000
 
@@ -112,7 +112,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     read = {path: _read(path, request) for path in dict.fromkeys((*request.enroll, *request.test))}
     checkpoint = request.model or _default_model(request.exp)
     model = load_model(checkpoint)
-    sha256 = sha256_artifact(checkpoint)
+    sha256 = sha256_input(checkpoint)
     found = _find_calibration(request.calibration, checkpoint, sha256)
     with progress.task(f"verify with {checkpoint}", len(read)) as task:
         embedded = {}

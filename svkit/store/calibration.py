@@ -8,6 +8,7 @@ from typing import Any
 
 from svkit.errors import ArtifactError
 from svkit.store.atomic import read_json, write_json
+from svkit.store.provenance import check_outputs
 from svkit.store.strict_json import NUMBER, OPTIONAL_TEXT, check_fields
 
 FORMAT, VERSION = "svkit-calibration", 1
@@ -80,8 +81,8 @@ def read_calibration(path: Path) -> CalibrationRecord:
     """Read and check a calibration.
 
     Raises:
-        ArtifactError: missing, of another format or version, a key missing or unknown, or not one weight a
-        feature.
+        ArtifactError: missing, of another format or version, a key missing or unknown, not one weight a feature, or
+            changed since the scoring that made it had finished.
     """
     content: Mapping[str, Any] = read_json(path, FORMAT, VERSION)
     check_fields(path, content, _FIELDS)
@@ -104,6 +105,7 @@ def read_calibration(path: Path) -> CalibrationRecord:
         )
     if speakers is not None:
         check_fields(path, content["speakers"], [str], "speakers")
+    check_outputs(path.parent, path.name, in_full=True)
     if min(record.num_targets, record.num_nontargets) < 1:
         raise ArtifactError(f"{path}: expected target and nontarget trials, found none of one of them")
     check_fields(path, content.get("is_separable"), (bool, NoneType), "is_separable")

@@ -31,6 +31,7 @@ CONFIG_NAME, MODEL_NAME = "config.json", "model.safetensors"
 BEST_NAME, LAST_NAME = "best", "last"
 CLASSIFIER_NAME, SPEAKERS_NAME = "classifier.safetensors", "speakers.tsv"
 ADAPTER_NAME = "adapter"
+ADAPTER_FILES = (f"{ADAPTER_NAME}/adapter_config.json", f"{ADAPTER_NAME}/adapter_model.safetensors")
 LOG_NAME, RESUME_NAME, TENSORBOARD_NAME = "train_log.jsonl", "resume", "tensorboard"
 STATE_NAME = "state.json"
 RESUME_FORMAT, RESUME_VERSION = "svkit-resume", 2
@@ -157,18 +158,18 @@ def read_classifier(directory: Path) -> Classifier | None:
 
 def write_adapter(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write LoRA in peft's format."""
-    write_tensors(directory / ADAPTER_NAME / "adapter_model.safetensors", tensors)
-    write_text(directory / ADAPTER_NAME / "adapter_config.json", json.dumps(dict(config), indent=1) + "\n")
+    write_tensors(directory / ADAPTER_FILES[1], tensors)
+    write_text(directory / ADAPTER_FILES[0], json.dumps(dict(config), indent=1) + "\n")
 
 
 def read_adapter(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Read LoRA that is not merged yet: its configuration and tensors; None when there is none."""
-    path = directory / ADAPTER_NAME / "adapter_config.json"
+    path = directory / ADAPTER_FILES[0]
     if not path.exists():
         return None
     config = load_json(path)
     check_fields(path, config, {})
-    return config, read_tensors(directory / ADAPTER_NAME / "adapter_model.safetensors")
+    return config, read_tensors(directory / ADAPTER_FILES[1])
 
 
 def append_log(directory: Path, record: Mapping[str, Any]) -> None:

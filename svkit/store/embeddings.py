@@ -15,6 +15,7 @@ from svkit.errors import ArtifactError, DataError
 from svkit.store.atomic import read_json, replacing, write_json
 from svkit.store.files import check_file
 from svkit.store.places import usable_paths
+from svkit.store.provenance import check_outputs
 from svkit.store.strict_json import check_fields
 from svkit.store.tables import read_table, write_table
 
@@ -84,6 +85,7 @@ def read_embeddings(directory: Path) -> Embeddings:
     finite = np.isfinite(matrix).all(axis=1)
     if not finite.all():
         raise ArtifactError(f"{directory}: the embedding of {ids[np.argmin(finite)]} is not finite")
+    check_outputs(directory, _MATRIX_NAME, _IDS_NAME, _META_NAME)
     return Embeddings(ids, matrix, meta)
 
 

@@ -5,6 +5,7 @@ there, which is written last. A second run of the same command finds equal confi
 `run.json` and resumes.
 """
 
+import fnmatch
 import hashlib
 import importlib.metadata
 import json
@@ -12,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -66,7 +67,27 @@ _WRITTEN_IN = (
 )
 """Where commands write files below their output."""
 
+_KEPT = {"README.md", "checkpoints"}
+"""Never removed: a card is written again where it is svkit's, the other is of no svkit that is left."""
+_MADE = (
+    *(
+        "config.json",
+        "model.safetensors",
+        "classifier.safetensors",
+        "speakers.tsv",
+        "adapter",
+        "best",
+        "last",
+    ),
+    *("embeddings.safetensors", "ids.tsv", "embeddings.json"),
+    *("scores.tsv", "metrics.json", "kaldi", "wespeaker"),
+    *("report.json", "report.md", "report.html", "figures"),
+    *("export.json", "model.onnx*", "model.fp16.onnx*", "model.int8.onnx*", "shard-??????.tar"),
+)
+"""Names of the content that commands write into an output; a packed list has the name of its input."""
+
 _INPUT = {"name": str, "path": str, "sha256": str}
+_OUTPUT = {"name": str, "sha256": str, "size": int, "mtime_ns": int}
 
 
 def sha256_file(path: Path) -> str:
@@ -84,14 +105,18 @@ def check_sha256(path: Path, expected: object, since: str) -> None:
     Raises:
         ArtifactError: its sha256 is another one; `since` says from when the expected one is ("it was saved").
     """
-    found = sha256_file(path)
+    refuse_changed(path, expected, sha256_file(path), since)
+
+
+def refuse_changed(path: Path, expected: object, found: str, since: str) -> None:
+    """Raise the ArtifactError of `check_sha256` for a file whose hash is known."""
     if found != expected:
         raise ArtifactError(
             f"{path}: expected sha256 {str(expected)[:12]}, found {found[:12]}: it has changed since {since}"
         )
 
 
-def sha256_artifact(path: Path) -> str:
+def sha256_artifact(path: Path, hash_file: Callable[[Path], str] = sha256_file) -> str:
     """Return the sha256 of a file, or of a directory's content.
 
     A directory's hash runs over the sorted (relative POSIX name, sha256) of its files, without logs, resume
@@ -102,11 +127,54 @@ def sha256_artifact(path: Path) -> str:
         ArtifactError: any other path that does not exist.
     """
     if not path.is_dir():
-        return sha256_file(path)
+        return hash_file(path)
     digest = hashlib.sha256()
     for name in sorted(file.relative_to(path).as_posix() for file in _content_files(path)):
-        digest.update(f"{name}\0{sha256_file(path / name)}\n".encode())
+        digest.update(f"{name}\0{hash_file(path / name)}\n".encode())
     return digest.hexdigest()
+
+
+def sha256_input(path: Path) -> str:
+    """Return the hash of an artifact where it is as it was finished; lists may have been edited since.
+
+    Raises:
+        ArtifactError: a file of it has changed; and as `sha256_artifact`.
+    """
+    recorded = _recorded(path)
+
+    def hash_file(file: Path) -> str:
+        found = sha256_file(file)
+        if file in recorded and (file != path or file.suffix not in _DATA_SUFFIXES):
+            refuse_changed(file, recorded[file]["sha256"], found, _FINISHED)
+        return found
+
+    return sha256_artifact(path, hash_file)
+
+
+def check_outputs(directory: Path, *names: str, in_full: bool = False) -> None:
+    """Check files of a finished output; those of equal size and time of change are taken as equal unless `in_full`.
+
+    What was made by an earlier version, or is not there, is left to its reader.
+
+    Raises:
+        ArtifactError: a file has changed since it was finished.
+    """
+    recorded = _recorded(directory)
+    for path in (directory / name for name in names):
+        if path in recorded and path.exists():
+            entry, now = recorded[path], path.stat()
+            if in_full or (now.st_size, now.st_mtime_ns) != (entry["size"], entry["mtime_ns"]):
+                check_sha256(path, entry["sha256"], _FINISHED)
+
+
+_FINISHED = "it was finished; take it from a copy, or make it again with --overwrite"
+
+
+def _recorded(path: Path) -> dict[Path, dict[str, Any]]:
+    """Return what is recorded of the files of a finished output; it may also be a file or directory inside one."""
+    home = next((place for place in (path, path.parent) if is_finished(place)), None)
+    entries = [] if home is None else read_provenance(home).get("outputs", [])
+    return {home / entry["name"]: entry for entry in entries if home is not None}
 
 
 def _content_files(directory: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
@@ -138,9 +206,9 @@ def plain(value: Any) -> Any:
 
 
 def describe_inputs(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
-    """Return `{name, path, sha256}` of every input, as provenance records them."""
+    """Return `{name, path, sha256}` of every input, as provenance records them; see `sha256_input`."""
     return [
-        {"name": name, "path": Path(path).as_posix(), "sha256": sha256_artifact(Path(path))}
+        {"name": name, "path": Path(path).as_posix(), "sha256": sha256_input(Path(path))}
         for name, path in inputs.items()
     ]
 
@@ -185,21 +253,27 @@ def _device_name() -> str:
     return "cpu"
 
 
-def make_provenance(
+def write_provenance(
+    path: Path,
+    files: Iterable[Path],
     *,
     command: str,
     config: Mapping[str, Any],
     inputs: list[dict[str, str]],
     started: str,
+    experiment: Path | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the content of a `provenance.json`.
+) -> None:
+    """Write a `provenance.json`, the mark of completeness: last of all.
 
     Args:
+        path: of the record.
+        files: the output, below the directory of the record; they are hashed.
         command: the verb, such as `prune`.
         config: the resolved configuration (plain JSON types).
         inputs: `{name, path, sha256}` of every input.
         started: ISO 8601 UTC.
+        experiment: paths inside it are recorded relative to it; None: all are absolute.
         extra: more keys; `device` replaces the one found out here.
     """
     content: dict[str, Any] = {
@@ -214,8 +288,15 @@ def make_provenance(
         "started": started,
         "finished": _utc_now(),
         "inputs": inputs,
+        "outputs": [_describe_output(path.parent, file) for file in sorted(files)],
     }
-    return {**content, **plain(extra or {})}
+    write_json(path, recorded_paths(path.parent, {**content, **plain(extra or {})}, experiment))
+
+
+def _describe_output(directory: Path, path: Path) -> dict[str, Any]:
+    status = path.stat()
+    facts = {"sha256": sha256_file(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return {"name": path.relative_to(directory).as_posix(), **facts}
 
 
 def read_provenance(directory: Path) -> dict[str, Any]:
@@ -229,8 +310,14 @@ def read_provenance(directory: Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{directory}: not finished (no {PROVENANCE_NAME}); run the command that writes it again"
         )
+    return read_record(path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a `provenance.json`, or the `NAME.provenance.json` of a list; errors as `read_provenance`."""
     record = read_json(path, FORMAT, VERSION)
     check_fields(path, record, {"command": str, "inputs": [_INPUT]})
+    check_fields(path, record.get("outputs", []), [_OUTPUT], "outputs")
     return usable_paths(path, record)
 
 
@@ -269,11 +356,19 @@ class Output:
         return recorded_paths(self.path, record, self.experiment)
 
     def finish(self, extra: Mapping[str, Any] | None = None) -> None:
-        """Write `provenance.json`, the mark of completeness; call it last."""
-        content = make_provenance(
-            command=self.command, config=self.config, inputs=self.inputs, started=self.started, extra=extra
+        """Write `provenance.json`, the mark of completeness, with the hashes of all that lies there; call it last."""
+        files = [*_content_files(self.path), *self.path.glob("calibration.json")]
+        own = [path for path in files if not _is_foreign(path.relative_to(self.path).parts[0], self.inputs)]
+        write_provenance(
+            self.path / PROVENANCE_NAME,
+            own,
+            command=self.command,
+            config=self.config,
+            inputs=self.inputs,
+            started=self.started,
+            experiment=self.experiment,
+            extra=extra,
         )
-        write_json(self.path / PROVENANCE_NAME, self.recorded(content))
 
     def close(self) -> None:
         """Release the lock; an unfinished output stays and can be resumed."""
@@ -369,11 +464,36 @@ def _earlier_run(directory: Path, run: Mapping[str, Any], overwrite: bool) -> di
     return None
 
 
+def _is_foreign(name: str, inputs: list[dict[str, str]]) -> bool:
+    """Say whether svkit writes nothing of that name into an output."""
+    made = (*_MADE, *_NOT_CONTENT, *(Path(entry["path"]).name for entry in inputs))
+    return not any(fnmatch.fnmatchcase(name, pattern) for pattern in made)
+
+
+def _refuse_foreign(directory: Path, entries: list[Path], inputs: list[dict[str, str]]) -> None:
+    """Refuse to empty a directory where something lies that svkit did not write."""
+    recorded = _recorded(directory)
+    tops = {path.relative_to(directory).parts[0] for path in recorded}
+    foreign = [entry.name for entry in entries if entry.name not in tops and _is_foreign(entry.name, inputs)]
+    if recorded:
+        foreign += [
+            str(path.relative_to(directory)) for path in _content_files(directory) if path not in recorded
+        ]
+    if foreign:
+        raise ArtifactError(
+            f"{directory}: holds files that svkit did not write ({foreign[0]}); move them elsewhere, or choose another"
+            " directory"
+        )
+
+
 def _empty(directory: Path, entries: list[Path], run: Mapping[str, Any]) -> None:
     """Remove all but `run.json`; when this is interrupted, the rest neither looks finished nor is resumed."""
+    _refuse_foreign(directory, entries, run["inputs"])
     write_json(directory / RUN_NAME, {**run, "command": "--overwrite"})
     (directory / PROVENANCE_NAME).unlink(missing_ok=True)
     for entry in entries:
+        if entry.name in _KEPT:
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         elif entry.name != RUN_NAME:

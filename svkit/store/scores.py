@@ -16,6 +16,7 @@ from svkit.errors import ArtifactError, DataError
 from svkit.store.atomic import read_json, replacing, write_json
 from svkit.store.coded import Coder, dictionary_block
 from svkit.store.places import usable_paths
+from svkit.store.provenance import check_outputs
 from svkit.store.strict_json import NUMBER, OPTIONAL_NUMBER, OPTIONAL_TEXT, check_fields
 from svkit.store.tables import format_rows, table_blocks
 from svkit.store.trials import Trials
@@ -60,13 +61,16 @@ def read_scores(directory: Path) -> Scores:
     """Read and check `scores.tsv`, a block at a time.
 
     Raises:
-        ArtifactError: missing, a bad label, or a score that is not a finite number (the line is named).
+        ArtifactError: missing, a bad label, a score that is not a finite number (the line is named), or the file has
+            changed since it was finished.
     """
     path = directory / SCORES_NAME
     try:
-        return _read(path)
+        scores = _read(path)
     except DataError as error:
         raise ArtifactError(str(error)) from error
+    check_outputs(directory, SCORES_NAME, in_full=True)  # takes far less than reading the text
+    return scores
 
 
 def _read(path: Path) -> Scores:
@@ -131,6 +135,7 @@ def read_metrics(directory: Path) -> dict[str, Any]:
     check_fields(path, metrics.get("no_interval"), OPTIONAL_TEXT, "no_interval")
     if metrics["name"] != Path(metrics["name"]).name or metrics["name"] in ("", ".", ".."):
         raise ArtifactError(f"{path}: name: expected a plain name, found {metrics['name'][:80]!r}")
+    check_outputs(directory, METRICS_NAME)
     return usable_paths(path, metrics)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from svkit.progress import SilentProgress
 from tests.e2e.conftest import MakeRun, run_make, speech, stage_files, write_audio, write_noise, write_rir
 
 pytestmark = pytest.mark.e2e
@@ -40,8 +41,29 @@ def _assert_complete(exp: Path, done: MakeRun) -> dict:
     # The last words are the table and where the report is.
     assert "report" in done.stdout.splitlines()[-1]
     assert "dense" in done.stdout and "pruned" in done.stdout
+    _assert_recorded(exp)
     report: dict = json.loads((exp / "report" / "report.json").read_text())
     return report
+
+
+def _assert_recorded(exp: Path) -> None:
+    """Every file is recorded with its hash, but for logs, cards and recordings; and all are what they were."""
+    from svkit.stages.integrity import run
+
+    recorded = set()
+    for path in exp.rglob("*provenance.json"):
+        outputs = json.loads(path.read_text())["outputs"]
+        assert outputs, path
+        recorded |= {path.parent / entry["name"] for entry in outputs}
+    beside = ("run.json", "train_log.jsonl", "README.md", "calibration.json", "config.toml", "bad_files.tsv")
+    others = {path.relative_to(exp) for path in exp.rglob("*") if path.is_file() and path not in recorded}
+    assert not {
+        path
+        for path in others
+        if not path.name.endswith(("provenance.json", *beside))
+        and not any(part.startswith(".") or part == "tensorboard" for part in path.parts)
+    }
+    assert {tuple(one.faults) for one in run(exp, SilentProgress())} == {()}
 
 
 def _sparsity(exp: Path) -> float:

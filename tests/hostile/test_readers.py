@@ -232,6 +232,7 @@ def make_provenance(root: Path) -> None:
     finish(root)
     record = json.loads((root / "provenance.json").read_text())
     record["inputs"] = [{"name": "train", "path": "exp/data/train.tsv", "sha256": "aa"}]
+    record["outputs"] = [{"name": "model.safetensors", "sha256": "bb", "size": 3, "mtime_ns": 1 << 60}]
     (root / "provenance.json").write_text(json.dumps(record))
 
 

@@ -28,7 +28,7 @@ def test_finished_output_is_refused_then_replaced(tmp_path, inputs):
     with take(tmp_path, inputs) as output:
         assert not output.is_resumed
         (output.path / "resume").mkdir()
-        (output.path / "model").write_text("1")
+        (output.path / "model.safetensors").write_text("1")
         output.finish({"device": "cuda"})
     record = read_provenance(tmp_path / "out")
     assert (record["command"], record["seed"], record["device"]) == ("prune", 3, "cuda")
@@ -42,7 +42,7 @@ def test_finished_output_is_refused_then_replaced(tmp_path, inputs):
     assert record["libraries"]["torch"] and record["svkit"]
     with pytest.raises(ConfigError, match="is finished; use --overwrite"):
         take(tmp_path, inputs)
-    assert (tmp_path / "out" / "model").exists()
+    assert (tmp_path / "out" / "model.safetensors").exists()
     with take(tmp_path, inputs, overwrite=True, lr=1) as output:
         assert not output.is_resumed
         assert sorted(path.name for path in output.path.iterdir()) == [".lock", "run.json"]
@@ -50,9 +50,9 @@ def test_finished_output_is_refused_then_replaced(tmp_path, inputs):
 
 def test_unfinished_output_of_the_same_run_is_resumed(tmp_path, inputs):
     with take(tmp_path, inputs, widths=(1, 2)) as first:
-        (first.path / "state").write_text("1")
+        (first.path / "train_log.jsonl").write_text("1")
     with take(tmp_path, inputs, widths=(1, 2)) as second:
-        assert second.is_resumed and (second.path / "state").exists()
+        assert second.is_resumed and (second.path / "train_log.jsonl").exists()
         assert second.started == first.started
 
 
@@ -82,19 +82,19 @@ def test_links_are_removed_not_followed(tmp_path, inputs):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "a").write_text("")
     with take(tmp_path, inputs) as output:
-        (output.path / "link").symlink_to(tmp_path / "precious")
+        (output.path / "tensorboard").symlink_to(tmp_path / "precious")
         output.finish()
     take(tmp_path, inputs, overwrite=True).close()
-    assert (tmp_path / "precious" / "a").exists() and not (tmp_path / "out" / "link").exists()
+    assert (tmp_path / "precious" / "a").exists() and not (tmp_path / "out" / "tensorboard").exists()
 
 
 def test_an_unfinished_run_is_resumed_by_the_same_command_with_overwrite(tmp_path, inputs):
     with take(tmp_path, inputs, overwrite=True) as first:
-        (first.path / "state").write_text("1")
+        (first.path / "train_log.jsonl").write_text("1")
     with take(tmp_path, inputs, overwrite=True) as second:
-        assert second.is_resumed and (second.path / "state").exists()
+        assert second.is_resumed and (second.path / "train_log.jsonl").exists()
     with take(tmp_path, inputs, overwrite=True, lr=1) as other:
-        assert not other.is_resumed and not (other.path / "state").exists()
+        assert not other.is_resumed and not (other.path / "train_log.jsonl").exists()
     (tmp_path / "out" / "run.json").write_text("{")
     with pytest.raises(ArtifactError, match=r"run.json: not a JSON file"):
         take(tmp_path, inputs, lr=1)
@@ -105,14 +105,14 @@ def test_an_interrupted_emptying_looks_neither_finished_nor_like_a_run_to_resume
     tmp_path, inputs, monkeypatch
 ):
     with take(tmp_path, inputs) as output:
-        for name in ("a", "model", "z"):
+        for name in ("adapter", "best", "last"):
             (output.path / name).mkdir()
         output.finish()
     with monkeypatch.context() as patch:
         patch.setattr(provenance.shutil, "rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             take(tmp_path, inputs, overwrite=True)
-    assert (tmp_path / "out" / "model").exists() and not provenance.is_finished(tmp_path / "out")
+    assert (tmp_path / "out" / "best").exists() and not provenance.is_finished(tmp_path / "out")
     with pytest.raises(ArtifactError, match="unfinished, made with another command"):
         take(tmp_path, inputs)
     with take(tmp_path, inputs, overwrite=True) as output:
@@ -256,3 +256,136 @@ def test_links_that_lead_back_up_are_named_and_not_followed(tmp_path: Path) -> N
         (tmp_path / "model" / "adapter" / name).symlink_to("..")
     with pytest.raises(ArtifactError, match=r"adapter/[abc]: a link that leads back to .*/model; remove it"):
         sha256_artifact(tmp_path / "elsewhere")
+
+
+# ---- Finished outputs are what they were ---------------------------------------------------------------------------
+
+
+def finished(tmp_path, inputs):
+    """A finished output of several files, and what appears beside them later."""
+    with take(tmp_path, inputs) as output:
+        for name in (
+            "model.safetensors",
+            "config.json",
+            "last/model.safetensors",
+            "train_log.jsonl",
+            "tensorboard/e",
+        ):
+            (output.path / name).parent.mkdir(exist_ok=True)
+            (output.path / name).write_text(f"0123456789 {name}")
+        output.finish()
+    for name in ("calibration.json", "README.md", "resume/left"):
+        (output.path / name).parent.mkdir(exist_ok=True)
+        (output.path / name).write_text("later")
+    return output.path
+
+
+def change(path, *, keeps_time):
+    """As many other bytes in place."""
+    status = path.stat()
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+    assert path.stat().st_size == status.st_size
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns if keeps_time else status.st_mtime_ns + 1))
+
+
+def test_provenance_has_the_hash_of_every_file_of_the_output(tmp_path, inputs):
+    out = finished(tmp_path, inputs)
+    outputs = read_provenance(out)["outputs"]
+    assert [entry["name"] for entry in outputs] == [
+        "config.json",
+        "last/model.safetensors",
+        "model.safetensors",
+    ]
+    for entry in outputs:
+        path = out / entry["name"]
+        assert entry["sha256"] == provenance.sha256_file(path)
+        assert (entry["size"], entry["mtime_ns"]) == (path.stat().st_size, path.stat().st_mtime_ns)
+
+
+@pytest.mark.parametrize("keeps_time", [False, True])
+@pytest.mark.parametrize("name", ["model.safetensors", "last/model.safetensors"])
+def test_a_changed_file_is_refused_as_input_of_another_output(tmp_path, inputs, name, keeps_time):
+    out = finished(tmp_path, inputs)
+    before = provenance.describe_inputs({"checkpoint": out, "last": out / "last"})
+    was = provenance.sha256_file(out / name)
+    change(out / name, keeps_time=keeps_time)
+    now = provenance.sha256_file(out / name)
+    message = (
+        rf"{out / name}: expected sha256 {was[:12]}, found {now[:12]}: .* since it was finished; .*--overwr"
+    )
+    for path in dict.fromkeys((out, (out / name).parent)):
+        with pytest.raises(ArtifactError, match=message):
+            open_output(
+                tmp_path / "next", command="distill", config={}, inputs={"checkpoint": path}, overwrite=False
+            )
+    assert not (tmp_path / "next").exists()
+    # Without hashes, as earlier versions recorded outputs, it is hashed as it is.
+    record = json.loads((out / "provenance.json").read_text())
+    del record["outputs"]
+    (out / "provenance.json").write_text(json.dumps(record))
+    after = provenance.describe_inputs({"checkpoint": out, "last": out / "last"})
+    assert after[0]["sha256"] != before[0]["sha256"] and provenance.is_finished(out)
+
+
+def test_equal_size_and_time_are_taken_as_equal_and_a_touched_file_is_hashed(tmp_path, inputs, monkeypatch):
+    out, hashed = finished(tmp_path, inputs), []
+    original = provenance.sha256_file
+    monkeypatch.setattr(provenance, "sha256_file", lambda path: hashed.append(path.name) or original(path))
+    provenance.check_outputs(out, "model.safetensors", "config.json", "not-there.json", "README.md")
+    assert hashed == []
+    os.utime(out / "config.json", ns=(1, 1))  # as a copy, or touch
+    provenance.check_outputs(out, "model.safetensors", "config.json")
+    assert hashed == ["config.json"]
+    change(out / "model.safetensors", keeps_time=True)
+    provenance.check_outputs(out, "model.safetensors")  # cheap, so this it cannot see
+    with pytest.raises(ArtifactError, match="model.safetensors: expected sha256"):
+        provenance.check_outputs(out, "model.safetensors", in_full=True)
+    change(out / "config.json", keeps_time=False)
+    with pytest.raises(ArtifactError, match="config.json: expected sha256"):
+        provenance.check_outputs(out, "config.json")
+
+
+def test_an_edited_list_is_another_input_and_no_damage(tmp_path, inputs):
+    """People take rows out of manifests; a run from the edited list has its hash."""
+    files = [tmp_path / "train.tsv"]
+    provenance.write_provenance(
+        tmp_path / "provenance.json", files, command="prepare", config={}, inputs=[], started=""
+    )
+    files[0].write_text("edited")
+    assert provenance.describe_inputs({"train": files[0]})[0]["sha256"] == provenance.sha256_file(files[0])
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("name", ["notes.txt", "thesis/a.tex", "model2.safetensors"])
+def test_files_of_the_user_in_an_output_are_not_removed(tmp_path, inputs, name, is_old):
+    out = finished(tmp_path, inputs)
+    if is_old:
+        record = json.loads((out / "provenance.json").read_text())
+        (out / "provenance.json").write_text(json.dumps({**record, "outputs": []}))
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ArtifactError, match=rf"did not write \({name.split('/')[0]}.*; move them elsewhere"):
+        take(tmp_path, inputs, overwrite=True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    (out / Path(name).parts[0]).rename(tmp_path / "mine")
+    with take(tmp_path, inputs, overwrite=True) as output:
+        assert not output.is_resumed
+        assert {path.name for path in output.path.iterdir()} == {".lock", "run.json", "README.md"}
+
+
+def test_a_file_of_the_user_inside_a_directory_of_ours_is_not_removed(tmp_path, inputs):
+    out = finished(tmp_path, inputs)
+    (out / "last" / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"did not write \(last/notes.txt\)"):
+        take(tmp_path, inputs, overwrite=True)
+
+
+def test_a_file_put_there_while_the_run_went_on_is_not_taken_for_an_output(tmp_path, inputs):
+    with take(tmp_path, inputs) as output:
+        (output.path / "model.safetensors").write_text("ours")
+        (output.path / "notes.txt").write_text("mine")
+        output.finish()
+    assert [entry["name"] for entry in read_provenance(tmp_path / "out")["outputs"]] == ["model.safetensors"]
+    with pytest.raises(ArtifactError, match="notes.txt"):
+        take(tmp_path, inputs, overwrite=True)

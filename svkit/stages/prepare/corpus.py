@@ -14,19 +14,18 @@ from svkit.stages.id_matching import find_matching
 from svkit.stages.prepare import splits
 from svkit.stages.prepare.derived import movable_table
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
-from svkit.store.atomic import remove_unfinished, write_bytes, write_json
+from svkit.store.atomic import remove_unfinished, write_bytes
 from svkit.store.experiment import encoder_to_note, read_noted, update_experiment
 from svkit.store.files import read_file
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.manifest import write_manifest
-from svkit.store.places import recorded_paths
 from svkit.store.provenance import (
     PROVENANCE_NAME,
     describe_inputs,
     is_finished,
-    make_provenance,
     plain,
     read_provenance,
+    write_provenance,
 )
 from svkit.store.provenance import identity as run_identity
 from svkit.store.scan_journal import remove_journal
@@ -251,27 +250,31 @@ class DataDirectory:
                 write_manifest(self.path / name, movable_table(table, self.path))
         if valid_trials is not None:
             write_trials(self.path / "valid_trials.txt", valid_trials)
+        written: list[Path] = []
         for entry in lists:
-            path = self.path / "trials" / f"{entry.name}{_LIST[0]}"
+            path, enroll = (self.path / "trials" / f"{entry.name}{suffix}" for suffix in _LIST)
+            written += [path, enroll]
             if entry.source is None:
                 write_trials(path, entry.trials)
             else:
                 write_bytes(path, given[entry.name])
             if entry.enrollment is not None:
-                write_table(path.with_name(f"{entry.name}{_LIST[1]}"), entry.enrollment)
+                write_table(enroll, entry.enrollment)
         result = self._summarise(train, valid, evaluation, lists, bad)
         self._note_recipe()
-        content = make_provenance(
+        write_provenance(
+            self.path / PROVENANCE_NAME,
+            [path for path in (*(self.path / name for name in _OWN_FILES), *written) if path.exists()],
             command=f"prepare {self._corpus}",
             config=self._config,
             inputs=self._inputs,
             started=self._started,
+            experiment=self._request.exp,
             extra={
                 "summary": {**asdict(result), "data": self.path.name, "bad_files": len(bad)},
                 "matched_ids": matched,
             },
         )
-        write_json(self.path / PROVENANCE_NAME, recorded_paths(self.path, content, self._request.exp))
         remove_journal(self.path / _JOURNAL_NAME)
         return result
 

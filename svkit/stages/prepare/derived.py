@@ -8,10 +8,8 @@ from typing import Any
 import pandas as pd
 
 from svkit.errors import ConfigError
-from svkit.store.atomic import write_json
 from svkit.store.manifest import Manifest, write_manifest
-from svkit.store.places import recorded_paths
-from svkit.store.provenance import describe_inputs, make_provenance, plain
+from svkit.store.provenance import describe_inputs, plain, write_provenance
 
 SUFFIXES = (".tsv", ".parquet")
 
@@ -77,11 +75,12 @@ class DerivedLists:
         provenance = path.with_name(f"{path.stem}.provenance.json")
         provenance.unlink(missing_ok=True)
         write_manifest(path, table)
-        content = make_provenance(
+        write_provenance(
+            provenance,
+            [path],
             command=command,
             config=plain(config),
             inputs=self._inputs,
             started=self._started,
             extra={"rows": len(table)},
         )
-        write_json(provenance, recorded_paths(path.parent, content, None))

@@ -25,12 +25,12 @@ from svkit.stages.prepare.scan import (
     refuse_bad,
     scan_files,
 )
-from svkit.store.atomic import read_json, write_json
+from svkit.store.atomic import read_json
 from svkit.store.experiment import update_experiment
 from svkit.store.files import read_file
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.manifest import read_manifest, write_manifest
-from svkit.store.provenance import FORMAT, VERSION, make_provenance, plain
+from svkit.store.provenance import FORMAT, VERSION, plain, write_provenance
 from svkit.store.strict_json import NUMBER, check_fields
 
 MUSAN_CATEGORIES = ("noise", "music", "speech")
@@ -235,14 +235,15 @@ def _run(
             "finished": started,
         }
         merged = {**({} if replaces_all else earlier), **dict.fromkeys(sources, entry)}
-        content = make_provenance(
+        write_provenance(
+            provenance_path,
+            [path],
             command=f"prepare {command}",
             config=config,
             inputs=[],
             started=started,
             extra={"categories": merged},
         )
-        write_json(provenance_path, content)
     finally:
         release_directory(lock)
     return result
