@@ -65,9 +65,9 @@ def _read(manifest: Manifest, row: int, start: int, num_samples: int) -> NDArray
         manifest.audio(row),
         start,
         num_samples,
-        manifest.channel(row),
-        int(manifest.sample_rates_hz[row]),
-        int(manifest.num_samples[row]),
+        channel=manifest.channel(row),
+        sample_rate_hz=int(manifest.sample_rates_hz[row]),
+        length=int(manifest.num_samples[row]),
     )
 
 

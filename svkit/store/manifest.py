@@ -117,14 +117,16 @@ class Manifest:
 
     def channel(self, row: int) -> Channel:
         """Return which channel of the audio of a row is read."""
-        if CHANNEL_COLUMN not in self._cells:
-            return 0
-        text = str(self._cells[CHANNEL_COLUMN][row])
-        return "mix" if text == "mix" else int(text or 0)
+        return channel_of(str(self._cells[CHANNEL_COLUMN][row])) if CHANNEL_COLUMN in self._cells else 0
 
     def index(self) -> None:
         """Make what `audio` and the numbers need; done before loader processes start, they share it."""
         _ = (self._cells, self._members, self.sample_rates_hz, self.num_samples)
+
+
+def channel_of(text: str) -> Channel:
+    """Return what a cell of the column `channel` says."""
+    return "mix" if text == "mix" else int(text or 0)
 
 
 def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:

@@ -11,7 +11,8 @@ import pandas as pd
 
 from svkit.progress import Progress
 from svkit.stages.prepare.conversion import FLAC_BYTES_PER_SAMPLE, check_room, in_parallel
-from svkit.store.audio_file import AudioError, Channel, probe, read_audio, write_flac
+from svkit.store.audio_file import AudioError, probe, read_audio, write_flac
+from svkit.store.manifest import channel_of
 
 Row = dict[str, Any]
 
@@ -93,10 +94,9 @@ def _choose(table: pd.DataFrame, groups: Sequence[str], min_seconds: float) -> l
 
 
 def _describe(parts: Sequence[Row], group: str, directory: Path) -> Row:
-    content = "\n".join(
-        f"{part['path']} {part['num_samples']}{f' {channel}' if (channel := _channel(part)) else ''}"
-        for part in parts
-    )
+    content = "\n".join(f"{part['path']} {part['num_samples']}" for part in parts)
+    channels = [part.get("channel", "0") for part in parts]
+    content += "" if set(channels) == {"0"} else f"\n{channels}"
     name = (
         f"{group}-joined-{hashlib.sha256(content.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}.flac"
     )
@@ -111,11 +111,6 @@ def _describe(parts: Sequence[Row], group: str, directory: Path) -> Row:
     }
 
 
-def _channel(part: Row) -> Channel:
-    text = part.get("channel", "0")
-    return "mix" if text == "mix" else int(text)
-
-
 def _write(parts: Sequence[Row], joined: Row, root: Path) -> None:
     path = root / str(joined["path"])
     try:
@@ -126,6 +121,6 @@ def _write(parts: Sequence[Row], joined: Row, root: Path) -> None:
     rate = int(joined["sample_rate_hz"])
     signals = []
     for part in parts:
-        length = int(part["num_samples"])
-        signals.append(read_audio(Path(part["path"]), 0, length, _channel(part), rate, length))
+        length, channel = int(part["num_samples"]), channel_of(part.get("channel", ""))
+        signals.append(read_audio(Path(part["path"]), 0, length, channel, rate, length))
     write_flac(path, np.concatenate(signals), rate)
