@@ -1,6 +1,7 @@
 """Every difference to the published work, and every promise of reliability, is held by tests that exist."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -50,3 +51,11 @@ def named_tests() -> dict[str, set[str]]:
 def test_the_named_tests_exist(name, wanted):
     tree = ast.parse((REPOSITORY / name).read_text(encoding="utf-8"))
     assert wanted <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_the_counts_of_the_soak_are_those_of_its_last_run():
+    facts = json.loads((REPOSITORY / "docs" / "results" / "soak.json").read_text())
+    num_faults = sum(sum(kinds.values()) for kinds in facts["survived"].values())
+    page = " ".join(RELIABILITY.read_text(encoding="utf-8").split())
+    assert f"{num_faults:,} faults in seven stages in the run of {facts['date']}" in page
+    assert len(facts["survived"]) == 7 and re.findall(r"([\d,]+) faults", page) == [f"{num_faults:,}"]

@@ -19,6 +19,7 @@ from svkit.stages.models import load_model
 from svkit.stages.reporting import timing
 from svkit.store import checkpoint as checkpoints
 from svkit.store import exported as store
+from svkit.store.atomic import one_line
 from svkit.store.provenance import open_output, sha256_artifact
 
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95}
@@ -99,11 +100,12 @@ def _write_graphs(checkpoint: Path, out: Path, precisions: Sequence[str], progre
     with progress.task("write graphs", len(needed)) as task:
         for name in needed:
             path = out / store.FILE_NAMES[name]
-            if name == "int8":
-                onnx_graph.quantise(out / store.FILE_NAMES["fp32"], path)
-            else:
-                dtype = torch.float16 if name == "fp16" else torch.float32
-                onnx_graph.write_graph(load_model(checkpoint), path, dtype)
+            with one_line(path):
+                if name == "int8":
+                    onnx_graph.quantise(out / store.FILE_NAMES["fp32"], path)
+                else:
+                    dtype = torch.float16 if name == "fp16" else torch.float32
+                    onnx_graph.write_graph(load_model(checkpoint), path, dtype)
             task.advance(1, precision=name)
     if "fp32" not in precisions:
         store.remove_graph(out / store.FILE_NAMES["fp32"])

@@ -193,3 +193,19 @@ def test_what_is_missing_is_said_first(tmp_path, monkeypatch):
     result = export(tmp_path / "model", "--out", tmp_path / "out")
     assert result.exit_code == 2 and "pip install 'svkit[export]'" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_graph_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporters' own errors name no file."""
+    checkpoint = make_checkpoint(tmp_path / "model", CUT)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx_graph, "write_graph", full)
+    result = export(checkpoint, "--out", tmp_path / "onnx", "--precision", "fp32")
+    assert result.exit_code == 4 and not (tmp_path / "onnx" / "provenance.json").exists()
+    (line,) = result.stderr.splitlines()
+    assert (
+        line.startswith(f"error: {tmp_path}/onnx/") and "cannot be written: No space left on device" in line
+    )

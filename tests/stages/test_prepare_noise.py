@@ -209,3 +209,19 @@ def test_bad_files_are_refused_or_left_out(tmp_path, ask):
     result = noise.run_tree(skipping, SilentProgress(), "noise")
     assert [file.utterance_id for file in result.bad_files] == ["noise/b.wav"]
     assert listed(tmp_path) == {"noise/a.wav": "noise"}
+
+
+def test_what_another_command_has_just_recorded_is_kept(tmp_path, musan, ask, monkeypatch):
+    """`prepare noise` and `prepare music` at once: one has ended between the other's first look and its lock."""
+    lock, others = noise.lock_directory, []
+
+    def end_first(directory):
+        if not others:
+            others.append(directory)
+            noise.run_tree(ask(musan / "noise"), SilentProgress(), "noise")
+        return lock(directory)
+
+    monkeypatch.setattr(noise, "lock_directory", end_first)
+    noise.run_tree(ask(musan / "music"), SilentProgress(), "music")
+    record = json.loads((tmp_path / "exp" / "data" / "noise.provenance.json").read_text())
+    assert set(record["categories"]) == {"noise", "music"} == set(listed(tmp_path).values())

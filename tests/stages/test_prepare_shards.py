@@ -167,6 +167,23 @@ def test_an_interrupted_packing_keeps_finished_shards(prepared, packed, tmp_path
         assert (again.parent / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize("name", ["../../outside.wav", "/outside.wav", "000000001/../../outside.wav"])
+def test_members_that_climb_are_no_paths(prepared, packed, tmp_path, name):
+    """A shard is read by the places of its bytes; one that svkit did not write is made anew."""
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "_write_all", lambda *_: signal.raise_signal(signal.SIGINT))
+        pack(prepared, tmp_path / "s")
+    with tarfile.open(tmp_path / "s" / "shard-000000.tar", "w") as tar:
+        for kind in (tarfile.REGTYPE, tarfile.SYMTYPE):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "../../outside.wav"
+            tar.addfile(member)
+    again = pack(prepared, tmp_path / "s")
+    assert not list(tmp_path.rglob("outside.wav")) and not (tmp_path.parent / "outside.wav").exists()
+    for path in packed.parent.glob("*.t*"):
+        assert (again.parent / path.name).read_bytes() == path.read_bytes()
+
+
 def test_check_reads_shards_and_names_the_place(prepared, tmp_path):
     path = pack(prepared, tmp_path / "s")
     result = check.run(check.CheckRequest(list=path, min_seconds=0.1), SilentProgress())

@@ -220,6 +220,9 @@ def _run(
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     lock = lock_directory(data)
     try:
+        earlier = (
+            _read_sources(provenance_path) if path.exists() else {}
+        )  # another command may just have ended
         table, bad = _scan(request, progress, sources)
         result = _summarise(path, table, bad)
         if path.exists() and not replaces_all:
