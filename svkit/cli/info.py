@@ -39,7 +39,7 @@ def info(
         _check(checkpoint or exp, json=json)
         return
     if checkpoint is None:
-        raise typer.BadParameter("expected a checkpoint, or --check")
+        raise typer.BadParameter("expected CKPT, a checkpoint, or --check")
     from svkit.stages.info import run
 
     facts = run(checkpoint)

@@ -223,4 +223,4 @@ def test_nothing_to_check_is_said(tmp_path: Path) -> None:
         result = run("info", *words)
         assert result.exit_code == 4 and "no finished output there or below" in result.stderr
     result = run("info")
-    assert result.exit_code == 2 and "expected a checkpoint, or --check" in result.stderr
+    assert result.exit_code == 2 and "expected CKPT, a checkpoint, or --check" in result.stderr
