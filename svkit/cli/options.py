@@ -30,6 +30,9 @@ def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
 
 
 Workers = Annotated[int | None, number("--workers", Range(ge=1, le=1024), "Files read at once.", metavar="N")]
+SeedOrBefore = Annotated[
+    int | None, number("--seed", Range(ge=0, lt=2**32), "Of every draw [default: as before, else 24].")
+]
 Seed = Annotated[int, number("--seed", Range(ge=0, lt=2**32), "Of every draw.")]
 MinSeconds = Annotated[float, number("--min-seconds", Range(ge=0, le=3600), "Shorter files are bad.")]
 Exp = Annotated[Path, typer.Option("--exp", envvar="SVKIT_EXP", help="Working directory of the experiment.")]

@@ -26,7 +26,7 @@ EvalSpeakers = Annotated[
     typer.Option(
         "--eval-speakers",
         metavar="N|FILE",
-        help="How many (0: none), or a file with one a line [default: official, else a tenth].",
+        help="How many (0: none), or a file with one a line [default: as before, else official, else a tenth].",
     ),
 ]
 TrialLists = Annotated[
@@ -34,7 +34,7 @@ TrialLists = Annotated[
     typer.Option(
         "--trials",
         metavar="FILE",
-        help="Evaluation trials; repeatable [default: official, else made from the seed].",
+        help="Evaluation trials; repeatable [default: as before, else official, else made].",
     ),
 ]
 MatchIds = Annotated[
@@ -60,6 +60,12 @@ ReadSamples = Annotated[
         help="Decode every file: finds truncated, non-finite, duplicate ones.",
     ),
 ]
+Redraw = Annotated[
+    bool,
+    typer.Option(
+        "--redraw", help="Draw evaluation and validation speakers anew; else all stay where they were before."
+    ),
+]
 Preset = Annotated[str | None, typer.Option("--preset", help="Recipe noted for the commands that follow.")]
 Encoder = Annotated[str | None, typer.Option("--encoder", help="Encoder noted for the commands that follow.")]
 
@@ -80,7 +86,8 @@ class DemoOptions(_OutputOptions):
 
     valid_speakers: ValidSpeakers = None
     workers: options.Workers = None
-    seed: options.Seed = 24
+    seed: options.SeedOrBefore = None
+    redraw: Redraw = False
     preset: Preset = None
     encoder: Encoder = None
 
@@ -88,8 +95,10 @@ class DemoOptions(_OutputOptions):
         self, run: "Callable[[CorpusRequest, Progress], CorpusResult]", root: Path | None = None
     ) -> None:
         """Prepare the corpus below `root` and print the directory of its lists, or all about it."""
+        from svkit.stages.prepare.corpus import as_before
+
         request = self._request(root)
-        done = _with_table(lambda progress: run(request, progress))
+        done = _with_table(lambda progress: run(as_before(request, progress, seed=self.seed), progress))
         console.result(asdict(done) if self.json else done.data, as_json=self.json)
 
     def _request(self, root: Path | None) -> "CorpusRequest":
@@ -100,7 +109,8 @@ class DemoOptions(_OutputOptions):
             exp=self.exp,
             root=root,
             valid_speakers=self.valid_speakers,
-            seed=self.seed,
+            seed=24 if self.seed is None else self.seed,
+            redraw=self.redraw,
             scan=ScanOptions(num_workers=self.workers),
             preset=self.preset,
             encoder=self.encoder,

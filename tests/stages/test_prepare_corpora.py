@@ -61,7 +61,10 @@ def test_voxblink2_for_training_only(tmp_path):
     root = corpus_trees.voxblink2(tmp_path / "VoxBlink2")
     result = voxblink2.run(request(tmp_path, root, eval_speakers="0", valid_speakers=0), SilentProgress())
     assert (result.train_speakers, result.eval_speakers, result.trials) == (6, 0, {})
-    assert sorted(path.name for path in (tmp_path / "exp" / "data").glob("*.t*")) == ["train.tsv"]
+    assert sorted(path.name for path in (tmp_path / "exp" / "data").glob("*.t*")) == [
+        "splits.tsv",
+        "train.tsv",
+    ]
 
 
 def test_voxblink2_of_time_stamps_only(tmp_path):

@@ -55,7 +55,7 @@ def test_lists_are_disjoint_complete_and_reproducible(tmp_path, tree):
     result = prepare(tmp_path, tree)
     data = tmp_path / "exp" / "data"
     assert sorted(path.name for path in data.iterdir()) == [
-        ".lock", "eval.tsv", "provenance.json", "train.tsv", "trials", "valid.tsv", "valid_trials.txt",
+        ".lock", "eval.tsv", "provenance.json", "splits.tsv", "train.tsv", "trials", "valid.tsv", "valid_trials.txt",
     ]  # fmt: skip
     train, valid, evaluation = (speakers(tmp_path, f"{name}.tsv") for name in ("train", "valid", "eval"))
     assert train | valid | evaluation == set("abcdefgh")

@@ -13,6 +13,14 @@ from svkit.progress import Progress
 from svkit.stages.id_matching import find_matching
 from svkit.stages.prepare import splits
 from svkit.stages.prepare.derived import movable_table
+from svkit.stages.prepare.membership import (
+    EVALUATION,
+    TRAINING,
+    VALIDATION,
+    differences,
+    read_splits,
+    write_splits,
+)
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
 from svkit.store.atomic import remove_unfinished, write_bytes
 from svkit.store.experiment import encoder_to_note, read_noted, update_experiment
@@ -56,6 +64,8 @@ class CorpusRequest:
     scan: ScanOptions = field(default_factory=ScanOptions)
     preset: str | None = None
     encoder: str | None = None
+    redraw: bool = False
+    """Draw evaluation and validation speakers anew; otherwise everyone stays where an earlier preparation put them."""
     overwrite: bool = False
     keep_finished: bool = False
     """Finished output of the same request is success, also where `overwrite` would replace another's."""
@@ -63,6 +73,10 @@ class CorpusRequest:
     def __post_init__(self) -> None:
         """Let the scan be remembered in the experiment until the corpus is prepared."""
         object.__setattr__(self, "scan", replace(self.scan, journal=self.exp / "data" / _JOURNAL_NAME))
+
+    def known_splits(self) -> dict[str, str]:
+        """Return the part of each speaker in an earlier preparation, unless all are to be drawn anew."""
+        return {} if self.redraw else read_splits(self.exp / "data")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +161,7 @@ class DataDirectory:
             return None
         earlier = read_provenance(self.path)
         now = {"command": f"prepare {self._corpus}", "config": self._config, "inputs": self._inputs}
-        is_same = _identity(earlier) == _identity(now)
+        is_same = _identity(earlier) == _identity(now) and not self._request.redraw
         if self._request.keep_finished and is_same:
             self._note_recipe()
             try:
@@ -157,9 +171,18 @@ class DataDirectory:
                 path = self.path / PROVENANCE_NAME
                 raise ArtifactError(f"{path}: summary: cannot be read; use --overwrite") from error
         if self._request.overwrite:
+            self._say_changes(earlier)
             return None
         hint = "" if is_same else " (it was made by another request)"
         raise ConfigError(f"{self.path} is finished{hint}; use --overwrite to make it again")
+
+    def _say_changes(self, earlier: Mapping[str, Any]) -> None:
+        """Note each setting that was another one when this corpus was prepared before."""
+        before = earlier.get("config")
+        if isinstance(before, dict) and before.get("corpus") == self._corpus:
+            for key, value in self._config.items():
+                if before.get(key, value) != value:
+                    self._progress.note(f"{self.path}: {key} was {before[key]}, is {value} now")
 
     def _read_bad_files(self) -> tuple[BadFile, ...]:
         path = self.path / BAD_FILES_NAME
@@ -214,6 +237,7 @@ class DataDirectory:
         lists: Sequence[EvaluationList],
         bad: Sequence[BadFile],
         progress: Progress,
+        eval_speakers: Sequence[str] = (),
     ) -> CorpusResult:
         """Write all lists, note the preset, and finish.
 
@@ -223,6 +247,7 @@ class DataDirectory:
             lists: evaluation lists.
             bad: files that were left out.
             progress: notes.
+            eval_speakers: those for evaluation, also where no list names them.
 
         Raises:
             DataError: a training speaker also evaluates, or there are too few training speakers.
@@ -238,12 +263,19 @@ class DataDirectory:
         held_out, valid_trials = _hold_out(train, self._request, progress)
         valid = train[train["speaker_id"].isin(held_out)]
         train = train[~train["speaker_id"].isin(held_out)]
+        before = read_splits(self.path)
+        now: dict[str, str] = dict.fromkeys(train["speaker_id"].unique(), TRAINING)
+        now |= dict.fromkeys(held_out, VALIDATION)
+        now |= dict.fromkeys([*eval_speakers, *evaluation["speaker_id"].unique()], EVALUATION)
+        for note in differences(before, now):
+            progress.note(note)
         given = {
             entry.name: read_file(entry.source, DataError) for entry in lists if entry.source is not None
         }
         matched = {entry.name: entry.matched for entry in lists if entry.matched is not None}
         for words in matched.values():
             progress.note(words)
+        write_splits(self.path, now if self._request.redraw else {**before, **now})
         self.clear()  # a given list may lie where lists are written
         for name, table in (("train.tsv", train), ("eval.tsv", evaluation), ("valid.tsv", valid)):
             if len(table):
@@ -344,7 +376,9 @@ def _given_files(request: CorpusRequest) -> dict[str, Path]:
 def _hold_out(
     train: pd.DataFrame, request: CorpusRequest, progress: Progress
 ) -> tuple[list[str], Trials | None]:
-    speakers = splits.choose_valid_speakers(request.valid_speakers, train, request.seed)
+    speakers = splits.choose_valid_speakers(
+        request.valid_speakers, train, request.seed, request.known_splits()
+    )
     if speakers:
         try:
             rows = train[train["speaker_id"].isin(speakers)].drop(columns="gender", errors="ignore")
@@ -397,7 +431,57 @@ def split_and_write(
     """
     eval_speakers, lists = evaluation_lists(table, request, corpus)
     train = table[~table["speaker_id"].isin(eval_speakers)]
-    return data.write(train, named_rows(table, lists), lists, bad, progress)
+    return data.write(train, named_rows(table, lists), lists, bad, progress, eval_speakers)
+
+
+def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -> CorpusRequest:
+    """Fill what a request leaves open with what the same corpus was prepared with before, and say so.
+
+    Args:
+        request: evaluation speakers, trials and validation speakers that it does not name are taken from before.
+        progress: is told.
+        seed: that was asked for; None: the one of before.
+
+    Raises:
+        ConfigError: a file of before is gone.
+    """
+    path = request.exp / "data"
+    earlier = read_provenance(path).get("config") if is_finished(path) else None
+    if request.redraw or not isinstance(earlier, dict):
+        return request
+    changes: dict[str, Any] = {}
+    if seed is None and isinstance(earlier.get("seed"), int):
+        changes["seed"] = earlier["seed"]
+    root = None if request.root is None else str(request.root.resolve())
+    if earlier.get("root", root) == root:
+        asked, trials = request.eval_speakers is not None or bool(request.trials), earlier.get("trials") or ()
+        if not asked:
+            changes |= {"eval_speakers": earlier.get("eval_speakers"), "trials": _still_there(path, trials)}
+            changes["match_ids"] = request.match_ids or bool(trials and earlier.get("match_ids"))
+        if request.valid_speakers is None and earlier.get("valid_speakers") == 0:
+            changes["valid_speakers"] = 0
+    spec = changes.get("eval_speakers")
+    if spec is not None and not spec.isdecimal() and not Path(spec).exists():
+        raise ConfigError(
+            f"{path} was prepared with --eval-speakers {spec}, which is not there any more: give the file, or --redraw"
+        )
+    filled = replace(request, **changes)
+    given = {"--eval-speakers": "eval_speakers", "--trials": "trials", "--seed": "seed"}
+    same = [
+        name
+        for name, field_name in given.items()
+        if getattr(filled, field_name) != getattr(request, field_name)
+    ]
+    if same:
+        progress.note(f"{', '.join(same)}: as {path} was prepared before; --redraw starts anew")
+    return filled
+
+
+def _still_there(data: Path, recorded: Sequence[str]) -> tuple[Path, ...]:
+    """Return the trial lists of before: where they were given, else the copies of the experiment."""
+    paths = [Path(name) for name in recorded]
+    copies = [data / "trials" / f"{path.stem}{_LIST[0]}" for path in paths]
+    return tuple(path if path.is_file() else copy for path, copy in zip(paths, copies, strict=True))
 
 
 def report_difference(what: str, found: Sequence[int], published: Sequence[int], progress: Progress) -> bool:
@@ -468,15 +552,19 @@ def evaluation_lists(
     """
     if not request.trials and request.eval_speakers == "0" and not Path("0").exists():
         return [], []
+    known = request.known_splits()
+    present = {known[speaker] for speaker in table["speaker_id"].unique() if speaker in known}
+    if not request.trials and request.eval_speakers is None and present and EVALUATION not in known.values():
+        return [], []  # as before
     if not request.trials:
-        speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed)
+        speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed, known)
         trials = splits.make_trials(table[table["speaker_id"].isin(speakers)], request.seed, corpus)
         return speakers, [EvaluationList(name=corpus, trials=trials, source=None)]
     lists = read_lists(request.trials, table, match_ids=request.match_ids)
     in_trials = sorted(named_rows(table, lists)["speaker_id"].unique())
     if request.eval_speakers is None:
         return in_trials, lists
-    speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed)
+    speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed, known)
     others = sorted(set(in_trials) - set(speakers))
     if others:
         raise DataError(

@@ -4,7 +4,7 @@ Every draw comes from the seed and a name, so equal corpora give equal splits an
 """
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.stages.id_matching import find_matching
+from svkit.stages.prepare.membership import EVALUATION, VALIDATION
 from svkit.store.tables import read_bytes
 from svkit.store.trials import Trials
 
@@ -33,21 +34,33 @@ def generator(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
 
 
-def choose_eval_speakers(spec: str | None, table: pd.DataFrame, seed: int) -> list[str]:
+def choose_eval_speakers(
+    spec: str | None, table: pd.DataFrame, seed: int, known: Mapping[str, str] | None = None
+) -> list[str]:
     """Choose the evaluation speakers.
 
     Args:
         spec: a number, or a file with one speaker a line; None: a tenth of the speakers, at least two.
         table: rows of a manifest.
         seed: of the draw.
+        known: part of each speaker of an earlier preparation: who evaluated stays, more are drawn from new ones first.
 
     Raises:
-        ConfigError: more speakers asked for than can be spared.
+        ConfigError: more speakers asked for than can be spared, or too few of those who evaluated are left.
         DataError: the file does not exist, is empty, or names a speaker the corpus lacks.
     """
     speakers = sorted(table["speaker_id"].unique())
     if spec is not None and not is_count("--eval-speakers", spec):
         return read_speakers(Path(spec), speakers)
+    known = {speaker: known[speaker] for speaker in speakers if speaker in known} if known else {}
+    kept = [speaker for speaker, part in known.items() if part == EVALUATION]
+    if spec is None and known:
+        if len(kept) < _MIN_EVAL:
+            raise ConfigError(
+                f"{len(kept)} of the evaluation speakers of before are left, expected {_MIN_EVAL} or more: name others"
+                " with --eval-speakers, or draw anew with --redraw"
+            )
+        return kept
     wanted = max(_MIN_EVAL, round(_EVAL_FRACTION * len(speakers))) if spec is None else int(spec)
     counts = table["speaker_id"].value_counts()
     usable = [speaker for speaker in speakers if counts[speaker] > 1]
@@ -58,7 +71,25 @@ def choose_eval_speakers(spec: str | None, table: pd.DataFrame, seed: int) -> li
             f" {len(speakers)} speakers, {len(usable)} of them with two utterances or more,"
             f" and {_MIN_TRAIN} must be left to train on"
         )
-    return sorted(generator(seed, "eval speakers").choice(usable, wanted, replace=False).tolist())
+    return _draw_speakers(generator(seed, "eval speakers"), wanted, kept, usable, known)
+
+
+def _draw_speakers(
+    rng: np.random.Generator,
+    wanted: int,
+    kept: Sequence[str],
+    usable: Sequence[str],
+    known: Mapping[str, str],
+) -> list[str]:
+    """Draw among those kept if they are enough, else add to them: new speakers first, then anyone."""
+    if wanted <= len(kept):
+        return sorted(rng.choice(list(kept), wanted, replace=False).tolist()) if wanted else []
+    chosen = list(kept)
+    for is_known in (False, True):
+        pool = [speaker for speaker in usable if (speaker in known) is is_known and speaker not in kept]
+        count = min(wanted - len(chosen), len(pool))
+        chosen += rng.choice(pool, count, replace=False).tolist() if count else []
+    return sorted(chosen)
 
 
 def is_count(option: str, spec: str) -> bool:
@@ -95,13 +126,16 @@ def read_speakers(path: Path, known: Iterable[str]) -> list[str]:
     return sorted({speaker for _, speaker in named})
 
 
-def choose_valid_speakers(wanted: int | None, table: pd.DataFrame, seed: int) -> list[str]:
+def choose_valid_speakers(
+    wanted: int | None, table: pd.DataFrame, seed: int, known: Mapping[str, str] | None = None
+) -> list[str]:
     """Choose the training speakers held out for validation.
 
     Args:
         wanted: how many; None: a twentieth of them, at least 3 and at most 40, leaving two to train on.
         table: rows of all training speakers.
         seed: of the draw.
+        known: part of each speaker of an earlier preparation: who validated stays.
 
     Returns:
         Speakers, sorted; none where the corpus is too small and no number was asked for.
@@ -112,7 +146,11 @@ def choose_valid_speakers(wanted: int | None, table: pd.DataFrame, seed: int) ->
     counts = table["speaker_id"].value_counts()
     usable = sorted(str(speaker) for speaker, count in counts.items() if count > 1)
     spare = min(len(usable), len(counts) - _MIN_TRAIN)
-    if wanted is None:
+    known = {speaker: known[speaker] for speaker in sorted(counts.index) if speaker in known} if known else {}
+    kept = [speaker for speaker, part in known.items() if part == VALIDATION]
+    if wanted is None and known:
+        wanted = len(kept) if 2 <= len(kept) <= len(counts) - _MIN_TRAIN else 0
+    elif wanted is None:
         wanted = min(max(_MIN_VALID, round(_VALID_FRACTION * len(counts))), _MAX_VALID, spare)
         wanted = 0 if wanted < 2 else wanted
     elif wanted and not 2 <= wanted <= spare:
@@ -120,11 +158,7 @@ def choose_valid_speakers(wanted: int | None, table: pd.DataFrame, seed: int) ->
             f"--valid-speakers {wanted}: expected 0, or 2 to {spare} of the {len(counts)} training speakers"
             f" (they need two utterances each, and {_MIN_TRAIN} speakers must be left to train on)"
         )
-    return (
-        sorted(generator(seed, "valid speakers").choice(usable, wanted, replace=False).tolist())
-        if wanted
-        else []
-    )
+    return _draw_speakers(generator(seed, "valid speakers"), wanted, kept, usable, known)
 
 
 def make_trials(table: pd.DataFrame, seed: int, name: str) -> Trials:

@@ -1,0 +1,70 @@
+"""Who evaluates, who validates, who trains, from one preparation of an experiment to the next: nobody changes sides.
+
+`exp/data/splits.tsv` has every speaker that was ever there, those that are gone too; without it (earlier versions of
+svkit) the finished lists tell. New speakers train unless they are named.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from svkit.errors import DataError, first_five
+from svkit.store.manifest import read_manifest
+from svkit.store.provenance import is_finished
+from svkit.store.tables import read_table, write_table
+
+SPLITS_NAME = "splits.tsv"
+EVALUATION, VALIDATION, TRAINING = "evaluation", "validation", "training"
+_LISTS = {TRAINING: "train.tsv", VALIDATION: "valid.tsv", EVALUATION: "eval.tsv"}
+
+
+def read_splits(data: Path) -> dict[str, str]:
+    """Return the part of each speaker; empty where nothing was prepared yet.
+
+    Args:
+        data: `exp/data`.
+
+    Raises:
+        DataError: a table that cannot be read, or with other parts.
+    """
+    path = data / SPLITS_NAME
+    if path.exists():
+        table = read_table(path, ["speaker_id", "split"])
+        unknown = sorted(set(table["split"]) - set(_LISTS))
+        if unknown:
+            raise DataError(f"{path}: split: expected {', '.join(_LISTS)}, found {first_five(unknown)}")
+        return dict(zip(table["speaker_id"], table["split"], strict=True))
+    known: dict[str, str] = {}
+    for part, name in _LISTS.items() if is_finished(data) else ():
+        if (data / name).exists():
+            known |= dict.fromkeys(map(str, set(read_manifest(data / name).speaker_ids)), part)
+    return known
+
+
+def write_splits(data: Path, splits: Mapping[str, str]) -> None:
+    """Write the part of each speaker."""
+    rows = sorted(splits.items())
+    write_table(data / SPLITS_NAME, pd.DataFrame(rows, columns=["speaker_id", "split"]))
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Say how many speakers are new, gone, or on another side than before; nothing where nothing was before."""
+    if not before:
+        return []
+    new = Counter(part for speaker, part in now.items() if speaker not in before)
+    moved = Counter((before[one], part) for one, part in now.items() if before.get(one, part) != part)
+    gone = len(set(before) - set(now))
+    notes = []
+    if new:
+        places = ", ".join(f"{count} in {part}" for part, count in sorted(new.items()))
+        notes.append(f"{sum(new.values())} speakers are new: {places}")
+    if moved:
+        ways = ", ".join(f"{count} from {old} to {part}" for (old, part), count in sorted(moved.items()))
+        notes.append(
+            f"{sum(moved.values())} speakers change sides: {ways}; models trained before may know them"
+        )
+    if gone:
+        notes.append(f"{gone} speakers of before are not there; they keep their places for when they are")
+    return notes
