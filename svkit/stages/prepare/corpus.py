@@ -15,6 +15,7 @@ from svkit.stages.prepare import splits
 from svkit.stages.prepare.derived import movable_table
 from svkit.stages.prepare.membership import (
     EVALUATION,
+    SPLITS_NAME,
     TRAINING,
     VALIDATION,
     differences,
@@ -296,7 +297,11 @@ class DataDirectory:
         self._note_recipe()
         write_provenance(
             self.path / PROVENANCE_NAME,
-            [path for path in (*(self.path / name for name in _OWN_FILES), *written) if path.exists()],
+            [
+                path
+                for path in (*(self.path / name for name in (*_OWN_FILES, SPLITS_NAME)), *written)
+                if path.exists()
+            ],
             command=f"prepare {self._corpus}",
             config=self._config,
             inputs=self._inputs,
