@@ -91,6 +91,11 @@ def _failed(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in (*_UNWRITABLE, *_NO_PATH):
         console.error(f"{error.filename or 'output'}: {error.strerror}")
         return 2 if error.errno in _NO_PATH else 4
+    if isinstance(error, RuntimeError) and str(error).startswith(
+        "Symlink loop"
+    ):  # pathlib before Python 3.13
+        console.error(str(error))
+        return 2
     if _is_one_of_several() and any(word in str(error) for word in _PEER_LOST):
         console.error("another process of this job has ended: see its message; the same command goes on")
         return 1

@@ -21,7 +21,7 @@ def run(path: Path) -> dict[str, Any]:
     if path.is_file() and path.suffix == ".json":
         return _describe_configuration(path)
     config = path / store.CONFIG_NAME
-    if config.is_file() and "model_type" in read_json_object(config):
+    if config.exists() and "model_type" in read_json_object(config):
         return _describe_configuration(config)
     return describe_checkpoint(path)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from svkit.errors import DataError
+from svkit.errors import ArtifactError
 from svkit.stages.trial_speakers import speakers_of_manifest
 from svkit.store.provenance import is_finished, read_provenance
 from svkit.store.speakers import read_class_speakers
@@ -75,7 +75,9 @@ def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
 def _classes(directory: Path) -> set[str]:
     try:
         return read_class_speakers(directory)
-    except DataError:  # an encoder without a classifier, or a checkpoint that is refused when it is loaded
+    except (
+        ArtifactError
+    ):  # an encoder without a classifier, or a checkpoint that is refused when it is loaded
         return set()
 
 

@@ -19,7 +19,7 @@ from svkit.store.calibration import read_calibration
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.files import read_file
 from svkit.store.provenance import read_provenance, sha256_artifact
-from svkit.store.tables import read_table
+from svkit.store.tables import read_artifact_table
 
 CARD_NAME = "README.md"
 _MARK = "(of svkit's artifact hash)"
@@ -119,7 +119,7 @@ def _training(directory: Path, record: Mapping[str, Any]) -> str:
         if value is not None
     ]
     if (directory / SPEAKERS_NAME).exists():
-        classes = read_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
+        classes = read_artifact_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
         rows.append(["classifier", f"{classes['speaker_id'].nunique():,} speakers, {len(classes):,} classes"])
     last = (record.get("validation") or {}).get("last") or {}
     if "eer" in last:

@@ -126,7 +126,7 @@ def recorded_manifest(manifest: Mapping[str, Any] | None) -> Manifest:
     if not manifest or not manifest.get("path"):
         raise DataError("the embeddings record no manifest; extract them again")
     path = Path(str(manifest["path"]))
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: does not exist; the embeddings were extracted with it")
     if sha256_file(path) != manifest.get("sha256"):
         raise DataError(f"{path}: has changed since the embeddings were extracted; extract again")

@@ -25,7 +25,7 @@ from svkit.store.atomic import one_line, read_json, replacing, write_bytes, writ
 from svkit.store.files import LOG_BYTES, check_file, read_file
 from svkit.store.provenance import check_sha256, sha256_file
 from svkit.store.strict_json import check_fields, load_json
-from svkit.store.tables import read_table, write_table
+from svkit.store.tables import read_artifact_table, write_table
 
 CONFIG_NAME, MODEL_NAME = "config.json", "model.safetensors"
 BEST_NAME, LAST_NAME = "best", "last"
@@ -142,7 +142,7 @@ def read_classifier(directory: Path) -> Classifier | None:
     if not path.exists():
         return None
     tensors = read_tensors(path)
-    table = read_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
+    table = read_artifact_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
     if set(tensors) != {"weight"} or tensors["weight"].ndim != 2 or len(tensors["weight"]) != len(table):
         raise ArtifactError(
             f"{path}: expected one weight row for each of the {len(table)} rows of {SPEAKERS_NAME}"

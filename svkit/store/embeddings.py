@@ -11,13 +11,13 @@ import pandas as pd
 import safetensors
 from safetensors.numpy import load_file, save_file
 
-from svkit.errors import ArtifactError, DataError
+from svkit.errors import ArtifactError
 from svkit.store.atomic import read_json, replacing, write_json
 from svkit.store.files import check_file
 from svkit.store.places import usable_paths
 from svkit.store.provenance import check_outputs
 from svkit.store.strict_json import check_fields
-from svkit.store.tables import read_table, write_table
+from svkit.store.tables import read_artifact_table, write_table
 
 FORMAT, VERSION = "svkit-embeddings", 1
 _MATRIX_NAME, _IDS_NAME, _META_NAME, _KEY = (
@@ -67,10 +67,7 @@ def read_embeddings(directory: Path) -> Embeddings:
     """
     meta = read_facts(directory)
     matrix = _read_matrix(directory / _MATRIX_NAME)
-    try:
-        table = read_table(directory / _IDS_NAME, ("row", "utterance_id"))
-    except DataError as error:
-        raise ArtifactError(str(error)) from error
+    table = read_artifact_table(directory / _IDS_NAME, ("row", "utterance_id"))
     ids = np.asarray(table["utterance_id"], dtype=object)
     expected = (meta.get("num_utterances"), meta.get("dim"))
     if matrix.shape != expected or len(ids) != len(matrix):

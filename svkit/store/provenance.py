@@ -129,8 +129,11 @@ def sha256_artifact(path: Path, hash_file: Callable[[Path], str] = sha256_file) 
     if not path.is_dir():
         return hash_file(path)
     digest = hashlib.sha256()
-    for name in sorted(file.relative_to(path).as_posix() for file in _content_files(path)):
-        digest.update(f"{name}\0{hash_file(path / name)}\n".encode())
+    try:
+        for name in sorted(file.relative_to(path).as_posix() for file in _content_files(path)):
+            digest.update(f"{name}\0{hash_file(path / name)}\n".encode())
+    except DataError as error:  # a list, but of an artifact
+        raise ArtifactError(str(error)) from error
     return digest.hexdigest()
 
 
@@ -322,8 +325,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def is_finished(directory: Path) -> bool:
-    """Say whether the output in `directory` is complete."""
-    return (directory / PROVENANCE_NAME).is_file()
+    """Say whether the output in `directory` is complete; what is no file in its place is refused when it is read."""
+    return (directory / PROVENANCE_NAME).exists()
 
 
 @dataclass(kw_only=True)

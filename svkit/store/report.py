@@ -29,7 +29,7 @@ def find_checkpoints(exp: Path) -> list[Path]:
     found = []
     for home in _CHECKPOINT_HOMES:
         children = [path.parent for path in (exp / home).glob(f"*/{MODEL_NAME}")]
-        ready = [path for path in children if (path / CONFIG_NAME).is_file() and is_finished(path)]
+        ready = [path for path in children if (path / CONFIG_NAME).exists() and is_finished(path)]
         found += sorted(ready, key=_place)
     return found
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from svkit.store.tables import read_table
+from svkit.store.tables import read_artifact_table
 
 FILE_NAME = "speakers.tsv"
 
@@ -11,6 +11,6 @@ def read_class_speakers(directory: Path) -> set[str]:
     """Return the speakers that the rows of a checkpoint's classifier stand for.
 
     Raises:
-        DataError: there is no classifier, or its list cannot be read.
+        ArtifactError: there is no classifier, or its list cannot be read.
     """
-    return set(read_table(directory / FILE_NAME, ("speaker_id",))["speaker_id"])
+    return set(read_artifact_table(directory / FILE_NAME, ("speaker_id",))["speaker_id"])

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
-from svkit.errors import DataError, first_five, first_line
+from svkit.errors import ArtifactError, DataError, first_five, first_line
 from svkit.store.atomic import replacing
 from svkit.store.coded import row_blocks
 from svkit.store.files import open_file
@@ -80,6 +80,14 @@ def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
     if path.suffix == ".parquet":
         return _read_parquet(path, required)
     return _frame(pa.concat_tables([block for _, block in table_blocks(path, required)]))
+
+
+def read_artifact_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
+    """Read a table that svkit wrote into an artifact, as `read_table`; what is wrong with it is an ArtifactError."""
+    try:
+        return read_table(path, required)
+    except DataError as error:
+        raise ArtifactError(str(error)) from error
 
 
 def table_blocks(

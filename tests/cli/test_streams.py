@@ -171,3 +171,12 @@ def test_a_path_that_is_too_long_is_one_line(
         done.stderr
     )
     assert {path.name for path in tmp_path.rglob("*")} <= {"exp", "data", ".lock"}
+
+
+@pytest.mark.parametrize(
+    "words", [["prepare", "csv"], ["prepare", "kaldi"], ["report", "--exp"], ["info"]], ids=" ".join
+)
+def test_a_loop_of_links_is_one_line(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    done = CliRunner().invoke(app, [*words, str(tmp_path / "loop")])
+    assert done.exit_code in (2, 3, 4) and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -25,7 +25,7 @@ from svkit.stages.prepare.membership import (
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
 from svkit.store.atomic import remove_unfinished, write_bytes
 from svkit.store.experiment import encoder_to_note, read_noted, update_experiment
-from svkit.store.files import read_file
+from svkit.store.files import check_file, read_file
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.manifest import write_manifest
 from svkit.store.provenance import (
@@ -373,8 +373,7 @@ def _given_files(request: CorpusRequest) -> dict[str, Path]:
     if spec is not None and (Path(spec).exists() or not spec.isdecimal()):
         files["eval speakers"] = Path(spec)
     for path in files.values():  # before a scan that may take hours
-        if not path.is_file():
-            raise DataError(f"{path}: {'is not a file' if path.exists() else 'does not exist'}")
+        check_file(path, DataError)
     return files
 
 

@@ -70,7 +70,7 @@ def run(
     path = (request.root or Path("corpus.csv")).resolve()
     if not path.is_file():
         guess = guess_corpus(path) if path.is_dir() else None
-        found = "a directory" if path.is_dir() else "nothing"
+        found = "a directory" if path.is_dir() else "a pipe, socket or device" if path.exists() else "nothing"
         hint = f"; this looks like {guess}: svkit prepare {guess} {path}" if guess else ""
         raise DataError(f"{path}: {LAYOUT}; found {found}{hint}")
     config = {**identity(request), "columns": columns, "audio_root": audio_root and audio_root.resolve()}
