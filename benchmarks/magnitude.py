@@ -20,7 +20,8 @@ from svkit.stages.finished import is_current
 from svkit.stages.models import load_model
 from svkit.stages.prune import write_pruned
 from svkit.store import checkpoint as store
-from svkit.store.provenance import is_finished, open_output
+from svkit.store.output import open_output
+from svkit.store.provenance import is_finished
 
 RULES = ("uniform", "global")
 SHARPNESS = 1000.0

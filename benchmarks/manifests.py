@@ -185,7 +185,8 @@ def _own_mb() -> float:
 def measure_scan(work: Path, num_files: int) -> dict[str, Any]:
     """Scan the headers of so many files (links to a few), then scan again from what was remembered."""
     from svkit.progress import SilentProgress
-    from svkit.stages.prepare.scan import Candidate, CandidateTable, ScanOptions, find_audio, scan_files
+    from svkit.stages.prepare.scan import Candidate, CandidateTable, ScanOptions, scan_files
+    from svkit.stages.prepare.walk import find_audio
 
     root = work / "tree"
     _link_tree(root, num_files)
@@ -245,10 +246,9 @@ def measure_extract(work: Path, factor: int) -> dict[str, Any]:
     from svkit.progress import SilentProgress
     from svkit.stages.extract import ExtractRequest, run
     from svkit.store import checkpoint as store
-    from svkit.store.atomic import write_json
     from svkit.store.embeddings import read_facts
     from svkit.store.manifest import COLUMNS, write_manifest
-    from svkit.store.provenance import PROVENANCE_NAME, make_provenance
+    from svkit.store.provenance import PROVENANCE_NAME, write_provenance
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -258,9 +258,13 @@ def measure_extract(work: Path, factor: int) -> dict[str, Any]:
     )
     model = work / "model"
     store.write_model(model, architecture, SpeakerNetwork(architecture).state_dict())
-    write_json(
+    write_provenance(
         model / PROVENANCE_NAME,
-        make_provenance(command="benchmark", config={}, inputs=[], started=date.today().isoformat()),
+        (),
+        command="benchmark",
+        config={},
+        inputs=[],
+        started=date.today().isoformat(),
     )
     rows = []
     rng = np.random.default_rng(0)

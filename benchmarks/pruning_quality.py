@@ -43,7 +43,8 @@ from svkit.stages.validation import Validator
 from svkit.store import checkpoint as store
 from svkit.store.atomic import write_json, write_text
 from svkit.store.manifest import read_manifest
-from svkit.store.provenance import is_finished, open_output, read_provenance
+from svkit.store.output import open_output
+from svkit.store.provenance import is_finished, read_provenance
 from svkit.store.report import read_log
 from svkit.store.scores import read_metrics
 from svkit.train.tasks import DistillationTask

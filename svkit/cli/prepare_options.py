@@ -13,8 +13,8 @@ from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
     from svkit.progress import Progress
-    from svkit.stages.prepare.corpus import CorpusRequest, CorpusResult
     from svkit.stages.prepare.noise import NoiseRequest, NoiseResult
+    from svkit.stages.prepare.request import CorpusRequest, CorpusResult
     from svkit.stages.prepare.scan import BadFile
 
 MAX_TABLE_ROWS = 40
@@ -95,14 +95,14 @@ class DemoOptions(_OutputOptions):
         self, run: "Callable[[CorpusRequest, Progress], CorpusResult]", root: Path | None = None
     ) -> None:
         """Prepare the corpus below `root` and print the directory of its lists, or all about it."""
-        from svkit.stages.prepare.corpus import as_before
+        from svkit.stages.prepare.remembered import as_before
 
         request = self._request(root)
         done = _with_table(lambda progress: run(as_before(request, progress, seed=self.seed), progress))
         console.result(asdict(done) if self.json else done.data, as_json=self.json)
 
     def _request(self, root: Path | None) -> "CorpusRequest":
-        from svkit.stages.prepare.corpus import CorpusRequest
+        from svkit.stages.prepare.request import CorpusRequest
         from svkit.stages.prepare.scan import ScanOptions
 
         return CorpusRequest(

@@ -10,7 +10,6 @@ from svkit.progress import Progress
 from svkit.store.embeddings import read_facts
 from svkit.store.experiment import read_experiment
 from svkit.store.provenance import sha256_artifact
-from svkit.store.report import find_checkpoints
 
 HOME = "cohorts"
 
@@ -32,7 +31,9 @@ def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) 
     """
     if not path.is_file():
         return path
-    from svkit.stages.extract import ExtractRequest, run  # imports torch, which scoring does not need
+    # Both import torch, which scoring does not need.
+    from svkit.stages.extract import ExtractRequest, run
+    from svkit.store.report import find_checkpoints
 
     facts = read_facts(scored)
     made_by = facts.get("checkpoint") or {}

@@ -10,7 +10,7 @@ from svkit.progress import Progress
 from svkit.stages.model_card import write_card
 from svkit.stages.models import check_buildable, load_into, load_transformers_encoder, new_network
 from svkit.store import checkpoint as store
-from svkit.store.provenance import open_output
+from svkit.store.output import open_output
 from svkit.store.upstream import read_published
 
 

@@ -20,7 +20,8 @@ from svkit.stages.reporting import timing
 from svkit.store import checkpoint as checkpoints
 from svkit.store import exported as store
 from svkit.store.atomic import one_line
-from svkit.store.provenance import open_output, sha256_artifact
+from svkit.store.output import open_output
+from svkit.store.provenance import sha256_artifact
 
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95}
 """Least cosine of an exported embedding with torch's float32 one, over the check's recordings."""

@@ -31,7 +31,8 @@ from svkit.stages.measurement import (
 )
 from svkit.stages.trial_speakers import trial_speaker_names
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, write_calibration
-from svkit.store.provenance import Output, is_finished
+from svkit.store.output import Output
+from svkit.store.provenance import is_finished
 from svkit.store.scores import Scores, read_metrics
 
 DEFAULT_FOLDS = 5

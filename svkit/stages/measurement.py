@@ -20,7 +20,8 @@ from svkit.stages.comparison import Resampled, compare
 from svkit.stages.trial_speakers import find_speakers
 from svkit.store.coded import Coded
 from svkit.store.enrollment import first_utterances
-from svkit.store.provenance import Output, sha256_file
+from svkit.store.output import Output
+from svkit.store.provenance import sha256_file
 from svkit.store.score_forms import write_form
 from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
 from svkit.store.trials import Trials

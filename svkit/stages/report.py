@@ -16,7 +16,7 @@ from svkit.stages.model_card import write_card
 from svkit.stages.reporting import figures, gather, markdown, page, timing, wording
 from svkit.store import report as store
 from svkit.store.atomic import write_bytes, write_text
-from svkit.store.provenance import open_output
+from svkit.store.output import open_output
 from svkit.store.scores import read_metrics
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svkit.errors import ArtifactError, ConfigError, DataError, first_five
+from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.eval.calibration import cross_validate
 from svkit.eval.plda import Plda
 from svkit.progress import Progress
@@ -50,15 +50,17 @@ from svkit.stages.measurement import (
     write,
 )
 from svkit.stages.score_request import ScoreRequest, ScoreResult, SystemScore, check_options, resolved_config
+from svkit.stages.systems import find_systems, one_each
 from svkit.stages.trial_guards import check_labels, check_list
 from svkit.stages.trial_speakers import trial_speaker_names
 from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
 from svkit.store.calibration import CalibrationRecord, write_calibration
 from svkit.store.embeddings import Embeddings, read_embeddings
 from svkit.store.enrollment import read_enrollment
-from svkit.store.provenance import is_finished, open_output
+from svkit.store.output import open_output
+from svkit.store.provenance import is_finished
 from svkit.store.scores import read_metrics, read_scores
-from svkit.store.trials import Trials, read_trials
+from svkit.store.trials import read_trials
 
 
 def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
@@ -86,11 +88,11 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     if request.fuse:
         system, _ = _fuse_systems(request, material, guards, progress)
         return ScoreResult(trials=request.trials.stem, systems=(system,))
-    directories = _find_systems(request, trials, progress)
+    directories = find_systems(request, trials, progress)
     count = len(directories)
-    cohorts = _one_each("--cohort", request.cohorts, count)
-    training = _one_each("--plda-train", request.plda_training, count)
-    records = _one_each("--calibration", request.calibrations, count)
+    cohorts = one_each("--cohort", request.cohorts, count)
+    training = one_each("--plda-train", request.plda_training, count)
+    records = one_each("--calibration", request.calibrations, count)
     plans = []
     for number, directory in enumerate(directories):
         cohort, plda_training = (
@@ -123,51 +125,6 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
             task.advance(1, system=paths.embeddings.name)
     comparisons = compare_systems(measured, progress)
     return ScoreResult(trials=request.trials.stem, systems=tuple(systems), comparisons=tuple(comparisons))
-
-
-def _find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> list[Path]:
-    """Return the embeddings to score: those given, else the finished ones that know the utterances."""
-    if request.embeddings:
-        names = [directory.name for directory in request.embeddings]
-        if len(set(names)) != len(names):
-            raise ConfigError(f"--embeddings: directories need different names, found {first_five(names)}")
-        return list(request.embeddings)
-    home = request.exp / "embeddings"
-    apart = {path.resolve() for path in (*request.cohorts, *request.plda_training)}
-    children = sorted(home.iterdir()) if home.is_dir() else []
-    ready = [child for child in children if is_finished(child) and child.resolve() not in apart]
-    wanted = trials.test.values[:1000]
-    known, offers = [], []
-    for directory in ready:
-        ids = read_embeddings(directory).ids
-        is_strange = set(wanted).isdisjoint(ids)
-        matching = find_matching(wanted, ids) if is_strange else None
-        if matching is not None and not request.match_ids:
-            offers.append(f"{directory}: {matching.offer()}")
-        elif matching is None and is_strange:
-            progress.note(f"{directory}: knows no utterance of {request.trials.name}, left out")
-        else:
-            known.append(directory)
-    if not known and offers:
-        raise DataError(
-            f"{request.trials}: no embeddings have its utterances as they are named; of the first"
-            f" {len(wanted)} tests, {first_five(offers)}"
-        )
-    if not known:
-        raise ArtifactError(
-            f"{home}: no finished embeddings{' with utterances of these trials' if ready else ''};"
-            " run `svkit extract` or name a directory with --embeddings"
-        )
-    return known
-
-
-def _one_each(option: str, given: tuple[Path, ...], num_systems: int) -> list[Path | None]:
-    """Return the path for each system: none, the same for all, or one for each."""
-    if not given:
-        return [None] * num_systems
-    if len(given) not in (1, num_systems):
-        raise ConfigError(f"{option}: expected 1 or {num_systems} (one a system), found {len(given)}")
-    return [*given] * (num_systems if len(given) == 1 else 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -422,7 +379,7 @@ def _fuse_systems(
     fusion = fusions.open_fusion(request.fuse, material, guards)
     manifest = fusion.metrics[0].get("manifest")
     check_labels(guards, request.trials, material.trials, manifest, material.enrollment)
-    (path,) = _one_each("--calibration", request.calibrations, 1)
+    (path,) = one_each("--calibration", request.calibrations, 1)
     num_folds = 0 if path is not None else request.calibrate_folds or fusions.DEFAULT_FOLDS
     target = request.exp / "scores" / fusion.name / request.trials.stem
     config = {**resolved_config(request), "fuse": fusion.name, "calibrate_folds": num_folds}

@@ -28,7 +28,7 @@ from svkit.errors import ArtifactError, ConfigError, SvkitError, TrainingError
 from svkit.progress import Progress, Task
 from svkit.store import checkpoint as store
 from svkit.store.atomic import one_line
-from svkit.store.provenance import Output, open_output
+from svkit.store.output import Output, open_output
 from svkit.train.allocator import keep_freed_memory
 from svkit.train.loop import Interrupted, LoopPlan, Record, make_optimizer, run_loop
 from svkit.train.precision import resolve_precision

@@ -19,8 +19,9 @@ import soundfile
 
 from svkit.errors import DataError
 from svkit.store.atomic import replacing
+from svkit.store.audio_bytes import OpenFile, TarMember, Window, open_tar
 from svkit.store.audio_header import Claim, read_claim
-from svkit.store.files import open_handle, why_not
+from svkit.store.files import why_not
 
 # A header may claim any length; memory grows only with samples that are really there.
 _BLOCK_SAMPLES = 1 << 21
@@ -29,8 +30,6 @@ LOUDEST_SAMPLE = 1e6
 float32."""
 _READ_BYTES = 1 << 16
 """Of a tar file at once: libsndfile asks for far less, and every question costs a way to the server."""
-_OPEN_TARS = 64
-"""Tar files held open in one process."""
 CONVERTIBLE_SUFFIXES = frozenset(
     {".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm", ".mka", ".ape", ".wv", ".spx"}
 )
@@ -50,82 +49,6 @@ _MPEG_LEAD_SAMPLES = 1 << 16
 """Decoded before a place: an MP3 frame may take its bits from dozens of frames before it."""
 Channel = int | Literal["mix"]
 """Which channel is read: its number from 0 on, or the mean of all."""
-
-
-@dataclass(frozen=True, slots=True)
-class TarMember:
-    """Where a recording lies inside an uncompressed tar file."""
-
-    tar: Path
-    offset: int
-    """Its first byte (after the member's header)."""
-    size: int
-    """In bytes."""
-
-    def __str__(self) -> str:
-        """Return the name used in messages."""
-        return f"{self.tar} (bytes {self.offset} to {self.offset + self.size})"
-
-
-class _File:
-    """An open file; `pread` leaves no position behind that threads or processes could share."""
-
-    def __init__(self, path: Path) -> None:
-        self.handle = open_handle(path)
-
-    def __del__(self) -> None:
-        if hasattr(self, "handle"):
-            os.close(self.handle)
-
-
-# Opening a file on a network takes longer than reading from it. One that is dropped here closes with its last reader.
-_open_tar = lru_cache(maxsize=_OPEN_TARS)(_File)
-
-
-class _Window(io.RawIOBase):
-    """A stretch of a file as a file of its own, with what is mended in its header."""
-
-    def __init__(self, file: _File, offset: int, size: int, claim: Claim) -> None:
-        self._file, self._offset, self._claim = file, offset, claim
-        self._end = size if claim.end is None else claim.end
-        self._position, self._size = claim.start, claim.start + (size - claim.start) * claim.stretch
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + (self._claim.start, self._position, self._size)[whence]
-        return self.tell()
-
-    def tell(self) -> int:
-        return self._position - self._claim.start
-
-    def read_at(self, offset: int, count: int) -> bytes:
-        """Read bytes as they are."""
-        return os.pread(
-            self._file.handle, max(0, min(count, self._end - offset)), self._offset + min(offset, self._end)
-        )
-
-    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        try:
-            data = self.read_at(self._position, len(buffer))
-        except OSError:  # libsndfile asks from C, where an exception would end as text on stderr
-            data = b""
-        if self._claim.stretch > 1 and self._position >= self._size - 128:
-            data = bytes(
-                min(len(buffer), self._size - self._position)
-            )  # mpg123 looks for an ID3 tag at the end
-        place, patch = self._claim.patch
-        first, last = max(place, self._position), min(place + len(patch), self._position + len(data))
-        if first < last:
-            cut = first - self._position
-            data = data[:cut] + patch[first - place : last - place] + data[cut + last - first :]
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
 
 class _Audio(soundfile.SoundFile):  # type: ignore[misc]
@@ -169,13 +92,13 @@ class AudioError(DataError):
 def _open(path: Path | TarMember) -> _Audio:
     try:
         if isinstance(path, TarMember):
-            file, offset, size = _open_tar(path.tar), path.offset, path.size
+            file, offset, size = open_tar(path.tar), path.offset, path.size
         else:
-            file, offset = _File(path), 0
+            file, offset = OpenFile(path), 0
             size = os.fstat(file.handle).st_size
-        claim = read_claim(_Window(file, offset, size, Claim()).read_at, size)
+        claim = read_claim(Window(file, offset, size, Claim()).read_at, size)
         if isinstance(path, TarMember) or claim.is_mended:
-            audio = _Audio(io.BufferedReader(_Window(file, offset, size, claim), _READ_BYTES))
+            audio = _Audio(io.BufferedReader(Window(file, offset, size, claim), _READ_BYTES))
         else:
             audio = _Audio(os.dup(file.handle))
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
@@ -203,7 +126,7 @@ def _explain(path: Path | TarMember, error: Exception, where: str = "") -> Audio
 
 def _conversion_hint(file: Path, offset: int) -> str:
     """Say what to do with audio that libsndfile does not know; empty for what is none."""
-    opened = _File(file)
+    opened = OpenFile(file)
     is_other = _OTHER_AUDIO.match(os.pread(opened.handle, 16, offset))
     suffix = file.suffix.lower()
     if not is_other and suffix not in CONVERTIBLE_SUFFIXES:

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from svkit.errors import DataError, first_five
-from svkit.store.audio_file import Channel, TarMember
+from svkit.store.audio_bytes import TarMember
+from svkit.store.audio_file import Channel
 from svkit.store.tables import integers, read_table, write_table
 
 COLUMNS = ("utterance_id", "speaker_id", "path", "sample_rate_hz", "num_samples", "session_id")

@@ -1,34 +1,23 @@
-"""Who made an output, from what, and how: hashes, the output protocol and `provenance.json`.
+"""Who made an output, from what, and how: `provenance.json`, with the hashes of inputs and outputs."""
 
-An output directory is open (`run.json`) while a command writes it and finished once `provenance.json` is
-there, which is written last. A second run of the same command finds equal configuration and input hashes in
-`run.json` and resumes.
-"""
-
-import fnmatch
 import hashlib
 import importlib.metadata
-import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from svkit.errors import ArtifactError, ConfigError, DataError
-from svkit.store.atomic import read_json, remove_unfinished, write_json
+from svkit.errors import ArtifactError, DataError
+from svkit.store.atomic import read_json, write_json
 from svkit.store.files import open_file
-from svkit.store.locks import lock_directory, release_directory
 from svkit.store.places import recorded_paths, usable_paths
 from svkit.store.strict_json import check_fields
 
 FORMAT, VERSION = "svkit-provenance", 1
-RUN_FORMAT, RUN_VERSION = "svkit-run", 1
 PROVENANCE_NAME, RUN_NAME = "provenance.json", "run.json"
 _LIBRARIES = (
     "accelerate",
@@ -43,7 +32,7 @@ _LIBRARIES = (
 )
 _DATA_SUFFIXES = {".tsv", ".txt", ".parquet", ".csv", ".wav", ".flac"}
 # Logs, state and documents beside the content: two artifacts that differ in them only are the same artifact.
-_NOT_CONTENT = {
+NOT_CONTENT = {
     PROVENANCE_NAME,
     RUN_NAME,
     "train_log.jsonl",
@@ -53,40 +42,8 @@ _NOT_CONTENT = {
     "calibration.json",
     "README.md",
 }
-_WRITTEN_IN = (
-    "adapter",
-    "best",
-    "best/adapter",
-    "last",
-    "last/adapter",
-    "resume",
-    "resume/step-*",
-    "figures",
-    "kaldi",
-    "wespeaker",
-)
-"""Where commands write files below their output."""
 
-_KEPT = {"README.md", "checkpoints"}
-"""Never removed: a card is written again where it is svkit's, the other is of no svkit that is left."""
-_MADE = (
-    *(
-        "config.json",
-        "model.safetensors",
-        "classifier.safetensors",
-        "speakers.tsv",
-        "adapter",
-        "best",
-        "last",
-    ),
-    *("embeddings.safetensors", "ids.tsv", "embeddings.json"),
-    *("scores.tsv", "metrics.json", "kaldi", "wespeaker"),
-    *("report.json", "report.md", "report.html", "figures"),
-    *("export.json", "model.onnx*", "model.fp16.onnx*", "model.int8.onnx*", "shard-??????.tar"),
-)
-"""Names of the content that commands write into an output; a packed list has the name of its input."""
-
-_INPUT = {"name": str, "path": str, "sha256": str}
+INPUT = {"name": str, "path": str, "sha256": str}
 _OUTPUT = {"name": str, "sha256": str, "size": int, "mtime_ns": int}
 
 
@@ -130,7 +87,7 @@ def sha256_artifact(path: Path, hash_file: Callable[[Path], str] = sha256_file) 
         return hash_file(path)
     digest = hashlib.sha256()
     try:
-        for name in sorted(file.relative_to(path).as_posix() for file in _content_files(path)):
+        for name in sorted(file.relative_to(path).as_posix() for file in content_files(path)):
             digest.update(f"{name}\0{hash_file(path / name)}\n".encode())
     except DataError as error:  # a list, but of an artifact
         raise ArtifactError(str(error)) from error
@@ -143,7 +100,7 @@ def sha256_input(path: Path) -> str:
     Raises:
         ArtifactError: a file of it has changed; and as `sha256_artifact`.
     """
-    recorded = _recorded(path)
+    recorded = recorded_files(path)
 
     def hash_file(file: Path) -> str:
         found = sha256_file(file)
@@ -162,7 +119,7 @@ def check_outputs(directory: Path, *names: str, in_full: bool = False) -> None:
     Raises:
         ArtifactError: a file has changed since it was finished.
     """
-    recorded = _recorded(directory)
+    recorded = recorded_files(directory)
     for path in (directory / name for name in names):
         if path in recorded and path.exists():
             entry, now = recorded[path], path.stat()
@@ -173,22 +130,23 @@ def check_outputs(directory: Path, *names: str, in_full: bool = False) -> None:
 _FINISHED = "it was finished; take it from a copy, or make it again with --overwrite"
 
 
-def _recorded(path: Path) -> dict[Path, dict[str, Any]]:
+def recorded_files(path: Path) -> dict[Path, dict[str, Any]]:
     """Return what is recorded of the files of a finished output; it may also be a file or directory inside one."""
     home = next((place for place in (path, path.parent) if is_finished(place)), None)
     entries = [] if home is None else read_provenance(home).get("outputs", [])
     return {home / entry["name"]: entry for entry in entries if home is not None}
 
 
-def _content_files(directory: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+def content_files(directory: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files of an artifact's content, those below directories too (see `NOT_CONTENT`)."""
     place = directory.resolve()
     if place in above:  # several of them would be walked in every order
         raise ArtifactError(f"{directory}: a link that leads back to {place}; remove it")
     for entry in directory.iterdir():
-        if entry.name.startswith(".") or entry.name in _NOT_CONTENT:
+        if entry.name.startswith(".") or entry.name in NOT_CONTENT:
             continue
         if entry.is_dir():
-            yield from _content_files(entry, (*above, place))
+            yield from content_files(entry, (*above, place))
         else:
             yield entry
 
@@ -216,7 +174,8 @@ def describe_inputs(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
     ]
 
 
-def _utc_now() -> str:
+def utc_now() -> str:
+    """Return the time now, ISO 8601 to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
@@ -289,7 +248,7 @@ def write_provenance(
         "seed": plain(config).get("seed"),
         "device": _device_name(),
         "started": started,
-        "finished": _utc_now(),
+        "finished": utc_now(),
         "inputs": inputs,
         "outputs": [_describe_output(path.parent, file) for file in sorted(files)],
     }
@@ -319,7 +278,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
 def read_record(path: Path) -> dict[str, Any]:
     """Read a `provenance.json`, or the `NAME.provenance.json` of a list; errors as `read_provenance`."""
     record = read_json(path, FORMAT, VERSION)
-    check_fields(path, record, {"command": str, "inputs": [_INPUT]})
+    check_fields(path, record, {"command": str, "inputs": [INPUT]})
     check_fields(path, record.get("outputs", []), [_OUTPUT], "outputs")
     return usable_paths(path, record)
 
@@ -327,193 +286,6 @@ def read_record(path: Path) -> dict[str, Any]:
 def is_finished(directory: Path) -> bool:
     """Say whether the output in `directory` is complete; what is no file in its place is refused when it is read."""
     return (directory / PROVENANCE_NAME).exists()
-
-
-@dataclass(kw_only=True)
-class Output:
-    """An output directory held by this process; use it as a context manager."""
-
-    path: Path
-    is_resumed: bool
-    """An earlier run with equal configuration and inputs left its state here."""
-    command: str
-    config: dict[str, Any]
-    inputs: list[dict[str, str]]
-    """`{name, path, sha256}` of every input."""
-    started: str
-    experiment: Path | None
-    _lock: int = field(repr=False)
-
-    def __enter__(self) -> "Output":
-        """Return the output itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Release the lock."""
-        self.close()
-
-    def recorded(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a record as it is written here: paths inside the experiment relative to it (`store.places`)."""
-        return recorded_paths(self.path, record, self.experiment)
-
-    def finish(self, extra: Mapping[str, Any] | None = None) -> None:
-        """Write `provenance.json`, the mark of completeness, with the hashes of all that lies there; call it last."""
-        files = [*_content_files(self.path), *self.path.glob("calibration.json")]
-        own = [path for path in files if not _is_foreign(path.relative_to(self.path).parts[0], self.inputs)]
-        write_provenance(
-            self.path / PROVENANCE_NAME,
-            own,
-            command=self.command,
-            config=self.config,
-            inputs=self.inputs,
-            started=self.started,
-            experiment=self.experiment,
-            extra=extra,
-        )
-
-    def close(self) -> None:
-        """Release the lock; an unfinished output stays and can be resumed."""
-        if self._lock >= 0:
-            release_directory(self._lock)
-            self._lock = -1
-
-
-def open_output(
-    directory: Path,
-    *,
-    command: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, Path],
-    overwrite: bool,
-    experiment: Path | None = None,
-) -> Output:
-    """Take an output directory for writing.
-
-    Args:
-        directory: made if missing.
-        command: the verb, such as `prune`.
-        config: the resolved configuration; decides, with the inputs' hashes, whether a run is resumed.
-        inputs: name -> file or artifact directory read by the command.
-        overwrite: empty the directory first if svkit wrote it. Unfinished output of the same run is resumed all the
-            same, so that the command of an interrupted run can be given again as it was.
-        experiment: paths inside it are recorded relative to it, so that a copy finds its own; None: all are absolute.
-
-    Returns:
-        The output, locked against other svkit processes until it is closed.
-
-    Raises:
-        ConfigError: finished already and not `overwrite`.
-        ArtifactError: held by another process; unfinished with another configuration or other inputs; or it
-            holds files that svkit did not write.
-        DataError: an input list does not exist.
-    """
-    described = describe_inputs(inputs)
-    lock = lock_directory(directory)
-    try:
-        run = {
-            "format": RUN_FORMAT,
-            "format_version": RUN_VERSION,
-            "command": command,
-            "config": plain(config),
-            "inputs": described,
-            "started": _utc_now(),
-        }
-        run = recorded_paths(directory, run, experiment)
-        earlier = _earlier_run(directory, run, overwrite)
-        if earlier is not None:
-            run["started"] = earlier.get("started", run["started"])
-        else:
-            write_json(directory / RUN_NAME, run)
-        remove_unfinished((directory, *(place for name in _WRITTEN_IN for place in directory.glob(name))))
-    except BaseException:
-        release_directory(lock)
-        raise
-    return Output(
-        path=directory,
-        is_resumed=earlier is not None,
-        command=command,
-        config=run["config"],
-        inputs=described,
-        started=run["started"],
-        experiment=experiment,
-        _lock=lock,
-    )
-
-
-def _earlier_run(directory: Path, run: Mapping[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """Return the unfinished run to resume; None when the directory is empty, or has been emptied."""
-    entries = [entry for entry in directory.iterdir() if not entry.name.startswith(".")]
-    is_ours = any(entry.name in (RUN_NAME, PROVENANCE_NAME) for entry in entries)
-    if entries and not is_ours:
-        raise ArtifactError(
-            f"{directory}: holds files that svkit did not write ({entries[0].name});"
-            " choose an empty directory"
-        )
-    if not entries:
-        return None
-    if not is_finished(directory):
-        try:
-            earlier = read_json(directory / RUN_NAME, RUN_FORMAT, RUN_VERSION)
-            _refuse_other_run(directory, earlier, run)
-            return earlier
-        except ArtifactError:
-            if not overwrite:
-                raise
-    elif not overwrite:
-        raise ConfigError(f"{directory} is finished; use --overwrite to make it again")
-    _empty(directory, entries, run)
-    return None
-
-
-def _is_foreign(name: str, inputs: list[dict[str, str]]) -> bool:
-    """Say whether svkit writes nothing of that name into an output."""
-    made = (*_MADE, *_NOT_CONTENT, *(Path(entry["path"]).name for entry in inputs))
-    return not any(fnmatch.fnmatchcase(name, pattern) for pattern in made)
-
-
-def _refuse_foreign(directory: Path, entries: list[Path], inputs: list[dict[str, str]]) -> None:
-    """Refuse to empty a directory where something lies that svkit did not write."""
-    recorded = _recorded(directory)
-    tops = {path.relative_to(directory).parts[0] for path in recorded}
-    foreign = [entry.name for entry in entries if entry.name not in tops and _is_foreign(entry.name, inputs)]
-    if recorded:
-        foreign += [
-            str(path.relative_to(directory)) for path in _content_files(directory) if path not in recorded
-        ]
-    if foreign:
-        raise ArtifactError(
-            f"{directory}: holds files that svkit did not write ({foreign[0]}); move them elsewhere, or choose another"
-            " directory"
-        )
-
-
-def _empty(directory: Path, entries: list[Path], run: Mapping[str, Any]) -> None:
-    """Remove all but `run.json`; when this is interrupted, the rest neither looks finished nor is resumed."""
-    _refuse_foreign(directory, entries, run["inputs"])
-    write_json(directory / RUN_NAME, {**run, "command": "--overwrite"})
-    (directory / PROVENANCE_NAME).unlink(missing_ok=True)
-    for entry in entries:
-        if entry.name in _KEPT:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != RUN_NAME:
-            entry.unlink(missing_ok=True)
-
-
-def _refuse_other_run(directory: Path, earlier: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    check_fields(
-        directory / RUN_NAME, earlier, {"command": str, "config": dict, "started": str, "inputs": [_INPUT]}
-    )
-    difference = _first_difference(identity(earlier), identity(run))
-    if difference is not None:
-        key, before, now = difference
-        raise ArtifactError(
-            f"{directory}: unfinished, made with another {key}: {_short(before)} then, {_short(now)} now;"
-            " run the earlier command again to go on, or use --overwrite"
-        )
 
 
 def identity(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -528,18 +300,3 @@ def identity(run: Mapping[str, Any]) -> dict[str, Any]:
     ):  # a directory, which the configuration names by its path
         config = {**config, "encoder": None}
     return {"command": run.get("command"), "config": config, "input": inputs}
-
-
-def _first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in [*before, *(name for name in now if name not in before)]:
-            found = _first_difference(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
-            if found is not None:
-                return found
-        return None
-    return None if before == now else (key, before, now)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."

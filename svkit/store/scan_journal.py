@@ -21,7 +21,8 @@ import pyarrow.parquet as pa_parquet
 
 from svkit.errors import ArtifactError
 from svkit.store.atomic import remove_unfinished, replacing
-from svkit.store.audio_file import Channel, TarMember
+from svkit.store.audio_bytes import TarMember
+from svkit.store.audio_file import Channel
 from svkit.store.files import open_file
 
 Place = Path | TarMember

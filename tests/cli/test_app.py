@@ -189,6 +189,11 @@ def test_help_imports_nothing_heavy() -> None:
     assert _python(code).stdout.strip() == "[]"
 
 
+def test_scoring_imports_no_torch() -> None:
+    """It would cost 450 MB and two seconds."""
+    assert _python("import sys, svkit.stages.score; print('torch' in sys.modules)").stdout.strip() == "False"
+
+
 def test_help_is_quick() -> None:
     """0.3 s is the target; CPU time and the best of a few runs, because the machine may be busy."""
     assert min(_help_cpu_seconds() for _ in range(4)) < 0.4

@@ -39,7 +39,8 @@ from svkit.store.embeddings import read_embeddings, read_facts, write_embeddings
 from svkit.store.enrollment import read_enrollment
 from svkit.store.experiment import read_experiment
 from svkit.store.manifest import COLUMNS, read_manifest, write_manifest
-from svkit.store.provenance import open_output, read_provenance
+from svkit.store.output import open_output
+from svkit.store.provenance import read_provenance
 from svkit.store.report import read_log
 from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
 from svkit.store.trials import Trials, read_trials, write_trials

@@ -11,8 +11,8 @@ from svkit.data.audio_source import read_crop, read_whole
 from svkit.errors import DataError
 from svkit.progress import SilentProgress
 from svkit.stages.prepare import check, csv_table, folder, kaldi, merge, noise, shards, split, stats
-from svkit.stages.prepare.corpus import CorpusRequest
 from svkit.stages.prepare.joining import join_short
+from svkit.stages.prepare.request import CorpusRequest
 from svkit.stages.prepare.scan import BadFilesError, Candidate, ScanOptions, scan_files
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import read_provenance

@@ -14,7 +14,8 @@ from svkit.cli.app import app
 from svkit.store.checkpoint import read_tensors
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import read_manifest
-from svkit.store.provenance import describe_inputs, open_output, read_provenance, write_provenance
+from svkit.store.output import open_output
+from svkit.store.provenance import describe_inputs, read_provenance, write_provenance
 from tests.stages.training_experiment import make_teacher, prepare, set_options
 
 pytestmark = pytest.mark.usefixtures("fresh_process")

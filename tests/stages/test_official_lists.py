@@ -9,7 +9,7 @@ import pytest
 from svkit.errors import DataError
 from svkit.progress import SilentProgress
 from svkit.stages.prepare import official, voxceleb
-from svkit.stages.prepare.corpus import CorpusRequest
+from svkit.stages.prepare.request import CorpusRequest
 from svkit.stages.prepare.scan import ScanOptions
 from svkit.stages.prepare.voxceleb import VoxcelebOptions
 from svkit.store.lists import OfficialList

@@ -7,7 +7,7 @@ import soundfile
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.progress import SilentProgress
 from svkit.stages.prepare import cnceleb, conversion, joining, librispeech, voxblink2
-from svkit.stages.prepare.corpus import CorpusRequest
+from svkit.stages.prepare.request import CorpusRequest
 from svkit.stages.prepare.scan import BadFilesError, ScanOptions
 from svkit.store.audio_file import read_audio
 from svkit.store.enrollment import read_enrollment

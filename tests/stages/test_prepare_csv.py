@@ -2,8 +2,8 @@ import pytest
 
 from svkit.errors import ConfigError, DataError
 from svkit.stages.prepare import csv_table
-from svkit.stages.prepare.corpus import CorpusRequest
 from svkit.stages.prepare.csv_table import Columns
+from svkit.stages.prepare.request import CorpusRequest
 from svkit.store.manifest import read_manifest
 from tests.stages import corpus_trees
 from tests.stages.corpus_trees import Notes

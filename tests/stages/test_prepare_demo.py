@@ -4,7 +4,7 @@ import pandas as pd
 from svkit.audio.synthesis import plan_corpus, render
 from svkit.progress import SilentProgress
 from svkit.stages.prepare import demo, splits
-from svkit.stages.prepare.corpus import CorpusRequest
+from svkit.stages.prepare.request import CorpusRequest
 from svkit.stages.prepare.scan import ScanOptions
 from svkit.store.audio_file import read_audio
 from svkit.store.experiment import read_experiment

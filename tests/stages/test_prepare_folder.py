@@ -10,7 +10,7 @@ import soundfile
 
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.stages.prepare import folder
-from svkit.stages.prepare.corpus import CorpusRequest
+from svkit.stages.prepare.request import CorpusRequest
 from svkit.stages.prepare.scan import BadFilesError, ScanOptions
 from svkit.store.experiment import Experiment, read_experiment, update_experiment
 from svkit.store.locks import lock_directory

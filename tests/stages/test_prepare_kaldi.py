@@ -8,7 +8,7 @@ import soundfile
 from svkit.errors import ConfigError, DataError
 from svkit.progress import SilentProgress
 from svkit.stages.prepare import kaldi
-from svkit.stages.prepare.corpus import CorpusRequest
+from svkit.stages.prepare.request import CorpusRequest
 from svkit.stages.prepare.scan import BadFilesError, ScanOptions
 from svkit.store.audio_file import read_audio
 from svkit.store.manifest import read_manifest

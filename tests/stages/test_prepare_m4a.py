@@ -18,7 +18,7 @@ from svkit.audio.synthesis import plan_corpus, render
 from svkit.errors import ArtifactError, ConfigError
 from svkit.stages.prepare import conversion, voxceleb
 from svkit.stages.prepare.conversion import Conversion
-from svkit.stages.prepare.corpus import CorpusRequest
+from svkit.stages.prepare.request import CorpusRequest
 from svkit.stages.prepare.scan import BadFilesError, ScanOptions
 from svkit.stages.prepare.voxceleb import VoxcelebOptions
 from svkit.store.audio_file import AudioError, read_audio

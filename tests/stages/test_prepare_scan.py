@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from svkit.progress import SilentProgress
 from svkit.stages.prepare import folder, scan
-from svkit.stages.prepare.corpus import CorpusRequest
+from svkit.stages.prepare.request import CorpusRequest
 from svkit.stages.prepare.scan import Candidate, CandidateTable, ScanOptions, repeated_digests, scan_files
 from svkit.store import scan_journal
 from svkit.store.scan_journal import Entry, Finding, ScanJournal, Stamp, blocks

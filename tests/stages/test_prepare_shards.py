@@ -23,7 +23,8 @@ from svkit.stages.extract import run as extract
 from svkit.stages.finetune import FinetuneRequest
 from svkit.stages.finetune import run as finetune
 from svkit.stages.prepare import check, shards
-from svkit.store.audio_file import TarMember, examine, read_audio
+from svkit.store.audio_bytes import TarMember
+from svkit.store.audio_file import examine, read_audio
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import COLUMNS, SHARD_COLUMNS, read_manifest, write_manifest
 from svkit.store.tables import read_table, write_table

@@ -11,7 +11,7 @@ from svkit.progress import SilentProgress
 from svkit.stages.prepare import official as official_module
 from svkit.stages.prepare import voxceleb
 from svkit.stages.prepare.conversion import Conversion
-from svkit.stages.prepare.corpus import CorpusRequest
+from svkit.stages.prepare.request import CorpusRequest
 from svkit.stages.prepare.scan import ScanOptions
 from svkit.stages.prepare.voxceleb import VoxcelebOptions
 from svkit.store.lists import OfficialList

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from svkit.store import audio_file
-from svkit.store.audio_file import AudioError, TarMember, count_samples, examine, probe, read_audio
+from svkit.store.audio_bytes import TarMember
+from svkit.store.audio_file import AudioError, count_samples, examine, probe, read_audio
 from svkit.store.transcode import find_ffmpeg, transcode
 
 RATE = 16_000

@@ -9,7 +9,8 @@ import pytest
 
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.store import provenance
-from svkit.store.provenance import open_output, read_provenance, sha256_artifact
+from svkit.store.output import open_output
+from svkit.store.provenance import read_provenance, sha256_artifact
 
 
 @pytest.fixture

@@ -14,19 +14,14 @@ import pandas as pd
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.stages.prepare import splits
-from svkit.stages.prepare.corpus import (
-    CorpusRequest,
-    CorpusResult,
-    DataDirectory,
-    EvaluationList,
-    identity,
-    named_rows,
-    split_and_write,
-)
+from svkit.stages.prepare.corpus import DataDirectory, identity, split_and_write
+from svkit.stages.prepare.evaluation_lists import named_rows
 from svkit.stages.prepare.joining import join_short
 from svkit.stages.prepare.official import check_counts
 from svkit.stages.prepare.recognise import CNCELEB_FILE, wrong_tree
-from svkit.stages.prepare.scan import BadFile, Candidate, find_audio, make_bad, scan_files
+from svkit.stages.prepare.request import CorpusRequest, CorpusResult, EvaluationList
+from svkit.stages.prepare.scan import BadFile, Candidate, make_bad, scan_files
+from svkit.stages.prepare.walk import find_audio
 from svkit.store.enrollment import read_enrollment
 from svkit.store.lists import OfficialList, official_lists
 from svkit.store.tables import read_bytes

@@ -1,7 +1,7 @@
 """What all corpora share: the request, the split of a table into lists, and the files below `exp/data`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ import pandas as pd
 
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.progress import Progress
-from svkit.stages.id_matching import find_matching
 from svkit.stages.prepare import splits
 from svkit.stages.prepare.derived import movable_table
+from svkit.stages.prepare.evaluation_lists import evaluation_lists, named_rows
 from svkit.stages.prepare.membership import (
     EVALUATION,
     SPLITS_NAME,
@@ -21,6 +21,13 @@ from svkit.stages.prepare.membership import (
     differences,
     read_splits,
     write_splits,
+)
+from svkit.stages.prepare.request import (
+    JOURNAL_NAME,
+    LIST_ENDINGS,
+    CorpusRequest,
+    CorpusResult,
+    EvaluationList,
 )
 from svkit.stages.prepare.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
 from svkit.store.atomic import remove_unfinished, write_bytes
@@ -39,79 +46,10 @@ from svkit.store.provenance import (
 from svkit.store.provenance import identity as run_identity
 from svkit.store.scan_journal import remove_journal
 from svkit.store.tables import read_table, write_table
-from svkit.store.trials import Trials, read_trials, write_trials
+from svkit.store.trials import Trials, write_trials
 
 BAD_FILES_NAME = "bad_files.tsv"
-_JOURNAL_NAME = ".scan"
 _OWN_FILES = ("train.tsv", "valid.tsv", "eval.tsv", "valid_trials.txt")
-_LIST = (".txt", ".enroll.tsv")
-"""What the names of an evaluation list's files end in."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CorpusRequest:
-    """What the user asked for."""
-
-    exp: Path
-    root: Path | None = None
-    eval_speakers: str | None = None
-    """A number (0: no evaluation at all) or a file."""
-    trials: tuple[Path, ...] = ()
-    """Given lists; none: made from the evaluation speakers."""
-    match_ids: bool = False
-    """Match ids of given lists that differ in notation from the corpus' (`svkit.stages.id_matching`)."""
-    valid_speakers: int | None = None
-    seed: int = 24
-    scan: ScanOptions = field(default_factory=ScanOptions)
-    preset: str | None = None
-    encoder: str | None = None
-    redraw: bool = False
-    """Draw evaluation and validation speakers anew; otherwise everyone stays where an earlier preparation put them."""
-    overwrite: bool = False
-    keep_finished: bool = False
-    """Finished output of the same request is success, also where `overwrite` would replace another's."""
-
-    def __post_init__(self) -> None:
-        """Let the scan be remembered in the experiment until the corpus is prepared."""
-        object.__setattr__(self, "scan", replace(self.scan, journal=self.exp / "data" / _JOURNAL_NAME))
-
-    def known_splits(self) -> dict[str, str]:
-        """Return the part of each speaker in an earlier preparation, unless all are to be drawn anew."""
-        return {} if self.redraw else read_splits(self.exp / "data")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CorpusResult:
-    """What was prepared."""
-
-    data: str
-    """The directory written."""
-    corpus: str
-    train_speakers: int
-    train_utterances: int
-    train_hours: float
-    valid_speakers: int
-    valid_utterances: int
-    eval_speakers: int
-    eval_utterances: int
-    trials: dict[str, dict[str, int]]
-    """Name of each list -> its `targets` and `nontargets`."""
-    bad_files: tuple[BadFile, ...]
-    """Left out; also listed in `bad_files.tsv`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationList:
-    """A trial list to be written."""
-
-    name: str
-    trials: Trials
-    source: Path | None
-    """The given file, copied as it is; None: the list was made, or its ids were matched."""
-    matched: str | None = None
-    """By which rule, where they were."""
-    enrollment: pd.DataFrame | None = None
-    """`enroll_id`, `utterance_id`: the utterances of each enrollment, for `svkit score --enroll`."""
 
 
 class DataDirectory:
@@ -208,7 +146,7 @@ class DataDirectory:
         summary = read_provenance(self.path).get("summary") if is_finished(self.path) else None
         trials = summary.get("trials") if isinstance(summary, dict) else None
         names = [Path(name).name for name in trials] if isinstance(trials, dict) else []
-        made = [f"trials/{name}{suffix}" for name in names for suffix in _LIST]
+        made = [f"trials/{name}{suffix}" for name in names for suffix in LIST_ENDINGS]
         (self.path / PROVENANCE_NAME).unlink(missing_ok=True)
         for name in (*_OWN_FILES, *made):
             (self.path / name).unlink(missing_ok=True)
@@ -285,7 +223,7 @@ class DataDirectory:
             write_trials(self.path / "valid_trials.txt", valid_trials)
         written: list[Path] = []
         for entry in lists:
-            path, enroll = (self.path / "trials" / f"{entry.name}{suffix}" for suffix in _LIST)
+            path, enroll = (self.path / "trials" / f"{entry.name}{suffix}" for suffix in LIST_ENDINGS)
             written += [path, enroll]
             if entry.source is None:
                 write_trials(path, entry.trials)
@@ -312,7 +250,7 @@ class DataDirectory:
                 "matched_ids": matched,
             },
         )
-        remove_journal(self.path / _JOURNAL_NAME)
+        remove_journal(self.path / JOURNAL_NAME)
         return result
 
     def _note_recipe(self) -> None:
@@ -438,56 +376,6 @@ def split_and_write(
     return data.write(train, named_rows(table, lists), lists, bad, progress, eval_speakers)
 
 
-def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -> CorpusRequest:
-    """Fill what a request leaves open with what the same corpus was prepared with before, and say so.
-
-    Args:
-        request: evaluation speakers, trials and validation speakers that it does not name are taken from before.
-        progress: is told.
-        seed: that was asked for; None: the one of before.
-
-    Raises:
-        ConfigError: a file of before is gone.
-    """
-    path = request.exp / "data"
-    earlier = read_provenance(path).get("config") if is_finished(path) else None
-    if request.redraw or not isinstance(earlier, dict):
-        return request
-    changes: dict[str, Any] = {}
-    if seed is None and isinstance(earlier.get("seed"), int):
-        changes["seed"] = earlier["seed"]
-    root = None if request.root is None else str(request.root.resolve())
-    if earlier.get("root", root) == root:
-        asked, trials = request.eval_speakers is not None or bool(request.trials), earlier.get("trials") or ()
-        if not asked:
-            changes |= {"eval_speakers": earlier.get("eval_speakers"), "trials": _still_there(path, trials)}
-            changes["match_ids"] = request.match_ids or bool(trials and earlier.get("match_ids"))
-        if request.valid_speakers is None and earlier.get("valid_speakers") == 0:
-            changes["valid_speakers"] = 0
-    spec = changes.get("eval_speakers")
-    if spec is not None and not spec.isdecimal() and not Path(spec).exists():
-        raise ConfigError(
-            f"{path} was prepared with --eval-speakers {spec}, which is not there any more: give the file, or --redraw"
-        )
-    filled = replace(request, **changes)
-    given = {"--eval-speakers": "eval_speakers", "--trials": "trials", "--seed": "seed"}
-    same = [
-        name
-        for name, field_name in given.items()
-        if getattr(filled, field_name) != getattr(request, field_name)
-    ]
-    if same:
-        progress.note(f"{', '.join(same)}: as {path} was prepared before; --redraw starts anew")
-    return filled
-
-
-def _still_there(data: Path, recorded: Sequence[str]) -> tuple[Path, ...]:
-    """Return the trial lists of before: where they were given, else the copies of the experiment."""
-    paths = [Path(name) for name in recorded]
-    copies = [data / "trials" / f"{path.stem}{_LIST[0]}" for path in paths]
-    return tuple(path if path.is_file() else copy for path, copy in zip(paths, copies, strict=True))
-
-
 def report_difference(what: str, found: Sequence[int], published: Sequence[int], progress: Progress) -> bool:
     """Note speakers and utterances that differ from what is published; say whether they do."""
     if tuple(found) == tuple(published):
@@ -497,81 +385,3 @@ def report_difference(what: str, found: Sequence[int], published: Sequence[int],
         f" {published[0]:,} and {published[1]:,}"
     )
     return True
-
-
-def read_lists(
-    paths: Sequence[Path], table: pd.DataFrame, *, match_ids: bool = False
-) -> list[EvaluationList]:
-    """Read given trial lists and check them against the corpus.
-
-    Args:
-        paths: of the lists.
-        table: rows of the corpus.
-        match_ids: write lists whose ids differ in notation with those of the corpus.
-
-    Raises:
-        ConfigError: two lists of one name.
-        DataError: see `read_trials` and `check_trials`.
-    """
-    lists: list[EvaluationList] = []
-    for path in paths:
-        trials, matched = read_trials(path), None
-        if match_ids and (matching := find_matching(trials.ids, table["utterance_id"])) is not None:
-            matched = matching.take(str(path))
-            trials = trials.renamed(matching.names, matching.names)
-        splits.check_trials(path, trials, table)
-        if any(entry.name == path.stem for entry in lists):
-            raise ConfigError(f"--trials {path}: two lists are called {path.stem}; rename one")
-        lists.append(
-            EvaluationList(name=path.stem, trials=trials, source=None if matched else path, matched=matched)
-        )
-    return lists
-
-
-def named_rows(table: pd.DataFrame, lists: Sequence[EvaluationList]) -> pd.DataFrame:
-    """Return the rows of the utterances named in trial lists and their enrollments."""
-    named: set[str] = set()
-    for entry in lists:
-        named.update(entry.trials.ids)
-        if entry.enrollment is not None:
-            named.update(entry.enrollment["utterance_id"])
-    return table[table["utterance_id"].isin(named)]
-
-
-def evaluation_lists(
-    table: pd.DataFrame, request: CorpusRequest, corpus: str
-) -> tuple[list[str], list[EvaluationList]]:
-    """Choose the evaluation speakers of one table and take the given trial lists or make one.
-
-    Args:
-        table: rows of the whole corpus.
-        request: names lists and speakers, or neither.
-        corpus: name of a made list.
-
-    Returns:
-        Evaluation speakers, and at least one list among them; neither where none were asked for (`0`).
-
-    Raises:
-        DataError: a list names utterances of speakers that are not for evaluation; see also `read_lists`.
-    """
-    if not request.trials and request.eval_speakers == "0" and not Path("0").exists():
-        return [], []
-    known = request.known_splits()
-    present = {known[speaker] for speaker in table["speaker_id"].unique() if speaker in known}
-    if not request.trials and request.eval_speakers is None and present and EVALUATION not in known.values():
-        return [], []  # as before
-    if not request.trials:
-        speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed, known)
-        trials = splits.make_trials(table[table["speaker_id"].isin(speakers)], request.seed, corpus)
-        return speakers, [EvaluationList(name=corpus, trials=trials, source=None)]
-    lists = read_lists(request.trials, table, match_ids=request.match_ids)
-    in_trials = sorted(named_rows(table, lists)["speaker_id"].unique())
-    if request.eval_speakers is None:
-        return in_trials, lists
-    speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed, known)
-    others = sorted(set(in_trials) - set(speakers))
-    if others:
-        raise DataError(
-            f"{first_five(request.trials)}: speakers that --eval-speakers does not name: {first_five(others)}"
-        )
-    return speakers, lists

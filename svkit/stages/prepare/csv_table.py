@@ -9,8 +9,9 @@ from pathlib import Path
 
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
-from svkit.stages.prepare.corpus import CorpusRequest, CorpusResult, DataDirectory, identity, split_and_write
+from svkit.stages.prepare.corpus import DataDirectory, identity, split_and_write
 from svkit.stages.prepare.recognise import guess_corpus
+from svkit.stages.prepare.request import CorpusRequest, CorpusResult
 from svkit.stages.prepare.scan import Candidate, scan_files
 from svkit.store.manifest import CLIMBS
 from svkit.store.tables import read_bytes

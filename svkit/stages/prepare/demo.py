@@ -10,7 +10,9 @@ from svkit.audio.resample import SAMPLE_RATE_HZ
 from svkit.audio.synthesis import UtterancePlan, plan_corpus, render
 from svkit.progress import Progress
 from svkit.stages.prepare import splits
-from svkit.stages.prepare.corpus import CorpusRequest, CorpusResult, DataDirectory, EvaluationList, named_rows
+from svkit.stages.prepare.corpus import DataDirectory
+from svkit.stages.prepare.evaluation_lists import named_rows
+from svkit.stages.prepare.request import CorpusRequest, CorpusResult, EvaluationList
 from svkit.stages.prepare.scan import Candidate, scan_files
 from svkit.store.atomic import write_bytes
 from svkit.store.audio_file import write_flac

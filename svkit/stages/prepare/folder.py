@@ -7,23 +7,11 @@ import regex
 
 from svkit.errors import ConfigError, DataError
 from svkit.progress import Progress
-from svkit.stages.prepare.corpus import (
-    CorpusRequest,
-    CorpusResult,
-    DataDirectory,
-    identity,
-    split_and_write,
-)
+from svkit.stages.prepare.corpus import DataDirectory, identity, split_and_write
 from svkit.stages.prepare.recognise import guess_corpus
-from svkit.stages.prepare.scan import (
-    BadFile,
-    Candidate,
-    CandidateTable,
-    find_audio,
-    make_bad,
-    printable,
-    scan_files,
-)
+from svkit.stages.prepare.request import CorpusRequest, CorpusResult
+from svkit.stages.prepare.scan import BadFile, Candidate, CandidateTable, make_bad, printable, scan_files
+from svkit.stages.prepare.walk import find_audio
 
 MATCH_SECONDS = 1.0
 """Longest search for the speaker in one path: some expressions take twice as long for every further character."""

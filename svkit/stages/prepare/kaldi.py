@@ -18,8 +18,9 @@ import numpy as np
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.stages.prepare.conversion import FLAC_BYTES_PER_SAMPLE, check_room, in_parallel
-from svkit.stages.prepare.corpus import CorpusRequest, CorpusResult, DataDirectory, identity, split_and_write
+from svkit.stages.prepare.corpus import DataDirectory, identity, split_and_write
 from svkit.stages.prepare.recognise import wrong_tree
+from svkit.stages.prepare.request import CorpusRequest, CorpusResult
 from svkit.stages.prepare.scan import BadFile, Candidate, ScanOptions, make_bad, scan_files
 from svkit.store.audio_file import AudioError, Channel, channel_levels_db, probe, read_audio, write_flac
 from svkit.store.manifest import CLIMBS

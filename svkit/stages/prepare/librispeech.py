@@ -14,17 +14,12 @@ import pandas as pd
 from svkit.errors import DataError
 from svkit.progress import Progress
 from svkit.stages.prepare import splits
-from svkit.stages.prepare.corpus import (
-    CorpusRequest,
-    CorpusResult,
-    DataDirectory,
-    EvaluationList,
-    identity,
-    named_rows,
-    split_and_write,
-)
+from svkit.stages.prepare.corpus import DataDirectory, identity, split_and_write
+from svkit.stages.prepare.evaluation_lists import named_rows
 from svkit.stages.prepare.recognise import wrong_tree
-from svkit.stages.prepare.scan import Candidate, find_audio, scan_files
+from svkit.stages.prepare.request import CorpusRequest, CorpusResult, EvaluationList
+from svkit.stages.prepare.scan import Candidate, scan_files
+from svkit.stages.prepare.walk import find_audio
 from svkit.store.files import read_file
 
 LAYOUT = "expected ROOT/train-clean-100/SPEAKER/CHAPTER/*.flac and other subsets, and ROOT/SPEAKERS.TXT (OpenSLR 12)"

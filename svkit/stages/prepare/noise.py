@@ -16,15 +16,8 @@ from svkit.errors import ConfigError, DataError
 from svkit.progress import Progress
 from svkit.stages.prepare.corpus import unusual
 from svkit.stages.prepare.recognise import wrong_tree
-from svkit.stages.prepare.scan import (
-    BadFile,
-    Candidate,
-    ScanOptions,
-    find_audio,
-    is_audio_name,
-    refuse_bad,
-    scan_files,
-)
+from svkit.stages.prepare.scan import BadFile, Candidate, ScanOptions, refuse_bad, scan_files
+from svkit.stages.prepare.walk import find_audio, is_audio_name
 from svkit.store.atomic import read_json
 from svkit.store.experiment import update_experiment
 from svkit.store.files import read_file

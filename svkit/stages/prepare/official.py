@@ -8,7 +8,7 @@ from pathlib import Path
 
 from svkit.errors import DataError
 from svkit.progress import Progress
-from svkit.stages.prepare.corpus import EvaluationList
+from svkit.stages.prepare.request import EvaluationList
 from svkit.store.atomic import write_bytes
 from svkit.store.files import read_file
 from svkit.store.lists import OfficialList, official_lists

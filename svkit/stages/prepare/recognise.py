@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from svkit.errors import DataError, first_five
-from svkit.stages.prepare.scan import is_audio_name, printable
+from svkit.stages.prepare.scan import printable
+from svkit.stages.prepare.walk import is_audio_name
 
 _MAX_DEPTH, _MAX_ENTRIES = 5, 40
 """A guess looks at this many entries of a directory and this deep, whatever the size of the corpus."""

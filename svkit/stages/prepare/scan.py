@@ -1,7 +1,6 @@
 """Finds the audio files of a tree and reads their headers (or all of their samples) in parallel."""
 
 import os
-import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,6 @@ from svkit.audio.quality import QualityMeter, louder_channel
 from svkit.errors import DataError, first_five
 from svkit.progress import Progress, Task
 from svkit.store.audio_file import (
-    CONVERTIBLE_SUFFIXES,
     CUT_ADVICE,
     AudioError,
     Channel,
@@ -30,13 +28,6 @@ from svkit.store.audio_file import (
 from svkit.store.manifest import COLUMNS
 from svkit.store.scan_journal import Entry, Finding, ScanJournal, Source, Stamp, blocks
 
-READABLE_SUFFIXES = frozenset(
-    {
-        *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
-        *(".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc"),
-    }
-)
-"""What libsndfile is asked to read."""
 _CHUNK_FILES = 64
 _BLOCK_ROWS = 1 << 16
 
@@ -163,82 +154,6 @@ class CandidateTable(Sequence[Candidate]):
 
 def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
-
-
-def find_speakers(root: Path, name: re.Pattern[str], max_depth: int) -> Iterator[Path]:
-    """Yield the directories of speakers, in sorted order at each level; none is looked for inside another.
-
-    Args:
-        root: where to look.
-        name: of a speaker's directory.
-        max_depth: directories between `root` and a speaker's at most.
-
-    Raises:
-        DataError: a directory cannot be listed.
-    """
-    try:
-        with os.scandir(root) as entries:
-            found = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
-    except OSError as error:
-        raise DataError(f"{root}: cannot be listed: {error.strerror}") from error
-    for directory in found:
-        if name.fullmatch(directory):
-            yield root / directory
-        elif max_depth:
-            yield from find_speakers(root / directory, name, max_depth - 1)
-
-
-def find_audio(root: Path) -> Iterator[str]:
-    """Yield the POSIX paths below `root` of all audio files, in sorted order.
-
-    Dot files and files of other kinds are passed over; links to directories are followed, each directory by one link
-    only, so that loops end and links to each other do not multiply.
-
-    Raises:
-        DataError: `root` is no directory, or a directory cannot be listed.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root}: {'is not a directory' if root.exists() else 'does not exist'}")
-    yield from _walk(root, "", (), set())
-
-
-def _walk(
-    directory: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], linked: set[tuple[int, int]]
-) -> Iterator[str]:
-    try:
-        status = directory.stat()
-        here = (status.st_dev, status.st_ino)
-        if here in ancestors:
-            return
-        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{directory}: cannot be listed: {error.strerror}") from error
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if _is_directory(entry):
-            if entry.is_symlink():
-                status = entry.stat()
-                target = (status.st_dev, status.st_ino)
-                if target in linked:
-                    continue
-                linked.add(target)
-            yield from _walk(directory / entry.name, f"{prefix}{entry.name}/", (*ancestors, here), linked)
-        elif is_audio_name(entry.name):
-            yield prefix + entry.name
-
-
-def _is_directory(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def is_audio_name(name: str) -> bool:
-    """Say whether a file of this name is meant to be audio."""
-    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million names: no Path objects)
-    return suffix in READABLE_SUFFIXES or suffix in CONVERTIBLE_SUFFIXES
 
 
 def scan_files(

@@ -23,7 +23,7 @@ from svkit.progress import Progress
 from svkit.store.atomic import replacing
 from svkit.store.files import open_file, read_file
 from svkit.store.manifest import SHARD_COLUMNS, Manifest, read_manifest, write_manifest
-from svkit.store.provenance import open_output
+from svkit.store.output import open_output
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,16 +9,11 @@ from pathlib import Path
 
 from svkit.errors import DataError
 from svkit.progress import Progress
-from svkit.stages.prepare.corpus import (
-    CorpusRequest,
-    CorpusResult,
-    DataDirectory,
-    identity,
-    report_difference,
-    split_and_write,
-)
+from svkit.stages.prepare.corpus import DataDirectory, identity, report_difference, split_and_write
 from svkit.stages.prepare.recognise import wrong_tree
-from svkit.stages.prepare.scan import Candidate, find_audio, find_speakers, scan_files
+from svkit.stages.prepare.request import CorpusRequest, CorpusResult
+from svkit.stages.prepare.scan import Candidate, scan_files
+from svkit.stages.prepare.walk import find_audio, find_speakers
 
 LAYOUT = "expected SPEAKER/VIDEO/NUMBER.wav below ROOT, such as id000000/DwgYRqnQZHM/00000.wav"
 PUBLISHED = (111_284, 9_904_382)

@@ -17,25 +17,12 @@ from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.stages.prepare import official, splits
 from svkit.stages.prepare.conversion import Conversion, convert_files
-from svkit.stages.prepare.corpus import (
-    CorpusRequest,
-    CorpusResult,
-    DataDirectory,
-    EvaluationList,
-    identity,
-    named_rows,
-    report_difference,
-    split_and_write,
-)
+from svkit.stages.prepare.corpus import DataDirectory, identity, report_difference, split_and_write
+from svkit.stages.prepare.evaluation_lists import named_rows
 from svkit.stages.prepare.recognise import wrong_tree
-from svkit.stages.prepare.scan import (
-    READABLE_SUFFIXES,
-    BadFile,
-    Candidate,
-    find_audio,
-    find_speakers,
-    scan_files,
-)
+from svkit.stages.prepare.request import CorpusRequest, CorpusResult, EvaluationList
+from svkit.stages.prepare.scan import BadFile, Candidate, scan_files
+from svkit.stages.prepare.walk import READABLE_SUFFIXES, find_audio, find_speakers
 from svkit.store.lists import OfficialList
 
 LAYOUT = (
