@@ -287,7 +287,7 @@ def read_audio(
         channel: which channel of a file with several, or their mean (`mix`).
         sample_rate_hz: the rate the file is said to have (None: nothing is said).
         length: samples that the file is said to have (None: nothing is said). A file that is cut is read only if this
-            was said knowing what is left of it.
+            was said knowing what is left of it; a longer one is another file.
 
     Returns:
         float32 [N] with full scale at 1.
@@ -304,6 +304,11 @@ def read_audio(
         frames, said = _length(path, file, length), length or 0
         _info(path, file, max(1, frames), channel, allow_cut=0 < said <= frames)
         wanted = frames - start if num_samples is None else num_samples
+        if said and frames > said and file.claim.is_counted and _goes_on(path, said):
+            raise DataError(
+                f"{path}: expected {said} samples as in the manifest, found {frames}; has it changed since?"
+                " Prepare the corpus again"
+            )
         if start < 0 or wanted < 0 or max(start + wanted, said) > frames:
             raise DataError(
                 f"{path}: samples {start} to {max(start + wanted, said)} asked for, the file has {frames};"
@@ -314,6 +319,15 @@ def read_audio(
             blocks.append(_one_channel(path, block, channel, found))
             found += len(block)
     return blocks[1] if len(blocks) == 2 else np.concatenate(blocks)
+
+
+def _goes_on(path: Path | TarMember, place: int) -> bool:
+    """Say whether there is a sample at a place; the header of a FLAC that is cut claims those that are missing too."""
+    with _open(path) as file:
+        try:
+            return any(True for _ in _blocks(path, file, place, 1))
+        except AudioError:
+            return False
 
 
 def _length(path: Path | TarMember, file: _Audio, said: int | None) -> int:

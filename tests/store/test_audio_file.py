@@ -37,6 +37,15 @@ def test_samples_that_are_not_there(stereo, start, count):
         read_audio(stereo[0], start, count)
 
 
+def test_a_file_that_is_longer_than_was_said_is_another_one(stereo):
+    path, _ = stereo
+    assert len(read_audio(path, 10, 5, length=4000)) == 5
+    with pytest.raises(
+        DataError, match="expected 3999 samples as in the manifest, found 4000; has it changed"
+    ):
+        read_audio(path, 10, 5, length=3999)
+
+
 def test_channel_that_is_not_there(stereo):
     with pytest.raises(DataError, match="channel 2 asked for, the file has 2"):
         read_audio(stereo[0], channel=2)
