@@ -170,11 +170,16 @@ def read_toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _preset(name: object, named_by: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
+def check_preset(name: object, named_by: str) -> None:
+    """Raise ConfigError for a preset that the package has not; `named_by` is the option or file that names it."""
     names = preset_names()
     if name not in names:
         hint = _did_you_mean(str(name), names)
         raise ConfigError(f"{named_by}: unknown preset {shown(name)}{hint}; there are {', '.join(names)}")
+
+
+def _preset(name: object, named_by: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
+    check_preset(name, named_by)
     assert isinstance(name, str) and name not in children, "presets extend each other in a circle"
     text = (_PRESETS / f"{name}.toml").read_text(encoding="utf-8")
     data = _parse(text, f"preset {name}")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from svkit.config.schema import ExtractConfig, Recipe, SaveConfig
 from svkit.data.evaluation import LengthSortedBatches, read_batches
-from svkit.errors import ArtifactError, DataError, first_five
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.nn import inference
 from svkit.progress import Progress, SilentProgress
 from svkit.stages.finished import is_current
@@ -94,6 +94,7 @@ def run(request: ExtractRequest, progress: Progress) -> ExtractResult:
     """Extract with every model.
 
     Raises:
+        ConfigError: `out` for several models.
         ArtifactError: no model, or one that cannot be loaded.
         DataError: the manifest or an audio file is missing, unreadable or too short.
     """
@@ -104,7 +105,7 @@ def run(request: ExtractRequest, progress: Progress) -> ExtractResult:
     if not targets:
         raise ArtifactError(f"{request.exp}: no finished model; run `svkit finetune` first, or pass --model")
     if request.out is not None and len(targets) > 1:
-        raise DataError(f"--out {request.out}: expected one --model, found {len(targets)}")
+        raise ConfigError(f"--out {request.out}: expected one --model, found {len(targets)}")
     accelerator: Accelerator | None = None
     jobs = [_Job(request=request, name=name, checkpoint=path) for name, path in targets.items()]
     current = [  # an input that is not there is left to those who read it, and know what it is

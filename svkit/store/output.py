@@ -143,11 +143,14 @@ def open_output(
         The output, locked against other svkit processes until it is closed.
 
     Raises:
-        ConfigError: finished already and not `overwrite`.
+        ConfigError: finished already and not `overwrite`; or an input is the directory, or lies in it.
         ArtifactError: held by another process; unfinished with another configuration or other inputs; or it
             holds files that svkit did not write.
         DataError: an input list does not exist.
     """
+    for path in inputs.values():  # emptying the directory would take it along
+        if path.resolve().is_relative_to(directory.resolve()):
+            raise ConfigError(f"{path}: is read by this command; write to another directory than {directory}")
     described = describe_inputs(inputs)
     lock = lock_directory(directory)
     try:

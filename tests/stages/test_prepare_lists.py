@@ -191,6 +191,13 @@ def test_parts_share_no_speaker_and_lose_no_row(tmp_path, corpus):
     assert lists["valid"].audio_path(0).parent.parent == tmp_path / "lists"
 
 
+@pytest.mark.parametrize("rest", ["../x", "a/b", ""])
+def test_the_rest_of_a_split_stays_in_its_directory(tmp_path, corpus, rest):
+    request = split.SplitRequest(list=corpus, out=tmp_path / "out", parts=("a=1",), rest=rest)
+    with pytest.raises(ConfigError, match=f"--rest {rest}: expected the name of a part"):
+        split.run(request, SilentProgress())
+
+
 def test_a_split_follows_from_the_seed_and_the_speakers(tmp_path, corpus):
     _, first = parts(corpus, tmp_path / "1", "valid=5")
     shuffled = tmp_path / "lists" / "shuffled.tsv"

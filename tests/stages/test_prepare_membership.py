@@ -178,3 +178,23 @@ def test_the_record_is_read_strictly(tmp_path):
     with pytest.raises(DataError, match=r"splits.tsv: split: expected .*, found test"):
         read_splits(tmp_path)
     assert differences({}, {"a": "training"}) == [] == differences({"a": "training"}, {"a": "training"})
+
+
+def test_a_remembered_number_draws_nobody_when_speakers_go_or_come_back(root):
+    prepare(root, "--eval-speakers", "4")
+    before = parts(root)
+    gone = sorted(before["eval"])[0]
+    (root / gone).rename(root.parent / gone)
+    assert "change sides" not in prepare(root)
+    assert parts(root) == {**before, "eval": before["eval"] - {gone}}
+    prepare(root, "--eval-speakers", "2")
+    left = parts(root)["eval"]
+    (root.parent / gone).rename(root / gone)
+    assert "change sides" not in prepare(root)
+    assert parts(root)["eval"] == left | {gone}
+
+
+def test_a_preset_that_is_none_is_refused_before_anything_is_written(root):
+    message = prepare(root, "--preset", "nosuch", code=2)
+    assert "--preset: unknown preset 'nosuch'; there are smoke, tiny," in message
+    assert not (root.parent / "exp").exists()

@@ -49,6 +49,18 @@ def test_finished_output_is_refused_then_replaced(tmp_path, inputs):
         assert sorted(path.name for path in output.path.iterdir()) == [".lock", "run.json"]
 
 
+@pytest.mark.parametrize("name", ["out", "out/model.safetensors", "link"])
+def test_an_output_is_not_made_where_its_inputs_are(tmp_path, inputs, name):
+    with take(tmp_path, inputs) as output:
+        (output.path / "model.safetensors").write_text("1")
+        output.finish()
+    (tmp_path / "link").symlink_to("out")
+    for overwrite in (True, False):
+        with pytest.raises(ConfigError, match=f"{name}: is read by this command; write to another directory"):
+            take(tmp_path, {"checkpoint": tmp_path / name}, overwrite=overwrite)
+    assert (tmp_path / "out" / "model.safetensors").read_text() == "1"
+
+
 def test_unfinished_output_of_the_same_run_is_resumed(tmp_path, inputs):
     with take(tmp_path, inputs, widths=(1, 2)) as first:
         (first.path / "train_log.jsonl").write_text("1")
@@ -110,7 +122,7 @@ def test_an_interrupted_emptying_looks_neither_finished_nor_like_a_run_to_resume
             (output.path / name).mkdir()
         output.finish()
     with monkeypatch.context() as patch:
-        patch.setattr(provenance.shutil, "rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("shutil.rmtree", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             take(tmp_path, inputs, overwrite=True)
     assert (tmp_path / "out" / "best").exists() and not provenance.is_finished(tmp_path / "out")
@@ -182,7 +194,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path, inputs):
 
 def test_a_second_process_is_told(tmp_path, inputs):
     code = (
-        "import sys; from pathlib import Path; from svkit.store.provenance import open_output\n"
+        "import sys; from pathlib import Path; from svkit.store.output import open_output\n"
         "open_output(Path(sys.argv[1]), command='prune', config={}, inputs={}, overwrite=True)"
     )
     with take(tmp_path, inputs):

@@ -76,15 +76,18 @@ def evaluation_lists(
     present = {known[speaker] for speaker in table["speaker_id"].unique() if speaker in known}
     if not request.trials and request.eval_speakers is None and present and EVALUATION not in known.values():
         return [], []  # as before
+    spec = request.eval_speakers
+    if request.is_remembered and known and spec is not None and splits.is_count("--eval-speakers", spec):
+        spec = None
     if not request.trials:
-        speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed, known)
+        speakers = splits.choose_eval_speakers(spec, table, request.seed, known)
         trials = splits.make_trials(table[table["speaker_id"].isin(speakers)], request.seed, corpus)
         return speakers, [EvaluationList(name=corpus, trials=trials, source=None)]
     lists = read_lists(request.trials, table, match_ids=request.match_ids)
     in_trials = sorted(named_rows(table, lists)["speaker_id"].unique())
-    if request.eval_speakers is None:
+    if spec is None:
         return in_trials, lists
-    speakers = splits.choose_eval_speakers(request.eval_speakers, table, request.seed, known)
+    speakers = splits.choose_eval_speakers(spec, table, request.seed, known)
     others = sorted(set(in_trials) - set(speakers))
     if others:
         raise DataError(

@@ -37,6 +37,7 @@ def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -
         asked, trials = request.eval_speakers is not None or bool(request.trials), earlier.get("trials") or ()
         if not asked:
             changes |= {"eval_speakers": earlier.get("eval_speakers"), "trials": _still_there(path, trials)}
+            changes["is_remembered"] = True
             changes["match_ids"] = request.match_ids or bool(trials and earlier.get("match_ids"))
         if request.valid_speakers is None and earlier.get("valid_speakers") == 0:
             changes["valid_speakers"] = 0

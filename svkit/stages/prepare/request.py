@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from svkit.config.load import check_preset
 from svkit.stages.prepare.membership import (
     read_splits,
 )
@@ -24,6 +25,8 @@ class CorpusRequest:
     root: Path | None = None
     eval_speakers: str | None = None
     """A number (0: no evaluation at all) or a file."""
+    is_remembered: bool = False
+    """Whether an earlier command said so: a number then draws nobody, however many have gone or come back."""
     trials: tuple[Path, ...] = ()
     """Given lists; none: made from the evaluation speakers."""
     match_ids: bool = False
@@ -40,7 +43,13 @@ class CorpusRequest:
     """Finished output of the same request is success, also where `overwrite` would replace another's."""
 
     def __post_init__(self) -> None:
-        """Let the scan be remembered in the experiment until the corpus is prepared."""
+        """Let the scan be remembered in the experiment until the corpus is prepared.
+
+        Raises:
+            ConfigError: a preset that the package has not.
+        """
+        if self.preset is not None:
+            check_preset(self.preset, "--preset")
         object.__setattr__(self, "scan", replace(self.scan, journal=self.exp / "data" / JOURNAL_NAME))
 
     def known_splits(self) -> dict[str, str]:

@@ -82,6 +82,8 @@ def run(request: SplitRequest, progress: Progress) -> SplitResult:
 
 
 def _parse(parts: Sequence[str], rest: str) -> dict[str, str]:
+    if not rest or "/" in rest:
+        raise ConfigError(f"--rest {rest}: expected the name of a part, such as train")
     wanted: dict[str, str] = {}
     for text in parts:
         name, _, spec = text.partition("=")
