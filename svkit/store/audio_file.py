@@ -60,6 +60,12 @@ class _Audio(soundfile.SoundFile):  # type: ignore[misc]
         """Say no: else each block ends with a seek, after which an MP3 decoder lacks the bits of earlier frames."""
         return False
 
+    def lead_samples(self) -> int:
+        """Return how many samples before a place are to be decoded: all where the codec (GSM, G.72x) cannot seek."""
+        if not super().seekable() or self.subtype.startswith("DWVW"):  # DWVW only says that it can
+            return int(self.frames)
+        return _MPEG_LEAD_SAMPLES if self.subtype.startswith("MPEG") else 0
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AudioInfo:
@@ -344,10 +350,11 @@ def _blocks(
     found, longest = 0, max(1, (size or _BLOCK_SAMPLES) // file.channels)
     try:
         if start:
-            lead = min(start, _MPEG_LEAD_SAMPLES) if file.subtype.startswith("MPEG") else 0
+            lead = min(start, file.lead_samples())
             if start > lead:
                 file.seek(start - lead)
-            file.read(lead, dtype="float32")
+            for place in range(0, lead, longest):
+                file.read(min(longest, lead - place), dtype="float32")
         while wanted is None or found < wanted:
             count = longest if wanted is None else min(wanted - found, longest)
             block = file.read(count, dtype="float32", always_2d=True)

@@ -24,6 +24,8 @@ class Claim:
 
     is_counted: bool = True
     """False: only decoding tells how many samples there are."""
+    ogg_fault: str = ""
+    """Why there is less, or more, than libsndfile reads of a container that states no length."""
     claimed_bytes: int = 0
     """Of audio, where less is there."""
     found_bytes: int = 0
@@ -47,6 +49,8 @@ class Claim:
         Args:
             frames: samples of one channel that are there.
         """
+        if self.ogg_fault:
+            return f"truncated: {self.ogg_fault} ({frames} samples)"
         width = self.found_bytes // max(1, frames) if self.is_counted else 0
         if self.claimed_bytes <= self.found_bytes or (width and self.claimed_bytes // width <= frames):
             return ""
@@ -88,6 +92,9 @@ _XING = re.compile(
 )
 _RESYNC_BYTES = 4096
 """Junk between frames is searched for the next one; libmpg123 gives up after 1,024 bytes."""
+_ID3V1_BYTES = 128
+_OGG_HEAD, _OGG_PAGE = 27 + 255, 27 + 255 + 255 * 255
+"""Bytes that say how long a page is, and of the longest page."""
 _KBPS = {
     (1, 1): range(32, 449, 32),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -125,6 +132,8 @@ def read_claim(read: Read, size: int) -> Claim:
             facts.get(b"sample_count", 0) * facts.get(b"channel_count", 1) * facts.get(b"sample_n_bytes", 0)
         )
         return Claim(claimed_bytes=claimed, found_bytes=size - int(head[8:16].strip() or b"0"))
+    if magic == b"OggS":
+        return Claim(ogg_fault=_ogg_fault(read_on, size))
     if read_on(start, 4) == b"fLaC":
         number = read_on(start + 21, 5)
         if len(number) == 5 and not number[0] & 15 and not any(number[1:]):
@@ -200,6 +209,28 @@ def _claim_of_size(field: int, form: str, claimed: int, found: int, extra: int) 
     return Claim(patch=patch, claimed_bytes=claimed, found_bytes=found)
 
 
+def _ogg_fault(read: Read, size: int) -> str:
+    """Say what is wrong with the pages of an Ogg file (RFC 3533): cut, or followed by another one."""
+    streams: set[bytes] = set()
+    position = 0
+    while len(page := read(position, _OGG_HEAD)) > 26 and page[:4] == b"OggS" and page[5] & 2:
+        streams.add(page[14:18])
+        position += _ogg_page_bytes(page)
+    tail = max(0, size - 2 * _OGG_PAGE)
+    last = tail + read(tail, 2 * _OGG_PAGE).rfind(b"OggS\0")
+    page = read(last, _OGG_HEAD)
+    if page[14:18] not in streams:
+        return "several Ogg streams one after another, of which the first can be read"
+    if len(page) < 27 or not page[5] & 4 or last + _ogg_page_bytes(page) > size:
+        return "the file ends before its Ogg stream does"
+    return ""
+
+
+def _ogg_page_bytes(page: bytes) -> int:
+    """Return how long a page is, by its first bytes."""
+    return 27 + page[26] + sum(page[27 : 27 + page[26]])
+
+
 def _claim_of_mpeg(read: Read, start: int, size: int) -> Claim:
     """Trust a number of frames only if the bytes that it comes with are there, and no more audio behind them."""
     found = _XING.search(read(start, _HEAD_BYTES))
@@ -207,7 +238,9 @@ def _claim_of_mpeg(read: Read, start: int, size: int) -> Claim:
     if found is not None and found["flags"][3] & 1:
         claimed = int.from_bytes(found["bytes"], "big") if found["flags"][3] & 2 else 0
         available = size - start - found.start()
-        behind = read(start + found.start() + claimed, 3) if claimed else b""
+        behind_all = start + found.start() + claimed
+        behind_all += _ID3V1_BYTES if read(behind_all, 3) == b"TAG" else 0
+        behind = read(behind_all, 3) if claimed else b""
         # Some writers count the tags before the audio as well.
         if (
             claimed <= available + (start if read(0, 3) == b"ID3" else 0)

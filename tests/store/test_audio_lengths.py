@@ -116,7 +116,8 @@ def test_mp3s_joined_or_ended_amid_a_frame_or_before_a_tag_are_read_to_the_end(t
         len(same_everywhere(tmp_path, "b.mp3", second)),
     )
     assert len(same_everywhere(tmp_path, "c.mp3", first + second)) == one + other
-    assert len(same_everywhere(tmp_path, "d.mp3", xing + xing)) > 2 * TRUTH
+    for between in (b"", b"TAG" + bytes(125), b"TAG" + bytes(125) + b"ID3\x04\0\0\0\0\0\x09" + bytes(9)):
+        assert len(same_everywhere(tmp_path, "d.mp3", xing + between + xing)) > 2 * TRUTH
     assert len(same_everywhere(tmp_path, "e.mp3", second[:-7])) == other - 576
     assert len(same_everywhere(tmp_path, "f.mp3", second + b"junk" * 1000)) == other
 
@@ -217,6 +218,43 @@ def test_a_file_cut_in_half_is_named_as_cut_and_read_where_that_is_known(tmp_pat
         )
         assert probe(place, allow_cut=True).missing.startswith("truncated: ")
         assert np.array_equal(read_audio(place, length=found), expected[:found])
+
+
+@pytest.mark.parametrize("codec", ["VORBIS", "OPUS"])
+def test_ogg_that_is_cut_or_followed_by_another_is_named_and_read_where_that_is_known(tmp_path, codec):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, speech_like(), RATE, format="OGG", subtype=codec)
+    whole = path.read_bytes()
+    assert len(same_everywhere(tmp_path, "b.ogg", whole + bytes(100))) == TRUTH
+    faults = {
+        "several Ogg streams": whole + soundfile_bytes(speech_like(), codec),
+        "the file ends before its Ogg stream does": whole[: len(whole) * 2 // 3],
+    }
+    for fault, content in faults.items():
+        path.write_bytes(content)
+        for place in (path, in_tar(tmp_path, content)):
+            for read in (probe, examine, read_audio):
+                with pytest.raises(AudioError, match=rf"truncated: {fault}.* samples\); .*--allow-cut"):
+                    read(place)
+            left = probe(place, allow_cut=True)
+            assert 0 < left.num_samples <= TRUTH and left.missing.startswith("truncated: ")
+            assert len(read_audio(place, length=left.num_samples)) == left.num_samples
+
+
+def soundfile_bytes(samples, codec):
+    """Return an Ogg file as bytes; libsndfile draws another serial number each time."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, RATE, format="OGG", subtype=codec)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", [("WAV", "GSM610"), ("AU", "G721_32"), ("AIFF", "DWVW_16")])
+def test_parts_of_a_codec_that_cannot_seek_are_those_of_the_whole(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(audio_file, "_BLOCK_SAMPLES", 1000)
+    path = tmp_path / "a.x"
+    soundfile.write(path, speech_like(), RATE, format=kind[0], subtype=kind[1])
+    whole = read_audio(path)
+    assert np.array_equal(read_audio(path, 5555, 2345), whole[5555:7900])
 
 
 def test_a_cut_mp3_is_named_by_the_bytes_that_its_header_says(tmp_path, source):
