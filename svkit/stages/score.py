@@ -1,6 +1,6 @@
 """`svkit score`: a trial list against embeddings, to scores and metrics with confidence intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     )
     check_options(request, trials)
     check_list(guards, request.trials, trials, material.enrollment)
+    _say(guards.cautions, progress)
     if request.fuse:
         system, _ = _fuse_systems(request, material, guards, progress)
         return ScoreResult(trials=request.trials.stem, systems=(system,))
@@ -187,12 +188,18 @@ def _finished_system(request: ScoreRequest, paths: _Paths) -> SystemScore:
     return SystemScore(name=paths.embeddings.name, directory=target, metrics=read_metrics(target))
 
 
+def _say(cautions: Sequence[str], progress: Progress) -> None:
+    for caution in cautions:
+        progress.note(f"allowed, and recorded: {caution}")
+
+
 def _score_system(
     request: ScoreRequest, material: Material, paths: _Paths, guards: Guards, progress: Progress
 ) -> tuple[SystemScore, Measured]:
     """Score with one system."""
     target = _target(request, paths)
     config, inputs = resolved_config(request), paths.inputs(request)
+    of_list = len(guards.cautions)  # said already
     system = _read_system(request, material, paths, guards)
     with open_output(
         target,
@@ -202,8 +209,7 @@ def _score_system(
         overwrite=request.overwrite,
         experiment=request.exp,
     ) as output:
-        for caution in system.guards.cautions:
-            progress.note(f"allowed, and recorded: {caution}")
+        _say(system.guards.cautions[of_list:], progress)
         scored = score_trials(system.found, system.method, system.cohort, system.plda)
         metrics, llrs, learnt, measured = _measure(request, system, scored, progress)
         write(output, system.material, scored.scores, llrs, metrics)

@@ -101,6 +101,14 @@ def test_fusion_from_the_command_line(exp):
     assert done.stdout.splitlines()[-1] == str(exp / "scores" / "dense+pruned" / "all")
 
 
+def test_what_is_found_in_a_list_is_said_once(exp):
+    trials = exp / "data" / "trials" / "all.txt"
+    one = trials.read_text().split()[1]
+    trials.write_text(f"{trials.read_text()}1 {one} {one}\n")
+    done = run(exp, "--allow", "self-trials")
+    assert done.exit_code == 0 and done.stderr.count("allowed, and recorded: ") == 1, done.stderr
+
+
 def test_guards_stop_and_are_passed_on_record(exp):
     cohort = ("--embeddings", exp / "embeddings" / "dense", "--norm", "snorm", "--cohort",
               exp / "embeddings" / "dense")  # fmt: skip
