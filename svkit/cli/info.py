@@ -60,16 +60,21 @@ def _check(root: Path, *, json: bool) -> None:
         console.result([asdict(one) for one in found], as_json=True)
     else:
         for one in found:
-            counts = f"{one.num_files} files, {one.num_inputs} inputs"
+            counts = f"{_count(one.num_files, 'file')}, {_count(one.num_inputs, 'input')}"
             said = [*one.faults, *one.notes] if one.faults else [counts, *one.notes]
             console.result(
                 terminal_text(f"{'FAILED' if one.faults else 'ok':6} {one.output}: {'; '.join(said)}")
             )
     if bad:
         raise ArtifactError(
-            f"{root}: {len(bad)} of {len(found)} finished outputs are not what they were ({bad[0].output}: "
-            f"{bad[0].faults[0]}); take them from a copy, or make them again with --overwrite"
+            f"{root}: {len(bad)} of {len(found)} finished outputs are not what they were, or what they were made from"
+            f" is not ({bad[0].output}: {bad[0].faults[0]}); take what has changed from a copy, or make these outputs"
+            " again with --overwrite"
         )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _print_tables(facts: dict[str, Any]) -> None:

@@ -122,8 +122,9 @@ def draw_multiplicities(num_speakers: int, num_resamples: int, seed: int) -> NDA
     """
     if num_speakers < MIN_SPEAKERS or num_resamples < 1:
         raise ConfigError(
-            f"bootstrap: expected at least {MIN_SPEAKERS} speakers and 1 resample,"
-            f" found {num_speakers} speakers, {num_resamples} resamples"
+            f"it needs at least {MIN_SPEAKERS} speakers, found {num_speakers}"
+            if num_resamples > 0
+            else f"expected at least 1 resample, found {num_resamples}"
         )
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     return rng.multinomial(num_speakers, np.full(num_speakers, 1 / num_speakers), size=num_resamples)

@@ -13,7 +13,7 @@ from svkit.audio.features import MIN_SAMPLES, SAMPLE_RATE_HZ
 from svkit.errors import ArtifactError, ConfigError
 from svkit.progress import Progress
 from svkit.stages import onnx_graph
-from svkit.stages.extract import final_models, model_name
+from svkit.stages.extract import final_model, model_name
 from svkit.stages.finished import is_current
 from svkit.stages.models import load_model
 from svkit.stages.reporting import timing
@@ -65,7 +65,7 @@ def run(request: ExportRequest, progress: Progress) -> ExportResult:
     if unknown:
         raise ConfigError(f"--precision: expected some of {', '.join(MIN_COSINE)}, found {unknown[0]!r}")
     onnx_graph.require_packages()
-    checkpoint = request.checkpoint or _final_model(request.exp)
+    checkpoint = request.checkpoint or final_model(request.exp, progress)
     checkpoints.read_architecture(checkpoint)
     out = request.out or request.exp / "onnx" / model_name(request.exp, checkpoint)
     wanted = [name for name in MIN_COSINE if name in precisions]
@@ -86,13 +86,6 @@ def run(request: ExportRequest, progress: Progress) -> ExportResult:
         store.write_facts(out, output.recorded(_examine(checkpoint, out, wanted, progress)))
         output.finish()
     return ExportResult(directory=out, facts=store.read_facts(out))
-
-
-def _final_model(exp: Path) -> Path:
-    models = final_models(exp)
-    if not models:
-        raise ArtifactError(f"{exp}: no finished model; run `svkit finetune` first, or name a checkpoint")
-    return models.get("pruned", models.get("dense", exp))
 
 
 def _write_graphs(checkpoint: Path, out: Path, precisions: Sequence[str], progress: Progress) -> None:

@@ -29,7 +29,7 @@ from svkit.stages.validation import embed_batch, refuse_short
 from svkit.store import checkpoint as store
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import Manifest, read_manifest
-from svkit.store.provenance import plain
+from svkit.store.provenance import RUN_NAME, is_finished, plain
 from svkit.train.precision import product_dtype
 
 DTYPES = {
@@ -63,8 +63,11 @@ class ExtractResult:
     embeddings: list[Path]
 
 
-def final_models(exp: Path) -> dict[str, Path]:
-    """Final dense and final pruned checkpoint of an experiment, those that exist, by name."""
+def final_models(exp: Path, progress: Progress | None = None) -> dict[str, Path]:
+    """Final dense and final pruned checkpoint of an experiment, those that exist, by name.
+
+    Where a later stage has begun and is not finished, `progress` is told which checkpoint stands in for it.
+    """
     models = {}
     for name, stages in (
         ("dense", ("finetune/lmft", "finetune/joint", "finetune/lora", "finetune/head")),
@@ -73,10 +76,26 @@ def final_models(exp: Path) -> dict[str, Path]:
             ("finetune-pruned/lmft", "finetune-pruned/joint", "finetune-pruned/head", "distill", "prune"),
         ),
     ):
-        found = next((exp / stage for stage in stages if (exp / stage / "provenance.json").exists()), None)
+        begun = [exp / stage for stage in stages if (exp / stage / RUN_NAME).exists()]
+        found = next((exp / stage for stage in stages if is_finished(exp / stage)), None)
         if found is not None:
             models[name] = found
+        if progress is not None and begun and begun[0] != found and not is_finished(begun[0]):
+            taken = f"{found} is taken for the {name} model" if found else f"there is no {name} model yet"
+            progress.note(f"{begun[0]} is not finished: {taken}")
     return models
+
+
+def final_model(exp: Path, progress: Progress) -> Path:
+    """Return the final pruned model of an experiment, else the final dense one.
+
+    Raises:
+        ArtifactError: there is neither.
+    """
+    models = final_models(exp, progress)
+    if not models:
+        raise ArtifactError(f"{exp}: no finished model; run `svkit finetune` first, or name a checkpoint")
+    return models.get("pruned") or models["dense"]
 
 
 def model_name(exp: Path, path: Path) -> str:
@@ -94,18 +113,21 @@ def run(request: ExtractRequest, progress: Progress) -> ExtractResult:
     """Extract with every model.
 
     Raises:
-        ConfigError: `out` for several models.
         ArtifactError: no model, or one that cannot be loaded.
+        ConfigError: `out` and several models.
         DataError: the manifest or an audio file is missing, unreadable or too short.
     """
     if request.models:
         targets = {model_name(request.exp, path): path for path in request.models}
     else:
-        targets = final_models(request.exp)
+        targets = final_models(request.exp, progress)
     if not targets:
         raise ArtifactError(f"{request.exp}: no finished model; run `svkit finetune` first, or pass --model")
     if request.out is not None and len(targets) > 1:
-        raise ConfigError(f"--out {request.out}: expected one --model, found {len(targets)}")
+        raise ConfigError(
+            f"--out {request.out} holds the embeddings of one model; name it with --model, such as"
+            f" {' or '.join(map(str, targets.values()))}"
+        )
     accelerator: Accelerator | None = None
     jobs = [_Job(request=request, name=name, checkpoint=path) for name, path in targets.items()]
     current = [  # an input that is not there is left to those who read it, and know what it is

@@ -1,5 +1,6 @@
 """Guards against silent wrong science: an error by default; `--allow NAME` goes on and is recorded."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from svkit.errors import ArtifactError, ConfigError, DataError, SvkitError, firs
 from svkit.stages.lineage import training_speakers
 from svkit.stages.trial_speakers import speakers_of_manifest, trial_speaker_names, trial_utterances
 from svkit.store.embeddings import Embeddings, read_facts
-from svkit.store.provenance import read_provenance, sha256_artifact
+from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
 from svkit.store.trials import Trials
 
 TRAINED_SPEAKERS = "trained-speakers"
@@ -163,17 +164,28 @@ def check_classes(guards: Guards, path: Path, labels: NDArray[np.int8], *, learn
         guards.stop(ONE_CLASS, error)
 
 
-def check_checkpoint(guards: Guards, directory: Path, embeddings: Embeddings) -> None:
+def check_checkpoint(
+    guards: Guards,
+    directory: Path,
+    facts: Mapping[str, Any],
+    hash_file: Callable[[Path], str] = sha256_file,
+) -> None:
     """Stop where the checkpoint that made the embeddings has changed since; one that is gone is no matter.
+
+    Args:
+        guards: what is allowed.
+        directory: of the embeddings.
+        facts: content of their `embeddings.json`.
+        hash_file: as in `sha256_artifact`.
 
     Raises:
         ArtifactError: its content is not what the embeddings record.
     """
-    recorded = embeddings.meta.get("checkpoint") or {}
+    recorded = facts.get("checkpoint") or {}
     path = Path(str(recorded.get("path", "")))
     if not recorded.get("path") or not path.is_dir():
         return
-    now = sha256_artifact(path)
+    now = sha256_artifact(path, hash_file)
     if now != recorded.get("sha256"):
         guards.stop(
             STALE,
@@ -184,8 +196,13 @@ def check_checkpoint(guards: Guards, directory: Path, embeddings: Embeddings) ->
         )
 
 
-def check_scores(guards: Guards, directory: Path, metrics: dict[str, Any]) -> None:
-    """Stop where the embeddings that were scored are now those of another checkpoint than the scores claim.
+def check_scores(
+    guards: Guards,
+    directory: Path,
+    metrics: dict[str, Any],
+    hash_file: Callable[[Path], str] = sha256_file,
+) -> None:
+    """Stop where the embeddings that were scored, or the checkpoint that made them, are others than were scored.
 
     Raises:
         ArtifactError: likewise.
@@ -194,7 +211,8 @@ def check_scores(guards: Guards, directory: Path, metrics: dict[str, Any]) -> No
     for entry in read_provenance(directory)["inputs"]:
         path = Path(entry["path"])
         if entry["name"] == "embeddings" and path.is_dir():
-            now = (read_facts(path).get("checkpoint") or {}).get("sha256")
+            facts = read_facts(path)
+            now = (facts.get("checkpoint") or {}).get("sha256")
             if now != claimed:
                 guards.stop(
                     STALE,
@@ -203,3 +221,5 @@ def check_scores(guards: Guards, directory: Path, metrics: dict[str, Any]) -> No
                         f" {path} now (sha256 {str(now)[:12]}); score again"
                     ),
                 )
+            else:
+                check_checkpoint(guards, path, facts, hash_file)

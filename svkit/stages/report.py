@@ -1,5 +1,6 @@
 """`svkit report`: every score and checkpoint of an experiment on one page."""
 
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from svkit.stages.reporting import figures, gather, markdown, page, timing, word
 from svkit.store import report as store
 from svkit.store.atomic import write_bytes, write_text
 from svkit.store.output import open_output
+from svkit.store.provenance import sha256_file
 from svkit.store.scores import read_metrics
 
 
@@ -55,10 +57,10 @@ def run(request: ReportRequest, progress: Progress) -> ReportResult:
     if not scores:
         raise ArtifactError(f"{exp / 'scores'}: no finished scores; run `svkit score` first")
     guards = Guards(allowed=request.allow)
-    measured = []
+    measured, hash_once = [], functools.cache(sha256_file)  # models of several lists
     for directory in scores:
         metrics = read_metrics(directory)
-        check_scores(guards, directory, metrics)
+        check_scores(guards, directory, metrics, hash_once)
         if metrics["eer"] is None:  # trials of one class: on record, nothing to draw
             guards.cautions.extend(f"{_below(exp, directory)}: {caution}" for caution in metrics["cautions"])
         else:

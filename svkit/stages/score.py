@@ -224,7 +224,7 @@ def _score_system(
 def _read_system(request: ScoreRequest, material: Material, paths: _Paths, guards: Guards) -> _System:
     backend, directory = request.backend, paths.embeddings
     embeddings = read_embeddings(directory)
-    check_checkpoint(guards, directory, embeddings)
+    check_checkpoint(guards, directory, embeddings.meta)
     material, offers = _match_ids(
         request, material, embeddings.ids, f"{material.path} and {directory}", guards
     )

@@ -7,7 +7,7 @@ from svkit.progress import Progress
 from svkit.stages.id_matching import find_matching
 from svkit.stages.score_request import ScoreRequest
 from svkit.store.embeddings import read_embeddings
-from svkit.store.provenance import is_finished
+from svkit.store.provenance import RUN_NAME, is_finished
 from svkit.store.trials import Trials
 
 
@@ -21,7 +21,14 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
     home = request.exp / "embeddings"
     apart = {path.resolve() for path in (*request.cohorts, *request.plda_training)}
     children = sorted(home.iterdir()) if home.is_dir() else []
-    ready = [child for child in children if is_finished(child) and child.resolve() not in apart]
+    ready = []
+    for child in children:
+        if is_finished(child) and child.resolve() not in apart:
+            ready.append(child)
+        elif not is_finished(child) and (child / RUN_NAME).exists():
+            progress.note(
+                f"{child}: not finished, left out; the `svkit extract` that began it goes on with it"
+            )
     wanted = trials.test.values[:1000]
     known, offers = [], []
     for directory in ready:
@@ -42,7 +49,8 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
     if not known:
         raise ArtifactError(
             f"{home}: no finished embeddings{' with utterances of these trials' if ready else ''};"
-            " run `svkit extract` or name a directory with --embeddings"
+            " run `svkit extract` (--manifest LIST --model CKPT --out DIR for another list) or name a directory with"
+            " --embeddings"
         )
     return known
 

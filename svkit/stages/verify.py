@@ -20,7 +20,7 @@ from svkit.eval.scoring import cosine_scores, group_means
 from svkit.progress import Progress
 from svkit.stages.backend import Backend
 from svkit.stages.calibration import bounds_gap, describe_backend, map_of, separable_caution
-from svkit.stages.extract import final_models
+from svkit.stages.extract import final_model
 from svkit.stages.lineage import training_lists
 from svkit.stages.models import SpeakerModel, load_model
 from svkit.store.audio_file import Channel, channel_levels_db, probe, read_audio
@@ -110,7 +110,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         raise ConfigError("verify: expected at least one file a side")
     neutral = bayes_threshold(request.prior)  # checks the prior before anything slow
     read = {path: _read(path, request) for path in dict.fromkeys((*request.enroll, *request.test))}
-    checkpoint = request.model or _default_model(request.exp)
+    checkpoint = request.model or final_model(request.exp, progress)
     model = load_model(checkpoint)
     sha256 = sha256_input(checkpoint)
     found = _find_calibration(request.calibration, checkpoint, sha256)
@@ -187,13 +187,6 @@ def _read(path: Path, request: VerifyRequest) -> tuple[Recording, NDArray[np.flo
         notes=tuple(notes),
     )
     return recording, resample(signal, rate)
-
-
-def _default_model(exp: Path) -> Path:
-    models = final_models(exp)
-    if not models:
-        raise ArtifactError(f"{exp}: no finished model; run `svkit finetune` first, or pass --model")
-    return models.get("pruned") or models["dense"]
 
 
 def _find_calibration(

@@ -27,6 +27,7 @@ from svkit.store.provenance import (
     identity,
     is_finished,
     plain,
+    read_provenance,
     recorded_files,
     utc_now,
     write_provenance,
@@ -204,9 +205,22 @@ def _earlier_run(directory: Path, run: Mapping[str, Any], overwrite: bool) -> di
             if not overwrite:
                 raise
     elif not overwrite:
-        raise ConfigError(f"{directory} is finished; use --overwrite to make it again")
+        raise ConfigError(
+            f"{directory} is finished{_made_otherwise(directory, run)}; use --overwrite to make it again"
+        )
     _empty(directory, entries, run)
     return None
+
+
+def _made_otherwise(directory: Path, run: Mapping[str, Any]) -> str:
+    """Say in what a finished output differs from the one that is asked for; empty where in nothing."""
+    difference = _first_difference(identity(read_provenance(directory)), identity(run))
+    if difference is None:
+        return ""
+    key, before, now = difference
+    if key.startswith("input.") and before is not None and now is not None:
+        return f", and was made with another {key.removeprefix('input.')} than there is now"
+    return f", and was made with another {key}: {_short(before)} then, {_short(now)} now"
 
 
 def _is_foreign(name: str, inputs: list[dict[str, str]]) -> bool:

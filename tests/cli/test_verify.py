@@ -93,12 +93,16 @@ def test_the_default_is_the_pruned_model_else_the_dense_one(home):
     model = answer(home, home / "a.wav", home / "b.wav")["model"]
     assert model["path"].endswith("finetune-pruned/lmft")
     assert model["sha256"] == sha256_artifact(home / "exp" / "finetune-pruned" / "lmft")
+    lmft = home / "exp" / "finetune-pruned" / "lmft"
+    (lmft / "provenance.json").rename(lmft / "run.json")
+    done = run(home, home / "a.wav", home / "b.wav")
+    assert f"{lmft} is not finished: there is no pruned model yet" in done.stderr
     shutil.rmtree(home / "exp" / "finetune-pruned")
     found = answer(home, home / "a.wav", home / "b.wav")
     assert found["model"]["path"].endswith("finetune/lmft")
     assert found["score"] == pytest.approx(cosine(home, "a", "b", "finetune/lmft"), abs=1e-5)
     done = run(home, home / "a.wav", home / "b.wav", "--exp", home / "other")
-    assert done.exit_code == 4 and "pass --model" in done.stderr
+    assert done.exit_code == 4 and "or name a checkpoint" in done.stderr
     found = answer(home, home / "a.wav", home / "b.wav", "--exp", home / "other", "--model",
                    home / "exp" / "finetune" / "lmft")  # fmt: skip
     assert found["model"]["path"].endswith("finetune/lmft")

@@ -60,8 +60,11 @@ def test_multiplicities_are_draws_with_replacement_and_reproducible():
     assert drawn.var() == pytest.approx(0.95, abs=0.05)  # binomial(20, 1/20)
     assert np.array_equal(drawn, bootstrap.draw_multiplicities(20, 300, 1))
     assert not np.array_equal(drawn, bootstrap.draw_multiplicities(20, 300, 2))
-    for arguments in ((4, 10, 0), (5, 0, 0)):
-        with pytest.raises(ConfigError, match="at least 5 speakers"):
+    for arguments, words in (
+        ((4, 10, 0), "^it needs at least 5 speakers, found 4$"),
+        ((5, 0, 0), "1 resample"),
+    ):
+        with pytest.raises(ConfigError, match=words):
             bootstrap.draw_multiplicities(*arguments)
 
 

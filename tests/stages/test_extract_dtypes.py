@@ -42,6 +42,24 @@ def test_every_dtype_gives_like_embeddings(tmp_path):
         assert similar.min() > 0.999
 
 
+def test_a_stage_that_stands_in_for_an_unfinished_one_is_said(tmp_path):
+    exp = prepare(tmp_path / "exp")
+    for stage in ("lora", "joint"):
+        make_teacher(exp / "finetune" / stage)
+    make_teacher(exp / "distill")
+    (exp / "finetune" / "lmft").mkdir()
+    words = ["extract", "--exp", str(exp), "--manifest", str(exp / "data" / "train.tsv"), "--preset", "smoke"]
+    result = CliRunner().invoke(app, [*words, "--out", str(exp / "here")])
+    assert result.exit_code == 2 and "name it with --model, such as" in result.stderr
+    assert "not finished" not in result.stderr
+    (exp / "finetune" / "lmft" / "run.json").write_text("{}")
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    lmft, joint = (exp / "finetune" / stage for stage in ("lmft", "joint"))
+    assert f"{lmft} is not finished: {joint} is taken for the dense model" in result.stderr
+    assert read_embeddings(exp / "embeddings" / "dense").meta["checkpoint"]["path"] == str(joint)
+
+
 def test_int8_without_such_products_is_exit_2_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "can_pack", lambda device, dtype: False)
     exp, model = prepare(tmp_path / "exp"), make_teacher(tmp_path / "model")

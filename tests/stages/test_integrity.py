@@ -163,8 +163,8 @@ def test_a_whole_experiment_is_checked(exp: Path) -> None:
     result = run("info", "--check", exp)
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
-        f"ok     {exp}/finetune/joint: 4 files, 1 inputs",
-        f"ok     {exp}/prune: 4 files, 1 inputs",
+        f"ok     {exp}/finetune/joint: 4 files, 1 input",
+        f"ok     {exp}/prune: 4 files, 1 input",
     ]
     for name in ("finetune/joint/README.md", "finetune/joint/calibration.json", "prune/train_log.jsonl"):
         (exp / name).write_text("later")

@@ -157,6 +157,17 @@ def test_stale_scores(original, copy):
     run_report(ReportRequest(exp=original), SilentProgress())
 
 
+def test_scores_of_a_model_that_was_trained_again_are_not_reported(original, copy):
+    for exp in (original, copy):
+        score(exp)
+    set_speakers(copy / "finetune" / "lmft", "somebody", "new")
+    with pytest.raises(ArtifactError, match=r"expected embeddings of .*copy/finetune/lmft .*--allow stale"):
+        run_report(ReportRequest(exp=copy), SilentProgress())
+    allowed = run_report(ReportRequest(exp=copy, allow=frozenset({"stale"})), SilentProgress())
+    assert any("found those of an earlier one" in caution for caution in allowed.report["cautions"])
+    run_report(ReportRequest(exp=original), SilentProgress())
+
+
 def test_trained_speakers_and_lists(original, copy):
     """By the classifiers and the lists along the copy's own chain, and a list is named where it can be opened."""
     set_speakers(copy / "finetune" / "joint", "00003", "carol")

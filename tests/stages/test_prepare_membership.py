@@ -132,7 +132,9 @@ def test_no_evaluation_and_no_validation_stay_so(root):
 def test_other_settings_than_before_are_said(root):
     prepare(root, "--speaker-regex", "^([a-l])/", "--min-seconds", "0.2")
     said = prepare(root)
-    assert "speaker_regex was ^([a-l])/, is None now" in said and "min_seconds was 0.2, is 0.5 now" in said
+    assert (
+        "speaker_regex was ^([a-l])/, is not given now" in said and "min_seconds was 0.2, is 0.5 now" in said
+    )
 
 
 def test_named_speakers_move_and_that_is_said(root):
@@ -177,7 +179,10 @@ def test_the_record_is_read_strictly(tmp_path):
     (tmp_path / "splits.tsv").write_text("speaker_id\tsplit\na\ttest\n")
     with pytest.raises(DataError, match=r"splits.tsv: split: expected .*, found test"):
         read_splits(tmp_path)
-    assert differences({}, {"a": "training"}) == [] == differences({"a": "training"}, {"a": "training"})
+    assert differences({"a": "training"}, {"a": "training"}) == []
+    assert differences({}, {"a": "training", "b": "validation"}) == [
+        "2 speakers: 1 in training, 1 in validation"
+    ]
 
 
 def test_a_remembered_number_draws_nobody_when_speakers_go_or_come_back(root):

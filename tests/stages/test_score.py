@@ -248,6 +248,15 @@ def test_embeddings_of_other_utterances_are_left_out_by_default(exp):
     assert [system.name for system in score(exp).systems] == ["dense", "pruned"]
 
 
+def test_unfinished_embeddings_are_left_out_and_named(exp):
+    (exp / "embeddings" / "pruned" / "provenance.json").rename(exp / "embeddings" / "pruned" / "run.json")
+    (exp / "embeddings" / "mine").mkdir()
+    listener = Listener()
+    assert [system.name for system in run(request(exp), listener).systems] == ["dense"]
+    (note,) = (note for note in listener.notes if "left out" in note)
+    assert note.startswith(f"{exp}/embeddings/pruned: not finished, left out; the `svkit extract`")
+
+
 def test_missing_things_have_their_errors(exp, tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.txt: does not exist"):
         run(ScoreRequest(exp=exp, trials=tmp_path / "nowhere.txt"), SilentProgress())

@@ -101,6 +101,22 @@ def test_links_are_removed_not_followed(tmp_path, inputs):
     assert (tmp_path / "precious" / "a").exists() and not (tmp_path / "out" / "tensorboard").exists()
 
 
+def test_finished_output_of_another_run_names_the_difference(tmp_path, inputs):
+    with take(tmp_path, inputs, lr=1) as output:
+        output.finish()
+    with pytest.raises(ConfigError, match=r"out is finished; use --overwrite"):
+        take(tmp_path, inputs, lr=1)
+    with pytest.raises(
+        ConfigError, match=r"and was made with another config.lr: 1 then, 2 now; use --overwrite"
+    ):
+        take(tmp_path, inputs, lr=2)
+    inputs["train"].write_text("others")
+    with pytest.raises(
+        ConfigError, match=r"and was made with another train than there is now; use --overwrite"
+    ):
+        take(tmp_path, inputs, lr=1)
+
+
 def test_an_unfinished_run_is_resumed_by_the_same_command_with_overwrite(tmp_path, inputs):
     with take(tmp_path, inputs, overwrite=True) as first:
         (first.path / "train_log.jsonl").write_text("1")

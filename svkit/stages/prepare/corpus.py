@@ -121,7 +121,8 @@ class DataDirectory:
         if isinstance(before, dict) and before.get("corpus") == self._corpus:
             for key, value in self._config.items():
                 if before.get(key, value) != value:
-                    self._progress.note(f"{self.path}: {key} was {before[key]}, is {value} now")
+                    was, now = ("not given" if item is None else item for item in (before[key], value))
+                    self._progress.note(f"{self.path}: {key} was {was}, is {now} now")
 
     def _read_bad_files(self) -> tuple[BadFile, ...]:
         path = self.path / BAD_FILES_NAME

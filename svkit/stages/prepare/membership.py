@@ -50,16 +50,14 @@ def write_splits(data: Path, splits: Mapping[str, str]) -> None:
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Say how many speakers are new, gone, or on another side than before; nothing where nothing was before."""
-    if not before:
-        return []
+    """Say how many speakers there are the first time, then how many are new, gone, or on another side than before."""
     new = Counter(part for speaker, part in now.items() if speaker not in before)
     moved = Counter((before[one], part) for one, part in now.items() if before.get(one, part) != part)
     gone = len(set(before) - set(now))
     notes = []
     if new:
-        places = ", ".join(f"{count} in {part}" for part, count in sorted(new.items()))
-        notes.append(f"{sum(new.values())} speakers are new: {places}")
+        places = ", ".join(f"{count:,} in {part}" for part, count in sorted(new.items()))
+        notes.append(f"{sum(new.values()):,} speakers{' are new' if before else ''}: {places}")
     if moved:
         ways = ", ".join(f"{count} from {old} to {part}" for (old, part), count in sorted(moved.items()))
         notes.append(
