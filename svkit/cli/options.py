@@ -94,7 +94,11 @@ Overwrite = Annotated[
     ),
 ]
 KeepFinished = Annotated[
-    bool, typer.Option("--keep-finished", help="Finished output of the same inputs is success, no error.")
+    bool,
+    typer.Option(
+        "--keep-finished",
+        help="Keep finished output of the same inputs and settings; with --overwrite, replace any other.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Out = Annotated[

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from svkit.audio.crop import draw_start, repeat_to
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
-from svkit.store.audio_file import read_audio
+from svkit.errors import DataError
+from svkit.store.audio_file import AudioError, read_audio
 from svkit.store.manifest import Manifest
 
 CONTEXT_SAMPLES = 64
@@ -61,14 +62,19 @@ def read_whole(manifest: Manifest, row: int, max_seconds: float | None = None) -
 
 def _read(manifest: Manifest, row: int, start: int, num_samples: int) -> NDArray[np.float32]:
     """Read a part of one utterance at the rate of its file, `[num_samples]`."""
-    return read_audio(
-        manifest.audio(row),
-        start,
-        num_samples,
-        channel=manifest.channel(row),
-        sample_rate_hz=int(manifest.sample_rates_hz[row]),
-        length=int(manifest.num_samples[row]),
-    )
+    try:
+        return read_audio(
+            manifest.audio(row),
+            start,
+            num_samples,
+            channel=manifest.channel(row),
+            sample_rate_hz=int(manifest.sample_rates_hz[row]),
+            length=int(manifest.num_samples[row]),
+        )
+    except AudioError as error:
+        if error.reason != "missing":
+            raise
+        raise DataError(f"{error}; if the recordings were moved, prepare again with --overwrite") from error
 
 
 class AudioBank:

@@ -205,16 +205,15 @@ def _earlier_run(directory: Path, run: Mapping[str, Any], overwrite: bool) -> di
             if not overwrite:
                 raise
     elif not overwrite:
-        raise ConfigError(
-            f"{directory} is finished{_made_otherwise(directory, run)}; use --overwrite to make it again"
-        )
+        otherwise = made_otherwise(identity(read_provenance(directory)), identity(run))
+        raise ConfigError(f"{directory} is finished{otherwise}; use --overwrite to make it again")
     _empty(directory, entries, run)
     return None
 
 
-def _made_otherwise(directory: Path, run: Mapping[str, Any]) -> str:
-    """Say in what a finished output differs from the one that is asked for; empty where in nothing."""
-    difference = _first_difference(identity(read_provenance(directory)), identity(run))
+def made_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say in what a finished output differs from the one that is asked for, by their identities; empty: in nothing."""
+    difference = _first_difference(before, now)
     if difference is None:
         return ""
     key, before, now = difference

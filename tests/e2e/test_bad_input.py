@@ -123,7 +123,12 @@ def test_a_wrong_audio_root(prepared: Path, tmp_path: Path) -> None:
     refused(run("extract", *options, "--out", tmp_path / "a"), 3, str(tmp_path / "nowhere" / "a" / "u.wav"))
     for command in ("finetune", "prune"):
         result = run(*training(command), *options, "--out", tmp_path / command)
-        refused(result, 3, str(tmp_path / "nowhere" / "a" / "u.wav"), "does not exist")
+        refused(
+            result,
+            3,
+            str(tmp_path / "nowhere" / "a" / "u.wav"),
+            "does not exist; if the recordings were moved",
+        )
 
 
 # ---- Names that do not exist ----------------------------------------------------------------------------------

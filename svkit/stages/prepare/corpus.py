@@ -35,6 +35,7 @@ from svkit.store.experiment import encoder_to_note, read_noted, update_experimen
 from svkit.store.files import check_file, read_file
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.manifest import write_manifest
+from svkit.store.output import made_otherwise
 from svkit.store.provenance import (
     PROVENANCE_NAME,
     describe_inputs,
@@ -112,8 +113,8 @@ class DataDirectory:
         if self._request.overwrite:
             self._say_changes(earlier)
             return None
-        hint = "" if is_same else " (it was made by another request)"
-        raise ConfigError(f"{self.path} is finished{hint}; use --overwrite to make it again")
+        otherwise = made_otherwise(_identity(earlier), _identity(now))
+        raise ConfigError(f"{self.path} is finished{otherwise}; use --overwrite to make it again")
 
     def _say_changes(self, earlier: Mapping[str, Any]) -> None:
         """Note each setting that was another one when this corpus was prepared before."""
