@@ -5,6 +5,7 @@ No test sees the user's `exp/` or `SVKIT_EXP`: the working directory is an empty
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,8 +46,14 @@ def empty_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _working_directory_stays_empty(empty_directory: Path) -> Iterator[None]:
-    """Fail a test that leaves something in the working directory, or leaves the directory (monkeypatch comes back)."""
+    """Fail a test that leaves something in the working directory, or leaves the directory (monkeypatch comes back).
+
+    Signals are handled as before: a command that runs in the tests' process installs handlers of its own.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     found, left = Path.cwd(), sorted(path.name for path in empty_directory.iterdir())
     os.chdir(empty_directory)
     for name in left:

@@ -28,6 +28,9 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_ROW = re.compile(rb"^ *(?:#.*)?\r?\n", re.MULTILINE)
 _BLOCK_BYTES = 1 << 24
 """Text read at once: a list of tens of millions of lines is never in memory as text and as a table."""
+_SMALL_BYTES = 1 << 20
+"""Parsed without threads: the end of a command that takes less time than starting them may meet them half started,
+which aborts the process."""
 _BLOCK_ROWS = 1 << 16
 """Rows turned into text at once."""
 
@@ -197,7 +200,9 @@ def parse_rows(block: bytes, columns: Sequence[str]) -> pa.Table:
     return pa_csv.read_csv(
         io.BytesIO(block),
         read_options=pa_csv.ReadOptions(
-            column_names=columns, block_size=max(1 << 24, _longest_line(block) + 1)
+            column_names=columns,
+            block_size=max(1 << 24, _longest_line(block) + 1),
+            use_threads=len(block) > _SMALL_BYTES,
         ),
         parse_options=pa_csv.ParseOptions(
             delimiter="\t", quote_char=False, double_quote=False, escape_char=False, ignore_empty_lines=False
@@ -211,7 +216,7 @@ def parse_rows(block: bytes, columns: Sequence[str]) -> pa.Table:
 def _read_parquet(path: Path, required: Sequence[str]) -> pd.DataFrame:
     try:
         with open_file(path, DataError) as file:
-            table = pa_parquet.read_table(file)
+            table = pa_parquet.read_table(file, use_threads=path.stat().st_size > _SMALL_BYTES)
         _check_columns(path, table.column_names, required)
         for number, name in enumerate(table.column_names):
             if table.column(number).null_count:

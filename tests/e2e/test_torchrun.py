@@ -167,7 +167,7 @@ def test_extract(exp: Path, tmp_path: Path) -> None:
         "--manifest",
         exp / "data" / "train.tsv",
     ]
-    command += ["--dtype", "float32", *set_options("extract.batch_seconds=2")]
+    command += [*set_options("extract.batch_seconds=2")]
     done = torchrun(*command, "--out", tmp_path / "two")
     assert done.stdout.split() == [str(tmp_path / "two")]
     alone(*command, "--out", tmp_path / "one")

@@ -159,7 +159,7 @@ def test_a_killed_extraction_goes_on_from_the_parts_of_both_processes(exp: Path,
     few = read_manifest(exp / "data" / "valid.tsv").table
     many = pd.concat([few.assign(utterance_id=few["utterance_id"] + f"-{copy}") for copy in range(80)])
     write_manifest(exp / "data" / "many.tsv", many)
-    command = ["extract", "--exp", exp, "--model", exp / "finetune" / "joint", "--dtype", "float32"]
+    command = ["extract", "--exp", exp, "--model", exp / "finetune" / "joint"]
     command += ["--manifest", exp / "data" / "many.tsv"]
     command += set_options("extract.batch_seconds=0.1", "save.extraction_seconds=1e-3")
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -182,7 +182,7 @@ def test_a_killed_extraction_goes_on_from_the_parts_of_both_processes(exp: Path,
 
 def test_more_processes_than_batches(exp: Path, tmp_path: Path) -> None:
     """All utterances fit one batch: the second process has nothing to do, and nothing is lost."""
-    command = ["extract", "--exp", exp, "--model", exp / "finetune" / "joint", "--dtype", "float32"]
+    command = ["extract", "--exp", exp, "--model", exp / "finetune" / "joint"]
     command += ["--manifest", exp / "data" / "valid.tsv"]
     torchrun(*command, "--out", tmp_path / "two")
     alone(*command, "--out", tmp_path / "one")
