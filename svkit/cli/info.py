@@ -62,9 +62,9 @@ def _check(root: Path, *, json: bool) -> None:
         for one in found:
             counts = f"{_count(one.num_files, 'file')}, {_count(one.num_inputs, 'input')}"
             said = [*one.faults, *one.notes] if one.faults else [counts, *one.notes]
-            console.result(
-                terminal_text(f"{'FAILED' if one.faults else 'ok':6} {one.output}: {'; '.join(said)}")
-            )
+            state = "FAILED" if one.faults else "ok" if one.is_finished else "open"
+            words = "; ".join(said) if one.is_finished else "not finished"
+            console.result(terminal_text(f"{state:6} {one.output}: {words}"))
     if bad:
         raise ArtifactError(
             f"{root}: {len(bad)} of {len(found)} finished outputs are not what they were, or what they were made from"

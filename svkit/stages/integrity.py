@@ -9,15 +9,24 @@ from pathlib import Path
 
 from svkit.errors import ArtifactError, DataError
 from svkit.progress import Progress
-from svkit.store.provenance import PROVENANCE_NAME, read_record, refuse_changed, sha256_artifact, sha256_file
+from svkit.store.provenance import (
+    PROVENANCE_NAME,
+    RUN_NAME,
+    read_record,
+    refuse_changed,
+    sha256_artifact,
+    sha256_file,
+)
 
 
 @dataclass(kw_only=True)
 class Checked:
-    """What was found about one finished output."""
+    """What was found about one output."""
 
     output: str
     """Its directory; for a list that has a provenance of its own, the list."""
+    is_finished: bool = True
+    """What is not finished has nothing to be compared with."""
     command: str | None = None
     num_files: int = 0
     num_inputs: int = 0
@@ -28,7 +37,7 @@ class Checked:
 
 
 def run(root: Path, progress: Progress) -> list[Checked]:
-    """Hash the files and inputs of every finished output in a directory or below it.
+    """Hash the files and inputs of every finished output in a directory or below it; name those that are not finished.
 
     Raises:
         ArtifactError: there is none.
@@ -46,7 +55,8 @@ def run(root: Path, progress: Progress) -> list[Checked]:
         for path in records:
             found.append(_check(path, hash_file))
             task.advance(1)
-    return found
+    open_ones = {path.parent for path in root.rglob(RUN_NAME)} - {path.parent for path in records}
+    return found + [Checked(output=str(path), is_finished=False) for path in sorted(open_ones)]
 
 
 def _find_records(root: Path) -> Iterator[Path]:

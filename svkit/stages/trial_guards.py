@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svkit.errors import DataError
+from svkit.errors import DataError, first_five
 from svkit.stages.guards import CONTRADICTING_LABELS, DUPLICATE_TRIALS, SELF_TRIALS, Guards
-from svkit.stages.trial_speakers import manifest_speakers
+from svkit.stages.trial_speakers import manifest_speakers, speakers_of_manifest
 from svkit.store.coded import row_blocks
 from svkit.store.enrollment import first_utterances
 from svkit.store.lists import published_title
@@ -85,8 +85,10 @@ def check_labels(
         enrollment: utterances of each enrollment, where enrollments are not utterances.
 
     Raises:
-        DataError: a target trial has two speakers or a nontarget trial one.
+        DataError: a target trial has two speakers or a nontarget trial one, or an enrollment has several.
     """
+    if enrollment is not None:
+        _check_enrollments(guards, path, trials, manifest, enrollment)
     first = None if enrollment is None else first_utterances(enrollment)
     known = manifest_speakers(trials, manifest, first)
     if known is None:
@@ -96,6 +98,22 @@ def check_labels(
     if len(wrong):
         what = f"{len(wrong):,} of {len(trials):,} trials have a label that contradicts the speakers of the manifest"
         _stop(guards, CONTRADICTING_LABELS, path, trials, what, wrong[:5])
+
+
+def _check_enrollments(
+    guards: Guards, path: Path, trials: Trials, manifest: Mapping[str, Any] | None, enrollment: pd.DataFrame
+) -> None:
+    known = speakers_of_manifest(manifest)
+    if known is None:
+        return
+    num_speakers = enrollment["utterance_id"].map(known).groupby(enrollment["enroll_id"]).nunique()
+    mixed = num_speakers.index[num_speakers > 1]
+    rows = np.flatnonzero(trials.enroll.look_up(np.isin(trials.enroll.values, mixed)))
+    if len(rows):
+        what = (
+            f"{len(rows):,} of {len(trials):,} trials have enrollments with several speakers of the manifest"
+        )
+        _stop(guards, CONTRADICTING_LABELS, path, trials, f"{what} ({first_five(list(mixed))})", rows[:5])
 
 
 def _keys(trials: Trials, enrollment: pd.DataFrame | None) -> tuple[Rows, NDArray[np.bool_]]:

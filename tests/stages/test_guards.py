@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -351,6 +352,17 @@ def test_a_pair_with_both_labels_in_either_order(exp):
         text = (report.directory / name).read_text()
         assert f"No confidence interval: {done.metrics['no_interval']}." in text
         assert "too few speakers" not in text
+
+
+def test_an_enrollment_of_two_speakers(exp):
+    (exp / "map").write_text("one 00003/0.wav 00003/1.wav\ntwo 00002/0.wav 00003/1.wav\n")
+    path = exp / "data" / "trials" / "enrolled.txt"
+    path.write_text("1 one 00003/2.wav\n0 one 00002/2.wav\n1 two 00002/2.wav\n0 two 00001/2.wav\n")
+    words = f"2 of 4 trials have enrollments with several speakers of the manifest (two): {path}:3, {path}:4"
+    with pytest.raises(DataError, match=re.escape(words)):
+        score(exp, "enrolled", enroll=exp / "map")
+    (caution,) = score(exp, "enrolled", ["contradicting-labels"], enroll=exp / "map").metrics["cautions"]
+    assert words in caution
 
 
 def test_a_label_that_contradicts_the_manifest(exp):

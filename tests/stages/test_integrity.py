@@ -185,6 +185,16 @@ def test_a_whole_experiment_is_checked(exp: Path) -> None:
     assert [len(one["faults"]) for one in facts] == [1, 2] and facts[0]["command"] == "finetune"
 
 
+def test_an_output_that_is_not_finished_is_named(exp: Path) -> None:
+    (exp / "prune" / "provenance.json").rename(exp / "prune" / "run.json")
+    result = run("info", "--check", exp)
+    assert result.exit_code == 0 and result.stdout.splitlines()[1] == f"open   {exp}/prune: not finished"
+    assert [one["is_finished"] for one in json.loads(run("info", "--check", exp, "--json").stdout)] == [
+        True,
+        False,
+    ]
+
+
 def test_what_was_made_before_hashes_is_said_and_read(exp: Path) -> None:
     path = exp / "prune" / "provenance.json"
     old = json.loads(path.read_text())
