@@ -4,6 +4,7 @@ import json
 import signal
 import tarfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -172,7 +173,7 @@ def test_an_interrupted_packing_keeps_finished_shards(prepared, packed, tmp_path
 def test_members_that_climb_are_no_paths(prepared, packed, tmp_path, name):
     """A shard is read by the places of its bytes; one that svkit did not write is made anew."""
     with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "_write_all", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(shards, "_write_all", Mock(side_effect=KeyboardInterrupt))
         pack(prepared, tmp_path / "s")
     with tarfile.open(tmp_path / "s" / "shard-000000.tar", "w") as tar:
         for kind in (tarfile.REGTYPE, tarfile.SYMTYPE):
