@@ -42,7 +42,7 @@ def run(root: Path, progress: Progress) -> list[Checked]:
     Raises:
         ArtifactError: there is none.
     """
-    records = sorted(_find_records(root))
+    records, unfinished = _find_outputs(root)
     if not records:
         raise ArtifactError(f"{root}: no finished output there or below (no {PROVENANCE_NAME})")
     hash_once = functools.cache(sha256_file)
@@ -55,14 +55,18 @@ def run(root: Path, progress: Progress) -> list[Checked]:
         for path in records:
             found.append(_check(path, hash_file))
             task.advance(1)
-    open_ones = {path.parent for path in root.rglob(RUN_NAME)} - {path.parent for path in records}
-    return found + [Checked(output=str(path), is_finished=False) for path in sorted(open_ones)]
+    return found + [Checked(output=str(path), is_finished=False) for path in unfinished]
 
 
-def _find_records(root: Path) -> Iterator[Path]:
+def _find_outputs(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the records of finished outputs, and the directories of those that are not finished, sorted."""
+    records, unfinished = [], []
     for place, directories, names in os.walk(root):
         directories[:] = [name for name in directories if not name.startswith(".")]
-        yield from (Path(place) / name for name in names if f".{name}".endswith(f".{PROVENANCE_NAME}"))
+        records += [Path(place) / name for name in names if f".{name}".endswith(f".{PROVENANCE_NAME}")]
+        if RUN_NAME in names and PROVENANCE_NAME not in names:
+            unfinished.append(Path(place))
+    return sorted(records), sorted(unfinished)
 
 
 @contextlib.contextmanager
