@@ -1,6 +1,7 @@
 """Who speaks in the trials: from the manifest behind the embeddings, else from the trials themselves."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,14 @@ def recorded_manifest(manifest: Mapping[str, Any] | None) -> Manifest:
     path = Path(str(manifest["path"]))
     if not path.exists():
         raise DataError(f"{path}: does not exist; the embeddings were extracted with it")
-    if sha256_file(path) != manifest.get("sha256"):
+    status = path.stat()
+    return _read_once(path, str(manifest.get("sha256")), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _read_once(path: Path, sha256: str, size: int, mtime_ns: int) -> Manifest:
+    """Hash and read a manifest; a scoring asks for it several times, so the last one is kept while it is the same."""
+    if sha256_file(path) != sha256:
         raise DataError(f"{path}: has changed since the embeddings were extracted; extract again")
     return read_manifest(path)
 
