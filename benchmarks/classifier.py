@@ -30,12 +30,12 @@ def run(num_classes: int, class_fraction: float, batch_size: int) -> dict[str, o
 
     from svkit.config.architecture import ModelArchitecture
     from svkit.config.load import load_recipe
+    from svkit.models.load import tiny_architecture
+    from svkit.models.session import make_accelerator
     from svkit.nn.margin import make_classifier
     from svkit.nn.speaker import SpeakerNetwork
-    from svkit.stages.models import tiny_architecture
-    from svkit.stages.training import make_accelerator
-    from svkit.train.loop import make_optimizer, seed_step
-    from svkit.train.tasks import ClassificationTask
+    from svkit.training.loop import make_optimizer, seed_step
+    from svkit.training.tasks import ClassificationTask
 
     accelerator = make_accelerator("fp32")
     recipe = load_recipe("smoke")

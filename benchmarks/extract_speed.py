@@ -37,7 +37,7 @@ def published_loop(model_directory: Path, manifest_path: Path, out: Path) -> Non
     import soundfile
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
-    from svkit.stages.models import load_model
+    from svkit.models.load import load_model
     from svkit.store.manifest import read_manifest
 
     network = load_model(model_directory)

@@ -42,8 +42,8 @@ from svkit.nn import inference
 from svkit.nn.encoder import Encoder, initialise
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.pruning.counting import macs
-from svkit.train.loop import LoopPlan, make_optimizer, run_loop
-from svkit.train.tasks import DistillationTask
+from svkit.training.loop import LoopPlan, make_optimizer, run_loop
+from svkit.training.tasks import DistillationTask
 
 EXTRACT, COMPILED = "extract", " compiled"
 SIZES = {"full": ("w2v-bert-2.0", W2V_BERT_2, 64), "tiny": ("tiny", TINY, 16)}

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from svkit.config.schema import PruneConfig
+from svkit.models.load import load_model
 from svkit.nn.encoder import Encoder, LayerGates
 from svkit.pruning.counting import encoder_parameters, sparsity
 from svkit.pruning.cut import cut_encoder
 from svkit.pruning.gates import EncoderGates
 from svkit.pruning.selection import select
-from svkit.stages.finished import is_current
-from svkit.stages.models import load_model
-from svkit.stages.prune import write_pruned
 from svkit.store import checkpoint as store
+from svkit.store.finished import is_current
 from svkit.store.output import open_output
 from svkit.store.provenance import is_finished
+from svkit.training.prune import write_pruned
 
 RULES = ("uniform", "global")
 SHARPNESS = 1000.0

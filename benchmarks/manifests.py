@@ -104,7 +104,7 @@ def measure_tsv(path: Path) -> dict[str, Any]:
 
 def measure_stats(path: Path) -> dict[str, Any]:
     """Count a list."""
-    from svkit.stages.prepare import stats
+    from svkit.lists import stats
 
     found, cost = timed(lambda: stats.run(path))
     return {"rows": found.utterances, **cost}
@@ -112,8 +112,8 @@ def measure_stats(path: Path) -> dict[str, Any]:
 
 def measure_split(path: Path) -> dict[str, Any]:
     """Split a list in three."""
+    from svkit.lists.split import SplitRequest, run
     from svkit.progress import SilentProgress
-    from svkit.stages.prepare.split import SplitRequest, run
 
     request = SplitRequest(
         list=path, out=path.with_suffix(".parts"), parts=("valid=40", "test=5%"), overwrite=True
@@ -124,8 +124,8 @@ def measure_split(path: Path) -> dict[str, Any]:
 
 def measure_merge(path: Path) -> dict[str, Any]:
     """Merge two lists of half the rows each whose ids are all the same: every row gets the name of its list."""
+    from svkit.lists.merge import MergeRequest, run
     from svkit.progress import SilentProgress
-    from svkit.stages.prepare.merge import MergeRequest, run
 
     halves = [path.with_name(f"{name}.parquet") for name in ("a", "b")]
     request = MergeRequest(
@@ -184,9 +184,9 @@ def _own_mb() -> float:
 
 def measure_scan(work: Path, num_files: int) -> dict[str, Any]:
     """Scan the headers of so many files (links to a few), then scan again from what was remembered."""
+    from svkit.corpora.scan import Candidate, CandidateTable, ScanOptions, scan_files
+    from svkit.corpora.walk import find_audio
     from svkit.progress import SilentProgress
-    from svkit.stages.prepare.scan import Candidate, CandidateTable, ScanOptions, scan_files
-    from svkit.stages.prepare.walk import find_audio
 
     root = work / "tree"
     _link_tree(root, num_files)
@@ -242,9 +242,9 @@ def measure_extract(work: Path, factor: int) -> dict[str, Any]:
     from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
     from svkit.config.load import load_recipe
     from svkit.config.schema import HeadConfig
+    from svkit.models.extract import ExtractRequest, run
     from svkit.nn.speaker import SpeakerNetwork
     from svkit.progress import SilentProgress
-    from svkit.stages.extract import ExtractRequest, run
     from svkit.store import checkpoint as store
     from svkit.store.embeddings import read_facts
     from svkit.store.manifest import COLUMNS, write_manifest

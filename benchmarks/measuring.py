@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from threadpoolctl import threadpool_limits
 
+from svkit.models.allocator import keep_freed_memory
 from svkit.nn import inference
-from svkit.train.allocator import keep_freed_memory
 
 
 class Timing(NamedTuple):

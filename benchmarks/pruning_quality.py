@@ -31,23 +31,25 @@ from stage_commands import is_current, make, score
 from svkit.cli.options import open_recipe
 from svkit.config.architecture import ModelArchitecture
 from svkit.config.schema import Recipe
+from svkit.models.load import load_model, new_network
+from svkit.models.session import make_accelerator
 from svkit.nn.encoder import Encoder, initialise
 from svkit.pruning.counting import sparsity
-from svkit.stages import comparison, finished
-from svkit.stages.distillation import DistanceMeter
-from svkit.stages.models import load_model, new_network
-from svkit.stages.reporting.timing import describe_machine
-from svkit.stages.training import count_steps, make_accelerator
-from svkit.stages.trial_speakers import find_speakers
-from svkit.stages.validation import Validator
+from svkit.reports.timing import describe_machine
+from svkit.scoring import comparison
+from svkit.scoring.trial_speakers import find_speakers
 from svkit.store import checkpoint as store
+from svkit.store import finished
 from svkit.store.atomic import write_json, write_text
 from svkit.store.manifest import read_manifest
 from svkit.store.output import open_output
 from svkit.store.provenance import is_finished, read_provenance
 from svkit.store.report import read_log
 from svkit.store.scores import read_metrics
-from svkit.train.tasks import DistillationTask
+from svkit.training.stage import count_steps
+from svkit.training.tasks import DistillationTask
+from svkit.training.teacher import DistanceMeter
+from svkit.training.validation import Validator
 
 STAGES = ("head", "joint", "lmft")
 NUM_RESAMPLES = 1000

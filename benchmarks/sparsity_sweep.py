@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from stage_commands import is_current, make, score
 
 from svkit.cli.console import PlainProgress
-from svkit.stages.info import describe_checkpoint
-from svkit.stages.models import load_model
-from svkit.stages.reporting import figures, timing
+from svkit.models.info import describe_checkpoint
+from svkit.models.load import load_model
+from svkit.reports import figures, timing
 from svkit.store.atomic import write_bytes, write_json, write_text
 from svkit.store.provenance import read_provenance
 from svkit.store.scores import read_metrics

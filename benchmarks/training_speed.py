@@ -38,7 +38,7 @@ def architecture_of(recipe: Any) -> Any:
 
     encoder = W2V_BERT_2
     if recipe.name == "tiny":
-        from svkit.stages.models import tiny_architecture  # reads audio, which a lent GPU machine cannot
+        from svkit.models.load import tiny_architecture  # reads audio, which a lent GPU machine cannot
 
         encoder = tiny_architecture(recipe.encoder_overrides)
     return ModelArchitecture(encoder=encoder, head=recipe.head)
@@ -63,7 +63,7 @@ def build(stage: str, way: str, recipe: Any, num_classes: int) -> tuple[Any, Any
     from svkit.nn.margin import ArcFaceClassifier, arcface_logits
     from svkit.nn.speaker import SpeakerNetwork
     from svkit.pruning.gates import EncoderGates
-    from svkit.train.tasks import (
+    from svkit.training.tasks import (
         ClassificationTask,
         DistillationTask,
         PruningTask,
@@ -137,9 +137,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from svkit.config.load import load_recipe
-    from svkit.stages.training import make_accelerator
-    from svkit.train.loop import make_optimizer
-    from svkit.train.tasks import DistillationTask
+    from svkit.models.session import make_accelerator
+    from svkit.training.loop import make_optimizer
+    from svkit.training.tasks import DistillationTask
 
     stage, way, dtype = options.stages[0], options.ways[0], options.dtypes[0]
     measuring.start(options.threads)

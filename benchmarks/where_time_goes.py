@@ -23,13 +23,13 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from svkit.audio.features import SAMPLE_RATE_HZ, num_frames
 from svkit.config.load import load_recipe
+from svkit.models.session import make_accelerator
 from svkit.nn import inference
 from svkit.nn.encoder import initialise
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.pruning.counting import macs
-from svkit.stages.training import make_accelerator
-from svkit.train.loop import make_optimizer
-from svkit.train.tasks import DistillationTask
+from svkit.training.loop import make_optimizer
+from svkit.training.tasks import DistillationTask
 
 KINDS = {
     "products": ("mm", "addmm", "bmm", "baddbmm", "_linear_pointwise", "linear_dynamic"),

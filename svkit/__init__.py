@@ -8,14 +8,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from svkit.stages.models import SpeakerModel
+    from svkit.models.load import SpeakerModel
 
 __all__ = ["SpeakerModel", "__version__", "load"]
 
 
 def load(directory: str | os.PathLike[str]) -> "SpeakerModel":
     """Load a checkpoint directory, in evaluation mode on the CPU; see `SpeakerModel.from_pretrained`."""
-    from svkit.stages.models import SpeakerModel
+    from svkit.models.load import SpeakerModel
 
     return SpeakerModel.from_pretrained(directory)
 
@@ -23,7 +23,7 @@ def load(directory: str | os.PathLike[str]) -> "SpeakerModel":
 def __getattr__(name: str) -> Any:
     """Import the public names on first use (PEP 562)."""
     if name == "SpeakerModel":
-        from svkit.stages.models import SpeakerModel
+        from svkit.models.load import SpeakerModel
 
         return SpeakerModel
     if name == "__version__":

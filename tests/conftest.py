@@ -81,3 +81,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     seed = getattr(terminalreporter.config.option, "randomly_seed", None)
     if isinstance(seed, int):
         terminalreporter.write_line(f"the same order again: --randomly-seed={seed}")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lists and audio of an experiment, read by every test of a module."""
+    from tests.training_experiment import prepare
+
+    return prepare(tmp_path_factory.mktemp("prepared") / "exp")
+
+
+@pytest.fixture
+def fresh_process() -> Iterator[None]:
+    """Forget the processes and the precision of other tests, before and after this one."""
+    from tests.training_experiment import one_process
+
+    with one_process():
+        yield

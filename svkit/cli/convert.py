@@ -24,7 +24,7 @@ def convert(
 
     Example: svkit convert model.pth checkpoints/published --config encoder.json
     """
-    from svkit.stages.convert import run
+    from svkit.tools.convert import run
 
     with console.progress() as progress:
         run(source, out, config, overwrite, progress)

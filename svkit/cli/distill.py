@@ -31,7 +31,7 @@ def distill(
     recipe = common.open_recipe(["distill"], upstream=student or common.exp / "prune")
     if recipe is None:
         return
-    from svkit.stages.distill import DistillRequest, run
+    from svkit.training.distill import DistillRequest, run
 
     request = DistillRequest(
         exp=common.exp,

@@ -15,7 +15,7 @@ def doctor(exp: options.Exp = Path("exp"), json: options.Json = False) -> None:
 
     Example: svkit doctor
     """
-    from svkit.stages.doctor import ERROR, run, versions
+    from svkit.tools.doctor import ERROR, run, versions
 
     checks = run(exp)
     num_errors = sum(check.status == ERROR for check in checks)

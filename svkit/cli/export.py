@@ -38,7 +38,7 @@ def export(
 
     Example: svkit export exp/finetune-pruned/lmft --precision fp32 --precision int8
     """
-    from svkit.stages.export import ExportRequest, run, summary
+    from svkit.tools.export import ExportRequest, run, summary
 
     request = ExportRequest(
         exp=exp,

@@ -50,7 +50,7 @@ def extract(
     recipe = common.open_recipe(["extract"])
     if recipe is None:
         return
-    from svkit.stages.extract import ExtractRequest, run
+    from svkit.models.extract import ExtractRequest, run
 
     request = ExtractRequest(
         exp=common.exp,

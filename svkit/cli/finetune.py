@@ -52,9 +52,9 @@ def finetune(
     recipe = common.open_recipe(sections, encoder, source)
     if recipe is None:
         return
-    from svkit.stages.finetune import FinetuneRequest, run
     from svkit.store.experiment import encoder_to_note
     from svkit.store.places import recorded_path
+    from svkit.training.finetune import FinetuneRequest, run
 
     chosen = {
         "encoder": None if encoder is None else encoder_to_note(common.exp, encoder),

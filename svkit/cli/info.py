@@ -40,7 +40,7 @@ def info(
         return
     if checkpoint is None:
         raise typer.BadParameter("expected CKPT, a checkpoint, or --check")
-    from svkit.stages.info import run
+    from svkit.models.info import run
 
     facts = run(checkpoint)
     if json:
@@ -51,7 +51,7 @@ def info(
 
 def _check(root: Path, *, json: bool) -> None:
     """Print a line an output; exit 4 where one is not what it was."""
-    from svkit.stages.integrity import run
+    from svkit.tools.integrity import run
 
     with console.progress() as progress:
         found = run(root, progress)

@@ -11,8 +11,8 @@ from svkit.cli import console, options
 from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
-    from svkit.stages.prepare.check import CheckResult
-    from svkit.stages.prepare.stats import Distribution, Stats
+    from svkit.lists.check import CheckResult
+    from svkit.lists.stats import Distribution, Stats
 
 _BAR_WIDTH = 40
 
@@ -48,7 +48,7 @@ def merge(
 
     Example: svkit prepare merge vox2=exp/data/train.tsv cn=exp-cnceleb/data/train.tsv --out all.parquet
     """
-    from svkit.stages.prepare.merge import MergeRequest, run
+    from svkit.lists.merge import MergeRequest, run
 
     request = MergeRequest(lists=tuple(lists), out=out, prefix=prefix.value, overwrite=overwrite)
     with console.progress() as progress:
@@ -76,7 +76,7 @@ def split(
 
     Example: svkit prepare split all.parquet --part valid=40 --part test=5% --out lists
     """
-    from svkit.stages.prepare.split import SplitRequest, run
+    from svkit.lists.split import SplitRequest, run
 
     request = SplitRequest(list=listed, out=out, parts=tuple(part), rest=rest, seed=seed, overwrite=overwrite)
     with console.progress() as progress:
@@ -109,8 +109,8 @@ def check(
     Example: svkit prepare check exp/data/train.tsv --out exp/data/clean.tsv
     """
     from svkit.cli.prepare_options import show_bad_files
-    from svkit.stages.prepare.check import CheckRequest, run
-    from svkit.stages.prepare.scan import BadFilesError
+    from svkit.corpora.scan import BadFilesError
+    from svkit.lists.check import CheckRequest, run
 
     request = CheckRequest(
         list=listed,
@@ -146,7 +146,7 @@ def stats(listed: List, json: options.Json = False) -> None:
 
     Example: svkit prepare stats exp/data/train.tsv --json
     """
-    from svkit.stages.prepare.stats import run
+    from svkit.lists.stats import run
 
     found = run(listed)
     if json:
@@ -216,7 +216,7 @@ def shards(
 
     Example: svkit prepare shards exp/data/train.tsv --out shards
     """
-    from svkit.stages.prepare.shards import ShardsRequest, run
+    from svkit.lists.shards import ShardsRequest, run
 
     request = ShardsRequest(
         list=listed,

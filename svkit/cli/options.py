@@ -202,7 +202,7 @@ def open_recipe(
         ConfigError: an unknown preset, key or value.
     """
     from svkit.config.load import load_recipe, preset_names
-    from svkit.stages.lineage import made_with
+    from svkit.scoring.lineage import made_with
     from svkit.store.experiment import FILE_NAME, noted_encoder, read_experiment
 
     experiment, noted = read_experiment(run.exp), run.exp / FILE_NAME

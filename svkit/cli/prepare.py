@@ -40,7 +40,7 @@ def folder(
 
     Example: svkit prepare folder recordings --eval-speakers 20
     """
-    from svkit.stages.prepare.folder import run
+    from svkit.corpora.layouts.folder import run
 
     corpus.prepare(lambda request, progress: run(request, progress, speaker_regex=speaker_regex), root)
 
@@ -52,7 +52,7 @@ def demo(corpus: DemoOptions) -> None:
 
     Example: svkit prepare demo
     """
-    from svkit.stages.prepare.demo import run
+    from svkit.demo.corpus import run
 
     corpus.prepare(run)
 
@@ -64,7 +64,7 @@ def musan(root: Root, material: MaterialOptions) -> None:
 
     Example: svkit prepare musan /data/musan
     """
-    from svkit.stages.prepare.noise import run_musan
+    from svkit.corpora.layouts.noise import run_musan
 
     material.prepare(run_musan, root)
 
@@ -88,7 +88,7 @@ def rirs(
 
     Example: svkit prepare rirs /data/RIRS_NOISES
     """
-    from svkit.stages.prepare.noise import PUBLISHED_RIR_TYPES, run_rirs
+    from svkit.corpora.layouts.noise import PUBLISHED_RIR_TYPES, run_rirs
 
     material.prepare(
         lambda request, progress: run_rirs(request, progress, types or PUBLISHED_RIR_TYPES), root
@@ -102,7 +102,7 @@ def noise(root: Root, material: MaterialOptions = OWN_MATERIAL) -> None:
 
     Example: svkit prepare noise /data/street-noise
     """
-    from svkit.stages.prepare.noise import run_tree
+    from svkit.corpora.layouts.noise import run_tree
 
     material.prepare(lambda request, progress: run_tree(request, progress, "noise"), root)
 
@@ -114,7 +114,7 @@ def music(root: Root, material: MaterialOptions = OWN_MATERIAL) -> None:
 
     Example: svkit prepare music /data/music
     """
-    from svkit.stages.prepare.noise import run_tree
+    from svkit.corpora.layouts.noise import run_tree
 
     material.prepare(lambda request, progress: run_tree(request, progress, "music"), root)
 

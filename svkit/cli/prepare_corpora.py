@@ -74,8 +74,8 @@ def voxceleb(
     """
     if not convert and (audio_format, convert_to) != (None, None):
         raise ConfigError("--no-convert converts nothing; leave --format and --convert-to out")
-    from svkit.stages.prepare.conversion import Conversion
-    from svkit.stages.prepare.voxceleb import VoxcelebOptions, run
+    from svkit.corpora.conversion import Conversion
+    from svkit.corpora.layouts.voxceleb import VoxcelebOptions, run
 
     chosen = VoxcelebOptions(
         conversion=Conversion(is_wanted=convert, suffix=f".{audio_format or 'flac'}", directory=convert_to),
@@ -92,7 +92,7 @@ def voxblink2(root: Root, corpus: CorpusOptions) -> None:
 
     Example: svkit prepare voxblink2 /data/VoxBlink2 --eval-speakers 200
     """
-    from svkit.stages.prepare.voxblink2 import run
+    from svkit.corpora.layouts.voxblink2 import run
 
     corpus.prepare(run, root)
 
@@ -120,7 +120,7 @@ def cnceleb(
 
     Example: svkit prepare cnceleb /data/CN-Celeb
     """
-    from svkit.stages.prepare.cnceleb import run
+    from svkit.corpora.layouts.cnceleb import run
 
     corpus.prepare(
         lambda request, progress: run(
@@ -136,7 +136,7 @@ def librispeech(root: Root, corpus: CorpusOptions) -> None:
 
     Example: svkit prepare librispeech /data/LibriSpeech
     """
-    from svkit.stages.prepare.librispeech import run
+    from svkit.corpora.layouts.librispeech import run
 
     corpus.prepare(run, root)
 
@@ -154,7 +154,7 @@ def kaldi(
 
     Example: svkit prepare kaldi data/train --trials data/test/trials
     """
-    from svkit.stages.prepare.kaldi import run
+    from svkit.corpora.layouts.kaldi import run
 
     corpus.prepare(
         lambda request, progress: run(request, progress, allow_pipes=allow_pipes, audio_root=audio_root), root
@@ -178,7 +178,7 @@ def csv_table(
 
     Example: svkit prepare csv recordings.csv --speaker-column client_id
     """
-    from svkit.stages.prepare.csv_table import Columns, run
+    from svkit.corpora.layouts.csv_table import Columns, run
 
     columns = Columns(
         path=path_column,

@@ -12,10 +12,10 @@ from svkit.cli import console, options
 from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
+    from svkit.corpora.layouts.noise import NoiseRequest, NoiseResult
+    from svkit.corpora.request import CorpusRequest, CorpusResult
+    from svkit.corpora.scan import BadFile
     from svkit.progress import Progress
-    from svkit.stages.prepare.noise import NoiseRequest, NoiseResult
-    from svkit.stages.prepare.request import CorpusRequest, CorpusResult
-    from svkit.stages.prepare.scan import BadFile
 
 MAX_TABLE_ROWS = 40
 """Bad files shown in the table; all of them are in `exp/data/bad_files.tsv`."""
@@ -95,15 +95,15 @@ class DemoOptions(_OutputOptions):
         self, run: "Callable[[CorpusRequest, Progress], CorpusResult]", root: Path | None = None
     ) -> None:
         """Prepare the corpus below `root` and print the directory of its lists, or all about it."""
-        from svkit.stages.prepare.remembered import as_before
+        from svkit.corpora.remembered import as_before
 
         request = self._request(root)
         done = _with_table(lambda progress: run(as_before(request, progress, seed=self.seed), progress))
         console.result(asdict(done) if self.json else done.data, as_json=self.json)
 
     def _request(self, root: Path | None) -> "CorpusRequest":
-        from svkit.stages.prepare.request import CorpusRequest
-        from svkit.stages.prepare.scan import ScanOptions
+        from svkit.corpora.request import CorpusRequest
+        from svkit.corpora.scan import ScanOptions
 
         return CorpusRequest(
             exp=self.exp,
@@ -163,8 +163,8 @@ class MaterialOptions(_OutputOptions):
 
     def prepare(self, run: "Callable[[NoiseRequest, Progress], NoiseResult]", root: Path) -> None:
         """Prepare the material below `root` and print its list, or all about it."""
-        from svkit.stages.prepare.noise import NoiseRequest
-        from svkit.stages.prepare.scan import ScanOptions
+        from svkit.corpora.layouts.noise import NoiseRequest
+        from svkit.corpora.scan import ScanOptions
 
         request = NoiseRequest(
             exp=self.exp,
@@ -190,7 +190,7 @@ OWN_RECORDINGS, OWN_MATERIAL = CorpusOptions(read_samples=True), MaterialOptions
 
 def _with_table(run: Callable[["Progress"], Any]) -> Any:
     """Run a stage and show the bad files: refused ones before the error, left out ones at the end."""
-    from svkit.stages.prepare.scan import BadFilesError
+    from svkit.corpora.scan import BadFilesError
 
     try:
         with console.progress() as progress:
@@ -209,7 +209,7 @@ def show_bad_files(bad_files: "Sequence[BadFile]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from svkit.stages.prepare.scan import printable
+    from svkit.corpora.scan import printable
 
     counts = Counter(file.reason for file in bad_files)
     summary = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())

@@ -60,7 +60,7 @@ def prune(
     recipe = common.open_recipe(["prune"], upstream=teacher or common.exp / "finetune" / "joint")
     if recipe is None:
         return
-    from svkit.stages.prune import PruneRequest, run
+    from svkit.training.prune import PruneRequest, run
 
     request = PruneRequest(
         exp=common.exp,

@@ -23,7 +23,7 @@ def report(
 
     Example: svkit report --exp exp
     """
-    from svkit.stages.report import ReportRequest, run, summary
+    from svkit.reports.report import ReportRequest, run, summary
 
     with console.progress() as progress:
         request = ReportRequest(

@@ -11,7 +11,7 @@ from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from svkit.stages.score import ScoreResult
+    from svkit.scoring.score import ScoreResult
 
 
 class Norm(str, Enum):
@@ -174,8 +174,8 @@ def score(
     """
     if top_n is not None and norm is not Norm.ASNORM:
         raise ConfigError("--top-n counts in --norm asnorm only; give both")
-    from svkit.stages.backend import Backend
-    from svkit.stages.score import ScoreRequest, run
+    from svkit.scoring.backend import Backend
+    from svkit.scoring.score import ScoreRequest, run
 
     request = ScoreRequest(
         exp=exp,
@@ -216,7 +216,7 @@ def score(
 
 def _print(done: "ScoreResult") -> None:
     """Print what a person decides by: errors, comparison, calibration, thresholds, breakdowns; 80 columns wide."""
-    from svkit.stages.reporting import wording
+    from svkit.reports import wording
 
     metrics = [system.metrics for system in done.systems]
     facts = metrics[0]

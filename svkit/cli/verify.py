@@ -11,7 +11,7 @@ from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from svkit.stages.verify import VerifyResult
+    from svkit.scoring.verify import VerifyResult
 
 Files = Annotated[
     list[Path],
@@ -64,7 +64,7 @@ def verify(
         raise ConfigError(
             f"verify: expected two files, found {len(files)}; several a side: --enroll A1 --enroll A2 B1 B2"
         )
-    from svkit.stages.verify import VerifyRequest, run
+    from svkit.scoring.verify import VerifyRequest, run
 
     request = VerifyRequest(
         exp=exp,

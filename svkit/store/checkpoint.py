@@ -1,7 +1,7 @@
 """Checkpoint directories: architecture, weights, classifier, adapter, log and resume state.
 
 `config.json` is the architecture and nothing else; weights are safetensors; `provenance.json` is written last, by the
-output protocol. This file knows names and tensors, not model classes (`svkit.stages.models` is where the two meet).
+output protocol. This file knows names and tensors, not model classes (`svkit.models.load` is where the two meet).
 """
 
 import contextlib

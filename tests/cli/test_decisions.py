@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.trials import Trials, read_trials, write_trials
-from tests.stages.fake_experiment import make_embeddings, make_experiment
+from tests.fake_experiment import make_embeddings, make_experiment
 
 pytestmark = pytest.mark.e2e
 

@@ -81,8 +81,8 @@ def test_what_was_typed_is_what_is_named(arguments, named, tmp_path):
 
 @pytest.mark.parametrize("count", ["-3", "2.5", "nan", "1e9", "9" * 30])
 def test_a_number_of_speakers_that_counts_nothing(count, tmp_path):
+    from svkit.corpora.splits import is_count
     from svkit.errors import ConfigError
-    from svkit.stages.prepare.splits import is_count
 
     with pytest.raises(ConfigError, match="^--eval-speakers .* expected how many speakers"):
         is_count("--eval-speakers", count)
@@ -94,7 +94,7 @@ def test_a_number_of_speakers_that_counts_nothing(count, tmp_path):
 @pytest.mark.parametrize("part", ["a=nan%", "a=150%", "a=-1", "a=1e400%", "a=0%"])
 def test_parts_of_a_list(part, tmp_path):
     from svkit.errors import ConfigError
-    from svkit.stages.prepare.split import _choose
+    from svkit.lists.split import _choose
 
     name, _, spec = part.partition("=")
     with pytest.raises(ConfigError, match=f"^--part {name}"):
@@ -104,7 +104,7 @@ def test_parts_of_a_list(part, tmp_path):
 @pytest.mark.parametrize("budget", ["macs=0", "macs=-1G", "macs=nan", "macs=" + "9" * 400, "macs=1e9", "6G"])
 def test_budgets(budget):
     from svkit.errors import ConfigError
-    from svkit.stages.prune import parse_budget
+    from svkit.training.prune import parse_budget
 
     with pytest.raises(ConfigError, match="^--budget: expected macs=NUMBER"):
         parse_budget(budget)

@@ -6,7 +6,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
-from tests.stages import corpus_trees
+from tests import corpus_trees
 
 
 @pytest.fixture

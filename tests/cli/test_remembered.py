@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from svkit.cli.app import app
 from svkit.store.experiment import Experiment, read_experiment, update_experiment
-from tests.stages.fake_experiment import finish
+from tests.fake_experiment import finish
 
 PLACES = {"prune": "prune", "distill": "distill"}
 
@@ -40,7 +40,7 @@ def exp(tmp_path, monkeypatch):
         return run
 
     for verb in ("finetune", "prune", "distill"):
-        monkeypatch.setattr(f"svkit.stages.{verb}.run", stage(verb))
+        monkeypatch.setattr(f"svkit.training.{verb}.run", stage(verb))
         monkeypatch.setattr(f"svkit.cli.{verb}.asdict", vars, raising=False)
     return tmp_path / "exp"
 
@@ -127,7 +127,7 @@ def test_a_result_elsewhere_and_a_printed_recipe_change_nothing(exp, tmp_path):
 
 
 def test_a_chain_of_two_recipes_is_named(exp):
-    from svkit.stages.lineage import mixed_recipes
+    from svkit.scoring.lineage import mixed_recipes
 
     made(exp / "finetune/lora", "finetune", {"preset": "tiny"})
     made(exp / "finetune/joint", "finetune", {"preset": "tiny"}, [exp / "finetune/lora"])

@@ -11,7 +11,7 @@ from svkit.cli.app import app
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import sha256_file
-from tests.stages.fake_experiment import finish, make_lists
+from tests.fake_experiment import finish, make_lists
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
+from tests.fake_experiment import make_lists
 from tests.hostile.test_trees import sound
-from tests.stages.fake_experiment import make_lists
 
 PROGRAM = f"{sys.executable} -m svkit"
 SHORT = ("finetune --print-config", "score --help", "prepare stats LIST --json")

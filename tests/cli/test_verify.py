@@ -9,12 +9,12 @@ import soundfile
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
-from svkit.stages.backend import Backend
-from svkit.stages.calibration import describe_backend
-from svkit.stages.models import load_model
+from svkit.models.load import load_model
+from svkit.scoring.backend import Backend
+from svkit.scoring.calibrate import describe_backend
 from svkit.store.calibration import CalibrationRecord, write_calibration
 from svkit.store.provenance import sha256_artifact
-from tests.stages.fake_experiment import DENSE, make_checkpoint, pruned
+from tests.fake_experiment import DENSE, make_checkpoint, pruned
 
 RATE = 16000
 

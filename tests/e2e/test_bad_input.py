@@ -17,7 +17,7 @@ from svkit.cli.app import app
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import COLUMNS, write_manifest
 from tests.e2e.conftest import speech, write_audio
-from tests.stages.training_experiment import make_teacher, one_process, prepare, set_options, write_list
+from tests.training_experiment import make_teacher, one_process, prepare, set_options, write_list
 
 pytestmark = pytest.mark.e2e
 

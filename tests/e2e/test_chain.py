@@ -48,7 +48,7 @@ def _assert_complete(exp: Path, done: MakeRun) -> dict:
 
 def _assert_recorded(exp: Path) -> None:
     """Every file is recorded with its hash, but for logs, cards and recordings; and all are what they were."""
-    from svkit.stages.integrity import run
+    from svkit.tools.integrity import run
 
     recorded = set()
     for path in exp.rglob("*provenance.json"):

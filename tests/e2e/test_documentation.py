@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.config.load import load_recipe
 from tests.e2e.conftest import REPOSITORY, speech
-from tests.stages.training_experiment import make_teacher, one_process, write_list
+from tests.training_experiment import make_teacher, one_process, write_list
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
 

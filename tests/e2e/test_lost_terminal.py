@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.training_experiment import prepare, set_options
+from tests.training_experiment import prepare, set_options
 
 pytestmark = pytest.mark.e2e
 SECONDS = 120.0

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.store.checkpoint import read_tensors
 from svkit.store.embeddings import read_embeddings
-from tests.stages.training_experiment import log, make_teacher, one_process, prepare, set_options
+from tests.training_experiment import log, make_teacher, one_process, prepare, set_options
 
 pytestmark = pytest.mark.e2e
 

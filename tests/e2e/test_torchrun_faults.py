@@ -16,12 +16,12 @@ import pytest
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
-from svkit.stages.models import load_model
+from svkit.models.load import load_model
 from svkit.store.checkpoint import read_classifier
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
 from tests.e2e.test_torchrun import TORCHRUN, alone, assert_close_models, environment, torchrun, train_records
-from tests.stages.training_experiment import interrupt, make_teacher, one_process, prepare, set_options
+from tests.training_experiment import interrupt, make_teacher, one_process, prepare, set_options
 
 pytestmark = pytest.mark.e2e
 

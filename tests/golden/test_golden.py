@@ -22,8 +22,8 @@ from svkit.pruning.counting import encoder_parameters
 from svkit.pruning.cut import cut_encoder
 from svkit.pruning.gates import EncoderGates, HardConcrete
 from svkit.store.upstream import encoder_architecture, encoder_tensors, read_published
-from svkit.train.loop import LoopPlan, Record, make_optimizer, run_loop
-from svkit.train.tasks import ClassificationTask, distillation_losses
+from svkit.training.loop import LoopPlan, Record, make_optimizer, run_loop
+from svkit.training.tasks import ClassificationTask, distillation_losses
 from tests.random_models import relative_error
 
 SMALL_COPY = Path(__file__).parent

@@ -22,16 +22,15 @@ from safetensors.torch import save_file
 
 from svkit.config.load import load_recipe, resolved, to_toml
 from svkit.config.schema import LoraConfig
+from svkit.corpora.splits import read_speakers
 from svkit.errors import ArtifactError, SvkitError, terminal_text
 from svkit.eval.summary import summarize
+from svkit.models import info
+from svkit.models.load import load_model
 from svkit.nn import lora
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import SilentProgress
-from svkit.stages import info
-from svkit.stages.breakdown import read_sidecar
-from svkit.stages.convert import run as run_convert
-from svkit.stages.models import load_model
-from svkit.stages.prepare.splits import read_speakers
+from svkit.scoring.breakdown import read_sidecar
 from svkit.store import checkpoint as store
 from svkit.store.audio_file import examine, probe, read_audio
 from svkit.store.calibration import CalibrationRecord, read_calibration, write_calibration
@@ -45,9 +44,10 @@ from svkit.store.report import read_log
 from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
 from svkit.store.trials import Trials, read_trials, write_trials
 from svkit.store.upstream import read_published
+from svkit.tools.convert import run as run_convert
+from tests.fake_experiment import finish
 from tests.hostile.mutations import VALUES, damaged, damaged_json, examples, outcomes
-from tests.stages.fake_experiment import finish
-from tests.stages.training_experiment import TEACHER, make_teacher
+from tests.training_experiment import TEACHER, make_teacher
 
 LONGEST_CPU_SECONDS = 10.0
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.errors import ArtifactError
 from svkit.store import checkpoint as store
-from tests.stages.fake_experiment import make_experiment
-from tests.stages.training_experiment import make_teacher, one_process, prepare
+from tests.fake_experiment import make_experiment
+from tests.training_experiment import make_teacher, one_process, prepare
 
 LONGEST_SECONDS = 30
 

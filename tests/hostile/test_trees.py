@@ -14,13 +14,13 @@ import pytest
 import soundfile
 
 from svkit.config.schema import DataConfig
+from svkit.corpora.layouts.folder import run
+from svkit.corpora.request import CorpusRequest, CorpusResult
+from svkit.corpora.scan import BadFilesError, ScanOptions
+from svkit.corpora.walk import find_audio
 from svkit.data.dataset import CropDataset, CropKey
 from svkit.errors import DataError, SvkitError
 from svkit.progress import SilentProgress
-from svkit.stages.prepare.folder import run
-from svkit.stages.prepare.request import CorpusRequest, CorpusResult
-from svkit.stages.prepare.scan import BadFilesError, ScanOptions
-from svkit.stages.prepare.walk import find_audio
 from svkit.store.audio_file import AudioError, examine, probe, read_audio
 from svkit.store.manifest import COLUMNS, read_manifest, write_manifest
 from tests.hostile.mutations import SOAK_FACTOR

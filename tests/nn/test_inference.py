@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import HeadConfig
 from svkit.errors import ConfigError
+from svkit.models.embed import embed_batch
+from svkit.models.session import make_accelerator
 from svkit.nn import inference
 from svkit.nn.speaker import SpeakerNetwork
-from svkit.stages.training import make_accelerator
-from svkit.stages.validation import embed_batch
 from tests.random_models import SEEDS, architectures, draw_weights, relative_error
 
 HEAD = HeadConfig(adapter_dim=8, attention_dim=8, embedding_dim=16)

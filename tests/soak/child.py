@@ -19,12 +19,9 @@ from typing import Any
 import pytest  # noqa: F401  (the script that started the tests is read again in every child)
 import torch.utils.tensorboard  # noqa: F401
 
-import svkit.stages.distill
-import svkit.stages.extract
-import svkit.stages.finetune
-import svkit.stages.prune
-import svkit.stages.report
-import svkit.stages.score  # noqa: F401
+import svkit.models.extract
+import svkit.reports.report
+import svkit.scoring.score  # noqa: F401
 from svkit.cli import signals
 from svkit.cli.app import main
 from svkit.store.provenance import PROVENANCE_NAME, sha256_file

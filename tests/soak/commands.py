@@ -19,7 +19,7 @@ import pytest
 from svkit.store.provenance import sha256_file
 from tests.soak import child
 from tests.soak.child import Faults
-from tests.stages.training_experiment import make_teacher, prepare, set_options
+from tests.training_experiment import make_teacher, prepare, set_options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 if str(REPOSITORY) not in sys.path:  # pytest finds `tests` without it, the fork server does not

@@ -85,16 +85,16 @@ ALLOWED = {
     "store/checkpoint.py": {"load_file", "safe_open", "path.open"},
     "store/embeddings.py": {"load_file"},
     "store/upstream.py": {"torch.load"},
-    "stages/models.py": {
+    "models/load.py": {
         "AutoConfig.from_pretrained",
         "Wav2Vec2BertModel.from_pretrained",
         "SpeakerModel.from_pretrained",
     },
-    "stages/prepare/shards.py": {"tarfile.open"},
+    "lists/shards.py": {"tarfile.open"},
     # svkit's own files, in the package or just written.
     "config/load.py": {"(...).read_text"},
     "store/lists.py": {"(...).read_bytes", "path.read_bytes"},
-    "stages/onnx_graph.py": {"onnx.load", "onnxruntime.InferenceSession"},
+    "tools/onnx_graph.py": {"onnx.load", "onnxruntime.InferenceSession"},
     # To write, flush or lock; the null device.
     "cli/streams.py": {"os.open"},
     "store/atomic.py": {"os.open"},
@@ -105,9 +105,9 @@ ALLOWED = {
     "store/trials.py": {"temporary.open"},
     # No files.
     "__init__.py": {"SpeakerModel.from_pretrained"},
-    "stages/distill.py": {"DistanceMeter.open"},
-    "stages/prune.py": {"DistanceMeter.open"},
-    "stages/finetune.py": {"Validator.open"},
+    "training/distill.py": {"DistanceMeter.open"},
+    "training/prune.py": {"DistanceMeter.open"},
+    "training/finetune.py": {"Validator.open"},
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from svkit.errors import ArtifactError
-from svkit.stages.finished import is_current
+from svkit.store.finished import is_current
 from svkit.store.output import open_output
 from svkit.store.places import recorded_path, recorded_paths, usable_paths
 from svkit.store.provenance import read_provenance

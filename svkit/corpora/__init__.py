@@ -1,0 +1,1 @@
+"""Corpora on disk to manifests and trial lists."""

@@ -1,0 +1,153 @@
+"""Audio made while preparing (converted, joined, cut): in parallel, resumed, and only where there is room for it."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from svkit.corpora.scan import BadFile, Candidate, make_bad
+from svkit.errors import ArtifactError
+from svkit.progress import Progress
+from svkit.store.audio_file import CONVERTIBLE_SUFFIXES, AudioError
+from svkit.store.transcode import find_ffmpeg, transcode
+
+SAMPLE_RATE_HZ = 16_000
+FLAC_BYTES_PER_SAMPLE = 1.3
+"""For estimates: 16-bit speech as flac takes some 60 % of its samples' bytes."""
+_SAMPLE_FILES = 32
+"""Files converted first, spread over all of them, to estimate the room that the others need."""
+_CHUNK_FILES = 64
+
+Work = TypeVar("Work")
+Done = TypeVar("Done")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversion:
+    """What happens to audio that libsndfile cannot read."""
+
+    is_wanted: bool = True
+    """False: such files are bad files."""
+    suffix: str = ".flac"
+    """Of what is written: `.flac` or `.wav`."""
+    all_channels: bool = False
+    """Not the first one only."""
+    directory: Path | None = None
+    """Where to; None: into a directory `flac` or `wav` beside the one called `aac`."""
+
+
+def convert_files(
+    candidates: Sequence[Candidate],
+    options: Conversion,
+    target_of: Callable[[Candidate], Path],
+    num_workers: int | None,
+    progress: Progress,
+) -> tuple[list[Candidate], list[BadFile]]:
+    """Convert the files that libsndfile cannot read to 16 kHz; what an earlier run finished is taken as it is.
+
+    Args:
+        candidates: all files; readable ones pass through.
+        options: whether, and to what.
+        target_of: where the conversion of a file goes.
+        num_workers: conversions at once; None: one a core.
+        progress: counts files, notes the room needed.
+
+    Returns:
+        The files, those converted with their new path and in their old order, and those that cannot be.
+
+    Raises:
+        ConfigError: there is something to convert and no ffmpeg.
+        ArtifactError: not enough room, or the place cannot be written.
+    """
+    targets = {
+        index: target_of(file)
+        for index, file in enumerate(candidates)
+        if options.is_wanted and os.path.splitext(file.path)[1].lower() in CONVERTIBLE_SUFFIXES  # noqa: PTH122
+    }
+    missing = [index for index, target in targets.items() if not target.exists()]
+    bad: dict[int, BadFile] = {}
+
+    def convert(index: int) -> tuple[int, BadFile | None]:
+        try:
+            source = Path(candidates[index].path)
+            transcode(ffmpeg, source, targets[index], SAMPLE_RATE_HZ, all_channels=options.all_channels)
+        except AudioError as error:
+            return index, make_bad(candidates[index], error.reason, error.detail)
+        return index, None
+
+    if missing:
+        ffmpeg = find_ffmpeg()
+        if len(missing) < len(targets):
+            progress.note(f"{len(targets) - len(missing):,} files were converted before and are kept")
+        step = max(1, -(-len(missing) // _SAMPLE_FILES))
+        first, others = missing[::step], [index for n, index in enumerate(missing) if n % step]
+        workers = num_workers or os.cpu_count() or 1
+        try:
+            with progress.task(f"converting to {options.suffix[1:]}", len(missing)) as task:
+                for batch in (first, others):
+                    for index, fault in in_parallel(convert, batch, workers, task.advance):
+                        if fault is not None:
+                            bad[index] = fault
+                    if batch is first:
+                        _report_room([targets[index] for index in first], len(others), progress)
+        except ArtifactError as error:
+            raise ArtifactError(f"{error} (--convert-to DIR)") from error
+    kept = [
+        replace(file, path=targets[index].as_posix()) if index in targets else file
+        for index, file in enumerate(candidates)
+        if index not in bad
+    ]
+    return kept, list(bad.values())
+
+
+def _report_room(made: Sequence[Path], num_others: int, progress: Progress) -> None:
+    sizes = [path.stat().st_size for path in made if path.exists()]
+    if sizes and num_others:
+        what = f"converting {num_others:,} more files"
+        check_room(made[0].parent, sum(sizes) / len(sizes) * num_others, what, progress)
+
+
+def check_room(directory: Path, needed_bytes: float, what: str, progress: Progress) -> None:
+    """Say how much room something needs, and refuse it where there is less.
+
+    Raises:
+        ArtifactError: not enough room.
+    """
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    room = f"{what} needs about {gigabytes(needed_bytes)} in {directory}, {gigabytes(free)} are free"
+    if needed_bytes > free:
+        raise ArtifactError(f"{room}; free some space or choose another directory")
+    progress.note(room)
+
+
+def gigabytes(num_bytes: float) -> str:
+    """Render a size."""
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def in_parallel(
+    work: Callable[[Work], Done], items: Sequence[Work], num_workers: int, advance: Callable[[float], None]
+) -> Iterable[Done]:
+    """Yield `work(item)` of every item in order, from threads (the work is done outside the interpreter's lock).
+
+    Args:
+        work: what to do.
+        items: with what.
+        num_workers: threads.
+        advance: told how many are done.
+    """
+    # Small chunks for few items, so that all threads have some; a million futures would need gigabytes.
+    size = max(1, min(_CHUNK_FILES, len(items) // (4 * num_workers)))
+    chunks = [items[start : start + size] for start in range(0, len(items), size)]
+    with ThreadPoolExecutor(num_workers) as executor:
+        try:
+            for done in executor.map(lambda chunk: [work(item) for item in chunk], chunks):
+                advance(len(done))
+                yield from done
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise

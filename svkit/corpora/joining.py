@@ -1,0 +1,126 @@
+"""Short training utterances of one speaker and genre, joined to longer ones as the CN-Celeb recipes do."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svkit.corpora.conversion import FLAC_BYTES_PER_SAMPLE, check_room, in_parallel
+from svkit.progress import Progress
+from svkit.store.audio_file import AudioError, probe, read_audio, write_flac
+from svkit.store.manifest import channel_of
+
+Row = dict[str, Any]
+
+
+def join_short(
+    table: pd.DataFrame,
+    groups: Sequence[str],
+    min_seconds: float,
+    directory: Path,
+    num_workers: int | None,
+    progress: Progress,
+) -> pd.DataFrame:
+    """Join utterances shorter than `min_seconds` with others of their group, in the order of their ids.
+
+    A joined utterance ends as soon as it is long enough; what is left over at the end of a group goes to the last
+    one. A short utterance that is alone in its group stays as it is. The audio is kept under a name that tells its
+    parts, so that an interrupted run goes on and a finished one takes what is there.
+
+    Args:
+        table: rows of a manifest with absolute paths.
+        groups: of each row, such as `id00000/singing`; utterances of two speakers never share one.
+        min_seconds: wanted length.
+        directory: where joined audio goes, below the manifest's own directory.
+        num_workers: files written at once; None: one a core.
+        progress: counts joined utterances.
+
+    Returns:
+        The rows, joined ones (16-bit flac, paths relative to the parent of `directory`) instead of their parts.
+
+    Raises:
+        DataError: a part cannot be read.
+        ArtifactError: not enough room, or `directory` cannot be written.
+    """
+    bins = _choose(table, groups, min_seconds)
+    if not bins:
+        return table
+    rows: list[Row] = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+    joined = [_describe([rows[index] for index in chosen], groups[chosen[0]], directory) for chosen in bins]
+    parts = [index for chosen in bins for index in chosen]
+    samples = sum(int(row["num_samples"]) for row in joined)
+    what = f"joining {len(parts):,} short utterances to {len(bins):,}"
+    check_room(directory, samples * FLAC_BYTES_PER_SAMPLE, what, progress)
+
+    def write(number: int) -> None:
+        _write([rows[index] for index in bins[number]], joined[number], directory.parent)
+
+    with progress.task("joining short utterances", len(bins)) as task:
+        for _ in in_parallel(write, range(len(bins)), num_workers or os.cpu_count() or 1, task.advance):
+            pass
+    is_part = np.zeros(len(rows), dtype=bool)
+    is_part[parts] = True
+    kept = [row for row, part in zip(rows, is_part, strict=True) if not part]
+    return pd.DataFrame([*kept, *joined], columns=list(table.columns))
+
+
+def _choose(table: pd.DataFrame, groups: Sequence[str], min_seconds: float) -> list[list[int]]:
+    """Return the rows of each joined utterance, two or more each."""
+    rates = table["sample_rate_hz"].to_numpy(dtype=np.int64)
+    seconds = table["num_samples"].to_numpy(dtype=np.int64) / rates
+    ids = table["utterance_id"].to_numpy(dtype=object)
+    short: dict[tuple[str, int], list[int]] = {}
+    for index in sorted(np.flatnonzero(seconds < min_seconds).tolist(), key=lambda index: str(ids[index])):
+        short.setdefault((groups[index], int(rates[index])), []).append(index)
+    bins = []
+    for members in short.values():
+        of_group: list[list[int]] = []
+        chosen: list[int] = []
+        for index in members:
+            chosen.append(index)
+            if sum(seconds[chosen]) >= min_seconds:
+                of_group.append(chosen)
+                chosen = []
+        if chosen and of_group:
+            of_group[-1].extend(chosen)
+        elif chosen:
+            of_group.append(chosen)
+        bins += [chosen for chosen in of_group if len(chosen) > 1]
+    return bins
+
+
+def _describe(parts: Sequence[Row], group: str, directory: Path) -> Row:
+    content = "\n".join(f"{part['path']} {part['num_samples']}" for part in parts)
+    channels = [part.get("channel", "0") for part in parts]
+    content += "" if set(channels) == {"0"} else f"\n{channels}"
+    name = (
+        f"{group}-joined-{hashlib.sha256(content.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}.flac"
+    )
+    sessions = {part["session_id"] for part in parts}
+    return {
+        **parts[0],
+        "utterance_id": name,
+        "path": f"{directory.name}/{name}",
+        "num_samples": sum(int(part["num_samples"]) for part in parts),
+        **({"channel": "0"} if "channel" in parts[0] else {}),
+        "session_id": sessions.pop() if len(sessions) == 1 else group,
+    }
+
+
+def _write(parts: Sequence[Row], joined: Row, root: Path) -> None:
+    path = root / str(joined["path"])
+    try:
+        if probe(path).num_samples == joined["num_samples"]:
+            return
+    except AudioError:
+        pass  # not there yet
+    rate = int(joined["sample_rate_hz"])
+    signals = []
+    for part in parts:
+        length, channel = int(part["num_samples"]), channel_of(part.get("channel", ""))
+        signals.append(read_audio(Path(part["path"]), 0, length, channel, rate, length))
+    write_flac(path, np.concatenate(signals), rate)

@@ -1,0 +1,141 @@
+"""The official trial lists: found, downloaded, and recognised by their counts, so that no list passes for another."""
+
+import hashlib
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from svkit.corpora.request import EvaluationList
+from svkit.errors import DataError
+from svkit.progress import Progress
+from svkit.store.atomic import write_bytes
+from svkit.store.files import read_file
+from svkit.store.lists import OfficialList, official_lists
+from svkit.store.trials import Trials, read_trials
+
+_TIMEOUT_SECONDS = 20
+
+
+def voxceleb_lists() -> dict[str, OfficialList]:
+    """Return the lists of VoxCeleb1 by the name of their file."""
+    return {entry.file: entry for entry in official_lists() if entry.name.startswith("vox1")}
+
+
+def find_lists(root: Path, official: Mapping[str, OfficialList], progress: Progress) -> list[Path]:
+    """Return the official lists in `root` and two levels below it; of two forms the cleaned one."""
+    found: dict[str, Path] = {}
+    for entry in official.values():
+        for pattern in (entry.file, f"*/{entry.file}", f"*/*/{entry.file}"):
+            for path in sorted(root.glob(pattern)):
+                found.setdefault(entry.name, path)
+    originals = [name for name in found if name.endswith("-original") and _cleaned(name) in found]
+    for name in originals:
+        progress.note(
+            f"{found.pop(name)} is left out: its cleaned form is there (give it with --trials to use it)"
+        )
+    return list(found.values())
+
+
+def _cleaned(name: str) -> str:
+    return name.removesuffix("-original")
+
+
+def download_lists(entries: Sequence[OfficialList], directory: Path, progress: Progress) -> list[Path]:
+    """Get lists from their official addresses; without a network, say so and return what could be had.
+
+    Args:
+        entries: wanted lists.
+        directory: where they are kept; a list that is there already is not asked for again.
+        progress: counts lists.
+
+    Raises:
+        DataError: what came is not the list.
+    """
+    paths: list[Path] = []
+    with progress.task("downloading trial lists", len(entries)) as task:
+        for entry in entries:
+            path = directory / entry.file
+            if not path.exists():
+                try:
+                    with urllib.request.urlopen(entry.address, timeout=_TIMEOUT_SECONDS) as answer:
+                        content = answer.read()
+                except (OSError, urllib.error.URLError) as error:
+                    reason = getattr(error, "reason", None) or error
+                    progress.note(
+                        f"{entry.title} could not be downloaded from {entry.address} ({reason}); put"
+                        f" {entry.file} into ROOT or give it with --trials"
+                    )
+                    break
+                write_bytes(path, content)
+                try:
+                    check_counts(path, entry, read_trials(path), entries)
+                except DataError:
+                    path.unlink()
+                    raise
+            paths.append(path)
+            task.advance()
+    return paths
+
+
+def take_lists(
+    paths: Sequence[Path], official: Mapping[str, OfficialList], allow_other: bool, progress: Progress
+) -> list[EvaluationList]:
+    """Read lists; one with an official name must be that list.
+
+    Args:
+        paths: of the lists.
+        official: by the name of their file.
+        allow_other: accept other counts under an official name.
+        progress: notes lists that are not byte for byte the published ones.
+
+    Raises:
+        DataError: another list than its name says; two lists of one name; see also `read_trials`.
+    """
+    lists: list[EvaluationList] = []
+    for path in paths:
+        trials = read_trials(path)
+        entry = official.get(path.name)
+        if entry is None:
+            for title in _titles_by_counts(trials, list(official.values())):
+                progress.note(f"{path}: this is {title} by its counts")
+        else:
+            if not allow_other:
+                check_counts(path, entry, trials, list(official.values()))
+            if not _has_known_bytes(path, entry):
+                progress.note(f"{path}: not byte for byte the published {entry.title}")
+        name = path.stem if entry is None else entry.name
+        if any(other.name == name for other in lists):
+            raise DataError(f"{path}: a second list for {name}; give one")
+        lists.append(EvaluationList(name=name, trials=trials, source=path))
+    return lists
+
+
+def check_counts(path: Path, entry: OfficialList, trials: Trials, official: Sequence[OfficialList]) -> None:
+    """Check the numbers of lines and targets of a list.
+
+    Raises:
+        DataError: other numbers; if they are those of another official list, its name.
+    """
+    lines, targets = len(trials), int((trials.labels == 1).sum())
+    if (lines, targets) == (entry.lines, entry.targets):
+        return
+    mix_up = "".join(
+        f"this is {title} by its counts, asked for {entry.title}: "
+        for title in _titles_by_counts(trials, official)[:1]
+    )
+    raise DataError(
+        f"{path}: {mix_up}expected {entry.lines:,} lines and {entry.targets:,} targets ({entry.title}), found"
+        f" {lines:,} and {targets:,}; get it from {entry.address}, or use --allow-other-lists"
+    )
+
+
+def _titles_by_counts(trials: Trials, official: Sequence[OfficialList]) -> list[str]:
+    counts = (len(trials), int((trials.labels == 1).sum()))
+    return [entry.title for entry in official if (entry.lines, entry.targets) == counts]
+
+
+def _has_known_bytes(path: Path, entry: OfficialList) -> bool:
+    content = read_file(path, DataError)
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    return entry.md5 in (None, md5) and entry.sha256 in (None, hashlib.sha256(content).hexdigest())

@@ -1,0 +1,300 @@
+"""Who evaluates, who validates, who trains; and trials made from a list of utterances.
+
+Every draw comes from the seed and a name, so equal corpora give equal splits and lists.
+"""
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from svkit.corpora.membership import EVALUATION, VALIDATION
+from svkit.errors import ConfigError, DataError, first_five
+from svkit.scoring.id_matching import find_matching
+from svkit.store.tables import read_bytes
+from svkit.store.trials import Trials
+
+TRIALS_PER_UTTERANCE = 20
+"""Made lists have at most this many target and this many nontarget trials an utterance."""
+_MAX_PAIRED_UTTERANCES = 400
+"""Utterances of one speaker that pairs are drawn from (their number grows with the square)."""
+_MAX_ENUMERATED = 2_500
+"""Up to this many utterances, all nontarget pairs are listed and drawn from; beyond, pairs are drawn."""
+_VALID_FRACTION, _MIN_VALID, _MAX_VALID, _MIN_TRAIN = 0.05, 3, 40, 2
+_EVAL_FRACTION, _MIN_EVAL = 0.1, 2
+
+Pairs = npt.NDArray[np.int64]
+
+
+def generator(seed: int, name: str) -> np.random.Generator:
+    """Return the random generator for one purpose."""
+    return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
+
+
+def choose_eval_speakers(
+    spec: str | None, table: pd.DataFrame, seed: int, known: Mapping[str, str] | None = None
+) -> list[str]:
+    """Choose the evaluation speakers.
+
+    Args:
+        spec: a number, or a file with one speaker a line; None: a tenth of the speakers, at least two.
+        table: rows of a manifest.
+        seed: of the draw.
+        known: part of each speaker of an earlier preparation: who evaluated stays, more are drawn from new ones first.
+
+    Raises:
+        ConfigError: more speakers asked for than can be spared, or too few of those who evaluated are left.
+        DataError: the file does not exist, is empty, or names a speaker the corpus lacks.
+    """
+    speakers = sorted(table["speaker_id"].unique())
+    if spec is not None and not is_count("--eval-speakers", spec):
+        return read_speakers(Path(spec), speakers)
+    known = {speaker: known[speaker] for speaker in speakers if speaker in known} if known else {}
+    kept = [speaker for speaker, part in known.items() if part == EVALUATION]
+    if spec is None and known:
+        if len(kept) < _MIN_EVAL:
+            raise ConfigError(
+                f"{len(kept)} of the evaluation speakers of before are left, expected {_MIN_EVAL} or more: name others"
+                " with --eval-speakers, or draw anew with --redraw"
+            )
+        return kept
+    wanted = max(_MIN_EVAL, round(_EVAL_FRACTION * len(speakers))) if spec is None else int(spec)
+    counts = table["speaker_id"].value_counts()
+    usable = [speaker for speaker in speakers if counts[speaker] > 1]
+    spare = min(len(usable), len(speakers) - _MIN_TRAIN)
+    if not _MIN_EVAL <= wanted <= spare:
+        raise ConfigError(
+            f"--eval-speakers {wanted}: expected {_MIN_EVAL} to {spare}: the corpus has"
+            f" {len(speakers)} speakers, {len(usable)} of them with two utterances or more,"
+            f" and {_MIN_TRAIN} must be left to train on"
+        )
+    return _draw_speakers(generator(seed, "eval speakers"), wanted, kept, usable, known)
+
+
+def _draw_speakers(
+    rng: np.random.Generator,
+    wanted: int,
+    kept: Sequence[str],
+    usable: Sequence[str],
+    known: Mapping[str, str],
+) -> list[str]:
+    """Draw among those kept if they are enough, else add to them: new speakers first, then anyone."""
+    if wanted <= len(kept):
+        return sorted(rng.choice(list(kept), wanted, replace=False).tolist()) if wanted else []
+    chosen = list(kept)
+    for is_known in (False, True):
+        pool = [speaker for speaker in usable if (speaker in known) is is_known and speaker not in kept]
+        count = min(wanted - len(chosen), len(pool))
+        chosen += rng.choice(pool, count, replace=False).tolist() if count else []
+    return sorted(chosen)
+
+
+def is_count(option: str, spec: str) -> bool:
+    """Whether N|FILE is a count of speakers.
+
+    Raises:
+        ConfigError: a number that counts nothing, such as -1, 2.5 or nan, and no file of that name.
+    """
+    if Path(spec).exists():
+        return False
+    if spec.isdecimal() and len(spec) < 10:
+        return True
+    try:
+        float(spec)
+    except ValueError:
+        return False
+    raise ConfigError(f"{option} {spec[:80]}: expected how many speakers (a whole number) or a file of them")
+
+
+def read_speakers(path: Path, known: Iterable[str]) -> list[str]:
+    """Read a list of speakers, one a line.
+
+    Raises:
+        DataError: missing, empty, or with speakers that are not among the known ones.
+    """
+    lines = read_bytes(path).decode().split("\n")
+    named = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not named:
+        raise DataError(f"{path}: no speakers; expected one a line")
+    known = set(known)
+    unknown = [f"{speaker} (line {number})" for number, speaker in named if speaker not in known]
+    if unknown:
+        raise DataError(f"{path}: speakers that the corpus lacks: {first_five(unknown)}")
+    return sorted({speaker for _, speaker in named})
+
+
+def choose_valid_speakers(
+    wanted: int | None, table: pd.DataFrame, seed: int, known: Mapping[str, str] | None = None
+) -> list[str]:
+    """Choose the training speakers held out for validation.
+
+    Args:
+        wanted: how many; None: a twentieth of them, at least 3 and at most 40, leaving two to train on.
+        table: rows of all training speakers.
+        seed: of the draw.
+        known: part of each speaker of an earlier preparation: who validated stays.
+
+    Returns:
+        Speakers, sorted; none where the corpus is too small and no number was asked for.
+
+    Raises:
+        ConfigError: a number that the corpus cannot give.
+    """
+    counts = table["speaker_id"].value_counts()
+    usable = sorted(str(speaker) for speaker, count in counts.items() if count > 1)
+    spare = min(len(usable), len(counts) - _MIN_TRAIN)
+    known = {speaker: known[speaker] for speaker in sorted(counts.index) if speaker in known} if known else {}
+    kept = [speaker for speaker, part in known.items() if part == VALIDATION]
+    if wanted is None and known:
+        wanted = len(kept) if 2 <= len(kept) <= len(counts) - _MIN_TRAIN else 0
+    elif wanted is None:
+        wanted = min(max(_MIN_VALID, round(_VALID_FRACTION * len(counts))), _MAX_VALID, spare)
+        wanted = 0 if wanted < 2 else wanted
+    elif wanted and not 2 <= wanted <= spare:
+        raise ConfigError(
+            f"--valid-speakers {wanted}: expected 0, or 2 to {spare} of the {len(counts)} training speakers"
+            f" (they need two utterances each, and {_MIN_TRAIN} speakers must be left to train on)"
+        )
+    return _draw_speakers(generator(seed, "valid speakers"), wanted, kept, usable, known)
+
+
+def make_trials(table: pd.DataFrame, seed: int, name: str) -> Trials:
+    """Make a trial list from utterances.
+
+    Target trials pair utterances of one speaker from different sessions (where sessions are known), nontarget
+    trials those of different speakers (of one gender where the column `gender` is there). Both are drawn
+    without replacement, each pair once, up to `TRIALS_PER_UTTERANCE` an utterance.
+
+    Args:
+        table: rows of a manifest.
+        seed: of the draws.
+        name: of the list; other lists draw differently.
+
+    Raises:
+        DataError: there are no target or no nontarget pairs.
+    """
+    table = table.sort_values("utterance_id", kind="stable").reset_index(drop=True)
+    speakers = pd.factorize(table["speaker_id"])[0]
+    sessions = pd.factorize(table["session_id"])[0]
+    has_session = table["session_id"].ne("").to_numpy(dtype=bool)
+    rng = generator(seed, f"trials {name}")
+    targets = _target_pairs(speakers, sessions, has_session, rng)
+    if not len(targets):
+        raise DataError(
+            f"{name}: no target trials: no evaluation speaker has two utterances from different sessions"
+        )
+    genders = (
+        pd.factorize(table["gender"])[0] if "gender" in table.columns else np.zeros(len(table), np.int64)
+    )
+    nontargets = _nontarget_pairs(speakers, genders, rng)
+    if not len(nontargets):
+        raise DataError(
+            f"{name}: no nontarget trials: expected at least two evaluation speakers of one gender"
+        )
+    pairs = np.concatenate([targets, nontargets])
+    labels = np.repeat([1, 0], [len(targets), len(nontargets)]).astype(np.int8)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    ids = np.asarray(table["utterance_id"], dtype=object)
+    return Trials.of(ids[pairs[order, 0]], ids[pairs[order, 1]], labels[order])
+
+
+def _target_pairs(
+    speakers: npt.NDArray[np.intp],
+    sessions: npt.NDArray[np.intp],
+    has_session: npt.NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> Pairs:
+    found = [np.zeros((0, 2), np.int64)]
+    order = np.argsort(speakers, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(speakers[order])) + 1):
+        chosen = rows
+        if len(rows) > _MAX_PAIRED_UTTERANCES:
+            chosen = np.sort(rng.choice(rows, _MAX_PAIRED_UTTERANCES, replace=False))
+        first, second = (chosen[index] for index in np.triu_indices(len(chosen), k=1))
+        is_same_session = (sessions[first] == sessions[second]) & has_session[first]
+        pairs = np.stack([first, second], axis=1)[~is_same_session]
+        found.append(_draw(pairs, TRIALS_PER_UTTERANCE * len(rows), rng))
+    return np.concatenate(found)
+
+
+def _nontarget_pairs(
+    speakers: npt.NDArray[np.intp], genders: npt.NDArray[np.int64], rng: np.random.Generator
+) -> Pairs:
+    wanted = TRIALS_PER_UTTERANCE * len(speakers)
+    if len(speakers) <= _MAX_ENUMERATED:
+        pairs = np.stack(np.triu_indices(len(speakers), k=1), axis=1)
+        return _draw(pairs[_is_nontarget(pairs, speakers, genders)], wanted, rng)
+    codes = np.zeros(0, np.int64)
+    for _ in range(50):
+        drawn = np.sort(rng.integers(0, len(speakers), (wanted, 2)), axis=1)
+        drawn = drawn[_is_nontarget(drawn, speakers, genders)]
+        codes = np.unique(np.concatenate([codes, drawn[:, 0] * len(speakers) + drawn[:, 1]]))
+        if len(codes) >= wanted:
+            break
+    pairs = np.stack(np.divmod(codes, len(speakers)), axis=1)
+    return _draw(pairs, wanted, rng)
+
+
+def _is_nontarget(
+    pairs: Pairs, speakers: npt.NDArray[np.intp], genders: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    first, second = pairs[:, 0], pairs[:, 1]
+    is_nontarget: npt.NDArray[np.bool_] = (speakers[first] != speakers[second]) & (
+        genders[first] == genders[second]
+    )
+    return is_nontarget
+
+
+def _draw(pairs: Pairs, limit: int, rng: np.random.Generator) -> Pairs:
+    if len(pairs) <= limit:
+        return pairs
+    return pairs[np.sort(rng.choice(len(pairs), limit, replace=False))]
+
+
+def check_trials(path: Path, trials: Trials, table: pd.DataFrame, absent: str = "the corpus lacks") -> None:
+    """Check a given list against the corpus.
+
+    Args:
+        path: of the list, for messages.
+        trials: its content.
+        table: rows of a manifest.
+        absent: what it means that an utterance is not in `table`.
+
+    Raises:
+        DataError: utterances that the corpus lacks (first five, with lines), or labels that contradict the
+        speakers.
+    """
+    known, table = table["utterance_id"], table[table["utterance_id"].isin(trials.ids)]
+    speaker_of = dict(zip(table["utterance_id"], table["speaker_id"], strict=True))
+    unknown = {name for name in trials.ids if name not in speaker_of}
+    if unknown:
+        shown = first_five(_with_lines(path, trials, unknown))
+        matching = find_matching(trials.ids, known)
+        advice = "an id is the path below the corpus root" if matching is None else matching.offer()
+        raise DataError(f"{path}: utterances that {absent}: {shown}; {advice}")
+    number = {speaker: place for place, speaker in enumerate(table["speaker_id"].unique())}
+    enroll, test = (
+        side.look_up(np.array([number[speaker_of[name]] for name in side.values], np.int32))
+        for side in (trials.enroll, trials.test)
+    )
+    wrong = np.flatnonzero((enroll == test) != (trials.labels == 1))
+    if len(wrong):
+        row = int(wrong[0])
+        label = "target" if trials.labels[row] else "nontarget"
+        names = [side[row : row + 1].item() for side in (trials.enroll, trials.test)]
+        raise DataError(
+            f"{path}: trial {row + 1}: {' '.join(names)} is called {label}, the corpus says speakers"
+            f" {' and '.join(speaker_of[name] for name in names)} ({len(wrong)} such trials)"
+        )
+
+
+def _with_lines(path: Path, trials: Trials, unknown: set[str]) -> Sequence[str]:
+    lines: dict[str, int] = {}
+    for number, line in enumerate(read_bytes(path).decode().split("\n"), start=1):
+        for field in line.split("\t") if "\t" in line else line.split():
+            if field.strip() in unknown:
+                lines.setdefault(field.strip(), number)
+    return [f"{name} (line {number})" for name, number in lines.items()] or sorted(unknown)

@@ -1,0 +1,1 @@
+"""Manifests merged, split, checked, counted and packed."""

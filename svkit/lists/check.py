@@ -1,0 +1,186 @@
+"""`svkit prepare check`: every recording of a list is decoded, and what cannot be trained on is named."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from svkit.audio.quality import CLIPPED_SHARE, SILENCE_DB
+from svkit.corpora.derived import DerivedLists, rebased_table
+from svkit.corpora.scan import (
+    BadFile,
+    BadFilesError,
+    ScanOptions,
+    describe_bad,
+    examine_all,
+    repeated_digests,
+)
+from svkit.errors import DataError
+from svkit.progress import Progress
+from svkit.store.manifest import Manifest, read_manifest
+from svkit.store.scan_journal import Finding, Source, remove_journal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckRequest:
+    """What the user asked for."""
+
+    list: Path
+    out: Path | None = None
+    """Where the list without its bad rows goes; None: a bad row is an error."""
+    audio_root: Path | None = None
+    min_seconds: float = 0.5
+    max_clipped: float = CLIPPED_SHARE
+    """Largest share of samples on plateaus at full scale or at a recording's own extremes."""
+    num_workers: int | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckResult:
+    """What was found."""
+
+    list: str
+    """The list checked."""
+    utterances: int
+    bad: int
+    reasons: dict[str, int]
+    """Kind of fault -> utterances."""
+    hours: float
+    """Of the good ones."""
+    out: str | None
+    """The list without the bad ones."""
+    bad_files: tuple[BadFile, ...]
+
+
+def run(request: CheckRequest, progress: Progress) -> CheckResult:
+    """Check a list.
+
+    What is found out about files is kept until the check succeeds: an interrupted one, or one with `out` after one
+    without, goes on from there.
+
+    Raises:
+        BadFilesError: there are bad rows and no `out`.
+        ConfigError: `out` is there already.
+        DataError: the list is missing or bad, or no good row is left for `out`.
+    """
+    outputs = [] if request.out is None else [request.out]
+    derived = DerivedLists(outputs, {"manifest": request.list}, overwrite=request.overwrite)
+    manifest = read_manifest(request.list, request.audio_root)
+    journal = _journal(request, progress)
+    options = ScanOptions(
+        min_seconds=request.min_seconds,
+        num_workers=request.num_workers,
+        measures_quality=True,
+        journal=journal,
+    )
+    bad = _examine(manifest, request, options, progress)
+    kept = np.ones(len(manifest), dtype=bool)
+    kept[[row for row, _ in bad]] = False
+    bad_files = tuple(file for _, file in bad)
+    if bad_files and request.out is None:
+        message = describe_bad(bad_files, len(manifest))
+        advice = "mend them, or write a list without them with --out"
+        raise BadFilesError(f"{request.list}: {message}; {advice}", bad_files)
+    if request.out is not None:
+        if not kept.any():
+            raise DataError(f"{request.list}: no good utterance is left; {request.out} is not written")
+        config = {"min_seconds": request.min_seconds, "max_clipped": request.max_clipped}
+        table = rebased_table(manifest, request.out.parent)[kept]
+        derived.write(request.out, table, "prepare check", config)
+    if journal is not None:
+        remove_journal(journal)
+    return CheckResult(
+        list=str(request.list),
+        utterances=len(manifest),
+        bad=len(bad_files),
+        reasons=dict(Counter(file.reason for file in bad_files).most_common()),
+        hours=round(float(manifest.durations_seconds[kept].sum()) / 3600, 4),
+        out=None if request.out is None else str(request.out),
+        bad_files=bad_files,
+    )
+
+
+def _journal(request: CheckRequest, progress: Progress) -> Path | None:
+    """Return where the check is remembered: beside the list, so that a run with `out` goes on from one without."""
+    for path in (request.list, request.out):
+        if path is not None and _is_writable(path.parent):
+            return path.parent / f".{request.list.name}.check"
+    progress.note(
+        f"{request.list.parent} cannot be written: an interrupted check will start from the beginning"
+    )
+    return None
+
+
+def _is_writable(directory: Path) -> bool:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return True
+    except OSError:
+        return False
+
+
+def _examine(
+    manifest: Manifest, request: CheckRequest, options: ScanOptions, progress: Progress
+) -> list[tuple[int, BadFile]]:
+    """Return the bad rows in order."""
+    manifest.index()
+    digests = np.zeros((len(manifest), 2), np.uint64)
+    usable = np.ones(len(manifest), dtype=bool)
+    bad: dict[int, BadFile] = {}
+    found = examine_all(_places(manifest), len(manifest), options, progress, "reading audio")
+    for row, finding in enumerate(found):
+        reason, detail = _fault(manifest, row, finding, request)
+        if reason:
+            bad[row] = _bad(manifest, row, reason, detail)
+            usable[row] = False
+        else:
+            digests[row] = finding.digest_words()
+    for row, first in repeated_digests(digests, usable):
+        detail = f"the same samples as {manifest.text('utterance_id', first)}"
+        if manifest.text("speaker_id", first) != manifest.text("speaker_id", row):
+            detail += f", which is called speaker {manifest.text('speaker_id', first)}"
+        bad[row] = _bad(manifest, row, "duplicate", detail)
+    return sorted(bad.items(), key=lambda item: item[0])
+
+
+def _places(manifest: Manifest) -> Iterator[Source]:
+    return (Source(manifest.audio(row), manifest.channel(row)) for row in range(len(manifest)))
+
+
+def _bad(manifest: Manifest, row: int, reason: str, detail: str) -> BadFile:
+    return BadFile(
+        utterance_id=manifest.text("utterance_id", row),
+        reason=reason,
+        detail=detail,
+        path=str(manifest.audio(row)),
+    )
+
+
+def _fault(manifest: Manifest, row: int, finding: Finding, request: CheckRequest) -> tuple[str, str]:
+    if finding.reason:
+        return finding.reason, finding.detail
+    listed = (int(manifest.sample_rates_hz[row]), int(manifest.num_samples[row]))
+    found = (finding.sample_rate_hz, finding.num_samples)
+    if listed != found and finding.missing:
+        return "truncated", finding.missing
+    if listed != found:
+        expected = f"the list says {listed[1]} samples at {listed[0]} Hz"
+        return "changed", f"{expected}, the file has {found[1]} at {found[0]} Hz"
+    seconds = finding.num_samples / finding.sample_rate_hz
+    if seconds < request.min_seconds:
+        return "too short", f"{seconds:.3g} s, shorter than {request.min_seconds:g} s"
+    if finding.level_db < SILENCE_DB:
+        hint = f"; {finding.louder}: prepare takes --channel N|mix|loudest" if finding.louder else ""
+        return "silent", f"nothing above {SILENCE_DB:g} dB of full scale{hint}"
+    if finding.clipped_share > request.max_clipped:
+        share = 100 * finding.clipped_share
+        return (
+            "clipped",
+            f"{share:.2g} % of the samples are cut off, more than {100 * request.max_clipped:g} %",
+        )
+    return "", ""

@@ -1,0 +1,140 @@
+"""`svkit prepare split`: one list becomes several that share no speaker."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from svkit.corpora import splits
+from svkit.corpora.derived import DerivedLists, rebased_table
+from svkit.errors import ConfigError, DataError, first_five
+from svkit.progress import Progress
+from svkit.store.manifest import Manifest, read_manifest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitRequest:
+    """What the user asked for."""
+
+    list: Path
+    out: Path
+    """Directory of the parts."""
+    parts: tuple[str, ...]
+    """`NAME=SPEAKERS` each: a number, a percentage (`5%`), or a file with one speaker a line."""
+    rest: str = "train"
+    """Name of the part with everyone else."""
+    seed: int = 24
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One of the lists written."""
+
+    list: str
+    speakers: int
+    utterances: int
+    hours: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitResult:
+    """What was written, by name."""
+
+    parts: dict[str, Part]
+
+
+def run(request: SplitRequest, progress: Progress) -> SplitResult:
+    """Split a list by speakers.
+
+    Who is drawn follows from the seed, the names of the parts and the set of speakers, not from the order of rows.
+
+    Raises:
+        ConfigError: a part that the list cannot give, or a list that is there already.
+        DataError: the list or a file of speakers is missing or bad.
+    """
+    wanted = _parse(request.parts, request.rest)
+    suffix = request.list.suffix
+    paths = {name: request.out / f"{name}{suffix}" for name in (*wanted, request.rest)}
+    files = {f"speakers {name}": Path(spec) for name, spec in wanted.items() if Path(spec).exists()}
+    inputs = {"manifest": request.list, **files}
+    output = DerivedLists(list(paths.values()), inputs, overwrite=request.overwrite)
+    table = rebased_table(read_manifest(request.list), request.out)
+    chosen = _choose(wanted, sorted(str(name) for name in table["speaker_id"].unique()), request.seed)
+    taken = {speaker for speakers in chosen.values() for speaker in speakers}
+    parts = {}
+    with progress.task("writing lists", len(paths)) as task:
+        for name, path in paths.items():
+            if name in chosen:
+                rows = table[table["speaker_id"].isin(chosen[name])]
+            else:
+                rows = table[~table["speaker_id"].isin(taken)]
+            config = {"part": name, "parts": wanted, "rest": request.rest, "seed": request.seed}
+            output.write(path, rows, "prepare split", config)
+            manifest = Manifest(path, path.parent, rows)
+            parts[name] = Part(
+                list=str(path),
+                speakers=int(rows["speaker_id"].nunique()),
+                utterances=len(rows),
+                hours=round(float(manifest.durations_seconds.sum()) / 3600, 4),
+            )
+            task.advance()
+    return SplitResult(parts=parts)
+
+
+def _parse(parts: Sequence[str], rest: str) -> dict[str, str]:
+    if not rest or "/" in rest:
+        raise ConfigError(f"--rest {rest}: expected the name of a part, such as train")
+    wanted: dict[str, str] = {}
+    for text in parts:
+        name, _, spec = text.partition("=")
+        if not name or not spec or "/" in name:
+            raise ConfigError(
+                f"--part {text}: expected NAME=SPEAKERS, such as valid=40, test=5% or test=FILE"
+            )
+        if name in wanted or name == rest:
+            raise ConfigError(f"--part {text}: a second part called {name}")
+        wanted[name] = spec
+    if not wanted:
+        raise ConfigError("--part: expected at least one NAME=SPEAKERS")
+    return wanted
+
+
+def _choose(wanted: dict[str, str], speakers: list[str], seed: int) -> dict[str, list[str]]:
+    chosen: dict[str, list[str]] = {}
+    free = set(speakers)
+    numbers: dict[str, int] = {}
+    for name, spec in wanted.items():
+        count = _count(name, spec, len(speakers))
+        if count is not None:
+            numbers[name] = count
+            continue
+        named = splits.read_speakers(Path(spec), speakers)
+        again = sorted(set(named) - free)
+        if again:
+            raise DataError(f"{spec}: speakers that another part has: {first_five(again)}")
+        chosen[name] = named
+        free -= set(named)
+    for name, count in numbers.items():
+        if not 1 <= count < len(free):
+            raise ConfigError(
+                f"--part {name}={wanted[name]}: {count} speakers, expected 1 to {len(free) - 1}: the list has"
+                f" {len(speakers)}, {len(speakers) - len(free)} are in other parts, one must be left for the rest"
+            )
+        drawn = splits.generator(seed, f"split {name}").choice(sorted(free), count, replace=False)
+        chosen[name] = sorted(str(speaker) for speaker in drawn)
+        free -= set(chosen[name])
+    if not free:
+        raise ConfigError(f"--part: the parts take all {len(speakers)} speakers, none is left for the rest")
+    return chosen
+
+
+def _count(name: str, spec: str, num_speakers: int) -> int | None:
+    if not spec.endswith("%") or Path(spec).exists():
+        return int(spec) if splits.is_count(f"--part {name}", spec) else None
+    try:
+        share = float(spec.removesuffix("%"))
+    except ValueError:
+        return None
+    if not 0 < share < 100:
+        raise ConfigError(f"--part {name}={spec}: expected a percentage > 0 and < 100")
+    return max(1, round(share / 100 * num_speakers))

@@ -1,0 +1,1 @@
+"""Models: loaded, described, and run over recordings."""

@@ -1,0 +1,1 @@
+"""Report, figures and model cards, from what an experiment holds."""

@@ -1,0 +1,195 @@
+"""`svkit report`: every score and checkpoint of an experiment on one page."""
+
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svkit.errors import ArtifactError, terminal_text
+from svkit.progress import Progress
+from svkit.reports import facts as gather
+from svkit.reports import figures, markdown, timing, wording
+from svkit.reports import html as page
+from svkit.reports.card import write_card
+from svkit.scoring.guards import Guards, check_scores
+from svkit.scoring.lineage import mixed_recipes
+from svkit.scoring.measurement import NUM_RESAMPLES
+from svkit.store import report as store
+from svkit.store.atomic import write_bytes, write_text
+from svkit.store.finished import is_current
+from svkit.store.output import open_output
+from svkit.store.provenance import sha256_file
+from svkit.store.scores import read_metrics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportRequest:
+    """Which experiment to report on."""
+
+    exp: Path
+    seed: int = 24
+    """Of the bootstrap."""
+    allow: frozenset[str] = frozenset()
+    """Guards that may be passed (`svkit.scoring.guards`)."""
+    overwrite: bool = False
+    keep_finished: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportResult:
+    """Where the report is and what it says."""
+
+    directory: Path
+    page: Path
+    report: dict[str, Any]
+    """Content of `report.json`."""
+
+
+def run(request: ReportRequest, progress: Progress) -> ReportResult:
+    """Gather, time, draw and write the report of an experiment.
+
+    Raises:
+        ArtifactError: there is nothing to report, an artifact is corrupt, or scores are stale.
+        ConfigError: finished already and not `overwrite`.
+    """
+    exp = request.exp
+    scores, checkpoints = store.find_scores(exp), store.find_checkpoints(exp)
+    if not scores:
+        raise ArtifactError(f"{exp / 'scores'}: no finished scores; run `svkit score` first")
+    guards = Guards(allowed=request.allow)
+    measured, hash_once = [], functools.cache(sha256_file)  # models of several lists
+    for directory in scores:
+        metrics = read_metrics(directory)
+        check_scores(guards, directory, metrics, hash_once)
+        if metrics["eer"] is None:  # trials of one class: on record, nothing to draw
+            guards.cautions.extend(f"{_below(exp, directory)}: {caution}" for caution in metrics["cautions"])
+        else:
+            measured.append(directory)
+    target = exp / "report"
+    config = {
+        "num_resamples": NUM_RESAMPLES,
+        "rounds": timing.ROUNDS,
+        "seed": request.seed,
+        "allow": sorted(request.allow),
+    }
+    inputs = {_below(exp, path): path for path in (*scores, *checkpoints)}
+    if request.keep_finished and is_current(target, command="report", config=config, inputs=inputs):
+        progress.note(f"{target}: finished, kept")
+        return _result(target)
+    with open_output(
+        target, command="report", config=config, inputs=inputs, overwrite=request.overwrite, experiment=exp
+    ) as output:
+        hashes = {entry["name"]: entry["sha256"] for entry in output.inputs}
+        systems, comparisons = gather.gather_systems(exp, measured, NUM_RESAMPLES, request.seed, progress)
+        contents = {path: hashes[path] for path in (_below(exp, directory) for directory in checkpoints)}
+        gather.link_models(exp, systems, contents)
+        evaluated = {system["model_path"] for system in systems}
+        models = _describe_models(exp, contents, evaluated, progress)
+        mixed = [mixed_recipes(exp / path, exp) for path in sorted(filter(None, evaluated))]
+        guards.cautions.extend(dict.fromkeys(caution for caution in mixed if caution is not None))
+        report = {
+            "machine": timing.describe_machine(),
+            "models": models,
+            "systems": [output.recorded(system) for system in systems],
+            "comparisons": comparisons,
+            "training": gather.gather_training(exp, checkpoints),
+            "provenance": [output.recorded(entry) for entry in gather.gather_provenance(exp)],
+            "cautions": guards.cautions,
+        }
+        store.write_report(output.path, output.recorded(report))
+        _render(output.path, progress)
+        output.finish()
+    for path in contents:
+        write_card(exp / path, [system for system in systems if system["model_path"] == path])
+    return _result(target)
+
+
+def _result(directory: Path) -> ReportResult:
+    return ReportResult(
+        directory=directory, page=directory / store.PAGE_NAME, report=store.read_report(directory)
+    )
+
+
+def _below(exp: Path, directory: Path) -> str:
+    return directory.relative_to(exp).as_posix()
+
+
+def _describe_models(
+    exp: Path, contents: Mapping[str, str], evaluated: set[str | None], progress: Progress
+) -> list[dict[str, Any]]:
+    """Describe every checkpoint (path -> sha256) and time those that were evaluated."""
+    from svkit.models.info import describe_checkpoint
+
+    models = [
+        {
+            "path": path,
+            "sha256": sha256,
+            "is_evaluated": path in evaluated,
+            **describe_checkpoint(exp / path),
+            "timing": None,
+        }
+        for path, sha256 in contents.items()
+    ]
+    chosen = [model["path"] for model in models if model["is_evaluated"]]
+    if chosen:
+        import torch
+
+        from svkit.models.load import load_model
+
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(timing.NUM_THREADS)
+        try:
+            timings = timing.time_models({path: load_model(exp / path).embed for path in chosen}, progress)
+        finally:
+            torch.set_num_threads(num_threads)
+        for model in models:
+            model["timing"] = timings.get(model["path"])
+    return models
+
+
+def _render(directory: Path, progress: Progress) -> None:
+    """Write markdown, page and figures from `report.json` alone."""
+    report = _printable(store.read_report(directory))
+    drawings, panels = [], figures.panels(report)
+    with progress.task("draw", len(panels)) as task:
+        for panel in panels:
+            drawing = figures.draw(panel)
+            write_bytes(directory / store.FIGURES_NAME / f"{drawing.name}.png", drawing.png)
+            write_text(directory / store.FIGURES_NAME / f"{drawing.name}.svg", drawing.svg)
+            drawings.append(drawing)
+            task.advance(1, figure=drawing.name)
+    captions = [(drawing.name, drawing.caption) for drawing in drawings]
+    write_text(directory / store.MARKDOWN_NAME, markdown.render(report, captions))
+    write_text(directory / store.PAGE_NAME, page.render(report, drawings))
+
+
+def _printable(value: Any) -> Any:
+    """Return the facts without control characters in any text: no page, drawing or terminal may get them."""
+    if isinstance(value, dict):
+        return {name: _printable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return terminal_text(value, sys.maxsize) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What the terminal shows of a report."""
+
+    headline: list[str]
+    tables: list[tuple[str, list[str], list[list[str]]]]
+    """Title, headings and rows."""
+    notes: list[str]
+
+
+def summary(report: Mapping[str, Any]) -> Summary:
+    """Return the sentences, tables and notes for the terminal, 80 columns wide."""
+    models = [model for model in report["models"] if model["is_evaluated"]]
+    tables = [("Errors", *wording.short_error_table(report))]
+    if models:
+        rows = [wording.model_cells(model["path"], model) for model in models]
+        tables.append(("Models", wording.model_columns(), rows))
+    notes = [wording.trials_note(report), wording.interval_note(report), wording.timing_note(report)]
+    return Summary(headline=wording.headline(report), tables=tables, notes=[note for note in notes if note])

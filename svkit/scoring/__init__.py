@@ -1,0 +1,1 @@
+"""Trials to scores and metrics, and a decision on two recordings."""

@@ -1,0 +1,249 @@
+"""From trials and embeddings to raw scores: look up rows, centre, normalise; for score and verify."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five
+from svkit.eval import scoring
+from svkit.eval.plda import Plda, train_plda
+from svkit.scoring.trial_speakers import recorded_manifest
+from svkit.store.embeddings import Embeddings, read_embeddings
+from svkit.store.enrollment import enrollment_groups
+from svkit.store.trials import Trials
+
+Norm = Literal["none", "snorm", "asnorm"]
+Method = Literal["cosine", "plda"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """How two embeddings become a score."""
+
+    method: Method = "cosine"
+    """Cosine, or the log-likelihood ratio of a two-covariance PLDA model."""
+    norm: Norm = "none"
+    top_n: int = 300
+    """Cohort members that count in adaptive S-norm."""
+    center: bool = False
+    """Subtract the mean of the cohort, or of the evaluated embeddings where there is no cohort."""
+    cohort_speakers: bool = False
+    """One cohort member a speaker (mean of the length-normalised embeddings) instead of one an utterance."""
+
+    def __post_init__(self) -> None:
+        if self.method == "plda" and self.center:
+            raise ConfigError("--center: PLDA centres on its own training data; leave it out")
+
+    @property
+    def suffix(self) -> str:
+        """Name of the back-end in the scores directory; empty for plain cosine."""
+        parts = ["plda"] * (self.method == "plda") + ["center"] * self.center
+        return "-".join(parts if self.norm == "none" else [*parts, self.norm])
+
+    @property
+    def name(self) -> str:
+        """Name of the back-end in tables."""
+        return self.suffix or "cosine"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lookup:
+    """Rows of the embeddings that a trial list needs, and each trial's place among them."""
+
+    enroll: NDArray[np.float32]
+    """[R, D]: the utterances of all enrollments."""
+    enroll_groups: NDArray[np.int64]
+    """[R] the enrollment, 0 to E - 1, that each belongs to."""
+    test: NDArray[np.float32]
+    """[U, D]."""
+    enroll_rows: NDArray[np.int32]
+    """[T] enrollment of each trial, 0 to E - 1."""
+    test_rows: NDArray[np.int32]
+    """[T]."""
+
+    @property
+    def num_enrollments(self) -> int:
+        """E."""
+        return int(self.enroll_groups.max()) + 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Scored:
+    """Scores and what they were normalised by."""
+
+    scores: NDArray[np.float64]
+    """[T], higher for the same speaker."""
+    cohort_means: tuple[NDArray[np.float64], NDArray[np.float64]] | None
+    """Mean cohort score of each enrollment [E] and each test [U], where there is a cohort."""
+
+
+def read_material(what: str, directory: Path, embeddings: Embeddings, name: Path) -> Embeddings:
+    """Read a cohort or the training data of PLDA and check that the scored embeddings' checkpoint made it.
+
+    Args:
+        what: for the message.
+        directory: of the material's embeddings.
+        embeddings: those to be scored.
+        name: their directory, for the message.
+
+    Raises:
+        ArtifactError: another checkpoint made it.
+    """
+    material = read_embeddings(directory)
+    made_by = [(meta.get("checkpoint") or {}).get("sha256") for meta in (material.meta, embeddings.meta)]
+    if None not in made_by and made_by[0] != made_by[1]:
+        raise ArtifactError(
+            f"{directory}: expected {what} made with the checkpoint of {name}, found another one's;"
+            " extract it with the same --model"
+        )
+    return material
+
+
+def cohort_members(cohort: Embeddings, backend: Backend) -> NDArray[np.float32]:
+    """Return the cohort [C, D]: its utterances, or a mean of each speaker.
+
+    Raises:
+        DataError: `cohort_speakers` and no manifest says who speaks.
+    """
+    if not backend.cohort_speakers:
+        return cohort.matrix
+    groups, num_speakers = _speaker_groups(cohort)
+    return scoring.group_means(cohort.matrix, groups, num_speakers)
+
+
+def matrix_sha256(embeddings: Embeddings) -> str:
+    """Return the sha256 of the numbers: what a cohort or PLDA training data contribute to scores."""
+    return hashlib.sha256(np.ascontiguousarray(embeddings.matrix).data).hexdigest()
+
+
+def train_backend(training: Embeddings) -> Plda:
+    """Train PLDA on embeddings whose manifest says who speaks.
+
+    Raises:
+        DataError: the manifest is gone, has changed or lacks an utterance, or there are too few embeddings.
+    """
+    return train_plda(training.matrix, *_speaker_groups(training))
+
+
+def _speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
+    table = recorded_manifest(material.meta.get("manifest"))
+    speaker = pd.Series(material.ids).map(dict(zip(table.utterance_ids, table.speaker_ids, strict=True)))
+    if speaker.isna().any():
+        missing = first_five(material.ids[speaker.isna()].tolist())
+        raise DataError(f"{table.source}: no speaker for utterances {missing}")
+    codes, speakers = pd.factorize(speaker)
+    return codes.astype(np.int64), len(speakers)
+
+
+def look_up(
+    trials: Trials, embeddings: Embeddings, source: str, enrollment: pd.DataFrame | None = None
+) -> Lookup:
+    """Find the embeddings of both sides of every trial.
+
+    Args:
+        trials: T trials.
+        embeddings: of at least their utterances.
+        source: name of the embeddings for messages.
+        enrollment: `enroll_id`, `utterance_id` where an enrollment has several utterances; their
+            length-normalised embeddings are averaged, after centring where that is asked for.
+
+    Raises:
+        DataError: utterances or enrollments without an embedding; the first five are named.
+    """
+    enroll_ids, test_ids = trials.enroll.values, trials.test.values
+    index = pd.Index(embeddings.ids)
+    test = embeddings.matrix[_rows(index, test_ids, source, "utterances")]
+    if enrollment is None:
+        rows = _rows(index, enroll_ids, source, "utterances")
+        groups = np.arange(len(rows))
+    else:
+        needed = enrollment[enrollment["enroll_id"].isin(enroll_ids)]
+        rows = _rows(index, np.asarray(needed["utterance_id"], dtype=object), source, "utterances")
+        models, _ = enrollment_groups(needed)
+        _rows(pd.Index(models), enroll_ids, "the enrollment map", "enrollments")
+        groups = pd.Index(enroll_ids).get_indexer(pd.Index(needed["enroll_id"]))
+    return Lookup(
+        enroll=embeddings.matrix[rows],
+        enroll_groups=groups.astype(np.int64),
+        test=test,
+        enroll_rows=trials.enroll.codes,
+        test_rows=trials.test.codes,
+    )
+
+
+def has_embeddings(
+    trials: Trials, embeddings: Embeddings, enrollment: pd.DataFrame | None = None
+) -> NDArray[np.bool_]:
+    """Say of every trial whether all of its utterances have embeddings, [T]; arguments as for `look_up`."""
+    known = pd.Index(embeddings.ids)
+    enrollments: pd.Index = known
+    if enrollment is not None:
+        is_whole = enrollment["utterance_id"].isin(known).groupby(enrollment["enroll_id"]).all()
+        enrollments = is_whole[is_whole].index
+    has_test = trials.test.look_up(pd.Index(trials.test.values).isin(known))
+    has_enroll = trials.enroll.look_up(pd.Index(trials.enroll.values).isin(enrollments))
+    return np.asarray(has_test & has_enroll, dtype=bool)
+
+
+def _rows(index: pd.Index, ids: NDArray[np.object_], source: str, what: str) -> NDArray[np.int64]:
+    rows = index.get_indexer(pd.Index(ids))
+    missing = np.asarray(ids)[rows < 0]
+    if len(missing):
+        raise DataError(
+            f"{source}: nothing for {len(missing)} of {len(ids)} {what} of the trials:"
+            f" {first_five(missing.tolist())}; they must hold every utterance of the trials"
+        )
+    return np.asarray(rows, dtype=np.int64)
+
+
+def score_trials(
+    found: Lookup, backend: Backend, cohort: NDArray[np.float32] | None, plda: Plda | None = None
+) -> Scored:
+    """Score every trial.
+
+    Args:
+        found: embeddings of both sides.
+        backend: what to do with them.
+        cohort: [C, D], needed for normalisation.
+        plda: needed for the method `plda`.
+
+    Raises:
+        ConfigError: a normalisation without a cohort.
+    """
+    if backend.norm != "none" and cohort is None:
+        raise ConfigError(
+            f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest"
+        )
+    assert (backend.method == "plda") == (plda is not None), "a model for the method plda, and only for it"
+    enroll, test = found.enroll, found.test
+    if backend.center:
+        mean = (cohort if cohort is not None else test).mean(axis=0, dtype=np.float64)
+        enroll, test = scoring.center(enroll, mean), scoring.center(test, mean)
+        cohort = None if cohort is None else scoring.center(cohort, mean)
+    # A score is an inner product of two factors.
+    if plda is not None:
+        left = plda.enroll_factors(enroll, found.enroll_groups, found.num_enrollments)
+        right = plda.test_factors(test)
+    else:
+        left = scoring.length_normalize(
+            scoring.group_means(enroll, found.enroll_groups, found.num_enrollments)
+        )
+        right = scoring.length_normalize(test)
+    raw = scoring.pair_products(left, right, found.enroll_rows, found.test_rows)
+    if cohort is None:
+        return Scored(scores=raw.astype(np.float64), cohort_means=None)
+    against = scoring.length_normalize(cohort) if plda is None else plda.test_factors(cohort)
+    # Against the cohort, a test stands where an enrollment of one utterance does.
+    alone = right if plda is None else plda.enroll_factors(test, np.arange(len(test)), len(test))
+    top_n = None if backend.norm == "snorm" else min(backend.top_n, len(cohort))
+    of_enroll, of_test = (scoring.product_statistics(rows, against, top_n) for rows in (left, alone))
+    if backend.norm == "none":
+        scores = raw.astype(np.float64)
+    else:
+        scores = scoring.normalize_scores(raw, of_enroll, of_test, found.enroll_rows, found.test_rows)
+    return Scored(scores=scores, cohort_means=(of_enroll.mean, of_test.mean))

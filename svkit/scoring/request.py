@@ -1,0 +1,129 @@
+"""What `svkit score` is asked for and what it answers, and which wishes contradict each other."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from svkit.errors import ConfigError
+from svkit.scoring.backend import Backend
+from svkit.scoring.measurement import NUM_RESAMPLES
+from svkit.store.score_forms import FORMS, check_ids
+from svkit.store.trials import Trials
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreRequest:
+    """What to score, how, and where the result goes."""
+
+    exp: Path
+    trials: Path
+    embeddings: tuple[Path, ...] = ()
+    """Empty: every finished directory in exp/embeddings."""
+    backend: Backend = field(default_factory=Backend)
+    cohorts: tuple[Path, ...] = ()
+    """Embeddings, or a manifest to embed: one for all systems, or one for each, in their order."""
+    plda_training: tuple[Path, ...] = ()
+    """Embeddings or a manifest of training speakers for PLDA: one for all systems, or one for each."""
+    enroll: Path | None = None
+    """Utterances of each enrollment; None: enrollments are utterances."""
+    calibrate: bool = False
+    """Learn a calibration (or a fusion) on these trials."""
+    calibrate_folds: int = 0
+    """Log-likelihood ratios of these trials by cross-validation over this many folds of speakers."""
+    calibrations: tuple[Path, ...] = ()
+    """Apply what was learnt on other trials: one file for all systems or one for each."""
+    quality: bool = False
+    """Calibrations see norms, durations and cohort means as well as the score."""
+    fuse: tuple[Path, ...] = ()
+    """Scores directories of these trials to fuse, instead of embeddings to score."""
+    by: tuple[str, ...] = ()
+    """Breakdowns: columns of the sidecar or the manifest, or `duration`."""
+    sidecar: Path | None = None
+    """Columns of the trials, a row a trial."""
+    forms: tuple[str, ...] = ()
+    """Forms of other toolkits to write as well."""
+    allow: frozenset[str] = frozenset()
+    """Guards that may be passed (`svkit.scoring.guards`)."""
+    match_ids: bool = False
+    """Match ids that differ in notation from the utterances' (`svkit.scoring.id_matching`)."""
+    seed: int = 24
+    overwrite: bool = False
+    keep_finished: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SystemScore:
+    """One system's result."""
+
+    name: str
+    directory: Path
+    metrics: dict[str, Any]
+    """Content of its `metrics.json`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreResult:
+    """What `svkit score` made."""
+
+    trials: str
+    """Stem of the trial list."""
+    systems: tuple[SystemScore, ...]
+    comparisons: tuple[dict[str, Any], ...] = ()
+    """Every other system against `dense`, or else the first one."""
+
+
+def check_options(request: ScoreRequest, trials: Trials) -> None:
+    """Raise ConfigError for options that contradict each other, DataError for ids that a form cannot hold."""
+    backend = request.backend
+    if request.calibrations and (request.calibrate or request.calibrate_folds):
+        raise ConfigError(
+            "--calibration applies what was learnt elsewhere, --calibrate and --calibrate-folds learn; give one of them"
+        )
+    if request.sidecar is not None and not request.by:
+        raise ConfigError("--sidecar gives columns for --by; name one with --by COLUMN")
+    for form in request.forms:
+        if form not in FORMS:
+            raise ConfigError(f"--format {form}: expected {' or '.join(FORMS)}")
+        check_ids(form, trials)
+    if request.fuse:
+        others = {
+            "--embeddings": request.embeddings, "--cohort": request.cohorts, "--qmf": request.quality,
+            "--plda-train": request.plda_training, "a back-end": backend != Backend(),
+        }  # fmt: skip
+        given = [name for name, value in others.items() if value]
+        if given:
+            raise ConfigError(f"--fuse takes scores as they are; leave out {', '.join(given)}")
+        return
+    unused = {
+        "--cohort-speakers needs --cohort": backend.cohort_speakers and not request.cohorts,
+        "--cohort is used by --norm, --center and --qmf; give one of them": request.cohorts
+        and backend.norm == "none"
+        and not (backend.center or request.quality),
+    }
+    for message, is_unused in unused.items():
+        if is_unused:
+            raise ConfigError(message)
+    if backend.norm != "none" and not request.cohorts:
+        raise ConfigError(
+            f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest"
+        )
+    if (backend.method == "plda") != bool(request.plda_training):
+        raise ConfigError(
+            "--backend plda and --plda-train (embeddings of training speakers) belong together; give both"
+        )
+
+
+def resolved_config(request: ScoreRequest) -> dict[str, Any]:
+    """Return what provenance records and a resumed run must equal."""
+    return {
+        **asdict(request.backend),
+        "num_resamples": NUM_RESAMPLES,
+        "seed": request.seed,
+        "calibrate": request.calibrate,
+        "calibrate_folds": request.calibrate_folds,
+        "quality": request.quality,
+        "by": list(request.by),
+        "forms": list(request.forms),
+        "allow": sorted(request.allow),
+        **({"match_ids": True} if request.match_ids else {}),
+    }

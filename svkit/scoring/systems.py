@@ -1,0 +1,64 @@
+"""Which embeddings a trial list is scored with."""
+
+from pathlib import Path
+
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five
+from svkit.progress import Progress
+from svkit.scoring.id_matching import find_matching
+from svkit.scoring.request import ScoreRequest
+from svkit.store.embeddings import read_embeddings
+from svkit.store.provenance import RUN_NAME, is_finished
+from svkit.store.trials import Trials
+
+
+def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> list[Path]:
+    """Return the embeddings to score: those given, else the finished ones that know the utterances."""
+    if request.embeddings:
+        names = [directory.name for directory in request.embeddings]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"--embeddings: directories need different names, found {first_five(names)}")
+        return list(request.embeddings)
+    home = request.exp / "embeddings"
+    apart = {path.resolve() for path in (*request.cohorts, *request.plda_training)}
+    children = sorted(home.iterdir()) if home.is_dir() else []
+    ready = []
+    for child in children:
+        if is_finished(child) and child.resolve() not in apart:
+            ready.append(child)
+        elif not is_finished(child) and (child / RUN_NAME).exists():
+            progress.note(
+                f"{child}: not finished, left out; the `svkit extract` that began it goes on with it"
+            )
+    wanted = trials.test.values[:1000]
+    known, offers = [], []
+    for directory in ready:
+        ids = read_embeddings(directory).ids
+        is_strange = set(wanted).isdisjoint(ids)
+        matching = find_matching(wanted, ids) if is_strange else None
+        if matching is not None and not request.match_ids:
+            offers.append(f"{directory}: {matching.offer()}")
+        elif matching is None and is_strange:
+            progress.note(f"{directory}: knows no utterance of {request.trials.name}, left out")
+        else:
+            known.append(directory)
+    if not known and offers:
+        raise DataError(
+            f"{request.trials}: no embeddings have its utterances as they are named; of the first"
+            f" {len(wanted)} tests, {first_five(offers)}"
+        )
+    if not known:
+        raise ArtifactError(
+            f"{home}: no finished embeddings{' with utterances of these trials' if ready else ''};"
+            " run `svkit extract` (--manifest LIST --model CKPT --out DIR for another list) or name a directory with"
+            " --embeddings"
+        )
+    return known
+
+
+def one_each(option: str, given: tuple[Path, ...], num_systems: int) -> list[Path | None]:
+    """Return the path for each system: none, the same for all, or one for each."""
+    if not given:
+        return [None] * num_systems
+    if len(given) not in (1, num_systems):
+        raise ConfigError(f"{option}: expected 1 or {num_systems} (one a system), found {len(given)}")
+    return [*given] * (num_systems if len(given) == 1 else 1)

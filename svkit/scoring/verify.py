@@ -1,0 +1,314 @@
+"""`svkit verify`: are these recordings of one speaker? Score, calibrated log-likelihood ratio, decision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from svkit.audio import quality
+from svkit.audio.features import MIN_SAMPLES
+from svkit.audio.resample import SAMPLE_RATE_HZ, resample
+from svkit.config.schema import ExtractConfig
+from svkit.errors import ArtifactError, ConfigError, DataError
+from svkit.eval.llr import bayes_threshold
+from svkit.eval.scoring import cosine_scores, group_means
+from svkit.models.extract import final_model
+from svkit.models.load import SpeakerModel, load_model
+from svkit.progress import Progress
+from svkit.scoring.backend import Backend
+from svkit.scoring.calibrate import bounds_gap, describe_backend, map_of, separable_caution
+from svkit.scoring.lineage import training_lists
+from svkit.store.audio_file import Channel, channel_levels_db, probe, read_audio
+from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
+from svkit.store.provenance import is_finished, read_provenance, sha256_input
+
+HIGHEST_RATE_HZ = 768_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyRequest:
+    """Which recordings to compare, and how to decide."""
+
+    exp: Path
+    enroll: tuple[Path, ...]
+    """Recordings of the known speaker."""
+    test: tuple[Path, ...]
+    """Recordings of one unknown speaker."""
+    model: Path | None = None
+    """Checkpoint; None: the experiment's final pruned model, else its final dense one."""
+    calibration: Path | None = None
+    """None: `calibration.json` beside the model, where there is one."""
+    prior: float = 0.5
+    """Probability of the same speaker before listening."""
+    threshold: float | None = None
+    """Accept from this score on; None: the Bayes threshold, for which a calibration is needed."""
+    channel: Channel | Literal["loudest"] = 0
+    """Which channel is listened to of recordings with several."""
+    allow_cut: bool = False
+    """Listen to what is there of files whose header says that they were longer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    """One file and what it is worth."""
+
+    path: Path
+    sample_rate_hz: int
+    seconds: float
+    """As long as it was listened to."""
+    is_cut: bool
+    """The file is longer."""
+    sound_seconds: float
+    channel: Channel
+    """Which one was listened to."""
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyResult:
+    """The answer, and what it rests on."""
+
+    score: float
+    """Cosine of the two sides' mean length-normalised embeddings."""
+    llr: float | None
+    """Natural-log likelihood ratio, within what the calibration's trials support; None: not calibrated."""
+    prior: float
+    posterior: float | None
+    """Probability of the same speaker at `prior`; None: not calibrated."""
+    threshold: float | None
+    """Score from which it is accepted; None: no decision, or one that the bounds of the likelihood ratio make alone."""
+    threshold_from: str | None
+    """`bayes` or `given`."""
+    is_accepted: bool | None
+    warnings: tuple[str, ...]
+    """Why the answer should not be trusted."""
+    notes: tuple[str, ...]
+    """What else to know about it."""
+    enroll: tuple[Recording, ...]
+    test: tuple[Recording, ...]
+    model: dict[str, Any]
+    """`{path, sha256, command, finished, svkit, trained_on: [{path, sha256}]}`."""
+    calibration: dict[str, Any] | None
+    """`{path, trials, num_targets, num_nontargets, bounds, is_separable}`."""
+
+
+def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
+    """Compare the recordings of both sides.
+
+    Raises:
+        ConfigError: a prior outside (0, 1), or a side without a file.
+        DataError: audio that is missing, unreadable, empty, not finite, or shorter than 35 ms.
+        ArtifactError: no model, or a calibration of another model or back-end.
+    """
+    if not request.enroll or not request.test:
+        raise ConfigError("verify: expected at least one file a side")
+    neutral = bayes_threshold(request.prior)  # checks the prior before anything slow
+    read = {path: _read(path, request) for path in dict.fromkeys((*request.enroll, *request.test))}
+    checkpoint = request.model or final_model(request.exp, progress)
+    model = load_model(checkpoint)
+    sha256 = sha256_input(checkpoint)
+    found = _find_calibration(request.calibration, checkpoint, sha256)
+    with progress.task(f"verify with {checkpoint}", len(read)) as task:
+        embedded = {}
+        for path, (_, waveform) in read.items():
+            embedded[path] = _embed(model, path, waveform)
+            task.advance(1)
+    score = _score([embedded[path] for path in request.enroll], [embedded[path] for path in request.test])
+    llr, threshold, source = None, request.threshold, None if request.threshold is None else "given"
+    is_accepted = None if threshold is None else score >= threshold
+    about_llr: list[str] = []
+    if found is not None:
+        learnt = map_of(found[1])
+        unbounded = float(learnt.apply(np.array([[score]]))[0])
+        llr = float(np.clip(unbounded, *learnt.bounds))
+        about_llr = _notes_on_calibration(*found, unbounded, neutral if threshold is None else None)
+        if threshold is None:
+            source, is_accepted = "bayes", llr >= neutral
+            threshold = (neutral - learnt.offset) / learnt.weights[0]
+            if abs(threshold) <= 1 and not learnt.bounds[0] <= neutral <= learnt.bounds[1]:
+                threshold = None
+    sides = tuple(tuple(read[path][0] for path in side) for side in (request.enroll, request.test))
+    return VerifyResult(
+        score=score,
+        llr=llr,
+        prior=request.prior,
+        posterior=None if llr is None else float(expit(llr - neutral)),
+        threshold=threshold,
+        threshold_from=source,
+        is_accepted=is_accepted,
+        warnings=(*_warnings(request, read), *_calibration_warnings(found)),
+        notes=(*_notes(request, read, has_llr=llr is not None, threshold=threshold), *about_llr),
+        enroll=sides[0],
+        test=sides[1],
+        model=_describe_model(checkpoint, sha256),
+        calibration=None if found is None else _describe_calibration(*found),
+    )
+
+
+def _read(path: Path, request: VerifyRequest) -> tuple[Recording, NDArray[np.float32]]:
+    """Read a recording as extraction does: one channel, cut at 60 s, at 16 kHz."""
+    channel = request.channel
+    info = probe(path, 0 if channel == "loudest" else channel, allow_cut=request.allow_cut)
+    rate, limit = info.sample_rate_hz, ExtractConfig().max_seconds
+    if not 1 <= rate <= HIGHEST_RATE_HZ:
+        raise DataError(f"{path}: expected a sample rate up to {HIGHEST_RATE_HZ} Hz, found {rate} Hz")
+    kept = min(info.num_samples, int(limit * rate))
+    if kept * SAMPLE_RATE_HZ < MIN_SAMPLES * rate:
+        raise DataError(f"{path}: expected at least 35 ms of audio, found {1000 * kept / rate:.0f} ms")
+    levels = channel_levels_db(path, kept)
+    if channel == "loudest":
+        channel = int(np.argmax(levels))
+    louder = "" if channel == "mix" else quality.louder_channel(levels, channel)
+    notes = [f"{louder}; channel {channel} was used, --channel N|mix|loudest chooses"] if louder else []
+    if info.missing:
+        notes.append(f"{info.missing}; what is there was used")
+    signal = read_audio(path, 0, kept, channel, length=info.num_samples)
+    measured = quality.measure(signal, rate)
+    warnings = measured.warnings()
+    if rate < SAMPLE_RATE_HZ:
+        warnings.append(
+            f"narrow: sampled at {rate:,} Hz, so it has content up to {rate // 2:,} Hz only; the model was made for"
+            f" {SAMPLE_RATE_HZ:,} Hz, content up to {SAMPLE_RATE_HZ // 2:,} Hz"
+        )
+    recording = Recording(
+        path=path,
+        sample_rate_hz=rate,
+        seconds=measured.seconds,
+        is_cut=kept < info.num_samples,
+        sound_seconds=measured.sound_seconds,
+        channel=channel,
+        warnings=tuple(warnings),
+        notes=tuple(notes),
+    )
+    return recording, resample(signal, rate)
+
+
+def _find_calibration(
+    given: Path | None, checkpoint: Path, sha256: str
+) -> tuple[Path, CalibrationRecord] | None:
+    """Return the calibration of this model's cosine scores; None where there is none beside the model.
+
+    Raises:
+        ArtifactError: it belongs to another model or back-end, needs more than a score, or falls with it.
+    """
+    path = given or checkpoint / FILE_NAME
+    if given is None and not path.exists():
+        return None
+    record = read_calibration(path)
+    again = "learn it again with `svkit score HELD_OUT_TRIALS --calibrate`"
+    if record.checkpoint_sha256 != sha256:
+        raise ArtifactError(
+            f"{path}: expected a calibration of {checkpoint} (sha256 {sha256[:12]}), found one of another"
+            f" model (sha256 {str(record.checkpoint_sha256)[:12]}); {again}"
+        )
+    if record.backend != describe_backend(Backend()) or record.features != ("score",):
+        raise ArtifactError(
+            f"{path}: expected a calibration of plain cosine scores, which verify computes, found one of"
+            f" {record.backend.get('name')} with {', '.join(record.features)}; {again}, without --norm,"
+            " --center, --backend and --qmf"
+        )
+    if not record.weights[0] > 0:
+        raise ArtifactError(
+            f"{path}: expected a positive weight of the score, found {record.weights[0]:g}; {again}"
+        )
+    return path, record
+
+
+def _embed(model: SpeakerModel, path: Path, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    if torch.cuda.is_available():
+        model.to("cuda")
+    embedding = model.embed([waveform])[0]
+    if not np.isfinite(embedding).all() or not embedding.any():
+        raise DataError(f"{path}: the model gives no usable embedding for it; check the audio")
+    return embedding
+
+
+def _score(enroll: Sequence[NDArray[np.float32]], test: Sequence[NDArray[np.float32]]) -> float:
+    sides = [group_means(np.stack(side), np.zeros(len(side), dtype=np.int64), 1) for side in (enroll, test)]
+    first = np.zeros(1, dtype=np.int64)
+    return float(cosine_scores(sides[0], sides[1], first, first)[0])
+
+
+_Read = dict[Path, tuple[Recording, NDArray[np.float32]]]
+
+
+def _warnings(request: VerifyRequest, read: _Read) -> list[str]:
+    found = [
+        f"{recording.path}: {warning}" for recording, _ in read.values() for warning in recording.warnings
+    ]
+    for one in dict.fromkeys(request.enroll):
+        for other in dict.fromkeys(request.test):
+            if np.array_equal(read[one][1], read[other][1]):
+                found.append(f"{one} and {other}: the same recording on both sides")
+    return found
+
+
+def _notes(request: VerifyRequest, read: _Read, *, has_llr: bool, threshold: float | None) -> list[str]:
+    found = [
+        f"{path}: the first {recording.seconds:.0f} s were used"
+        for path, (recording, _) in read.items()
+        if recording.is_cut
+    ]
+    found += [f"{path}: {note}" for path, (recording, _) in read.items() for note in recording.notes]
+    if has_llr and max(len(request.enroll), len(request.test)) > 1:
+        found.append(
+            "several files a side: the calibration was learnt on single utterances, so the likelihood ratio"
+            " is an approximation"
+        )
+    if threshold is not None and threshold > 1:
+        found.append("no score reaches the threshold: at this prior the model never accepts")
+    return found
+
+
+def _calibration_warnings(found: tuple[Path, CalibrationRecord] | None) -> list[str]:
+    caution = None if found is None else separable_caution(found[1])
+    return [] if caution is None else [caution]
+
+
+def _notes_on_calibration(
+    path: Path, record: CalibrationRecord, unbounded: float, neutral: float | None
+) -> list[str]:
+    """Say where the bounds of the likelihood ratio were reached; `neutral`: the ratio to decide by, if it decides."""
+    low, high = map_of(record).bounds
+    found = []
+    if not low <= unbounded <= high:
+        found.append(
+            f"the likelihood ratio is at its bound: the calibration's {record.num_targets:,} target and"
+            f" {record.num_nontargets:,} nontarget trials support none beyond {low:+.2f} and {high:+.2f}"
+            f" (without bounds {unbounded:+.2f})"
+        )
+    if neutral is not None and not low <= neutral <= high:
+        always = "accepts" if neutral < low else "rejects"
+        found.append(
+            f"at this prior a ratio of {neutral:+.2f} is needed, beyond the bounds {low:+.2f} and {high:+.2f}: it"
+            f" always {always}"
+        )
+    gap = bounds_gap(path, record)
+    return found if gap is None else [*found, f"not known: {gap}"]
+
+
+def _describe_model(checkpoint: Path, sha256: str) -> dict[str, Any]:
+    record = read_provenance(checkpoint) if is_finished(checkpoint) else {}
+    return {
+        "path": checkpoint.as_posix(),
+        "sha256": sha256,
+        **{key: record.get(key) for key in ("command", "finished", "svkit")},
+        "trained_on": training_lists(checkpoint),
+    }
+
+
+def _describe_calibration(path: Path, record: CalibrationRecord) -> dict[str, Any]:
+    return {
+        "path": path.as_posix(),
+        "trials": record.trials,
+        "num_targets": record.num_targets,
+        "num_nontargets": record.num_nontargets,
+        "bounds": map_of(record).bounds,
+        "is_separable": record.is_separable,
+    }

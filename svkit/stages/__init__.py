@@ -1,1 +1,0 @@
-"""One file a command: orders the steps of the command."""

@@ -1,1 +1,0 @@
-"""`svkit prepare`: from audio trees to manifests and trial lists, one file a corpus."""

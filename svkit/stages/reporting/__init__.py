@@ -1,1 +1,0 @@
-"""What `svkit report` is made of: gather facts, time models, draw, and render from the facts alone."""

@@ -1,0 +1,1 @@
+"""Export, conversion, and checks of an installation or experiment."""

@@ -1,0 +1,264 @@
+"""`svkit doctor`: what this machine and environment have, what is missing, and how to get it.
+
+Every check stands alone and survives a broken package: the doctor is for environments that do not work.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svkit.errors import SvkitError
+
+OK, NOTE, ERROR = "ok", "note", "error"
+"""Works; works, but something one may want is missing; svkit cannot work."""
+
+PYTHON_VERSIONS = ((3, 10), (3, 12))
+MIN_FREE_GB = 20.0
+"""Disk space below which a note is made: checkpoints of one full-size stage with its resume state take about 15 GB."""
+MIN_SHARED_MEMORY_GB = 1.0
+ENCODER = "facebook/w2v-bert-2.0"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One finding."""
+
+    name: str
+    status: str
+    """`ok`, `note` or `error`."""
+    found: str
+    remedy: str | None = None
+    """What to do; None: nothing."""
+
+
+def run(exp: Path) -> list[Check]:
+    """Examine the environment and the place of an experiment; never raises for what it examines."""
+    examinations: list[Callable[[Path], Iterator[Check]]] = [
+        _python, _packages, _torch_pair, _devices, _bf16, _memory, _disk, _ffmpeg, _audio_formats, _encoder, _export,
+        _experiment,
+    ]  # fmt: skip
+    checks = []
+    for examine in examinations:
+        try:
+            checks += list(examine(exp))
+        except Exception as error:  # a broken package may raise anything at import
+            name = examine.__name__.strip("_").replace("_", " ")
+            checks.append(Check(name=name, status=ERROR, found=_first_line(error), remedy="see the message"))
+    return checks
+
+
+def _judge(name: str, is_fine: bool, found: str, remedy: str, otherwise: str = NOTE) -> Check:
+    """Return a finding that needs its remedy only where it is not fine."""
+    return Check(
+        name=name, status=OK if is_fine else otherwise, found=found, remedy=None if is_fine else remedy
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:160]}"
+
+
+def _python(exp: Path) -> Iterator[Check]:
+    low, high = PYTHON_VERSIONS
+    is_known = low <= sys.version_info[:2] <= high
+    wanted = f"Python {low[0]}.{low[1]} to {high[0]}.{high[1]}"
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield _judge("python", is_known, found, f"make a virtual environment with {wanted}", otherwise=ERROR)
+
+
+def _packages(exp: Path) -> Iterator[Check]:
+    """Compare every requirement of svkit with what is installed: one line if all is well, else one a fault."""
+    from packaging.requirements import Requirement
+
+    yield Check(name="svkit", status=OK, found=importlib.metadata.version("svkit"))
+    requirements = [Requirement(text) for text in importlib.metadata.requires("svkit") or []]
+    required = [item for item in requirements if item.marker is None or item.marker.evaluate({"extra": ""})]
+    faults = []
+    for item in required:
+        try:
+            version = importlib.metadata.version(item.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        if version is None or not item.specifier.contains(version, prereleases=True):
+            found = f"{version or 'not installed'}, needs {item.specifier}"
+            faults.append(
+                Check(
+                    name=item.name,
+                    status=ERROR,
+                    found=found,
+                    remedy=f"pip install '{item.name}{item.specifier}'",
+                )
+            )
+    main = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers") if _has(name)]
+    if not faults:
+        found = f"{len(required)} required packages in their ranges ({', '.join(main)})"
+        yield Check(name="packages", status=OK, found=found)
+    yield from faults
+
+
+def _has(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _torch_pair(exp: Path) -> Iterator[Check]:
+    """Torchaudio refuses a torch of another version or build, at import."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchaudio")}
+    builds = {name: tuple(version.partition("+")[0].split(".")[:2]) for name, version in versions.items()}
+    remedy = "pip install --force-reinstall 'torch==2.11.*' 'torchaudio==2.11.*' from the same index"
+    found = ", ".join(f"{name} {version}" for name, version in versions.items())
+    if len(set(builds.values())) > 1:
+        yield Check(name="torch pair", status=ERROR, found=found, remedy=remedy)
+        return
+    try:
+        importlib.import_module("torch")
+        importlib.import_module("torchaudio")
+    except Exception as error:
+        yield Check(name="torch pair", status=ERROR, found=f"{found}: {_first_line(error)}", remedy=remedy)
+        return
+    yield Check(name="torch pair", status=OK, found=found)
+
+
+def _devices(exp: Path) -> Iterator[Check]:
+    import torch
+
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        facts = torch.cuda.get_device_properties(index)
+        memory = facts.total_memory / 2**30
+        yield Check(name=f"GPU {index}", status=OK, found=f"{facts.name}, {memory:.0f} GB")
+    if torch.cuda.is_available():
+        return
+    if shutil.which("nvidia-smi") and _runs(["nvidia-smi", "-L"]):
+        yield Check(
+            name="GPU",
+            status=ERROR,
+            found=f"there is one, but torch {torch.__version__} cannot use it",
+            remedy="install a torch build for the driver's CUDA version (pytorch.org), torchaudio with it",
+        )
+        return
+    remedy = "enough for the demo, scoring and small encoders; the full-size recipes need a GPU"
+    yield Check(name="GPU", status=NOTE, found="none", remedy=remedy)
+
+
+def _runs(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
+def _bf16(exp: Path) -> Iterator[Check]:
+    import torch
+
+    from svkit.nn.precision import resolve_precision
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = resolve_precision("auto", device)
+    found = f"{device.type} multiplies bfloat16 natively" if chosen == "bf16" else f"no on this {device.type}"
+    yield Check(name="bf16", status=OK, found=f"{found}; precision auto means {chosen}")
+
+
+def _memory(exp: Path) -> Iterator[Check]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    threads = os.environ.get("OMP_NUM_THREADS")
+    limit = f", OMP_NUM_THREADS={threads}" if threads else ""
+    yield Check(name="CPU and memory", status=OK, found=f"{cores} cores, {total:.0f} GB{limit}")
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        size = shutil.disk_usage(shared).total / 2**30
+        remedy = "start the container with --shm-size=8g, or --set data.num_workers=0"
+        yield _judge("shared memory", size >= MIN_SHARED_MEMORY_GB, f"{size:.1f} GB", remedy)
+
+
+def _disk(exp: Path) -> Iterator[Check]:
+    place = next(path for path in (exp.absolute(), *exp.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free / 2**30
+    is_writable = os.access(place, os.W_OK)
+    if not is_writable:
+        yield Check(
+            name="disk", status=ERROR, found=f"{place} cannot be written", remedy="choose another with --exp"
+        )
+        return
+    remedy = "enough for small encoders; a full-size stage with its resume state takes about 15 GB"
+    yield _judge("disk", free >= MIN_FREE_GB, f"{free:,.0f} GB free at {place}", remedy)
+
+
+def _ffmpeg(exp: Path) -> Iterator[Check]:
+    path = shutil.which("ffmpeg")
+    if path is None and importlib.util.find_spec("imageio_ffmpeg") is not None:
+        path = "the binary of the package imageio-ffmpeg"
+    remedy = "only for .m4a (VoxCeleb2 as distributed): apt-get install ffmpeg, or pip install imageio-ffmpeg"
+    yield _judge("ffmpeg", path is not None, path or "not found", remedy)
+
+
+def _audio_formats(exp: Path) -> Iterator[Check]:
+    import soundfile
+
+    known = soundfile.available_formats()
+    wanted = {"WAV": "wav", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
+    missing = [name for key, name in wanted.items() if key not in known]
+    found = f"libsndfile {soundfile.__libsndfile_version__}: {', '.join(n for k, n in wanted.items() if k in known)}"
+    remedy = f"no {', '.join(missing)}: pip install --force-reinstall soundfile (its wheel has them)"
+    yield _judge("audio formats", not missing, found, remedy)
+
+
+def _encoder(exp: Path) -> Iterator[Check]:
+    """Look for the published encoder in the hub's cache; no connection is made."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(ENCODER, "model.safetensors")
+    if isinstance(cached, str):
+        yield Check(name="encoder", status=OK, found=f"{ENCODER} in the cache")
+        return
+    is_offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "ON", "YES")
+    yield Check(
+        name="encoder",
+        status=NOTE,
+        found=f"{ENCODER} is not in the hub's cache" + (", and HF_HUB_OFFLINE is set" if is_offline else ""),
+        remedy=f"fetched at first use (2.3 GB); or where there is a network: hf download {ENCODER} --local-dir DIR,"
+        " then --encoder DIR",
+    )
+
+
+def _export(exp: Path) -> Iterator[Check]:
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if not _has(name)]
+    found = f"without {', '.join(missing)}" if missing else "installed"
+    yield _judge("export extra", not missing, found, "only for svkit export: pip install 'svkit[export]'")
+
+
+def _experiment(exp: Path) -> Iterator[Check]:
+    from svkit.store.experiment import FILE_NAME, read_experiment
+
+    if not (exp / FILE_NAME).exists():
+        yield Check(
+            name="experiment", status=OK, found=f"none yet in {exp}", remedy="svkit prepare demo, to try it"
+        )
+        return
+    try:
+        settings = read_experiment(exp)
+    except SvkitError as error:
+        yield Check(name="experiment", status=ERROR, found=str(error), remedy=f"correct {exp / FILE_NAME}")
+        return
+    found = f"{exp}: preset {settings.preset}, encoder {settings.encoder or 'of the preset'}"
+    yield Check(name="experiment", status=OK, found=found)
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions a bug report needs."""
+    from svkit.store.provenance import describe_code
+
+    return describe_code()

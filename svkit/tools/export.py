@@ -1,0 +1,219 @@
+"""`svkit export`: a checkpoint as ONNX in float32, float16 and int8, each checked against torch and timed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from svkit.audio.features import MIN_SAMPLES, SAMPLE_RATE_HZ
+from svkit.errors import ArtifactError, ConfigError
+from svkit.progress import Progress
+from svkit.tools import onnx_graph
+from svkit.models.extract import final_model, model_name
+from svkit.store.finished import is_current
+from svkit.models.load import load_model
+from svkit.reports import timing
+from svkit.store import checkpoint as checkpoints
+from svkit.store import exported as store
+from svkit.store.atomic import one_line
+from svkit.store.output import open_output
+from svkit.store.provenance import sha256_artifact
+
+MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95}
+"""Least cosine of an exported embedding with torch's float32 one, over the check's recordings."""
+_CHECK_SAMPLES = (MIN_SAMPLES, 1_600, 9_601, 16_000, 37_123, 64_000, 111_111)
+"""Lengths of the check: from the shortest allowed one to 7 s, each alone and all as one padded batch."""
+
+Embed = Callable[[Sequence[NDArray[np.float32]]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportRequest:
+    """What the command line asks for."""
+
+    exp: Path
+    checkpoint: Path | None = None
+    """None: the final pruned model, else the final dense one."""
+    out: Path | None = None
+    precisions: tuple[str, ...] = ()
+    """None given: all of `MIN_COSINE`."""
+    overwrite: bool = False
+    keep_finished: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportResult:
+    """Where the graphs are, and the content of `export.json`."""
+
+    directory: Path
+    facts: dict[str, Any]
+
+
+def run(request: ExportRequest, progress: Progress) -> ExportResult:
+    """Export, check and time.
+
+    Raises:
+        ConfigError: the `export` extra is not installed, an unknown precision, or finished already.
+        ArtifactError: no checkpoint, or a graph does not give torch's embeddings.
+    """
+    precisions = request.precisions or tuple(MIN_COSINE)
+    unknown = [name for name in precisions if name not in MIN_COSINE]
+    if unknown:
+        raise ConfigError(f"--precision: expected some of {', '.join(MIN_COSINE)}, found {unknown[0]!r}")
+    onnx_graph.require_packages()
+    checkpoint = request.checkpoint or final_model(request.exp, progress)
+    checkpoints.read_architecture(checkpoint)
+    out = request.out or request.exp / "onnx" / model_name(request.exp, checkpoint)
+    wanted = [name for name in MIN_COSINE if name in precisions]
+    config = {"precisions": wanted, "opset": onnx_graph.OPSET}
+    inputs = {"checkpoint": checkpoint}
+    if request.keep_finished and is_current(out, command="export", config=config, inputs=inputs):
+        progress.note(f"{out} is finished, with equal inputs")
+        return ExportResult(directory=out, facts=store.read_facts(out))
+    with open_output(
+        out,
+        command="export",
+        config=config,
+        inputs=inputs,
+        overwrite=request.overwrite,
+        experiment=request.exp,
+    ) as output:
+        _write_graphs(checkpoint, out, wanted, progress)
+        store.write_facts(out, output.recorded(_examine(checkpoint, out, wanted, progress)))
+        output.finish()
+    return ExportResult(directory=out, facts=store.read_facts(out))
+
+
+def _write_graphs(checkpoint: Path, out: Path, precisions: Sequence[str], progress: Progress) -> None:
+    """Write the graphs; float32 is written for int8 too, and removed where it was not asked for."""
+    needed = [name for name in MIN_COSINE if name in precisions or (name == "fp32" and "int8" in precisions)]
+    with progress.task("write graphs", len(needed)) as task:
+        for name in needed:
+            path = out / store.FILE_NAMES[name]
+            with one_line(path):
+                if name == "int8":
+                    onnx_graph.quantise(out / store.FILE_NAMES["fp32"], path)
+                else:
+                    dtype = torch.float16 if name == "fp16" else torch.float32
+                    onnx_graph.write_graph(load_model(checkpoint), path, dtype)
+            task.advance(1, precision=name)
+    if "fp32" not in precisions:
+        store.remove_graph(out / store.FILE_NAMES["fp32"])
+
+
+def _examine(checkpoint: Path, out: Path, precisions: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """Compare every graph with torch and time them all in turns; one thread each, as in reports."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(timing.NUM_THREADS)
+    try:
+        model = load_model(checkpoint)
+        runners: dict[str, Embed] = {
+            name: onnx_graph.OnnxModel(out / store.FILE_NAMES[name], timing.NUM_THREADS).embed
+            for name in precisions
+        }
+        recordings = check_recordings()
+        expected = model.embed(recordings)
+        cosines = {}
+        with progress.task("compare with torch", len(runners)) as task:
+            for name, embed in runners.items():
+                cosines[name] = compare(embed, recordings, expected)
+                task.advance(1, precision=name, cosine=min(cosines[name]))
+                _refuse_other_embeddings(out, name, cosines[name])
+        timings = timing.time_models({"torch": model.embed, **runners}, progress)
+    finally:
+        torch.set_num_threads(num_threads)
+    return {
+        "checkpoint": {"path": checkpoint.as_posix(), "sha256": sha256_artifact(checkpoint)},
+        "sample_rate_hz": SAMPLE_RATE_HZ,
+        "min_samples": MIN_SAMPLES,
+        "embedding_dim": model.architecture.head.embedding_dim,
+        "opset": onnx_graph.OPSET,
+        "inputs": {"waveforms": "float32 [batch, samples]", "num_samples": "int64 [batch]"},
+        "outputs": {"embeddings": "float32 [batch, embedding_dim]"},
+        "graphs": {
+            name: {
+                "file": store.FILE_NAMES[name],
+                "size_bytes": store.size_bytes(out / store.FILE_NAMES[name]),
+                "cosine": {
+                    "min": min(cosines[name]),
+                    "mean": float(np.mean(cosines[name])),
+                    "required": MIN_COSINE[name],
+                },
+                "real_time_factor": timings[name],
+            }
+            for name in precisions
+        },
+        "torch": {
+            "size_bytes": (checkpoint / checkpoints.MODEL_NAME).stat().st_size,
+            "real_time_factor": timings["torch"],
+        },
+        "machine": timing.describe_machine(),
+        "versions": onnx_graph.versions(),
+    }
+
+
+def check_recordings() -> list[NDArray[np.float32]]:
+    """Return voiced sounds of changing pitch and level in noise, the same on every call."""
+    recordings = []
+    for index, num_samples in enumerate(_CHECK_SAMPLES):
+        rng = np.random.default_rng(np.random.SeedSequence([7, index]))
+        time = np.arange(num_samples) / SAMPLE_RATE_HZ
+        pitch = rng.uniform(90, 240) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(1, 3) * time))
+        phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE_HZ
+        wave = sum(np.sin(k * phase) / k for k in range(1, 16)) * (0.6 + 0.4 * np.sin(25 * time))
+        wave = wave + 0.1 * rng.standard_normal(num_samples)
+        recordings.append((0.1 * wave).astype(np.float32))
+    return recordings
+
+
+def compare(
+    embed: Embed, recordings: Sequence[NDArray[np.float32]], expected: NDArray[np.float32]
+) -> list[float]:
+    """Cosines of embeddings with the expected ones: of each recording alone, then of all as one padded batch."""
+    alone = np.concatenate([embed([recording]) for recording in recordings])
+    return [float(c) for found in (alone, embed(recordings)) for c in _cosines(found, expected)]
+
+
+def _cosines(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    cosines: NDArray[np.float64] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return cosines
+
+
+def _refuse_other_embeddings(out: Path, precision: str, cosines: Sequence[float]) -> None:
+    # not >=: NaN must not pass
+    if not min(cosines) >= MIN_COSINE[precision]:
+        raise ArtifactError(
+            f"{out / store.FILE_NAMES[precision]}: expected torch's embeddings with a cosine of at least"
+            f" {MIN_COSINE[precision]}, found {min(cosines):.6f}; choose others with --precision"
+        )
+
+
+def summary(facts: dict[str, Any]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Return headings, rows and notes for the terminal."""
+    torch_facts = facts["torch"]
+    base = torch_facts["real_time_factor"]["wall"]
+    headings = ["model", "size MB", "cosine, least", "mean", "real-time factor", "times torch"]
+    rows = [["torch fp32", f"{torch_facts['size_bytes'] / 1e6:,.1f}", "", "", f"{base:.4f}", ""]]
+    for name, graph in facts["graphs"].items():
+        factor = graph["real_time_factor"]["wall"]
+        rows.append(
+            [
+                f"onnx {name}",
+                f"{graph['size_bytes'] / 1e6:,.1f}",
+                f"{graph['cosine']['min']:.6f}",
+                f"{graph['cosine']['mean']:.6f}",
+                f"{factor:.4f}",
+                f"{base / factor:.2f}",
+            ]
+        )
+    machine = facts["machine"]
+    notes = [
+        f"cosine with torch's embeddings, {len(_CHECK_SAMPLES)} synthetic recordings of 35 ms to 7 s, alone and padded",
+        f"real-time factor: seconds for a second of audio, {machine['num_threads']} thread, {machine['processor']}",
+    ]
+    return headings, rows, notes

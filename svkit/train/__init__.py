@@ -1,1 +1,0 @@
-"""One training loop, three tasks, and functions of the step."""

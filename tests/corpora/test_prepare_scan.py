@@ -1,0 +1,211 @@
+"""The scan: in columns, in parallel, and remembered."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from svkit.corpora import scan
+from svkit.corpora.layouts import folder
+from svkit.corpora.request import CorpusRequest
+from svkit.corpora.scan import Candidate, CandidateTable, ScanOptions, repeated_digests, scan_files
+from svkit.progress import SilentProgress
+from svkit.store import scan_journal
+from svkit.store.scan_journal import Entry, Finding, ScanJournal, Stamp, blocks
+
+
+def candidates(root: Path, count: int) -> list[Candidate]:
+    """Write as many files of different lengths."""
+    found = []
+    for number in range(count):
+        path = root / f"s{number % 3}" / f"{number:03d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.full(100 + number, 0.1), 100)
+        name = path.relative_to(root).as_posix()
+        found.append(Candidate(utterance_id=name, speaker_id=name[:2], session_id="", path=str(path)))
+    return found
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of about four files and chunks of two, columns of five rows."""
+    monkeypatch.setattr(scan_journal, "_MEAN_BLOCK", 4)
+    monkeypatch.setattr(scan, "_CHUNK_FILES", 2)
+    monkeypatch.setattr(scan, "_BLOCK_ROWS", 5)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Names of the files whose header was read."""
+    read, probe = [], scan.probe
+
+    def count(path, *arguments, **options):
+        read.append(path.name)
+        return probe(path, *arguments, **options)
+
+    monkeypatch.setattr(scan, "probe", count)
+    return read
+
+
+def test_rows_come_in_the_order_of_the_candidates(tmp_path, small_blocks):
+    listed = candidates(tmp_path, 23)[::-1]
+    table, bad = scan_files(iter(listed), ScanOptions(), SilentProgress())
+    assert not bad and table["path"].tolist() == [file.path for file in listed]
+    assert table["num_samples"].tolist() == [122 - k for k in range(23)] and set(table["sample_rate_hz"]) == {
+        100
+    }
+    assert table["speaker_id"].tolist() == [file.speaker_id for file in listed]
+
+
+def test_candidates_in_columns_are_what_they_were(small_blocks):
+    listed = [
+        Candidate(utterance_id=f"u{k}", speaker_id=f"s{k % 2}", session_id="", path=f"/p/{k}")
+        for k in range(12)
+    ]
+    table = CandidateTable(listed)
+    assert list(table) == listed and [table[k] for k in range(12)] == listed and len(table) == 12
+    with pytest.raises(IndexError):
+        table[12]
+
+
+def test_a_scan_goes_on_where_it_was_interrupted(tmp_path, small_blocks, counted, monkeypatch):
+    listed = candidates(tmp_path / "wav", 40)
+    options = ScanOptions(reads_samples=False, journal=tmp_path / "journal", num_workers=1)
+    expected, _ = scan_files(listed, ScanOptions(reads_samples=False), SilentProgress())
+    counted.clear()
+    limit, probe = 25, scan.probe
+
+    def interrupted(path, *arguments, **options):
+        if len(counted) == limit:
+            raise KeyboardInterrupt
+        return probe(path, *arguments, **options)
+
+    monkeypatch.setattr(scan, "probe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scan_files(listed, options, SilentProgress())
+    monkeypatch.setattr(scan, "probe", probe)
+    done = len(counted)
+    table, bad = scan_files(listed, options, SilentProgress())
+    again = counted[done:]
+    assert table.equals(expected) and not bad
+    # What was read in the first run is known but for the chunk that was interrupted.
+    assert 40 - done <= len(again) <= 40 - done + 3
+    counted.clear()
+    scan_files(listed, options, SilentProgress())
+    assert counted == []
+
+
+def test_changed_new_and_removed_files_cost_only_themselves(tmp_path, small_blocks, counted):
+    listed = candidates(tmp_path / "wav", 40)
+    options = ScanOptions(reads_samples=False, journal=tmp_path / "journal")
+    scan_files(listed, options, SilentProgress())
+    counted.clear()
+    soundfile.write(listed[7].path, np.zeros(500), 100)
+    Path(listed[20].path).unlink()
+    new = candidates(tmp_path / "more", 1)
+    table, _ = scan_files([*listed[:20], *new, *listed[21:]], options, SilentProgress())
+    assert table["num_samples"].iloc[7] == 500 and len(table) == 40
+    assert {"007.wav", "000.wav"} <= set(counted) and len(
+        counted
+    ) <= 2 + 8  # the removed one may have ended a block
+
+
+def test_headers_do_not_stand_for_samples(tmp_path, small_blocks):
+    listed = candidates(tmp_path / "wav", 3)
+    Path(listed[0].path).write_bytes(Path(listed[0].path).read_bytes()[:-50])
+    listed[2:] = [Candidate(utterance_id="copy", speaker_id="s", session_id="", path=listed[1].path)]
+    header = ScanOptions(reads_samples=False, journal=tmp_path / "journal")
+    scan_files(listed, header, SilentProgress())
+    _, bad = scan_files(listed, ScanOptions(journal=tmp_path / "journal"), SilentProgress())
+    assert [file.reason for file in bad][-1] == "duplicate"
+
+
+def test_a_broken_journal_is_found_out_again(tmp_path, small_blocks, counted):
+    listed = candidates(tmp_path / "wav", 10)
+    options = ScanOptions(reads_samples=False, journal=tmp_path / "journal")
+    expected, _ = scan_files(listed, options, SilentProgress())
+    for file in (tmp_path / "journal").rglob("*.parquet"):
+        file.write_bytes(file.read_bytes()[:40])
+    counted.clear()
+    table, _ = scan_files(listed, options, SilentProgress())
+    assert table.equals(expected) and len(counted) == 10
+
+
+@given(names=st.lists(st.text("abc", min_size=1, max_size=6), unique=True), at=st.integers(0, 30))
+def test_blocks_are_all_files_and_a_new_one_changes_one_block(names, at):
+    places = [Path(name) for name in names]
+    before = [tuple(block) for block in blocks(places)]
+    assert [place for block in before for place in block] == places
+    after = [tuple(block) for block in blocks([*places[:at], Path("new"), *places[at:]])]
+    assert len(set(after) - set(before)) <= 2
+
+
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.booleans()), max_size=12),
+)
+def test_repeated_content_is_named_after_its_first_usable_row(rows):
+    digests = np.array([row[:2] for row in rows], np.uint64).reshape(-1, 2)
+    usable = np.array([row[2] for row in rows], bool)
+    first, expected = {}, {}
+    for number, (*content, is_usable) in enumerate(rows):
+        if is_usable:
+            if tuple(content) in first:
+                expected[number] = first[tuple(content)]
+            first.setdefault(tuple(content), number)
+    assert dict(repeated_digests(digests, usable)) == expected
+
+
+def test_entries_come_back(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"x")
+    entry = Entry(
+        Stamp.of(path), Finding(sample_rate_hz=8000, num_samples=3, digest="ab", level_db=-1.5, reason="r")
+    )
+    journal = ScanJournal(tmp_path / "j", "samples")
+    journal.write([path], {str(path): entry, "gone": Entry(None, Finding()), "\udcff": entry})
+    assert journal.read([path]) == {str(path): entry}
+    assert ScanJournal(tmp_path / "j", "header").read([path]) == {}
+    os.utime(path, ns=(1, 1))
+    assert Stamp.of(path) != entry.stamp and Stamp.of(tmp_path / "no") is None
+
+
+def test_prepare_remembers_its_scan_until_it_is_done(tmp_path, counted):
+    for file in candidates(tmp_path / "wav", 12):
+        soundfile.write(file.path, np.random.default_rng(len(file.path)).uniform(-0.5, 0.5, 9600), 16_000)
+    (tmp_path / "wav" / "s0" / "bad.wav").write_text("no audio")
+    request = CorpusRequest(
+        exp=tmp_path / "exp", root=tmp_path / "wav", eval_speakers="2", valid_speakers=0,
+        scan=ScanOptions(reads_samples=False),
+    )  # fmt: skip
+    with pytest.raises(scan.BadFilesError):
+        folder.run(request, SilentProgress())
+    assert len(counted) == 13 and (tmp_path / "exp/data/.scan").is_dir()
+    counted.clear()
+    (tmp_path / "wav" / "s0" / "bad.wav").unlink()
+    with pytest.raises(Exception, match="expected 2 to 1"):  # three speakers: two must be left to train on
+        folder.run(request, SilentProgress())
+    assert counted == []
+
+
+def test_a_flipped_byte_of_the_journal_is_read_again(tmp_path, small_blocks, counted):
+    """Wherever it is: a file says what was found, or nothing."""
+    listed = candidates(tmp_path / "wav", 6)
+    options = ScanOptions(reads_samples=False, journal=tmp_path / "journal")
+    expected, _ = scan_files(listed, options, SilentProgress())
+    files = sorted((tmp_path / "journal").rglob("*.parquet"))
+    whole = {file: file.read_bytes() for file in files}
+    num_again = 0
+    for share in np.linspace(0, 0.999, 40):
+        for file in files:
+            flipped = bytearray(whole[file])
+            flipped[int(share * len(flipped))] ^= 1
+            file.write_bytes(flipped)
+        counted.clear()
+        table, _ = scan_files(listed, options, SilentProgress())
+        assert table.equals(expected)
+        num_again += len(counted)
+    assert num_again > 40

@@ -1,0 +1,67 @@
+"""The card beside a checkpoint says what is on disk, and changes nothing that is hashed."""
+
+import pytest
+from typer.testing import CliRunner
+
+from svkit.cli.app import app
+from svkit.reports.card import CARD_NAME, render, write_card
+from svkit.store.provenance import sha256_artifact
+from tests.training_experiment import make_teacher, prepare
+
+SYSTEM = {
+    "trials": {"name": "vox|1"},
+    "backend": {"name": "cosine"},
+    "num_targets": 1200,
+    "num_nontargets": 34567,
+    "eer": 0.0123,
+    "eer_interval": {"low": 0.011, "high": 0.0145},
+    "min_dcf": [{"p_target": 0.01, "value": 0.1234}, {"p_target": 0.05, "value": 0.1}],
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return make_teacher(tmp_path / "lmft")
+
+
+def test_the_card_says_size_training_and_what_is_not_known(checkpoint):
+    before = sha256_artifact(checkpoint)
+    write_card(checkpoint)
+    card = (checkpoint / CARD_NAME).read_text()
+    assert sha256_artifact(checkpoint) == before and before in card
+    assert card.startswith("# lmft: ") and "(dense)" in card and 'svkit.load("this directory")' in card
+    assert "| classifier | 5 speakers, 15 classes |" in card
+    assert "None yet" in card and "no calibration" in card and "licences" in card
+    (checkpoint / "calibration.json").write_text("{}")
+    assert "It has a calibration" in render(checkpoint, ())
+
+
+def test_the_card_has_the_figures_of_the_evaluation(checkpoint):
+    card = render(checkpoint, [SYSTEM])
+    assert r"| vox\|1 | 1,200 / 34,567 | cosine | 1.23 | 1.10 to 1.45 | 0.123 |" in card
+    assert "| - |" in render(checkpoint, [{**SYSTEM, "eer_interval": None}])
+    assert "None yet" not in card
+
+
+def test_a_stage_writes_the_card_with_its_inputs(tmp_path):
+    from tests.training_experiment import one_process, set_options
+
+    exp = prepare(tmp_path / "exp", valid=False)
+    with one_process():
+        result = CliRunner().invoke(
+            app, ["finetune", "--stage", "head", "--encoder", "tiny", "--exp", str(exp), *set_options()]
+        )
+    assert result.exit_code == 0, result.stderr
+    card = (exp / "finetune" / "head" / CARD_NAME).read_text()
+    assert "| stage | head |" in card and "| train | train.tsv |" in card and "| seed | 24 |" in card
+    assert str(tmp_path) not in card
+
+
+def test_a_document_of_the_users_own_is_not_replaced(checkpoint):
+    (checkpoint / CARD_NAME).write_text("# My model")
+    write_card(checkpoint)
+    assert (checkpoint / CARD_NAME).read_text() == "# My model"
+    (checkpoint / CARD_NAME).unlink()
+    write_card(checkpoint)
+    write_card(checkpoint, [SYSTEM])
+    assert "1.23" in (checkpoint / CARD_NAME).read_text()

@@ -1,0 +1,489 @@
+"""`svkit report` on a small experiment of real directories; what it says must follow from what is there."""
+
+import html
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+
+from svkit.errors import ArtifactError, ConfigError, terminal_text
+from svkit.models.info import describe_checkpoint
+from svkit.progress import SilentProgress
+from svkit.reports import figures, markdown, timing, wording
+from svkit.reports import report as stage
+from svkit.reports.card import render as render_card
+from svkit.scoring.score import ScoreRequest
+from svkit.scoring.score import run as run_score
+from svkit.store.report import find_checkpoints, read_log, read_report
+from svkit.store.scores import read_metrics
+from tests.fake_experiment import finish, make_experiment
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An experiment with its report."""
+    exp = tmp_path_factory.mktemp("exp")
+    make_experiment(exp)
+    run_score(ScoreRequest(exp=exp, trials=exp / "data" / "trials" / "all.txt"), SilentProgress())
+    stage.run(stage.ReportRequest(exp=exp), SilentProgress())
+    return exp
+
+
+@pytest.fixture(scope="module")
+def facts(finished):
+    """Content of report.json."""
+    return read_report(finished / "report")
+
+
+def test_files(finished):
+    names = {
+        path.relative_to(finished / "report").as_posix()
+        for path in (finished / "report").rglob("*")
+        if path.is_file()
+    }
+    drawn = ["det-all", "scores-dense-all", "scores-pruned-all", "tradeoff-size", "tradeoff-time"]
+    drawn += [
+        f"structure-finetune-pruned-lmft-{kind}"
+        for kind in ("attention-heads", "FFN-1", "convolution", "FFN-2")
+    ]
+    drawn += [
+        f"training-{stage}" for stage in ("finetune-joint", "finetune-lmft", "prune", "finetune-pruned-lmft")
+    ]
+    expected = {"report.json", "report.md", "report.html", "provenance.json", "run.json", ".lock"}
+    assert names == expected | {f"figures/{name}.{suffix}" for name in drawn for suffix in ("png", "svg")}
+
+
+def test_models_are_described_and_linked_by_content(finished, facts):
+    assert [model["path"] for model in facts["models"]] == [
+        "finetune/joint", "finetune/lmft", "prune", "distill", "finetune-pruned/lmft",
+    ]  # fmt: skip
+    small = facts["models"][4]
+    assert {key: small[key] for key in describe_checkpoint(finished / small["path"])} == describe_checkpoint(
+        finished / small["path"]
+    )
+    linked = {system["name"]: system["model_path"] for system in facts["systems"]}
+    assert linked == {"dense": "finetune/lmft", "pruned": "finetune-pruned/lmft"}
+    assert [model["is_evaluated"] for model in facts["models"]] == [False, True, False, False, True]
+    assert [model["timing"] is not None for model in facts["models"]] == [False, True, False, False, True]
+    assert all(model["timing"]["cpu"] > 0 for model in facts["models"] if model["timing"])
+
+
+def test_systems_carry_their_metrics_and_curves(finished, facts):
+    for system in facts["systems"]:
+        metrics = read_metrics(finished / "scores" / system["name"] / "all")
+        assert (system["eer"], system["eer_interval"]) == (metrics["eer"], metrics["eer_interval"])
+        accept, miss = (np.array(system["det"][key]) for key in ("false_accept_rate", "miss_rate"))
+        assert (np.diff(accept) <= 0).all() and (np.diff(miss) >= 0).all()
+        crossing = np.argmin(np.abs(accept - miss))
+        assert abs(accept[crossing] - system["eer"]) < 0.03
+        assert sum(system["histogram"]["targets"]) == system["num_targets"]
+        assert sum(system["histogram"]["nontargets"]) == system["num_nontargets"]
+        band = system["det"]["band"]
+        assert all(low <= high for low, high in zip(band["low"], band["high"], strict=True))
+        assert min(band["false_accept_rate"]) * system["num_nontargets"] >= 1
+
+
+def test_pruned_is_compared_with_dense(facts):
+    (comparison,) = facts["comparisons"]
+    assert (comparison["first"], comparison["second"], comparison["trials"]) == ("pruned", "dense", "all")
+    dense, pruned = facts["systems"]
+    assert comparison["eer_difference"] == pytest.approx(pruned["eer"] - dense["eer"])
+    assert comparison["low"] <= comparison["eer_difference"] <= comparison["high"]
+    spread = comparison["high"] - comparison["low"]
+    assert spread < sum(
+        system["eer_interval"]["high"] - system["eer_interval"]["low"] for system in (dense, pruned)
+    )
+
+
+def test_curves_come_from_the_logs(facts):
+    stages = {entry["stage"]: entry for entry in facts["training"]}
+    assert set(stages) == {"finetune/joint", "finetune/lmft", "prune", "finetune-pruned/lmft"}
+    assert stages["finetune/joint"]["valid"]["eer"] == {"step": [10, 20, 40], "value": [0.04, 0.02, 0.01]}
+    assert stages["prune"]["train"]["target_sparsity"]["value"][-1] == 0.8
+
+
+def test_markdown_is_rendered_from_the_json_alone(finished, facts):
+    text = (finished / "report" / "report.md").read_text()
+    shown = re.findall(r"!\[(.*)\]\(figures/(.*)\.png\)", text)
+    assert text == markdown.render(facts, [(name, caption) for caption, name in shown])
+    dense, pruned = facts["systems"]
+    for system in (dense, pruned):
+        assert f"| {100 * system['eer']:.1f} (" in text  # the interval is points wide: one decimal
+    assert "pruned minus dense" in text
+    assert "scores/pruned/all" in text
+
+
+def test_page_stands_alone(finished, facts):
+    text = (finished / "report" / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", text)
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+    assert text.count("<img") == 13
+    for system in facts["systems"]:
+        assert f"{100 * system['eer']:.1f} % EER" in text
+    assert str(finished) not in text.replace(facts["systems"][0]["trials"]["path"], "")
+
+
+def test_headline_says_what_pruning_costs_and_gains(facts):
+    first, second = wording.headline(facts)
+    dense, small = (next(model for model in facts["models"] if model["path"] == path)
+                    for path in ("finetune/lmft", "finetune-pruned/lmft"))  # fmt: skip
+    assert first.startswith(f"pruned: {100 * small['sparsity']:.1f} % of the encoder's parameters are gone")
+    assert f"{dense['size_bytes'] / small['size_bytes']:.1f} times smaller on disk" in first
+    assert second.startswith("On all, pruned minus dense: +")
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "high", "p", "words"),
+    [
+        (0.02, 0.01, 0.04, 0.01, "+2.0 points of EER (95 %: +1.0 to +4.0, p = 0.010): significantly worse."),
+        (-0.02, -0.04, -0.01, 0.0001, "p < 0.001): significantly better."),
+        (
+            0.02,
+            -0.01,
+            0.04,
+            0.2,
+            "not a significant difference, but up to 4.0 points worse is not ruled out.",
+        ),
+        (-0.02, -0.03, 0.0, 0.2, "not a significant difference."),
+        (0.0012, 0.0004, 0.0021, 0.004, "+0.12 points of EER (95 %: +0.04 to +0.21, p = 0.004)"),
+        (0.0, 0.0, 0.0, 1.0, "no difference."),
+    ],
+)
+def test_verdicts(difference, low, high, p, words):
+    comparison = {
+        "trials": "t", "backend": "cosine", "first": "a", "second": "b",
+        "eer_difference": difference, "low": low, "high": high, "p_value": p,
+    }  # fmt: skip
+    assert words in wording.comparison_sentence(comparison)
+
+
+class _Cells(HTMLParser):
+    """The cells of every table of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables, self._inside = [], False
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self._inside = True
+
+    def handle_endtag(self, tag):
+        self._inside = self._inside and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self._inside:
+            self.tables[-1][-1][-1] += data.replace("\u00a0", " ")
+
+
+def markdown_tables(text):
+    tables, inside = [], False
+    for line in text.splitlines():
+        if line.startswith("| "):
+            if not inside:
+                tables.append([])
+            tables[-1].append([cell.replace("\\|", "|") for cell in line[2:-2].split(" | ")])
+        inside = line.startswith("|")
+    return tables
+
+
+def test_page_and_markdown_hold_the_same_tables(finished):
+    page = _Cells()
+    page.feed((finished / "report" / "report.html").read_text())
+    text = (finished / "report" / "report.md").read_text()
+    assert sorted(page.tables) == sorted(markdown_tables(text))
+    assert len(page.tables) == 6  # results, errors, two of thresholds, checkpoints, provenance
+    plain = html.unescape((finished / "report" / "report.html").read_text())
+    for line in text.splitlines():
+        if line and not line.startswith(("|", "#", "!")):
+            assert line.removeprefix("- ") in plain
+
+
+def numbers(cell):
+    return [float(number.replace(",", "")) for number in re.findall(r"-?\d[\d,]*\.?\d*", cell)]
+
+
+def test_the_figures_of_the_tables_are_those_of_the_json(finished, facts):
+    """Read the page as a person does, and compare with `report.json` to the last digit shown."""
+    tables = markdown_tables((finished / "report" / "report.md").read_text())
+    by_heading = {tuple(table[0]): table[1:] for table in tables}
+    main = next(rows for names, rows in by_heading.items() if "RTF CPU" in names and len(names) > 9)
+    errors = next(rows for names, rows in by_heading.items() if "minCllr, bits" in names)
+    thresholds = [table[1:] for table in tables if table[0][0] == "decide for"]
+    for system, row, error, points in zip(facts["systems"], main, errors, thresholds, strict=True):
+        model = next(model for model in facts["models"] if model["path"] == system["model_path"])
+        low, high = (100 * system["eer_interval"][end] for end in ("low", "high"))
+        assert float(row[1]) == pytest.approx(model["encoder_parameters"] / 1e6, rel=5e-3)
+        assert float(row[3]) == pytest.approx(100 * model["sparsity"], abs=0.05)
+        assert float(row[5]) == pytest.approx(model["size_bytes"] / 1e6, rel=5e-3)
+        assert float(row[7]) == pytest.approx(model["timing"]["cpu"], rel=5e-3)
+        for cell in (row[8], error[2]):
+            assert numbers(cell) == pytest.approx([100 * system["eer"], low, high], abs=0.051)
+        assert float(error[3]) == pytest.approx(100 * system["eer_convex_hull"], abs=0.051)
+        for entry, cell in zip(system["min_dcf"], error[4:7], strict=True):
+            interval = entry["interval"]
+            expected = [entry["value"], interval["low"], interval["high"]]
+            assert numbers(cell) == pytest.approx(expected, abs=0.0051)
+        assert float(error[7]) == pytest.approx(system["min_cllr"], abs=5e-4)
+        point = system["thresholds"]["eer"]
+        assert points[0][:2] == ["equal error rates", f"score {point['threshold']:.3f}"]
+        for cell, name in zip(points[0][2:], ("miss_rate", "false_accept_rate"), strict=True):
+            interval = point[f"{name}_interval"]
+            expected = [100 * value for value in (point[name], interval["low"], interval["high"])]
+            assert numbers(cell) == pytest.approx(expected, rel=0.051, abs=0.51)
+        # 448 nontargets: a false-accept rate of 1 % can be seen, the rarer ones cannot.
+        assert [cells[0] for cells in points[2:4]] == ["false accepts 0.1 %", "false accepts 0.01 %"]
+        assert [cells[1:] for cells in points[2:4]] == [
+            ["-", "-", f"needs {count} trials"] for count in ("1,000", "10,000")
+        ]
+
+
+def test_errors_that_never_happened_have_no_interval_and_say_so():
+    point = {"threshold": 0.5, "miss_rate": 0.0, "false_accept_rate": 0.004, "miss_rate_interval": None,
+             "false_accept_rate_interval": {"low": 0.0, "high": 0.0123}}  # fmt: skip
+    assert wording.rate_cell(point, "miss_rate", 1234) == "0 (none of 1,234)"
+    assert wording.rate_cell(point, "false_accept_rate", 500) == "0.4 (0 to 1.2)"
+    system = {"eer": 0.0, "eer_interval": None, "num_targets": 40}
+    assert wording.eer_cell(system) == "0.0"
+    assert wording.interval_note({"systems": [system]}).startswith("No confidence intervals")
+    some = {"eer_interval": {"num_speakers": 9, "num_resamples": 1000}}
+    assert "too narrow" in wording.interval_note({"systems": [some]})
+
+
+def test_table_has_a_row_a_system_and_columns_a_list(facts):
+    headings, rows = wording.table(facts)
+    assert [row[0] for row in rows] == ["dense", "pruned"]
+    assert all(len(row) == len(headings) for row in rows)
+    second = {**facts["systems"][0], "trials": {**facts["systems"][0]["trials"], "name": "other"}}
+    headings, rows = wording.table({**facts, "systems": [*facts["systems"], second]})
+    assert "other: EER, % (95 %)" in headings
+    assert rows[1][-3:] == ["-", "-", "-"]
+
+
+def test_finished_report_is_refused_kept_or_replaced(finished, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished, exp)
+    with pytest.raises(ConfigError, match="--overwrite"):
+        stage.run(stage.ReportRequest(exp=exp), SilentProgress())
+    page = exp / "report" / "report.html"
+    before = page.stat().st_mtime_ns
+    kept = stage.run(stage.ReportRequest(exp=exp, keep_finished=True), SilentProgress())
+    assert (kept.page, page.stat().st_mtime_ns) == (page, before)
+    shutil.rmtree(exp / "scores" / "pruned")
+    again = stage.run(stage.ReportRequest(exp=exp, keep_finished=True, overwrite=True), SilentProgress())
+    assert [system["name"] for system in again.report["systems"]] == ["dense"]
+    assert again.report["comparisons"] == []
+    assert not list((exp / "report" / "figures").glob("tradeoff*"))
+
+
+def test_scores_without_checkpoints_still_make_a_report(finished, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished / "scores", exp / "scores")
+    done = stage.run(stage.ReportRequest(exp=exp), SilentProgress())
+    shown = stage.summary(done.report)
+    assert [title for title, _, _ in shown.tables] == ["Errors"]
+    assert wording.table(done.report)[1][0][1:8] == ["-"] * 7
+    assert any("pruned minus dense" in sentence for sentence in shown.headline)
+    assert "Checkpoints" not in (exp / "report" / "report.md").read_text()
+
+
+def test_a_chain_that_mixes_recipes_says_so_everywhere(finished, tmp_path):
+    exp = tmp_path / "copy"
+    shutil.copytree(finished, exp)
+    chain = {"finetune/joint": "smoke", "prune": "smoke", "distill": "tiny", "finetune-pruned/lmft": "tiny"}
+    before = []
+    for place, preset in chain.items():
+        path = exp / place / "provenance.json"
+        record = {**json.loads(path.read_text()), "config": {"preset": preset}, "inputs": before}
+        path.write_text(json.dumps(record))
+        before = [{"name": "checkpoint", "path": str(exp / place), "sha256": "0" * 64}]
+    done = stage.run(stage.ReportRequest(exp=exp, overwrite=True), SilentProgress())
+    sentence = (
+        "the chain mixes recipes: smoke made finetune/joint, prune; tiny made distill, finetune-pruned/lmft"
+    )
+    assert done.report["cautions"] == [sentence] == read_report(exp / "report")["cautions"]
+    assert f"Caution: {sentence}." in stage.summary(done.report).headline
+    for name in ("report.md", "report.html"):
+        assert f"Caution: {sentence}." in html.unescape((exp / "report" / name).read_text())
+
+
+def test_nothing_to_report_is_said(tmp_path):
+    with pytest.raises(ArtifactError, match="svkit score"):
+        stage.run(stage.ReportRequest(exp=tmp_path), SilentProgress())
+    assert not (tmp_path / "report").exists()
+
+
+def test_unfinished_outputs_are_left_out(finished, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished, exp)
+    (exp / "prune" / "provenance.json").unlink()
+    assert "prune" not in [path.name for path in find_checkpoints(exp)]
+
+
+def test_logs_of_killed_runs_lose_their_last_line_only(tmp_path):
+    log = tmp_path / "train_log.jsonl"
+    log.write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
+    log.write_text('{"step": 1}\n{"ste\n{"step": 2}\n')
+    with pytest.raises(ArtifactError, match=r"train_log\.jsonl:2: not JSON"):
+        read_log(tmp_path)
+
+
+def test_models_take_turns_and_the_first_round_does_not_count():
+    calls = []
+
+    def embedder(name):
+        return lambda waveforms: calls.append((name, len(waveforms[0])))
+
+    result = timing.time_models({"a": embedder("a"), "b": embedder("b")}, SilentProgress(), rounds=2)
+    lengths = [int(16_000 * seconds) for seconds in timing.LENGTHS_SECONDS]
+    assert calls == [(name, length) for _ in range(3) for name in "ab" for length in lengths]
+    assert set(result) == {"a", "b"} and set(result["a"]) == {"wall", "cpu"}
+
+
+def test_figures_are_the_same_for_the_same_facts(facts):
+    first, second = (figures.draw(figures.panels(facts)[0]) for _ in range(2))
+    assert first.svg == second.svg
+    assert "<dc:date>" not in first.svg
+
+
+def test_report_json_holds_plain_numbers(finished):
+    json.loads(
+        (finished / "report" / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name)
+    )
+
+
+def test_another_commands_mark_is_not_kept(finished, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished, exp)
+    finish(exp / "report")
+    with pytest.raises(ConfigError, match="finished"):
+        stage.run(stage.ReportRequest(exp=exp, keep_finished=True), SilentProgress())
+
+
+def test_calibrated_systems_get_their_figure_and_table(finished, tmp_path):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished, exp)
+    trials = exp / "data" / "trials" / "all.txt"
+    run_score(ScoreRequest(exp=exp, trials=trials, calibrate_folds=4, overwrite=True), SilentProgress())
+    done = stage.run(stage.ReportRequest(exp=exp, overwrite=True), SilentProgress())
+    assert {path.stem for path in (exp / "report" / "figures").glob("*.svg")} >= {
+        "tippett-all",
+        "reliability-all",
+    }
+    page = done.page.read_text().replace("\u00a0", " ")
+    for system in done.report["systems"]:
+        curves = system["tippett"]
+        for key in ("targets_above", "nontargets_above"):
+            assert curves[key][0] == 1.0 and (np.diff(curves[key]) <= 0).all()
+        assert sum(curves["targets_above"]) > sum(curves["nontargets_above"])
+        interval = system["cllr_interval"]
+        spread = f"({interval['low']:.2f} to {interval['high']:.2f})"
+        cells = f"{system['cllr']:.3f} {spread} | {system['min_cllr_llr']:.3f}"
+        assert f"| 4 folds of speakers | {cells}" in (exp / "report" / "report.md").read_text()
+        assert f"{system['cllr']:.3f} {spread}" in page
+        for prior in (0.01, 0.05, 0.001, 0.5):
+            threshold = np.log((1 - prior) / prior)
+            point = system["bayes_thresholds"][f"p_target_{prior:g}"]
+            assert point["threshold"] == pytest.approx(threshold)
+            assert (
+                f"| Bayes, prior {prior:g} | LLR {threshold:.3f} |"
+                in (exp / "report" / "report.md").read_text()
+            )
+    assert "Tippett" not in (finished / "report" / "report.md").read_text()
+
+
+NAME = (
+    "<img src=x onerror=alert(1)> [a](javascript:b) ![c](http://e/d.png) `e` *f* __g__ ~~h~~"
+    " | &lt; $i^$ \\ \x1b[31m\u202e"
+)
+"""A system, list, directory or group of speakers may be called so."""
+
+
+class _Shown(HTMLParser):
+    """The elements of a page, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.text = set(), ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.add((tag, *(name for name, _ in attributes)))
+
+    def handle_data(self, data):
+        self.text += data.replace("\u00a0", " ")
+
+
+def called(facts):
+    """One system and one model of the report, with that name wherever a name is."""
+    system = {
+        **facts["systems"][0],
+        "name": NAME,
+        "model_path": NAME,
+        "cautions": [NAME],
+        "unchecked": [NAME],
+    }
+    system["trials"] = {**system["trials"], "name": NAME}
+    system["backend"] = {**system["backend"], "name": NAME}
+    group = {"value": NAME, "num_targets": 1, "num_nontargets": 1, "eer": None}
+    return {
+        **facts,
+        "systems": [{**system, "breakdown": [{"column": NAME, "groups": [group]}]}],
+        "models": [{**facts["models"][-1], "path": NAME}],
+        "comparisons": [
+            {**facts["comparisons"][0], "trials": NAME, "first": NAME, "second": NAME, "backend": NAME}
+        ],
+        "training": [{**facts["training"][0], "stage": NAME}],
+        "provenance": [{**facts["provenance"][0], "output": NAME, "command": NAME}],
+        "machine": {**facts["machine"], "processor": NAME},
+    }
+
+
+def test_names_are_shown_as_they_are_and_are_no_markup(finished, facts, tmp_path):
+    """In all renderers; the same report with a plain name has the same elements."""
+    shown = terminal_text(NAME)
+    assert shown == NAME.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+    pages = {}
+    for name, report in (("hostile", called(facts)), ("plain", json.loads(json.dumps(called(facts)).replace(
+        json.dumps(NAME)[1:-1], "plain"
+    )))):  # fmt: skip
+        stage.store.write_report(tmp_path / name, report)
+        stage._render(tmp_path / name, SilentProgress())
+        source = (tmp_path / name / "report.md").read_text()
+        rendered = MarkdownIt("gfm-like", {"linkify": False}).render(source)
+        pages[name] = [_Shown(rendered), _Shown((tmp_path / name / "report.html").read_text())]
+    for hostile, plain in zip(*pages.values(), strict=True):
+        assert hostile.elements == plain.elements
+        assert plain.text.count("plain") >= 15
+        assert hostile.text.replace(shown, "plain") == plain.text
+    drawn = (tmp_path / "hostile" / "figures").iterdir()
+    assert all(path.suffix in (".png", ".svg") and len(path.name) < 120 for path in drawn)
+
+
+def test_the_model_card_shows_names_as_they_are(finished, facts, tmp_path):
+    directory = shutil.copytree(finished / "finetune" / "lmft", tmp_path / NAME.replace("/", "-"))
+    record = json.loads((directory / "provenance.json").read_text())
+    record |= {
+        "command": NAME,
+        "device": NAME,
+        "svkit": NAME,
+        "inputs": [{"name": NAME, "path": NAME, "sha256": NAME}],
+    }
+    (directory / "provenance.json").write_text(json.dumps(record))
+    card = _Shown(
+        MarkdownIt("gfm-like", {"linkify": False}).render(render_card(directory, called(facts)["systems"]))
+    )
+    assert {tag[0] for tag in card.elements} == {
+        *("h1", "h2", "p", "pre", "code", "table", "thead", "tbody", "tr", "th", "td")
+    }
+    assert card.text.count(terminal_text(NAME)) >= 7
