@@ -1,13 +1,12 @@
 """`svkit extract`."""
 
-from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from svkit.cli import console, options
+from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.errors import ConfigError
 
@@ -48,22 +47,7 @@ def extract(
     if dtype is not Dtype.AUTO and common.is_set("precision"):
         raise ConfigError("--dtype and --set precision say the same; give one of them")
     recipe = common.open_recipe(["extract"])
-    if recipe is None:
-        return
     from svkit.models.extract import ExtractRequest, run
 
-    request = ExtractRequest(
-        exp=common.exp,
-        recipe=recipe,
-        models=tuple(models or ()),
-        manifest=common.manifest,
-        out=common.out,
-        audio_root=common.audio_root,
-        dtype=dtype.value,
-        overwrite=common.overwrite,
-        keep_finished=common.keep_finished,
-    )
-    with console.progress() as progress:
-        done = run(request, progress)
-        common.remember(recipe, progress)
-    console.result(asdict(done) if common.json else done.embeddings, as_json=common.json)
+    embeddings = common.run(run, common.request(ExtractRequest, recipe=recipe, models=models, dtype=dtype))
+    common.show({"embeddings": embeddings}, embeddings)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svkit.cli import console, options
+from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.errors import ConfigError
 
@@ -50,8 +50,6 @@ def finetune(
     if augment is False and (noise is not None or rirs is not None):
         raise ConfigError("--no-augment uses no material; leave --noise and --rirs out")
     recipe = common.open_recipe(sections, encoder, source)
-    if recipe is None:
-        return
     from svkit.store.experiment import encoder_to_note
     from svkit.store.places import recorded_path
     from svkit.training.finetune import FinetuneRequest, run
@@ -63,24 +61,15 @@ def finetune(
         "augment": None if augment is None else "all" if augment else "none",
     }
     noise, rirs = options.material(common.exp, noise, rirs)
-    request = FinetuneRequest(
-        exp=common.exp,
+    request = common.request(
+        FinetuneRequest,
         recipe=recipe,
         encoder=encoder,
-        stage=stage.value if stage else None,
+        stage=stage,
         source=source,
-        out=common.out,
-        manifest=common.manifest,
-        audio_root=common.audio_root,
         noise=noise,
         rirs=rirs,
         augment=options.is_augmented(common.exp, augment),
-        overwrite=common.overwrite,
-        keep_finished=common.keep_finished,
     )
-    with console.progress() as progress:
-        done = run(request, progress)
-        common.remember(recipe, progress, **chosen)
-    console.result(
-        {"checkpoints": done.checkpoints} if common.json else done.checkpoints, as_json=common.json
-    )
+    checkpoints = common.run(run, request, **chosen)
+    common.show({"checkpoints": checkpoints}, checkpoints)

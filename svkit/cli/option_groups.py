@@ -6,10 +6,33 @@ Typer reads the options of a command from its signature, and so would have every
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
 from typing import Any, TypeVar, get_type_hints
 
+Asked = TypeVar("Asked")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionGroup:
+    """Options that become the fields of the same name of a command's request."""
+
+    def request(self, kind: Callable[..., Asked], **own: Any) -> Asked:
+        """Make a request of a dataclass `kind` from these options and from a command's own.
+
+        An option that was not given (None) leaves the request's default; lists become tuples, choices their values.
+        """
+        wanted: Any = kind
+        names = [field.name for field in fields(wanted)]
+        given = {name: getattr(self, name) for name in names if hasattr(self, name)} | own
+        return kind(**{name: _value(option) for name, option in given.items() if option is not None})
+
+
+def _value(option: Any) -> Any:
+    if isinstance(option, list):
+        return tuple(_value(item) for item in option)
+    return option.value if isinstance(option, Enum) else option
 
 
 def takes_groups(command: Callable[..., Result]) -> Callable[..., Result]:

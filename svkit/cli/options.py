@@ -1,20 +1,25 @@
 """Options that several commands share, and what follows from them: recipe and defaults."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from svkit.cli import console
+from svkit.cli.option_groups import OptionGroup
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from svkit.config.schema import Recipe
     from svkit.progress import Progress
+    from svkit.store.request import RunRequest
+
+    Asked = TypeVar("Asked", bound=RunRequest)
+Result = TypeVar("Result")
 
 
 def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
@@ -90,7 +95,7 @@ PrintConfig = Annotated[
 Overwrite = Annotated[
     bool,
     typer.Option(
-        "--overwrite", help="Replace output that is there; an unfinished run of this command goes on."
+        "--overwrite", help="Replace existing output; an unfinished run of this command is resumed."
     ),
 ]
 KeepFinished = Annotated[
@@ -133,25 +138,41 @@ Augment = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Options of every verb that runs a recipe on a manifest."""
+class OutputOptions(OptionGroup):
+    """Options of every command that writes into an experiment."""
+
+    overwrite: Overwrite = False
+    keep_finished: KeepFinished = False
+    exp: Exp = Path("exp")
+    json: Json = False
+
+    def show(self, facts: object, lines: object) -> None:
+        """Print the result: `facts` with `--json`, else `lines`."""
+        console.result(facts if self.json else lines, as_json=self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(OutputOptions):
+    """Options of every command that runs a recipe on a manifest."""
 
     out: Out = None
     manifest: Manifest = None
     audio_root: AudioRoot = None
-    overwrite: Overwrite = False
-    keep_finished: KeepFinished = False
-    exp: Exp = Path("exp")
     preset: Preset = None
     config: Config = None
     overrides: Overrides = None
     print_config: PrintConfig = False
-    json: Json = False
+
+    def is_set(self, key: str) -> bool:
+        """Whether `--set` gives this key."""
+        return any(override.partition("=")[0].strip() == key for override in self.overrides or ())
 
     def open_recipe(
         self, sections: Sequence[str], encoder: str | None = None, upstream: Path | None = None
-    ) -> "Recipe | None":
-        """Return the recipe to run; None: it was to be printed only, which is done.
+    ) -> "Recipe":
+        """Resolve the recipe to run: preset < exp/config.toml < upstream < --config < --set < --encoder.
+
+        With `--print-config` it is printed, as TOML ready to be edited and given to `--config`, and the command ends.
 
         Args:
             sections: of the recipe, that keys of `--set` without a section mean.
@@ -161,75 +182,63 @@ class RunOptions:
         Raises:
             ConfigError: an unknown preset, key or value.
         """
-        recipe = open_recipe(self, sections, encoder, upstream)
-        if not self.print_config:
-            return recipe
-        print_recipe(recipe, as_json=self.json)
-        return None
+        from svkit.config.load import load_recipe, preset_names, resolved, to_toml
+        from svkit.scoring.lineage import made_with
+        from svkit.store.experiment import FILE_NAME, noted_encoder, read_experiment
 
-    def is_set(self, key: str) -> bool:
-        """Whether `--set` gives this key."""
-        return any(override.partition("=")[0].strip() == key for override in self.overrides or ())
+        experiment, noted = read_experiment(self.exp), self.exp / FILE_NAME
+        made_by, seed = (None, None) if upstream is None else made_with(upstream)
+        preset = self.preset or (made_by if made_by in preset_names() else None) or experiment.preset
+        seed = experiment.seed if seed is None else seed
+        defaults: dict[str, str | int] = {"seed": seed} if seed is not None else {}
+        encoder_before = noted_encoder(self.exp, experiment.encoder)
+        if encoder_before and preset == experiment.preset:
+            defaults["encoder"] = encoder_before
+        recipe = load_recipe(
+            preset,
+            None if self.config is None else _read_config(self.config),
+            self.overrides or (),
+            sections,
+            defaults,
+            preset_from="--preset" if self.preset else f"{noted}: preset",
+            config_name=str(self.config),
+        )
+        if made_by not in (None, recipe.name):
+            console.note(
+                f"{upstream} was made with the recipe {made_by}, this command runs {recipe.name}: a chain that mixes"
+                " recipes, which the report says"
+            )
+        elif not self.preset and preset != experiment.preset:
+            console.note(f"preset {preset}, as {upstream} was made with ({noted} says {experiment.preset})")
+        recipe = replace(recipe, encoder=encoder) if encoder else recipe
+        if self.print_config:
+            self.show(resolved(recipe), to_toml(resolved(recipe)))
+            raise typer.Exit
+        return recipe
 
-    def remember(self, recipe: "Recipe", progress: "Progress", **chosen: str | None) -> None:
-        """Note what the flags chose in exp/config.toml, for later commands, and say what that changes.
+    def run(
+        self, run: "Callable[[Asked, Progress], Result]", request: "Asked", **chosen: str | None
+    ) -> "Result":
+        """Run a request, then note what the flags chose in exp/config.toml, for later commands, and say what changed.
 
         A result written elsewhere (`--out`) is no part of the experiment's chain: nothing is noted.
 
         Args:
-            recipe: that ran.
-            progress: is told.
+            run: the command.
+            request: of it.
             chosen: values of flags beside preset and seed.
         """
         from svkit.store.experiment import update_experiment
 
-        if self.out is not None or not console.is_main_process():
-            return
-        seed = recipe.seed if self.is_set("seed") else None
-        changes = {"preset": self.preset, "seed": seed, **chosen}
-        changes = {key: value for key, value in changes.items() if value is not None}
-        if changes:
-            for change in update_experiment(self.exp, **changes):
-                progress.note(change)
-
-
-def open_recipe(
-    run: RunOptions, sections: Sequence[str], encoder: str | None = None, upstream: Path | None = None
-) -> "Recipe":
-    """Resolve the recipe a command runs: preset < exp/config.toml < upstream < --config < --set < --encoder.
-
-    Raises:
-        ConfigError: an unknown preset, key or value.
-    """
-    from svkit.config.load import load_recipe, preset_names
-    from svkit.scoring.lineage import made_with
-    from svkit.store.experiment import FILE_NAME, noted_encoder, read_experiment
-
-    experiment, noted = read_experiment(run.exp), run.exp / FILE_NAME
-    made_by, seed = (None, None) if upstream is None else made_with(upstream)
-    preset = run.preset or (made_by if made_by in preset_names() else None) or experiment.preset
-    seed = experiment.seed if seed is None else seed
-    defaults: dict[str, str | int] = {"seed": seed} if seed is not None else {}
-    encoder_before = noted_encoder(run.exp, experiment.encoder)
-    if encoder_before and preset == experiment.preset:
-        defaults["encoder"] = encoder_before
-    recipe = load_recipe(
-        preset,
-        None if run.config is None else _read_config(run.config),
-        run.overrides or (),
-        sections,
-        defaults,
-        preset_from="--preset" if run.preset else f"{noted}: preset",
-        config_name=str(run.config),
-    )
-    if made_by not in (None, recipe.name):
-        console.note(
-            f"{upstream} was made with the recipe {made_by}, this command runs {recipe.name}: a chain that mixes"
-            " recipes, which the report says"
-        )
-    elif not run.preset and preset != experiment.preset:
-        console.note(f"preset {preset}, as {upstream} was made with ({noted} says {experiment.preset})")
-    return replace(recipe, encoder=encoder) if encoder else recipe
+        with console.progress() as progress:
+            done = run(request, progress)
+            if self.out is None and console.is_main_process():
+                seed = request.recipe.seed if self.is_set("seed") else None
+                changes = {"preset": self.preset, "seed": seed, **chosen}
+                changes = {key: value for key, value in changes.items() if value is not None}
+                for change in update_experiment(self.exp, **changes) if changes else ():
+                    progress.note(change)
+        return done
 
 
 def material(exp: Path, noise: Path | None, rirs: Path | None) -> tuple[Path | None, Path | None]:
@@ -245,13 +254,6 @@ def is_augmented(exp: Path, flag: bool | None) -> bool:
     from svkit.store.experiment import read_experiment
 
     return read_experiment(exp).augment != "none" if flag is None else flag
-
-
-def print_recipe(recipe: "Recipe", *, as_json: bool) -> None:
-    """Print the resolved recipe (`--print-config`) as TOML, ready to be edited and given to `--config`, or as JSON."""
-    from svkit.config.load import resolved, to_toml
-
-    console.result(resolved(recipe) if as_json else to_toml(resolved(recipe)), as_json=as_json)
 
 
 def _read_config(path: Path) -> str:

@@ -71,17 +71,7 @@ Encoder = Annotated[str | None, typer.Option("--encoder", help="Encoder noted fo
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OutputOptions:
-    """Where lists go, whether they may replace others, and what is printed."""
-
-    overwrite: options.Overwrite = False
-    keep_finished: options.KeepFinished = False
-    exp: options.Exp = Path("exp")
-    json: options.Json = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoOptions(_OutputOptions):
+class DemoOptions(options.OutputOptions):
     """Options of the rendered corpus: those of any corpus that do not speak of given recordings."""
 
     valid_speakers: ValidSpeakers = None
@@ -99,7 +89,7 @@ class DemoOptions(_OutputOptions):
 
         request = self._request(root)
         done = _with_table(lambda progress: run(as_before(request, progress, seed=self.seed), progress))
-        console.result(asdict(done) if self.json else done.data, as_json=self.json)
+        self.show(asdict(done), done.data)
 
     def _request(self, root: Path | None) -> "CorpusRequest":
         from svkit.corpora.request import CorpusRequest
@@ -152,7 +142,7 @@ class CorpusOptions(DemoOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaterialOptions(_OutputOptions):
+class MaterialOptions(options.OutputOptions):
     """Options of material for augmentation."""
 
     channel: options.Channel = "0"
@@ -181,7 +171,7 @@ class MaterialOptions(_OutputOptions):
             keep_finished=self.keep_finished,
         )
         done = _with_table(lambda progress: run(request, progress))
-        console.result(asdict(done) if self.json else done.list, as_json=self.json)
+        self.show(asdict(done), done.list)
 
 
 OWN_RECORDINGS, OWN_MATERIAL = CorpusOptions(read_samples=True), MaterialOptions(read_samples=True)

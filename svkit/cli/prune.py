@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svkit.cli import console, options
+from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError
@@ -58,22 +58,7 @@ def prune(
     flags = [f"prune.{key}={value!r}" for key, value in values.items() if value is not None]
     common = replace(common, overrides=[*(common.overrides or ()), *flags])
     recipe = common.open_recipe(["prune"], upstream=teacher or common.exp / "finetune" / "joint")
-    if recipe is None:
-        return
     from svkit.training.prune import PruneRequest, run
 
-    request = PruneRequest(
-        exp=common.exp,
-        recipe=recipe,
-        teacher=teacher,
-        out=common.out,
-        budget=budget,
-        manifest=common.manifest,
-        audio_root=common.audio_root,
-        overwrite=common.overwrite,
-        keep_finished=common.keep_finished,
-    )
-    with console.progress() as progress:
-        done = run(request, progress)
-        common.remember(recipe, progress)
-    console.result(asdict(done) if common.json else done.checkpoint, as_json=common.json)
+    done = common.run(run, common.request(PruneRequest, recipe=recipe, teacher=teacher, budget=budget))
+    common.show(asdict(done), done.checkpoint)

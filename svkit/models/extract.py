@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from svkit.config.schema import ExtractConfig, Recipe, SaveConfig
+from svkit.config.schema import ExtractConfig, SaveConfig
 from svkit.data.evaluation import LengthSortedBatches, read_batches
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.models.embed import embed_batch, refuse_short
@@ -31,6 +31,7 @@ from svkit.store.embeddings import write_embeddings
 from svkit.store.finished import is_current
 from svkit.store.manifest import Manifest, read_manifest
 from svkit.store.provenance import RUN_NAME, is_finished, plain
+from svkit.store.request import RunRequest
 
 DTYPES = {
     "float32": (torch.float32, "fp32"),
@@ -41,26 +42,12 @@ DTYPES = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExtractRequest:
-    """What the command line asks for."""
+class ExtractRequest(RunRequest):
+    """Models, and the arithmetic they run in."""
 
-    exp: Path
-    recipe: Recipe
     models: tuple[Path, ...] = ()
     """Checkpoints; none: the final dense and the final pruned model."""
-    manifest: Path | None = None
-    out: Path | None = None
-    audio_root: Path | None = None
     dtype: str = "auto"
-    overwrite: bool = False
-    keep_finished: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExtractResult:
-    """Embedding directories."""
-
-    embeddings: list[Path]
 
 
 def final_models(exp: Path, progress: Progress | None = None) -> dict[str, Path]:
@@ -109,8 +96,8 @@ def model_name(exp: Path, path: Path) -> str:
         return path.resolve().name
 
 
-def run(request: ExtractRequest, progress: Progress) -> ExtractResult:
-    """Extract with every model.
+def run(request: ExtractRequest, progress: Progress) -> list[Path]:
+    """Extract with every model; return the directories of the embeddings.
 
     Raises:
         ArtifactError: no model, or one that cannot be loaded.
@@ -144,7 +131,7 @@ def run(request: ExtractRequest, progress: Progress) -> ExtractResult:
         precision = request.recipe.precision if request.dtype == "auto" else DTYPES[request.dtype][1]
         accelerator = accelerator or make_accelerator(precision)
         _extract(job, accelerator, progress)
-    return ExtractResult(embeddings=[job.out for job in jobs])
+    return [job.out for job in jobs]
 
 
 @dataclass(kw_only=True)

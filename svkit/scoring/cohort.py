@@ -63,4 +63,4 @@ def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) 
         overwrite=True,
         keep_finished=True,
     )
-    return run(request, progress).embeddings[0]
+    return run(request, progress)[0]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from svkit.config.schema import Recipe
 from svkit.data.dataset import CropDataset
 from svkit.errors import ArtifactError
 from svkit.models.load import load_model
@@ -14,6 +13,7 @@ from svkit.store import checkpoint as store
 from svkit.store.finished import is_current
 from svkit.store.manifest import read_manifest
 from svkit.store.provenance import plain
+from svkit.store.request import RunRequest
 from svkit.training.prune import write_pruned
 from svkit.training.stage import Fit, batch_of_process, fit_task
 from svkit.training.tasks import DistillationTask
@@ -21,29 +21,15 @@ from svkit.training.teacher import DistanceMeter, default_teacher, place, traini
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DistillRequest:
-    """What the command line asks for."""
+class DistillRequest(RunRequest):
+    """A pruned student and its teacher."""
 
-    exp: Path
-    recipe: Recipe
     student: Path | None = None
     teacher: Path | None = None
-    out: Path | None = None
-    manifest: Path | None = None
-    audio_root: Path | None = None
-    overwrite: bool = False
-    keep_finished: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DistillResult:
-    """The distilled checkpoint."""
-
-    checkpoint: Path
-
-
-def run(request: DistillRequest, progress: Progress) -> DistillResult:
-    """Distil.
+def run(request: DistillRequest, progress: Progress) -> Path:
+    """Distil; return the checkpoint.
 
     Raises:
         ArtifactError: student or teacher missing, or of different hidden sizes.
@@ -67,7 +53,7 @@ def run(request: DistillRequest, progress: Progress) -> DistillResult:
     )
     if request.keep_finished and is_current(out, command="distill", config=record, inputs=inputs):
         progress.note(f"{out} is finished, with equal inputs")
-        return DistillResult(checkpoint=out)
+        return out
     teacher, student = load_model(teacher_path), load_model(student_path)
     sizes = [
         (m.architecture.encoder.hidden_size, m.architecture.encoder.num_layers) for m in (student, teacher)
@@ -119,4 +105,4 @@ def run(request: DistillRequest, progress: Progress) -> DistillResult:
         output.finish({"device": str(accelerator.device)})
         if accelerator.is_main_process:
             write_card(out)
-    return DistillResult(checkpoint=out)
+    return out

@@ -27,6 +27,7 @@ from svkit.store import checkpoint as store
 from svkit.store.finished import is_current
 from svkit.store.manifest import Manifest, read_manifest
 from svkit.store.provenance import plain
+from svkit.store.request import RunRequest
 from svkit.training.stage import Fit, batch_of_process, fit_task
 from svkit.training.tasks import ClassificationTask
 from svkit.training.validation import Validator
@@ -36,32 +37,17 @@ FROZEN_ENCODER = ("lora", "head")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FinetuneRequest:
-    """What the command line asks for."""
+class FinetuneRequest(RunRequest):
+    """One or all stages; `out` is the directory of the stages (or of the one stage)."""
 
-    exp: Path
-    recipe: Recipe
     encoder: str | None = None
     stage: str | None = None
     """One stage; None: the three in order."""
     source: Path | None = None
     """Checkpoint to start from instead of an encoder."""
-    out: Path | None = None
-    """Directory of the stages (or of the one stage)."""
-    manifest: Path | None = None
-    audio_root: Path | None = None
     noise: Path | None = None
     rirs: Path | None = None
     augment: bool = True
-    overwrite: bool = False
-    keep_finished: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinetuneResult:
-    """Checkpoints in the order of the stages."""
-
-    checkpoints: list[Path]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,8 +81,8 @@ class _Plan:
         )
 
 
-def run(request: FinetuneRequest, progress: Progress) -> FinetuneResult:
-    """Run the stages that are asked for.
+def run(request: FinetuneRequest, progress: Progress) -> list[Path]:
+    """Run the stages that are asked for; return their checkpoints in order.
 
     Raises:
         ConfigError: all of them are finished already, or material for augmentation is missing.
@@ -119,7 +105,7 @@ def run(request: FinetuneRequest, progress: Progress) -> FinetuneResult:
             continue
         accelerator = accelerator or make_accelerator(request.recipe.precision)
         _run_stage(plan, request, accelerator, progress)
-    return FinetuneResult(checkpoints=[plan.out for plan in plans])
+    return [plan.out for plan in plans]
 
 
 def _inputs_exist(plan: _Plan) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
-from svkit.config.schema import PruneConfig, Recipe
+from svkit.config.schema import PruneConfig
 from svkit.data.dataset import CropDataset
 from svkit.errors import ConfigError, TrainingError
 from svkit.models.load import SpeakerModel, load_model
@@ -30,25 +30,19 @@ from svkit.store import checkpoint as store
 from svkit.store.finished import is_current
 from svkit.store.manifest import read_manifest
 from svkit.store.provenance import plain
+from svkit.store.request import RunRequest
 from svkit.training.stage import Fit, batch_of_process, count_steps, fit_task
 from svkit.training.tasks import DistillationTask, PruningTask
 from svkit.training.teacher import DistanceMeter, default_teacher, place, training_inputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PruneRequest:
-    """What the command line asks for."""
+class PruneRequest(RunRequest):
+    """A teacher and what is to be left of it."""
 
-    exp: Path
-    recipe: Recipe
     teacher: Path | None = None
-    out: Path | None = None
     budget: str | None = None
     """`macs=6.3G`: MACs for 1 s of the whole model, instead of a sparsity."""
-    manifest: Path | None = None
-    audio_root: Path | None = None
-    overwrite: bool = False
-    keep_finished: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Options that a dataclass stands for: their order, their defaults, and what reaches the command."""
 
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,13 +9,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from svkit.cli.option_groups import takes_groups
+from svkit.cli.option_groups import OptionGroup, takes_groups
 
 Exp = Annotated[Path, typer.Option("--exp")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class Output(OptionGroup):
     exp: Exp = Path("exp")
     overwrite: Annotated[bool, typer.Option("--overwrite")] = False
 
@@ -68,3 +69,23 @@ def test_an_option_twice_is_refused():
 
         @takes_groups
         def command(exp: Exp, output: Output) -> None: ...
+
+
+class Kind(str, Enum):
+    FAST = "fast"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    exp: Path
+    trials: tuple[Path, ...] = ()
+    kinds: tuple[str, ...] = ()
+    seed: int = 24
+
+
+def test_a_request_is_filled_from_options_of_the_same_name():
+    given = Reading(trials=[Path("x")], exp=Path("e"), read=True)
+    assert given.request(Asked, kinds=[Kind.FAST]) == Asked(
+        exp=Path("e"), trials=(Path("x"),), kinds=("fast",), seed=24
+    )
+    assert Reading().request(Asked, seed=None, kinds=None) == Asked(exp=Path("exp"))

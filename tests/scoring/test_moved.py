@@ -215,7 +215,7 @@ def embedded_with(monkeypatch):
 
     def fake(request, progress):
         asked.extend(request.models)
-        return extract.ExtractResult(embeddings=[request.exp])
+        return [request.exp]
 
     monkeypatch.setattr(extract, "run", fake)
     return asked

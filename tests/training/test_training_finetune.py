@@ -37,7 +37,7 @@ def finetune(
     **options,
 ) -> list[Path]:
     request = FinetuneRequest(exp=exp, recipe=using or recipe(), out=out, **{"augment": False, **options})
-    return run(request, progress or SilentProgress()).checkpoints
+    return run(request, progress or SilentProgress())
 
 
 def test_the_three_stages_follow_each_other(prepared, tmp_path):
