@@ -159,9 +159,11 @@ pruning-quality: $(dense)
 
 # ---- Checks -------------------------------------------------------------------------------------------------------
 
-# In random order; the last lines say how to get the same order again. The order of the files: pytest -p no:randomly.
+# In JOBS processes and in random order; the last lines say how to get the same order again. One process, in the order
+# of the files: pytest -p no:randomly.
+JOBS ?= 2
 test: $(SETUP)
-	$(VENV)/bin/pytest
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 check: static test
 
@@ -179,10 +181,12 @@ format: $(SETUP)
 e2e: $(SETUP)
 	$(VENV)/bin/pytest tests/e2e
 
-# Kill, starve and race every stage for some minutes; counts into docs/results/soak.{json,md}.
+# The long forms of the tests, which `make test` leaves out; then kill, starve and race every stage for some minutes, with
+# counts into docs/results/soak.{json,md}.
 SOAK_MINUTES ?= 10
 RESULTS ?=
 soak: $(SETUP)
+	SVKIT_SOAK=1 $(VENV)/bin/python -m pytest tests/soak tests/hostile
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m tests.soak --minutes $(SOAK_MINUTES)
 
 # All of them run, whatever one misses; the figures go to docs/results when RESULTS names it.

@@ -6,8 +6,11 @@ No test sees the user's `exp/` or `SVKIT_EXP`: the working directory is an empty
 import os
 import shutil
 import signal
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported anywhere: a test of a small model is faster on one thread, and stays deterministic.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,7 +22,8 @@ _OF_A_LAUNCHER_OR_TERMINAL = {
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS",
 }  # fmt: skip
-_is_soak = os.environ.get("SVKIT_SOAK", "").isdecimal()  # tests.hostile.mutations
+_soak = os.environ.get("SVKIT_SOAK", "")
+_is_soak = _soak.isdecimal() and int(_soak) > 0  # how many examples: tests.hostile.mutations
 for _name in set(os.environ):
     if _name in _OF_A_LAUNCHER_OR_TERMINAL or (
         _name.startswith(("SVKIT_", "_SVKIT_")) and not (_name == "SVKIT_SOAK" and _is_soak)
@@ -65,19 +69,48 @@ def _working_directory_stays_empty(empty_directory: Path) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none; torch is imported only if such a test was collected."""
+    """Leave the long forms out unless `SVKIT_SOAK` asks for them, and what needs a GPU where there is none.
+
+    The long tests come first, so that two processes (`pytest -n 2 --dist worksteal`) end together.
+    """
+    if not _is_soak:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu_items:
         return
-    import torch
+    import torch  # only where such a test was collected
 
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="no GPU"))
 
 
+_damaged_files: Counter[str] = Counter()
+"""What became of the damaged files of tests/hostile, in all processes of this run."""
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Collect the counts of this process; with pytest-xdist, hand them to the one that prints."""
+    mutations = sys.modules.get("tests.hostile.mutations")
+    if mutations is not None:
+        _damaged_files.update(mutations.outcomes)
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["damaged_files"] = dict(_damaged_files)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the counts of one of several processes."""
+    _damaged_files.update(getattr(node, "workeroutput", {}).get("damaged_files", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in which order the tests ran (pytest-randomly's own line is not shown by `-q`)."""
+    """Print the counts that docs/reliability.md states, and the order of the tests (`-q` hides pytest-randomly's)."""
+    if _damaged_files:
+        counts = ", ".join(f"{count:,} {name}" for name, count in sorted(_damaged_files.items()))
+        terminalreporter.write_line(f"damaged files: {sum(_damaged_files.values()):,} ({counts})")
     seed = getattr(terminalreporter.config.option, "randomly_seed", None)
     if isinstance(seed, int):
         terminalreporter.write_line(f"the same order again: --randomly-seed={seed}")
