@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
+from svkit.models import session
 from svkit.models.session import DOUBLE_SIGNAL_SECONDS, StopSignal, exit_code
-from svkit.training import stage as training
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def _usual_handlers():
 
 def test_a_second_signal_stops_at_once_unless_it_is_the_first_delivered_twice(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(session.time, "monotonic", lambda: now[0])
     before = signal.getsignal(signal.SIGTERM)
     with StopSignal().installed() as stop:
         assert stop.received is None

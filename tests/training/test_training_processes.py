@@ -18,6 +18,7 @@ from svkit.data.dataset import CropKey
 from svkit.data.evaluation import LengthSortedBatches
 from svkit.data.sampler import EpochBatches
 from svkit.errors import ConfigError
+from svkit.models import session
 from svkit.models.extract import ExtractRequest
 from svkit.models.extract import run as run_extract
 from svkit.models.session import StageOutput, make_accelerator
@@ -25,7 +26,6 @@ from svkit.progress import SilentProgress
 from svkit.store import checkpoint as store
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import read_manifest
-from svkit.training import stage as training
 from svkit.training.finetune import FinetuneRequest, run
 from svkit.training.stage import batch_of_process
 from tests.training_experiment import (
@@ -198,7 +198,7 @@ def test_parts_that_have_changed_are_embedded_again(tmp_path: Path, monkeypatch:
 def test_sharded_models_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_accelerator("fp32").num_processes == 1
     sharded = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    monkeypatch.setattr(training, "Accelerator", lambda **_: sharded)
+    monkeypatch.setattr(session, "Accelerator", lambda **_: sharded)
     with pytest.raises(ConfigError, match="FSDP: not supported.*torchrun.*gradient_checkpointing"):
         make_accelerator("fp32")
 
