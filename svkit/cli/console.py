@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
     from rich.progress import TaskID
 
+    from svkit.reports.tables import Table
+
 PLAIN_INTERVAL_SECONDS = 5.0
 """At most one plain line a task in this time."""
+FILE_WIDTH = 200
+"""Columns of a table where stdout is not a terminal."""
 
 
 def result(values: object, *, as_json: bool = False) -> None:
@@ -47,6 +51,24 @@ def say(text: str) -> None:
     """Print a line on stdout: as it is for other programs, without control characters on a terminal."""
     sys.stdout.write(f"{terminal_text(text, sys.maxsize) if sys.stdout.isatty() else text}\n")
     sys.stdout.flush()
+
+
+def table(shown: "Table") -> None:
+    """Print a table on stdout, as wide as the terminal; in a file or pipe its lines are not wrapped."""
+    from svkit.reports.tables import to_terminal
+
+    sys.stdout.write(f"{to_terminal(shown, None if sys.stdout.isatty() else FILE_WIDTH)}\n")
+    for text in shown.notes:
+        sentence(text)
+    sys.stdout.write("\n" if shown.notes else "")
+    sys.stdout.flush()
+
+
+def sentence(text: str) -> None:
+    """Print a sentence on stdout: on a terminal in its width, in a file or pipe on one line."""
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(terminal_text(text), soft_wrap=not sys.stdout.isatty())
 
 
 def note(message: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from svkit.cli import console, options, tables
+from svkit.cli import console, options
 
 
 def doctor(exp: options.Exp = Path("exp"), json: options.Json = False) -> None:
@@ -15,6 +15,7 @@ def doctor(exp: options.Exp = Path("exp"), json: options.Json = False) -> None:
 
     Example: svkit doctor
     """
+    from svkit.reports.tables import Table
     from svkit.tools.doctor import ERROR, run, versions
 
     checks = run(exp)
@@ -26,6 +27,9 @@ def doctor(exp: options.Exp = Path("exp"), json: options.Json = False) -> None:
         rows = [[check.name, check.status, check.found] for check in checks]
         remedies = [f"{check.name}: {check.remedy}" for check in checks if check.remedy]
         verdict = f"{num_errors} to put right" if num_errors else "svkit can work here"
-        tables.print_table(f"svkit doctor: {verdict}", ["", "", "found"], rows, remedies)
+        title = f"svkit doctor: {verdict}"
+        console.table(
+            Table(title=title, headings=["", "", "found"], rows=rows, left=(0, 1, 2), notes=remedies)
+        )
     if num_errors:
         raise typer.Exit(2)

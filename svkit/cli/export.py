@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svkit.cli import console, options, tables
+from svkit.cli import console, options
 
 
 class Precision(str, Enum):
@@ -52,5 +52,5 @@ def export(
         done = run(request, progress)
     if json:
         return console.result({"directory": done.directory.as_posix(), **done.facts}, as_json=True)
-    tables.print_table("Exported models", *summary(done.facts))
+    console.table(summary(done.facts))
     return console.result(done.directory)

@@ -79,7 +79,7 @@ def _count(number: int, noun: str) -> str:
 
 def _print_tables(facts: dict[str, Any]) -> None:
     """Print the counts, then the widths per layer; a cut model shows what is left of what."""
-    from svkit.cli.tables import percent, print_table
+    from svkit.reports.tables import Table, percent
 
     macs, teacher, size = facts["macs_per_second"], facts["teacher_parameters"], facts["size_bytes"]
     rows = [["encoder parameters", f"{facts['encoder_parameters']:,}"]]
@@ -94,7 +94,7 @@ def _print_tables(facts: dict[str, Any]) -> None:
     ]
     if size is not None:
         rows.append(["size of the weights", f"{size / 1e6:,.1f} MB"])
-    print_table(str(facts["name"]), ["", "count"], rows)
+    console.table(Table(title=str(facts["name"]), headings=["", "count"], rows=rows))
     widths, dense = facts["widths"], facts["dense_widths"]
     layers = [
         [
@@ -103,7 +103,8 @@ def _print_tables(facts: dict[str, Any]) -> None:
         ]
         for index in range(len(widths["num_heads"]))
     ]
-    print_table("widths per layer", ["layer", "heads", "FFN 1", "FFN 2", "convolution"], layers)
+    headings = ["layer", "heads", "FFN 1", "FFN 2", "convolution"]
+    console.table(Table(title="widths per layer", headings=headings, rows=layers))
 
 
 def _width(kept: int, dense: int, is_pruned: bool) -> str:

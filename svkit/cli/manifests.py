@@ -156,7 +156,7 @@ def stats(listed: List, json: options.Json = False) -> None:
 
 
 def _print_stats(found: "Stats") -> None:
-    from svkit.cli.tables import print_table
+    from svkit.reports.tables import Table
 
     rows = [
         ["speakers", f"{found.speakers:,}"],
@@ -173,7 +173,7 @@ def _print_stats(found: "Stats") -> None:
         for value, count in values.items()
     ]
     console.result(found.list)
-    print_table("", ["", "count"], rows)
+    console.table(Table(headings=["", "count"], rows=rows))
     for title, spread, unit in (
         ("duration, s", found.seconds, "utterances"),
         ("utterances a speaker", found.utterances_per_speaker, "speakers"),
@@ -183,7 +183,7 @@ def _print_stats(found: "Stats") -> None:
 
 
 def _print_histogram(title: str, spread: "Distribution", unit: str) -> None:
-    from svkit.cli.tables import percent, print_table
+    from svkit.reports.tables import Table, percent
 
     total = sum(bar.count for bar in spread.histogram)
     longest = max(bar.count for bar in spread.histogram)
@@ -191,9 +191,11 @@ def _print_histogram(title: str, spread: "Distribution", unit: str) -> None:
     for bar in spread.histogram:
         span = f"{bar.low:g} and more" if bar.high is None else f"{bar.low:g} to {bar.high:g}"
         length = max(1, round(_BAR_WIDTH * bar.count / longest)) if bar.count else 0
-        rows.append([f"{span:<16}{'#' * length}", f"{bar.count:,}", f"{percent(bar.count / total, 1)} %"])
+        rows.append(
+            [f"{span:<16}{'#' * length}", f"{bar.count:,}", f"{percent(bar.count / total, digits=1)} %"]
+        )
     numbers = f"median {spread.median:g}, mean {spread.mean:.4g}, {spread.minimum:g} to {spread.maximum:g}"
-    print_table(f"{title}: {numbers}", ["", unit, "share"], rows)
+    console.table(Table(title=f"{title}: {numbers}", headings=["", unit, "share"], rows=rows))
 
 
 def shards(

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from svkit.cli import console, options, tables
+from svkit.cli import console, options
 
 Allow = Annotated[
-    list[str] | None, typer.Option("--allow", metavar="GUARD", help="Go on, on record: stale; repeatable.")
+    list[str] | None,
+    typer.Option("--allow", metavar="GUARD", help="Continue and record the exception: stale; repeatable."),
 ]
 
 
@@ -23,20 +24,20 @@ def report(
 
     Example: svkit report --exp exp
     """
-    from svkit.reports.report import ReportRequest, run, summary
+    from svkit.reports import wording
+    from svkit.reports.report import ReportRequest, brief_tables, run
 
+    request = ReportRequest(
+        exp=exp, allow=frozenset(allow or ()), overwrite=overwrite, keep_finished=keep_finished
+    )
     with console.progress() as progress:
-        request = ReportRequest(
-            exp=exp, allow=frozenset(allow or ()), overwrite=overwrite, keep_finished=keep_finished
-        )
         done = run(request, progress)
     if json:
         return console.result(done.report, as_json=True)
-    shown = summary(done.report)
-    for sentence in shown.headline:
-        tables.print_note(sentence)
-    for title, headings, rows in shown.tables:
-        tables.print_table(title, headings, rows)
-    for note in shown.notes:
-        tables.print_note(note)
+    for text in wording.headline(done.report):
+        console.sentence(text)
+    for table in brief_tables(done.report):
+        console.table(table)
+    for text in wording.notes(done.report):
+        console.sentence(text)
     return console.result(done.page)

@@ -2,11 +2,11 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svkit.cli import console, options, tables
+from svkit.cli import console, options
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
@@ -216,50 +216,23 @@ def score(
 
 def _print(done: "ScoreResult") -> None:
     """Print what a person decides by: errors, comparison, calibration, thresholds, breakdowns; 80 columns wide."""
-    from svkit.reports import wording
+    from svkit.reports import results, wording
+    from svkit.reports.tables import Table
 
-    metrics = [system.metrics for system in done.systems]
-    facts = metrics[0]
-    if any(
-        one["eer"] is None for one in metrics
-    ):  # trials of one class, allowed: there are scores and no error rates
-        counts = [[one["name"], f"{one['num_targets']:,}", f"{one['num_nontargets']:,}"] for one in metrics]
+    systems = [system.metrics for system in done.systems]
+    title, cautions = f"Trials {done.trials}", wording.caution_sentences(systems)
+    if any(one["eer"] is None for one in systems):  # trials of one class, allowed: there are no error rates
+        rows = [[one["name"], f"{one['num_targets']:,}", f"{one['num_nontargets']:,}"] for one in systems]
         headings = ["system", "targets", "nontargets"]
-        tables.print_table(f"Trials {done.trials}", headings, counts, wording.caution_sentences(metrics))
+        console.table(Table(title=title, headings=headings, rows=rows, notes=cautions))
         return
-    report = {"systems": metrics}
-    notes = [f"{facts['num_targets']:,} target and {facts['num_nontargets']:,} nontarget trials."]
-    notes.append(wording.interval_note(report))
-    notes += [wording.comparison_sentence(comparison) for comparison in done.comparisons]
-    notes += wording.caution_sentences(metrics)
-    headings = ["system", "EER, % (95 %)", "minDCF 0.01", "minDCF 0.05", "minCllr, bits"]
-    rows = [
-        [
-            one["name"],
-            wording.eer_cell(one),
-            wording.cost(one, 0.01),
-            wording.cost(one, 0.05),
-            f"{one['min_cllr']:.3f}",
-        ]
-        for one in metrics
-    ]
-    tables.print_table(f"Trials {done.trials} ({facts['backend']['name']})", headings, rows, notes)
-    if "cllr" in facts:
-        headings = ["system", "Cllr, bits (at best)", "actDCF 0.01 (at best)", "actDCF 0.05 (at best)"]
-        note = f"Log-likelihood ratios: {wording.calibration_text(facts['calibration'])}."
-        tables.print_table("Calibration", headings, [_calibration_row(one) for one in metrics], [note])
-    for one in metrics:
-        notes = [wording.THRESHOLD_NOTE] if one is metrics[-1] else []
-        tables.print_table(f"Thresholds of {one['name']}", *wording.threshold_table(one), notes)
-    for number, breakdown in enumerate(facts["breakdown"]):
-        column = breakdown["column"]
-        groups = [(one["name"], one["breakdown"][number]) for one in metrics]
-        tables.print_table(f"EER by {column}", *wording.breakdown_rows(column, groups))
-
-
-def _calibration_row(facts: dict[str, Any]) -> list[str]:
-    actual, best = (
-        {cost["p_target"]: cost["value"] for cost in facts[key]} for key in ("act_dcf", "min_dcf_llr")
-    )
-    cells = [f"{facts['cllr']:.3f} ({facts['min_cllr_llr']:.3f})"]
-    return [facts["name"], *cells, *(f"{actual[prior]:.3f} ({best[prior]:.3f})" for prior in (0.01, 0.05))]
+    notes = [wording.trials_note(systems[:1]), wording.interval_note(systems)]
+    notes += [*map(wording.comparison_sentence, done.comparisons), *cautions]
+    console.table(results.brief_errors(systems, f"{title} ({systems[0]['backend']['name']})", notes))
+    if "cllr" in systems[0]:
+        console.table(results.brief_calibration(systems))
+    for one in systems:
+        notes = [results.THRESHOLD_NOTE] if one is systems[-1] else []
+        console.table(results.thresholds(one, f"Thresholds of {one['name']}", notes))
+    for table in results.breakdowns(systems):
+        console.table(table)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svkit.cli import console, options, tables
+from svkit.cli import console, options
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
@@ -87,6 +87,8 @@ def verify(
 
 
 def _print(done: "VerifyResult") -> None:
+    from svkit.reports.tables import Table
+
     rows = [["score (cosine)", f"{done.score:.4f}"]]
     if done.llr is None:
         rows.append(["log-likelihood ratio", "not calibrated"])
@@ -111,7 +113,7 @@ def _print(done: "VerifyResult") -> None:
         )
     if done.warnings:
         notes.append("Do not trust this: " + "; ".join(done.warnings))
-    tables.print_table(_verdict(done.is_accepted), ["", ""], rows, notes)
+    console.table(Table(title=_verdict(done.is_accepted), headings=["", ""], rows=rows, notes=notes))
 
 
 def _odds(llr: float) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 
 from svkit.errors import ArtifactError
 from svkit.models.info import describe_checkpoint
-from svkit.reports import wording
-from svkit.reports.markdown import escape, table
+from svkit.reports import results, wording
+from svkit.reports.tables import Table
+from svkit.reports.templates import render_markdown
 from svkit.scoring.calibrate import bounds_gap, map_of, separable_caution
+from svkit.store import calibration
 from svkit.store.atomic import write_text
-from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
-from svkit.store.calibration import read_calibration
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.files import read_file
 from svkit.store.provenance import read_provenance, sha256_artifact
@@ -47,130 +47,82 @@ def write_card(directory: Path, systems: Sequence[Mapping[str, Any]] = ()) -> No
 def render(directory: Path, systems: Sequence[Mapping[str, Any]]) -> str:
     """Return the card as markdown."""
     record, facts = read_provenance(directory), describe_checkpoint(directory)
-    sections = [
-        _head(directory, record, facts),
-        _use(directory),
-        _size(facts),
-        _training(directory, record),
-        _evaluation(systems),
-        _limits(directory),
-    ]
-    return "\n\n".join(sections) + "\n"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(table(headings, rows))
-
-
-def _head(directory: Path, record: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    num_layers = len(facts["widths"]["num_heads"])
-    kind = "dense" if facts["teacher_parameters"] is None else f"cut by {100 * facts['sparsity']:.1f} %"
-    made_by = escape(f"svkit {record['command']} (svkit {record['svkit']}), {record['finished']}")
-    return (
-        f"# {escape(directory.name)}: {_TITLES.get(record['command'], 'speaker model')}\n\n"
-        f"A w2v-BERT 2.0 encoder of {num_layers} layers ({kind}) with layer adapters, attentive statistics pooling and"
-        f" a linear layer: a recording in, a speaker embedding out. Written by {made_by}."
+    inputs = [[entry["name"], Path(entry["path"]).name, entry["sha256"][:16]] for entry in record["inputs"]]
+    return render_markdown(
+        "card.md.j2",
+        name=directory.name,
+        title=_TITLES.get(record["command"], "speaker model"),
+        num_layers=len(facts["widths"]["num_heads"]),
+        kind="dense" if facts["teacher_parameters"] is None else f"cut by {100 * facts['sparsity']:.1f} %",
+        record=record,
+        sha256=sha256_artifact(directory),
+        mark=_MARK,
+        size=_size(facts),
+        training=_training(directory, record),
+        inputs=Table(headings=["input", "file", "sha256"], rows=inputs),
+        evaluation=_evaluation(systems),
+        cautions=wording.caution_sentences(systems),
+        calibration=_calibration(directory),
     )
 
 
-def _use(directory: Path) -> str:
-    digest = sha256_artifact(directory)
-    return (
-        "## Use\n\n```python\nimport svkit\n\n"
-        'model = svkit.load("this directory")\n'
-        'embedding = model.embed("a.wav")  # float32, not length-normalised\n```\n\n'
-        "`svkit verify a.wav b.wav --model DIR` compares two recordings, `svkit export DIR` writes ONNX."
-        f" Content: sha256 `{digest}` {_MARK}."
-    )
-
-
-def _size(facts: Mapping[str, Any]) -> str:
-    macs = facts["macs_per_second"]
+def _size(facts: Mapping[str, Any]) -> Table:
     rows = [["encoder", f"{facts['encoder_parameters']:,} parameters"]]
     if facts["teacher_parameters"] is not None:
         rows.append(["encoder before the cut", f"{facts['teacher_parameters']:,} parameters"])
     rows += [
         ["head", f"{facts['head_parameters']:,} parameters"],
-        ["work for 1 s of audio", f"{macs['total'] / 1e9:,.3f} G MACs"],
+        ["work for 1 s of audio", f"{facts['macs_per_second']['total'] / 1e9:,.3f} G MACs"],
         ["weights", f"{facts['size_bytes'] / 1e6:,.1f} MB"],
     ]
-    return "## Size\n\n" + _table(["", ""], rows)
+    return Table(headings=["", ""], rows=rows)
 
 
-def _training(directory: Path, record: Mapping[str, Any]) -> str:
-    config = record["config"]
-    rows = [
-        [name, str(value)]
-        for name, value in (
-            ("command", record["command"]),
-            ("stage", config.get("stage")),
-            ("recipe", config.get("preset")),
-            ("starts from encoder", config.get("encoder")),
-            ("seed", record["seed"]),
-            ("device", record["device"]),
-            ("started", record["started"]),
-            ("finished", record["finished"]),
-            ("code", record.get("git_commit")),
-            (
-                "libraries",
-                ", ".join(f"{name} {version}" for name, version in record.get("libraries", {}).items()),
-            ),
-        )
-        if value is not None
-    ]
+def _training(directory: Path, record: Mapping[str, Any]) -> Table:
+    config, libraries = record["config"], record.get("libraries", {})
+    facts = {
+        "command": record["command"],
+        "stage": config.get("stage"),
+        "recipe": config.get("preset"),
+        "starts from encoder": config.get("encoder"),
+        **{key: record[key] for key in ("seed", "device", "started", "finished")},
+        "code": record.get("git_commit"),
+        "libraries": ", ".join(f"{name} {version}" for name, version in libraries.items()),
+    }
     if (directory / SPEAKERS_NAME).exists():
         classes = read_artifact_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
-        rows.append(["classifier", f"{classes['speaker_id'].nunique():,} speakers, {len(classes):,} classes"])
+        facts["classifier"] = f"{classes['speaker_id'].nunique():,} speakers, {len(classes):,} classes"
     last = (record.get("validation") or {}).get("last") or {}
     if "eer" in last:
-        rows.append(["EER on held-out training speakers, last step", f"{100 * last['eer']:.2f} %"])
-    inputs = [[entry["name"], Path(entry["path"]).name, entry["sha256"][:16]] for entry in record["inputs"]]
-    made_from = _table(["input", "file", "sha256"], inputs) if inputs else "Inputs: none recorded."
-    return "## Training\n\n" + _table(["", ""], rows) + "\n\n" + made_from
+        facts["EER on held-out training speakers, last step"] = f"{100 * last['eer']:.2f} %"
+    rows = [[name, str(value)] for name, value in facts.items() if value is not None]
+    return Table(headings=["", ""], rows=rows)
 
 
-def _evaluation(systems: Sequence[Mapping[str, Any]]) -> str:
-    if not systems:
-        return "## Evaluation\n\nNone yet: `svkit extract`, `svkit score` and `svkit report` fill this in."
-    rows = []
-    for system in systems:
-        interval = system["eer_interval"]
-        limits = "-" if interval is None else f"{100 * interval['low']:.2f} to {100 * interval['high']:.2f}"
-        costs = {cost["p_target"]: cost["value"] for cost in system["min_dcf"]}
-        rows.append(
-            [
-                system["trials"]["name"],
-                f"{system['num_targets']:,} / {system['num_nontargets']:,}",
-                system["backend"]["name"],
-                f"{100 * system['eer']:.2f}",
-                limits,
-                f"{costs[0.01]:.3f}",
-            ]
-        )
-    headings = ["trials", "target / nontarget", "back-end", "EER, %", "95 %", "minDCF 0.01"]
-    cautions = [f"\n\n{escape(sentence)}" for sentence in wording.caution_sentences(systems)]
-    return "## Evaluation\n\n" + _table(headings, rows) + "".join(cautions)
+def _evaluation(systems: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        [
+            system["trials"]["name"],
+            f"{system['num_targets']:,} / {system['num_nontargets']:,}",
+            system["backend"]["name"],
+            results.eer_cell(system),
+            results.cost_cell(system["min_dcf"], 0.01),
+        ]
+        for system in systems
+    ]
+    return Table(headings=["trials", "target / nontarget", "back-end", results.EER, "minDCF 0.01"], rows=rows)
 
 
-def _calibration(path: Path) -> str:
+def _calibration(directory: Path) -> dict[str, Any] | None:
+    """Return what the card says of the calibration; None: there is none."""
+    path = directory / calibration.FILE_NAME
     if not path.exists():
-        return "It has no calibration: a score is no probability; no threshold is known (`svkit score --calibrate`)."
+        return None
     try:
-        record = read_calibration(path)
-    except ArtifactError:
-        return f"It has a calibration (`{path.name}`) that cannot be read."
+        record = calibration.read_calibration(path)
+    except ArtifactError as error:
+        return {"error": str(error)}
     low, high = map_of(record).bounds
     words = [("Caution", separable_caution(record)), ("Not known", bounds_gap(Path(path.name), record))]
-    return (
-        f"It has a calibration (`{path.name}`): its log-likelihood ratios hold for recordings like its own, and from"
-        f" {low:+.1f} to {high:+.1f}, which is what its trials support."
-    ) + "".join(f" {kind}: {text}." for kind, text in words if text is not None)
-
-
-def _limits(directory: Path) -> str:
-    calibrated = _calibration(directory / CALIBRATION_NAME)
-    return (
-        "## Limits\n\nFigures hold for recordings like those evaluated on; other languages, microphones, noise or"
-        f" lengths need an evaluation of their own. {calibrated} The licences of the training data and of the"
-        " encoder's weights are not known to svkit: they are for whoever publishes this model to state."
-    )
+    cautions = [f"{kind}: {text}." for kind, text in words if text is not None]
+    return {"error": None, "low": f"{low:+.1f}", "high": f"{high:+.1f}", "cautions": cautions}

@@ -6,11 +6,13 @@ well.
 """
 
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from itertools import cycle
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -18,11 +20,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from svkit.reports import wording
-from svkit.reports.wording import Report
+from svkit.reports.results import MEGA, far_points
+from svkit.reports.tables import percent
+from svkit.reports.wording import Report, System
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999",
@@ -33,10 +37,10 @@ MARKERS = "osD^v<>"
 WIDTH_INCHES = 5.0
 DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 WIDTHS = (
-    ("num_heads", "attention heads"),
-    ("ffn1_dim", "FFN 1"),
-    ("conv_dim", "convolution"),
-    ("ffn2_dim", "FFN 2"),
+    ("num_heads", "attention heads", "heads"),
+    ("ffn1_dim", "FFN 1", "units"),
+    ("conv_dim", "convolution", "channels"),
+    ("ffn2_dim", "FFN 2", "units"),
 )
 _STYLE = {
     "font.size": 10,
@@ -54,20 +58,6 @@ _STYLE = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drawing:
-    """One figure in both forms."""
-
-    name: str
-    group: str
-    """Part of the report it belongs to: one of `GROUPS`."""
-    caption: str
-    png: bytes
-    svg: str
-    is_tall: bool
-    """Higher than wide."""
-
-
 GROUPS = {
     "errors": "Errors",
     "calibration": "Calibration",
@@ -77,9 +67,6 @@ GROUPS = {
 }
 """Title of each group of figures, in the order of the report."""
 
-_Plot = tuple[str, str, Callable[[], Figure]]
-"""Name, caption, and what makes the figure."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
@@ -88,302 +75,269 @@ class Panel:
     name: str
     """Unique in the report, and good as the name of a file."""
     group: str
+    """One of `GROUPS`."""
     caption: str
-    plot: Callable[[], Figure]
+    height_inches: float
+    xlabel: str
+    ylabel: str
+    plot: Callable[[Axes], None]
+    """Draws what the facts say into the axes; what has a label gets into the legend."""
+    legend_columns: int = 1
+
+    @property
+    def is_tall(self) -> bool:
+        """Higher than wide."""
+        return self.height_inches > WIDTH_INCHES
 
 
 def panels(report: Report) -> list[Panel]:
     """Return every figure that the facts allow, in the order of the report."""
-    groups: dict[str, Iterator[_Plot]] = {
-        "errors": _errors(report),
-        "calibration": _calibration(report),
-        "cost": _tradeoff(report),
-        "structure": _structure(report),
-        "training": _training(report["training"]),
-    }
+    groups = (_errors(report), _calibration(report), _cost(report), _structure(report), _training(report))
     names: set[str] = set()
-    return [
-        Panel(name=_unique(name, names), group=group, caption=caption, plot=plot)
-        for group, plots in groups.items()
-        for name, caption, plot in plots
-    ]
+    found = []
+    for panel in itertools.chain(*groups):
+        name = re.sub(r"[^A-Za-z0-9._+]+", "-", panel.name).strip("-")[:100]
+        while name in names:
+            name += "-2"
+        names.add(name)
+        found.append(replace(panel, name=name))
+    return found
 
 
-def draw(panel: Panel) -> Drawing:
-    """Draw a figure; the style of others in this process stays as it is."""
+def draw(panel: Panel) -> tuple[bytes, str]:
+    """Draw a figure as PNG and SVG; the style of others in this process stays as it is."""
     with rc_context(_STYLE):
-        figure = panel.plot()
+        figure = Figure(figsize=(WIDTH_INCHES, panel.height_inches), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
+        panel.plot(axes)
+        # The legend of all axes below the panel, where it covers nothing.
+        figure.legend(loc="outside lower center", ncols=panel.legend_columns, fontsize=9)
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=130, metadata={"Software": "svkit"})
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": "svkit"})
-    return Drawing(
-        name=panel.name,
-        group=panel.group,
-        caption=panel.caption,
-        png=png.getvalue(),
-        svg=svg.getvalue(),
-        is_tall=bool(figure.get_figheight() > figure.get_figwidth()),
-    )
+    return png.getvalue(), svg.getvalue()
 
 
-def _unique(name: str, names: set[str]) -> str:
-    plain = re.sub(r"[^A-Za-z0-9._+]+", "-", name).strip("-")[:100]
-    while plain in names:
-        plain += "-2"
-    names.add(plain)
-    return plain
+class _Look(NamedTuple):
+    colour: str
+    style: str
+    marker: str
 
 
-def _panel(height_inches: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots()
+def _looks(report: Report) -> dict[str, _Look]:
+    """Return how each system looks in every figure."""
+    labels = dict.fromkeys(wording.label(system) for system in report["systems"])
+    return dict(zip(labels, map(_Look, cycle(COLOURS), cycle(STYLES), cycle(MARKERS)), strict=False))
 
 
-def _legend(figure: Figure, columns: int = 1) -> None:
-    """Put the legend of all axes below the panel, where it covers nothing."""
-    figure.legend(loc="outside lower center", ncols=columns, fontsize=9)
+def _deviates(rates: ArrayLike) -> NDArray[np.float64]:
+    """Return where rates lie on the axes of a DET plot."""
+    return np.asarray(ndtri(np.clip(rates, 1e-7, 1 - 1e-7)))
 
 
-def _looks(report: Report) -> dict[str, tuple[str, str, str]]:
-    """Colour, line style and marker of each system."""
-    labels = list(dict.fromkeys(wording.label(system) for system in report["systems"]))
-    return {
-        name: (COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)], MARKERS[i % len(MARKERS)])
-        for i, name in enumerate(labels)
-    }
-
-
-def _errors(report: Report) -> Iterator[_Plot]:
-    for name in wording.trial_names(report):
-        members = [system for system in report["systems"] if system["trials"]["name"] == name]
+def _errors(report: Report) -> Iterator[Panel]:
+    looks = _looks(report)
+    for name, members in _by_trials(report["systems"]).items():
         caption = f"{name}: detection error trade-off, with the EER marked"
         if any(system["det"].get("band") for system in members):
             caption += "; shaded: 95 % intervals over speakers"
-        yield f"det-{name}", caption, partial(_det, members, _looks(report))
+        yield Panel(
+            name=f"det-{name}", group="errors", caption=caption, height_inches=5.4,
+            xlabel="false accepts, % of nontarget trials", ylabel="misses, % of target trials",
+            plot=partial(_det, members, looks),
+        )  # fmt: skip
     for system in report["systems"]:
-        caption = f"{wording.system_title(system)}: distribution of the scores, with thresholds"
-        yield (
-            f"scores-{wording.label(system)}-{system['trials']['name']}",
-            caption,
-            partial(_histogram, system),
-        )
+        yield Panel(
+            name=f"scores-{wording.label(system)}-{system['trials']['name']}", group="errors", height_inches=3.6,
+            caption=f"{wording.system_title(system)}: distribution of the scores, with thresholds",
+            xlabel="score", ylabel="trials of the class, %", legend_columns=3, plot=partial(_histogram, system),
+        )  # fmt: skip
 
 
-def _det(members: Sequence[Mapping[str, Any]], looks: Mapping[str, tuple[str, str, str]]) -> Figure:
-    figure, panel = _panel(5.4)
-    low, high = _det_limits(members)
+def _by_trials(systems: Sequence[System]) -> dict[str, list[System]]:
+    found: dict[str, list[System]] = {}
+    for system in systems:
+        found.setdefault(system["trials"]["name"], []).append(system)
+    return found
+
+
+def _det(members: Sequence[System], looks: Mapping[str, _Look], axes: Axes) -> None:
     for system in members:
-        colour, style, marker = looks[wording.label(system)]
-        accept, miss = (
-            ndtri(np.clip(system["det"][key], 1e-7, 1 - 1e-7)) for key in ("false_accept_rate", "miss_rate")
+        name, det = wording.label(system), system["det"]
+        colour, style, marker = looks[name]
+        point = _deviates(system["eer"])
+        axes.plot(
+            _deviates(det["false_accept_rate"]),
+            _deviates(det["miss_rate"]),
+            style,
+            color=colour,
+            linewidth=1.8,
         )
-        text = f"{wording.label(system)}: EER {wording.eer_text(system)}"
-        panel.plot(accept, miss, style, color=colour, linewidth=1.8)
-        point = ndtri(np.clip(system["eer"], 1e-7, 1 - 1e-7))
-        panel.plot(point, point, marker, color=colour, markersize=7, markeredgecolor="white")
-        panel.plot([], [], style, marker=marker, color=colour, label=text)
-        band = system["det"].get("band")
-        if band:
-            rates = ndtri(np.clip(band["false_accept_rate"], 1e-7, 1 - 1e-7))
-            edges = [ndtri(np.clip(band[key], 1e-7, 1 - 1e-7)) for key in ("low", "high")]
-            panel.fill_between(rates, *edges, color=colour, alpha=0.12, linewidth=0)
-    panel.plot([-5, 5], [-5, 5], ":", color=GREY, linewidth=1)
-    ticks = [tick for tick in DET_TICKS if low <= tick <= high]
-    for axis in (panel.xaxis, panel.yaxis):
-        axis.set_ticks(ndtri(ticks), [f"{100 * tick:g}" for tick in ticks])
-    panel.set(
-        xlim=(ndtri(low), ndtri(high)), ylim=(ndtri(low), ndtri(high)), aspect="equal",
-        xlabel="false accepts, % of nontarget trials", ylabel="misses, % of target trials",
-    )  # fmt: skip
-    _legend(figure)
-    return figure
-
-
-def _det_limits(members: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Return the ends of both axes: what the trials resolve, down to a hundredth of the best EER."""
+        axes.plot(point, point, marker, color=colour, markersize=7, markeredgecolor="white")
+        axes.plot([], [], style, marker=marker, color=colour, label=f"{name}: EER {percent(system['eer'])} %")
+        if band := det.get("band"):
+            rates, low, high = (_deviates(band[key]) for key in ("false_accept_rate", "low", "high"))
+            axes.fill_between(rates, low, high, color=colour, alpha=0.12, linewidth=0)
+    axes.plot([-5, 5], [-5, 5], ":", color=GREY, linewidth=1)
+    # What the trials resolve, down to a hundredth of the best EER.
     resolved = min(0.5 / max(system["num_targets"], system["num_nontargets"]) for system in members)
     eers = [system["eer"] for system in members]
-    return max(1e-5, resolved, min(min(eers) / 100, 0.01)), min(0.9, max(0.4, 2.2 * max(eers)))
+    first, last = max(1e-5, resolved, min(min(eers) / 100, 0.01)), min(0.9, max(0.4, 2.2 * max(eers)))
+    ticks = [tick for tick in DET_TICKS if first <= tick <= last]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ndtri(ticks), [f"{100 * tick:g}" for tick in ticks])
+    axes.set(xlim=ndtri((first, last)), ylim=ndtri((first, last)), aspect="equal")
 
 
-def _histogram(system: Mapping[str, Any]) -> Figure:
-    figure, panel = _panel(3.6)
-    edges = np.asarray(system["histogram"]["edges"])
+def _histogram(system: System, axes: Axes) -> None:
     for key, colour, style in (("nontargets", VERMILLION, "--"), ("targets", BLUE, "-")):
         counts = np.asarray(system["histogram"][key], dtype=float)
-        density = 100 * counts / counts.sum()
-        panel.stairs(density, edges, fill=True, color=colour, alpha=0.35)
-        panel.stairs(density, edges, color=colour, linewidth=1.3, linestyle=style, label=key)
-    marks = [("EER", system["thresholds"]["eer"]["threshold"], "-")]
-    marks += [
-        (f"FAR {rate}", point["threshold"], style)
-        for (rate, point), style in zip(wording.far_points(system), ("--", "-.", ":"), strict=True)
-        if point["is_resolved"]
-    ]
-    for text, threshold, style in marks:
-        panel.axvline(
-            threshold, color=BLACK, linestyle=style, linewidth=1.1, label=f"{text}: {threshold:.3f}"
-        )
-    panel.set(xlabel="score", ylabel="trials of the class, %")
-    panel.set_ylim(0, panel.get_ylim()[1] * 1.05)
-    _legend(figure, columns=3)
-    return figure
+        density, edges = 100 * counts / counts.sum(), system["histogram"]["edges"]
+        axes.stairs(density, edges, fill=True, color=colour, alpha=0.35)
+        axes.stairs(density, edges, color=colour, linewidth=1.3, linestyle=style, label=key)
+    marks = [("EER", system["thresholds"]["eer"], "-")]
+    for (rate, point), style in zip(far_points(system), ("--", "-.", ":"), strict=True):
+        if point["is_resolved"]:
+            marks.append((f"FAR {100 * rate:g} %", point, style))
+    for text, point, style in marks:
+        label = f"{text}: {point['threshold']:.3f}"
+        axes.axvline(point["threshold"], color=BLACK, linestyle=style, linewidth=1.1, label=label)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
 
 
-def _calibration(report: Report) -> Iterator[_Plot]:
+def _calibration(report: Report) -> Iterator[Panel]:
     looks = _looks(report)
-    for name in wording.trial_names(report):
-        members = [system for system in report["systems"] if system["trials"]["name"] == name]
-        members = [system for system in members if system["tippett"]]
-        if members:
-            caption = f"{name}: Tippett plot, the share of trials whose log-likelihood ratio is at least this"
-            yield f"tippett-{name}", caption, partial(_tippett, members, looks)
-            caption = f"{name}: reliability, on the dotted line ratios mean what they say"
-            yield f"reliability-{name}", caption, partial(_reliability, members, looks)
+    for name, members in _by_trials([system for system in report["systems"] if system["tippett"]]).items():
+        yield Panel(
+            name=f"tippett-{name}", group="calibration", height_inches=4.2, legend_columns=2,
+            caption=f"{name}: Tippett plot, the share of trials whose log-likelihood ratio is at least this",
+            xlabel="log10 of the likelihood ratio", ylabel="trials at or above, %",
+            plot=partial(_tippett, members, looks),
+        )  # fmt: skip
+        yield Panel(
+            name=f"reliability-{name}", group="calibration", height_inches=4.2,
+            caption=f"{name}: reliability, on the dotted line ratios mean what they say",
+            xlabel="stated log10 likelihood ratio", ylabel="observed log10 likelihood ratio",
+            plot=partial(_reliability, members, looks),
+        )  # fmt: skip
 
 
-def _tippett(members: Sequence[Mapping[str, Any]], looks: Mapping[str, tuple[str, str, str]]) -> Figure:
-    figure, panel = _panel(4.2)
+def _tippett(members: Sequence[System], looks: Mapping[str, _Look], axes: Axes) -> None:
     for number, system in enumerate(members):
-        facts, (colour, _, marker) = system["tippett"], looks[wording.label(system)]
-        ratios = np.asarray(facts["llr"]) / np.log(10)
+        name = wording.label(system)
+        ratios = np.asarray(system["tippett"]["llr"]) / np.log(10)
         every = (number * 9, 30)  # markers of several systems do not cover each other
         for key, style in (("targets", "-"), ("nontargets", "--")):
-            panel.plot(
-                ratios, 100 * np.asarray(facts[f"{key}_above"]), style, color=colour, marker=marker, markevery=every,
-                markersize=5, label=f"{wording.label(system)}: {key}",
+            axes.plot(
+                ratios, 100 * np.asarray(system["tippett"][f"{key}_above"]), style, color=looks[name].colour,
+                marker=looks[name].marker, markevery=every, markersize=5, label=f"{name}: {key}",
             )  # fmt: skip
-    panel.axvline(0, color=GREY, linestyle=":", linewidth=1)
-    panel.set(xlabel="log10 of the likelihood ratio", ylabel="trials at or above, %")
-    _legend(figure, columns=2)
-    return figure
+    axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
 
 
-def _reliability(members: Sequence[Mapping[str, Any]], looks: Mapping[str, tuple[str, str, str]]) -> Figure:
-    figure, panel = _panel(4.2)
+def _reliability(members: Sequence[System], looks: Mapping[str, _Look], axes: Axes) -> None:
     for system in members:
-        facts, (colour, style, marker) = system["tippett"], looks[wording.label(system)]
-        text = (
-            f"{wording.label(system)}: Cllr {system['cllr']:.3f} bits (at best {system['min_cllr_llr']:.3f})"
-        )
-        points = [np.asarray(facts[key]) / np.log(10) for key in ("stated", "observed")]
-        panel.plot(*points, style, marker=marker, color=colour, markersize=4, label=text)
-    low, high = panel.get_xlim()
-    panel.plot([low, high], [low, high], ":", color=GREY, linewidth=1)
-    panel.set(xlabel="stated log10 likelihood ratio", ylabel="observed log10 likelihood ratio")
-    _legend(figure)
-    return figure
+        name = wording.label(system)
+        colour, style, marker = looks[name]
+        label = f"{name}: Cllr {system['cllr']:.3f} bits (at best {system['min_cllr_llr']:.3f})"
+        stated, observed = (np.asarray(system["tippett"][key]) / np.log(10) for key in ("stated", "observed"))
+        axes.plot(stated, observed, style, marker=marker, color=colour, markersize=4, label=label)
+    low, high = axes.get_xlim()
+    axes.plot([low, high], [low, high], ":", color=GREY, linewidth=1)
 
 
-def _tradeoff(report: Report) -> Iterator[_Plot]:
-    if len([system for system in report["systems"] if system["model_path"]]) < 2:
+def _cost(report: Report) -> Iterator[Panel]:
+    models = {model["path"]: model for model in report["models"] if model["is_evaluated"]}
+    members = [system for system in report["systems"] if system["model_path"]]
+    if len(members) < 2:
         return
-    yield (
-        "tradeoff-size",
-        "EER against size; bars: 95 % intervals",
-        partial(_against, report, "size on disk, MB", lambda model: model["size_bytes"] / wording.MEGA),
-    )
-    if all(model.get("timing") for model in report["models"] if model["is_evaluated"]):
-        yield (
-            "tradeoff-time",
-            "EER against computing time; bars: 95 % intervals",
-            partial(
-                _against,
-                report,
-                "computing time for 1 s of audio, ms, one thread",
-                lambda model: 1000 * model["timing"]["cpu"],
-            ),
-        )
+    sizes = {path: model["size_bytes"] / MEGA for path, model in models.items()}
+    measures = [("size", "size", "size on disk, MB", sizes)]
+    if all(model["timing"] for model in models.values()):
+        times = {path: 1000 * model["timing"]["cpu"] for path, model in models.items()}
+        measures.append(("time", "computing time", "computing time for 1 s of audio, ms, one thread", times))
+    for name, noun, xlabel, costs in measures:
+        yield Panel(
+            name=f"tradeoff-{name}", group="cost", caption=f"EER against {noun}; bars: 95 % intervals",
+            height_inches=3.8, xlabel=xlabel, ylabel="EER, %", legend_columns=min(3, len(members)),
+            plot=partial(_tradeoff, members, costs, _looks(report)),
+        )  # fmt: skip
 
 
-def _against(report: Report, text: str, measure: Callable[[Mapping[str, Any]], float]) -> Figure:
-    looks, names = _looks(report), wording.trial_names(report)
-    figure, panel = _panel(3.8)
-    for system in report["systems"]:
-        model = wording.model_of(report, system)
-        if model is None:
-            continue
+def _tradeoff(
+    members: Sequence[System], costs: Mapping[str, float], looks: Mapping[str, _Look], axes: Axes
+) -> None:
+    names = wording.trial_names(members)
+    for system in members:
         colour, _, marker = looks[wording.label(system)]
-        interval = system["eer_interval"]
-        spread = None
+        eer, interval, spread = 100 * system["eer"], system["eer_interval"], None
         if interval:
-            ends = (system["eer"] - interval["low"], interval["high"] - system["eer"])
-            spread = [[100 * max(end, 0.0)] for end in ends]
+            spread = [[max(eer - 100 * interval["low"], 0.0)], [max(100 * interval["high"] - eer, 0.0)]]
         fill = ("full", "none", "left", "right", "top", "bottom")[names.index(system["trials"]["name"]) % 6]
         name = wording.label(system) + (f", {system['trials']['name']}" if len(names) > 1 else "")
-        panel.errorbar(
-            measure(model), 100 * system["eer"], yerr=spread, fmt=marker, fillstyle=fill, markersize=7, color=colour,
+        axes.errorbar(
+            costs[system["model_path"]], eer, yerr=spread, fmt=marker, fillstyle=fill, markersize=7, color=colour,
             capsize=4, label=name,
         )  # fmt: skip
     # From zero, so that distances on paper are what the cut saves.
-    panel.set(xlabel=text, ylabel="EER, %", xlim=(0, panel.get_xlim()[1] * 1.05), ylim=(0, None))
-    _legend(figure, columns=min(3, len(report["systems"])))
-    return figure
+    axes.set(xlim=(0, axes.get_xlim()[1] * 1.05), ylim=(0, None))
 
 
-def _structure(report: Report) -> Iterator[_Plot]:
+def _structure(report: Report) -> Iterator[Panel]:
     for model in report["models"]:
         if not model["is_evaluated"] or model["sparsity"] <= 0:
             continue
-        for key, text in WIDTHS:
+        for key, text, unit in WIDTHS:
             kept, dense = np.asarray(model["widths"][key]), np.asarray(model["dense_widths"][key])
             share = 100 * kept.sum() / max(dense.sum(), 1)
-            caption = f"{model['path']}: {text}, {kept.sum():,} of {dense.sum():,} kept ({share:.0f} %)"
-            yield f"structure-{model['path']}-{text}", caption, partial(_widths, key, kept, dense)
+            yield Panel(
+                name=f"structure-{model['path']}-{text}", group="structure", height_inches=3.0, legend_columns=2,
+                caption=f"{model['path']}: {text}, {kept.sum():,} of {dense.sum():,} kept ({share:.0f} %)",
+                xlabel="layer", ylabel=unit, plot=partial(_widths, kept, dense),
+            )  # fmt: skip
 
 
-def _widths(key: str, kept: NDArray[np.int64], dense: NDArray[np.int64]) -> Figure:
-    figure, panel = _panel(3.0)
-    num_layers = len(kept)
-    layers = np.arange(1, num_layers + 1)
-    panel.bar(layers, dense, width=0.8, color="#e6e6e6", edgecolor=GREY, linewidth=0.6, label="dense")
-    panel.bar(layers, kept, width=0.8, color=BLUE, label="kept")
-    unit = {"num_heads": "heads", "conv_dim": "channels"}.get(key, "units")
-    panel.set(xlabel="layer", ylabel=unit, ylim=(0, dense.max() * 1.12))
-    panel.grid(axis="x", visible=False)
-    panel.set_xticks(layers if num_layers <= 12 else layers[(layers == 1) | (layers % 4 == 0)])
-    panel.yaxis.set_major_locator(MaxNLocator(integer=True))
-    if num_layers <= 8:
-        for layer, value in zip(layers, kept, strict=True):
-            panel.annotate(str(value), (layer, value), ha="center", va="bottom", fontsize=9, color=BLACK)
-    _legend(figure, columns=2)
-    return figure
+def _widths(kept: NDArray[np.int64], dense: NDArray[np.int64], axes: Axes) -> None:
+    layers = np.arange(1, len(kept) + 1)
+    axes.bar(layers, dense, width=0.8, color="#e6e6e6", edgecolor=GREY, linewidth=0.6, label="dense")
+    axes.bar(layers, kept, width=0.8, color=BLUE, label="kept")
+    axes.set(ylim=(0, dense.max() * 1.12))
+    axes.grid(axis="x", visible=False)
+    axes.set_xticks(layers if len(kept) <= 12 else layers[(layers == 1) | (layers % 4 == 0)])
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for layer, value in zip(layers, kept, strict=True) if len(kept) <= 8 else ():
+        axes.annotate(str(value), (layer, value), ha="center", va="bottom", fontsize=9, color=BLACK)
 
 
-def _training(stages: Sequence[Mapping[str, Any]]) -> Iterator[_Plot]:
-    for stage in stages:
-        yield f"training-{stage['stage']}", f"{stage['stage']}: training", partial(_curves, stage)
+def _training(report: Report) -> Iterator[Panel]:
+    for stage in report["training"]:
+        yield Panel(
+            name=f"training-{stage['stage']}", group="training", caption=f"{stage['stage']}: training",
+            height_inches=3.4, xlabel="step", ylabel="loss", legend_columns=3, plot=partial(_curves, stage),
+        )  # fmt: skip
 
 
-def _curves(stage: Mapping[str, Any]) -> Figure:
-    figure, panel = _panel(3.4)
+def _curves(stage: Mapping[str, Any], axes: Axes) -> None:
     train, valid = stage["train"], stage["valid"]
-    panel.set(xlabel="step", ylabel="loss")
     if "loss" in train:
-        panel.plot(*_points(train["loss"]), color=BLUE, label="training loss", linewidth=1.3)
+        curve = train["loss"]
+        axes.plot(curve["step"], curve["value"], color=BLUE, label="training loss", linewidth=1.3)
     shares = [
-        ("eer", valid, VERMILLION, "validation EER", "o--"),
-        ("sparsity", train, GREEN, "sparsity", "-."),
-        ("target_sparsity", train, BLACK, "target sparsity", ":"),
+        (valid.get("eer"), VERMILLION, "validation EER", "EER, %", "o--"),
+        (train.get("sparsity"), GREEN, "sparsity", "sparsity, %", "-."),
+        (train.get("target_sparsity"), BLACK, "target sparsity", "sparsity, %", ":"),
     ]
-    shown = [entry for entry in shares if entry[0] in entry[1]]
+    shown = [share for share in shares if share[0]]
     if shown:
-        other = panel.twinx()
+        other = axes.twinx()
         other.spines["right"].set_visible(True)
         other.grid(visible=False)
-        for key, source, colour, text, style in shown:
-            steps, values = _points(source[key])
-            other.plot(steps, 100 * values, style, color=colour, label=text, linewidth=1.3, markersize=4)
-        other.set(
-            ylabel=" and ".join(dict.fromkeys("EER, %" if e[0] == "eer" else "sparsity, %" for e in shown))
-        )
+        for curve, colour, label, _, style in shown:
+            values = 100 * np.asarray(curve["value"])
+            other.plot(curve["step"], values, style, color=colour, label=label, linewidth=1.3, markersize=4)
+        other.set(ylabel=" and ".join(dict.fromkeys(share[3] for share in shown)))
         other.set_ylim(bottom=0)
-    elif "l1" in valid:
-        panel.plot(*_points(valid["l1"]), "o--", color=VERMILLION, label="validation L1", markersize=4)
-    _legend(figure, columns=3)
-    return figure
-
-
-def _points(curve: Mapping[str, Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(curve["step"]), np.asarray(curve["value"])
+    elif curve := valid.get("l1"):
+        axes.plot(curve["step"], curve["value"], "o--", color=VERMILLION, label="validation L1", markersize=4)

@@ -9,10 +9,10 @@ from typing import Any
 
 from svkit.errors import ArtifactError, terminal_text
 from svkit.progress import Progress
+from svkit.reports import document, figures, results, timing
 from svkit.reports import facts as gather
-from svkit.reports import figures, markdown, timing, wording
-from svkit.reports import html as page
 from svkit.reports.card import write_card
+from svkit.reports.tables import Table
 from svkit.scoring.guards import Guards, check_scores
 from svkit.scoring.lineage import mixed_recipes
 from svkit.scoring.measurement import NUM_RESAMPLES
@@ -152,17 +152,15 @@ def _describe_models(
 def _render(directory: Path, progress: Progress) -> None:
     """Write markdown, page and figures from `report.json` alone."""
     report = _printable(store.read_report(directory))
-    drawings, panels = [], figures.panels(report)
+    panels, svgs = figures.panels(report), {}
     with progress.task("draw", len(panels)) as task:
         for panel in panels:
-            drawing = figures.draw(panel)
-            write_bytes(directory / store.FIGURES_NAME / f"{drawing.name}.png", drawing.png)
-            write_text(directory / store.FIGURES_NAME / f"{drawing.name}.svg", drawing.svg)
-            drawings.append(drawing)
-            task.advance(1, figure=drawing.name)
-    captions = [(drawing.name, drawing.caption) for drawing in drawings]
-    write_text(directory / store.MARKDOWN_NAME, markdown.render(report, captions))
-    write_text(directory / store.PAGE_NAME, page.render(report, drawings))
+            png, svgs[panel.name] = figures.draw(panel)
+            write_bytes(directory / store.FIGURES_NAME / f"{panel.name}.png", png)
+            write_text(directory / store.FIGURES_NAME / f"{panel.name}.svg", svgs[panel.name])
+            task.advance(1, figure=panel.name)
+    write_text(directory / store.MARKDOWN_NAME, document.to_text(report, panels))
+    write_text(directory / store.PAGE_NAME, document.to_page(report, panels, svgs))
 
 
 def _printable(value: Any) -> Any:
@@ -174,22 +172,8 @@ def _printable(value: Any) -> Any:
     return terminal_text(value, sys.maxsize) if isinstance(value, str) else value
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """What the terminal shows of a report."""
-
-    headline: list[str]
-    tables: list[tuple[str, list[str], list[list[str]]]]
-    """Title, headings and rows."""
-    notes: list[str]
-
-
-def summary(report: Mapping[str, Any]) -> Summary:
-    """Return the sentences, tables and notes for the terminal, 80 columns wide."""
+def brief_tables(report: Mapping[str, Any]) -> list[Table]:
+    """Return what fits a terminal of 80 columns: errors, models, and what they rest on."""
+    tables = [results.brief_errors(report["systems"], "Errors")] if report["systems"] else []
     models = [model for model in report["models"] if model["is_evaluated"]]
-    tables = [("Errors", *wording.short_error_table(report))]
-    if models:
-        rows = [wording.model_cells(model["path"], model) for model in models]
-        tables.append(("Models", wording.model_columns(), rows))
-    notes = [wording.trials_note(report), wording.interval_note(report), wording.timing_note(report)]
-    return Summary(headline=wording.headline(report), tables=tables, notes=[note for note in notes if note])
+    return tables + ([results.models(models, "Models")] if models else [])

@@ -17,6 +17,7 @@ from svkit.models.extract import final_model, model_name
 from svkit.store.finished import is_current
 from svkit.models.load import load_model
 from svkit.reports import timing
+from svkit.reports.tables import Table
 from svkit.store import checkpoint as checkpoints
 from svkit.store import exported as store
 from svkit.store.atomic import one_line
@@ -193,27 +194,22 @@ def _refuse_other_embeddings(out: Path, precision: str, cosines: Sequence[float]
         )
 
 
-def summary(facts: dict[str, Any]) -> tuple[list[str], list[list[str]], list[str]]:
-    """Return headings, rows and notes for the terminal."""
-    torch_facts = facts["torch"]
-    base = torch_facts["real_time_factor"]["wall"]
-    headings = ["model", "size MB", "cosine, least", "mean", "real-time factor", "times torch"]
-    rows = [["torch fp32", f"{torch_facts['size_bytes'] / 1e6:,.1f}", "", "", f"{base:.4f}", ""]]
+def summary(facts: dict[str, Any]) -> Table:
+    """Return sizes, cosines and times of the exported models as a table."""
+    base = facts["torch"]["real_time_factor"]["wall"]
+    rows = [["torch fp32", f"{facts['torch']['size_bytes'] / 1e6:,.1f}", "", "", f"{base:.4f}", ""]]
     for name, graph in facts["graphs"].items():
-        factor = graph["real_time_factor"]["wall"]
-        rows.append(
-            [
-                f"onnx {name}",
-                f"{graph['size_bytes'] / 1e6:,.1f}",
-                f"{graph['cosine']['min']:.6f}",
-                f"{graph['cosine']['mean']:.6f}",
-                f"{factor:.4f}",
-                f"{base / factor:.2f}",
-            ]
-        )
+        factor, cosine = graph["real_time_factor"]["wall"], graph["cosine"]
+        sizes = [f"{graph['size_bytes'] / 1e6:,.1f}", f"{cosine['min']:.6f}", f"{cosine['mean']:.6f}"]
+        rows.append([f"onnx {name}", *sizes, f"{factor:.4f}", f"{base / factor:.2f}"])
     machine = facts["machine"]
-    notes = [
-        f"cosine with torch's embeddings, {len(_CHECK_SAMPLES)} synthetic recordings of 35 ms to 7 s, alone and padded",
-        f"real-time factor: seconds for a second of audio, {machine['num_threads']} thread, {machine['processor']}",
-    ]
-    return headings, rows, notes
+    return Table(
+        title="Exported models",
+        headings=["model", "size MB", "cosine, least", "mean", "real-time factor", "times torch"],
+        rows=rows,
+        notes=[
+            f"Cosine with torch's embeddings: {len(_CHECK_SAMPLES)} synthetic recordings of 35 ms to 7 s, alone and"
+            " padded.",
+            f"Real-time factor: seconds for a second of audio, {machine['num_threads']} thread, {machine['processor']}.",
+        ],
+    )

@@ -63,13 +63,13 @@ def test_every_command_of_the_page_runs(answers):
 
 def test_the_page_names_what_the_commands_print(answers):
     thresholds = next(iter(answers.values()))
-    for row in ("equal error rates", "false accepts 1 %", "false accepts 0.1 %", "lowest cost, prior 0.01"):
+    for row in ("EER", "FAR 1 %", "FAR 0.1 %", "minDCF 0.01"):
         assert row in thresholds
-    for name in ("equal error rates", "false accepts 1 % (0.1 %, 0.01 %)", "lowest cost"):
+    for name in ("`EER`", "`FAR 1 %`, `0.1 %`, `0.01 %`", "`minDCF P`", "`Bayes P`"):
         assert name in PAGE
     assert "needs 10,000 trials" in thresholds
     calibrated = answer(answers, "--calibration ")
-    assert "Bayes, prior 0.01" in calibrated and "held-out trials held" in calibrated and "Cllr" in calibrated
+    assert "Bayes 0.01" in calibrated and "held-out trials held" in calibrated and "Cllr" in calibrated
     assert "EER by gender" in answer(answers, "--by gender") and "EER by duration" in answer(
         answers, "--by gender"
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from svkit.cli import tables
+from svkit.cli import console
 from svkit.cli.app import app
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
@@ -41,7 +41,7 @@ def test_table_comparison_and_breakdown(exp):
     assert done.exit_code == 0, done.stderr
     assert "On all, pruned minus dense: +" in done.stdout and "p " in done.stdout
     lines = [line.rstrip() for line in done.stdout.splitlines()]
-    start = lines.index("EER by gender")
+    start = lines.index("EER by gender on all")
     assert "dense: EER" in lines[start + 2] and "pruned: EER" in lines[start + 2]
     assert [line.split()[0] for line in lines[start + 4 : start + 7]] == ["f", "f", "m"]
     assert lines[-2:] == [str(exp / "scores" / name / "all") for name in ("dense", "pruned")]
@@ -49,7 +49,7 @@ def test_table_comparison_and_breakdown(exp):
 
 
 def test_the_tables_say_what_the_metrics_say_and_fit_80_columns(exp, monkeypatch):
-    monkeypatch.setattr(tables, "FILE_WIDTH", 80)
+    monkeypatch.setattr(console, "FILE_WIDTH", 80)
     done = run(exp, "--by", "gender", "--calibrate-folds", "4")
     assert done.exit_code == 0, done.stderr
     assert "\x1b" not in done.stdout and "\u2026" not in done.stdout  # no colours in a pipe, nothing cut off
@@ -62,7 +62,7 @@ def test_the_tables_say_what_the_metrics_say_and_fit_80_columns(exp, monkeypatch
         "Calibration",
         "Thresholds of dense",
         "Thresholds of pruned",
-        "EER by gender",
+        "EER by gender on all",
     ):
         start = lines.index(title)
         end = lines.index("", start + 2)
@@ -73,13 +73,13 @@ def test_the_tables_say_what_the_metrics_say_and_fit_80_columns(exp, monkeypatch
         interval = system["eer_interval"]
         shown = [100 * value for value in (system["eer"], interval["low"], interval["high"])]
         assert row.split()[0] == system["name"]
-        assert "{:.1f} ({:.1f} to {:.1f})".format(*shown) in row
+        assert "{:.2f} ({:.2f} to {:.2f})".format(*shown) in row
         assert f"{system['min_dcf'][0]['value']:.3f}" in row and f"{system['min_cllr']:.3f}" in row
         thresholds = lines[lines.index(f"Thresholds of {system['name']}") :]
-        for name, point in (("false accepts 1 %", "far_0.01"), ("equal error rates", "eer")):
+        for name, point in (("FAR 1 %", "far_0.01"), ("EER", "eer")):
             found = next(line for line in thresholds if line.strip().startswith(name))
             assert f"score {system['thresholds'][point]['threshold']:.3f}" in found
-        bayes = next(line for line in thresholds if line.strip().startswith("Bayes, prior 0.01"))
+        bayes = next(line for line in thresholds if line.strip().startswith("Bayes 0.01"))
         assert f"LLR {np.log(99):.3f}" in bayes
 
 

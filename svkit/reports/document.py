@@ -1,0 +1,94 @@
+"""The report as sections, rendered as `report.html` (one page without any link to the network) and `report.md`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from svkit.reports import results, wording
+from svkit.reports.figures import GROUPS, Panel
+from svkit.reports.tables import Table, percent
+from svkit.reports.templates import render_markdown, render_page
+from svkit.reports.wording import Report
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Section:
+    """A part of the report under a heading."""
+
+    title: str
+    tables: Sequence[Table] = ()
+    notes: Sequence[str] = ()
+    panels: Sequence[Panel] = ()
+    summary: str = ""
+    """Of what the page shows folded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """One system at the top of the page."""
+
+    name: str
+    eer: str
+    facts: Sequence[str]
+    is_pruned: bool
+
+
+def to_page(report: Report, panels: Sequence[Panel], svgs: Mapping[str, str]) -> str:
+    """Return the report as one self-contained HTML page; `svgs` are the drawn panels by name."""
+    headline, sections = wording.headline(report), _sections(report, panels)
+    return render_page("page.html.j2", headline=headline, tiles=_tiles(report), sections=sections, svgs=svgs)
+
+
+def to_text(report: Report, panels: Sequence[Panel]) -> str:
+    """Return the report as markdown, with links to `figures/`."""
+    return render_markdown(
+        "report.md.j2", headline=wording.headline(report), sections=_sections(report, panels)
+    )
+
+
+def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
+    """Return the parts of the report that have anything to show, in their order."""
+    systems = report["systems"]
+    drawn = {group: [panel for panel in panels if panel.group == group] for group in GROUPS}
+    tables = {
+        "errors": [results.errors(systems), *results.breakdowns(systems)],
+        "calibration": [results.calibration(systems)],
+    }
+    figures = {
+        group: Section(title=title, tables=tables.get(group, []), panels=drawn[group])
+        for group, title in GROUPS.items()
+    }
+    thresholds = [results.thresholds(system, wording.system_title(system)) for system in systems]
+    origin = results.provenance(report)
+    summary = f"{len(origin.rows)} outputs, from the lists of audio to this report"
+    found = [
+        Section(title="Results", tables=[results.overview(report)], notes=wording.notes(report)),
+        figures.pop("errors"),
+        figures.pop("calibration"),
+        Section(title="Thresholds", tables=thresholds, notes=[results.THRESHOLD_NOTE]),
+        *figures.values(),
+        Section(title="Checkpoints", tables=[results.models(report["models"])]),
+        Section(title="Provenance", tables=[origin], summary=summary),
+    ]
+    return [part for part in found if part.panels or any(table.rows for table in part.tables)]
+
+
+def _tiles(report: Report) -> list[Tile]:
+    tiles = []
+    for system in report["systems"]:
+        model, interval = wording.model_of(report, system), system["eer_interval"]
+        facts = []
+        if interval:
+            facts.append(f"95 %: {percent(interval['low'])} to {percent(interval['high'])} %")
+        if model is not None:
+            facts.append(f"{model['size_bytes'] / results.MEGA:.3g} MB")
+            if model["timing"]:
+                facts.append(f"{1000 * model['timing']['cpu']:.2g} ms for 1 s of audio")
+        tiles.append(
+            Tile(
+                name=wording.system_title(system),
+                eer=percent(system["eer"]),
+                facts=facts,
+                is_pruned=model is not None and model["sparsity"] > 0,
+            )
+        )
+    return tiles

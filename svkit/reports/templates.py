@@ -1,0 +1,43 @@
+"""The templates of this room: whatever a value holds, it is shown as it is and is no markup."""
+
+import base64
+import re
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from svkit.reports.tables import escape, to_markdown
+
+
+def _unbroken(cell: str) -> str:
+    """Keep an interval in its brackets, and a threshold with its scale, on one line."""
+    return re.sub(r"\([^()]*\)|^(score|LLR) \S+$", lambda part: part[0].replace(" ", "\u00a0"), cell)
+
+
+def _environment(*, is_markdown: bool) -> Environment:
+    made = Environment(
+        loader=PackageLoader("svkit.reports", ""),
+        autoescape=not is_markdown,  # for markdown, `finalize` escapes all that is not marked as safe
+        finalize=(lambda value: value if isinstance(value, Markup) else escape(str(value))) if is_markdown else None,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters["markdown"] = lambda table: Markup(to_markdown(table))
+    made.filters["base64"] = lambda text: base64.b64encode(text.encode()).decode()
+    made.filters["unbroken"] = _unbroken
+    return made
+
+
+_PAGE, _MARKDOWN = _environment(is_markdown=False), _environment(is_markdown=True)
+
+
+def render_page(template: str, **values: object) -> str:
+    """Render an HTML template."""
+    return _PAGE.get_template(template).render(values)
+
+
+def render_markdown(template: str, **values: object) -> str:
+    """Render a markdown template."""
+    return _MARKDOWN.get_template(template).render(values)
