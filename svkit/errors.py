@@ -43,13 +43,15 @@ def first_line(error: Exception) -> str:
     return lines[0][:200]
 
 
+def printable(text: str) -> str:
+    """Return text that any terminal and any file can take: what cannot be shown becomes an escape."""
+    escaped = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in escaped)
+
+
 def terminal_text(message: str, longest: int = 1000) -> str:
-    """Return a message that any terminal can take: other characters as escapes, and no line without end."""
-    escaped = message.encode("utf-8", "backslashreplace").decode()
-    shown = "".join(
-        character if character.isprintable() or character == "\n" else repr(character)[1:-1]
-        for character in escaped
-    )
+    """Return a message that any terminal can take: `printable` but for its line ends, and no line without end."""
+    shown = "\n".join(map(printable, message.split("\n")))
     if len(shown) <= longest:
         return shown
     # The reason stands at the end: a name may be long.

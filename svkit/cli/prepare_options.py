@@ -199,7 +199,7 @@ def show_bad_files(bad_files: "Sequence[BadFile]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from svkit.corpora.scan import printable
+    from svkit.errors import printable
 
     counts = Counter(file.reason for file in bad_files)
     summary = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from svkit.corpora.scan import BadFile, Candidate, make_bad
 from svkit.errors import ArtifactError
-from svkit.progress import Progress
+from svkit.progress import Progress, Task
 from svkit.store.audio_file import CONVERTIBLE_SUFFIXES, AudioError
 from svkit.store.transcode import find_ffmpeg, transcode
 
@@ -21,8 +21,7 @@ _SAMPLE_FILES = 32
 """Files converted first, spread over all of them, to estimate the room that the others need."""
 _CHUNK_FILES = 64
 
-Work = TypeVar("Work")
-Done = TypeVar("Done")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +45,7 @@ def convert_files(
     num_workers: int | None,
     progress: Progress,
 ) -> tuple[list[Candidate], list[BadFile]]:
-    """Convert the files that libsndfile cannot read to 16 kHz; what an earlier run finished is taken as it is.
+    """Convert the files that libsndfile cannot read to 16 kHz; what an earlier run finished is kept.
 
     Args:
         candidates: all files; readable ones pass through.
@@ -68,31 +67,31 @@ def convert_files(
         if options.is_wanted and os.path.splitext(file.path)[1].lower() in CONVERTIBLE_SUFFIXES  # noqa: PTH122
     }
     missing = [index for index, target in targets.items() if not target.exists()]
+    if 0 < len(missing) < len(targets):
+        progress.note(f"{len(targets) - len(missing):,} files were converted before and are kept")
     bad: dict[int, BadFile] = {}
-
-    def convert(index: int) -> tuple[int, BadFile | None]:
-        try:
-            source = Path(candidates[index].path)
-            transcode(ffmpeg, source, targets[index], SAMPLE_RATE_HZ, all_channels=options.all_channels)
-        except AudioError as error:
-            return index, make_bad(candidates[index], error.reason, error.detail)
-        return index, None
-
     if missing:
         ffmpeg = find_ffmpeg()
-        if len(missing) < len(targets):
-            progress.note(f"{len(targets) - len(missing):,} files were converted before and are kept")
+
+        def convert(index: int) -> None:
+            try:
+                source = Path(candidates[index].path)
+                transcode(ffmpeg, source, targets[index], SAMPLE_RATE_HZ, all_channels=options.all_channels)
+            except AudioError as error:
+                bad[index] = make_bad(candidates[index], error.reason, error.detail)
+
+        # The room that all need is known after a few, spread over the corpus: none is filled up in vain.
         step = max(1, -(-len(missing) // _SAMPLE_FILES))
         first, others = missing[::step], [index for n, index in enumerate(missing) if n % step]
-        workers = num_workers or os.cpu_count() or 1
         try:
             with progress.task(f"converting to {options.suffix[1:]}", len(missing)) as task:
-                for batch in (first, others):
-                    for index, fault in in_parallel(convert, batch, workers, task.advance):
-                        if fault is not None:
-                            bad[index] = fault
-                    if batch is first:
-                        _report_room([targets[index] for index in first], len(others), progress)
+                in_parallel(convert, first, num_workers, task)
+                sizes = [targets[index].stat().st_size for index in first if index not in bad]
+                if sizes and others:
+                    needed = sum(sizes) / len(sizes) * len(others)
+                    what = f"converting {len(others):,} more files"
+                    check_room(targets[first[0]].parent, needed, what, progress)
+                in_parallel(convert, others, num_workers, task)
         except ArtifactError as error:
             raise ArtifactError(f"{error} (--convert-to DIR)") from error
     kept = [
@@ -100,14 +99,7 @@ def convert_files(
         for index, file in enumerate(candidates)
         if index not in bad
     ]
-    return kept, list(bad.values())
-
-
-def _report_room(made: Sequence[Path], num_others: int, progress: Progress) -> None:
-    sizes = [path.stat().st_size for path in made if path.exists()]
-    if sizes and num_others:
-        what = f"converting {num_others:,} more files"
-        check_room(made[0].parent, sum(sizes) / len(sizes) * num_others, what, progress)
+    return kept, [bad[index] for index in sorted(bad)]
 
 
 def check_room(directory: Path, needed_bytes: float, what: str, progress: Progress) -> None:
@@ -118,36 +110,41 @@ def check_room(directory: Path, needed_bytes: float, what: str, progress: Progre
     """
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    room = f"{what} needs about {gigabytes(needed_bytes)} in {directory}, {gigabytes(free)} are free"
+    room = f"{what} needs about {_size(needed_bytes)} in {directory}, {_size(free)} are free"
     if needed_bytes > free:
         raise ArtifactError(f"{room}; free some space or choose another directory")
     progress.note(room)
 
 
-def gigabytes(num_bytes: float) -> str:
-    """Render a size."""
+def _size(num_bytes: float) -> str:
     return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:,.1f} MB"
 
 
 def in_parallel(
-    work: Callable[[Work], Done], items: Sequence[Work], num_workers: int, advance: Callable[[float], None]
-) -> Iterable[Done]:
-    """Yield `work(item)` of every item in order, from threads (the work is done outside the interpreter's lock).
+    work: Callable[[Item], None], items: Sequence[Item], num_workers: int | None, task: Task
+) -> None:
+    """Call `work` with every item, in threads (the work is done outside the interpreter's lock).
 
     Args:
         work: what to do.
         items: with what.
-        num_workers: threads.
-        advance: told how many are done.
+        num_workers: threads; None: one a core.
+        task: told how many are done.
     """
+    workers = num_workers or os.cpu_count() or 1
     # Small chunks for few items, so that all threads have some; a million futures would need gigabytes.
-    size = max(1, min(_CHUNK_FILES, len(items) // (4 * num_workers)))
+    size = max(1, min(_CHUNK_FILES, len(items) // (4 * workers)))
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
-    with ThreadPoolExecutor(num_workers) as executor:
+
+    def work_through(chunk: Sequence[Item]) -> int:
+        for item in chunk:
+            work(item)
+        return len(chunk)
+
+    with ThreadPoolExecutor(workers) as executor:
         try:
-            for done in executor.map(lambda chunk: [work(item) for item in chunk], chunks):
-                advance(len(done))
-                yield from done
+            for done in executor.map(work_through, chunks):
+                task.advance(done)
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise

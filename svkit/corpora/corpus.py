@@ -10,7 +10,6 @@ import pandas as pd
 
 from svkit.corpora import splits
 from svkit.corpora.derived import movable_table
-from svkit.corpora.evaluation_lists import evaluation_lists, named_rows
 from svkit.corpora.membership import (
     EVALUATION,
     SPLITS_NAME,
@@ -27,8 +26,8 @@ from svkit.corpora.request import (
     CorpusResult,
     EvaluationList,
 )
-from svkit.corpora.scan import BadFile, BadFilesError, ScanOptions, printable, refuse_bad
-from svkit.errors import ArtifactError, ConfigError, DataError, first_five
+from svkit.corpora.scan import BadFile, BadFilesError, ScanOptions, refuse_bad
+from svkit.errors import ArtifactError, ConfigError, DataError, first_five, printable
 from svkit.progress import Progress
 from svkit.store.atomic import remove_unfinished, write_bytes
 from svkit.store.experiment import encoder_to_note, read_noted, update_experiment
@@ -353,37 +352,3 @@ def unusual(scan: ScanOptions) -> dict[str, Any]:
     """Return the options that earlier records do not have, where they are not as they were then."""
     channel = {"channel": scan.channel} if scan.channel != 0 else {}
     return {**channel, **({"allow_cut": True} if scan.allow_cut else {})}
-
-
-def split_and_write(
-    data: DataDirectory,
-    table: pd.DataFrame,
-    bad: Sequence[BadFile],
-    request: CorpusRequest,
-    corpus: str,
-    progress: Progress,
-) -> CorpusResult:
-    """Split a corpus without official lists: evaluation speakers as asked for, everyone else trains.
-
-    Args:
-        data: where to.
-        table: rows of the whole corpus.
-        bad: files that were left out.
-        request: names lists and speakers, or neither.
-        corpus: name of a made list.
-        progress: notes.
-    """
-    eval_speakers, lists = evaluation_lists(table, request, corpus)
-    train = table[~table["speaker_id"].isin(eval_speakers)]
-    return data.write(train, named_rows(table, lists), lists, bad, progress, eval_speakers)
-
-
-def report_difference(what: str, found: Sequence[int], published: Sequence[int], progress: Progress) -> bool:
-    """Note speakers and utterances that differ from what is published; say whether they do."""
-    if tuple(found) == tuple(published):
-        return False
-    progress.note(
-        f"{what}: {found[0]:,} speakers and {found[1]:,} utterances found, published"
-        f" {published[0]:,} and {published[1]:,}"
-    )
-    return True

@@ -6,42 +6,16 @@ from pathlib import Path
 import pandas as pd
 
 from svkit.corpora import splits
-from svkit.corpora.membership import (
-    EVALUATION,
-)
+from svkit.corpora.membership import EVALUATION
 from svkit.corpora.request import CorpusRequest, EvaluationList
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.scoring.id_matching import find_matching
 from svkit.store.trials import read_trials
 
 
-def read_lists(
-    paths: Sequence[Path], table: pd.DataFrame, *, match_ids: bool = False
-) -> list[EvaluationList]:
-    """Read given trial lists and check them against the corpus.
-
-    Args:
-        paths: of the lists.
-        table: rows of the corpus.
-        match_ids: write lists whose ids differ in notation with those of the corpus.
-
-    Raises:
-        ConfigError: two lists of one name.
-        DataError: see `read_trials` and `check_trials`.
-    """
-    lists: list[EvaluationList] = []
-    for path in paths:
-        trials, matched = read_trials(path), None
-        if match_ids and (matching := find_matching(trials.ids, table["utterance_id"])) is not None:
-            matched = matching.take(str(path))
-            trials = trials.renamed(matching.names, matching.names)
-        splits.check_trials(path, trials, table)
-        if any(entry.name == path.stem for entry in lists):
-            raise ConfigError(f"--trials {path}: two lists are called {path.stem}; rename one")
-        lists.append(
-            EvaluationList(name=path.stem, trials=trials, source=None if matched else path, matched=matched)
-        )
-    return lists
+def made_list(table: pd.DataFrame, seed: int, corpus: str) -> EvaluationList:
+    """Return a list made among the speakers of a table."""
+    return EvaluationList(name=corpus, trials=splits.make_trials(table, seed, corpus), source=None)
 
 
 def named_rows(table: pd.DataFrame, lists: Sequence[EvaluationList]) -> pd.DataFrame:
@@ -68,24 +42,26 @@ def evaluation_lists(
         Evaluation speakers, and at least one list among them; neither where none were asked for (`0`).
 
     Raises:
-        DataError: a list names utterances of speakers that are not for evaluation; see also `read_lists`.
+        ConfigError: two lists of one name.
+        DataError: a list names utterances of speakers that are not for evaluation; see also `read_trials` and
+            `check_trials`.
     """
-    if not request.trials and request.eval_speakers == "0" and not Path("0").exists():
+    spec, known = request.eval_speakers, request.known_splits()
+    lists = [_read_list(path, table, match_ids=request.match_ids) for path in request.trials]
+    names = [entry.name for entry in lists]
+    for path, name in zip(request.trials, names, strict=True):
+        if names.count(name) > 1:
+            raise ConfigError(f"--trials {path}: two lists are called {name}; rename one")
+    if not lists and spec == "0" and not Path("0").exists():
         return [], []
-    known = request.known_splits()
-    present = {known[speaker] for speaker in table["speaker_id"].unique() if speaker in known}
-    if not request.trials and request.eval_speakers is None and present and EVALUATION not in known.values():
+    is_known = any(speaker in known for speaker in table["speaker_id"].unique())
+    if not lists and spec is None and is_known and EVALUATION not in known.values():
         return [], []  # as before
-    spec = request.eval_speakers
+    # A remembered number draws nobody: who evaluated before still does.
     if request.is_remembered and known and spec is not None and splits.is_count("--eval-speakers", spec):
         spec = None
-    if not request.trials:
-        speakers = splits.choose_eval_speakers(spec, table, request.seed, known)
-        trials = splits.make_trials(table[table["speaker_id"].isin(speakers)], request.seed, corpus)
-        return speakers, [EvaluationList(name=corpus, trials=trials, source=None)]
-    lists = read_lists(request.trials, table, match_ids=request.match_ids)
     in_trials = sorted(named_rows(table, lists)["speaker_id"].unique())
-    if spec is None:
+    if lists and spec is None:
         return in_trials, lists
     speakers = splits.choose_eval_speakers(spec, table, request.seed, known)
     others = sorted(set(in_trials) - set(speakers))
@@ -93,4 +69,14 @@ def evaluation_lists(
         raise DataError(
             f"{first_five(request.trials)}: speakers that --eval-speakers does not name: {first_five(others)}"
         )
-    return speakers, lists
+    return speakers, lists or [made_list(table[table["speaker_id"].isin(speakers)], request.seed, corpus)]
+
+
+def _read_list(path: Path, table: pd.DataFrame, *, match_ids: bool) -> EvaluationList:
+    """Read a given list and check it; one whose ids differ in notation from the corpus' is written with those."""
+    trials, matched = read_trials(path), None
+    if match_ids and (matching := find_matching(trials.ids, table["utterance_id"])) is not None:
+        matched = matching.take(str(path))
+        trials = trials.renamed(matching.names, matching.names)
+    splits.check_trials(path, trials, table)
+    return EvaluationList(name=path.stem, trials=trials, source=None if matched else path, matched=matched)

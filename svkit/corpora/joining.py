@@ -1,7 +1,6 @@
 """Short training utterances of one speaker and genre, joined to longer ones as the CN-Celeb recipes do."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,49 +45,46 @@ def join_short(
         DataError: a part cannot be read.
         ArtifactError: not enough room, or `directory` cannot be written.
     """
+    table = table.reset_index(drop=True)
     bins = _choose(table, groups, min_seconds)
     if not bins:
         return table
-    rows: list[Row] = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-    joined = [_describe([rows[index] for index in chosen], groups[chosen[0]], directory) for chosen in bins]
-    parts = [index for chosen in bins for index in chosen]
-    samples = sum(int(row["num_samples"]) for row in joined)
-    what = f"joining {len(parts):,} short utterances to {len(bins):,}"
+    rows: Any = table.to_dict("records")
+    parts: list[list[Row]] = [[rows[index] for index in chosen] for chosen in bins]
+    joined = [_describe(parts[k], groups[chosen[0]], directory) for k, chosen in enumerate(bins)]
+    samples = sum(row["num_samples"] for row in joined)
+    is_part = table.index.isin(np.concatenate(bins))
+    what = f"joining {is_part.sum():,} short utterances to {len(bins):,}"
     check_room(directory, samples * FLAC_BYTES_PER_SAMPLE, what, progress)
 
     def write(number: int) -> None:
-        _write([rows[index] for index in bins[number]], joined[number], directory.parent)
+        _write(parts[number], joined[number], directory.parent)
 
     with progress.task("joining short utterances", len(bins)) as task:
-        for _ in in_parallel(write, range(len(bins)), num_workers or os.cpu_count() or 1, task.advance):
-            pass
-    is_part = np.zeros(len(rows), dtype=bool)
-    is_part[parts] = True
-    kept = [row for row, part in zip(rows, is_part, strict=True) if not part]
-    return pd.DataFrame([*kept, *joined], columns=list(table.columns))
+        in_parallel(write, range(len(bins)), num_workers, task)
+    return pd.concat([table[~is_part], pd.DataFrame(joined, columns=table.columns)], ignore_index=True)
 
 
 def _choose(table: pd.DataFrame, groups: Sequence[str], min_seconds: float) -> list[list[int]]:
     """Return the rows of each joined utterance, two or more each."""
-    rates = table["sample_rate_hz"].to_numpy(dtype=np.int64)
-    seconds = table["num_samples"].to_numpy(dtype=np.int64) / rates
-    ids = table["utterance_id"].to_numpy(dtype=object)
-    short: dict[tuple[str, int], list[int]] = {}
-    for index in sorted(np.flatnonzero(seconds < min_seconds).tolist(), key=lambda index: str(ids[index])):
-        short.setdefault((groups[index], int(rates[index])), []).append(index)
-    bins = []
-    for members in short.values():
-        of_group: list[list[int]] = []
-        chosen: list[int] = []
-        for index in members:
-            chosen.append(index)
-            if sum(seconds[chosen]) >= min_seconds:
-                of_group.append(chosen)
-                chosen = []
-        if chosen and of_group:
-            of_group[-1].extend(chosen)
-        elif chosen:
-            of_group.append(chosen)
+    rates = table["sample_rate_hz"].astype("int64")
+    seconds = table["num_samples"].astype("int64") / rates
+    short = table.assign(group=groups, rate=rates, seconds=seconds)[seconds < min_seconds].sort_values(
+        "utterance_id"
+    )
+    bins: list[list[int]] = []
+    for _, members in short.groupby(["group", "rate"], sort=False):
+        of_group: list[list[int]] = [[]]
+        length = 0.0
+        for row, num_seconds in zip(members.index, members["seconds"], strict=True):
+            if length >= min_seconds:
+                of_group.append([])
+                length = 0.0
+            of_group[-1].append(int(row))
+            length += num_seconds
+        if len(of_group) > 1 and length < min_seconds:
+            left_over = of_group.pop()
+            of_group[-1] += left_over
         bins += [chosen for chosen in of_group if len(chosen) > 1]
     return bins
 
@@ -97,9 +93,8 @@ def _describe(parts: Sequence[Row], group: str, directory: Path) -> Row:
     content = "\n".join(f"{part['path']} {part['num_samples']}" for part in parts)
     channels = [part.get("channel", "0") for part in parts]
     content += "" if set(channels) == {"0"} else f"\n{channels}"
-    name = (
-        f"{group}-joined-{hashlib.sha256(content.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}.flac"
-    )
+    digest = hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
+    name = f"{group}-joined-{digest[:12]}.flac"
     sessions = {part["session_id"] for part in parts}
     return {
         **parts[0],

@@ -1,20 +1,31 @@
-"""Which corpus a directory holds, guessed from names alone, for the message on a wrong tree."""
+"""Which corpus a directory holds, guessed from names alone, for the message about a wrong tree."""
 
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from svkit.corpora.scan import printable
 from svkit.corpora.walk import is_audio_name
-from svkit.errors import DataError, first_five
+from svkit.errors import DataError, first_five, printable
 
 _MAX_DEPTH, _MAX_ENTRIES = 5, 40
 """A guess looks at this many entries of a directory and this deep, whatever the size of the corpus."""
 _SPEAKER, _VOXBLINK2_SPEAKER = re.compile(r"id\d{5}"), re.compile(r"id\d{6}")
 CNCELEB_FILE = re.compile(r"(?:id\d{5}-)?(?P<genre>[a-z_]+)-(?P<session>\d+)-\d+")
 """`GENRE-SESSION-NUMBER`, in `eval/test` with the speaker before it."""
-_LIBRISPEECH_SUBSET = re.compile(r"(train|dev|test)-(clean|other)(-\d+)?")
+LIBRISPEECH_SUBSET = re.compile(r"(train|dev|test)-(clean|other)(-\d+)?")
+
+
+def corpus_root(root: Path | None, command: str, layout: str, default: str = ".") -> Path:
+    """Return the absolute directory of a corpus.
+
+    Raises:
+        DataError: there is none; see `wrong_tree`.
+    """
+    root = (root or Path(default)).resolve()
+    if not root.is_dir():
+        raise wrong_tree(root, command, "not a directory", layout)
+    return root
 
 
 def wrong_tree(root: Path, command: str, problem: str, layout: str) -> DataError:
@@ -28,15 +39,18 @@ def wrong_tree(root: Path, command: str, problem: str, layout: str) -> DataError
     """
     if not root.exists():
         return DataError(f"{root}: no such directory; {layout}")
-    if not root.is_dir():
-        found = "a file"
-    else:
+    found = "a file"
+    if root.is_dir():
         with os.scandir(root) as entries:
             names = sorted(printable(entry.name) for entry in entries)
         found = first_five(names) if names else "an empty directory"
+    return DataError(f"{root}: {problem}; {layout}; found {found}{looks_like(root, command)}")
+
+
+def looks_like(root: Path, command: str) -> str:
+    """Return the end of a message that says for which other command a tree is made; empty: for none."""
     guess = guess_corpus(root)
-    hint = f"; this looks like {guess}: svkit prepare {guess} {root}" if guess not in (None, command) else ""
-    return DataError(f"{root}: {problem}; {layout}; found {found}{hint}")
+    return "" if guess in (None, command) else f"; this looks like {guess}: svkit prepare {guess} {root}"
 
 
 def guess_corpus(root: Path) -> str | None:
@@ -52,7 +66,7 @@ def guess_corpus(root: Path) -> str | None:
             CNCELEB_FILE.match(name) and is_audio_name(name) for name in files
         ):
             return "cnceleb"
-        if any(_LIBRISPEECH_SUBSET.fullmatch(name) for name in directories):
+        if any(LIBRISPEECH_SUBSET.fullmatch(name) for name in directories):
             return "librispeech"
         if {"music", "noise", "speech"} <= names:
             return "musan"

@@ -1,9 +1,10 @@
-"""Finds the audio files of a tree and reads their headers (or all of their samples) in parallel."""
+"""Examines audio files in parallel: their headers, or all of their samples."""
 
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -15,21 +16,16 @@ import pandas as pd
 import pyarrow as pa
 
 from svkit.audio.quality import QualityMeter, louder_channel
-from svkit.errors import DataError, first_five
-from svkit.progress import Progress, Task
-from svkit.store.audio_file import (
-    CUT_ADVICE,
-    AudioError,
-    Channel,
-    channel_levels_db,
-    examine,
-    probe,
-)
+from svkit.errors import DataError, first_five, printable
+from svkit.progress import Progress
+from svkit.store.audio_file import CUT_ADVICE, AudioError, Channel, channel_levels_db, examine, probe
 from svkit.store.manifest import COLUMNS
 from svkit.store.scan_journal import Entry, Finding, ScanJournal, Source, Stamp, blocks
 
 _CHUNK_FILES = 64
 _BLOCK_ROWS = 1 << 16
+_UNUSABLE = re.compile("[\t\n\r\ud800-\udfff]")
+"""What no list can hold; names that are not UTF-8 have surrogates for their bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,21 +84,16 @@ class ScanOptions:
 
 
 class CandidateTable(Sequence[Candidate]):
-    """Candidates in columns: 200 bytes each where objects need 600, which counts where there are ten millions."""
+    """Candidates in columns: 200 bytes each where objects need 600, which counts where there are ten million."""
 
     def __init__(self, candidates: Iterable[Candidate]) -> None:
-        """Take them all; those with names that no list can hold are in `unusable` by their place."""
-        self.unusable: dict[int, BadFile] = {}
+        """Take them all. Texts are kept as the bytes they are in the file system, which may not be UTF-8."""
+        remaining = iter(candidates)
         self._blocks: list[pa.RecordBatch] = []
         self._length = 0
-        remaining = iter(candidates)
         while block := list(islice(remaining, _BLOCK_ROWS)):
-            for row, candidate in enumerate(block):
-                fault = _name_fault(candidate.utterance_id) or _name_fault(candidate.path)
-                if fault:
-                    self.unusable[self._length + row] = make_bad(candidate, "unusable name", fault)
             columns = {
-                name: pa.array([_encodable(getattr(candidate, name)) for candidate in block], pa.string())
+                name: pa.array([_bytes(getattr(candidate, name)) for candidate in block], pa.binary())
                 for name in _TEXTS
             }
             for name in ("speaker_id", "session_id"):
@@ -116,51 +107,34 @@ class CandidateTable(Sequence[Candidate]):
     def __iter__(self) -> Iterator[Candidate]:
         for block in self._blocks:
             for texts in zip(*(block.column(name).to_pylist() for name in _TEXTS), strict=True):
-                yield Candidate(**dict(zip(_TEXTS, texts, strict=True)))
+                yield Candidate(**dict(zip(_TEXTS, map(_text, texts), strict=True)))
 
     def __getitem__(self, row: Any) -> Any:
         """Return one candidate (no slices)."""
         number, place = divmod(range(self._length)[row], _BLOCK_ROWS)
         block = self._blocks[number]
-        return Candidate(**{name: block.column(name)[place].as_py() for name in _TEXTS})
+        return Candidate(**{name: _text(block.column(name)[place].as_py()) for name in _TEXTS})
 
-    def table(
-        self,
-        rows: npt.NDArray[np.bool_],
-        rates: npt.NDArray[np.int32],
-        lengths: npt.NDArray[np.int64],
-        channels: Mapping[int, str],
-    ) -> pd.DataFrame:
-        """Return rows of a manifest.
-
-        Args:
-            rows: which candidates, `[N]`.
-            rates: sample rate of every candidate, `[N]`.
-            lengths: number of samples of every candidate, `[N]`.
-            channels: candidate -> the channel used, where it is not 0; if there is any, the table has a column for it.
-        """
-        columns: dict[str, Any] = {}
-        for name in COLUMNS:
-            if name in _TEXTS:
-                parts = [block.column(name).cast(pa.string()) for block in self._blocks]
-                column = pa.chunked_array(parts, pa.string()).cast(pa.large_string()).filter(pa.array(rows))
-                columns[name] = column.to_pandas().astype(str)
-            else:
-                columns[name] = (rates if name == "sample_rate_hz" else lengths)[rows].astype(np.int64)
-        if channels:
-            columns["channel"] = [channels.get(int(row), "0") for row in np.flatnonzero(rows)]
-        return pd.DataFrame(columns)
+    def rows(self, is_wanted: npt.NDArray[np.bool_]) -> dict[str, "pd.Series[str]"]:
+        """Return the columns of some candidates, `is_wanted` [N], whose names are text."""
+        columns = {}
+        for name in _TEXTS:
+            parts = [block.column(name).cast(pa.binary()) for block in self._blocks]
+            column = pa.chunked_array(parts, pa.binary()).filter(pa.array(is_wanted))
+            columns[name] = column.cast(pa.large_string()).to_pandas().astype(str)
+        return columns
 
 
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
 
 
 def scan_files(
-    candidates: Iterable[Candidate],
-    options: ScanOptions,
-    progress: Progress,
-    description: str = "reading audio",
+    candidates: Iterable[Candidate], options: ScanOptions, progress: Progress
 ) -> tuple[pd.DataFrame, list[BadFile]]:
     """Examine files in parallel.
 
@@ -169,40 +143,33 @@ def scan_files(
             `CandidateTable`.
         options: what makes a file bad, how many threads, and where the scan is remembered.
         progress: counts files.
-        description: of the task.
 
     Returns:
-        The rows of a manifest in the order of `candidates`, and the bad files.
+        The rows of a manifest in the order of `candidates`, with a column `channel` where not all are the first one;
+        and the bad files.
     """
     listed = candidates if isinstance(candidates, CandidateTable) else CandidateTable(candidates)
-    rates, lengths = np.zeros(len(listed), np.int32), np.zeros(len(listed), np.int64)
+    numbers = {name: np.zeros(len(listed), np.int64) for name in ("sample_rate_hz", "num_samples")}
     digests = np.zeros((len(listed) if options.reads_samples else 0, 2), np.uint64)
     bad: dict[int, BadFile] = {}
     channels: dict[int, str] = {}
     cut: list[str] = []
     louder: list[str] = []
     places = (Source(Path(candidate.path), options.channel) for candidate in listed)
-    found = examine_all(places, len(listed), options, progress, description)
+    found = examine_all(places, len(listed), options, progress)
     for row, (candidate, finding) in enumerate(zip(listed, found, strict=True)):
-        rates[row], lengths[row] = finding.sample_rate_hz, finding.num_samples
+        for name, values in numbers.items():
+            values[row] = getattr(finding, name)
         if options.reads_samples:
             digests[row] = finding.digest_words()
-        if row in listed.unusable:
-            bad[row] = listed.unusable[row]
-        elif finding.reason:
-            bad[row] = make_bad(candidate, finding.reason, finding.detail)
-        elif finding.num_samples < options.min_seconds * finding.sample_rate_hz:
-            seconds = finding.num_samples / finding.sample_rate_hz
-            detail = f"{seconds:.3g} s, shorter than {options.min_seconds:g} s"
-            bad[row] = make_bad(candidate, "too short", detail)
-        elif finding.missing and not options.allow_cut:
-            detail = f"{finding.missing}; {CUT_ADVICE}"
-            bad[row] = make_bad(candidate, "truncated", detail)
-        else:
-            if finding.channel != "0":
-                channels[row] = finding.channel
-            cut += [f"{candidate.utterance_id} ({finding.missing})"] * bool(finding.missing)
-            louder += [f"{candidate.utterance_id} ({finding.louder})"] * bool(finding.louder)
+        fault = _fault(candidate, finding, options)
+        if fault is not None:
+            bad[row] = make_bad(candidate, *fault)
+            continue
+        if finding.channel != "0":
+            channels[row] = finding.channel
+        cut += [f"{candidate.utterance_id} ({finding.missing})"] * bool(finding.missing)
+        louder += [f"{candidate.utterance_id} ({finding.louder})"] * bool(finding.louder)
     if cut:
         progress.note(
             f"what is there is used of {len(cut)} recordings that are cut: {printable(first_five(cut))}"
@@ -215,9 +182,29 @@ def scan_files(
     usable = np.ones(len(listed), dtype=bool)
     usable[list(bad)] = False
     for row, first in repeated_digests(digests, usable):
-        usable[row] = False
         bad[row] = make_bad(listed[row], "duplicate", f"the same samples as {listed[first].utterance_id}")
-    return listed.table(usable, rates, lengths, channels), [bad[row] for row in sorted(bad)]
+    usable[list(bad)] = False
+    texts = listed.rows(usable)
+    table = pd.DataFrame({name: texts[name] if name in texts else numbers[name][usable] for name in COLUMNS})
+    if channels:
+        table["channel"] = [channels.get(int(row), "0") for row in np.flatnonzero(usable)]
+    return table, [bad[row] for row in sorted(bad)]
+
+
+def _fault(candidate: Candidate, finding: Finding, options: ScanOptions) -> tuple[str, str] | None:
+    """Return the kind and the cause of what is wrong with a file."""
+    mark = _UNUSABLE.search(candidate.utterance_id) or _UNUSABLE.search(candidate.path)
+    if mark is not None:
+        problem = "holds a tab or a line end" if mark[0] in "\t\n\r" else "is not valid UTF-8"
+        return "unusable name", f"the name {problem}; rename it"
+    if finding.reason:
+        return finding.reason, finding.detail
+    if finding.num_samples < options.min_seconds * finding.sample_rate_hz:
+        seconds = finding.num_samples / finding.sample_rate_hz
+        return "too short", f"{seconds:.3g} s, shorter than {options.min_seconds:g} s"
+    if finding.missing and not options.allow_cut:
+        return "truncated", f"{finding.missing}; {CUT_ADVICE}"
+    return None
 
 
 def repeated_digests(
@@ -238,8 +225,27 @@ def repeated_digests(
         yield int(order[place + 1]), first
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Block:
+    """Neighbouring files that threads are reading."""
+
+    places: list[Source]
+    known: Mapping[str, Entry]
+    """What the journal says of them."""
+    chunks: list["Future[list[Entry]]"]
+
+    def done(self) -> dict[str, Entry]:
+        """Return what has been found out so far."""
+        found: dict[str, Entry] = {}
+        for number, chunk in enumerate(self.chunks):
+            if chunk.done() and not chunk.cancelled() and chunk.exception() is None:
+                places = self.places[number * _CHUNK_FILES : (number + 1) * _CHUNK_FILES]
+                found.update(zip(map(str, places), chunk.result(), strict=True))
+        return found
+
+
 def examine_all(
-    places: Iterable[Source], total: int, options: ScanOptions, progress: Progress, description: str
+    places: Iterable[Source], total: int, options: ScanOptions, progress: Progress
 ) -> Iterator[Finding]:
     """Yield what each file is, in order; files are read in threads, two blocks ahead at most.
 
@@ -247,75 +253,56 @@ def examine_all(
     """
     kind = "quality" if options.measures_quality else "samples" if options.reads_samples else "header"
     journal = None if options.journal is None else ScanJournal(options.journal, kind)
+
+    def keep(block: _Block) -> None:
+        found = block.done()
+        if journal is not None and any(block.known.get(path) != entry for path, entry in found.items()):
+            journal.write(block.places, {**block.known, **found})
+
     workers = options.num_workers or min(16, max(4, os.cpu_count() or 1))
-    pending: deque[_PendingBlock] = deque()
-    with progress.task(description, total) as task, ThreadPoolExecutor(workers) as executor:
+    pending: deque[_Block] = deque()
+    with progress.task("reading audio", total) as task, ThreadPoolExecutor(workers) as executor:
+
+        def submit(block: list[Source]) -> None:
+            known = {} if journal is None else journal.read(block)
+            chunks = [block[start : start + _CHUNK_FILES] for start in range(0, len(block), _CHUNK_FILES)]
+            futures = [executor.submit(_examine_chunk, chunk, known, options) for chunk in chunks]
+            pending.append(_Block(places=block, known=known, chunks=futures))
+
+        def results() -> Iterator[Finding]:
+            for chunk in pending[0].chunks:
+                task.advance(len(chunk.result()))
+            # The block leaves `pending` once it is kept: whatever interrupts the scan before that, it is kept below.
+            keep(pending[0])
+            for chunk in pending.popleft().chunks:
+                yield from (entry.finding for entry in chunk.result())
+
         try:
             for block in blocks(places):
-                pending.append(_PendingBlock(block, journal, executor, options))
+                submit(block)
+                # One block is read while the findings of the one before are used: threads do not run dry, and
+                # of a corpus of millions no more than two blocks are in memory.
                 if len(pending) > 1:
-                    yield from pending.popleft().results(task)
+                    yield from results()
             while pending:
-                yield from pending.popleft().results(task)
-        except BaseException:
+                yield from results()
+        except BaseException:  # Ctrl-C after hours of reading, too
             executor.shutdown(cancel_futures=True)
             for interrupted in pending:
-                interrupted.keep()
+                keep(interrupted)
             raise
 
 
-class _PendingBlock:
-    """A block of files that threads are reading."""
-
-    def __init__(
-        self,
-        block: list[Source],
-        journal: ScanJournal | None,
-        executor: ThreadPoolExecutor,
-        options: ScanOptions,
-    ) -> None:
-        self._block, self._journal = block, journal
-        self._known = {} if journal is None else journal.read(block)
-        chunks = [block[start : start + _CHUNK_FILES] for start in range(0, len(block), _CHUNK_FILES)]
-        self._futures = [executor.submit(self._examine, chunk, options) for chunk in chunks]
-
-    def _examine(self, chunk: list[Source], options: ScanOptions) -> list[Entry]:
-        entries = []
-        for place in chunk:
-            stamp = None if self._journal is None else Stamp.of(place.place)
-            known = self._known.get(str(place))
-            if known is not None and known.stamp == stamp:
-                entries.append(known)
-            else:
-                entries.append(Entry(stamp, _examine(place, options)))
-        return entries
-
-    def results(self, task: Task) -> Iterator[Finding]:
-        """Wait for all files of the block, keep what they are, and yield it."""
-        try:
-            for future in self._futures:
-                task.advance(len(future.result()))
-        finally:
-            self.keep()
-        for future in self._futures:
-            yield from (entry.finding for entry in future.result())
-
-    def keep(self) -> None:
-        """Write what is known so far to the journal."""
-        if self._journal is None:
-            return
-        found: dict[str, Entry] = {}
-        for number, future in enumerate(self._futures):
-            if future.done() and not future.cancelled() and future.exception() is None:
-                chunk = self._block[number * _CHUNK_FILES : (number + 1) * _CHUNK_FILES]
-                found.update(zip(map(str, chunk), future.result(), strict=True))
-        if any(self._known.get(path) != entry for path, entry in found.items()):
-            self._journal.write(self._block, {**self._known, **found})
-
-
-def make_bad(candidate: Candidate, reason: str, detail: str) -> BadFile:
-    """Return a candidate as a bad file."""
-    return BadFile(utterance_id=candidate.utterance_id, reason=reason, detail=detail, path=candidate.path)
+def _examine_chunk(chunk: list[Source], known: Mapping[str, Entry], options: ScanOptions) -> list[Entry]:
+    """Examine some files; what the journal says holds while a file has the size and time of change it had then."""
+    entries = []
+    for source in chunk:
+        stamp, entry = Stamp.of(source.place), known.get(str(source))
+        # The stamp is taken first: a file that changes while it is read is read again by the next scan.
+        if entry is None or entry.stamp != stamp:
+            entry = Entry(stamp, _examine(source, options))
+        entries.append(entry)
+    return entries
 
 
 def _examine(source: Source, options: ScanOptions) -> Finding:
@@ -346,14 +333,9 @@ def _examine(source: Source, options: ScanOptions) -> Finding:
     )
 
 
-def _name_fault(name: str) -> str:
-    if any(mark in name for mark in "\t\n\r"):
-        return "the name holds a tab or a line end; rename it"
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return "the name is not valid UTF-8; rename it"
-    return ""
+def make_bad(candidate: Candidate, reason: str, detail: str) -> BadFile:
+    """Return a candidate as a bad file."""
+    return BadFile(utterance_id=candidate.utterance_id, reason=reason, detail=detail, path=candidate.path)
 
 
 def refuse_bad(bad: Sequence[BadFile], options: ScanOptions, num_files: int) -> None:
@@ -362,21 +344,15 @@ def refuse_bad(bad: Sequence[BadFile], options: ScanOptions, num_files: int) -> 
     Raises:
         BadFilesError: names the first five, counts the reasons, and says what to do.
     """
-    if not bad or options.skip_bad:
-        return
-    raise BadFilesError(f"{describe_bad(bad, num_files)}; mend them, or leave them out with --skip-bad", bad)
+    if bad and not options.skip_bad:
+        raise BadFilesError(
+            f"{describe_bad(bad, num_files)}; fix them, or leave them out with --skip-bad", bad
+        )
 
 
 def describe_bad(bad: Sequence[BadFile], num_files: int) -> str:
     """Return a line that counts the reasons and names the first five files."""
-    counts = ", ".join(
-        f"{count} {reason}" for reason, count in Counter(file.reason for file in bad).most_common()
-    )
+    reasons = Counter(file.reason for file in bad)
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     shown = first_five([f"{printable(file.utterance_id)} ({printable(file.detail)})" for file in bad])
     return f"{len(bad)} of {num_files} audio files cannot be used ({counts}): {shown}"
-
-
-def printable(text: str) -> str:
-    """Return text that any terminal and any file can take: what cannot be shown becomes an escape."""
-    escaped = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in escaped)

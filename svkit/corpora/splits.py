@@ -12,9 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from svkit.corpora.membership import EVALUATION, VALIDATION
+from svkit.corpora.scan import BadFile
+from svkit.corpora.text_lists import read_lines
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.scoring.id_matching import find_matching
-from svkit.store.tables import read_bytes
 from svkit.store.trials import Trials
 
 TRIALS_PER_UTTERANCE = 20
@@ -26,6 +27,7 @@ _MAX_ENUMERATED = 2_500
 _VALID_FRACTION, _MIN_VALID, _MAX_VALID, _MIN_TRAIN = 0.05, 3, 40, 2
 _EVAL_FRACTION, _MIN_EVAL = 0.1, 2
 
+Codes = npt.NDArray[np.intp]
 Pairs = npt.NDArray[np.int64]
 
 
@@ -49,29 +51,69 @@ def choose_eval_speakers(
         ConfigError: more speakers asked for than can be spared, or too few of those who evaluated are left.
         DataError: the file does not exist, is empty, or names a speaker the corpus lacks.
     """
-    speakers = sorted(table["speaker_id"].unique())
+    counts = table["speaker_id"].value_counts()
     if spec is not None and not is_count("--eval-speakers", spec):
-        return read_speakers(Path(spec), speakers)
-    known = {speaker: known[speaker] for speaker in speakers if speaker in known} if known else {}
-    kept = [speaker for speaker, part in known.items() if part == EVALUATION]
+        return read_speakers(Path(spec), counts.index)
+    usable, known, kept = _pools(counts, known, EVALUATION)
     if spec is None and known:
         if len(kept) < _MIN_EVAL:
             raise ConfigError(
-                f"{len(kept)} of the evaluation speakers of before are left, expected {_MIN_EVAL} or more: name others"
+                f"{len(kept)} of the earlier evaluation speakers are left, expected {_MIN_EVAL} or more: name others"
                 " with --eval-speakers, or draw anew with --redraw"
             )
         return kept
-    wanted = max(_MIN_EVAL, round(_EVAL_FRACTION * len(speakers))) if spec is None else int(spec)
-    counts = table["speaker_id"].value_counts()
-    usable = [speaker for speaker in speakers if counts[speaker] > 1]
-    spare = min(len(usable), len(speakers) - _MIN_TRAIN)
+    wanted = max(_MIN_EVAL, round(_EVAL_FRACTION * len(counts))) if spec is None else int(spec)
+    spare = min(len(usable), len(counts) - _MIN_TRAIN)
     if not _MIN_EVAL <= wanted <= spare:
         raise ConfigError(
             f"--eval-speakers {wanted}: expected {_MIN_EVAL} to {spare}: the corpus has"
-            f" {len(speakers)} speakers, {len(usable)} of them with two utterances or more,"
+            f" {len(counts)} speakers, {len(usable)} of them with two utterances or more,"
             f" and {_MIN_TRAIN} must be left to train on"
         )
     return _draw_speakers(generator(seed, "eval speakers"), wanted, kept, usable, known)
+
+
+def choose_valid_speakers(
+    wanted: int | None, table: pd.DataFrame, seed: int, known: Mapping[str, str] | None = None
+) -> list[str]:
+    """Choose the training speakers held out for validation.
+
+    Args:
+        wanted: how many; None: a twentieth of them, at least 3 and at most 40, leaving two to train on.
+        table: rows of all training speakers.
+        seed: of the draw.
+        known: part of each speaker of an earlier preparation: who validated stays.
+
+    Returns:
+        Speakers, sorted; none where the corpus is too small and no number was asked for.
+
+    Raises:
+        ConfigError: a number that the corpus cannot give.
+    """
+    counts = table["speaker_id"].value_counts()
+    usable, known, kept = _pools(counts, known, VALIDATION)
+    spare = min(len(usable), len(counts) - _MIN_TRAIN)
+    if wanted is None and known:
+        wanted = len(kept) if 2 <= len(kept) <= len(counts) - _MIN_TRAIN else 0
+    elif wanted is None:
+        wanted = min(max(_MIN_VALID, round(_VALID_FRACTION * len(counts))), _MAX_VALID, spare)
+        wanted = 0 if wanted < 2 else wanted
+    elif wanted and not 2 <= wanted <= spare:
+        raise ConfigError(
+            f"--valid-speakers {wanted}: expected 0, or 2 to {spare} of the {len(counts)} training speakers"
+            f" (they need two utterances each, and {_MIN_TRAIN} speakers must be left to train on)"
+        )
+    return _draw_speakers(generator(seed, "valid speakers"), wanted, kept, usable, known)
+
+
+def _pools(
+    counts: "pd.Series[int]", known: Mapping[str, str] | None, part: str
+) -> tuple[list[str], dict[str, str], list[str]]:
+    """Return the speakers with two utterances or more, the known ones, and those who were in a part before."""
+    speakers = sorted(map(str, counts.index))
+    present = {speaker: known[speaker] for speaker in speakers if speaker in known} if known else {}
+    usable = [speaker for speaker in speakers if counts[speaker] > 1]
+    return usable, present, [speaker for speaker in present if present[speaker] == part]
 
 
 def _draw_speakers(
@@ -115,8 +157,7 @@ def read_speakers(path: Path, known: Iterable[str]) -> list[str]:
     Raises:
         DataError: missing, empty, or with speakers that are not among the known ones.
     """
-    lines = read_bytes(path).decode().split("\n")
-    named = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+    named = list(read_lines(path))
     if not named:
         raise DataError(f"{path}: no speakers; expected one a line")
     known = set(known)
@@ -124,41 +165,6 @@ def read_speakers(path: Path, known: Iterable[str]) -> list[str]:
     if unknown:
         raise DataError(f"{path}: speakers that the corpus lacks: {first_five(unknown)}")
     return sorted({speaker for _, speaker in named})
-
-
-def choose_valid_speakers(
-    wanted: int | None, table: pd.DataFrame, seed: int, known: Mapping[str, str] | None = None
-) -> list[str]:
-    """Choose the training speakers held out for validation.
-
-    Args:
-        wanted: how many; None: a twentieth of them, at least 3 and at most 40, leaving two to train on.
-        table: rows of all training speakers.
-        seed: of the draw.
-        known: part of each speaker of an earlier preparation: who validated stays.
-
-    Returns:
-        Speakers, sorted; none where the corpus is too small and no number was asked for.
-
-    Raises:
-        ConfigError: a number that the corpus cannot give.
-    """
-    counts = table["speaker_id"].value_counts()
-    usable = sorted(str(speaker) for speaker, count in counts.items() if count > 1)
-    spare = min(len(usable), len(counts) - _MIN_TRAIN)
-    known = {speaker: known[speaker] for speaker in sorted(counts.index) if speaker in known} if known else {}
-    kept = [speaker for speaker, part in known.items() if part == VALIDATION]
-    if wanted is None and known:
-        wanted = len(kept) if 2 <= len(kept) <= len(counts) - _MIN_TRAIN else 0
-    elif wanted is None:
-        wanted = min(max(_MIN_VALID, round(_VALID_FRACTION * len(counts))), _MAX_VALID, spare)
-        wanted = 0 if wanted < 2 else wanted
-    elif wanted and not 2 <= wanted <= spare:
-        raise ConfigError(
-            f"--valid-speakers {wanted}: expected 0, or 2 to {spare} of the {len(counts)} training speakers"
-            f" (they need two utterances each, and {_MIN_TRAIN} speakers must be left to train on)"
-        )
-    return _draw_speakers(generator(seed, "valid speakers"), wanted, kept, usable, known)
 
 
 def make_trials(table: pd.DataFrame, seed: int, name: str) -> Trials:
@@ -178,17 +184,15 @@ def make_trials(table: pd.DataFrame, seed: int, name: str) -> Trials:
     """
     table = table.sort_values("utterance_id", kind="stable").reset_index(drop=True)
     speakers = pd.factorize(table["speaker_id"])[0]
-    sessions = pd.factorize(table["session_id"])[0]
-    has_session = table["session_id"].ne("").to_numpy(dtype=bool)
+    # An utterance of an unknown session is alone in it.
+    sessions = pd.factorize(table["session_id"].where(table["session_id"] != "", table["utterance_id"]))[0]
+    genders = pd.factorize(table["gender"])[0] if "gender" in table else np.zeros_like(speakers)
     rng = generator(seed, f"trials {name}")
-    targets = _target_pairs(speakers, sessions, has_session, rng)
+    targets = _target_pairs(speakers, sessions, rng)
     if not len(targets):
         raise DataError(
             f"{name}: no target trials: no evaluation speaker has two utterances from different sessions"
         )
-    genders = (
-        pd.factorize(table["gender"])[0] if "gender" in table.columns else np.zeros(len(table), np.int64)
-    )
     nontargets = _nontarget_pairs(speakers, genders, rng)
     if not len(nontargets):
         raise DataError(
@@ -201,51 +205,35 @@ def make_trials(table: pd.DataFrame, seed: int, name: str) -> Trials:
     return Trials.of(ids[pairs[order, 0]], ids[pairs[order, 1]], labels[order])
 
 
-def _target_pairs(
-    speakers: npt.NDArray[np.intp],
-    sessions: npt.NDArray[np.intp],
-    has_session: npt.NDArray[np.bool_],
-    rng: np.random.Generator,
-) -> Pairs:
+def _target_pairs(speakers: Codes, sessions: Codes, rng: np.random.Generator) -> Pairs:
     found = [np.zeros((0, 2), np.int64)]
     order = np.argsort(speakers, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(speakers[order])) + 1):
         chosen = rows
         if len(rows) > _MAX_PAIRED_UTTERANCES:
             chosen = np.sort(rng.choice(rows, _MAX_PAIRED_UTTERANCES, replace=False))
-        first, second = (chosen[index] for index in np.triu_indices(len(chosen), k=1))
-        is_same_session = (sessions[first] == sessions[second]) & has_session[first]
-        pairs = np.stack([first, second], axis=1)[~is_same_session]
+        pairs = chosen[np.stack(np.triu_indices(len(chosen), k=1), axis=1)]
+        pairs = pairs[sessions[pairs[:, 0]] != sessions[pairs[:, 1]]]
         found.append(_draw(pairs, TRIALS_PER_UTTERANCE * len(rows), rng))
     return np.concatenate(found)
 
 
-def _nontarget_pairs(
-    speakers: npt.NDArray[np.intp], genders: npt.NDArray[np.int64], rng: np.random.Generator
-) -> Pairs:
+def _nontarget_pairs(speakers: Codes, genders: Codes, rng: np.random.Generator) -> Pairs:
+    def only_nontargets(pairs: Pairs) -> Pairs:
+        first, second = pairs[:, 0], pairs[:, 1]
+        return pairs[(speakers[first] != speakers[second]) & (genders[first] == genders[second])]
+
     wanted = TRIALS_PER_UTTERANCE * len(speakers)
     if len(speakers) <= _MAX_ENUMERATED:
         pairs = np.stack(np.triu_indices(len(speakers), k=1), axis=1)
-        return _draw(pairs[_is_nontarget(pairs, speakers, genders)], wanted, rng)
+        return _draw(only_nontargets(pairs), wanted, rng)
     codes = np.zeros(0, np.int64)
-    for _ in range(50):
-        drawn = np.sort(rng.integers(0, len(speakers), (wanted, 2)), axis=1)
-        drawn = drawn[_is_nontarget(drawn, speakers, genders)]
+    for _ in range(50):  # of few speakers or genders, most pairs drawn are none
+        drawn = only_nontargets(np.sort(rng.integers(0, len(speakers), (wanted, 2)), axis=1))
         codes = np.unique(np.concatenate([codes, drawn[:, 0] * len(speakers) + drawn[:, 1]]))
         if len(codes) >= wanted:
             break
-    pairs = np.stack(np.divmod(codes, len(speakers)), axis=1)
-    return _draw(pairs, wanted, rng)
-
-
-def _is_nontarget(
-    pairs: Pairs, speakers: npt.NDArray[np.intp], genders: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
-    first, second = pairs[:, 0], pairs[:, 1]
-    is_nontarget: npt.NDArray[np.bool_] = (speakers[first] != speakers[second]) & (
-        genders[first] == genders[second]
-    )
-    return is_nontarget
+    return _draw(np.stack(np.divmod(codes, len(speakers)), axis=1), wanted, rng)
 
 
 def _draw(pairs: Pairs, limit: int, rng: np.random.Generator) -> Pairs:
@@ -254,46 +242,49 @@ def _draw(pairs: Pairs, limit: int, rng: np.random.Generator) -> Pairs:
     return pairs[np.sort(rng.choice(len(pairs), limit, replace=False))]
 
 
-def check_trials(path: Path, trials: Trials, table: pd.DataFrame, absent: str = "the corpus lacks") -> None:
+def check_trials(path: Path, trials: Trials, table: pd.DataFrame, bad: Sequence[BadFile] = ()) -> None:
     """Check a given list against the corpus.
 
     Args:
         path: of the list, for messages.
         trials: its content.
         table: rows of a manifest.
-        absent: what it means that an utterance is not in `table`.
+        bad: files that were left out.
 
     Raises:
         DataError: utterances that the corpus lacks (first five, with lines), or labels that contradict the
         speakers.
     """
-    known, table = table["utterance_id"], table[table["utterance_id"].isin(trials.ids)]
-    speaker_of = dict(zip(table["utterance_id"], table["speaker_id"], strict=True))
-    unknown = {name for name in trials.ids if name not in speaker_of}
+    broken = sorted({file.utterance_id for file in bad}.intersection(trials.ids))
+    if broken:
+        raise DataError(f"{path}: names utterances that cannot be read: {first_five(broken)}")
+    ids, table = table["utterance_id"], table[table["utterance_id"].isin(trials.ids)]
+    codes, speakers = pd.factorize(table["speaker_id"])
+    code_of = dict(zip(table["utterance_id"], codes, strict=True))
+    unknown = {name for name in trials.ids if name not in code_of}
     if unknown:
-        shown = first_five(_with_lines(path, trials, unknown))
-        matching = find_matching(trials.ids, known)
+        shown = first_five(_with_lines(path, unknown))
+        matching = find_matching(trials.ids, ids)
         advice = "an id is the path below the corpus root" if matching is None else matching.offer()
-        raise DataError(f"{path}: utterances that {absent}: {shown}; {advice}")
-    number = {speaker: place for place, speaker in enumerate(table["speaker_id"].unique())}
+        raise DataError(f"{path}: utterances that the corpus lacks: {shown}; {advice}")
+    sides = (trials.enroll, trials.test)
     enroll, test = (
-        side.look_up(np.array([number[speaker_of[name]] for name in side.values], np.int32))
-        for side in (trials.enroll, trials.test)
+        side.look_up(np.array([code_of[name] for name in side.values], np.int32)) for side in sides
     )
     wrong = np.flatnonzero((enroll == test) != (trials.labels == 1))
     if len(wrong):
         row = int(wrong[0])
         label = "target" if trials.labels[row] else "nontarget"
-        names = [side[row : row + 1].item() for side in (trials.enroll, trials.test)]
+        names = " ".join(side[row : row + 1].item() for side in sides)
         raise DataError(
-            f"{path}: trial {row + 1}: {' '.join(names)} is called {label}, the corpus says speakers"
-            f" {' and '.join(speaker_of[name] for name in names)} ({len(wrong)} such trials)"
+            f"{path}: trial {row + 1}: {names} is called {label}, the corpus says speakers"
+            f" {speakers[enroll[row]]} and {speakers[test[row]]} ({len(wrong)} such trials)"
         )
 
 
-def _with_lines(path: Path, trials: Trials, unknown: set[str]) -> Sequence[str]:
+def _with_lines(path: Path, unknown: set[str]) -> Sequence[str]:
     lines: dict[str, int] = {}
-    for number, line in enumerate(read_bytes(path).decode().split("\n"), start=1):
+    for number, line in read_lines(path):
         for field in line.split("\t") if "\t" in line else line.split():
             if field.strip() in unknown:
                 lines.setdefault(field.strip(), number)

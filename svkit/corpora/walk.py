@@ -5,29 +5,36 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from svkit.corpora.scan import Candidate
 from svkit.errors import DataError
+from svkit.progress import Progress
 from svkit.store.audio_file import CONVERTIBLE_SUFFIXES
 
-READABLE_SUFFIXES = frozenset(
-    {
-        *(".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
-        *(".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc"),
-    }
-)
+_SUFFIXES = "wav wave w64 rf64 flac ogg oga opus mp3 aiff aif aifc au snd caf sph nist voc"
+READABLE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 """What libsndfile is asked to read."""
 
 
-def find_speakers(root: Path, name: re.Pattern[str], max_depth: int) -> Iterator[Path]:
+def list_speakers(root: Path, name: re.Pattern[str], max_depth: int, progress: Progress) -> Iterator[Path]:
     """Yield the directories of speakers, in sorted order at each level; none is looked for inside another.
 
     Args:
         root: where to look.
         name: of a speaker's directory.
         max_depth: directories between `root` and a speaker's at most.
+        progress: counts speakers.
 
     Raises:
         DataError: a directory cannot be listed.
     """
+    directories = list(_find_speakers(root, name, max_depth))
+    with progress.task("listing speakers", len(directories)) as task:
+        for directory in directories:
+            yield directory
+            task.advance()
+
+
+def _find_speakers(root: Path, name: re.Pattern[str], max_depth: int) -> Iterator[Path]:
     try:
         with os.scandir(root) as entries:
             found = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
@@ -37,7 +44,19 @@ def find_speakers(root: Path, name: re.Pattern[str], max_depth: int) -> Iterator
         if name.fullmatch(directory):
             yield root / directory
         elif max_depth:
-            yield from find_speakers(root / directory, name, max_depth - 1)
+            yield from _find_speakers(root / directory, name, max_depth - 1)
+
+
+def speaker_files(directory: Path) -> Iterator[Candidate]:
+    """Yield the audio files of a speaker's directory; a directory inside it is a session."""
+    for name in find_audio(directory):
+        session = name.rpartition("/")[0]
+        yield Candidate(
+            utterance_id=f"{directory.name}/{name}",
+            speaker_id=directory.name,
+            session_id=f"{directory.name}/{session}" if session else "",
+            path=f"{directory.as_posix()}/{name}",
+        )
 
 
 def find_audio(root: Path) -> Iterator[str]:
@@ -58,8 +77,7 @@ def _walk(
     directory: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], linked: set[tuple[int, int]]
 ) -> Iterator[str]:
     try:
-        status = directory.stat()
-        here = (status.st_dev, status.st_ino)
+        here = _identity(directory)
         if here in ancestors:
             return
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
@@ -70,14 +88,18 @@ def _walk(
             continue
         if _is_directory(entry):
             if entry.is_symlink():
-                status = entry.stat()
-                target = (status.st_dev, status.st_ino)
+                target = _identity(entry)
                 if target in linked:
                     continue
                 linked.add(target)
             yield from _walk(directory / entry.name, f"{prefix}{entry.name}/", (*ancestors, here), linked)
         elif is_audio_name(entry.name):
             yield prefix + entry.name
+
+
+def _identity(place: "Path | os.DirEntry[str]") -> tuple[int, int]:
+    status = place.stat()
+    return status.st_dev, status.st_ino
 
 
 def _is_directory(entry: "os.DirEntry[str]") -> bool:

@@ -7,11 +7,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from svkit.audio.resample import SAMPLE_RATE_HZ
-from svkit.corpora import splits
-from svkit.corpora.corpus import DataDirectory
-from svkit.corpora.evaluation_lists import named_rows
 from svkit.corpora.request import CorpusRequest, CorpusResult, EvaluationList
-from svkit.corpora.scan import Candidate, scan_files
+from svkit.corpora.scan import Candidate
+from svkit.corpora.skeleton import Found, prepare
 from svkit.demo.synthesis import UtterancePlan, plan_corpus, render
 from svkit.progress import Progress
 from svkit.store.atomic import write_bytes
@@ -30,40 +28,33 @@ def run(
     """Render the demo corpus below `exp/data/demo` and write its lists.
 
     Args:
-        request: of its fields, those about given material are not used.
+        request: of its fields, those about given recordings are not used.
         progress: counts utterances.
         plans: part of the corpus for tests (None: all of it, with the shipped protocol).
     """
-    config = {"valid_speakers": request.valid_speakers}
-    with DataDirectory(request, progress, "demo", config, "tiny") as data:
-        if data.finished is not None:
-            return data.finished
-        data.clear()
+
+    def find(data: Path) -> Found:
         chosen = plan_corpus() if plans is None else plans
-        root = data.path / "demo"
-        _render_all(chosen, root, request.scan.num_workers, progress)
-        candidates = [
+        _render_all(chosen, data / "demo", request.scan.num_workers, progress)
+        files = [
             Candidate(
                 utterance_id=plan.utterance_id,
                 speaker_id=plan.speaker_id,
                 session_id=plan.session_id,
-                path=str(root / plan.utterance_id),
+                path=str(data / "demo" / plan.utterance_id),
             )
             for plan in chosen
         ]
-        table, bad = scan_files(candidates, request.scan, progress, "checking audio")
-        data.accept(bad, len(candidates))
-        eval_speakers = {plan.speaker_id for plan in chosen if plan.split == "eval"}
-        is_eval = table["speaker_id"].isin(eval_speakers)
+        lists = []
         if plans is None:
-            path = data.path / "trials" / "demo.txt"
+            path = data / "trials" / "demo.txt"
             write_bytes(path, read_shipped(DEMO_TRIALS))
-            trials = read_trials(path)
-            splits.check_trials(path, trials, table)
-        else:
-            trials = splits.make_trials(table[is_eval], PROTOCOL_SEED, "demo")
-        lists = [EvaluationList(name="demo", trials=trials, source=None)]
-        return data.write(table[~is_eval], named_rows(table, lists), lists, bad, progress)
+            lists = [EvaluationList(name="demo", trials=read_trials(path), source=path)]
+        evaluation = [plan.utterance_id for plan in chosen if plan.split == "eval"]
+        return Found(groups=[files], evaluation=evaluation, lists=lists)
+
+    config = {"valid_speakers": request.valid_speakers}
+    return prepare(request, progress, "demo", find, config, default_preset="tiny")
 
 
 def shipped_eval_speakers() -> list[str]:

@@ -83,7 +83,7 @@ def run(request: CheckRequest, progress: Progress) -> CheckResult:
     bad_files = tuple(file for _, file in bad)
     if bad_files and request.out is None:
         message = describe_bad(bad_files, len(manifest))
-        advice = "mend them, or write a list without them with --out"
+        advice = "fix them, or write a list without them with --out"
         raise BadFilesError(f"{request.list}: {message}; {advice}", bad_files)
     if request.out is not None:
         if not kept.any():
@@ -132,7 +132,7 @@ def _examine(
     digests = np.zeros((len(manifest), 2), np.uint64)
     usable = np.ones(len(manifest), dtype=bool)
     bad: dict[int, BadFile] = {}
-    found = examine_all(_places(manifest), len(manifest), options, progress, "reading audio")
+    found = examine_all(_places(manifest), len(manifest), options, progress)
     for row, finding in enumerate(found):
         reason, detail = _fault(manifest, row, finding, request)
         if reason:

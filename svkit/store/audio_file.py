@@ -91,6 +91,7 @@ class AudioError(DataError):
             detail: the rest of the line.
         """
         super().__init__(f"{path}: {detail}")
+        self.path = path
         self.reason = reason
         self.detail = detail
 

@@ -77,7 +77,7 @@ def test_parts_of_files_are_not_taken_in_silence(tmp_path, write):
         ("", "list.csv:1: expected a file with a header line"),
         ("path,speaker\n", "no rows below the header"),
         ("path,speaker\na.wav,x\nb.wav\n", "list.csv:3: expected 2 columns separated by commas .*, found 1"),
-        ("path,speaker\na.wav,x\na.wav,y\n", "list.csv:3: utterance 'a.wav' is there already, in line 2"),
+        ("path,speaker\na.wav,x\na.wav,y\n", "list.csv:3: utterance 'a.wav' already exists, in line 2"),
         ("path,speaker\na.wav,\n", r"expected text, found nothing: speaker \(line 2\)"),
         ('path,speaker\n"a.wav,x\n', "list.csv:2: unexpected end of data"),
     ],

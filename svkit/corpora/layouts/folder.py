@@ -5,14 +5,16 @@ from pathlib import Path
 
 import regex
 
-from svkit.corpora.corpus import DataDirectory, identity, split_and_write
-from svkit.corpora.recognise import guess_corpus
+from svkit.corpora.corpus import identity
+from svkit.corpora.recognise import corpus_root, guess_corpus
 from svkit.corpora.request import CorpusRequest, CorpusResult
-from svkit.corpora.scan import BadFile, Candidate, CandidateTable, make_bad, printable, scan_files
+from svkit.corpora.scan import BadFile, Candidate, CandidateTable, make_bad
+from svkit.corpora.skeleton import Found, prepare
 from svkit.corpora.walk import find_audio
-from svkit.errors import ConfigError, DataError
+from svkit.errors import ConfigError, printable
 from svkit.progress import Progress
 
+LAYOUT = "expected a folder with one directory a speaker"
 MATCH_SECONDS = 1.0
 """Longest search for the speaker in one path: some expressions take twice as long for every further character."""
 
@@ -30,30 +32,24 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
         speaker_regex: searched in the POSIX path below the root; its first group is the speaker.
 
     Raises:
-        DataError: see the files of this package.
+        ConfigError: an expression that cannot be used.
+        DataError: no such directory; see also `prepare`.
     """
-    if request.root is None or not request.root.is_dir():
-        raise DataError(f"{request.root}: no such directory; expected a folder with one directory a speaker")
-    root = request.root.resolve()
-    pattern = _compile(speaker_regex)
-    config = {**identity(request), "speaker_regex": speaker_regex}
-    with DataDirectory(request, progress, "folder", config) as data:
-        if data.finished is not None:
-            return data.finished
+    root = corpus_root(request.root, "folder", LAYOUT)
+    pattern = None if speaker_regex is None else _compile(speaker_regex)
+
+    def find(data: Path) -> Found:
         guess = guess_corpus(root)
         if guess not in (None, "folder"):
             progress.note(f"{root} looks like {guess}, for which there is a command: svkit prepare {guess}")
         bad: list[BadFile] = []
-        candidates = CandidateTable(_list_files(root, pattern, bad))
-        table, unusable = scan_files(candidates, request.scan, progress)
-        bad.extend(unusable)
-        data.accept(bad, len(table) + len(bad))
-        return split_and_write(data, table, bad, request, "folder", progress)
+        return Found(groups=[CandidateTable(_list_files(root, pattern, bad))], bad=bad)
+
+    config = {**identity(request), "speaker_regex": speaker_regex}
+    return prepare(request, progress, "folder", find, config)
 
 
-def _compile(expression: str | None) -> regex.Pattern[str] | None:
-    if expression is None:
-        return None
+def _compile(expression: str) -> regex.Pattern[str]:
     try:
         pattern = regex.compile(expression)
     except (regex.error, RecursionError) as error:
@@ -65,10 +61,27 @@ def _compile(expression: str | None) -> regex.Pattern[str] | None:
     return pattern
 
 
-def _find_speaker(pattern: regex.Pattern[str] | None, name: str) -> str:
-    if pattern is None:
-        first, _, below = name.partition("/")
-        return first if below else ""
+def _list_files(root: Path, pattern: regex.Pattern[str] | None, bad: list[BadFile]) -> Iterator[Candidate]:
+    """Yield the files that have a speaker, and add the others to `bad`."""
+    for name in find_audio(root):
+        directory = name.rpartition("/")[0]
+        if pattern is None:
+            speaker, cause = directory.partition("/")[0], "the file lies in no speaker's directory"
+        else:
+            speaker, cause = _search(pattern, name), "--speaker-regex finds no speaker"
+        file = Candidate(
+            utterance_id=name,
+            speaker_id=speaker,
+            session_id=directory if "/" in directory else "",
+            path=f"{root.as_posix()}/{name}",
+        )
+        if speaker:
+            yield file
+        else:
+            bad.append(make_bad(file, "no speaker", cause))
+
+
+def _search(pattern: regex.Pattern[str], name: str) -> str:
     try:
         found = pattern.search(name, timeout=MATCH_SECONDS)
     except TimeoutError as error:
@@ -77,26 +90,3 @@ def _find_speaker(pattern: regex.Pattern[str] | None, name: str) -> str:
             " write it without repetitions inside repetitions"
         ) from error
     return (found.group(1) or "") if found else ""
-
-
-def _list_files(
-    root: Path, pattern: regex.Pattern[str] | None, without_speaker: list[BadFile]
-) -> Iterator[Candidate]:
-    for name in find_audio(root):
-        directory = name.rpartition("/")[0]
-        speaker = _find_speaker(pattern, name)
-        candidate = Candidate(
-            utterance_id=name,
-            speaker_id=speaker,
-            session_id=directory if "/" in directory else "",
-            path=f"{root.as_posix()}/{name}",
-        )
-        if speaker:
-            yield candidate
-        else:
-            cause = (
-                "the file lies in no speaker's directory"
-                if pattern is None
-                else "--speaker-regex finds no speaker"
-            )
-            without_speaker.append(make_bad(candidate, "no speaker", cause))

@@ -7,19 +7,19 @@ annotations are distributed, so how much of the audio there is differs from one 
 import re
 from pathlib import Path
 
-from svkit.corpora.corpus import DataDirectory, identity, report_difference, split_and_write
-from svkit.corpora.recognise import wrong_tree
+from svkit.corpora.corpus import identity
+from svkit.corpora.recognise import corpus_root, wrong_tree
 from svkit.corpora.request import CorpusRequest, CorpusResult
-from svkit.corpora.scan import Candidate, scan_files
-from svkit.corpora.walk import find_audio, find_speakers
+from svkit.corpora.scan import Candidate
+from svkit.corpora.skeleton import Found, compare_counts, prepare
+from svkit.corpora.walk import list_speakers, speaker_files
 from svkit.errors import DataError
 from svkit.progress import Progress
 
 LAYOUT = "expected SPEAKER/VIDEO/NUMBER.wav below ROOT, such as id000000/DwgYRqnQZHM/00000.wav"
 PUBLISHED = (111_284, 9_904_382)
 """Speakers and utterances."""
-_SPEAKER = re.compile(r"id\d{6}")
-_MAX_DEPTH = 3
+_SPEAKER, _MAX_DEPTH = re.compile(r"id\d{6}"), 3
 
 
 def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
@@ -33,54 +33,29 @@ def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
         progress: counts files and notes differences from what is published.
 
     Raises:
-        DataError: the tree is not VoxBlink2's; see also the files of this package.
+        DataError: the tree is not VoxBlink2's; see also `prepare`.
     """
-    root = (request.root or Path("VoxBlink2")).resolve()
-    if not root.is_dir():
-        raise wrong_tree(root, "voxblink2", "not a directory", LAYOUT)
-    with DataDirectory(request, progress, "voxblink2", identity(request)) as data:
-        if data.finished is not None:
-            return data.finished
-        candidates = _find_audio(root, progress)
-        if not candidates:
-            raise _no_audio(root)
-        speakers = len({file.speaker_id for file in candidates})
-        report_difference("VoxBlink2", (speakers, len(candidates)), PUBLISHED, progress)
-        table, bad = scan_files(candidates, request.scan, progress)
-        data.accept(bad, len(candidates))
-        return split_and_write(data, table, bad, request, "voxblink2", progress)
+    root = corpus_root(request.root, "voxblink2", LAYOUT)
+    return prepare(request, progress, "voxblink2", lambda data: _find(root, progress), identity(request))
 
 
-def _no_audio(root: Path) -> DataError:
-    problem = "no speaker directories idNNNNNN with audio"
-    if any(root.glob("meta/id*/*/*.txt")) or any(root.glob("id*/*/*.txt")):
+def _find(root: Path, progress: Progress) -> Found:
+    files: list[Candidate] = []
+    places: dict[str, Path] = {}
+    for directory in list_speakers(root, _SPEAKER, _MAX_DEPTH, progress):
+        before = len(files)
+        files += speaker_files(directory)
+        if len(files) > before and (other := places.setdefault(directory.name, directory)) != directory:
+            raise DataError(
+                f"{root}: {directory.name} is there twice: {other} and {directory}; give one as ROOT"
+            )
+    if not files:
+        has_stamps = any(root.glob("meta/id*/*/*.txt")) or any(root.glob("id*/*/*.txt"))
         problem = (
             "time stamps without audio: the videos are still to be downloaded and cut (VoxBlink2's scripts)"
+            if has_stamps
+            else "no speaker directories idNNNNNN with audio"
         )
-    return wrong_tree(root, "voxblink2", problem, LAYOUT)
-
-
-def _find_audio(root: Path, progress: Progress) -> list[Candidate]:
-    found: list[Candidate] = []
-    places: dict[str, Path] = {}
-    directories = list(find_speakers(root, _SPEAKER, _MAX_DEPTH))
-    with progress.task("listing speakers", len(directories)) as task:
-        for directory in directories:
-            names = list(find_audio(directory))
-            other = places.setdefault(directory.name, directory) if names else directory
-            if other != directory:
-                raise DataError(
-                    f"{root}: {directory.name} is there twice: {other} and {directory}; give one as ROOT"
-                )
-            for name in names:
-                video = name.rpartition("/")[0]
-                found.append(
-                    Candidate(
-                        utterance_id=f"{directory.name}/{name}",
-                        speaker_id=directory.name,
-                        session_id=f"{directory.name}/{video}" if video else "",
-                        path=f"{directory.as_posix()}/{name}",
-                    )
-                )
-            task.advance()
-    return found
+        raise wrong_tree(root, "voxblink2", problem, LAYOUT)
+    compare_counts("VoxBlink2", files, PUBLISHED, progress)
+    return Found(groups=[files])
