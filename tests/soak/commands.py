@@ -34,6 +34,11 @@ _RESULTS = {
 }  # fmt: skip
 
 
+def long(*cases: Any) -> list[Any]:
+    """Cases of a test that only the long form of the tests runs."""
+    return [pytest.param(case, marks=pytest.mark.soak) for case in cases]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     """A process that has ended."""

@@ -12,14 +12,14 @@ import pytest
 
 from tests.e2e.conftest import speech, write_audio
 from tests.soak.child import Faults
-from tests.soak.commands import Reference, Running, Stage, Tally, compete, fill_the_disk, refuse_to_write
+from tests.soak.commands import Reference, Running, Stage, Tally, compete, fill_the_disk, long, refuse_to_write
 
 pytestmark = pytest.mark.e2e
 
 Find = Callable[[str], Reference]
 
 
-@pytest.mark.parametrize("name", ["lora", "prune", "distill", "extract", "score"])
+@pytest.mark.parametrize("name", ["extract", "score", *long("lora", "prune", "distill")])
 def test_a_file_that_cannot_be_written(stages: dict[str, Stage], reference: Find, name: str) -> None:
     """A limit on the size of files (RLIMIT_FSIZE) stands for a quota: one line, exit 4, the state before is kept."""
     refuse_to_write(stages[name], reference(name), Tally())
@@ -43,7 +43,7 @@ def small_disk(directory: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting a tmpfs needs root")
-@pytest.mark.parametrize("name", ["joint", "extract"])
+@pytest.mark.parametrize("name", ["joint", *long("extract")])
 def test_a_full_disk(stages: dict[str, Stage], reference: Find, name: str) -> None:
     """A tmpfs with no room left; what was saved before is there, and the run goes on when there is room again."""
     expected = reference(name)
@@ -51,7 +51,7 @@ def test_a_full_disk(stages: dict[str, Stage], reference: Find, name: str) -> No
         fill_the_disk(stages[name], expected, random.Random(name), Tally())
 
 
-@pytest.mark.parametrize("name", ["prune", "extract", "score"])
+@pytest.mark.parametrize("name", ["extract", *long("prune", "score")])
 def test_two_commands_with_one_output(stages: dict[str, Stage], reference: Find, name: str) -> None:
     compete(stages[name], reference(name), Tally())
 
