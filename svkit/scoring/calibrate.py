@@ -19,7 +19,7 @@ from svkit.eval.logistic import (
     pair_quality,
 )
 from svkit.scoring.backend import Backend, Lookup, Scored
-from svkit.scoring.guards import CALIBRATED_ON_TEST, Guards
+from svkit.scoring.guards import Guards
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
 from svkit.store.calibration import CalibrationRecord, read_calibration, write_calibration
 from svkit.store.embeddings import Embeddings
@@ -202,7 +202,7 @@ def check_calibration(
     remedy = "use others, or --calibrate-folds for a cross-validation over speakers"
     if record.trials.get("sha256") == sha256_file(trials_path):
         guards.stop(
-            CALIBRATED_ON_TEST,
+            "calibrated-on-test",
             ConfigError(
                 f"--calibration {path}: was learnt on {trials_path}, which it would be judged on; {remedy}"
             ),
@@ -214,7 +214,7 @@ def check_calibration(
         )
     elif shared := speakers.intersection(record.speakers):
         guards.stop(
-            CALIBRATED_ON_TEST,
+            "calibrated-on-test",
             DataError(
                 f"{path}: was learnt on {len(shared)} of the {len(speakers)} speakers of {trials_path}, which flatters:"
                 f" {first_five(sorted(shared))}; {remedy}"

@@ -1,9 +1,13 @@
-"""Guards against silent wrong science: an error by default; `--allow NAME` goes on and is recorded."""
+"""Guards against silent wrong science: an error by default; `--allow NAME` continues and records the exception.
+
+In the trial list itself, both orders of a pair are two trials, though a symmetric score makes them one comparison: the
+published VoxCeleb1-O has 338 pairs in both orders (and no repeated trial, and no self-trial).
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,45 +15,36 @@ from numpy.typing import NDArray
 
 from svkit.errors import ArtifactError, ConfigError, DataError, SvkitError, first_five
 from svkit.scoring.lineage import training_speakers
-from svkit.scoring.trial_speakers import speakers_of_manifest, trial_speaker_names, trial_utterances
-from svkit.store.embeddings import Embeddings, read_facts
-from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
-from svkit.store.trials import Trials
-
-TRAINED_SPEAKERS = "trained-speakers"
-"""The model was trained on speakers of the trials."""
-SHARED_SPEAKERS = "shared-speakers"
-"""The cohort, or the training data of PLDA, has speakers of the trials."""
-CALIBRATED_ON_TEST = "calibrated-on-test"
-"""A calibration or fusion was learnt on the trials it is judged on, or on others of their speakers."""
-MISSING_UTTERANCES = "missing-utterances"
-"""Trials name utterances that the embeddings lack; such trials are left out."""
-ONE_CLASS = "one-class"
-"""There are no target or no nontarget trials; there are scores, but no error rates."""
-SELF_TRIALS = "self-trials"
-"""Trials compare an utterance with itself."""
-DUPLICATE_TRIALS = "duplicate-trials"
-"""Trials are in the list more than once; each counts as often as it is listed."""
-CONTRADICTING_LABELS = "contradicting-labels"
-"""The same two utterances have both labels, or a label contradicts the speakers of the manifest."""
-STALE = "stale"
-"""A checkpoint or embeddings have changed since they were used."""
-NAMES = (
-    TRAINED_SPEAKERS,
-    SHARED_SPEAKERS,
-    CALIBRATED_ON_TEST,
-    MISSING_UTTERANCES,
-    ONE_CLASS,
-    SELF_TRIALS,
-    DUPLICATE_TRIALS,
-    CONTRADICTING_LABELS,
-    STALE,
+from svkit.scoring.trial_speakers import (
+    manifest_speakers,
+    speakers_of_manifest,
+    trial_speaker_names,
+    trial_utterances,
 )
+from svkit.store.coded import row_blocks
+from svkit.store.embeddings import Embeddings, read_facts
+from svkit.store.enrollment import first_utterances
+from svkit.store.lists import published_title
+from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
+from svkit.store.trials import Trials, find_lines
+
+Guard = Literal[
+    "trained-speakers",  # the model was trained on speakers of the trials
+    "shared-speakers",  # the cohort, or the training data of PLDA, has speakers of the trials
+    "calibrated-on-test",  # a calibration or fusion was learnt on the trials, or on others of their speakers
+    "missing-utterances",  # trials name utterances that the embeddings lack; such trials are left out
+    "one-class",  # no target or no nontarget trials: there are scores, but no error rates
+    "self-trials",  # trials compare an utterance with itself
+    "duplicate-trials",  # trials are repeated; each counts as often as it is listed
+    "contradicting-labels",  # the same two utterances have both labels, or a label contradicts the manifest
+    "stale",  # a checkpoint or embeddings have changed since they were used
+]
+NAMES: tuple[Guard, ...] = get_args(Guard)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guards:
-    """Which guards may be passed, what was found when they were, and what could not be looked at."""
+    """Which guards may be passed, what was found when they were, and what could not be checked."""
 
     allowed: frozenset[str] = frozenset()
     cautions: list[str] = field(default_factory=list)
@@ -61,14 +56,14 @@ class Guards:
             known = f"{', '.join(NAMES[:-1])} or {NAMES[-1]}"
             raise ConfigError(f"--allow: expected {known}, found {first_five(sorted(unknown))}")
 
-    def stop(self, name: str, error: SvkitError) -> None:
+    def stop(self, name: Guard, error: SvkitError) -> None:
         """Raise the error, or record it where the guard may be passed."""
         if name not in self.allowed:
-            raise type(error)(f"{error}; `--allow {name}` goes on and records it")
+            raise type(error)(f"{error}; `--allow {name}` continues and records the exception")
         self.caution(str(error))
 
     def caution(self, words: str | None) -> None:
-        """Record what nothing has to stop at, once."""
+        """Record, once, what need not stop anything."""
         if words is not None and words not in self.cautions:
             self.cautions.append(words)
 
@@ -76,18 +71,7 @@ class Guards:
 def check_training(
     guards: Guards, directory: Path, embeddings: Embeddings, trials: Trials, enrollment: pd.DataFrame | None
 ) -> None:
-    """Stop where the model behind the embeddings was trained on speakers of the trials.
-
-    Args:
-        guards: what is allowed; told where the speakers of either side are not known.
-        directory: of the embeddings.
-        embeddings: those that are scored.
-        trials: the trials.
-        enrollment: utterances of each enrollment, where enrollments are not utterances.
-
-    Raises:
-        DataError: speakers are shared.
-    """
+    """Stop if the model behind the embeddings in `directory` was trained on speakers of the trials (DataError)."""
     tested = trial_speaker_names(trials, embeddings.meta.get("manifest"), enrollment)
     path = str((embeddings.meta.get("checkpoint") or {}).get("path") or "")
     trained = training_speakers(Path(path)) if path and Path(path).is_dir() else None
@@ -98,13 +82,10 @@ def check_training(
             " not known"
         )
     elif shared := tested & trained:
-        guards.stop(
-            TRAINED_SPEAKERS,
-            DataError(
-                f"{directory}: {path} was trained on {len(shared)} of the {len(tested)} speakers of the trials, which"
-                f" flatters: {first_five(sorted(shared))}"
-            ),
+        found = (
+            f"{path} was trained on {len(shared)} of the {len(tested)} speakers of the trials, which flatters"
         )
+        guards.stop("trained-speakers", DataError(f"{directory}: {found}: {first_five(sorted(shared))}"))
 
 
 def check_speakers(
@@ -114,45 +95,24 @@ def check_speakers(
     embeddings: Embeddings,
     enrollment: pd.DataFrame | None,
 ) -> None:
-    """Stop where material that must not know the trials' speakers has some of them.
+    """Stop if a cohort or training data (what, directory, embeddings) has speakers of the trials (DataError).
 
-    Args:
-        guards: what is allowed.
-        used: what it is, its directory, and the embeddings.
-        trials: the trials.
-        embeddings: those that are scored.
-        enrollment: utterances of each enrollment, where enrollments are not utterances.
-
-    Raises:
-        DataError: speakers, or utterances where a side's speakers are not known, are shared.
+    Utterances are compared where the speakers of one side are not known.
     """
-    what, directory, material = used
+    what, directory, other = used
     tested = trial_speaker_names(trials, embeddings.meta.get("manifest"), enrollment)
-    known = speakers_of_manifest(material.meta.get("manifest"))
+    known = speakers_of_manifest(other.meta.get("manifest"))
     if tested is None or known is None:
-        shared, kind = trial_utterances(trials, enrollment) & set(material.ids), "utterances"
+        shared, kind = trial_utterances(trials, enrollment) & set(other.ids), "utterances"
     else:
-        shared, kind = tested & {known[name] for name in material.ids if name in known}, "speakers"
+        shared, kind = tested & {known[name] for name in other.ids if name in known}, "speakers"
     if shared:
-        names = first_five(sorted(shared))
-        guards.stop(
-            SHARED_SPEAKERS,
-            DataError(f"{directory}: {what} has {kind} of the trials, which flatters: {names}"),
-        )
+        found = f"{what} has {kind} of the trials, which flatters: {first_five(sorted(shared))}"
+        guards.stop("shared-speakers", DataError(f"{directory}: {found}"))
 
 
 def check_classes(guards: Guards, path: Path, labels: NDArray[np.int8], *, learns: bool) -> None:
-    """Stop where there are no target or no nontarget trials.
-
-    Args:
-        guards: what is allowed.
-        path: of the trial list.
-        labels: of the trials that are scored, [T].
-        learns: a calibration or fusion is to be learnt on them, which cannot be without both.
-
-    Raises:
-        DataError: likewise.
-    """
+    """Stop if there are no target or no nontarget trials (DataError), in any case if a calibration `learns` on them."""
     num_targets = int(np.count_nonzero(labels))
     if num_targets in (0, len(labels)):
         error = DataError(
@@ -161,7 +121,7 @@ def check_classes(guards: Guards, path: Path, labels: NDArray[np.int8], *, learn
         )
         if learns:
             raise error
-        guards.stop(ONE_CLASS, error)
+        guards.stop("one-class", error)
 
 
 def check_checkpoint(
@@ -170,30 +130,19 @@ def check_checkpoint(
     facts: Mapping[str, Any],
     hash_file: Callable[[Path], str] = sha256_file,
 ) -> None:
-    """Stop where the checkpoint that made the embeddings has changed since; one that is gone is no matter.
+    """Stop if the checkpoint has changed since it made the embeddings in `directory` (ArtifactError).
 
-    Args:
-        guards: what is allowed.
-        directory: of the embeddings.
-        facts: content of their `embeddings.json`.
-        hash_file: as in `sha256_artifact`.
-
-    Raises:
-        ArtifactError: its content is not what the embeddings record.
+    One that no longer exists is accepted. `facts` are those of `embeddings.json`; `hash_file` as in `sha256_artifact`.
     """
     recorded = facts.get("checkpoint") or {}
     path = Path(str(recorded.get("path", "")))
     if not recorded.get("path") or not path.is_dir():
         return
-    now = sha256_artifact(path, hash_file)
-    if now != recorded.get("sha256"):
-        guards.stop(
-            STALE,
-            ArtifactError(
-                f"{directory}: expected embeddings of {path} (sha256 {now[:12]}), found those of an earlier"
-                f" one (sha256 {str(recorded.get('sha256'))[:12]}); extract again"
-            ),
-        )
+    now, then = sha256_artifact(path, hash_file), recorded.get("sha256")
+    if now != then:
+        expected = f"expected embeddings of {path} (sha256 {now[:12]})"
+        found = f"found those of an earlier one (sha256 {str(then)[:12]}); extract again"
+        guards.stop("stale", ArtifactError(f"{directory}: {expected}, {found}"))
 
 
 def check_scores(
@@ -202,24 +151,123 @@ def check_scores(
     metrics: dict[str, Any],
     hash_file: Callable[[Path], str] = sha256_file,
 ) -> None:
-    """Stop where the embeddings that were scored, or the checkpoint that made them, are others than were scored.
-
-    Raises:
-        ArtifactError: likewise.
-    """
-    claimed = (metrics.get("checkpoint") or {}).get("sha256")
+    """Stop if the embeddings that were scored, or the checkpoint that made them, have changed since (ArtifactError)."""
+    then = (metrics.get("checkpoint") or {}).get("sha256")
     for entry in read_provenance(directory)["inputs"]:
         path = Path(entry["path"])
-        if entry["name"] == "embeddings" and path.is_dir():
-            facts = read_facts(path)
-            now = (facts.get("checkpoint") or {}).get("sha256")
-            if now != claimed:
-                guards.stop(
-                    STALE,
-                    ArtifactError(
-                        f"{directory}: claims a checkpoint (sha256 {str(claimed)[:12]}) other than that of"
-                        f" {path} now (sha256 {str(now)[:12]}); score again"
-                    ),
-                )
-            else:
-                check_checkpoint(guards, path, facts, hash_file)
+        if entry["name"] != "embeddings" or not path.is_dir():
+            continue
+        facts = read_facts(path)
+        now = (facts.get("checkpoint") or {}).get("sha256")
+        if now == then:
+            check_checkpoint(guards, path, facts, hash_file)
+        else:
+            found = f"claims a checkpoint (sha256 {str(then)[:12]}) other than that of {path} now"
+            guards.stop("stale", ArtifactError(f"{directory}: {found} (sha256 {str(now)[:12]}); score again"))
+
+
+def check_list(guards: Guards, path: Path, trials: Trials, enrollment: pd.DataFrame | None) -> None:
+    """Stop at self-trials, repeated trials and pairs with both labels (DataError), naming their lines in `path`.
+
+    A repeated self-trial is a self-trial only; where enrollments have several utterances, one whose test is among
+    them. What is found in a published list is recorded and stops nothing. Needs some 20 bytes a trial, 40 where there
+    are repeated ones.
+    """
+    keys, is_self = _keys(trials, enrollment)
+    whole = f"of {len(trials):,} trials"
+    if is_self.any():
+        what = f"{np.count_nonzero(is_self):,} {whole} compare an utterance with itself, which flatters"
+        _stop_at(guards, "self-trials", path, trials, what, np.flatnonzero(is_self))
+        keys = keys[~is_self]
+    # Equal trials, and the labels of one pair, are neighbours in sorted order; the places are sorted only if needed.
+    ordered = np.sort(keys)
+    steps = ordered[1:] ^ ordered[:-1]
+    repeated, contradicted = np.flatnonzero(steps == 0), np.flatnonzero((steps | 1) == 3)
+    if not len(repeated) + len(contradicted):
+        return
+    del ordered, steps
+    places = np.flatnonzero(~is_self)[np.argsort(keys, kind="stable")]
+    found: tuple[tuple[Guard, NDArray[np.int64], str], ...] = (
+        ("duplicate-trials", repeated, "repeat an earlier one, and count again"),
+        ("contradicting-labels", contradicted, "have another label than the same two utterances before"),
+    )
+    for name, rows, words in found:
+        if len(rows):
+            later = np.sort(np.maximum(places[rows], places[rows + 1]))
+            _stop_at(guards, name, path, trials, f"{len(rows):,} {whole} {words}", later)
+
+
+def check_labels(
+    guards: Guards,
+    path: Path,
+    trials: Trials,
+    manifest: Mapping[str, Any] | None,
+    enrollment: pd.DataFrame | None,
+) -> None:
+    """Stop if the manifest contradicts labels, or has several speakers in one enrollment (DataError).
+
+    Nothing is checked where the manifest behind the embeddings, `{path, sha256}`, is gone or has changed.
+    """
+    known = speakers_of_manifest(manifest)
+    if known is None:
+        return
+    first = None
+    whole = f"of {len(trials):,} trials have"
+    if enrollment is not None:
+        first = first_utterances(enrollment)
+        num_speakers = enrollment["utterance_id"].map(known).groupby(enrollment["enroll_id"]).nunique()
+        mixed = list(num_speakers.index[num_speakers > 1])
+        rows = np.flatnonzero(trials.enroll.look_up(np.isin(trials.enroll.values, mixed)))
+        if len(rows):
+            what = f"{len(rows):,} {whole} enrollments with several speakers of the manifest ({first_five(mixed)})"
+            _stop_at(guards, "contradicting-labels", path, trials, what, rows)
+    enroll, test = manifest_speakers(trials, known, first)
+    left, right = trials.enroll.look_up(enroll), trials.test.look_up(test)
+    rows = np.flatnonzero(((left == right) != trials.labels.astype(bool)) & (left >= 0) & (right >= 0))
+    if len(rows):
+        what = f"{len(rows):,} {whole} a label that contradicts the speakers of the manifest"
+        _stop_at(guards, "contradicting-labels", path, trials, what, rows)
+
+
+def _keys(trials: Trials, enrollment: pd.DataFrame | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return a number for each trial, [N], and whether it is a self-trial.
+
+    The number holds the pair in either order, then the label, then the order: equal trials differ by 0, trials of one
+    pair with two labels by an exclusive or of 2 or 3.
+    """
+    enroll_ids, test_ids = trials.enroll.values, trials.test.values
+    members = None
+    if enrollment is None:
+        numbers, values = pd.factorize(np.concatenate([enroll_ids, test_ids]))
+        left, right = np.split(numbers, [len(enroll_ids)])
+        base = len(values)
+    else:
+        left, right = np.arange(len(enroll_ids)), np.arange(len(test_ids))
+        base = max(len(left), len(right))
+        of_enroll = pd.Index(enroll_ids).get_indexer(pd.Index(enrollment["enroll_id"]))
+        of_test = pd.Index(test_ids).get_indexer(pd.Index(enrollment["utterance_id"]))
+        members = (of_enroll * base + of_test)[(of_enroll >= 0) & (of_test >= 0)]
+    keys, is_self = np.empty(len(trials), np.int64), np.empty(len(trials), bool)
+    for rows in row_blocks(len(trials)):
+        one, other = left[trials.enroll.codes[rows]], right[trials.test.codes[rows]]
+        if members is None:
+            is_self[rows] = one == other
+            low, high = np.minimum(one, other), np.maximum(one, other)
+        else:  # an enrollment is no utterance, whatever its name
+            low, high = one, other
+            is_self[rows] = pd.Index(one * base + other).isin(members)
+        keys[rows] = ((low * base + high) * 2 + trials.labels[rows]) * 2 + (low != one)
+    return keys, is_self
+
+
+def _stop_at(
+    guards: Guards, name: Guard, path: Path, trials: Trials, what: str, rows: NDArray[np.int64]
+) -> None:
+    """Stop at the first rows of a list, or record them where it is a published one."""
+    lines = ", ".join(f"{path}:{line}" for line in find_lines(path, rows[:5]))
+    error = DataError(f"{path}: {what}: {lines}")
+    title = published_title(path, len(trials), int(np.count_nonzero(trials.labels)))
+    if title is None:
+        guards.stop(name, error)
+    else:
+        guards.caution(f"{error} ({title} as published)")

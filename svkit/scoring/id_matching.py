@@ -1,6 +1,7 @@
 """Finds the rule by which ids that differ in notation name the same utterances; `--match-ids` applies it."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,30 +25,21 @@ _PROBES = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matching:
-    """Ids that a rule finds."""
+    """Ids that a rule matches."""
 
     names: Mapping[str, str]
-    """The known id of each id that it finds one of."""
+    """The known id of each id that has exactly one."""
     ambiguous: Mapping[str, Sequence[str]]
     """Ids with several known ones, or with one that another id has too."""
     num_missing: int
     rule: str
 
-    @property
-    def num_hits(self) -> int:
-        """Ids that the rule finds something for."""
-        return len(self.names) + len(self.ambiguous)
-
     def offer(self) -> str:
         """Say how many ids the rule would match."""
         words = f"{len(self.names):,} of {self.num_missing:,} match {self.rule}"
         if self.names:
-            words += f", such as {self.example()}: `--match-ids` applies that rule"
+            words += f", such as {self._example()}: `--match-ids` applies that rule"
         return f"{words}; {self._refusal()}" if self.ambiguous else words
-
-    def example(self) -> str:
-        """Return one pair."""
-        return " -> ".join(next(iter(self.names.items())))
 
     def take(self, source: str) -> str:
         """Return the record of the rule that is applied.
@@ -57,7 +49,10 @@ class Matching:
         """
         if self.ambiguous:
             raise DataError(f"{source}: --match-ids: {self.rule}, {self._refusal()}")
-        return f"{source}: {len(self.names):,} ids were matched {self.rule} (--match-ids), such as {self.example()}"
+        return f"{source}: {len(self.names):,} ids were matched {self.rule} (--match-ids), such as {self._example()}"
+
+    def _example(self) -> str:
+        return " -> ".join(next(iter(self.names.items())))
 
     def _refusal(self) -> str:
         found = [f"{name} ({first_five(others)})" for name, others in self.ambiguous.items()]
@@ -74,19 +69,22 @@ def find_matching(ids: Iterable[str], known: Iterable[str]) -> Matching | None:
         None where all ids are known, or nothing matches.
     """
     known, ids = list(known), list(ids)
-    there = set(known)
-    missing = [name for name in ids if name not in there]
+    exact = set(known).intersection(ids)
+    missing = [name for name in ids if name not in exact]
     if not missing:
         return None
-    exact = [name for name in ids if name in there]
     steps = [*_STEPS, _PREFIX]
     best = _match(missing, exact, known, steps)
     for step in reversed(list(steps)):
         others = [one for one in steps if one != step]
         found = _match(missing, exact, known, others)
-        if found.num_hits >= best.num_hits and len(found.ambiguous) <= len(best.ambiguous):
+        if _hits(found) >= _hits(best) and len(found.ambiguous) <= len(best.ambiguous):
             steps, best = others, found
-    return best if best.num_hits else None
+    return best if _hits(best) else None
+
+
+def _hits(matching: Matching) -> int:
+    return len(matching.names) + len(matching.ambiguous)
 
 
 def _canonical(name: str, steps: Iterable[str]) -> str:
@@ -96,46 +94,40 @@ def _canonical(name: str, steps: Iterable[str]) -> str:
     return name
 
 
-def _match(missing: list[str], exact: list[str], known: list[str], steps: Sequence[str]) -> Matching:
-    table: dict[str, list[str]] = {}
+def _match(missing: list[str], exact: set[str], known: list[str], steps: Sequence[str]) -> Matching:
+    table: dict[str, list[str]] = defaultdict(list)
     for name in known:
-        table.setdefault(_canonical(name, steps), []).append(name)
+        table[_canonical(name, steps)].append(name)
     keys = {name: _canonical(name, steps) for name in missing}
     cut, add = _prefix(list(keys.values()), table) if _PREFIX in steps else ("", "")
     found = {name: table.get(add + key.removeprefix(cut), []) for name, key in keys.items()}
-    # Two ids of one recording are fine where they differ in notation only.
-    takers: dict[str, set[str]] = {}
-    for name, target in [
-        *((name, name) for name in exact),
-        *((n, to[0]) for n, to in found.items() if len(to) == 1),
-    ]:
-        takers.setdefault(target, set()).add(_canonical(name, _NOTATION))
-    names, ambiguous = {}, {}
-    for name, targets in found.items():
-        if len(targets) > 1 or (targets and len(takers[targets[0]]) > 1):
-            ambiguous[name] = targets
-        elif targets:
-            names[name] = targets[0]
+    # Two ids may share a recording only if they differ in nothing but notation.
+    takers: dict[str, set[str]] = defaultdict(set)
+    for name, targets in (*((name, [name]) for name in exact), *found.items()):
+        if len(targets) == 1:
+            takers[targets[0]].add(_canonical(name, _NOTATION))
+    clear = {name for name, targets in found.items() if len(targets) == 1 == len(takers[targets[0]])}
     words = [step for step in steps if step != _PREFIX]
     if cut or add:
         words.append(f"without the prefix {cut!r}" if cut else f"with the prefix {add!r}")
     return Matching(
-        names=names, ambiguous=ambiguous, num_missing=len(missing), rule=", ".join(words) or "as they are"
+        names={name: targets[0] for name, targets in found.items() if name in clear},
+        ambiguous={name: targets for name, targets in found.items() if targets and name not in clear},
+        num_missing=len(missing),
+        rule=", ".join(words) or "as they are",
     )
 
 
 def _prefix(keys: list[str], table: Mapping[str, object]) -> tuple[str, str]:
     """Return what to cut from the front of the keys, or to add there, so that most are in the table."""
-    candidates: dict[tuple[str, str], None] = {("", ""): None}
+
+    def num_found(candidate: tuple[str, str]) -> int:
+        cut, add = candidate
+        return sum(key.startswith(cut) and add + key.removeprefix(cut) in table for key in keys)
+
+    candidates = [("", "")]  # of equally good ones, the first is taken
     for key in keys[:: max(1, len(keys) // _PROBES)][:_PROBES]:
-        start = next((start for start in range(1, len(key)) if key[start:] in table), None)
-        if start is not None:
-            candidates[key[:start], ""] = None
+        candidates += [(key[:start], "") for start in range(1, len(key)) if key[start:] in table][:1]
         longer = [other for other in table if other.endswith(key) and other != key]
-        candidates |= {("", other[: -len(key)]): None for other in longer[:_PROBES]}
-    return max(
-        candidates,
-        key=lambda pair: sum(
-            key.startswith(pair[0]) and pair[1] + key.removeprefix(pair[0]) in table for key in keys
-        ),
-    )
+        candidates += [("", other[: -len(key)]) for other in longer[:_PROBES]]
+    return max(dict.fromkeys(candidates), key=num_found)

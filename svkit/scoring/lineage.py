@@ -14,30 +14,31 @@ def training_lists(checkpoint: Path) -> list[dict[str, str]]:
     """Return `{path, sha256}` of every training list, the model's own first; what is gone is left out."""
     lists: dict[str, dict[str, str]] = {}
     for _, record in _ancestors(checkpoint):
-        for entry in record.get("inputs", []):
-            if entry["name"] == "train":
-                lists.setdefault(entry["sha256"], {"path": entry["path"], "sha256": entry["sha256"]})
+        for sha256, entry in _own_lists(record).items():
+            lists.setdefault(sha256, entry)
     return list(lists.values())
 
 
 def training_speakers(checkpoint: Path) -> set[str] | None:
     """Return every speaker that the model, or a model it was made from, was trained on; None: not known.
 
-    The rows of a fine-tuned model's classifier say it. Pruning and distillation pass a classifier on that is not
-    theirs, so their lists are read where no classifier was trained on the same one.
+    The classifier of a fine-tuned model names its training speakers. Pruning and distillation pass on a classifier that
+    is not theirs, so their lists are read unless a classifier was trained on the same one.
     """
     speakers: set[str] = set()
     told: set[str] = set()
-    lists: dict[str, dict[str, str]] = {}
     for directory, record in _ancestors(checkpoint):
-        own = {entry["sha256"]: entry for entry in record.get("inputs", []) if entry["name"] == "train"}
-        names = _classes(directory)
+        try:
+            names = read_class_speakers(directory)
+        except (
+            ArtifactError
+        ):  # an encoder without a classifier, or a checkpoint that is refused when it is loaded
+            continue
         speakers |= names
-        lists |= own
         if names and record.get("command") == "finetune":
-            told |= set(own)
-    for sha256, entry in lists.items():
-        if sha256 not in told:
+            told |= set(_own_lists(record))
+    for entry in training_lists(checkpoint):
+        if entry["sha256"] not in told:
             known = speakers_of_manifest(entry)
             if known is None:
                 return None
@@ -53,11 +54,9 @@ def made_with(checkpoint: Path) -> tuple[str | None, int | None]:
 
 
 def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
-    """Say which stages of a chain were made with which recipe, where these differ; None: they do not.
+    """Say which stages of the chain up to a checkpoint were made with which recipe; None: all with the same one.
 
-    Args:
-        checkpoint: the last of the chain.
-        exp: the experiment, which names of stages leave out.
+    Stages inside the experiment are named by their path in it.
     """
     stages: dict[str, list[str]] = {}
     for directory, _ in _ancestors(checkpoint):
@@ -72,20 +71,15 @@ def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
     return f"the chain mixes recipes: {'; '.join(parts)}"
 
 
-def _classes(directory: Path) -> set[str]:
-    try:
-        return read_class_speakers(directory)
-    except (
-        ArtifactError
-    ):  # an encoder without a classifier, or a checkpoint that is refused when it is loaded
-        return set()
+def _own_lists(record: dict[str, Any]) -> dict[str, dict[str, str]]:
+    inputs = (entry for entry in record.get("inputs", []) if entry["name"] == "train")
+    return {entry["sha256"]: {"path": entry["path"], "sha256": entry["sha256"]} for entry in inputs}
 
 
 def _ancestors(checkpoint: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield a finished checkpoint and those it was made from, with their provenance, as far as they are there."""
+    """Yield a finished checkpoint and those it was made from, with their provenance, as far as they exist."""
     waiting, seen = [checkpoint], {checkpoint.resolve()}
-    while waiting:
-        current = waiting.pop(0)
+    for current in waiting:  # grows on the way
         if not is_finished(current):
             continue
         record = read_provenance(current)

@@ -29,10 +29,11 @@ from svkit.scoring.backend import (
 from svkit.scoring.breakdown import Grouping, read_sidecar
 from svkit.scoring.cohort import material_directory
 from svkit.scoring.guards import (
-    MISSING_UTTERANCES,
     Guards,
     check_checkpoint,
     check_classes,
+    check_labels,
+    check_list,
     check_speakers,
     check_training,
 )
@@ -50,7 +51,6 @@ from svkit.scoring.measurement import (
 )
 from svkit.scoring.request import ScoreRequest, ScoreResult, SystemScore, check_options, resolved_config
 from svkit.scoring.systems import find_systems, one_each
-from svkit.scoring.trial_guards import check_labels, check_list
 from svkit.scoring.trial_speakers import trial_speaker_names
 from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
 from svkit.store.calibration import CalibrationRecord, write_calibration
@@ -319,8 +319,8 @@ def _look_up(
         return material, look_up(material.trials, embeddings, str(directory), material.enrollment)
     except DataError as found:
         error = DataError(f"{found}{offers}")
-        if MISSING_UTTERANCES not in guards.allowed:
-            guards.stop(MISSING_UTTERANCES, error)
+        if "missing-utterances" not in guards.allowed:
+            guards.stop("missing-utterances", error)
         kept = has_embeddings(material.trials, embeddings, material.enrollment)
         if not kept.any():
             raise error from found

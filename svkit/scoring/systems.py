@@ -20,39 +20,36 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
         return list(request.embeddings)
     home = request.exp / "embeddings"
     apart = {path.resolve() for path in (*request.cohorts, *request.plda_training)}
-    children = sorted(home.iterdir()) if home.is_dir() else []
     ready = []
-    for child in children:
-        if is_finished(child) and child.resolve() not in apart:
-            ready.append(child)
-        elif not is_finished(child) and (child / RUN_NAME).exists():
-            progress.note(
-                f"{child}: not finished, left out; the `svkit extract` that began it goes on with it"
-            )
+    for child in sorted(home.iterdir()) if home.is_dir() else []:
+        if is_finished(child):
+            ready += [child] if child.resolve() not in apart else []
+        elif (child / RUN_NAME).exists():
+            progress.note(f"{child}: not finished, left out; the `svkit extract` that began it continues it")
     wanted = trials.test.values[:1000]
     known, offers = [], []
     for directory in ready:
         ids = read_embeddings(directory).ids
-        is_strange = set(wanted).isdisjoint(ids)
-        matching = find_matching(wanted, ids) if is_strange else None
-        if matching is not None and not request.match_ids:
-            offers.append(f"{directory}: {matching.offer()}")
-        elif matching is None and is_strange:
-            progress.note(f"{directory}: knows no utterance of {request.trials.name}, left out")
-        else:
+        if not set(wanted).isdisjoint(ids):
             known.append(directory)
-    if not known and offers:
+        elif (matching := find_matching(wanted, ids)) is None:
+            progress.note(f"{directory}: has no utterance of {request.trials.name}, left out")
+        elif request.match_ids:
+            known.append(directory)
+        else:
+            offers.append(f"{directory}: {matching.offer()}")
+    if known:
+        return known
+    if offers:
         raise DataError(
             f"{request.trials}: no embeddings have its utterances as they are named; of the first"
             f" {len(wanted)} tests, {first_five(offers)}"
         )
-    if not known:
-        raise ArtifactError(
-            f"{home}: no finished embeddings{' with utterances of these trials' if ready else ''};"
-            " run `svkit extract` (--manifest LIST --model CKPT --out DIR for another list) or name a directory with"
-            " --embeddings"
-        )
-    return known
+    raise ArtifactError(
+        f"{home}: no finished embeddings{' with utterances of these trials' if ready else ''};"
+        " run `svkit extract` (--manifest LIST --model CKPT --out DIR for another list) or name a directory with"
+        " --embeddings"
+    )
 
 
 def one_each(option: str, given: tuple[Path, ...], num_systems: int) -> list[Path | None]:
@@ -61,4 +58,4 @@ def one_each(option: str, given: tuple[Path, ...], num_systems: int) -> list[Pat
         return [None] * num_systems
     if len(given) not in (1, num_systems):
         raise ConfigError(f"{option}: expected 1 or {num_systems} (one a system), found {len(given)}")
-    return [*given] * (num_systems if len(given) == 1 else 1)
+    return [*given] if len(given) == num_systems else [*given] * num_systems

@@ -1,4 +1,7 @@
-"""Who speaks in the trials: from the manifest behind the embeddings, else from the trials themselves."""
+"""Who speaks in the trials: from the manifest behind the embeddings, else from the trials themselves.
+
+A manifest is given as recorded with the embeddings, `{path, sha256}`.
+"""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -23,7 +26,7 @@ def find_speakers(
 
     Args:
         trials: the trial list.
-        manifest: `{path, sha256}` as recorded with the embeddings; used if the file is there and unchanged.
+        manifest: used if it exists, has not changed, and has every utterance.
         enrollment: one utterance of each enrollment id, where enrollments are not utterances.
 
     Returns:
@@ -32,46 +35,35 @@ def find_speakers(
     Raises:
         DataError: labels and speakers contradict each other.
     """
-    enroll_ids, test_ids = trials.enroll.values, trials.test.values
-
-    def of_trials(number: NDArray[np.integer[Any]]) -> TrialSpeakers:
-        of_ids = number.astype(np.int32)
-        sides = (
-            trials.enroll.look_up(of_ids[: len(enroll_ids)]),
-            trials.test.look_up(of_ids[len(enroll_ids) :]),
+    known = speakers_of_manifest(manifest)
+    sides = None if known is None else manifest_speakers(trials, known, enrollment)
+    source = "manifest"
+    if sides is None or min(side.min() for side in sides) < 0:
+        # Utterances that target trials link are of one speaker.
+        source, first_test = "trials", len(trials.enroll.values)
+        number, utterances = pd.factorize(np.concatenate((trials.enroll.values, trials.test.values)))
+        is_target = trials.labels.astype(bool)
+        group = speakers_from_trials(
+            number[:first_test][trials.enroll.codes[is_target]],
+            number[first_test:][trials.test.codes[is_target]],
+            len(utterances),
         )
-        return trial_speakers(*sides, trials.labels)
-
-    known = manifest_speakers(trials, manifest, enrollment)
-    if known is not None and min(side.min() for side in known) >= 0:
-        return of_trials(np.concatenate(known)), "manifest"
-    number, utterances = pd.factorize(np.concatenate((enroll_ids, test_ids)))
-    is_target = trials.labels.astype(bool)
-    group = speakers_from_trials(
-        number[: len(enroll_ids)][trials.enroll.codes[is_target]],
-        number[len(enroll_ids) :][trials.test.codes[is_target]],
-        len(utterances),
-    )
-    return of_trials(group[number]), "trials"
+        of_ids = group[number].astype(np.int32)
+        sides = of_ids[:first_test], of_ids[first_test:]
+    enroll, test = trials.enroll.look_up(sides[0]), trials.test.look_up(sides[1])
+    return trial_speakers(enroll, test, trials.labels), source
 
 
 def manifest_speakers(
-    trials: Trials, manifest: Mapping[str, Any] | None, enrollment: Mapping[str, str] | None = None
-) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
-    """Number the speakers of the distinct enrollments and of the distinct tests by the manifest.
+    trials: Trials, known: Mapping[str, str], enrollment: Mapping[str, str] | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Number the speakers of `trials.enroll.values` and of `trials.test.values`, -1 where not `known`.
 
     Args:
         trials: the trial list.
-        manifest: `{path, sha256}` as recorded with the embeddings.
+        known: from `speakers_of_manifest`.
         enrollment: one utterance of each enrollment id, where enrollments are not utterances.
-
-    Returns:
-        A number for each of `trials.enroll.values` and of `trials.test.values`, -1 where the manifest lacks the
-        utterance; None where the manifest is gone or has changed.
     """
-    known = speakers_of_manifest(manifest)
-    if known is None:
-        return None
     enrolled = pd.Series(trials.enroll.values, dtype=object)
     if enrollment is not None:
         enrolled = enrolled.map(enrollment)
@@ -89,13 +81,7 @@ def trial_utterances(trials: Trials, enrollment: pd.DataFrame | None) -> set[str
 def trial_speaker_names(
     trials: Trials, manifest: Mapping[str, Any] | None, enrollment: pd.DataFrame | None
 ) -> set[str] | None:
-    """Return the speakers of the trials by the manifest behind the embeddings; None where it is gone or changed.
-
-    Args:
-        trials: the trials; utterances that the manifest lacks count for nothing.
-        manifest: `{path, sha256}` as recorded with the embeddings.
-        enrollment: utterances of each enrollment, where enrollments are not utterances.
-    """
+    """Return the speakers of those utterances that the manifest has; None where it is gone, has changed or is bad."""
     known = speakers_of_manifest(manifest)
     if known is None:
         return None
@@ -103,11 +89,7 @@ def trial_speaker_names(
 
 
 def speakers_of_manifest(manifest: Mapping[str, Any] | None) -> dict[str, str] | None:
-    """Return the speaker of each utterance; None where the manifest is gone, changed or bad.
-
-    Args:
-        manifest: `{path, sha256}` as recorded with embeddings.
-    """
+    """Return the speaker of each utterance; None where the manifest is gone, has changed or is bad."""
     try:
         table = recorded_manifest(manifest)
     except DataError:
@@ -117,9 +99,6 @@ def speakers_of_manifest(manifest: Mapping[str, Any] | None) -> dict[str, str] |
 
 def recorded_manifest(manifest: Mapping[str, Any] | None) -> Manifest:
     """Read the manifest behind embeddings.
-
-    Args:
-        manifest: `{path, sha256}` as recorded.
 
     Raises:
         DataError: none recorded, gone, changed since, or bad.
@@ -135,7 +114,7 @@ def recorded_manifest(manifest: Mapping[str, Any] | None) -> Manifest:
 
 @lru_cache(maxsize=1)
 def _read_once(path: Path, sha256: str, size: int, mtime_ns: int) -> Manifest:
-    """Hash and read a manifest; a scoring asks for it several times, so the last one is kept while it is the same."""
+    """Hash and read a manifest; scoring asks for it several times, so the last one is kept while it is the same."""
     if sha256_file(path) != sha256:
         raise DataError(f"{path}: has changed since the embeddings were extracted; extract again")
     return read_manifest(path)
@@ -150,13 +129,12 @@ def trial_seconds(
         DataError: an utterance is not in the manifest.
     """
     seconds = pd.Series(manifest.durations_seconds, index=pd.Index(manifest.utterance_ids))
-    test = seconds.reindex(trials.test.values)
-    if enrollment is None:
-        enroll = seconds.reindex(trials.enroll.values)
-    else:
+    of_enroll = seconds
+    if enrollment is not None:
         each = seconds.reindex(np.asarray(enrollment["utterance_id"], dtype=object)).to_numpy()
-        sums = pd.Series(each).groupby(enrollment["enroll_id"].to_numpy()).sum(min_count=1)
-        enroll = sums.reindex(trials.enroll.values)
-    if enroll.isna().any() or test.isna().any():
+        of_enroll = pd.Series(each).groupby(enrollment["enroll_id"].to_numpy()).sum(min_count=1)
+    sides = (trials.enroll, of_enroll), (trials.test, seconds)
+    enroll, test = (known.reindex(side.values).to_numpy(np.float64) for side, known in sides)
+    if np.isnan(enroll).any() or np.isnan(test).any():
         raise DataError(f"{manifest.source}: no duration for some utterances of the trials")
-    return trials.enroll.look_up(enroll.to_numpy(np.float64)), trials.test.look_up(test.to_numpy(np.float64))
+    return trials.enroll.look_up(enroll), trials.test.look_up(test)

@@ -113,7 +113,9 @@ def test_guards_stop_and_are_passed_on_record(exp):
     cohort = ("--embeddings", exp / "embeddings" / "dense", "--norm", "snorm", "--cohort",
               exp / "embeddings" / "dense")  # fmt: skip
     done = run(exp, *cohort)
-    assert done.exit_code == 3 and done.stderr.splitlines()[-1].endswith("goes on and records it")
+    assert done.exit_code == 3 and done.stderr.splitlines()[-1].endswith(
+        "continues and records the exception"
+    )
     done = run(exp, *cohort, "--allow", "shared-speakers")
     assert done.exit_code == 0 and "Caution: " in done.stdout and "allowed, and recorded" in done.stderr
     assert run(exp, "--allow", "anything").exit_code == 2

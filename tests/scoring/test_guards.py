@@ -19,11 +19,10 @@ from svkit.reports.facts import gather_systems
 from svkit.reports.report import ReportRequest
 from svkit.reports.report import run as run_report
 from svkit.scoring.backend import Backend
-from svkit.scoring.guards import NAMES, Guards
+from svkit.scoring.guards import NAMES, Guards, check_list
 from svkit.scoring.lineage import training_speakers
 from svkit.scoring.request import ScoreRequest
 from svkit.scoring.score import run
-from svkit.scoring.trial_guards import check_list
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.embeddings import read_embeddings, write_embeddings
 from svkit.store.lists import OfficialList
@@ -305,7 +304,7 @@ def refuse_and_allow(exp, name, guard, words, **changes):
     """Check that the guard stops with these words, before anything is written, and is recorded where allowed."""
     with pytest.raises(DataError) as caught:
         score(exp, name, **changes)
-    assert str(caught.value) == f"{words}; `--allow {guard}` goes on and records it"
+    assert str(caught.value) == f"{words}; `--allow {guard}` continues and records the exception"
     assert not (exp / "scores").exists()
     done = score(exp, name, [guard], **changes)
     assert done.metrics["cautions"] == [words]
@@ -323,9 +322,7 @@ def test_self_trials(exp):
 
 def test_trials_that_are_there_twice(exp):
     path, count = write_lines(exp, "dup", ["1 00001/0.wav 00001/1.wav", "0 00000/0.wav 00003/0.wav"])
-    words = (
-        f"{path}: 2 of {count} trials are there already, and count again: {path}:{count}, {path}:{count + 1}"
-    )
+    words = f"{path}: 2 of {count} trials repeat an earlier one, and count again: {path}:{count}, {path}:{count + 1}"
     done = refuse_and_allow(exp, "dup", "duplicate-trials", words)
     assert len(read_scores(done.directory).scores) == count
     whole = score(exp).metrics
@@ -343,7 +340,7 @@ def test_a_pair_with_both_labels_in_either_order(exp):
     (exp / "data" / "eval.tsv").unlink()
     path, count = write_lines(exp, "both", ["0 00001/1.wav 00001/0.wav", "1 00000/0.wav 00003/0.wav"])
     words = (
-        f"{path}: 2 of {count} trials have the other label than the same two utterances before:"
+        f"{path}: 2 of {count} trials have another label than the same two utterances before:"
         f" {path}:{count}, {path}:{count + 1}"
     )
     done = refuse_and_allow(exp, "both", "contradicting-labels", words)
@@ -387,10 +384,10 @@ def test_a_fusion_looks_at_the_list_too(exp):
     both = (exp / "embeddings" / "dense", exp / "embeddings" / "other")
     score(exp, "dup", ["duplicate-trials"], embeddings=both)
     systems = tuple(exp / "scores" / name / "dup" for name in ("dense", "other"))
-    with pytest.raises(DataError, match="are there already"):
+    with pytest.raises(DataError, match="repeat an earlier one"):
         score(exp, "dup", embeddings=(), fuse=systems)
     (caution,) = score(exp, "dup", ["duplicate-trials"], embeddings=(), fuse=systems).metrics["cautions"]
-    assert "are there already" in caution
+    assert "repeat an earlier one" in caution
 
 
 def test_a_published_list_is_scored_as_it_is(exp, monkeypatch):
@@ -405,7 +402,7 @@ def test_a_published_list_is_scored_as_it_is(exp, monkeypatch):
     (caution,) = score(exp, "vox").metrics["cautions"]
     assert "1 of" in caution and caution.endswith("(The list as published)")
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(DataError, match="are there already"):
+    with pytest.raises(DataError, match="repeat an earlier one"):
         score(exp, "vox", overwrite=True)
 
 
@@ -431,7 +428,7 @@ def test_what_is_found_in_a_list_is_what_a_loop_finds(tmp_path_factory, rows, bl
         patch.setattr("svkit.store.coded.ROWS_PER_BLOCK", block)
         check_list(guards, path, read_trials(path), None)
     found = [caution.split(": ")[1].split(" trials ") for caution in guards.cautions]
-    words = ("compare an utterance", "are there already", "have the other label")
+    words = ("compare an utterance", "repeat an earlier one", "have another label")
     counts = [next((int(n.split()[0]) for n, what in found if what.startswith(w)), 0) for w in words]
     assert counts == [selves, repeats, both]
 
@@ -463,8 +460,8 @@ def test_every_guard_that_was_passed_is_in_the_report(exp):
         "missing-utterances": "trials are left out",
         "one-class": "expected target and nontarget trials",
         "self-trials": "1 of 279 trials compare an utterance with itself",
-        "duplicate-trials": "1 of 279 trials are there already, and count again",
-        "contradicting-labels": "1 of 279 trials have the other label",
+        "duplicate-trials": "1 of 279 trials repeat an earlier one, and count again",
+        "contradicting-labels": "1 of 279 trials have another label",
         "stale": "claims a checkpoint",
     }
     assert set(sins) == set(NAMES)

@@ -104,7 +104,7 @@ def test_the_rule_is_offered_and_never_silently_applied(exp):
 def test_two_names_of_one_utterance_are_looked_at_as_one(exp):
     path = exp / "data" / "trials" / "dots.txt"
     path.write_text("1 00000/0.wav 00000/1.wav\n1 ./00000/0.wav 00000/1.wav\n0 ./00000/0.wav 00001/0.wav\n")
-    with pytest.raises(DataError, match="1 of 3 trials are there already"):
+    with pytest.raises(DataError, match="1 of 3 trials repeat an earlier one"):
         score(exp, "dots", match_ids=True)
     path.write_text("1 00000/0.wav ./00000/0.wav\n0 00000/0.wav 00001/0.wav\n")
     with pytest.raises(DataError, match="1 of 2 trials compare an utterance with itself"):

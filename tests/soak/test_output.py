@@ -12,7 +12,16 @@ import pytest
 
 from tests.e2e.conftest import speech, write_audio
 from tests.soak.child import Faults
-from tests.soak.commands import Reference, Running, Stage, Tally, compete, fill_the_disk, long, refuse_to_write
+from tests.soak.commands import (
+    Reference,
+    Running,
+    Stage,
+    Tally,
+    compete,
+    fill_the_disk,
+    long,
+    refuse_to_write,
+)
 
 pytestmark = pytest.mark.e2e
 
