@@ -1,25 +1,37 @@
-"""`svkit prepare`: one subcommand a corpus, four for augmentation material, and those of `svkit.cli.manifests`."""
+"""`svkit prepare`: one subcommand a corpus, four for noise and rooms, and those of `svkit.cli.manifests`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
-from svkit.cli import manifests, prepare_corpora
+from svkit.cli import manifests, options
 from svkit.cli.option_groups import takes_groups
 from svkit.cli.prepare_options import (
-    OWN_MATERIAL,
+    OWN_NOISE,
     OWN_RECORDINGS,
     CorpusOptions,
     DemoOptions,
-    MaterialOptions,
+    NoiseOptions,
     Root,
 )
+from svkit.config.ranges import Range
+from svkit.errors import ConfigError
 
 app = typer.Typer(
     help="Turn audio into lists: who speaks, where, how long, and which trials to evaluate.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+
+AllowOtherLists = Annotated[
+    bool,
+    typer.Option("--allow-other-lists", help="Accept a list with an official name but other counts."),
+]
+ReadAudioRoot = Annotated[
+    Path | None,
+    typer.Option("--audio-root", metavar="DIR", help="Directory that relative paths are below."),
+]
 
 
 @app.command()
@@ -42,7 +54,7 @@ def folder(
     """
     from svkit.corpora.layouts.folder import run
 
-    corpus.prepare(lambda request, progress: run(request, progress, speaker_regex=speaker_regex), root)
+    corpus.prepare(run, root, speaker_regex=speaker_regex)
 
 
 @app.command()
@@ -59,14 +71,14 @@ def demo(corpus: DemoOptions) -> None:
 
 @app.command()
 @takes_groups
-def musan(root: Root, material: MaterialOptions) -> None:
+def musan(root: Root, noise: NoiseOptions) -> None:
     """Prepare MUSAN for augmentation: noise, instrumental music, speech.
 
     Example: svkit prepare musan /data/musan
     """
     from svkit.corpora.layouts.noise import run_musan
 
-    material.prepare(run_musan, root)
+    noise.prepare(run_musan, root)
 
 
 @app.command()
@@ -82,7 +94,7 @@ def rirs(
             help="smallroom, mediumroom, largeroom or real; repeatable [default: the first two].",
         ),
     ] = None,
-    material: MaterialOptions,
+    noise: NoiseOptions,
 ) -> None:
     """Prepare the impulse responses of RIRS_NOISES for reverberation: simulated rooms by size, and recorded ones.
 
@@ -90,42 +102,187 @@ def rirs(
     """
     from svkit.corpora.layouts.noise import PUBLISHED_RIR_TYPES, run_rirs
 
-    material.prepare(
-        lambda request, progress: run_rirs(request, progress, types or PUBLISHED_RIR_TYPES), root
-    )
+    noise.prepare(run_rirs, root, types=types or PUBLISHED_RIR_TYPES)
 
 
-@app.command()
+@app.command("noise")
 @takes_groups
-def noise(root: Root, material: MaterialOptions = OWN_MATERIAL) -> None:
+def any_noise(root: Root, noise: NoiseOptions = OWN_NOISE) -> None:
     """Prepare any directory of noises for augmentation.
 
     Example: svkit prepare noise /data/street-noise
     """
     from svkit.corpora.layouts.noise import run_tree
 
-    material.prepare(lambda request, progress: run_tree(request, progress, "noise"), root)
+    noise.prepare(run_tree, root, category="noise")
 
 
 @app.command()
 @takes_groups
-def music(root: Root, material: MaterialOptions = OWN_MATERIAL) -> None:
+def music(root: Root, noise: NoiseOptions = OWN_NOISE) -> None:
     """Prepare any directory of instrumental music for augmentation.
 
     Example: svkit prepare music /data/music
     """
     from svkit.corpora.layouts.noise import run_tree
 
-    material.prepare(lambda request, progress: run_tree(request, progress, "music"), root)
+    noise.prepare(run_tree, root, category="music")
 
 
-for _command in (
-    prepare_corpora.voxceleb,
-    prepare_corpora.voxblink2,
-    prepare_corpora.cnceleb,
-    prepare_corpora.librispeech,
-    prepare_corpora.kaldi,
-):
-    app.command()(_command)
-app.command("csv")(prepare_corpora.csv_table)
+@app.command()
+@takes_groups
+def voxceleb(
+    root: Annotated[
+        Path,
+        typer.Argument(
+            metavar="[ROOT]", envvar="SVKIT_VOXCELEB", help="Directory above voxceleb1 and voxceleb2."
+        ),
+    ] = Path("VoxCeleb"),
+    *,
+    download_lists: Annotated[
+        bool,
+        typer.Option(
+            "--download-lists/--no-download-lists",
+            help="Get the official lists O, E, H if they are neither given nor in ROOT.",
+        ),
+    ] = True,
+    allow_other_lists: AllowOtherLists = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a VoxCeleb2 dev with other counts than published.")
+    ] = False,
+    convert: Annotated[
+        bool, typer.Option("--convert/--no-convert", help="Convert AAC (.m4a) by ffmpeg to 16 kHz.")
+    ] = True,
+    audio_format: Annotated[
+        Literal["flac", "wav"] | None,
+        typer.Option("--format", help="What .m4a files are converted to [default: flac]."),
+    ] = None,
+    convert_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--convert-to",
+            metavar="DIR",
+            help="Converted files go here [default: flac/ beside aac/ in ROOT].",
+        ),
+    ] = None,
+    corpus: CorpusOptions,
+) -> None:
+    """Prepare VoxCeleb2 dev for training and the VoxCeleb1 trial lists (O, E, H) for evaluation.
+
+    AAC files, as VoxCeleb2 is distributed, are converted first; an interrupted conversion goes on.
+
+    Example: svkit prepare voxceleb /data/VoxCeleb
+    """
+    if not convert and (audio_format, convert_to) != (None, None):
+        raise ConfigError("--no-convert converts nothing; leave --format and --convert-to out")
+    from svkit.corpora.conversion import Conversion
+    from svkit.corpora.layouts.voxceleb import VoxcelebOptions, run
+
+    chosen = VoxcelebOptions(
+        conversion=Conversion(is_wanted=convert, suffix=f".{audio_format or 'flac'}", directory=convert_to),
+        downloads_lists=download_lists,
+        allow_other_lists=allow_other_lists,
+        is_strict=strict,
+    )
+    corpus.prepare(run, root, options=chosen)
+
+
+@app.command()
+@takes_groups
+def voxblink2(root: Root, corpus: CorpusOptions) -> None:
+    """Prepare VoxBlink2, cut to utterances by its own scripts.
+
+    Example: svkit prepare voxblink2 /data/VoxBlink2 --eval-speakers 200
+    """
+    from svkit.corpora.layouts.voxblink2 import run
+
+    corpus.prepare(run, root)
+
+
+@app.command()
+@takes_groups
+def cnceleb(
+    root: Root,
+    *,
+    join_below: Annotated[
+        float,
+        options.number(
+            "--join-below",
+            Range(ge=0, le=3600),
+            "Join shorter training utterances of one speaker and genre; 0: none.",
+            metavar="SECONDS",
+        ),
+    ] = 5.0,
+    allow_other_lists: AllowOtherLists = False,
+    corpus: CorpusOptions,
+) -> None:
+    """Prepare CN-Celeb1 and CN-Celeb2 for training and the official CN-Celeb list for evaluation.
+
+    Enrollments are the concatenated files; for the mean over their utterances, score with
+    --enroll exp/data/trials/cnceleb-E.enroll.tsv.
+
+    Example: svkit prepare cnceleb /data/CN-Celeb
+    """
+    from svkit.corpora.layouts.cnceleb import run
+
+    corpus.prepare(run, root, join_below=join_below, allow_other_lists=allow_other_lists)
+
+
+@app.command()
+@takes_groups
+def librispeech(root: Root, corpus: CorpusOptions) -> None:
+    """Prepare LibriSpeech: train on train-*, evaluate on trials made among the speakers of test-*.
+
+    Example: svkit prepare librispeech /data/LibriSpeech
+    """
+    from svkit.corpora.layouts.librispeech import run
+
+    corpus.prepare(run, root)
+
+
+@app.command()
+@takes_groups
+def kaldi(
+    root: Annotated[Path, typer.Argument(metavar="DIR", help="Kaldi data directory: wav.scp, utt2spk, ...")],
+    audio_root: ReadAudioRoot = None,
+    allow_pipes: Annotated[
+        bool, typer.Option("--allow-pipes", help="Run the commands in wav.scp (lines that end in |).")
+    ] = False,
+    corpus: CorpusOptions = OWN_RECORDINGS,
+) -> None:
+    """Prepare a Kaldi data directory: wav.scp, utt2spk, segments and trials if there.
+
+    Example: svkit prepare kaldi data/train --trials data/test/trials
+    """
+    from svkit.corpora.layouts.kaldi import run
+
+    corpus.prepare(run, root, allow_pipes=allow_pipes, audio_root=audio_root)
+
+
+def _column(name: str, usual: str) -> Any:
+    return typer.Option(f"--{name}-column", metavar="NAME", help=f"Column of the {name} [default: {usual}].")
+
+
+@app.command("csv")
+@takes_groups
+def csv_table(
+    root: Annotated[Path, typer.Argument(metavar="FILE", help="Table with a header line.")],
+    path: Annotated[str | None, _column("path", "path, wav, audio, file, ...")] = None,
+    speaker: Annotated[str | None, _column("speaker", "speaker_id, speaker, spk_id, ...")] = None,
+    utterance: Annotated[str | None, _column("utterance", "utterance_id, id, ..., else the path")] = None,
+    session: Annotated[str | None, _column("session", "session_id, session, video, ...")] = None,
+    gender: Annotated[str | None, _column("gender", "gender, sex")] = None,
+    audio_root: ReadAudioRoot = None,
+    corpus: CorpusOptions = OWN_RECORDINGS,
+) -> None:
+    """Prepare a table of recordings (comma, semicolon or tab separated) with paths and speakers.
+
+    Example: svkit prepare csv recordings.csv --speaker-column client_id
+    """
+    from svkit.corpora.layouts.csv_table import Columns, run
+
+    columns = Columns(path=path, speaker=speaker, utterance=utterance, session=session, gender=gender)
+    corpus.prepare(run, root, columns=columns, audio_root=audio_root)
+
+
 manifests.register(app)
