@@ -26,9 +26,8 @@ def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
     """Declare an option that takes a number in a range; one outside of it is a usage error under the option's name."""
 
     def check(value: float | None) -> float | None:
-        problem = None if value is None else limits.problem(value, is_whole=isinstance(value, int))
-        if problem:
-            raise typer.BadParameter(problem)
+        if value is not None and value not in limits:
+            raise typer.BadParameter(limits.misfit(value, is_whole=isinstance(value, int)))
         return value
 
     return typer.Option(flag, callback=check, help=f"{description} [{limits}]", **settings)

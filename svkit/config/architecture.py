@@ -4,24 +4,27 @@ Widths are kept per layer, because a cut encoder has another width in every laye
 (with its layer norm), as in the last layer of the published pruned model, which has no attention.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from operator import index
 from typing import Annotated, Any
 
-from svkit.config.ranges import Checked, Range
+from svkit.config.ranges import Range
 from svkit.config.schema import MAX_LAYERS, TINY_SIZES, HeadConfig, Size
-from svkit.errors import ArtifactError, ConfigError
+from svkit.config.typed import Misfit, configuration, fit_json
+from svkit.errors import ArtifactError
 
 FORMAT = "svkit-checkpoint"
 FORMAT_VERSION = 1
+WIDTHS = ("num_heads", "ffn1_dim", "ffn2_dim", "conv_dim")
 Width = Annotated[int, Range(ge=0, le=2**24)]
 """Of a branch in one layer; 0: absent."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderArchitecture(Checked):
-    """A w2v-BERT 2.0 encoder: Conformer layers with relative-key attention (method: section 1)."""
+@configuration
+class EncoderArchitecture:
+    """A w2v-BERT 2.0 encoder: Conformer layers with relative-key attention, as transformers' `Wav2Vec2BertModel`."""
 
     hidden_size: Size
     head_size: Size
@@ -40,15 +43,7 @@ class EncoderArchitecture(Checked):
     layer_norm_eps: Annotated[float, Range(gt=0, lt=1)] = 1e-5
 
     def __post_init__(self) -> None:
-        try:
-            Checked.__post_init__(self)
-        except ConfigError as error:  # it comes from a file of a checkpoint, not from a recipe
-            raise ArtifactError(f"encoder.{error}") from None
-        lengths = {name: len(getattr(self, name)) for name in WIDTHS}
-        if len(set(lengths.values())) != 1 or not 1 <= len(self.num_heads) <= MAX_LAYERS:
-            raise ArtifactError(
-                f"encoder: expected one width per layer and kind, at most {MAX_LAYERS}, found {lengths} layers"
-            )
+        _check_widths(self.widths(), WIDTHS)
 
     @property
     def num_layers(self) -> int:
@@ -68,13 +63,7 @@ class EncoderArchitecture(Checked):
     def uniform(
         cls, *, num_layers: int, hidden_size: int, num_heads: int, ffn_dim: int, **others: Any
     ) -> "EncoderArchitecture":
-        """Build a dense architecture, the same in every layer."""
-        sizes = {"num_layers": num_layers, "hidden_size": hidden_size, "num_heads": num_heads}
-        for name, size in sizes.items():
-            limits = Range(ge=1, le=MAX_LAYERS) if name == "num_layers" else Range(ge=1, le=2**24)
-            problem = limits.problem(size, is_whole=True)
-            if problem:
-                raise ArtifactError(f"encoder.{name}: {problem}")
+        """Build a dense architecture, the same in every layer (ArtifactError: the heads do not divide it)."""
         if hidden_size % num_heads:
             raise ArtifactError(f"encoder: hidden size {hidden_size} is not a multiple of {num_heads} heads")
         return cls(
@@ -88,7 +77,12 @@ class EncoderArchitecture(Checked):
         )
 
 
-WIDTHS = ("num_heads", "ffn1_dim", "ffn2_dim", "conv_dim")
+def _check_widths(widths: Mapping[str, Any], names: Sequence[str]) -> None:
+    lengths = {len(layers) for layers in widths.values()}
+    if set(widths) != set(WIDTHS) or len(lengths) != 1 or not 1 <= max(lengths) <= MAX_LAYERS:
+        found = ", ".join(f"{len(layers)} of {name}" for name, layers in widths.items())
+        raise Misfit(names, f"expected one width per layer and kind, at most {MAX_LAYERS}, found {found}")
+
 
 W2V_BERT_2 = EncoderArchitecture.uniform(num_layers=24, hidden_size=1024, num_heads=16, ffn_dim=4096)
 """facebook/w2v-bert-2.0: 580,492,096 parameters."""
@@ -104,13 +98,17 @@ TINY = tiny_architecture({})
 """Random-initialised, sized for two CPU cores."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelArchitecture(Checked):
+@configuration
+class ModelArchitecture:
     """Encoder and speaker head; `dense_widths` are the widths before the cut (None: never cut)."""
 
     encoder: EncoderArchitecture
     head: HeadConfig
     dense_widths: dict[str, tuple[Width, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dense_widths is not None:
+            _check_widths(self.dense_widths, ["dense_widths"])
 
     @property
     def is_pruned(self) -> bool:
@@ -128,36 +126,13 @@ class ModelArchitecture(Checked):
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], where: str) -> "ModelArchitecture":
         """Read the JSON form strictly; `where` names the file in errors (ArtifactError)."""
-        if record.get("format") != FORMAT or record.get("format_version") != FORMAT_VERSION:
+        kind, version = record.get("format"), record.get("format_version")
+        if kind != FORMAT or version != FORMAT_VERSION:
             raise ArtifactError(
-                f"{where}: expected format {FORMAT} version {FORMAT_VERSION}, found "
-                f"{record.get('format')!r} version {record.get('format_version')!r}"
+                f"{where}: expected format {FORMAT} version {FORMAT_VERSION}, found {kind!r} version {version!r}"
             )
-        expected = {"format", "format_version", "encoder", "head", "dense_widths"}
-        if set(record) != expected:
-            raise ArtifactError(f"{where}: expected the keys {sorted(expected)}, found {sorted(record)}")
+        fields = {key: value for key, value in record.items() if key not in ("format", "format_version")}
         try:
-            head = _read_head(record["head"])
-            encoder: dict[str, Any] = {
-                name: tuple(value) if name in WIDTHS else value for name, value in record["encoder"].items()
-            }
-            dense = record["dense_widths"]
-            architecture = cls(
-                encoder=EncoderArchitecture(**encoder),
-                head=head,
-                dense_widths=None if dense is None else {name: tuple(dense[name]) for name in WIDTHS},
-            )
-            architecture.dense_encoder()  # checks the dense widths
-            return architecture
-        except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
-            reason = " ".join(str(error).split())
-            raise ArtifactError(f"{where}: the architecture cannot be read ({reason})") from error
-        except ArtifactError as error:
-            raise ArtifactError(f"{where}: {error}") from error
-
-
-def _read_head(record: Mapping[str, Any]) -> HeadConfig:
-    try:
-        return HeadConfig(**record)
-    except ConfigError as error:
-        raise ArtifactError(f"head.{error}") from None
+            return fit_json(cls, json.dumps(fields))
+        except Misfit as misfit:
+            raise ArtifactError(f"{where}: {misfit}") from None

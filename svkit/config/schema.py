@@ -5,28 +5,31 @@ state what they change. All times are in seconds, all ratios in decibels, all le
 Every number has its range in its annotation; the rules between fields are in `__post_init__`.
 """
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import field
+from typing import Annotated, Literal, TypeVar
 
-from svkit.config.ranges import Checked, Range
-from svkit.errors import ConfigError
+from pydantic import AfterValidator, Strict
+
+from svkit.config.ranges import Range
+from svkit.config.typed import Misfit, Optional, configuration
 
 Size = Annotated[int, Range(ge=1, le=2**24)]
 """Far above any encoder: a broken configuration takes no time or memory."""
 Count = Annotated[int, Range(ge=1, le=65_536)]
 Probability = Annotated[float, Range(ge=0, le=1)]
+Fraction = Annotated[float, Range(gt=0, le=1)]
 Rate = Annotated[float, Range(gt=0, lt=1)]
 Dropout = Annotated[float, Range(ge=0, lt=1)]
 Epochs = Annotated[float, Range(gt=0, le=10_000)]
 EpochsOrNone = Annotated[float, Range(ge=0, le=10_000)]
 """Epochs of a part of a stage that may be absent: 0."""
-LearningRate = Annotated[float, Range(gt=0, le=1)]
 Decibels = Annotated[float, Range(ge=-50, le=100)]
 Weight = Annotated[float, Range(ge=0, le=1e6)]
 Seconds = Annotated[float, Range(ge=0.1, le=86_400)]
-Interval = Annotated[float, Range(gt=0, le=1e9)]
+Positive = Annotated[float, Range(gt=0, le=1e9)]
 BabbleSpeakers = Annotated[int, Range(ge=1, le=100)]
 Speed = Annotated[float, Range(ge=0.5, le=2)]
+NoiseType = Literal["noise", "music", "speech_music", "babble"]
 Seed = Annotated[int, Range(ge=0, lt=2**32)]
 Masks = Annotated[int, Range(ge=0, le=100)]
 
@@ -40,29 +43,23 @@ TINY_SIZES = {
 MAX_LAYERS = 1000
 
 
-def _require(condition: bool, names: str, found: object, expected: str) -> None:
-    """Hold a rule between fields, named first to last with commas."""
-    if not condition:
-        raise ConfigError(f"{names}: expected {expected}, found {found}")
+Value = TypeVar("Value")
 
 
-def _require_order(config: object, name: str) -> None:
-    low, high = getattr(config, name)
-    _require(low <= high, name, [low, high], "[lowest, highest]")
+def _ordered(pair: tuple[Value, Value]) -> tuple[Value, Value]:
+    low, high = pair
+    if low > high:  # type: ignore[operator]
+        raise Misfit([""], f"expected [lowest, highest], found {[low, high]}")
+    return pair
 
 
-def _require_warmup(optim: "OptimConfig", epochs: float) -> None:
-    """A warm-up counted in steps ends within the stage; the one of `step` is as many small steps as there are."""
-    _require(
-        optim.schedule == "step" or optim.warmup_epochs <= epochs,
-        "optim.warmup_epochs, epochs",
-        f"{optim.warmup_epochs:g} and {epochs:g}",
-        "a warm-up no longer than the stage",
-    )
+Flag = Annotated[bool, Strict()]
+Interval = Annotated[tuple[Value, Value], AfterValidator(_ordered)]
+"""Lowest and highest, included."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeadConfig(Checked):
+@configuration
+class HeadConfig:
     """Speaker head on top of the encoder: layer adapters, MFA, ASP and the embedding (section 3.1)."""
 
     adapter_dim: Size = 128
@@ -73,34 +70,34 @@ class HeadConfig(Checked):
     """Size of the speaker embedding."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LoraConfig(Checked):
+@configuration
+class LoraConfig:
     """Low-rank adaptation of the encoder's attention (peft)."""
 
     rank: Count = 64
-    alpha: Interval = 128.0
+    alpha: Positive = 128.0
     dropout: Dropout = 0.0
     target_modules: tuple[str, ...] = ("linear_q", "linear_v")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MarginConfig(Checked):
+@configuration
+class MarginConfig:
     """ArcFace: scale * cos(theta + margin) for the true class (easy margin off)."""
 
     scale: Annotated[float, Range(gt=0, le=1000)] = 32.0
     margin: Annotated[float, Range(ge=0, lt=1.6)] = 0.2
     """Additive angular margin in radians; 0.5 in LMFT."""
-    class_fraction: Annotated[float, Range(gt=0, le=1)] = 1.0
+    class_fraction: Fraction = 1.0
     """Classes in the softmax of a step: the batch's own and a random draw of the others, up to this fraction of all
     (partial FC, An et al. 2021, 2022; for hundreds of thousands of classes). 1: all of them, as published."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimConfig(Checked):
+@configuration
+class OptimConfig:
     """AdamW and its learning-rate schedule, a pure function of the step."""
 
-    lr: LearningRate = 1e-4
-    final_lr: Probability | None = None
+    lr: Fraction = 1e-4
+    final_lr: Optional[Probability] = None
     """Where the cosine ends (None: 0)."""
     schedule: Literal["step", "cosine", "constant"] = "step"
     """`step`: epochs of warm-up, then a factor every few epochs, constant within an epoch. `cosine`: per step, from
@@ -109,44 +106,47 @@ class OptimConfig(Checked):
     """`step`: epoch e < warmup_epochs has the factor (e + 1) / (warmup_epochs + 1). Otherwise linear per step."""
     decay_every_epochs: Count = 5
     """`step`: epochs between two multiplications with `decay_factor`, counted from the end of the warm-up."""
-    decay_factor: Annotated[float, Range(gt=0, le=1)] = 0.1
+    decay_factor: Fraction = 0.1
     cosine_epochs: EpochsOrNone = 0
     """`cosine`: epochs over which lr falls to final_lr, constant afterwards (0: the whole stage)."""
     weight_decay: Annotated[float, Range(ge=0, le=10)] = 1e-4
-    clip_norm: Interval = 1.0
+    clip_norm: Positive = 1.0
     """Gradient norm limit of each module on its own (speaker model, classifier, multipliers)."""
     encoder_lr_factor: Annotated[float, Range(ge=0, le=10)] = 1.0
     """Learning rate of the encoder relative to `lr` (published: 1)."""
 
     def __post_init__(self) -> None:
-        Checked.__post_init__(self)
         final = self.final_lr or 0.0
-        _require(
-            self.schedule != "cosine" or final <= self.lr,
-            "final_lr, lr",
-            f"{final} and {self.lr}",
-            "a cosine that falls, from lr to final_lr",
-        )
+        if self.schedule == "cosine" and final > self.lr:
+            raise Misfit(
+                ["final_lr", "lr"],
+                f"expected a cosine that falls, from lr to final_lr, found {final} and {self.lr}",
+            )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AugmentConfig(Checked):
+@configuration
+class AugmentConfig:
     """On-the-fly augmentation of a crop: one of noise, reverberation, nothing (a third each as published)."""
 
     noise_probability: Probability = 1 / 3
     reverb_probability: Probability = 1 / 3
     """Noise and reverberation exclude each other; what is left of 1 stays clean."""
-    noise_types: tuple[str, ...] = ("noise", "music", "speech_music", "babble")
+    noise_types: tuple[NoiseType, ...] = (
+        "noise",
+        "music",
+        "speech_music",
+        "babble",
+    )
     """Drawn with equal chances; those without material are an error in a published recipe."""
-    snr_db: tuple[Decibels, Decibels] = (5.0, 20.0)
+    snr_db: Interval[Decibels] = (5.0, 20.0)
     """Signal-to-noise ratio of noise and music, uniform."""
-    speech_snr_db: tuple[Decibels, Decibels] = (15.0, 25.0)
+    speech_snr_db: Interval[Decibels] = (15.0, 25.0)
     """The same whenever speech is in the mix (speech_music, babble)."""
-    babble_speakers: tuple[BabbleSpeakers, BabbleSpeakers] = (3, 8)
+    babble_speakers: Interval[BabbleSpeakers] = (3, 8)
     """Number of babble speakers, inclusive."""
-    allow_simulated_rooms: bool = False
+    allow_simulated_rooms: Flag = False
     """Simulate room impulse responses where no RIR files are given (off in the published recipes)."""
-    allow_missing_noise: bool = False
+    allow_missing_noise: Flag = False
     """Draw babble from the training speakers and leave out types without files (off in the published recipes)."""
     spec_time_masks: Masks = 0
     """SpecAugment on features: number of time masks (published: none)."""
@@ -158,24 +158,18 @@ class AugmentConfig(Checked):
     """Widest frequency mask, in mel bins of 80."""
 
     def __post_init__(self) -> None:
-        Checked.__post_init__(self)
         total = self.noise_probability + self.reverb_probability
-        _require(total <= 1 + 1e-9, "noise_probability, reverb_probability", total, "a sum <= 1")
-        known = {"noise", "music", "speech_music", "babble"}
-        _require(
-            set(self.noise_types) <= known, "noise_types", list(self.noise_types), f"some of {sorted(known)}"
-        )
-        for name in ("snr_db", "speech_snr_db", "babble_speakers"):
-            _require_order(self, name)
+        if total > 1 + 1e-9:
+            raise Misfit(["noise_probability", "reverb_probability"], f"expected a sum <= 1, found {total}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig(Checked):
+@configuration
+class DataConfig:
     """Which crops make an epoch and a batch."""
 
     batch_size: Count = 64
     """Utterances a batch and a process (GPU)."""
-    crop_seconds: tuple[Seconds, Seconds] = (2.0, 3.0)
+    crop_seconds: Interval[Seconds] = (2.0, 3.0)
     """One crop length a batch, uniform in this range."""
     speeds: tuple[Speed, ...] = (1.0, 0.9, 1.1)
     """Each utterance is visited once an epoch at each speed; a speed other than 1 makes a new speaker
@@ -186,21 +180,28 @@ class DataConfig(Checked):
     """Loader processes; 0 loads in the training process."""
 
     def __post_init__(self) -> None:
-        Checked.__post_init__(self)
-        _require_order(self, "crop_seconds")
-        is_distinct = len(set(self.speeds)) == len(self.speeds) > 0 and self.speeds[0] == 1.0
-        _require(is_distinct, "speeds", list(self.speeds), "different speeds, the first 1.0")
+        if len(set(self.speeds)) < len(self.speeds) or self.speeds[:1] != (1.0,):
+            raise Misfit(["speeds"], f"expected different speeds, the first 1.0, found {list(self.speeds)}")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StageConfig(Checked):
+def _check_warmup(optim: OptimConfig, epochs: float) -> None:
+    """Hold a warm-up counted in steps to the length of its stage; that of `step` only makes its steps smaller."""
+    if optim.schedule != "step" and optim.warmup_epochs > epochs:
+        raise Misfit(
+            ["optim.warmup_epochs", "epochs"],
+            f"expected a warm-up no longer than the stage, found {optim.warmup_epochs:g} and {epochs:g}",
+        )
+
+
+@configuration
+class StageConfig:
     """One stage of fine-tuning."""
 
     epochs: Epochs
     """Passes over the training set (a fraction is allowed)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    augment: AugmentConfig | None = field(default_factory=AugmentConfig)
+    augment: Optional[AugmentConfig] = field(default_factory=AugmentConfig)
     """None: no augmentation."""
     margin: MarginConfig = field(default_factory=MarginConfig)
     conv_dropout: Dropout = 0.1
@@ -211,12 +212,11 @@ class StageConfig(Checked):
     """Which state becomes the stage's result, by the EER on held-out training speakers."""
 
     def __post_init__(self) -> None:
-        Checked.__post_init__(self)
-        _require_warmup(self.optim, self.epochs)
+        _check_warmup(self.optim, self.epochs)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DistillConfig(Checked):
+@configuration
+class DistillConfig:
     """Distillation of the hidden states from the frozen teacher (section 3.2)."""
 
     epochs: Epochs = 20
@@ -226,7 +226,7 @@ class DistillConfig(Checked):
     data: DataConfig = field(
         default_factory=lambda: DataConfig(batch_size=16, crop_seconds=(4.0, 4.0), speeds=(1.0,))
     )
-    augment: AugmentConfig | None = None
+    augment: Optional[AugmentConfig] = None
     l1_weight: Weight = 1.0
     """Weight of mean |h_s - h_t| over all hidden states."""
     cosine_weight: Weight = 1.0
@@ -234,24 +234,22 @@ class DistillConfig(Checked):
     conv_dropout: Dropout = 0.1
 
     def __post_init__(self) -> None:
-        Checked.__post_init__(self)
-        _require_warmup(self.optim, self.epochs)
-        _require(
-            self.l1_weight + self.cosine_weight > 0, "l1_weight, cosine_weight", "0 and 0", "one above 0"
-        )
+        _check_warmup(self.optim, self.epochs)
+        if self.l1_weight + self.cosine_weight == 0:
+            raise Misfit(["l1_weight", "cosine_weight"], "expected one above 0, found 0 and 0")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@configuration
 class PruneConfig(DistillConfig):
     """Structured pruning with hard-concrete gates under a Lagrangian, guided by distillation (section 3.2)."""
 
     sparsity: Rate = 0.8
     """Target: 1 - parameters of the student's encoder / of the teacher's."""
-    gate_lr: LearningRate = 2e-2
+    gate_lr: Fraction = 2e-2
     """Learning rate of the gates' log_alpha and of the multipliers."""
     sparsity_warmup_steps: Annotated[int, Range(ge=0, le=10**9)] = 10_000
     """Steps over which the target rises linearly from 0."""
-    sparsity_warmup_fraction: Annotated[float, Range(gt=0, le=1)] | None = None
+    sparsity_warmup_fraction: Optional[Fraction] = None
     """The same as a fraction of all steps (wins where given; for short runs)."""
     initial_drop_ffn: Rate = 0.5
     initial_drop_heads: Rate = 0.01
@@ -263,8 +261,8 @@ class PruneConfig(DistillConfig):
     """Widths of FFN and convolution are rounded to multiples of this within the same budget."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FinetuneConfig(Checked):
+@configuration
+class FinetuneConfig:
     """The stages of fine-tuning; `first` opens the chain of a dense model, a pruned one always starts at head."""
 
     first: Literal["lora", "head"]
@@ -274,8 +272,8 @@ class FinetuneConfig(Checked):
     lmft: StageConfig
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExtractConfig(Checked):
+@configuration
+class ExtractConfig:
     """How evaluation audio is read and batched."""
 
     max_seconds: Seconds = 60.0
@@ -284,21 +282,21 @@ class ExtractConfig(Checked):
     """Padded audio in one batch at most; batches are sorted by length."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SaveConfig(Checked):
+@configuration
+class SaveConfig:
     """How often a command saves the state it resumes from; changes no result, so a resumed run may change it."""
 
     every_steps: Annotated[int, Range(ge=1, le=10**9)] = 500
-    every_minutes: Interval = 10.0
+    every_minutes: Positive = 10.0
     """Since the last save, whichever comes first. Validations, the end and a stop save too."""
     keep_last: Count = 1
     """States kept, the newest; an older one is taken when a newer one cannot be read."""
-    extraction_seconds: Interval = 10.0
+    extraction_seconds: Positive = 10.0
     """Between two saves of what is extracted."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe(Checked):
+@configuration
+class Recipe:
     """Everything a preset decides; commands pick their sections."""
 
     name: str
@@ -317,17 +315,23 @@ class Recipe(Checked):
     save: SaveConfig = field(default_factory=SaveConfig)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of products in training and extraction; bf16: autocast over fp32 weights; auto: where the device is fast."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Flag = False
     """Compute each encoder layer again in the backward pass instead of keeping its activations: less memory, about a
     third more computation, the same gradients."""
 
     def __post_init__(self) -> None:
-        Checked.__post_init__(self)
-        name = next((name for name in self.encoder_overrides if name not in TINY_SIZES), None)
-        if name is not None:
-            raise ConfigError(f"encoder_overrides.{name}: unknown; expected some of {', '.join(TINY_SIZES)}")
-        sizes = TINY_SIZES | self.encoder_overrides
-        layers, hidden, heads = (sizes[name] for name in list(TINY_SIZES)[:3])
-        _require(layers <= MAX_LAYERS, "encoder_overrides.num_hidden_layers", layers, f"at most {MAX_LAYERS}")
-        names = "encoder_overrides.hidden_size, encoder_overrides.num_attention_heads"
-        _require(hidden % heads == 0, names, f"{hidden} and {heads}", "a multiple of the number of heads")
+        for name in self.encoder_overrides:
+            if name not in TINY_SIZES:
+                raise Misfit(
+                    [f"encoder_overrides.{name}"], f"unknown; expected some of {', '.join(TINY_SIZES)}"
+                )
+        layers, hidden, heads, _ = (TINY_SIZES | self.encoder_overrides).values()
+        if layers > MAX_LAYERS:
+            raise Misfit(
+                ["encoder_overrides.num_hidden_layers"], f"expected at most {MAX_LAYERS}, found {layers}"
+            )
+        if hidden % heads:
+            raise Misfit(
+                ["encoder_overrides.hidden_size", "encoder_overrides.num_attention_heads"],
+                f"expected a multiple of the number of heads, found {hidden} and {heads}",
+            )

@@ -12,7 +12,6 @@ from typing import Any
 from safetensors import SafetensorError
 
 from svkit.errors import ArtifactError
-from svkit.store.strict_json import load_json
 
 _PREFIX = ".svkit-tmp-"
 _TEMPORARY = _PREFIX + "[0-9a-z_]" * 8 + "*"
@@ -116,22 +115,3 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         ValueError: a NaN or an infinity in `content`, which JSON cannot say.
     """
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path, format: str, version: int) -> dict[str, Any]:
-    """Read a JSON object and check its `format` and `format_version`.
-
-    Raises:
-        ArtifactError: missing, not JSON, another format, or a version this svkit does not know.
-    """
-    content = load_json(path)
-    if not isinstance(content, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    if content.get("format") != format:
-        raise ArtifactError(f"{path}: format: expected {format!r}, found {content.get('format')!r}")
-    if content.get("format_version") != version:
-        raise ArtifactError(
-            f"{path}: format_version: expected {version}, found {content.get('format_version')!r};"
-            " use the svkit that wrote it or make it again"
-        )
-    return content

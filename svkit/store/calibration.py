@@ -7,9 +7,9 @@ from types import NoneType
 from typing import Any
 
 from svkit.errors import ArtifactError
-from svkit.store.atomic import read_json, write_json
+from svkit.store.atomic import write_json
 from svkit.store.provenance import check_outputs
-from svkit.store.strict_json import NUMBER, OPTIONAL_TEXT, check_fields
+from svkit.store.strict_json import NUMBER, OPTIONAL_TEXT, check_fields, read_json
 
 FORMAT, VERSION = "svkit-calibration", 1
 FILE_NAME = "calibration.json"
@@ -84,7 +84,7 @@ def read_calibration(path: Path) -> CalibrationRecord:
         ArtifactError: missing, of another format or version, a key missing or unknown, not one weight a feature, or
             changed since the scoring that made it had finished.
     """
-    content: Mapping[str, Any] = read_json(path, FORMAT, VERSION)
+    content: Mapping[str, Any] = read_json(path, FORMAT, VERSION, dict[str, Any])
     check_fields(path, content, _FIELDS)
     values = {key: value for key, value in content.items() if key not in ("format", "format_version")}
     try:

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from svkit.config.architecture import ModelArchitecture
 from svkit.errors import ArtifactError, first_line
-from svkit.store.atomic import one_line, read_json, replacing, write_bytes, write_json, write_text
+from svkit.store.atomic import one_line, replacing, write_bytes, write_json, write_text
 from svkit.store.files import LOG_BYTES, check_file, read_file
 from svkit.store.provenance import check_sha256, sha256_file
-from svkit.store.strict_json import check_fields, load_json
+from svkit.store.strict_json import check_fields, load_json, read_json, typed
 from svkit.store.tables import read_artifact_table, write_table
 
 CONFIG_NAME, MODEL_NAME = "config.json", "model.safetensors"
@@ -62,10 +62,7 @@ def read_architecture(directory: Path) -> ModelArchitecture:
         raise ArtifactError(f"{directory}: no such checkpoint directory")
     if not path.exists():
         raise ArtifactError(f"{directory}: not a checkpoint: {CONFIG_NAME} is missing")
-    record = load_json(path)
-    if not isinstance(record, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, found {type(record).__name__}")
-    return ModelArchitecture.from_dict(record, str(path))
+    return ModelArchitecture.from_dict(typed(path, load_json(path), dict[str, Any]), str(path))
 
 
 # A header may name a type of numbers that the file format has and this torch has not.
@@ -283,7 +280,7 @@ def _is_whole(place: Path) -> bool:
 def _read_record(place: Path) -> dict[str, Any]:
     """Read and check `state.json`; states of earlier versions have no hashes."""
     path = place / STATE_NAME
-    record = read_json(path, RESUME_FORMAT, RESUME_VERSION)
+    record = read_json(path, RESUME_FORMAT, RESUME_VERSION, dict[str, Any])
     kinds = {"num_done": int, "batch_size": int, "best_step": (int, NoneType), "facts": dict}
     check_fields(path, record, kinds | {key: dict for key in ("sha256",) if key in record})
     if record["batch_size"] < 1:

@@ -12,11 +12,11 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 from svkit.errors import ArtifactError
-from svkit.store.atomic import read_json, replacing, write_json
+from svkit.store.atomic import replacing, write_json
 from svkit.store.files import check_file
 from svkit.store.places import usable_paths
 from svkit.store.provenance import check_outputs
-from svkit.store.strict_json import check_fields
+from svkit.store.strict_json import check_fields, read_json
 from svkit.store.tables import read_artifact_table, write_table
 
 FORMAT, VERSION = "svkit-embeddings", 1
@@ -95,7 +95,7 @@ def read_facts(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
     path = directory / _META_NAME
-    facts = read_json(path, FORMAT, VERSION)
+    facts = read_json(path, FORMAT, VERSION, dict[str, Any])
     check_fields(path, facts, {"dim": int, "num_utterances": int})
     for name in ("checkpoint", "manifest"):
         if facts.get(name) is not None:

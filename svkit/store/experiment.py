@@ -3,14 +3,12 @@
 `svkit prepare` writes it; a later command whose flags choose something else notes that here, and says so.
 """
 
-import json
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from svkit.config.load import read_toml
-from svkit.config.ranges import Checked
+from svkit.config.load import read_toml, toml_value
 from svkit.config.schema import Seed
+from svkit.config.typed import Misfit, configuration, fit
 from svkit.errors import ConfigError
 from svkit.store.atomic import write_text
 from svkit.store.files import TOML_BYTES, read_file
@@ -19,8 +17,8 @@ from svkit.store.places import recorded_path
 FILE_NAME = "config.toml"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Experiment(Checked):
+@configuration
+class Experiment:
     """Defaults of an experiment directory; flags win over them."""
 
     preset: str = "w2v-bert-2.0"
@@ -29,10 +27,10 @@ class Experiment(Checked):
     noise: str | None = None
     """List of noise and music, relative to the experiment directory or absolute; None: none prepared."""
     rirs: str | None = None
-    """List of room impulse responses, likewise."""
+    """List of room impulse responses, relative to the experiment directory or absolute; None: none prepared."""
     seed: Seed | None = None
     """Of training; None: the preset's."""
-    augment: str | None = None
+    augment: Literal["none", "all"] | None = None
     """`none`: training without noise and reverberation, `all` or None: with what there is."""
 
 
@@ -72,19 +70,10 @@ def read_noted(exp: Path) -> dict[str, Any]:
         content = read_toml(read_file(path, ConfigError, TOML_BYTES).decode())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
-    known = [item.name for item in fields(Experiment)]
-    for key, value in content.items():
-        if key not in known:
-            shown = key if key.isprintable() else repr(key)
-            raise ConfigError(f"{path}: {shown}: unknown key; expected {', '.join(known)}")
-        if key != "seed" and not isinstance(value, str):
-            raise ConfigError(f"{path}: {key}: expected text, found {value!r}")
-    if content.get("augment", "none") not in ("none", "all"):
-        raise ConfigError(f"{path}: augment: expected none or all, found {content['augment']!r}")
     try:
-        Experiment(**content)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        fit(Experiment, content)
+    except Misfit as misfit:
+        raise ConfigError(f"{path}: {misfit}") from None
     return content
 
 
@@ -101,11 +90,9 @@ def update_experiment(exp: Path, **changes: str | int | None) -> list[str]:
         changes = {"encoder": None, **changes}
     after = {**before, **changes}
     after = {key: value for key, value in after.items() if value is not None}
-    lines = ["# Written by svkit: what this experiment is made with. Every command reads it; flags win."]
-    for key, value in after.items():
-        # A JSON string is a TOML basic string, but for DEL.
-        lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f"))
     if after != before or not before:
+        lines = ["# Written by svkit: what this experiment is made with. Every command reads it; flags win."]
+        lines += [f"{key} = {toml_value(value)}" for key, value in after.items()]
         write_text(exp / FILE_NAME, "\n".join(lines) + "\n")
     names = [key for key in dict.fromkeys((*before, *after)) if before and before.get(key) != after.get(key)]
     return [

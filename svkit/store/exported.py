@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svkit.store.atomic import read_json, write_json
+from svkit.store.strict_json import read_json
+from svkit.store.atomic import write_json
 from svkit.store.places import usable_paths
 
 FORMAT, VERSION = "svkit-export", 1
@@ -27,7 +28,7 @@ def write_facts(directory: Path, facts: Mapping[str, Any]) -> None:
 def read_facts(directory: Path) -> dict[str, Any]:
     """Read `export.json` (ArtifactError: missing, of another format or version)."""
     path = directory / FACTS_NAME
-    return usable_paths(path, read_json(path, FORMAT, VERSION))
+    return usable_paths(path, read_json(path, FORMAT, VERSION, dict[str, Any]))
 
 
 def remove_graph(path: Path) -> None:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from svkit.errors import ArtifactError, ConfigError
-from svkit.store.atomic import read_json, remove_unfinished, write_json
+from svkit.store.atomic import remove_unfinished, write_json
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.places import recorded_paths
 from svkit.store.provenance import (
@@ -32,7 +32,7 @@ from svkit.store.provenance import (
     utc_now,
     write_provenance,
 )
-from svkit.store.strict_json import check_fields
+from svkit.store.strict_json import check_fields, read_json
 
 RUN_FORMAT, RUN_VERSION = "svkit-run", 1
 _WRITTEN_IN = (
@@ -198,7 +198,7 @@ def _earlier_run(directory: Path, run: Mapping[str, Any], overwrite: bool) -> di
         return None
     if not is_finished(directory):
         try:
-            earlier = read_json(directory / RUN_NAME, RUN_FORMAT, RUN_VERSION)
+            earlier = read_json(directory / RUN_NAME, RUN_FORMAT, RUN_VERSION, dict[str, Any])
             _refuse_other_run(directory, earlier, run)
             return earlier
         except ArtifactError:

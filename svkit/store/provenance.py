@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError, DataError
-from svkit.store.atomic import read_json, write_json
+from svkit.store.atomic import write_json
 from svkit.store.files import open_file
 from svkit.store.places import recorded_paths, usable_paths
-from svkit.store.strict_json import check_fields
+from svkit.store.strict_json import check_fields, read_json
 
 FORMAT, VERSION = "svkit-provenance", 1
 PROVENANCE_NAME, RUN_NAME = "provenance.json", "run.json"
@@ -277,7 +277,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
 
 def read_record(path: Path) -> dict[str, Any]:
     """Read a `provenance.json`, or the `NAME.provenance.json` of a list; errors as `read_provenance`."""
-    record = read_json(path, FORMAT, VERSION)
+    record = read_json(path, FORMAT, VERSION, dict[str, Any])
     check_fields(path, record, {"command": str, "inputs": [INPUT]})
     check_fields(path, record.get("outputs", []), [_OUTPUT], "outputs")
     return usable_paths(path, record)

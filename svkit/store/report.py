@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError
-from svkit.store.atomic import read_json, write_json
+from svkit.store.atomic import write_json
 from svkit.store.checkpoint import CONFIG_NAME, LOG_NAME, MODEL_NAME
 from svkit.store.files import LOG_BYTES, read_file
 from svkit.store.provenance import is_finished
 from svkit.store.scores import METRICS_NAME
+from svkit.store.strict_json import read_json
 
 FORMAT, VERSION = "svkit-report", 1
 REPORT_NAME, MARKDOWN_NAME, PAGE_NAME, FIGURES_NAME = "report.json", "report.md", "report.html", "figures"
@@ -82,4 +83,4 @@ def read_report(directory: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: missing, not JSON, of another format or version.
     """
-    return read_json(directory / REPORT_NAME, FORMAT, VERSION)
+    return read_json(directory / REPORT_NAME, FORMAT, VERSION, dict[str, Any])

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from svkit.errors import ArtifactError, DataError
-from svkit.store.atomic import read_json, replacing, write_json
+from svkit.store.atomic import replacing, write_json
 from svkit.store.coded import Coder, dictionary_block
 from svkit.store.places import usable_paths
 from svkit.store.provenance import check_outputs
-from svkit.store.strict_json import NUMBER, OPTIONAL_NUMBER, OPTIONAL_TEXT, check_fields
+from svkit.store.strict_json import NUMBER, OPTIONAL_NUMBER, OPTIONAL_TEXT, check_fields, read_json
 from svkit.store.tables import format_rows, table_blocks
 from svkit.store.trials import Trials
 
@@ -121,7 +121,7 @@ def read_metrics(directory: Path) -> dict[str, Any]:
         ArtifactError: missing, not JSON, of another format or version.
     """
     path = directory / METRICS_NAME
-    metrics = read_json(path, FORMAT, VERSION)
+    metrics = read_json(path, FORMAT, VERSION, dict[str, Any])
     check_fields(path, metrics, _FIELDS)
     if metrics["eer"] is not None:
         check_fields(path, metrics, _RATES)

@@ -1,18 +1,20 @@
-"""JSON as svkit writes it: no key twice, no NaN or infinity, only text that UTF-8 can say; and the types of fields."""
+"""JSON as svkit writes it: no key twice, no NaN or infinity, only text that UTF-8 can say; fields of declared types."""
 
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, TypeVar
 
+from svkit.config.typed import Misfit, fit_json
 from svkit.errors import ArtifactError
 from svkit.store.files import JSON_BYTES, read_file
 
 NUMBER = (int, float)
 OPTIONAL_NUMBER = (int, float, NoneType)
 OPTIONAL_TEXT = (str, NoneType)
+Kind = TypeVar("Kind")
 _LARGEST = 2**63
 
 
@@ -39,11 +41,50 @@ def load_json(path: Path) -> Any:
     return content
 
 
+def typed(path: Path, content: object, kind: type[Kind], key: str = "") -> Kind:
+    """Return what was read of a file as a value of a type: a dataclass, whose own defaults hold, a list, a number.
+
+    Keys that a dataclass does not declare are left out; nothing is coerced.
+
+    Args:
+        path: of the file, for messages.
+        content: what `load_json` returned, or a part of it.
+        kind: annotated as configurations are: `Annotated[int, Range(ge=1)]` holds a number to a range.
+        key: dotted name of the part.
+
+    Raises:
+        ArtifactError: a value is missing or does not fit, by its dotted name.
+    """
+    try:
+        return fit_json(kind, json.dumps(content))
+    except Misfit as misfit:
+        names = [".".join(filter(None, (key, name))).replace(".[", "[") for name in misfit.names]
+        raise ArtifactError(f"{path}: {', '.join(names) or 'content'}: {misfit.reason}") from None
+
+
+def read_json(path: Path, format: str, version: int, kind: type[Kind]) -> Kind:
+    """Read a JSON file of one of svkit's formats as a value of a type: a dataclass, or `dict[str, Any]`.
+
+    Raises:
+        ArtifactError: missing, not JSON, another format, a version this svkit does not know, or a value that is missing
+            or does not fit its type (see `typed`).
+    """
+    content = typed(path, load_json(path), dict[str, Any])
+    if content.get("format") != format:
+        raise ArtifactError(f"{path}: format: expected {format!r}, found {content.get('format')!r}")
+    if content.get("format_version") != version:
+        raise ArtifactError(
+            f"{path}: format_version: expected {version}, found {content.get('format_version')!r};"
+            " use the svkit that wrote it or make it again"
+        )
+    return typed(path, content, kind)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
         raise ValueError(f"the key {twice[:80]!r} is there twice")
     return found
 

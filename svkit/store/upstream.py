@@ -6,17 +6,21 @@ is loaded with `strict=True`.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from operator import mul
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
-from svkit.config.schema import HeadConfig
+from svkit.config.architecture import EncoderArchitecture, ModelArchitecture, Width
+from svkit.config.ranges import Range
+from svkit.config.schema import MAX_LAYERS, HeadConfig, Size
+from svkit.config.typed import Misfit, fit
 from svkit.errors import ArtifactError, ConfigError, first_five
 from svkit.store.files import open_file
-from svkit.store.strict_json import load_json
+from svkit.store.strict_json import load_json, typed
 
 
 class PublishedCheckpoint(NamedTuple):
@@ -32,91 +36,104 @@ _UNUSED_ENCODER_KEYS = ("masked_spec_embed",)
 """Only used by SpecAugment inside transformers' pre-training; not part of the 580,492,096 parameters."""
 
 
-def encoder_architecture(config: Mapping[str, Any], where: str) -> EncoderArchitecture:
-    """Read the architecture from a transformers or published encoder configuration.
+_GROUPS = (
+    "num_attention_heads_group",
+    "intermediate_size_group",
+    "conv_group",
+    "use_attention",
+    "use_feed_forward",
+)
 
-    The published pruned configuration adds `num_attention_heads_group`, `intermediate_size_group` (FFN1, FFN2),
-    `conv_group` (second number of each pair) and `use_attention`, `use_feed_forward`.
 
-    Args:
-        config: content of the `config.json`.
-        where: its path, for errors.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _EncoderConfig:
+    """What svkit uses of transformers' configuration, and of the published one with widths per layer."""
 
-    Raises:
-        ArtifactError: a key is missing or asks for something w2v-BERT 2.0 has not.
-    """
-    required = {
-        "position_embeddings_type": ("relative_key",),
-        "hidden_act": ("swish", "silu"),
-        "add_adapter": (False,),
-    }
-    for key, allowed in required.items():
-        if key in config and config[key] not in allowed:
-            raise ArtifactError(f"{where}: {key}: expected {allowed[0]!r}, found {config[key]!r}")
-    try:
-        num_layers, hidden = config["num_hidden_layers"], config["hidden_size"]
-        num_heads, inner = config["num_attention_heads"], config["intermediate_size"]
-        architecture = EncoderArchitecture.uniform(
-            num_layers=num_layers,
-            hidden_size=hidden,
-            num_heads=num_heads,
-            ffn_dim=inner,
-            feature_dim=config.get("feature_projection_input_dim", 160),
-            conv_kernel_size=config.get("conv_depthwise_kernel_size", 31),
-            left_positions=config.get("left_max_position_embeddings", 64),
-            right_positions=config.get("right_max_position_embeddings", 8),
-            layer_norm_eps=config.get("layer_norm_eps", 1e-5),
+    num_hidden_layers: Annotated[int, Range(ge=1, le=MAX_LAYERS)]
+    hidden_size: Size
+    num_attention_heads: Size
+    intermediate_size: Size
+    feature_projection_input_dim: Size = 160
+    conv_depthwise_kernel_size: Size = 31
+    left_max_position_embeddings: Width = 64
+    right_max_position_embeddings: Width = 8
+    layer_norm_eps: Annotated[float, Range(gt=0, lt=1)] = 1e-5
+    position_embeddings_type: Literal["relative_key"] = "relative_key"
+    hidden_act: Literal["swish", "silu"] = "swish"
+    add_adapter: Literal[False] = False
+    num_attention_heads_group: tuple[Width, ...] | None = None
+    """Heads per layer, where the configuration is a published one."""
+    intermediate_size_group: tuple[tuple[Width, Width], ...] = ()
+    """Of FFN1 and FFN2."""
+    conv_group: tuple[tuple[Any, Width], ...] = ()
+    use_attention: tuple[bool, ...] | None = None
+    use_feed_forward: tuple[tuple[bool, bool], ...] | None = None
+
+    def dense(self) -> EncoderArchitecture:
+        return EncoderArchitecture.uniform(
+            num_layers=self.num_hidden_layers,
+            hidden_size=self.hidden_size,
+            num_heads=self.num_attention_heads,
+            ffn_dim=self.intermediate_size,
+            feature_dim=self.feature_projection_input_dim,
+            conv_kernel_size=self.conv_depthwise_kernel_size,
+            left_positions=self.left_max_position_embeddings,
+            right_positions=self.right_max_position_embeddings,
+            layer_norm_eps=self.layer_norm_eps,
         )
-        if "num_attention_heads_group" not in config:
-            return architecture
-        return architecture.with_widths(_published_widths(config, where))
-    except (KeyError, TypeError, IndexError, ValueError, ArithmeticError) as error:
-        raise ArtifactError(f"{where}: not an encoder configuration ({error!r})") from error
-    except ArtifactError as error:
-        if str(error).startswith(where):
-            raise
-        raise ArtifactError(f"{where}: {error}") from error
+
+    def widths(self) -> dict[str, list[int]] | None:
+        """Widths per layer of a published configuration."""
+        if self.num_attention_heads_group is None:
+            return None
+        layers = self.num_hidden_layers
+        attention = self.use_attention or (True,) * layers
+        feed_forward = self.use_feed_forward or ((True, True),) * layers
+        for name in _GROUPS:
+            found = getattr(self, name)
+            if found is not None and len(found) != layers:
+                raise Misfit([name], f"expected {layers} layers, found {len(found)}")
+        ffn = list(zip(self.intermediate_size_group, feed_forward, strict=True))
+        return {
+            "num_heads": list(map(mul, self.num_attention_heads_group, attention)),
+            "ffn1_dim": [width * used for (width, _), (used, _) in ffn],
+            "ffn2_dim": [width * used for (_, width), (_, used) in ffn],
+            "conv_dim": [width for _, width in self.conv_group],
+        }
 
 
 def model_architecture(config: Mapping[str, Any], head: HeadConfig, where: str) -> ModelArchitecture:
-    """Architecture of a model on this encoder; one whose widths per layer are not the dense ones was cut.
+    """Read the architecture of a model from a transformers or published encoder configuration.
+
+    The published pruned configuration adds `num_attention_heads_group`, `intermediate_size_group` (FFN1, FFN2),
+    `conv_group` (second number of each pair) and `use_attention`, `use_feed_forward`. A model whose widths per layer
+    are not the dense ones was cut.
 
     Args:
-        config: as for `encoder_architecture`.
+        config: content of the `config.json`.
         head: sizes of the speaker head.
         where: path of the configuration, for errors.
+
+    Raises:
+        ArtifactError: a key is missing or asks for something that w2v-BERT 2.0 does not have.
     """
-    encoder = encoder_architecture(config, where)
-    dense = encoder_architecture(
-        {key: config[key] for key in config if key != "num_attention_heads_group"}, where
+    known = {item.name for item in fields(_EncoderConfig)}
+    try:
+        read = fit(_EncoderConfig, {key: value for key, value in config.items() if key in known})
+        dense, widths = read.dense(), read.widths()
+    except (Misfit, ArtifactError) as error:
+        raise ArtifactError(f"{where}: {error}") from None
+    encoder = dense if widths is None else dense.with_widths(widths)
+    if encoder == dense:
+        return ModelArchitecture(encoder=dense, head=head)
+    return ModelArchitecture(
+        encoder=encoder, head=head, dense_widths={name: tuple(w) for name, w in dense.widths().items()}
     )
-    widths = None
-    if encoder != dense:
-        widths = {name: tuple(values) for name, values in dense.widths().items()}
-    return ModelArchitecture(encoder=encoder, head=head, dense_widths=widths)
 
 
-def _published_widths(config: Mapping[str, Any], where: str) -> dict[str, list[int]]:
-    layers = range(config["num_hidden_layers"])
-    uses_attention = config.get("use_attention", [True] * len(layers))
-    uses_ffn = config.get("use_feed_forward", [[True, True]] * len(layers))
-    ffn = config["intermediate_size_group"]
-    groups = (
-        "num_attention_heads_group",
-        "intermediate_size_group",
-        "conv_group",
-        "use_attention",
-        "use_feed_forward",
-    )
-    for key in groups:
-        if key in config and len(config[key]) != len(layers):
-            raise ArtifactError(f"{where}: {key}: expected {len(layers)} layers, found {len(config[key])}")
-    return {
-        "num_heads": [config["num_attention_heads_group"][i] * bool(uses_attention[i]) for i in layers],
-        "ffn1_dim": [ffn[i][0] * bool(uses_ffn[i][0]) for i in layers],
-        "ffn2_dim": [ffn[i][1] * bool(uses_ffn[i][1]) for i in layers],
-        "conv_dim": [config["conv_group"][i][1] for i in layers],
-    }
+def encoder_architecture(config: Mapping[str, Any], where: str) -> EncoderArchitecture:
+    """Read the architecture of the encoder alone; as `model_architecture`."""
+    return model_architecture(config, HeadConfig(), where).encoder
 
 
 def encoder_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -193,10 +210,7 @@ def _head_tensors(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON object written by others (ArtifactError when it is none)."""
-    record = load_json(path)
-    if not isinstance(record, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, found {type(record).__name__}")
-    return record
+    return typed(path, load_json(path), dict[str, Any])
 
 
 def _load_pth(path: Path) -> dict[str, Any]:

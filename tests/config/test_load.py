@@ -131,18 +131,21 @@ def test_unknown_names_are_answered_with_what_was_meant() -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("dense.joint.epochs=many", "dense.joint.epochs: expected a number, found 'many'"),
-        ("seed=1.5", "seed: expected a whole number, found 1.5"),
-        ("seed=true", "seed: expected a whole number, found true"),
+        ("dense.joint.epochs=many", "dense.joint.epochs: expected a number > 0 and <= 10,000, found 'many'"),
+        ("seed=1.5", "seed: expected a whole number >= 0 and < 4,294,967,296, found 1.5"),
+        ("seed=true", "seed: expected a whole number >= 0 and < 4,294,967,296, found true"),
         ("encoder=3", "encoder: expected text, found 3"),
         ("dense.joint.optim.schedule=linear", "dense.joint.optim.schedule: expected 'step' or 'cosine'"),
         ("prune.data.crop_seconds=[1.0]", "prune.data.crop_seconds: expected a list of 2 times a number"),
         (
             "prune.data.speeds=[1.0,'x']",
-            "--set prune.data.speeds: expected a number, found 'x' (prune.data.speeds[1])",
+            "--set prune.data.speeds: expected a number >= 0.5 and <= 2, found 'x' (prune.data.speeds[1])",
         ),
-        ("dense.joint.augment=3", "dense.joint.augment: expected a table, found 3"),
-        ("dense.joint.optim.final_lr=abc", 'dense.joint.optim.final_lr: expected a number or "none"'),
+        ("dense.joint.augment=3", 'dense.joint.augment: expected a table or "none", found 3'),
+        (
+            "dense.joint.optim.final_lr=abc",
+            'dense.joint.optim.final_lr: expected a number >= 0 and <= 1 or "none"',
+        ),
         ("dense.joint.epochs.x=3", "--set: unknown key 'dense.joint.epochs.x'"),
         ("seed", "--set: expected KEY=VALUE, found 'seed'"),
         ("=3", "--set: expected KEY=VALUE"),

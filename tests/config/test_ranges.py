@@ -17,8 +17,10 @@ from svkit.errors import ConfigError
 
 def _numbers(kind, name=""):
     """Yield (dotted name, type, Range or None) of every number in an annotation."""
-    if get_origin(kind) is Annotated:
+    if get_origin(kind) is Annotated and get_args(kind)[0] in (int, float):
         yield name, *get_args(kind)
+    elif get_origin(kind) is Annotated:
+        yield from _numbers(get_args(kind)[0], name)
     elif is_dataclass(kind):
         for field, hint in get_type_hints(kind, include_extras=True).items():
             yield from _numbers(hint, f"{name}.{field}".strip("."))

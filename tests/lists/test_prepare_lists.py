@@ -17,9 +17,9 @@ from svkit.corpora.scan import BadFilesError
 from svkit.errors import ConfigError, DataError
 from svkit.lists import check, merge, split, stats
 from svkit.progress import SilentProgress
-from svkit.store.atomic import read_json
 from svkit.store.manifest import COLUMNS, read_manifest, write_manifest
 from svkit.store.provenance import FORMAT, VERSION, sha256_file
+from svkit.store.strict_json import read_json
 
 RATE = 16_000
 
@@ -158,7 +158,7 @@ def test_one_list_is_converted_and_says_what_from(tmp_path, two):
     assert pd.read_parquet(tmp_path / "train.parquet")["num_samples"].dtype == np.int64
     again = read_manifest(tmp_path / "train.parquet")
     assert again.utterance_ids.tolist() == ["00123", "anna/1.wav"]
-    provenance = read_json(tmp_path / "train.provenance.json", FORMAT, VERSION)
+    provenance = read_json(tmp_path / "train.provenance.json", FORMAT, VERSION, dict)
     assert provenance["inputs"][0]["sha256"] == sha256_file(two[0])
 
 

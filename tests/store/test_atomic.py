@@ -1,8 +1,11 @@
+from typing import Any
+
 import pytest
 from safetensors import SafetensorError
 
 from svkit.errors import ArtifactError
 from svkit.store import atomic
+from svkit.store.strict_json import read_json
 
 
 def test_a_failed_write_leaves_the_previous_file_and_no_sibling(tmp_path):
@@ -47,7 +50,7 @@ def test_written_files_have_the_usual_rights(tmp_path):
 def test_json_round_trip_keeps_the_order(tmp_path):
     content = {"format": "svkit-x", "format_version": 1, "b": [1.5, None], "a": "\u00e9"}
     atomic.write_json(tmp_path / "a.json", content)
-    assert list(atomic.read_json(tmp_path / "a.json", "svkit-x", 1).items()) == list(content.items())
+    assert list(read_json(tmp_path / "a.json", "svkit-x", 1, dict[str, Any]).items()) == list(content.items())
 
 
 def test_json_refuses_nan(tmp_path):
@@ -63,7 +66,7 @@ def test_json_refuses_nan(tmp_path):
         ("{", "not a JSON file"),
         ("\xff", "not a JSON file"),
         ("[" * 100_000, "not a JSON file"),
-        ("[]", "expected a JSON object, found list"),
+        ("[]", r"a.json: content: expected an object, found \[\]"),
         ('{"format": "svkit-y", "format_version": 1}', "format: expected 'svkit-x', found 'svkit-y'"),
         ('{"format": "svkit-x", "format_version": 2}', "format_version: expected 1, found 2"),
         ('{"format": "svkit-x"}', "format_version: expected 1, found None"),
@@ -74,7 +77,7 @@ def test_read_json_names_what_is_wrong(tmp_path, text, message):
     if text is not None:
         path.write_text(text, encoding="latin-1")
     with pytest.raises(ArtifactError, match=message):
-        atomic.read_json(path, "svkit-x", 1)
+        read_json(path, "svkit-x", 1, dict[str, Any])
 
 
 def test_a_name_that_is_not_utf_8_is_named_and_nothing_is_written(tmp_path):

@@ -42,7 +42,7 @@ def test_equal_tensors_give_equal_bytes_in_any_order(tmp_path):
         (None, "not a checkpoint: config.json is missing"),
         (b"{", "not a JSON file"),
         (b"\xff", "not a JSON file"),
-        (b"[]", "expected a JSON object, found list"),
+        (b"[]", "content: expected an object, found "),
         (b"{}", "expected format svkit-checkpoint version 1"),
     ],
 )

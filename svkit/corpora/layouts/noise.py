@@ -18,13 +18,12 @@ from svkit.corpora.scan import BadFile, Candidate, ScanOptions, refuse_bad, scan
 from svkit.corpora.walk import find_audio, is_audio_name
 from svkit.errors import ConfigError, DataError
 from svkit.progress import Progress
-from svkit.store.atomic import read_json
 from svkit.store.experiment import update_experiment
 from svkit.store.files import read_file
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import FORMAT, VERSION, plain, write_provenance
-from svkit.store.strict_json import NUMBER, check_fields
+from svkit.store.strict_json import NUMBER, check_fields, read_json
 
 MUSAN_CATEGORIES = ("noise", "music", "speech")
 RIR_TYPES = ("smallroom", "mediumroom", "largeroom", "real")
@@ -258,7 +257,7 @@ def _read_sources(path: Path) -> dict[str, Any]:
     """Return what is recorded about each category of the list; nothing where the list is unfinished."""
     if not path.exists():
         return {}
-    categories = read_json(path, FORMAT, VERSION).get("categories", {})
+    categories = read_json(path, FORMAT, VERSION, dict[str, Any]).get("categories", {})
     check_fields(path, categories, {}, "categories")
     for name, entry in categories.items():
         summary = {"list": str, "files": dict, "hours": NUMBER, "bad_files": int}

@@ -1,0 +1,175 @@
+"""Values held to annotated types by pydantic, whose findings are put into svkit's words.
+
+A configuration is a frozen dataclass whose numbers have a `Range`. Nothing is coerced, but for a whole number in the
+place of any number, and a list in that of a tuple.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from difflib import get_close_matches
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import dataclass_transform
+
+from svkit.config.ranges import Range, shown
+from svkit.errors import ConfigError
+
+Kind = TypeVar("Kind")
+Value = TypeVar("Value")
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_TOML_WORDS = _WORDS | {None: "a table"}
+_JSON_WORDS = _WORDS | {None: "an object", NoneType: "null"}
+_NONE = BeforeValidator(lambda value: None if value == "none" else value)
+Optional = Annotated[Value | None, _NONE]
+"""A value of a recipe that may be absent: "none", because TOML has no null."""
+_ORDER = {"unexpected_keyword_argument": 0, "missing": 2}
+"""Which of several findings is told: a key with a typo explains one that is missing."""
+
+
+class Misfit(ValueError):
+    """Values that do not fit their type, or each other."""
+
+    def __init__(self, names: Sequence[str], reason: str) -> None:
+        """Note the dotted names of the values, and what was expected and found."""
+        super().__init__(f"{', '.join(names)}: {reason}" if any(names) else reason)
+        self.names, self.reason = names, reason
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def configuration(kind: type[Kind]) -> type[Kind]:
+    """Make a class a frozen dataclass that holds its fields to their annotations.
+
+    A rule between fields is a `__post_init__` that raises a Misfit with their names. However it is made, an instance
+    that does not fit is refused: by `fit` with a Misfit, in Python with a ConfigError.
+    """
+    made: Any = pydantic_dataclass(frozen=True, kw_only=True, slots=True, config={"extra": "forbid"})(kind)
+    initialize = made.__init__
+
+    @functools.wraps(initialize)
+    def checked(self: Any, **values: Any) -> None:
+        try:
+            initialize(self, **values)
+        except ValidationError as error:
+            raise ConfigError(str(_misfit(error, made))) from None
+
+    made.__init__ = checked
+    typed: type[Kind] = made
+    return typed
+
+
+_adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
+
+
+def fit(kind: type[Kind], content: object) -> Kind:
+    """Build a configuration from nested plain values (Misfit where one does not fit)."""
+    return _built(kind, _TOML_WORDS, lambda made: made.validate_python(content))
+
+
+def fit_json(kind: type[Kind], text: str) -> Kind:
+    """Build a value of any type from JSON text (Misfit where one does not fit)."""
+    return _built(kind, _JSON_WORDS, lambda made: made.validate_json(text, strict=True))
+
+
+def _built(kind: type[Kind], words: Mapping[Any, str], build: Callable[[TypeAdapter[Kind]], Kind]) -> Kind:
+    try:
+        return build(_adapter(kind))
+    except ValidationError as error:
+        raise _misfit(error, kind, words) from None
+
+
+def _misfit(error: ValidationError, kind: Any, words: Mapping[Any, str] = _TOML_WORDS) -> Misfit:
+    """Put the first of pydantic's findings into words."""
+    first = min(error.errors(include_url=False), key=lambda found: _ORDER.get(found["type"], 1))
+    place, value, cause = list(first["loc"]), first["input"], first.get("ctx", {}).get("error")
+    if place[-1:] == ["[key]"]:
+        place, value = place[:-1], place[-2]
+    if first["type"] == "missing" and isinstance(place[-1], int):  # a list that is too short
+        place = place[:-1]
+    name = dotted(place)
+    if isinstance(cause, Misfit):
+        return Misfit([".".join(filter(None, (name, inner))) for inner in cause.names], cause.reason)
+    if first["type"] == "unexpected_keyword_argument":
+        known = list(members(_at(kind, place[:-1])))
+        hint = did_you_mean(str(place[-1]), known) or f"; expected some of {', '.join(known)}"
+        return Misfit([name], f"unknown key{hint}")
+    if first["type"] == "missing" and place == list(first["loc"]):
+        return Misfit([name], "missing")
+    found = _at(kind, place)
+    if found is None:
+        return Misfit([name], f"{first['msg']}, found {shown(value)}")
+    for limits in get_args(found)[1:]:
+        if isinstance(limits, Range) and isinstance(value, int | float) and not isinstance(value, bool):
+            return Misfit([name], limits.misfit(value, is_whole=get_args(found)[0] is int))
+    return Misfit([name], f"expected {_expected(found, words)}, found {shown(value)}")
+
+
+def dotted(place: Sequence[str | int]) -> str:
+    """Return the name of a value within others: `optim.lr`, `speeds[1]`."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{_plain(str(part))}" for part in place]
+    return "".join(parts).removeprefix(".")
+
+
+def _plain(key: str) -> str:
+    return key if key.isprintable() and len(key) < 80 else f"{key[:80]!r}"
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return the end of a message about an unknown name: the known one that is like it, if any is."""
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _bare(kind: Any) -> Any:
+    """Return a type without `Annotated` and `| None`."""
+    while get_origin(kind) in (Annotated, Union, UnionType):
+        kind = next(option for option in get_args(kind) if option is not NoneType)
+    return kind
+
+
+@functools.cache
+def members(kind: Any) -> dict[str, Any]:
+    """Return the annotated types of a dataclass by field; nothing of another type."""
+    kind = _bare(kind)
+    return get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
+
+
+def member(kind: Any, part: str | int) -> Any:
+    """Return the annotated type of a field, item or value of a table; None: there is no such name."""
+    origin, args = get_origin(_bare(kind)), get_args(_bare(kind))
+    if origin is dict:
+        return args[1]
+    if origin in (tuple, list) and isinstance(part, int):
+        return args[0] if origin is list or args[-1] is Ellipsis else args[part]
+    return members(kind).get(str(part))
+
+
+def names(kind: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all fields, those of inner tables too."""
+    for name, inner in members(kind).items():
+        yield f"{prefix}{name}"
+        yield from names(inner, f"{prefix}{name}.")
+
+
+def _at(kind: Any, place: Sequence[str | int]) -> Any:
+    return functools.reduce(member, place, kind)
+
+
+def _expected(kind: Any, words: Mapping[Any, str]) -> str:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        limits = [f" {limits}" for limits in args[1:] if isinstance(limits, Range)]
+        return "".join([_expected(args[0], words), *limits, ' or "none"' if _NONE in args else ""])
+    if origin is Literal:
+        return " or ".join(map(shown, args))
+    if origin in (Union, UnionType):
+        return " or ".join(
+            _expected(option, words) for option in args if option is not NoneType or option in words
+        )
+    if origin in (tuple, list):
+        count = f"{len(args)} times " if origin is tuple and args[-1] is not Ellipsis else ""
+        return f"a list of {count}{_expected(args[0], words)}"
+    return words.get(kind, words[None])
