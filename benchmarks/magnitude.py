@@ -18,9 +18,7 @@ from svkit.pruning.cut import cut_encoder
 from svkit.pruning.gates import EncoderGates
 from svkit.pruning.selection import select
 from svkit.store import checkpoint as store
-from svkit.store.finished import is_current
-from svkit.store.output import open_output
-from svkit.store.provenance import is_finished
+from svkit.store.output import Output
 from svkit.training.prune import write_pruned
 
 RULES = ("uniform", "global")
@@ -76,14 +74,18 @@ def magnitude_gates(encoder: Encoder, target: float, rule: str) -> list[LayerGat
 
 def cut_by_magnitude(out: Path, teacher_path: Path, target: float, rule: str) -> Path:
     """Write the teacher cut at once, with its own head, as `svkit prune` writes its result."""
-    config, inputs = {"sparsity": target, "rule": rule}, {"teacher": teacher_path}
-    if is_current(out, command="magnitude", config=config, inputs=inputs):
+    output = Output(
+        out,
+        command="magnitude",
+        config={"sparsity": target, "rule": rule},
+        inputs={"teacher": teacher_path},
+        overwrite=True,
+    )
+    if output.is_current:
         return out
     teacher = load_model(teacher_path)
     dense = teacher.architecture.dense_encoder()
-    with open_output(
-        out, command="magnitude", config=config, inputs=inputs, overwrite=is_finished(out)
-    ) as output:
+    with output.open():
         cut = cut_encoder(teacher.encoder, magnitude_gates(teacher.encoder, target, rule))
         write_pruned(out, teacher, cut, dense)
         classifier = store.read_classifier(teacher_path)

@@ -39,10 +39,9 @@ from svkit.reports.timing import describe_machine
 from svkit.scoring import comparison
 from svkit.scoring.trial_speakers import find_speakers
 from svkit.store import checkpoint as store
-from svkit.store import finished
 from svkit.store.atomic import write_json, write_text
 from svkit.store.manifest import read_manifest
-from svkit.store.output import open_output
+from svkit.store.output import Output
 from svkit.store.provenance import is_finished, read_provenance
 from svkit.store.report import read_log
 from svkit.store.scores import read_metrics
@@ -172,12 +171,14 @@ def run_scratch(run: Run, ours: list[Model]) -> list[Model]:
 
 def draw_model(out: Path, structure: Path, seed: int) -> Path:
     """Write a random model with the widths of a pruned one, as if they were its own."""
-    config, inputs = {"seed": seed}, {"structure": structure}
-    if finished.is_current(out, command="draw", config=config, inputs=inputs):
+    output = Output(
+        out, command="draw", config={"seed": seed}, inputs={"structure": structure}, overwrite=True
+    )
+    if output.is_current:
         return out
     pruned = store.read_architecture(structure)
     architecture = ModelArchitecture(encoder=pruned.encoder, head=pruned.head)
-    with open_output(out, command="draw", config=config, inputs=inputs, overwrite=is_finished(out)) as output:
+    with output.open():
         encoder = Encoder(architecture.encoder)
         initialise(encoder, torch.Generator().manual_seed(seed))
         network = new_network(architecture, encoder.state_dict(), seed)

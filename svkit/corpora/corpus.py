@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +26,14 @@ from svkit.corpora.request import (
     EvaluationList,
 )
 from svkit.corpora.scan import BadFile, BadFilesError, ScanOptions, refuse_bad
-from svkit.errors import ArtifactError, ConfigError, DataError, first_five, printable
+from svkit.errors import ArtifactError, DataError, first_five, printable
 from svkit.progress import Progress
-from svkit.store.atomic import remove_unfinished, write_bytes
+from svkit.store.atomic import write_bytes
 from svkit.store.experiment import encoder_to_note, read_noted, update_experiment
 from svkit.store.files import check_file, read_file
-from svkit.store.locks import lock_directory, release_directory
 from svkit.store.manifest import write_manifest
-from svkit.store.output import made_otherwise
-from svkit.store.provenance import (
-    PROVENANCE_NAME,
-    describe_inputs,
-    is_finished,
-    plain,
-    read_provenance,
-    write_provenance,
-)
-from svkit.store.provenance import identity as run_identity
+from svkit.store.output import Output
+from svkit.store.provenance import is_finished, plain, read_provenance
 from svkit.store.scan_journal import remove_journal
 from svkit.store.tables import read_table, write_table
 from svkit.store.trials import Trials, write_trials
@@ -87,39 +77,36 @@ class DataDirectory:
         self._progress = progress
         self._corpus = corpus
         self._default_preset = default_preset
-        self._config = plain({"corpus": corpus, "seed": request.seed, **config})
-        self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._inputs = describe_inputs({**(inputs or {}), **_given_files(request)})
-        self.finished = self._finished_before()
-        self._lock = lock_directory(self.path)
-        remove_unfinished((self.path, self.path / "trials"))
+        self._output = Output(
+            self.path,
+            command=f"prepare {corpus}",
+            config=plain({"corpus": corpus, "seed": request.seed, **config}),
+            inputs={**(inputs or {}), **_given_files(request)},
+            overwrite=request.overwrite,
+            keep_finished=request.keep_finished and not request.redraw,
+            experiment=request.exp,
+            kind="part",
+        )
+        self.finished = self._finished_result() if self._output.is_kept(progress) else None
+        if self.finished is None:
+            self._say_changes()
+            self._output.open()
 
-    def _finished_before(self) -> CorpusResult | None:
-        """Return the result of an earlier equal request, if that is what was asked for."""
-        if not is_finished(self.path):
-            return None
-        earlier = read_provenance(self.path)
-        now = {"command": f"prepare {self._corpus}", "config": self._config, "inputs": self._inputs}
-        is_same = _identity(earlier) == _identity(now) and not self._request.redraw
-        if self._request.keep_finished and is_same:
-            self._note_recipe()
-            try:
-                known = {**earlier["summary"], "data": str(self.path), "bad_files": self._read_bad_files()}
-                return CorpusResult(**known)
-            except (KeyError, TypeError) as error:
-                path = self.path / PROVENANCE_NAME
-                raise ArtifactError(f"{path}: summary: cannot be read; use --overwrite") from error
-        if self._request.overwrite:
-            self._say_changes(earlier)
-            return None
-        otherwise = made_otherwise(_identity(earlier), _identity(now))
-        raise ConfigError(f"{self.path} is finished{otherwise}; use --overwrite to make it again")
+    def _finished_result(self) -> CorpusResult:
+        """Return the result of the earlier equal request."""
+        self._note_recipe()
+        try:
+            summary = read_provenance(self.path)["summary"]
+            return CorpusResult(**{**summary, "data": str(self.path), "bad_files": self._read_bad_files()})
+        except (KeyError, TypeError) as error:
+            path = self._output.record
+            raise ArtifactError(f"{path}: summary: cannot be read; use --overwrite") from error
 
-    def _say_changes(self, earlier: Mapping[str, Any]) -> None:
+    def _say_changes(self) -> None:
         """Note each setting that was another one when this corpus was prepared before."""
-        before = earlier.get("config")
+        before = (self._output.finished() or {}).get("config")
         if isinstance(before, dict) and before.get("corpus") == self._corpus:
-            for key, value in self._config.items():
+            for key, value in self._output.config.items():
                 if before.get(key, value) != value:
                     was, now = ("not given" if item is None else item for item in (before[key], value))
                     self._progress.note(f"{self.path}: {key} was {was}, is {now} now")
@@ -136,7 +123,7 @@ class DataDirectory:
 
     def __exit__(self, *error: object) -> None:
         """Release the lock."""
-        release_directory(self._lock)
+        self._output.close()
 
     def clear(self) -> None:
         """Remove the lists of an earlier corpus; the mark of completeness goes first.
@@ -148,7 +135,7 @@ class DataDirectory:
         trials = summary.get("trials") if isinstance(summary, dict) else None
         names = [Path(name).name for name in trials] if isinstance(trials, dict) else []
         made = [f"trials/{name}{suffix}" for name in names for suffix in LIST_ENDINGS]
-        (self.path / PROVENANCE_NAME).unlink(missing_ok=True)
+        self._output.unmark()
         for name in (*_OWN_FILES, *made):
             (self.path / name).unlink(missing_ok=True)
 
@@ -234,22 +221,10 @@ class DataDirectory:
                 write_table(enroll, entry.enrollment)
         result = self._summarise(train, valid, evaluation, lists, bad)
         self._note_recipe()
-        write_provenance(
-            self.path / PROVENANCE_NAME,
-            [
-                path
-                for path in (*(self.path / name for name in (*_OWN_FILES, SPLITS_NAME)), *written)
-                if path.exists()
-            ],
-            command=f"prepare {self._corpus}",
-            config=self._config,
-            inputs=self._inputs,
-            started=self._started,
-            experiment=self._request.exp,
-            extra={
-                "summary": {**asdict(result), "data": self.path.name, "bad_files": len(bad)},
-                "matched_ids": matched,
-            },
+        own = (*(self.path / name for name in (*_OWN_FILES, SPLITS_NAME)), *written)
+        summary = {**asdict(result), "data": self.path.name, "bad_files": len(bad)}
+        self._output.finish(
+            {"summary": summary, "matched_ids": matched}, [path for path in own if path.exists()]
         )
         remove_journal(self.path / JOURNAL_NAME)
         return result
@@ -295,15 +270,6 @@ class DataDirectory:
             trials=counts,
             bad_files=tuple(bad),
         )
-
-
-def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what makes two requests the same; the files they name count by content, as inputs."""
-    found, config = run_identity(record), record.get("config")
-    if isinstance(config, dict):
-        names = ("eval_speakers",) if "eval speakers" in found["input"] else ()
-        found["config"] = {**config, **dict.fromkeys(("trials", *names))}
-    return found
 
 
 def _given_files(request: CorpusRequest) -> dict[str, Path]:

@@ -1,7 +1,7 @@
 """Lists made from lists: paths that stay right in another directory, and outputs that say what they were made from."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,7 @@ import pandas as pd
 
 from svkit.errors import ConfigError
 from svkit.store.manifest import Manifest, write_manifest
-from svkit.store.provenance import describe_inputs, plain, write_provenance
-
-SUFFIXES = (".tsv", ".parquet")
+from svkit.store.output import LIST_SUFFIXES, Output
 
 
 def rebased_table(manifest: Manifest, directory: Path) -> pd.DataFrame:
@@ -38,49 +36,31 @@ def movable_table(table: pd.DataFrame, directory: Path) -> pd.DataFrame:
     return table.assign(path=paths)
 
 
-class DerivedLists:
-    """One or several lists that a command writes at once, each with a `NAME.provenance.json` beside it."""
+def derived_lists(
+    configs: Mapping[Path, Mapping[str, Any]], *, command: str, inputs: Mapping[str, Path], overwrite: bool
+) -> list[Output]:
+    """Check the lists that a command will write and hash its inputs, before any work is done.
 
-    def __init__(self, paths: Sequence[Path], inputs: Mapping[str, Path], *, overwrite: bool) -> None:
-        """Check the outputs and hash the inputs, before any work is done.
+    Args:
+        configs: list to be written -> what the command was asked for.
+        command: the verb.
+        inputs: name -> file that is read.
+        overwrite: replace existing lists.
 
-        Args:
-            paths: lists to be written.
-            inputs: name -> file that is read.
-            overwrite: replace what is there.
+    Raises:
+        ConfigError: a list already exists, is one of the inputs, or has no known suffix.
+        DataError: an input does not exist.
+    """
+    for path in configs:
+        if path.suffix not in LIST_SUFFIXES:
+            raise ConfigError(f"{path}: expected a name that ends in {' or '.join(LIST_SUFFIXES)}")
+    one = Output(Path(), command=command, config={}, inputs=inputs, overwrite=overwrite, kind="list")
+    one.describe()
+    return [replace(one, path=path, config=config).open() for path, config in configs.items()]
 
-        Raises:
-            ConfigError: a list is there already, is one of the inputs, or has no known suffix.
-            DataError: an input does not exist.
-        """
-        for path in paths:
-            if path.suffix not in SUFFIXES:
-                raise ConfigError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
-            if any(path.resolve() == given.resolve() for given in inputs.values()):
-                raise ConfigError(f"{path}: is read by this command; write to another file")
-            if path.exists() and not overwrite:
-                raise ConfigError(f"{path} is there already; use --overwrite to replace it")
-        self._inputs = describe_inputs(inputs)
-        self._started = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
-    def write(self, path: Path, table: pd.DataFrame, command: str, config: Mapping[str, Any]) -> None:
-        """Write one list, then its provenance, the mark that it is complete.
-
-        Args:
-            path: one of the lists.
-            table: its rows.
-            command: the verb.
-            config: what the command was asked for.
-        """
-        provenance = path.with_name(f"{path.stem}.provenance.json")
-        provenance.unlink(missing_ok=True)
-        write_manifest(path, table)
-        write_provenance(
-            provenance,
-            [path],
-            command=command,
-            config=plain(config),
-            inputs=self._inputs,
-            started=self._started,
-            extra={"rows": len(table)},
-        )
+def write_derived(output: Output, table: pd.DataFrame) -> None:
+    """Write a list, then its record, the mark that it is complete."""
+    output.unmark()
+    write_manifest(output.path, table)
+    output.finish({"rows": len(table)}, [output.path])

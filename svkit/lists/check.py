@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from svkit.audio.quality import CLIPPED_SHARE, SILENCE_DB
-from svkit.corpora.derived import DerivedLists, rebased_table
+from svkit.corpora.derived import derived_lists, rebased_table, write_derived
 from svkit.corpora.scan import (
     BadFile,
     BadFilesError,
@@ -67,8 +67,13 @@ def run(request: CheckRequest, progress: Progress) -> CheckResult:
         ConfigError: `out` is there already.
         DataError: the list is missing or bad, or no good row is left for `out`.
     """
-    outputs = [] if request.out is None else [request.out]
-    derived = DerivedLists(outputs, {"manifest": request.list}, overwrite=request.overwrite)
+    config = {"min_seconds": request.min_seconds, "max_clipped": request.max_clipped}
+    outputs = derived_lists(
+        {} if request.out is None else {request.out: config},
+        command="prepare check",
+        inputs={"manifest": request.list},
+        overwrite=request.overwrite,
+    )
     manifest = read_manifest(request.list, request.audio_root)
     journal = _journal(request, progress)
     options = ScanOptions(
@@ -85,12 +90,10 @@ def run(request: CheckRequest, progress: Progress) -> CheckResult:
         message = describe_bad(bad_files, len(manifest))
         advice = "fix them, or write a list without them with --out"
         raise BadFilesError(f"{request.list}: {message}; {advice}", bad_files)
-    if request.out is not None:
+    for output in outputs:
         if not kept.any():
             raise DataError(f"{request.list}: no good utterance is left; {request.out} is not written")
-        config = {"min_seconds": request.min_seconds, "max_clipped": request.max_clipped}
-        table = rebased_table(manifest, request.out.parent)[kept]
-        derived.write(request.out, table, "prepare check", config)
+        write_derived(output, rebased_table(manifest, output.path.parent)[kept])
     if journal is not None:
         remove_journal(journal)
     return CheckResult(

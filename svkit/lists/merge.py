@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svkit.corpora.derived import DerivedLists, rebased_table
+from svkit.corpora.derived import derived_lists, rebased_table, write_derived
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.store.manifest import SHARD_COLUMNS, Manifest, read_manifest
@@ -53,7 +53,12 @@ def run(request: MergeRequest, progress: Progress) -> MergeResult:
         DataError: a list is missing or bad, one recording is in two lists, or ids still collide.
     """
     named = _name_lists(request.lists)
-    output = DerivedLists([request.out], named, overwrite=request.overwrite)
+    (output,) = derived_lists(
+        {request.out: {"lists": list(named), "prefix": request.prefix}},
+        command="prepare merge",
+        inputs=named,
+        overwrite=request.overwrite,
+    )
     tables = []
     with progress.task("merging lists", len(named)) as task:
         for path in named.values():
@@ -64,8 +69,7 @@ def run(request: MergeRequest, progress: Progress) -> MergeResult:
     _refuse_shared_recordings(merged, sources, list(named))
     renamed_speakers = _rename_speakers(merged, sources, list(named), request.prefix)
     renamed_utterances = _rename_utterances(merged, sources, list(named), request.prefix)
-    config = {"lists": list(named), "prefix": request.prefix}
-    output.write(request.out, merged, "prepare merge", config)
+    write_derived(output, merged)
     manifest = Manifest(request.out, request.out.parent, merged)
     return MergeResult(
         list=str(request.out),

@@ -23,7 +23,7 @@ from svkit.progress import Progress
 from svkit.store.atomic import replacing
 from svkit.store.files import open_file, read_file
 from svkit.store.manifest import SHARD_COLUMNS, Manifest, read_manifest, write_manifest
-from svkit.store.output import open_output
+from svkit.store.output import Output
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +64,14 @@ def run(request: ShardsRequest, progress: Progress) -> ShardsResult:
         ConfigError: finished already and not `overwrite`.
         DataError: the list or a recording is missing or bad.
     """
-    config = {"per_shard": request.per_shard, "seed": request.seed}
-    with open_output(
+    output = Output(
         request.out,
         command="prepare shards",
-        config=config,
+        config={"per_shard": request.per_shard, "seed": request.seed},
         inputs={"manifest": request.list},
         overwrite=request.overwrite,
-    ) as output:
+    )
+    with output.open():
         manifest = read_manifest(request.list, request.audio_root)
         manifest.index()
         if SHARD_COLUMNS[0] in manifest.table.columns:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svkit.corpora import splits
-from svkit.corpora.derived import DerivedLists, rebased_table
+from svkit.corpora.derived import derived_lists, rebased_table, write_derived
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.store.manifest import Manifest, read_manifest
@@ -54,22 +54,23 @@ def run(request: SplitRequest, progress: Progress) -> SplitResult:
     """
     wanted = _parse(request.parts, request.rest)
     suffix = request.list.suffix
-    paths = {name: request.out / f"{name}{suffix}" for name in (*wanted, request.rest)}
+    config = {"parts": wanted, "rest": request.rest, "seed": request.seed}
+    configs = {request.out / f"{name}{suffix}": {"part": name, **config} for name in (*wanted, request.rest)}
     files = {f"speakers {name}": Path(spec) for name, spec in wanted.items() if Path(spec).exists()}
     inputs = {"manifest": request.list, **files}
-    output = DerivedLists(list(paths.values()), inputs, overwrite=request.overwrite)
+    outputs = derived_lists(configs, command="prepare split", inputs=inputs, overwrite=request.overwrite)
     table = rebased_table(read_manifest(request.list), request.out)
     chosen = _choose(wanted, sorted(str(name) for name in table["speaker_id"].unique()), request.seed)
     taken = {speaker for speakers in chosen.values() for speaker in speakers}
     parts = {}
-    with progress.task("writing lists", len(paths)) as task:
-        for name, path in paths.items():
+    with progress.task("writing lists", len(outputs)) as task:
+        for output in outputs:
+            path, name = output.path, output.path.stem
             if name in chosen:
                 rows = table[table["speaker_id"].isin(chosen[name])]
             else:
                 rows = table[~table["speaker_id"].isin(taken)]
-            config = {"part": name, "parts": wanted, "rest": request.rest, "seed": request.seed}
-            output.write(path, rows, "prepare split", config)
+            write_derived(output, rows)
             manifest = Manifest(path, path.parent, rows)
             parts[name] = Part(
                 list=str(path),

@@ -22,15 +22,15 @@ from svkit.data.evaluation import LengthSortedBatches, read_batches
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.models.embed import embed_batch, refuse_short
 from svkit.models.load import SpeakerModel, load_model
-from svkit.models.session import StageOutput, StopSignal, exit_code, make_accelerator, open_stage
+from svkit.models.session import StageOutput, StopSignal, exit_code, make_accelerator
 from svkit.nn import inference
 from svkit.nn.precision import product_dtype
 from svkit.progress import Progress, SilentProgress
 from svkit.store import checkpoint as store
 from svkit.store.embeddings import write_embeddings
-from svkit.store.finished import is_current
 from svkit.store.manifest import Manifest, read_manifest
-from svkit.store.provenance import RUN_NAME, is_finished, plain
+from svkit.store.output import Output, continue_parts
+from svkit.store.provenance import RUN_NAME, is_finished
 from svkit.store.request import RunRequest
 
 DTYPES = {
@@ -117,16 +117,9 @@ def run(request: ExtractRequest, progress: Progress) -> list[Path]:
         )
     accelerator: Accelerator | None = None
     jobs = [_Job(request=request, name=name, checkpoint=path) for name, path in targets.items()]
-    current = [  # an input that is not there is left to those who read it, and know what it is
-        all(path.exists() for path in job.inputs.values())
-        and is_current(job.out, command="extract", config=job.record, inputs=job.inputs)
-        for job in jobs
-    ]
-    # Killed after the first of two models, the same command goes on with the second.
-    may_keep = request.keep_finished or not (request.overwrite or all(current))
-    for job, is_done in zip(jobs, current, strict=True):
-        if may_keep and is_done:
-            progress.note(f"{job.out} is finished, with equal inputs")
+    continue_parts([job.output for job in jobs])
+    for job in jobs:
+        if job.output.is_kept(progress):
             continue
         precision = request.recipe.precision if request.dtype == "auto" else DTYPES[request.dtype][1]
         accelerator = accelerator or make_accelerator(precision)
@@ -143,15 +136,22 @@ class _Job:
     checkpoint: Path
     out: Path = field(init=False)
     inputs: dict[str, Path] = field(init=False)
-    record: dict[str, Any] = field(init=False)
+    output: Output = field(init=False)
 
     def __post_init__(self) -> None:
         request = self.request
         self.out = request.out or request.exp / "embeddings" / self.name
         manifest = request.manifest or request.exp / "data" / "eval.tsv"
         self.inputs = {"checkpoint": self.checkpoint, "manifest": manifest}
-        self.record = plain(
-            {"extract": request.recipe.extract, "dtype": request.dtype, "precision": request.recipe.precision}
+        recipe = request.recipe
+        self.output = Output(
+            self.out,
+            command="extract",
+            config={"extract": recipe.extract, "dtype": request.dtype, "precision": recipe.precision},
+            inputs=self.inputs,
+            overwrite=request.overwrite,
+            keep_finished=request.keep_finished,
+            experiment=request.exp,
         )
 
 
@@ -162,15 +162,7 @@ def _extract(job: _Job, accelerator: Accelerator, progress: Progress) -> None:
     refuse_short(manifest)
     model.to(accelerator.device)
     inference.prepare(model, _dtype(job, accelerator))
-    with open_stage(
-        accelerator,
-        job.out,
-        command="extract",
-        config=job.record,
-        inputs=job.inputs,
-        overwrite=request.overwrite,
-        experiment=request.exp,
-    ) as output:
+    with StageOutput(accelerator, job.output) as output:
         parts = _Parts(job.out / store.RESUME_NAME, accelerator, request.recipe.save, manifest, progress)
         started, cpu_started = time.perf_counter(), time.process_time()
         resumed = _embed_missing(model, manifest, config, accelerator, parts, progress, job)

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -22,7 +21,7 @@ from svkit.errors import ConfigError, SvkitError
 from svkit.models.allocator import keep_freed_memory
 from svkit.nn.precision import resolve_precision
 from svkit.store import checkpoint as store
-from svkit.store.output import Output, open_output
+from svkit.store.output import Output
 
 _KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """One process, or whole copies of the model in each of several."""
@@ -112,29 +111,25 @@ class StopSignal:
 class StageOutput:
     """The output directory of a stage as every process sees it; the main one holds the lock."""
 
-    def __init__(
-        self, accelerator: Accelerator, directory: Path, output: Output | None, is_resumed: bool
-    ) -> None:
+    def __init__(self, accelerator: Accelerator, output: Output) -> None:
+        """Take the output on the main process; see `svkit.store.output`."""
         self.accelerator = accelerator
-        self.path = directory
-        self.is_resumed = is_resumed
+        self.path = output.path
         self._output = output
+        self.is_resumed = bool(on_main(accelerator, lambda: output.open().is_resumed))
 
     def input_hash(self, name: str) -> str:
         """Return the sha256 that an input had when the stage began (main process)."""
-        assert self._output is not None
-        return next(entry["sha256"] for entry in self._output.inputs if entry["name"] == name)
+        return self._output.hashes[name]
 
     def recorded(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return a record as it is written here (main process); see `svkit.store.places`."""
-        assert self._output is not None
         return self._output.recorded(record)
 
     def finish(self, extra: Mapping[str, Any]) -> None:
         """Write the provenance (main process), then wait for each other."""
 
         def action() -> None:
-            assert self._output is not None
             # In this order: killed in between, the output is finished, not without result and state.
             self._output.finish({"num_processes": self.accelerator.num_processes, **extra})
             store.remove_resume(self.path)
@@ -147,35 +142,4 @@ class StageOutput:
 
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
-        if self._output is not None:
-            self._output.close()
-
-
-def open_stage(
-    accelerator: Accelerator,
-    directory: Path,
-    *,
-    command: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, Path],
-    overwrite: bool,
-    experiment: Path,
-) -> StageOutput:
-    """Open the output of a stage; see `svkit.store.provenance.open_output`."""
-    held: list[Output] = []
-
-    def action() -> bool:
-        held.append(
-            open_output(
-                directory,
-                command=command,
-                config=config,
-                inputs=inputs,
-                overwrite=overwrite,
-                experiment=experiment,
-            )
-        )
-        return held[0].is_resumed
-
-    is_resumed = on_main(accelerator, action)
-    return StageOutput(accelerator, directory, held[0] if held else None, is_resumed)
+        self._output.close()

@@ -18,8 +18,7 @@ from svkit.scoring.lineage import mixed_recipes
 from svkit.scoring.measurement import NUM_RESAMPLES
 from svkit.store import report as store
 from svkit.store.atomic import write_bytes, write_text
-from svkit.store.finished import is_current
-from svkit.store.output import open_output
+from svkit.store.output import Output
 from svkit.store.provenance import sha256_file
 from svkit.store.scores import read_metrics
 
@@ -68,22 +67,27 @@ def run(request: ReportRequest, progress: Progress) -> ReportResult:
         else:
             measured.append(directory)
     target = exp / "report"
-    config = {
-        "num_resamples": NUM_RESAMPLES,
-        "rounds": timing.ROUNDS,
-        "seed": request.seed,
-        "allow": sorted(request.allow),
-    }
-    inputs = {_below(exp, path): path for path in (*scores, *checkpoints)}
-    if request.keep_finished and is_current(target, command="report", config=config, inputs=inputs):
-        progress.note(f"{target}: finished, kept")
+    output = Output(
+        target,
+        command="report",
+        config={
+            "num_resamples": NUM_RESAMPLES,
+            "rounds": timing.ROUNDS,
+            "seed": request.seed,
+            "allow": sorted(request.allow),
+        },
+        inputs={_below(exp, path): path for path in (*scores, *checkpoints)},
+        overwrite=request.overwrite,
+        keep_finished=request.keep_finished,
+        experiment=exp,
+    )
+    if output.is_kept(progress):
         return _result(target)
-    with open_output(
-        target, command="report", config=config, inputs=inputs, overwrite=request.overwrite, experiment=exp
-    ) as output:
-        hashes = {entry["name"]: entry["sha256"] for entry in output.inputs}
+    with output.open():
         systems, comparisons = gather.gather_systems(exp, measured, NUM_RESAMPLES, request.seed, progress)
-        contents = {path: hashes[path] for path in (_below(exp, directory) for directory in checkpoints)}
+        contents = {
+            path: output.hashes[path] for path in (_below(exp, directory) for directory in checkpoints)
+        }
         gather.link_models(exp, systems, contents)
         evaluated = {system["model_path"] for system in systems}
         models = _describe_models(exp, contents, evaluated, progress)

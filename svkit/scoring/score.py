@@ -56,8 +56,7 @@ from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
 from svkit.store.calibration import CalibrationRecord, write_calibration
 from svkit.store.embeddings import Embeddings, read_embeddings
 from svkit.store.enrollment import read_enrollment
-from svkit.store.finished import is_current
-from svkit.store.output import open_output
+from svkit.store.output import Output, continue_parts
 from svkit.store.provenance import is_finished
 from svkit.store.scores import read_metrics, read_scores
 from svkit.store.trials import read_trials
@@ -105,20 +104,18 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
                 embeddings=directory, cohort=cohort, plda_training=plda_training, calibration=records[number]
             )
         )
-    current = [_is_current(request, paths) for paths in plans]
-    # Killed after the first of two systems, the same command goes on with the second.
-    may_keep = request.keep_finished or not (request.overwrite or all(current))
+    outputs = [_output(request, paths) for paths in plans]
+    continue_parts(outputs)
     systems: list[SystemScore] = []
     measured: list[tuple[dict[str, Any], Measured]] = []
     with progress.task(f"score {request.trials.stem}", count) as task:
-        for paths, is_done in zip(plans, current, strict=True):
+        for paths, output in zip(plans, outputs, strict=True):
             facts = None
-            if may_keep and is_done:
-                system = _finished_system(request, paths)
-                progress.note(f"{system.directory}: finished, kept")
+            if output.is_kept(progress):
+                system = _finished_system(paths.embeddings.name, output.path)
             else:
                 own = replace(guards, cautions=[*guards.cautions], unchecked=[])
-                system, facts = _score_system(request, material, paths, own, progress)
+                system, facts = _score_system(request, material, paths, output, own, progress)
             systems.append(system)
             if count > 1:
                 facts = facts or measure_again(material, system.directory, progress)
@@ -170,22 +167,24 @@ class _System:
     guards: Guards
 
 
-def _target(request: ScoreRequest, paths: _Paths) -> Path:
-    suffix = request.backend.suffix
-    stem = f"{request.trials.stem}-{suffix}" if suffix else request.trials.stem
-    return request.exp / "scores" / paths.embeddings.name / stem
-
-
-def _is_current(request: ScoreRequest, paths: _Paths) -> bool:
+def _output(request: ScoreRequest, paths: _Paths) -> Output:
     if not paths.embeddings.is_dir():
         raise ArtifactError(f"{paths.embeddings}: does not exist; run `svkit extract` first")
-    config, inputs = resolved_config(request), paths.inputs(request)
-    return is_current(_target(request, paths), command="score", config=config, inputs=inputs)
+    suffix = request.backend.suffix
+    stem = f"{request.trials.stem}-{suffix}" if suffix else request.trials.stem
+    return Output(
+        request.exp / "scores" / paths.embeddings.name / stem,
+        command="score",
+        config=resolved_config(request),
+        inputs=paths.inputs(request),
+        overwrite=request.overwrite,
+        keep_finished=request.keep_finished,
+        experiment=request.exp,
+    )
 
 
-def _finished_system(request: ScoreRequest, paths: _Paths) -> SystemScore:
-    target = _target(request, paths)
-    return SystemScore(name=paths.embeddings.name, directory=target, metrics=read_metrics(target))
+def _finished_system(name: str, directory: Path) -> SystemScore:
+    return SystemScore(name=name, directory=directory, metrics=read_metrics(directory))
 
 
 def _say(cautions: Sequence[str], progress: Progress) -> None:
@@ -194,21 +193,17 @@ def _say(cautions: Sequence[str], progress: Progress) -> None:
 
 
 def _score_system(
-    request: ScoreRequest, material: Material, paths: _Paths, guards: Guards, progress: Progress
+    request: ScoreRequest,
+    material: Material,
+    paths: _Paths,
+    output: Output,
+    guards: Guards,
+    progress: Progress,
 ) -> tuple[SystemScore, Measured]:
     """Score with one system."""
-    target = _target(request, paths)
-    config, inputs = resolved_config(request), paths.inputs(request)
     of_list = len(guards.cautions)  # said already
     system = _read_system(request, material, paths, guards)
-    with open_output(
-        target,
-        command="score",
-        config=config,
-        inputs=inputs,
-        overwrite=request.overwrite,
-        experiment=request.exp,
-    ) as output:
+    with output.open():
         _say(system.guards.cautions[of_list:], progress)
         scored = score_trials(system.found, system.method, system.cohort, system.plda)
         metrics, llrs, learnt, measured = _measure(request, system, scored, progress)
@@ -218,7 +213,7 @@ def _score_system(
             installed = calibrations.install(learnt, system.embeddings)
             progress.note(f"calibration: {installed or output.path / CALIBRATION_NAME}")
         output.finish()
-    return _finished_system(request, paths), measured
+    return _finished_system(paths.embeddings.name, output.path), measured
 
 
 def _read_system(request: ScoreRequest, material: Material, paths: _Paths, guards: Guards) -> _System:
@@ -387,29 +382,28 @@ def _fuse_systems(
     check_labels(guards, request.trials, material.trials, manifest, material.enrollment)
     (path,) = one_each("--calibration", request.calibrations, 1)
     num_folds = 0 if path is not None else request.calibrate_folds or fusions.DEFAULT_FOLDS
-    target = request.exp / "scores" / fusion.name / request.trials.stem
-    config = {**resolved_config(request), "fuse": fusion.name, "calibrate_folds": num_folds}
     inputs = {"trials": request.trials}
     inputs |= {f"scores_{number + 1}": directory for number, directory in enumerate(request.fuse)}
     optional = {"enroll": request.enroll, "sidecar": request.sidecar, "calibration": path}
     inputs |= {name: given for name, given in optional.items() if given is not None}
-    if request.keep_finished and is_current(target, command="score", config=config, inputs=inputs):
-        progress.note(f"{target}: finished, kept")
-        return SystemScore(name=fusion.name, directory=target, metrics=read_metrics(target)), None
+    output = Output(
+        request.exp / "scores" / fusion.name / request.trials.stem,
+        command="score",
+        config={**resolved_config(request), "fuse": fusion.name, "calibrate_folds": num_folds},
+        inputs=inputs,
+        overwrite=request.overwrite,
+        keep_finished=request.keep_finished,
+        experiment=request.exp,
+    )
+    if output.is_kept(progress):
+        return _finished_system(fusion.name, output.path), None
     record = None
     if path is not None:
         record = calibrations.check_calibration(
             path, request.trials, fusion.description, None, fusion.speakers, guards
         )
     check_classes(guards, request.trials, material.trials.labels, learns=request.calibrate or path is None)
-    with open_output(
-        target,
-        command="score",
-        config=config,
-        inputs=inputs,
-        overwrite=request.overwrite,
-        experiment=request.exp,
-    ) as output:
+    with output.open():
         _, measured = fusions.fuse(
             fusion,
             material,
@@ -421,4 +415,4 @@ def _fuse_systems(
             progress=progress,
         )
         output.finish()
-    return SystemScore(name=fusion.name, directory=target, metrics=read_metrics(target)), measured
+    return _finished_system(fusion.name, output.path), measured

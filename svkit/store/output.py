@@ -1,19 +1,20 @@
-"""The output protocol: one command at a time writes a directory, which is finished or can be resumed.
+"""The only output protocol: what is kept, resumed, replaced or refused, who writes, and when an output is finished.
 
-A directory is open (`run.json`) while a command writes it and finished once `provenance.json` is there, which is
-written last. A second run of the same command finds equal configuration and input hashes in `run.json` and resumes.
+An output is finished once its record is there, which is written last: `provenance.json` in its directory, for a single
+list `NAME.provenance.json` beside it. A directory is open (`run.json`) while a command writes it; the same command
+again finds equal configuration and input hashes there and resumes.
 """
 
 import fnmatch
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from svkit.errors import ArtifactError, ConfigError
+from svkit.progress import Progress
 from svkit.store.atomic import remove_unfinished, write_json
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.places import recorded_paths
@@ -25,89 +26,178 @@ from svkit.store.provenance import (
     content_files,
     describe_inputs,
     identity,
-    is_finished,
     plain,
-    read_provenance,
+    read_record,
     recorded_files,
     utc_now,
     write_provenance,
 )
 from svkit.store.strict_json import check_fields, read_json
 
+LIST_SUFFIXES = (".tsv", ".parquet")
 RUN_FORMAT, RUN_VERSION = "svkit-run", 1
-_WRITTEN_IN = (
-    "adapter",
-    "best",
-    "best/adapter",
-    "last",
-    "last/adapter",
-    "resume",
-    "resume/step-*",
-    "figures",
-    "kaldi",
-    "wespeaker",
-)
+_WRITTEN_IN = "adapter best best/adapter last last/adapter resume resume/step-* figures kaldi wespeaker"
 """Where commands write files below their output."""
-
 _KEPT = {"README.md", "checkpoints"}
-"""Never removed: a card is written again where it is svkit's, the other is of no svkit that is left."""
+"""Never removed: a card is written again where it is svkit's; no svkit of today writes the other."""
 _MADE = (
-    *(
-        "config.json",
-        "model.safetensors",
-        "classifier.safetensors",
-        "speakers.tsv",
-        "adapter",
-        "best",
-        "last",
-    ),
-    *("embeddings.safetensors", "ids.tsv", "embeddings.json"),
-    *("scores.tsv", "metrics.json", "kaldi", "wespeaker"),
-    *("report.json", "report.md", "report.html", "figures"),
-    *("export.json", "model.onnx*", "model.fp16.onnx*", "model.int8.onnx*", "shard-??????.tar"),
+    "config.json model.safetensors classifier.safetensors speakers.tsv adapter best last"
+    " embeddings.safetensors ids.tsv embeddings.json scores.tsv metrics.json kaldi wespeaker"
+    " report.json report.md report.html figures"
+    " export.json model.onnx* model.fp16.onnx* model.int8.onnx* shard-??????.tar"
 )
 """Names of the content that commands write into an output; a packed list has the name of its input."""
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Output:
-    """An output directory held by this process; use it as a context manager."""
+    """What one command with one configuration makes from its inputs.
+
+    In this order: `is_kept`, reading (so that bad input leaves nothing that would need `--overwrite`), then
+    `with output.open():`, and `finish` as the last thing in it.
+    """
 
     path: Path
-    is_resumed: bool
-    """An earlier run with equal configuration and inputs left its state here."""
+    """A directory, or the file of a list."""
+    _: KW_ONLY
     command: str
-    config: dict[str, Any]
-    inputs: list[dict[str, str]]
-    """`{name, path, sha256}` of every input."""
-    started: str
-    experiment: Path | None
-    _lock: int = field(repr=False)
+    """The verb, such as `prune`."""
+    config: Mapping[str, Any]
+    """With the content of the inputs, what makes two runs the same."""
+    inputs: Mapping[str, Path]
+    """Name -> file or artifact directory read by the command."""
+    overwrite: bool = False
+    """Replace what is finished. Unfinished output of the same run is resumed all the same, so that the command of an
+    interrupted run can be given again as it was."""
+    keep_finished: bool = False
+    """Finished output of the same run is success, also where `overwrite` would replace another's."""
+    experiment: Path | None = None
+    """Paths inside it are recorded relative to it, so that a copy finds its own; None: all are absolute."""
+    kind: Literal["directory", "part", "list"] = "directory"
+    """`part`: a file of its own, or some, in a directory that other commands write to as well, which is never emptied.
+    `list`: a file, without a lock on its directory."""
+    is_resumed: bool = field(default=False, init=False)
+    """An earlier run with equal configuration and inputs left its state here."""
+    started: str = field(default_factory=utc_now, init=False)
+    _described: list[dict[str, str]] | None = field(default=None, repr=False)
+    _lock: int | None = field(default=None, init=False, repr=False)
 
-    def __enter__(self) -> "Output":
-        """Return the output itself."""
+    @property
+    def record(self) -> Path:
+        """The file that says that this is finished, and how it was made."""
+        if self._is_file:
+            return self.path.with_name(f"{self.path.stem}.{PROVENANCE_NAME}")
+        return self.path / PROVENANCE_NAME
+
+    @property
+    def _is_file(self) -> bool:
+        return self.kind != "directory" and self.path.suffix in LIST_SUFFIXES
+
+    def describe(self) -> list[dict[str, str]]:
+        """Return `{name, path, sha256}` of every input, hashed the first time.
+
+        Raises:
+            DataError, ArtifactError: an input does not exist, or is a finished artifact that has changed.
+        """
+        if self._described is None:
+            self._described = describe_inputs(self.inputs)
+        return self._described
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Sha256 of every input by name."""
+        return {entry["name"]: entry["sha256"] for entry in self.describe()}
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the record of what is finished here; None: nothing is."""
+        return read_record(self.record) if self.record.exists() else None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the same command with equal configuration and inputs has finished this.
+
+        An input that is missing is left to the command, which knows what it is.
+        """
+        earlier = self.finished()
+        inputs_exist = all(path.exists() for path in self.inputs.values())
+        return earlier is not None and inputs_exist and self._difference(earlier) is None
+
+    def is_kept(self, progress: Progress) -> bool:
+        """Say whether what is finished stays as the result of this run, and note it.
+
+        Raises:
+            ConfigError: it is finished, and may neither stay nor be replaced.
+        """
+        if not self.record.exists() or not all(path.exists() for path in self.inputs.values()):
+            return False
+        if self.keep_finished and self.is_current:
+            progress.note(f"{self.path} is finished, with equal inputs and configuration; kept")
+            return True
+        self._refuse_finished()
+        return False
+
+    def open(self) -> "Output":
+        """Take the place for writing: hash the inputs, lock the directory, then empty or resume it.
+
+        Returns:
+            The output itself, a context manager that releases the lock. Unfinished, it can be resumed.
+
+        Raises:
+            ConfigError: finished and not `overwrite`; an input is the output, or lies in it.
+            ArtifactError: held by another process; unfinished with another configuration or other inputs; or the
+                directory holds files that svkit did not write.
+            DataError: an input list does not exist.
+        """
+        for path in (
+            self.inputs.values() if self.kind != "part" else ()
+        ):  # would be removed, or replaced, unread
+            if path.resolve().is_relative_to(self.path.resolve()):
+                place = "file" if self.kind == "list" else "directory"
+                raise ConfigError(
+                    f"{path}: is read by this command; write to another {place} than {self.path}"
+                )
+        if self.kind == "list" and self.path.exists() and not self.overwrite:
+            raise ConfigError(f"{self.path} already exists; use --overwrite to replace it")
+        self.describe()  # a missing input is named before anything is made
+        if self.kind == "list":
+            return self
+        home = self.path.parent if self._is_file else self.path
+        self._lock = lock_directory(home)
+        try:
+            self._refuse_finished()
+            if self.kind == "directory":
+                self._begin()
+            names = _WRITTEN_IN if self.kind == "directory" else "trials"
+            remove_unfinished((home, *(place for name in names.split() for place in home.glob(name))))
+        except BaseException:
+            self.close()
+            raise
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Release the lock."""
-        self.close()
 
     def recorded(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Return a record as it is written here: paths inside the experiment relative to it (`store.places`)."""
         return recorded_paths(self.path, record, self.experiment)
 
-    def finish(self, extra: Mapping[str, Any] | None = None) -> None:
-        """Write `provenance.json`, the mark of completeness, with the hashes of all that lies there; call it last."""
-        files = [*content_files(self.path), *self.path.glob("calibration.json")]
-        own = [path for path in files if not _is_foreign(path.relative_to(self.path).parts[0], self.inputs)]
+    def unmark(self) -> None:
+        """Call what was finished unfinished: before the first change to a part or a list."""
+        self.record.unlink(missing_ok=True)
+
+    def finish(self, extra: Mapping[str, Any] | None = None, files: Iterable[Path] | None = None) -> None:
+        """Write the record, the mark of completeness, with the hashes of the output; call it last.
+
+        Args:
+            extra: more keys of the record.
+            files: the output, for a part or a list; None: all that svkit writes into a directory.
+        """
+        if files is None:
+            found = [*content_files(self.path), *self.path.glob("calibration.json")]
+            files = [path for path in found if not self._is_foreign(path.relative_to(self.path).parts[0])]
         write_provenance(
-            self.path / PROVENANCE_NAME,
-            own,
+            self.record,
+            files,
             command=self.command,
             config=self.config,
-            inputs=self.inputs,
+            inputs=self.describe(),
             started=self.started,
             experiment=self.experiment,
             extra=extra,
@@ -115,160 +205,109 @@ class Output:
 
     def close(self) -> None:
         """Release the lock; an unfinished output stays and can be resumed."""
-        if self._lock >= 0:
+        if self._lock is not None:
             release_directory(self._lock)
-            self._lock = -1
+            self._lock = None
 
+    def __enter__(self) -> "Output":
+        """Return the output itself."""
+        return self
 
-def open_output(
-    directory: Path,
-    *,
-    command: str,
-    config: Mapping[str, Any],
-    inputs: Mapping[str, Path],
-    overwrite: bool,
-    experiment: Path | None = None,
-) -> Output:
-    """Take an output directory for writing.
+    def __exit__(self, *_: object) -> None:
+        """Release the lock."""
+        self.close()
 
-    Args:
-        directory: made if missing.
-        command: the verb, such as `prune`.
-        config: the resolved configuration; decides, with the inputs' hashes, whether a run is resumed.
-        inputs: name -> file or artifact directory read by the command.
-        overwrite: empty the directory first if svkit wrote it. Unfinished output of the same run is resumed all the
-            same, so that the command of an interrupted run can be given again as it was.
-        experiment: paths inside it are recorded relative to it, so that a copy finds its own; None: all are absolute.
+    def _difference(self, earlier: Mapping[str, Any]) -> str | None:
+        """Say in what an earlier record differs from this run; inputs are hashed only where all else is equal."""
+        now = {"command": self.command, "config": plain(self.config)}
+        before = identity(earlier)
+        difference = _first_difference(before, identity({**now, "inputs": earlier["inputs"]}))
+        difference = difference or _first_difference(before, identity({**now, "inputs": self.describe()}))
+        if difference is None:
+            return None
+        key, old, new = difference
+        if key.startswith("input.") and old is not None and new is not None:
+            return f"made with another {key.removeprefix('input.')} than there is now"
+        return f"made with another {key}: {_short(old)} then, {_short(new)} now"
 
-    Returns:
-        The output, locked against other svkit processes until it is closed.
-
-    Raises:
-        ConfigError: finished already and not `overwrite`; or an input is the directory, or lies in it.
-        ArtifactError: held by another process; unfinished with another configuration or other inputs; or it
-            holds files that svkit did not write.
-        DataError: an input list does not exist.
-    """
-    for path in inputs.values():  # emptying the directory would take it along
-        if path.resolve().is_relative_to(directory.resolve()):
-            raise ConfigError(f"{path}: is read by this command; write to another directory than {directory}")
-    described = describe_inputs(inputs)
-    lock = lock_directory(directory)
-    try:
-        run = {
-            "format": RUN_FORMAT,
-            "format_version": RUN_VERSION,
-            "command": command,
-            "config": plain(config),
-            "inputs": described,
-            "started": utc_now(),
-        }
-        run = recorded_paths(directory, run, experiment)
-        earlier = _earlier_run(directory, run, overwrite)
+    def _refuse_finished(self) -> None:
+        earlier = None if self.overwrite else self.finished()
         if earlier is not None:
-            run["started"] = earlier.get("started", run["started"])
-        else:
-            write_json(directory / RUN_NAME, run)
-        remove_unfinished((directory, *(place for name in _WRITTEN_IN for place in directory.glob(name))))
-    except BaseException:
-        release_directory(lock)
-        raise
-    return Output(
-        path=directory,
-        is_resumed=earlier is not None,
-        command=command,
-        config=run["config"],
-        inputs=described,
-        started=run["started"],
-        experiment=experiment,
-        _lock=lock,
-    )
+            difference = self._difference(earlier)
+            otherwise = f", and was {difference}" if difference else ""
+            raise ConfigError(f"{self.path} is finished{otherwise}; use --overwrite to make it again")
+
+    def _begin(self) -> None:
+        """Resume the unfinished run that is here, or write `run.json` into an empty or emptied directory."""
+        entries = [entry for entry in self.path.iterdir() if not entry.name.startswith(".")]
+        names = {entry.name for entry in entries}
+        if entries and not names & {RUN_NAME, PROVENANCE_NAME}:
+            raise ArtifactError(
+                f"{self.path}: holds files that svkit did not write ({entries[0].name}); choose an empty directory"
+            )
+        if entries and PROVENANCE_NAME not in names:
+            try:
+                self._resume()
+            except ArtifactError:
+                if not self.overwrite:
+                    raise
+        if not self.is_resumed:
+            run = {
+                "format": RUN_FORMAT,
+                "format_version": RUN_VERSION,
+                "command": self.command,
+                "config": plain(self.config),
+                "inputs": self.describe(),
+                "started": self.started,
+            }
+            run = self.recorded(run)
+            self._empty(entries, run)
+            write_json(self.path / RUN_NAME, run)
+
+    def _resume(self) -> None:
+        path = self.path / RUN_NAME
+        earlier = read_json(path, RUN_FORMAT, RUN_VERSION, dict[str, Any])
+        check_fields(path, earlier, {"command": str, "config": dict, "started": str, "inputs": [INPUT]})
+        difference = self._difference(earlier)
+        if difference is not None:
+            raise ArtifactError(
+                f"{self.path}: unfinished, {difference}; run the earlier command again to continue it, or use"
+                " --overwrite"
+            )
+        self.started, self.is_resumed = earlier["started"], True
+
+    def _empty(self, entries: Sequence[Path], run: Mapping[str, Any]) -> None:
+        """Remove all but `run.json`; when this is interrupted, the rest neither looks finished nor is resumed."""
+        recorded = recorded_files(self.path)
+        tops = {path.relative_to(self.path).parts[0] for path in recorded}
+        foreign = [entry.name for entry in entries if entry.name not in tops and self._is_foreign(entry.name)]
+        if recorded:
+            others = [path for path in content_files(self.path) if path not in recorded]
+            foreign += [str(path.relative_to(self.path)) for path in others]
+        if foreign:
+            raise ArtifactError(
+                f"{self.path}: holds files that svkit did not write ({foreign[0]}); move them elsewhere, or choose"
+                " another directory"
+            )
+        if entries:
+            write_json(self.path / RUN_NAME, {**run, "command": "--overwrite"})
+        self.unmark()
+        for entry in entries:
+            if entry.is_dir() and not entry.is_symlink() and entry.name not in _KEPT:
+                shutil.rmtree(entry)
+            elif entry.name not in {RUN_NAME, *_KEPT}:
+                entry.unlink(missing_ok=True)
+
+    def _is_foreign(self, name: str) -> bool:
+        made = (*_MADE.split(), *NOT_CONTENT, *(path.name for path in self.inputs.values()))
+        return not any(fnmatch.fnmatchcase(name, pattern) for pattern in made)
 
 
-def _earlier_run(directory: Path, run: Mapping[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """Return the unfinished run to resume; None when the directory is empty, or has been emptied."""
-    entries = [entry for entry in directory.iterdir() if not entry.name.startswith(".")]
-    is_ours = any(entry.name in (RUN_NAME, PROVENANCE_NAME) for entry in entries)
-    if entries and not is_ours:
-        raise ArtifactError(
-            f"{directory}: holds files that svkit did not write ({entries[0].name});"
-            " choose an empty directory"
-        )
-    if not entries:
-        return None
-    if not is_finished(directory):
-        try:
-            earlier = read_json(directory / RUN_NAME, RUN_FORMAT, RUN_VERSION, dict[str, Any])
-            _refuse_other_run(directory, earlier, run)
-            return earlier
-        except ArtifactError:
-            if not overwrite:
-                raise
-    elif not overwrite:
-        otherwise = made_otherwise(identity(read_provenance(directory)), identity(run))
-        raise ConfigError(f"{directory} is finished{otherwise}; use --overwrite to make it again")
-    _empty(directory, entries, run)
-    return None
-
-
-def made_otherwise(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say in what a finished output differs from the one that is asked for, by their identities; empty: in nothing."""
-    difference = _first_difference(before, now)
-    if difference is None:
-        return ""
-    key, before, now = difference
-    if key.startswith("input.") and before is not None and now is not None:
-        return f", and was made with another {key.removeprefix('input.')} than there is now"
-    return f", and was made with another {key}: {_short(before)} then, {_short(now)} now"
-
-
-def _is_foreign(name: str, inputs: list[dict[str, str]]) -> bool:
-    """Say whether svkit writes nothing of that name into an output."""
-    made = (*_MADE, *NOT_CONTENT, *(Path(entry["path"]).name for entry in inputs))
-    return not any(fnmatch.fnmatchcase(name, pattern) for pattern in made)
-
-
-def _refuse_foreign(directory: Path, entries: list[Path], inputs: list[dict[str, str]]) -> None:
-    """Refuse to empty a directory where something lies that svkit did not write."""
-    recorded = recorded_files(directory)
-    tops = {path.relative_to(directory).parts[0] for path in recorded}
-    foreign = [entry.name for entry in entries if entry.name not in tops and _is_foreign(entry.name, inputs)]
-    if recorded:
-        foreign += [
-            str(path.relative_to(directory)) for path in content_files(directory) if path not in recorded
-        ]
-    if foreign:
-        raise ArtifactError(
-            f"{directory}: holds files that svkit did not write ({foreign[0]}); move them elsewhere, or choose another"
-            " directory"
-        )
-
-
-def _empty(directory: Path, entries: list[Path], run: Mapping[str, Any]) -> None:
-    """Remove all but `run.json`; when this is interrupted, the rest neither looks finished nor is resumed."""
-    _refuse_foreign(directory, entries, run["inputs"])
-    write_json(directory / RUN_NAME, {**run, "command": "--overwrite"})
-    (directory / PROVENANCE_NAME).unlink(missing_ok=True)
-    for entry in entries:
-        if entry.name in _KEPT:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != RUN_NAME:
-            entry.unlink(missing_ok=True)
-
-
-def _refuse_other_run(directory: Path, earlier: Mapping[str, Any], run: Mapping[str, Any]) -> None:
-    check_fields(
-        directory / RUN_NAME, earlier, {"command": str, "config": dict, "started": str, "inputs": [INPUT]}
-    )
-    difference = _first_difference(identity(earlier), identity(run))
-    if difference is not None:
-        key, before, now = difference
-        raise ArtifactError(
-            f"{directory}: unfinished, made with another {key}: {_short(before)} then, {_short(now)} now;"
-            " run the earlier command again to go on, or use --overwrite"
-        )
+def continue_parts(outputs: Sequence[Output]) -> None:
+    """Let a command of several outputs that was killed continue: what it has finished is kept, unless all of it is."""
+    if not outputs[0].overwrite and not all(output.is_current for output in outputs):
+        for output in outputs:
+            output.keep_finished = True
 
 
 def _first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:

@@ -295,8 +295,11 @@ def identity(run: Mapping[str, Any]) -> dict[str, Any]:
     """
     inputs = {entry["name"]: entry["sha256"] for entry in run.get("inputs", [])}
     config = run.get("config")
-    if "encoder" in inputs and isinstance(
-        config, dict
-    ):  # a directory, which the configuration names by its path
-        config = {**config, "encoder": None}
+    if isinstance(config, dict):  # files that it names by their paths are inputs
+        named = {"trials", *(key for key, name in _NAMED_INPUTS.items() if name in inputs)}
+        config = {key: value for key, value in config.items() if key not in named}
     return {"command": run.get("command"), "config": config, "input": inputs}
+
+
+_NAMED_INPUTS = {"encoder": "encoder", "eval_speakers": "eval speakers"}
+"""Key of a configuration that may be a path -> name of the input that it then is; of `trials`, all are inputs."""

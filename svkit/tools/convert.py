@@ -10,7 +10,7 @@ from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
 from svkit.reports.card import write_card
 from svkit.store import checkpoint as store
-from svkit.store.output import open_output
+from svkit.store.output import Output
 from svkit.store.upstream import read_published
 
 
@@ -51,7 +51,7 @@ def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress:
         load_into(network, published.tensors, str(source))
         classifier = published.classifier
         inputs = {"source": source, "config": config}
-    with open_output(out, command="convert", config={}, inputs=inputs, overwrite=overwrite) as output:
+    with Output(out, command="convert", config={}, inputs=inputs, overwrite=overwrite).open() as output:
         if classifier is not None:
             # The published files do not name their speakers.
             names = [f"class-{row:06d}" for row in range(len(classifier))]

@@ -14,14 +14,13 @@ from svkit.errors import ArtifactError, ConfigError
 from svkit.progress import Progress
 from svkit.tools import onnx_graph
 from svkit.models.extract import final_model, model_name
-from svkit.store.finished import is_current
 from svkit.models.load import load_model
 from svkit.reports import timing
 from svkit.reports.tables import Table
 from svkit.store import checkpoint as checkpoints
 from svkit.store import exported as store
 from svkit.store.atomic import one_line
-from svkit.store.output import open_output
+from svkit.store.output import Output
 from svkit.store.provenance import sha256_artifact
 
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95}
@@ -70,19 +69,18 @@ def run(request: ExportRequest, progress: Progress) -> ExportResult:
     checkpoints.read_architecture(checkpoint)
     out = request.out or request.exp / "onnx" / model_name(request.exp, checkpoint)
     wanted = [name for name in MIN_COSINE if name in precisions]
-    config = {"precisions": wanted, "opset": onnx_graph.OPSET}
-    inputs = {"checkpoint": checkpoint}
-    if request.keep_finished and is_current(out, command="export", config=config, inputs=inputs):
-        progress.note(f"{out} is finished, with equal inputs")
-        return ExportResult(directory=out, facts=store.read_facts(out))
-    with open_output(
+    output = Output(
         out,
         command="export",
-        config=config,
-        inputs=inputs,
+        config={"precisions": wanted, "opset": onnx_graph.OPSET},
+        inputs={"checkpoint": checkpoint},
         overwrite=request.overwrite,
+        keep_finished=request.keep_finished,
         experiment=request.exp,
-    ) as output:
+    )
+    if output.is_kept(progress):
+        return ExportResult(directory=out, facts=store.read_facts(out))
+    with output.open():
         _write_graphs(checkpoint, out, wanted, progress)
         store.write_facts(out, output.recorded(_examine(checkpoint, out, wanted, progress)))
         output.finish()

@@ -6,12 +6,12 @@ from pathlib import Path
 from svkit.data.dataset import CropDataset
 from svkit.errors import ArtifactError
 from svkit.models.load import load_model
-from svkit.models.session import make_accelerator, open_stage
+from svkit.models.session import StageOutput, make_accelerator
 from svkit.progress import Progress
 from svkit.reports.card import write_card
 from svkit.store import checkpoint as store
-from svkit.store.finished import is_current
 from svkit.store.manifest import read_manifest
+from svkit.store.output import Output
 from svkit.store.provenance import plain
 from svkit.store.request import RunRequest
 from svkit.training.prune import write_pruned
@@ -51,8 +51,16 @@ def run(request: DistillRequest, progress: Progress) -> Path:
     record = plain(
         {"distill": config, "precision": recipe.precision, "preset": recipe.name, "seed": recipe.seed}
     )
-    if request.keep_finished and is_current(out, command="distill", config=record, inputs=inputs):
-        progress.note(f"{out} is finished, with equal inputs")
+    planned = Output(
+        out,
+        command="distill",
+        config=record,
+        inputs=inputs,
+        overwrite=request.overwrite,
+        keep_finished=request.keep_finished,
+        experiment=request.exp,
+    )
+    if planned.is_kept(progress):
         return out
     teacher, student = load_model(teacher_path), load_model(student_path)
     sizes = [
@@ -67,15 +75,7 @@ def run(request: DistillRequest, progress: Progress) -> Path:
         read_manifest(inputs["train"], request.audio_root), config.data, config.augment, seed=recipe.seed
     )
     meter = DistanceMeter.open(inputs.get("valid"), config.data, recipe.seed)
-    with open_stage(
-        accelerator,
-        out,
-        command="distill",
-        config=record,
-        inputs=inputs,
-        overwrite=request.overwrite,
-        experiment=request.exp,
-    ) as output:
+    with StageOutput(accelerator, planned) as output:
         student.encoder.requires_grad_(True)
         student.encoder.set_conv_dropout(config.conv_dropout)
         student.encoder.checkpoint_layers = recipe.gradient_checkpointing

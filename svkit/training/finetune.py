@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from svkit.config.architecture import ModelArchitecture
 from svkit.config.schema import FinetuneConfig, Recipe, StageConfig
 from svkit.data.dataset import CropDataset
-from svkit.errors import ArtifactError, ConfigError
+from svkit.errors import ArtifactError
 from svkit.models.load import TINY_ENCODER, load_encoder, load_into, load_model, new_network
-from svkit.models.session import make_accelerator, open_stage
+from svkit.models.session import StageOutput, make_accelerator
 from svkit.nn import lora
 from svkit.nn.margin import ArcFaceClassifier, make_classifier
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
 from svkit.reports.card import write_card
 from svkit.store import checkpoint as store
-from svkit.store.finished import is_current
 from svkit.store.manifest import Manifest, read_manifest
+from svkit.store.output import Output, continue_parts
 from svkit.store.provenance import plain
 from svkit.store.request import RunRequest
 from svkit.training.stage import Fit, batch_of_process, fit_task
@@ -89,27 +89,25 @@ def run(request: FinetuneRequest, progress: Progress) -> list[Path]:
         DataError, ArtifactError, TrainingError: as their names say.
     """
     plans = _plans(request)
-    current = [
-        is_current(plan.out, command="finetune", config=plan.record(), inputs=plan.inputs)
-        if _inputs_exist(plan)
-        else False
+    outputs = [
+        Output(
+            plan.out,
+            command="finetune",
+            config=plan.record(),
+            inputs=plan.inputs,
+            overwrite=request.overwrite,
+            keep_finished=request.keep_finished,
+            experiment=request.exp,
+        )
         for plan in plans
     ]
-    if all(current) and not request.overwrite and not request.keep_finished:
-        raise ConfigError(f"{plans[-1].out} is finished; use --overwrite to make it again")
+    continue_parts(outputs)
     accelerator: Accelerator | None = None
-    for plan in plans:
-        may_keep = request.keep_finished or not request.overwrite
-        if may_keep and is_current(plan.out, command="finetune", config=plan.record(), inputs=plan.inputs):
-            progress.note(f"{plan.stage}: {plan.out} is finished, with equal inputs")
-            continue
-        accelerator = accelerator or make_accelerator(request.recipe.precision)
-        _run_stage(plan, request, accelerator, progress)
+    for plan, output in zip(plans, outputs, strict=True):
+        if not output.is_kept(progress):
+            accelerator = accelerator or make_accelerator(request.recipe.precision)
+            _run_stage(plan, output, request, accelerator, progress)
     return [plan.out for plan in plans]
-
-
-def _inputs_exist(plan: _Plan) -> bool:
-    return all(path.exists() for path in plan.inputs.values())
 
 
 def _plans(request: FinetuneRequest) -> list[_Plan]:
@@ -167,7 +165,9 @@ def _inputs(
     return inputs
 
 
-def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, progress: Progress) -> None:
+def _run_stage(
+    plan: _Plan, planned: Output, request: FinetuneRequest, accelerator: Accelerator, progress: Progress
+) -> None:
     recipe, config = plan.recipe, plan.config
     train = read_manifest(plan.inputs["train"], request.audio_root)
     dataset = CropDataset(
@@ -182,15 +182,7 @@ def _run_stage(plan: _Plan, request: FinetuneRequest, accelerator: Accelerator, 
     if "valid" in plan.inputs:
         validator = Validator.open(plan.inputs["valid"], plan.inputs["valid_trials"])
     network, known = _load_network(plan)
-    with open_stage(
-        accelerator,
-        plan.out,
-        command="finetune",
-        config=plan.record(),
-        inputs=plan.inputs,
-        overwrite=request.overwrite,
-        experiment=request.exp,
-    ) as output:
+    with StageOutput(accelerator, planned) as output:
         data = batch_of_process(output, config.data)
         batch_size = data.batch_size * accelerator.num_processes
         classifier = _make_classifier(plan, network, known, dataset, batch_size, progress)

@@ -18,7 +18,7 @@ from svkit.config.schema import PruneConfig
 from svkit.data.dataset import CropDataset
 from svkit.errors import ConfigError, TrainingError
 from svkit.models.load import SpeakerModel, load_model
-from svkit.models.session import make_accelerator, open_stage
+from svkit.models.session import StageOutput, make_accelerator
 from svkit.nn.encoder import Encoder
 from svkit.progress import Progress
 from svkit.pruning.counting import encoder_parameters, macs, sparsity
@@ -27,8 +27,8 @@ from svkit.pruning.gates import EncoderGates
 from svkit.pruning.selection import TOLERANCE, select
 from svkit.reports.card import write_card
 from svkit.store import checkpoint as store
-from svkit.store.finished import is_current
 from svkit.store.manifest import read_manifest
+from svkit.store.output import Output
 from svkit.store.provenance import plain
 from svkit.store.request import RunRequest
 from svkit.training.stage import Fit, batch_of_process, count_steps, fit_task
@@ -125,8 +125,16 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
             "seed": recipe.seed,
         }
     )
-    if request.keep_finished and is_current(out, command="prune", config=record, inputs=inputs):
-        progress.note(f"{out} is finished, with equal inputs")
+    planned = Output(
+        out,
+        command="prune",
+        config=record,
+        inputs=inputs,
+        overwrite=request.overwrite,
+        keep_finished=request.keep_finished,
+        experiment=request.exp,
+    )
+    if planned.is_kept(progress):
         return _result(out)
     teacher = load_model(teacher_path)
     target = _target(teacher.architecture, config, request.budget)
@@ -142,15 +150,7 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
         read_manifest(inputs["train"], request.audio_root), config.data, config.augment, seed=recipe.seed
     )
     meter = DistanceMeter.open(inputs.get("valid"), config.data, recipe.seed)
-    with open_stage(
-        accelerator,
-        out,
-        command="prune",
-        config=record,
-        inputs=inputs,
-        overwrite=request.overwrite,
-        experiment=request.exp,
-    ) as output:
+    with StageOutput(accelerator, planned) as output:
         data = batch_of_process(output, config.data)
         _, num_steps = count_steps(len(dataset), data, config.epochs, accelerator.num_processes)
         fraction = config.sparsity_warmup_fraction

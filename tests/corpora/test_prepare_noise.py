@@ -10,6 +10,7 @@ from svkit.corpora.layouts.noise import NoiseRequest
 from svkit.corpora.scan import BadFilesError, ScanOptions
 from svkit.errors import ConfigError, DataError
 from svkit.progress import SilentProgress
+from svkit.store import output
 from svkit.store.experiment import read_experiment
 from svkit.store.manifest import read_manifest
 from tests import corpus_trees
@@ -80,7 +81,7 @@ def test_an_annotation_that_says_neither_is_named(musan, ask):
 
 def test_a_tree_replaces_its_own_category_only(tmp_path, musan, ask):
     sound(tmp_path / "street" / "deep" / "car.flac", 1)
-    with pytest.raises(ConfigError, match="already"):
+    with pytest.raises(ConfigError, match="use --overwrite"):
         noise.run_musan(ask(musan), SilentProgress())
         noise.run_tree(ask(tmp_path / "street"), SilentProgress(), "noise")
     noise.run_tree(ask(tmp_path / "street", overwrite=True), SilentProgress(), "noise")
@@ -110,7 +111,7 @@ def test_finished_material_is_kept_if_it_is_the_same(tmp_path, musan, ask):
     assert noise.run_musan(request, SilentProgress()).list == str(moved)
     (tmp_path / "moved").rename(tmp_path / "exp")
     sound(tmp_path / "n" / "a.wav")
-    with pytest.raises(ConfigError, match="noise.tsv has noise already"):
+    with pytest.raises(ConfigError, match="noise.tsv is finished, and was made with another command"):
         noise.run_tree(ask(tmp_path / "n", keep_finished=True), SilentProgress(), "noise")
     noise.run_tree(ask(tmp_path / "n", keep_finished=True, overwrite=True), SilentProgress(), "noise")
     assert listed(tmp_path)["noise/a.wav"] == "noise"
@@ -152,7 +153,9 @@ def test_responses_of_every_type_without_the_noises_beside_them(tmp_path, ask, p
 def test_other_types_of_responses_replace_the_earlier_ones(tmp_path, ask):
     root = corpus_trees.rirs(tmp_path / "RIRS_NOISES")
     noise.run_rirs(ask(root), SilentProgress(), ["smallroom", "real"])
-    with pytest.raises(ConfigError, match="rirs.tsv has real, smallroom already"):
+    with pytest.raises(
+        ConfigError, match="rirs.tsv is finished, and was made with another config.categories"
+    ):
         noise.run_rirs(ask(root, keep_finished=True), SilentProgress(), ["smallroom"])
     progress = corpus_trees.Notes()
     noise.run_rirs(ask(root, overwrite=True), progress)
@@ -213,7 +216,7 @@ def test_bad_files_are_refused_or_left_out(tmp_path, ask):
 
 def test_what_another_command_has_just_recorded_is_kept(tmp_path, musan, ask, monkeypatch):
     """`prepare noise` and `prepare music` at once: one has ended between the other's first look and its lock."""
-    lock, others = noise.lock_directory, []
+    lock, others = output.lock_directory, []
 
     def end_first(directory):
         if not others:
@@ -221,7 +224,7 @@ def test_what_another_command_has_just_recorded_is_kept(tmp_path, musan, ask, mo
             noise.run_tree(ask(musan / "noise"), SilentProgress(), "noise")
         return lock(directory)
 
-    monkeypatch.setattr(noise, "lock_directory", end_first)
+    monkeypatch.setattr(output, "lock_directory", end_first)
     noise.run_tree(ask(musan / "music"), SilentProgress(), "music")
     record = json.loads((tmp_path / "exp" / "data" / "noise.provenance.json").read_text())
     assert set(record["categories"]) == {"noise", "music"} == set(listed(tmp_path).values())

@@ -38,7 +38,7 @@ from svkit.store.embeddings import read_embeddings, read_facts, write_embeddings
 from svkit.store.enrollment import read_enrollment
 from svkit.store.experiment import read_experiment
 from svkit.store.manifest import COLUMNS, read_manifest, write_manifest
-from svkit.store.output import open_output
+from svkit.store.output import Output
 from svkit.store.provenance import read_provenance
 from svkit.store.report import read_log
 from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
@@ -238,7 +238,7 @@ def make_provenance(root: Path) -> None:
 
 
 def open_run(root: Path) -> bool:
-    with open_output(root, command="x", config={"a": {"b": 1}}, inputs={}, overwrite=False):
+    with Output(root, command="x", config={"a": {"b": 1}}, inputs={}).open():
         return True
 
 

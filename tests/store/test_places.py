@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from svkit.errors import ArtifactError
-from svkit.store.finished import is_current
-from svkit.store.output import open_output
+from svkit.store.output import Output
 from svkit.store.places import recorded_path, recorded_paths, usable_paths
 from svkit.store.provenance import read_provenance
 
@@ -146,10 +145,10 @@ def test_an_output_records_and_reads_its_inputs_so(exp, tmp_path):
     inputs = {"train": exp / "data" / "eval.tsv", "teacher": exp / "finetune" / "lmft"}
 
     def take(root):
-        return open_output(
-            root / "distill", command="distill", config={}, overwrite=False, experiment=root,
+        return Output(
+            root / "distill", command="distill", config={}, experiment=root,
             inputs={name: root / path.relative_to(exp) for name, path in inputs.items()},
-        )  # fmt: skip
+        ).open()  # fmt: skip
 
     take(exp).close()
     moved = tmp_path / "moved"
@@ -171,11 +170,12 @@ def test_a_local_encoder_counts_by_content_not_by_its_path(tmp_path):
 
     def ask(name, seed=1):
         config = {"encoder": str(tmp_path / name), "seed": seed}
-        return {"command": "finetune", "config": config, "inputs": {"encoder": tmp_path / name}}
+        inputs = {"encoder": tmp_path / name}
+        return Output(tmp_path / "out", command="finetune", config=config, inputs=inputs)
 
-    with open_output(tmp_path / "out", **ask("here"), overwrite=False) as output:
+    with ask("here").open() as output:
         output.finish()
-    assert is_current(tmp_path / "out", **ask("there"))
-    assert not is_current(tmp_path / "out", **ask("there", seed=2))
+    assert ask("there").is_current
+    assert not ask("there", seed=2).is_current
     (tmp_path / "there" / "config.json").write_text("other")
-    assert not is_current(tmp_path / "out", **ask("there"))
+    assert not ask("there").is_current

@@ -9,7 +9,7 @@ import pytest
 
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.store import provenance
-from svkit.store.output import open_output
+from svkit.store.output import Output
 from svkit.store.provenance import read_provenance, sha256_artifact
 
 
@@ -20,9 +20,9 @@ def inputs(tmp_path):
 
 
 def take(tmp_path, inputs, *, overwrite=False, **config):
-    return open_output(
+    return Output(
         tmp_path / "out", command="prune", config={"seed": 3, **config}, inputs=inputs, overwrite=overwrite
-    )
+    ).open()
 
 
 def test_finished_output_is_refused_then_replaced(tmp_path, inputs):
@@ -76,10 +76,12 @@ def test_unfinished_output_of_another_run_names_the_difference(tmp_path, inputs)
     with pytest.raises(ArtifactError, match=r"another config.optim.clip: 2 then, null now"):
         take(tmp_path, inputs, optim={"lr": 1})
     inputs["train"].write_text("y")
-    with pytest.raises(ArtifactError, match=r"another input.train: "):
+    with pytest.raises(
+        ArtifactError, match=r"another train than there is now; run the earlier command again"
+    ):
         take(tmp_path, inputs, optim={"lr": 1, "clip": 2})
     with pytest.raises(ArtifactError, match="another command"):
-        open_output(tmp_path / "out", command="distill", config={}, inputs=inputs, overwrite=False)
+        Output(tmp_path / "out", command="distill", config={}, inputs=inputs).open()
 
 
 def test_files_of_others_are_never_deleted(tmp_path, inputs):
@@ -210,8 +212,8 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path, inputs):
 
 def test_a_second_process_is_told(tmp_path, inputs):
     code = (
-        "import sys; from pathlib import Path; from svkit.store.output import open_output\n"
-        "open_output(Path(sys.argv[1]), command='prune', config={}, inputs={}, overwrite=True)"
+        "import sys; from pathlib import Path; from svkit.store.output import Output\n"
+        "Output(Path(sys.argv[1]), command='prune', config={}, inputs={}, overwrite=True).open()"
     )
     with take(tmp_path, inputs):
         done = subprocess.run([sys.executable, "-c", code, tmp_path / "out"], capture_output=True, text=True)
@@ -344,9 +346,7 @@ def test_a_changed_file_is_refused_as_input_of_another_output(tmp_path, inputs, 
     )
     for path in dict.fromkeys((out, (out / name).parent)):
         with pytest.raises(ArtifactError, match=message):
-            open_output(
-                tmp_path / "next", command="distill", config={}, inputs={"checkpoint": path}, overwrite=False
-            )
+            Output(tmp_path / "next", command="distill", config={}, inputs={"checkpoint": path}).open()
     assert not (tmp_path / "next").exists()
     # Without hashes, as earlier versions recorded outputs, it is hashed as it is.
     record = json.loads((out / "provenance.json").read_text())

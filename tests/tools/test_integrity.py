@@ -14,7 +14,7 @@ from svkit.cli.app import app
 from svkit.store.checkpoint import read_tensors
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import read_manifest
-from svkit.store.output import open_output
+from svkit.store.output import Output
 from svkit.store.provenance import describe_inputs, read_provenance, write_provenance
 from tests.training_experiment import make_teacher, prepare, set_options
 
@@ -212,9 +212,8 @@ def test_what_was_made_before_hashes_is_said_and_read(exp: Path) -> None:
 def test_lists_with_a_provenance_of_their_own_are_checked(tmp_path: Path) -> None:
     for name in ("a.tsv", "b.tsv"):
         (tmp_path / name).write_text("rows")
-    with open_output(
-        tmp_path / "out", command="test", config={}, inputs={"list": tmp_path / "b.tsv"}, overwrite=False
-    ) as output:
+    inputs = {"list": tmp_path / "b.tsv"}
+    with Output(tmp_path / "out", command="test", config={}, inputs=inputs).open() as output:
         output.finish()
     write_provenance(
         tmp_path / "a.provenance.json", [tmp_path / "a.tsv"], command="x", config={}, inputs=[], started=""

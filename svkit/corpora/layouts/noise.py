@@ -6,7 +6,6 @@ of its own categories and keeps the others. `exp/data/rirs.tsv` has the type of 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from svkit.errors import ConfigError, DataError
 from svkit.progress import Progress
 from svkit.store.experiment import update_experiment
 from svkit.store.files import read_file
-from svkit.store.locks import lock_directory, release_directory
 from svkit.store.manifest import read_manifest, write_manifest
-from svkit.store.provenance import FORMAT, VERSION, plain, write_provenance
+from svkit.store.output import Output
+from svkit.store.provenance import FORMAT, VERSION
 from svkit.store.strict_json import NUMBER, check_fields, read_json
 
 MUSAN_CATEGORIES = ("noise", "music", "speech")
@@ -117,7 +116,7 @@ def run_rirs(
     if left_out:
         why = ", as in the published recipe" if set(types) == set(PUBLISHED_RIR_TYPES) else ""
         progress.note(f"left out{why}: {', '.join(left_out)} (--type takes them in)")
-    return _run(request, progress, "rirs", "rirs", sources, replaces_all=True)
+    return _run(request, progress, "rirs", "rirs", sources)
 
 
 def _real_responses(root: Path) -> list[str]:
@@ -181,88 +180,80 @@ def _vocal_pieces(music: Path) -> set[str]:
     return vocal
 
 
+class _NoiseOutput(Output):
+    """A list of several commands, each of which replaces the rows of its own categories (of `rirs`: all)."""
+
+    def sources(self) -> dict[str, Any]:
+        """Return what is recorded about each category of the list; nothing where the list is unfinished."""
+        if not self.record.exists() or not self.path.exists():
+            return {}
+        categories = read_json(self.record, FORMAT, VERSION, dict[str, Any]).get("categories", {})
+        check_fields(self.record, categories, {}, "categories")
+        summary = {"list": str, "files": dict, "hours": NUMBER, "bad_files": int}
+        for name, entry in categories.items():
+            fields = {"command": str, "config": dict, "summary": summary}
+            check_fields(self.record, entry, fields, f"categories.{name}")
+        return dict(categories)
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return a record of the categories that this command would replace."""
+        wanted = self.config["categories"]
+        found = {name: entry for name, entry in self.sources().items() if self.replaces_all or name in wanted}
+        for entry in found.values():
+            config = {**entry["config"], "categories": sorted(found)}
+            if (entry["command"], config) != (self.command, self.config):
+                break
+        return {"command": entry["command"], "config": config, "inputs": []} if found else None
+
+    @property
+    def replaces_all(self) -> bool:
+        """Whether categories that this command does not write go."""
+        return self.path.stem == "rirs"
+
+
 def _run(
     request: NoiseRequest,
     progress: Progress,
     command: str,
     kind: str,
     sources: Mapping[str, tuple[Path, Sequence[str]]],
-    *,
-    replaces_all: bool = False,
 ) -> NoiseResult:
-    """Scan the files of each category and put them into the list of this kind (`noise` or `rirs`).
-
-    Other categories of the list stay, unless `replaces_all`.
-    """
-    data = request.exp / "data"
-    path, provenance_path = data / f"{kind}.tsv", data / f"{kind}.provenance.json"
-    config = plain({"root": request.root.resolve(), "scan": _identity(request.scan)})
-    earlier = _read_sources(provenance_path) if path.exists() else {}
-    present = sorted(set(earlier) if replaces_all else set(earlier) & set(sources))
-    is_complete = not replaces_all or set(earlier) == set(sources)
-    if (
-        request.keep_finished
-        and is_complete
-        and all(earlier.get(name, {}).get("config") == config for name in sources)
-    ):
-        known = earlier[next(iter(sources))]["summary"]
+    """Scan the files of each category and put them into the list of this kind (`noise` or `rirs`)."""
+    scan = {"min_seconds": request.scan.min_seconds, "skip_bad": request.scan.skip_bad}
+    scan |= {"reads_samples": request.scan.reads_samples, **unusual(request.scan)}
+    asked = {"root": request.root.resolve().as_posix(), "scan": scan}
+    output = _NoiseOutput(
+        request.exp / "data" / f"{kind}.tsv",
+        command=f"prepare {command}",
+        config={**asked, "categories": sorted(sources)},
+        inputs={},
+        overwrite=request.overwrite,
+        keep_finished=request.keep_finished,
+        experiment=request.exp,
+        kind="part",
+    )
+    path = output.path
+    if output.is_kept(progress):
+        known = output.sources()[next(iter(sources))]["summary"]
         return NoiseResult(**{**known, "list": str(path), "bad_files": ()})
-    if present and not request.overwrite:
-        raise ConfigError(f"{path} has {', '.join(present)} already; use --overwrite to replace it")
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    lock = lock_directory(data)
-    try:
-        earlier = (
-            _read_sources(provenance_path) if path.exists() else {}
-        )  # another command may just have ended
+    with output.open():
+        earlier = {} if output.replaces_all else output.sources()
         table, bad = _scan(request, progress, sources)
         result = _summarise(path, table, bad)
-        if path.exists() and not replaces_all:
+        if path.exists() and not output.replaces_all:
             kept = read_manifest(path).table
             table = pd.concat([kept[~kept["category"].isin(list(sources))], table], ignore_index=True)
-        provenance_path.unlink(missing_ok=True)
+        output.unmark()
         write_manifest(path, table)
         update_experiment(request.exp, **{kind: f"data/{kind}.tsv"})
         entry = {
-            "command": f"prepare {command}",
-            "config": config,
+            "command": output.command,
+            "config": asked,
             "summary": {**asdict(result), "list": path.name, "bad_files": len(bad)},
-            "finished": started,
+            "finished": output.started,
         }
-        merged = {**({} if replaces_all else earlier), **dict.fromkeys(sources, entry)}
-        write_provenance(
-            provenance_path,
-            [path],
-            command=f"prepare {command}",
-            config=config,
-            inputs=[],
-            started=started,
-            extra={"categories": merged},
-        )
-    finally:
-        release_directory(lock)
+        output.finish({"categories": {**earlier, **dict.fromkeys(sources, entry)}}, [path])
     return result
-
-
-def _identity(options: ScanOptions) -> dict[str, Any]:
-    return {
-        "min_seconds": options.min_seconds,
-        "skip_bad": options.skip_bad,
-        "reads_samples": options.reads_samples,
-        **unusual(options),
-    }
-
-
-def _read_sources(path: Path) -> dict[str, Any]:
-    """Return what is recorded about each category of the list; nothing where the list is unfinished."""
-    if not path.exists():
-        return {}
-    categories = read_json(path, FORMAT, VERSION, dict[str, Any]).get("categories", {})
-    check_fields(path, categories, {}, "categories")
-    for name, entry in categories.items():
-        summary = {"list": str, "files": dict, "hours": NUMBER, "bad_files": int}
-        check_fields(path, entry, {"config": dict, "summary": summary}, f"categories.{name}")
-    return dict(categories)
 
 
 def _scan(
