@@ -56,7 +56,10 @@ def derived_lists(
             raise ConfigError(f"{path}: expected a name that ends in {' or '.join(LIST_SUFFIXES)}")
     one = Output(Path(), command=command, config={}, inputs=inputs, overwrite=overwrite, kind="list")
     one.describe()
-    return [replace(one, path=path, config=config).open() for path, config in configs.items()]
+    outputs = [replace(one, path=path, config=config) for path, config in configs.items()]
+    for output in outputs:
+        output.open()
+    return outputs
 
 
 def write_derived(output: Output, table: pd.DataFrame) -> None:

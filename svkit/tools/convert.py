@@ -51,7 +51,8 @@ def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress:
         load_into(network, published.tensors, str(source))
         classifier = published.classifier
         inputs = {"source": source, "config": config}
-    with Output(out, command="convert", config={}, inputs=inputs, overwrite=overwrite).open() as output:
+    output = Output(out, command="convert", config={}, inputs=inputs, overwrite=overwrite)
+    with output.open():
         if classifier is not None:
             # The published files do not name their speakers.
             names = [f"class-{row:06d}" for row in range(len(classifier))]
