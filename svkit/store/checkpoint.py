@@ -9,22 +9,23 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Annotated, Any
 
+import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from svkit.config.architecture import ModelArchitecture
+from svkit.config.ranges import Range
 from svkit.errors import ArtifactError, first_line
 from svkit.store.atomic import one_line, replacing, write_bytes, write_json, write_text
 from svkit.store.files import LOG_BYTES, check_file, read_file
 from svkit.store.provenance import check_sha256, sha256_file
-from svkit.store.strict_json import check_fields, load_json, read_json, typed
+from svkit.store.strict_json import load_json, read_json, typed
 from svkit.store.tables import read_artifact_table, write_table
 
 CONFIG_NAME, MODEL_NAME = "config.json", "model.safetensors"
@@ -65,42 +66,27 @@ def read_architecture(directory: Path) -> ModelArchitecture:
     return ModelArchitecture.from_dict(typed(path, load_json(path), dict[str, Any]), str(path))
 
 
-# A header may name a type of numbers that the file format has and this torch has not.
-_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
-
-
-def _unreadable(path: Path, error: Exception) -> ArtifactError:
-    return ArtifactError(f"{path}: not a readable safetensors file ({first_line(error)})")
+@contextlib.contextmanager
+def _safetensors(path: Path) -> Iterator[None]:
+    check_file(path, ArtifactError)
+    try:
+        yield
+    # AttributeError: a header may name a type of numbers that the file format has and this torch lacks.
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ArtifactError(f"{path}: not a readable safetensors file ({first_line(error)})") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file (ArtifactError when missing or corrupt)."""
-    check_file(path, ArtifactError)
-    try:
+    with _safetensors(path):
         tensors: dict[str, Tensor] = load_file(path)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
     return tensors
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
-    """Read the names and shapes in the header of a safetensors file, and nothing else of it."""
-    check_file(path, ArtifactError)
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def check_tensors(path: Path) -> None:
-    """Check that a safetensors file is whole, by its header; ArtifactError otherwise."""
-    check_file(path, ArtifactError)
-    try:
-        with safe_open(path, "pt"):
-            pass
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    """Read names and shapes from the header of a safetensors file; ArtifactError where the file is not whole."""
+    with _safetensors(path), safe_open(path, "pt") as file:
+        return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -120,37 +106,27 @@ def write_model(
 
 def write_classifier(directory: Path, classifier: Classifier) -> None:
     """Write class weights and `speakers.tsv` (row, speaker_id, speed)."""
-    import pandas as pd
-
-    table = pd.DataFrame(
-        {
-            "row": range(len(classifier.speakers)),
-            "speaker_id": classifier.speakers,
-            "speed": [f"{speed:g}" for speed in classifier.speeds],
-        }
-    )
-    write_table(directory / SPEAKERS_NAME, table)
+    speeds = [f"{speed:g}" for speed in classifier.speeds]
+    columns = {"row": range(len(speeds)), "speaker_id": classifier.speakers, "speed": speeds}
+    write_table(directory / SPEAKERS_NAME, pd.DataFrame(columns))
     write_tensors(directory / CLASSIFIER_NAME, {"weight": classifier.weight})
 
 
 def read_classifier(directory: Path) -> Classifier | None:
     """Read the class weights; None when the checkpoint has none."""
-    path = directory / CLASSIFIER_NAME
+    path, names = directory / CLASSIFIER_NAME, directory / SPEAKERS_NAME
     if not path.exists():
         return None
-    tensors = read_tensors(path)
-    table = read_artifact_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
-    if set(tensors) != {"weight"} or tensors["weight"].ndim != 2 or len(tensors["weight"]) != len(table):
+    tensors, table = read_tensors(path), read_artifact_table(names, ("row", "speaker_id", "speed"))
+    weight = tensors.pop("weight", None)
+    if tensors or weight is None or weight.ndim != 2 or len(weight) != len(table):
         raise ArtifactError(
             f"{path}: expected one weight row for each of the {len(table)} rows of {SPEAKERS_NAME}"
         )
-    try:
-        speeds = [float(speed) for speed in table["speed"]]
-        if not all(0 < speed < math.inf for speed in speeds):
-            raise ValueError("expected numbers above 0")
-    except ValueError as error:
-        raise ArtifactError(f"{directory / SPEAKERS_NAME}: speed: {error}") from error
-    return Classifier(weight=tensors["weight"], speakers=list(table["speaker_id"]), speeds=speeds)
+    speeds = pd.to_numeric(table["speed"], errors="coerce")
+    if not speeds.between(0, math.inf, inclusive="neither").all():
+        raise ArtifactError(f"{names}: speed: expected numbers above 0")
+    return Classifier(weight=weight, speakers=list(table["speaker_id"]), speeds=speeds.tolist())
 
 
 def write_adapter(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -164,8 +140,7 @@ def read_adapter(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
     path = directory / ADAPTER_FILES[0]
     if not path.exists():
         return None
-    config = load_json(path)
-    check_fields(path, config, {})
+    config = typed(path, load_json(path), dict[str, Any])
     return config, read_tensors(directory / ADAPTER_FILES[1])
 
 
@@ -207,13 +182,36 @@ class ResumeState:
     """Step whose task is kept in `best_path`, where there is one."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Record:
+    """`state.json`."""
+
+    num_done: int
+    batch_size: Annotated[int, Range(ge=1)]
+    best_step: int | None
+    facts: dict[str, Any]
+    sha256: dict[str, str] | None = None
+    """Of each file of the state; None: written by an earlier version, as with `checksum`."""
+    checksum: str | None = None
+    """Of the other fields."""
+
+    def digest(self) -> str:
+        others = {key: value for key, value in asdict(self).items() if key != "checksum"}
+        return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
+
+
 def best_path(directory: Path, step: int) -> Path:
     """Where the task of the best step so far lies until the training ends.
 
-    Named by its step: a run that is killed between this file and the state that mentions it goes on with the best step
-    of its own past, not with one from a future that may come out differently.
+    Named by its step: a run that is killed between this file and the state that mentions it continues with the best
+    step of its own past, not with one from a future that may come out differently.
     """
     return directory / RESUME_NAME / f"best-{step:09d}.safetensors"
+
+
+def _state_files(place: Path, best_step: int | None) -> list[Path]:
+    files = [place / "task.safetensors", place / "optimizer.safetensors"]
+    return files if best_step is None else [*files, best_path(place.parent.parent, best_step)]
 
 
 def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> None:
@@ -223,25 +221,27 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
     """
     root = directory / RESUME_NAME
     place = root / f"step-{state.num_done:09d}"
-    if _is_whole(place):  # a step has one state
-        return
+    with contextlib.suppress(ArtifactError):
+        _check_files(place, _read_record(place))
+        return  # the state of this step is there
     (place / STATE_NAME).unlink(missing_ok=True)
     try:
         write_tensors(place / "task.safetensors", state.task)
         write_tensors(place / "optimizer.safetensors", state.optimizer)
-        record: dict[str, Any] = {
-            "num_done": state.num_done,
-            "batch_size": state.batch_size,
-            "best_step": state.best_step,
-            "facts": state.facts,
-        }
-        record["sha256"] = {path.name: sha256_file(path) for path in _state_files(place, record)}
-        record["checksum"] = _checksum(record)
-        write_json(place / STATE_NAME, {"format": RESUME_FORMAT, "format_version": RESUME_VERSION, **record})
+        record = _Record(
+            num_done=state.num_done,
+            batch_size=state.batch_size,
+            best_step=state.best_step,
+            facts=state.facts,
+            sha256={path.name: sha256_file(path) for path in _state_files(place, state.best_step)},
+        )
+        record = replace(record, checksum=record.digest())
+        heading = {"format": RESUME_FORMAT, "format_version": RESUME_VERSION}
+        write_json(place / STATE_NAME, {**heading, **asdict(record)})
     except ArtifactError:
         shutil.rmtree(place, ignore_errors=True)  # the disk may be full: leave the room to others
         raise
-    # A newer state than this one could not be read when the run went on.
+    # A newer state than this one could not be read when the run was resumed.
     kept = [path for path in _complete_states(root) if path.name <= place.name][:keep_last]
     for other in root.glob(_STATE_GLOB):
         if other not in kept:
@@ -250,53 +250,28 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
     needed: set[Path] = set()
     for path in kept:
         with contextlib.suppress(ArtifactError):  # it will not be read either
-            needed.update(_state_files(path, _read_record(path)))
+            needed.update(_state_files(path, _read_record(path).best_step))
     for best in root.glob(f"best-{_DIGITS}.safetensors"):
         if best not in needed:
             best.unlink()
 
 
-def _state_files(place: Path, record: Mapping[str, Any]) -> list[Path]:
-    best = [] if record["best_step"] is None else [best_path(place.parent.parent, record["best_step"])]
-    return [place / "task.safetensors", place / "optimizer.safetensors", *best]
-
-
-def _checksum(record: Mapping[str, Any]) -> str:
-    """Hash what `state.json` says besides this."""
-    others = {
-        key: value for key, value in record.items() if key not in ("format", "format_version", "checksum")
-    }
-    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
-
-
-def _is_whole(place: Path) -> bool:
-    try:
-        _check_files(place, _read_record(place))
-    except ArtifactError:
-        return False
-    return True
-
-
-def _read_record(place: Path) -> dict[str, Any]:
-    """Read and check `state.json`; states of earlier versions have no hashes."""
+def _read_record(place: Path) -> _Record:
     path = place / STATE_NAME
-    record = read_json(path, RESUME_FORMAT, RESUME_VERSION, dict[str, Any])
-    kinds = {"num_done": int, "batch_size": int, "best_step": (int, NoneType), "facts": dict}
-    check_fields(path, record, kinds | {key: dict for key in ("sha256",) if key in record})
-    if record["batch_size"] < 1:
-        raise ArtifactError(f"{path}: batch_size: expected a positive number, found {record['batch_size']}")
-    if f"step-{record['num_done']:09d}" != place.name:
-        raise ArtifactError(f"{path}: num_done: expected that of {place.name}, found {record['num_done']:,}")
-    if record.get("checksum", _checksum(record)) != _checksum(record):
+    record = read_json(path, RESUME_FORMAT, RESUME_VERSION, _Record)
+    if f"step-{record.num_done:09d}" != place.name:
+        raise ArtifactError(f"{path}: num_done: expected that of {place.name}, found {record.num_done:,}")
+    if record.checksum not in (None, record.digest()):
         raise ArtifactError(f"{path}: has changed since it was saved (its checksum is of other content)")
     return record
 
 
-def _check_files(place: Path, record: Mapping[str, Any]) -> None:
-    for path in _state_files(place, record):
-        check_tensors(path)
-        if "sha256" in record:
-            check_sha256(path, record["sha256"].get(path.name), "it was saved")
+def _check_files(place: Path, record: _Record) -> None:
+    for path in _state_files(place, record.best_step):
+        if record.sha256 is None:
+            read_shapes(path)
+        else:
+            check_sha256(path, record.sha256.get(path.name), "it was saved")
 
 
 def _complete_states(root: Path) -> list[Path]:
@@ -318,11 +293,11 @@ def read_resume(
         ArtifactError: there are states, but none of them can be read.
     """
     places = _complete_states(directory / RESUME_NAME)
-    for number, place in enumerate(places):
+    for place in places:
         try:
             return _read_state(place, num_steps)
         except ArtifactError as error:
-            if number + 1 == len(places):
+            if place == places[-1]:
                 raise ArtifactError(f"{error}; remove {directory} to begin again") from error
             note(f"{error}: going back to the state before it")
     return None
@@ -330,26 +305,27 @@ def read_resume(
 
 def _read_state(place: Path, num_steps: int) -> ResumeState:
     record = _read_record(place)
-    if record["num_done"] > num_steps:
+    if record.num_done > num_steps:
         raise ArtifactError(
-            f"{place / STATE_NAME}: num_done: expected at most the run's {num_steps:,}, found {record['num_done']:,}"
+            f"{place / STATE_NAME}: num_done: expected at most the run's {num_steps:,}, found {record.num_done:,}"
         )
     _check_files(place, record)
+    task, optimizer, *_ = _state_files(place, None)
     return ResumeState(
-        num_done=record["num_done"],
-        batch_size=record["batch_size"],
-        task=read_tensors(place / "task.safetensors"),
-        optimizer=read_tensors(place / "optimizer.safetensors"),
-        facts=record["facts"],
-        best_step=record["best_step"],
+        num_done=record.num_done,
+        batch_size=record.batch_size,
+        task=read_tensors(task),
+        optimizer=read_tensors(optimizer),
+        facts=record.facts,
+        best_step=record.best_step,
     )
 
 
 def read_resume_batch(directory: Path) -> int | None:
     """Read how many examples a step of the interrupted training takes over all processes; None without a state."""
     for place in _complete_states(directory / RESUME_NAME):
-        with contextlib.suppress(ArtifactError):  # `read_resume` says so
-            return int(_read_record(place)["batch_size"])
+        with contextlib.suppress(ArtifactError):  # `read_resume` reports it
+            return _read_record(place).batch_size
     return None
 
 
@@ -358,13 +334,13 @@ def remove_resume(directory: Path) -> None:
     shutil.rmtree(directory / RESUME_NAME, ignore_errors=True)
 
 
-def check_keys(found: Sequence[str], expected: Sequence[str], where: str) -> None:
+def check_keys(found: Collection[str], expected: Collection[str], where: str) -> None:
     """Raise ArtifactError naming missing and unexpected tensors."""
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    if missing or extra:
-        parts = [
-            f"{label} {', '.join(names[:5])} ({len(names)})"
-            for label, names in (("missing", missing), ("unexpected", extra))
-            if names
-        ]
+    parts = [
+        f"{label} {', '.join(names[:5])} ({len(names)})"
+        for label, names in (("missing", missing), ("unexpected", extra))
+        if names
+    ]
+    if parts:
         raise ArtifactError(f"{where}: the tensors do not fit config.json: {'; '.join(parts)}")

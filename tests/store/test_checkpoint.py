@@ -202,7 +202,7 @@ def test_a_state_that_cannot_be_read_gives_way_to_the_one_before(tmp_path):
     [
         ({"num_done": None}, "num_done: expected a whole number, found null; remove .* to begin again"),
         ({"batch_size": "many"}, "batch_size: expected a whole number"),
-        ({"batch_size": 0}, "batch_size: expected a positive number, found 0"),
+        ({"batch_size": 0}, "batch_size: expected a whole number >= 1, found 0"),
         ({"format_version": 9}, "9"),
         ({"num_done": 10**11}, "num_done: expected that of step-000000005, found 100,000,000,000"),
         ({"num_done": 4}, "num_done: expected that of step-000000005, found 4"),
