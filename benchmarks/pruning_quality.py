@@ -41,10 +41,10 @@ from svkit.scoring.trial_speakers import find_speakers
 from svkit.store import checkpoint as store
 from svkit.store.atomic import write_json, write_text
 from svkit.store.manifest import read_manifest
+from svkit.store.metrics import metrics_record, plain_record, read_metrics
 from svkit.store.output import Output
 from svkit.store.provenance import is_finished, read_provenance
 from svkit.store.report import read_log
-from svkit.store.scores import read_metrics
 from svkit.training.stage import count_steps
 from svkit.training.tasks import DistillationTask
 from svkit.training.teacher import DistanceMeter
@@ -236,7 +236,7 @@ def measure_run(run: Run, models: list[Model]) -> tuple[list[dict[str, Any]], li
     rows, finals = [], {}
     for model, directory in evaluate(run, models):
         architecture = store.read_architecture(model.checkpoint)
-        metrics = read_metrics(directory)
+        metrics = metrics_record(read_metrics(directory))
         rows.append(
             {
                 "method": model.method,
@@ -262,18 +262,14 @@ def differences(run: Run, finals: dict[str, Path]) -> list[dict[str, Any]]:
     """Paired differences of EER, ours minus the other, over resampled speakers."""
     names = [name for name in (*COMPARED, "dense") if name in finals]
     systems = comparison.read_systems([finals[name] for name in names])
-    manifest = read_metrics(finals[names[0]]).get("manifest")
-    speakers, _ = find_speakers(systems[0].trials, manifest)
+    metrics = [read_metrics(finals[name]) for name in names]
+    speakers, _ = find_speakers(systems[0].trials, metrics[0].manifest)
     resampled = comparison.resample_systems(systems, speakers, NUM_RESAMPLES, 24)
+    ours, *others = zip(metrics, resampled, strict=True)
+    found = [comparison.compare(ours, other, speakers.num_speakers) for other in others]
     return [
-        {
-            "seed": run.recipe.seed,
-            "first": names[0],
-            "second": name,
-            "num_speakers": speakers.num_speakers,
-            **comparison.compare(resampled[0], other, speakers.num_speakers),
-        }
-        for name, other in zip(names[1:], resampled[1:], strict=True)
+        {**plain_record(one), "seed": run.recipe.seed, "first": names[0], "second": name}
+        for name, one in zip(names[1:], found, strict=True)
     ]
 
 

@@ -24,8 +24,8 @@ from svkit.models.info import describe_checkpoint
 from svkit.models.load import load_model
 from svkit.reports import figures, timing
 from svkit.store.atomic import write_bytes, write_json, write_text
+from svkit.store.metrics import metrics_record, read_metrics
 from svkit.store.provenance import read_provenance
-from svkit.store.scores import read_metrics
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
 DENSE = "dense"
@@ -56,7 +56,7 @@ def measure(
     times = timing.time_models(loaded, PlainProgress(sys.stderr))
     points = []
     for name, path in models.items():
-        facts, metrics = describe_checkpoint(path), read_metrics(scores[name])
+        facts, metrics = describe_checkpoint(path), metrics_record(read_metrics(scores[name]))
         points.append(
             {
                 "name": name,

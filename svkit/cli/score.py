@@ -176,6 +176,7 @@ def score(
         raise ConfigError("--top-n counts in --norm asnorm only; give both")
     from svkit.scoring.backend import Backend
     from svkit.scoring.score import ScoreRequest, run
+    from svkit.store.metrics import metrics_record, plain_record
 
     request = ScoreRequest(
         exp=exp,
@@ -207,8 +208,11 @@ def score(
     with console.progress() as progress:
         done = run(request, progress)
     if json:
-        systems = [{"directory": system.directory.as_posix(), **system.metrics} for system in done.systems]
-        answer = {"trials": done.trials, "systems": systems, "comparisons": list(done.comparisons)}
+        systems = [
+            {"directory": system.directory.as_posix(), **metrics_record(system.metrics)}
+            for system in done.systems
+        ]
+        answer = {"trials": done.trials, "systems": systems, "comparisons": plain_record(done.comparisons)}
         return console.result(answer, as_json=True)
     _print(done)
     return console.result([system.directory for system in done.systems])
@@ -218,8 +222,9 @@ def _print(done: "ScoreResult") -> None:
     """Print what a person decides by: errors, comparison, calibration, thresholds, breakdowns; 80 columns wide."""
     from svkit.reports import results, wording
     from svkit.reports.tables import Table
+    from svkit.store.metrics import metrics_record, plain_record
 
-    systems = [system.metrics for system in done.systems]
+    systems = [metrics_record(system.metrics) for system in done.systems]
     title, cautions = f"Trials {done.trials}", wording.caution_sentences(systems)
     if any(one["eer"] is None for one in systems):  # trials of one class, allowed: there are no error rates
         rows = [[one["name"], f"{one['num_targets']:,}", f"{one['num_nontargets']:,}"] for one in systems]
@@ -227,7 +232,7 @@ def _print(done: "ScoreResult") -> None:
         console.table(Table(title=title, headings=headings, rows=rows, notes=cautions))
         return
     notes = [wording.trials_note(systems[:1]), wording.interval_note(systems)]
-    notes += [*map(wording.comparison_sentence, done.comparisons), *cautions]
+    notes += [*map(wording.comparison_sentence, plain_record(done.comparisons)), *cautions]
     console.table(results.brief_errors(systems, f"{title} ({systems[0]['backend']['name']})", notes))
     if "cllr" in systems[0]:
         console.table(results.brief_calibration(systems))

@@ -26,6 +26,7 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.eval.metrics import check_trials, corner_points, detection_cost, error_curve
+from svkit.eval.results import Interval
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -56,15 +57,6 @@ class TrialSpeakers:
     test: Numbers
     """[N]; equal to `enroll` exactly for target trials."""
     num_speakers: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Interval:
-    """Interval between percentiles of the resampled values, expanded for few speakers."""
-
-    low: float
-    high: float
-    level: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -343,7 +335,13 @@ def percentile_interval(samples: Floats, num_speakers: int, level: float = 0.95)
     defined = np.sort(_defined(samples))
     # Counted as a p-value is, so that a difference's interval leaves zero out exactly where p is small.
     place = max(1, int(tail_share(num_speakers, level) * (len(defined) + 1)))
-    return Interval(low=float(defined[place - 1]), high=float(defined[-place]), level=level)
+    return Interval(
+        low=float(defined[place - 1]),
+        high=float(defined[-place]),
+        num_speakers=num_speakers,
+        num_resamples=len(samples),
+        level=level,
+    )
 
 
 def tail_share(num_speakers: int, level: float = 0.95) -> float:

@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from svkit.errors import ConfigError
 from svkit.eval.metrics import (
     ErrorCurve,
-    OperatingPoint,
     check_trials,
     convex_hull,
     detection_cost,
     threshold_point,
 )
+from svkit.eval.results import OperatingPoint
 
 
 def bayes_threshold(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:

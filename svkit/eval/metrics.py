@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 
 from svkit.errors import DataError
+from svkit.eval.results import OperatingPoint
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -48,15 +49,6 @@ class ErrorCurve:
     def false_accept_rate(self) -> Floats:
         """Share of nontargets accepted at each threshold."""
         return self.num_false_accepts / self.num_nontargets
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OperatingPoint:
-    """A threshold (accept at or above it) with the two error rates it gives on the trials at hand."""
-
-    threshold: float
-    miss_rate: float
-    false_accept_rate: float
 
 
 def check_trials(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:

@@ -15,9 +15,10 @@ from svkit.progress import Progress
 from svkit.scoring.comparison import compare, det_band, read_systems, resample_systems
 from svkit.scoring.trial_speakers import find_speakers
 from svkit.store.enrollment import first_utterances, read_enrollment
+from svkit.store.metrics import LeftOut, Metrics, plain_record, read_metrics
 from svkit.store.provenance import read_provenance
 from svkit.store.report import find_finished, read_log
-from svkit.store.scores import Scores, read_metrics
+from svkit.store.scores import Scores
 
 DET_POINTS = 300
 HISTOGRAM_BINS = 60
@@ -52,12 +53,12 @@ def gather_systems(
     Returns:
         Systems (metrics, DET curve with band, histogram) and comparisons with the reference system.
     """
-    groups: dict[tuple[str, ...], list[tuple[Path, dict[str, Any]]]] = defaultdict(list)
+    groups: dict[tuple[str, LeftOut | None, str], list[tuple[Path, Metrics]]] = defaultdict(list)
     for directory in directories:
         metrics = read_metrics(directory)
-        trials = metrics["trials"]
-        left_out = str((trials.get("left_out") or {}).get("sha256"))
-        groups[trials["sha256"], left_out, metrics["backend"]["name"]].append((directory, metrics))
+        if isinstance(metrics, Metrics):
+            trials = metrics.trials
+            groups[trials.sha256, trials.left_out, metrics.backend.name].append((directory, metrics))
     systems, comparisons = [], []
     with progress.task("compare systems", len(directories)) as task:
         for members in groups.values():
@@ -69,13 +70,13 @@ def gather_systems(
 
 
 def _gather_group(
-    exp: Path, members: list[tuple[Path, dict[str, Any]]], num_resamples: int, seed: int, progress: Progress
+    exp: Path, members: list[tuple[Path, Metrics]], num_resamples: int, seed: int, progress: Progress
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    members = sorted(members, key=lambda member: (member[1]["name"] != "dense", member[1]["name"]))
+    members = sorted(members, key=lambda member: (member[1].name != "dense", member[1].name))
     scores = read_systems([directory for directory, _ in members])
     systems = [
         {
-            **{key: value for key, value in metrics.items() if key not in ("format", "format_version")},
+            **plain_record(metrics),
             "directory": directory.relative_to(exp).as_posix(),
             "det": _det(system),
             "histogram": _histogram(system),
@@ -84,25 +85,17 @@ def _gather_group(
         for (directory, metrics), system in zip(members, scores, strict=True)
     ]
     try:
-        speakers, _ = find_speakers(
-            scores[0].trials, members[0][1].get("manifest"), _enrollment(members[0][0])
-        )
+        speakers, _ = find_speakers(scores[0].trials, members[0][1].manifest, _enrollment(members[0][0]))
         resampled = resample_systems(scores, speakers, num_resamples, seed)
         for facts, values in zip(systems, resampled, strict=True):
             facts["det"]["band"] = det_band(values, facts["num_nontargets"], speakers.num_speakers)
+        reference = members[0][1], resampled[0]
         comparisons = [
-            {
-                "trials": systems[0]["trials"]["name"],
-                "backend": systems[0]["backend"]["name"],
-                "first": facts["name"],
-                "second": systems[0]["name"],
-                "num_speakers": speakers.num_speakers,
-                **compare(values, resampled[0], speakers.num_speakers),
-            }
-            for facts, values in zip(systems[1:], resampled[1:], strict=True)
+            plain_record(compare((metrics, values), reference, speakers.num_speakers))
+            for (_, metrics), values in zip(members[1:], resampled[1:], strict=True)
         ]
     except (ConfigError, DataError) as error:
-        progress.note(f"{members[0][1]['trials']['name']}: no comparison: {error}")
+        progress.note(f"{members[0][1].trials.name}: no comparison: {error}")
         comparisons = []
     return systems, comparisons
 

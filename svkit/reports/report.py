@@ -18,9 +18,9 @@ from svkit.scoring.lineage import mixed_recipes
 from svkit.scoring.measurement import NUM_RESAMPLES
 from svkit.store import report as store
 from svkit.store.atomic import write_bytes, write_text
+from svkit.store.metrics import Metrics, read_metrics
 from svkit.store.output import Output
 from svkit.store.provenance import sha256_file
-from svkit.store.scores import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +62,8 @@ def run(request: ReportRequest, progress: Progress) -> ReportResult:
     for directory in scores:
         metrics = read_metrics(directory)
         check_scores(guards, directory, metrics, hash_once)
-        if metrics["eer"] is None:  # trials of one class: on record, nothing to draw
-            guards.cautions.extend(f"{_below(exp, directory)}: {caution}" for caution in metrics["cautions"])
+        if not isinstance(metrics, Metrics):  # trials of one class: on record, nothing to draw
+            guards.cautions.extend(f"{_below(exp, directory)}: {caution}" for caution in metrics.cautions)
         else:
             measured.append(directory)
     target = exp / "report"

@@ -1,7 +1,7 @@
 """Learns and applies calibrations, and sees that none is judged on what it was learnt from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from svkit.scoring.guards import Guards
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
 from svkit.store.calibration import CalibrationRecord, read_calibration, write_calibration
 from svkit.store.embeddings import Embeddings
-from svkit.store.provenance import plain, sha256_artifact, sha256_file
+from svkit.store.metrics import BackendRecord, ListId
+from svkit.store.provenance import sha256_artifact, sha256_file
 from svkit.store.trials import Trials
 
 
@@ -90,7 +91,7 @@ def learn(
     features: Features,
     trials: Trials,
     trials_path: Path,
-    backend: dict[str, Any],
+    backend: BackendRecord,
     checkpoint_sha256: str | None,
     speakers: set[str] | None,
 ) -> CalibrationRecord:
@@ -113,7 +114,7 @@ def learn(
         prior=PRIOR,
         backend=backend,
         checkpoint_sha256=checkpoint_sha256,
-        trials={"name": trials_path.stem, "sha256": sha256_file(trials_path)},
+        trials=ListId(name=trials_path.stem, sha256=sha256_file(trials_path)),
         num_targets=num_targets,
         num_nontargets=len(trials) - num_targets,
         speakers=None if speakers is None else tuple(sorted(speakers)),
@@ -138,7 +139,7 @@ def separable_caution(record: CalibrationRecord) -> str | None:
         return None
     low, high = map_of(record).bounds
     return (
-        f"the calibration learnt on {record.trials['name']} ({record.num_targets:,} target and"
+        f"the calibration learnt on {record.trials.name} ({record.num_targets:,} target and"
         f" {record.num_nontargets:,} nontarget trials, which a threshold separates without an error) has a slope that"
         f" nothing but its penalty sets; its log-likelihood ratios, from {low:+.1f} to {high:+.1f}, are a guess"
     )
@@ -165,15 +166,15 @@ def folds_caution(found: CrossValidated) -> str | None:
     )
 
 
-def describe_backend(backend: Backend, material: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return the back-end as plain facts, with its name and the sha256 of the cohort and PLDA data it used."""
-    return {**asdict(backend), "name": backend.name, "material": dict(material or {})}
+def describe_backend(backend: Backend, material: Mapping[str, str] | None = None) -> BackendRecord:
+    """Return what is recorded of a back-end, with the sha256 of the cohort and PLDA data it used."""
+    return BackendRecord(**asdict(backend), name=backend.name, material=dict(material or {}))
 
 
 def check_calibration(
     path: Path,
     trials_path: Path,
-    backend: dict[str, Any],
+    backend: BackendRecord,
     checkpoint_sha256: str | None,
     speakers: set[str] | None,
     guards: Guards,
@@ -200,7 +201,7 @@ def check_calibration(
     if (gap := bounds_gap(path, record)) is not None:
         guards.unchecked.append(gap)
     remedy = "use others, or --calibrate-folds for a cross-validation over speakers"
-    if record.trials.get("sha256") == sha256_file(trials_path):
+    if record.trials.sha256 == sha256_file(trials_path):
         guards.stop(
             "calibrated-on-test",
             ConfigError(
@@ -224,13 +225,13 @@ def check_calibration(
         raise ArtifactError(
             f"{path}: expected a calibration of the model scored here, found one of another model"
         )
-    recorded = dict(record.backend)
+    recorded = record.backend
     if cohort_size is not None:  # an earlier svkit recorded the number asked for, not the number there was
-        recorded["top_n"] = min(recorded.get("top_n", cohort_size), cohort_size)
-    if recorded != plain(backend):
+        recorded = replace(recorded, top_n=min(recorded.top_n or cohort_size, cohort_size))
+    if recorded != backend:
         raise ArtifactError(
-            f"{path}: expected a calibration of {backend['name']} scores,"
-            f" found one of {record.backend.get('name')} (or of other settings)"
+            f"{path}: expected a calibration of {backend.name} scores,"
+            f" found one of {record.backend.name} (or of other settings)"
         )
     return record
 
@@ -258,7 +259,7 @@ def install(record: CalibrationRecord, embeddings: Embeddings) -> Path | None:
     """
     checkpoint = checkpoint_facts(embeddings)
     directory = Path(str(checkpoint.get("path", "")))
-    if record.features != ("score",) or record.backend["name"] != "cosine" or not checkpoint.get("path"):
+    if record.features != ("score",) or record.backend.name != "cosine" or not checkpoint.get("path"):
         return None
     if not directory.is_dir() or sha256_artifact(directory) != checkpoint.get("sha256"):
         return None

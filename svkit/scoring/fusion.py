@@ -7,7 +7,6 @@ trials of a held-out list for later use; that list's own scores are still the cr
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,15 +24,17 @@ from svkit.scoring.measurement import (
     draw_speakers,
     find_groupings,
     identify,
+    make_metrics,
     measure,
     speakers_of,
     write,
 )
 from svkit.scoring.trial_speakers import trial_speaker_names
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, write_calibration
+from svkit.store.metrics import BackendRecord, CalibratedBy, FusedSystem, ScoredList, read_metrics
 from svkit.store.output import Output
 from svkit.store.provenance import is_finished
-from svkit.store.scores import Scores, read_metrics
+from svkit.store.scores import Scores
 
 DEFAULT_FOLDS = 5
 
@@ -46,24 +47,24 @@ class Fusion:
     """Their names joined by plus signs."""
     directories: tuple[Path, ...]
     systems: tuple[Scores, ...]
-    metrics: tuple[dict[str, Any], ...]
+    metrics: tuple[ScoredList, ...]
     groupings: tuple[Grouping, ...]
     """Breakdowns, by the manifest of the first system."""
     speakers: set[str] | None
     """Of the trials, likewise; None: not known."""
 
     @property
-    def description(self) -> dict[str, Any]:
+    def description(self) -> BackendRecord:
         """What a fusion's weights belong to."""
-        facts = [
-            {
-                "name": metrics["name"],
-                "backend": metrics["backend"],
-                "checkpoint_sha256": (metrics.get("checkpoint") or {}).get("sha256"),
-            }
+        systems = [
+            FusedSystem(
+                name=metrics.name,
+                backend=metrics.backend,
+                checkpoint_sha256=(metrics.checkpoint or {}).get("sha256"),
+            )
             for metrics in self.metrics
         ]
-        return {"name": "fusion", "systems": facts}
+        return BackendRecord(name="fusion", systems=tuple(systems))
 
 
 def open_fusion(directories: tuple[Path, ...], material: Material, guards: Guards) -> Fusion:
@@ -84,18 +85,15 @@ def open_fusion(directories: tuple[Path, ...], material: Material, guards: Guard
     for directory, facts in zip(directories, metrics, strict=True):
         check_scores(guards, directory, facts)
     names = [
-        facts["name"]
-        if facts["backend"]["name"] == "cosine"
-        else f"{facts['name']}-{facts['backend']['name']}"
-        for facts in metrics
+        one.name if one.backend.name == "cosine" else f"{one.name}-{one.backend.name}" for one in metrics
     ]
     return Fusion(
         name="+".join(names),
         directories=directories,
         systems=tuple(systems),
         metrics=tuple(metrics),
-        groupings=tuple(find_groupings(material, metrics[0].get("manifest"))),
-        speakers=trial_speaker_names(material.trials, metrics[0].get("manifest"), material.enrollment),
+        groupings=tuple(find_groupings(material, metrics[0].manifest)),
+        speakers=trial_speaker_names(material.trials, metrics[0].manifest, material.enrollment),
     )
 
 
@@ -109,7 +107,7 @@ def fuse(
     *,
     learn: bool,
     progress: Progress,
-) -> tuple[dict[str, Any], Measured]:
+) -> tuple[ScoredList, Measured]:
     """Fuse, measure and write.
 
     Args:
@@ -128,12 +126,11 @@ def fuse(
     labels = material.trials.labels
     names = tuple("score" if number == 0 else f"score_{number + 1}" for number in range(len(fusion.systems)))
     features = Features(names=names, values=np.stack([system.scores for system in fusion.systems], axis=1))
-    manifest = fusion.metrics[0].get("manifest")
+    manifest = fusion.metrics[0].manifest
     speakers = draw_speakers(material, manifest, progress)
-    facts: dict[str, Any]
     if record is not None:
         ranks, llrs = calibrations.apply(record, features)
-        facts = {"method": "held-out trials", "trials": record.trials}
+        calibrated = CalibratedBy(method="held-out trials", trials=record.trials)
     else:
         try:
             of_trials, _ = speakers_of(material, manifest)
@@ -144,7 +141,7 @@ def fuse(
         found = cross_validate(features.values, labels, of_trials, num_folds, material.seed)
         ranks, llrs = found.unbounded, found.llrs
         guards.caution(calibrations.folds_caution(found))
-        facts = {"method": "cross-validation over speakers", "num_folds": num_folds}
+        calibrated = CalibratedBy(method="cross-validation over speakers", num_folds=num_folds)
     learnt = None
     if learn:
         learnt = calibrations.learn(
@@ -152,21 +149,21 @@ def fuse(
         )
         guards.caution(calibrations.separable_caution(learnt))
     measured = measure(material, ranks, llrs, speakers, fusion.groupings, progress)
-    notes = {
-        key: [*own, *(entry for metrics in fusion.metrics for entry in metrics.get(key, []))]
-        for key, own in (("cautions", guards.cautions), ("unchecked", guards.unchecked))
-    }
-    metrics = {
-        "name": fusion.name,
-        "trials": identify(material),
-        "backend": fusion.description,
-        "model": None,
-        "checkpoint": None,
-        "manifest": manifest,
-        **measured.facts,
-        "calibration": facts,
-        **{key: list(dict.fromkeys(entries)) for key, entries in notes.items()},
-    }
+    cautions, unchecked = [*guards.cautions], [*guards.unchecked]
+    for one in fusion.metrics:
+        cautions += one.cautions
+        unchecked += one.unchecked
+    metrics = make_metrics(
+        measured,
+        labels,
+        name=fusion.name,
+        trials=identify(material),
+        backend=fusion.description,
+        manifest=manifest,
+        calibration=calibrated,
+        cautions=tuple(dict.fromkeys(cautions)),
+        unchecked=tuple(dict.fromkeys(unchecked)),
+    )
     write(output, material, ranks, llrs, metrics)
     if learnt is not None:
         write_calibration(output.path / FILE_NAME, learnt)

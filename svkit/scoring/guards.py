@@ -25,6 +25,7 @@ from svkit.store.coded import row_blocks
 from svkit.store.embeddings import Embeddings, read_facts
 from svkit.store.enrollment import first_utterances
 from svkit.store.lists import published_title
+from svkit.store.metrics import ScoredList
 from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
 from svkit.store.trials import Trials, find_lines
 
@@ -148,11 +149,11 @@ def check_checkpoint(
 def check_scores(
     guards: Guards,
     directory: Path,
-    metrics: dict[str, Any],
+    metrics: ScoredList,
     hash_file: Callable[[Path], str] = sha256_file,
 ) -> None:
     """Stop if the embeddings that were scored, or the checkpoint that made them, have changed since (ArtifactError)."""
-    then = (metrics.get("checkpoint") or {}).get("sha256")
+    then = (metrics.checkpoint or {}).get("sha256")
     for entry in read_provenance(directory)["inputs"]:
         path = Path(entry["path"])
         if entry["name"] != "embeddings" or not path.is_dir():

@@ -7,6 +7,7 @@ from typing import Any
 from svkit.errors import ConfigError
 from svkit.scoring.backend import Backend
 from svkit.scoring.measurement import NUM_RESAMPLES
+from svkit.store.metrics import Comparison, ScoredList
 from svkit.store.score_forms import FORMS, check_ids
 from svkit.store.trials import Trials
 
@@ -57,8 +58,8 @@ class SystemScore:
 
     name: str
     directory: Path
-    metrics: dict[str, Any]
-    """Content of its `metrics.json`."""
+    metrics: ScoredList
+    """`Metrics`, where there are trials of both classes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +69,7 @@ class ScoreResult:
     trials: str
     """Stem of the trial list."""
     systems: tuple[SystemScore, ...]
-    comparisons: tuple[dict[str, Any], ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     """Every other system against `dense`, or else the first one."""
 
 

@@ -1,9 +1,8 @@
 """`svkit score`: a trial list against embeddings, to scores and metrics with confidence intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +44,7 @@ from svkit.scoring.measurement import (
     draw_speakers,
     find_groupings,
     identify,
+    make_metrics,
     measure,
     measure_again,
     write,
@@ -56,9 +56,10 @@ from svkit.store.calibration import FILE_NAME as CALIBRATION_NAME
 from svkit.store.calibration import CalibrationRecord, write_calibration
 from svkit.store.embeddings import Embeddings, read_embeddings
 from svkit.store.enrollment import read_enrollment
+from svkit.store.metrics import BackendRecord, CalibratedBy, ScoredList, read_metrics
 from svkit.store.output import Output, continue_parts
 from svkit.store.provenance import is_finished
-from svkit.store.scores import read_metrics, read_scores
+from svkit.store.scores import read_scores
 from svkit.store.trials import read_trials
 
 
@@ -107,7 +108,7 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     outputs = [_output(request, paths) for paths in plans]
     continue_parts(outputs)
     systems: list[SystemScore] = []
-    measured: list[tuple[dict[str, Any], Measured]] = []
+    measured: list[tuple[ScoredList, Measured]] = []
     with progress.task(f"score {request.trials.stem}", count) as task:
         for paths, output in zip(plans, outputs, strict=True):
             facts = None
@@ -160,7 +161,7 @@ class _System:
     method: Backend
     """With the number of cohort members that there are, where more were asked for."""
     plda: Plda | None
-    backend: dict[str, Any]
+    backend: BackendRecord
     """The back-end with its material, as metrics and calibrations record it."""
     calibration: CalibrationRecord | None
     groupings: list[Grouping]
@@ -326,13 +327,13 @@ def _look_up(
 
 def _measure(
     request: ScoreRequest, system: _System, scored: Scored, progress: Progress
-) -> tuple[dict[str, Any], NDArray[np.float64] | None, CalibrationRecord | None, Measured]:
+) -> tuple[ScoredList, NDArray[np.float64] | None, CalibrationRecord | None, Measured]:
     """Return the metrics, log-likelihood ratios if calibrated, the calibration learnt if asked, and the rest."""
     material, meta = system.material, system.embeddings.meta
     trials = material.trials
-    speakers = draw_speakers(material, meta.get("manifest"), progress)
+    draws = draw_speakers(material, meta.get("manifest"), progress)
     llrs, learnt = None, None
-    calibrated: Mapping[str, Any] | None = None
+    calibrated: CalibratedBy | None = None
     if request.calibrate or request.calibrate_folds or system.calibration is not None:
         features = calibrations.trial_features(
             scored, system.found, trials, system.embeddings, material.enrollment, quality=request.quality
@@ -341,32 +342,35 @@ def _measure(
             progress.note("--qmf without --cohort: norms and durations, but no mean scores against impostors")
         if system.calibration is not None:
             _, llrs = calibrations.apply(system.calibration, features)
-            calibrated = {"method": "held-out trials", "trials": system.calibration.trials}
+            calibrated = CalibratedBy(method="held-out trials", trials=system.calibration.trials)
         elif request.calibrate_folds:
-            if isinstance(speakers, str):
-                raise ConfigError(f"--calibrate-folds needs the speakers: {speakers}")
+            if isinstance(draws, str):
+                raise ConfigError(f"--calibrate-folds needs the speakers: {draws}")
             found = cross_validate(
-                features.values, trials.labels, speakers.of_trials, request.calibrate_folds, request.seed
+                features.values, trials.labels, draws.speakers, request.calibrate_folds, request.seed
             )
             llrs = found.llrs
             system.guards.caution(calibrations.folds_caution(found))
-            calibrated = {"method": "cross-validation over speakers", "num_folds": request.calibrate_folds}
+            calibrated = CalibratedBy(
+                method="cross-validation over speakers", num_folds=request.calibrate_folds
+            )
         if request.calibrate:
             sha256 = calibrations.checkpoint_facts(system.embeddings).get("sha256")
             names = trial_speaker_names(trials, meta.get("manifest"), material.enrollment)
             learnt = calibrations.learn(features, trials, request.trials, system.backend, sha256, names)
             system.guards.caution(calibrations.separable_caution(learnt))
-    measured = measure(material, scored.scores, llrs, speakers, system.groupings, progress)
-    metrics = {
-        "name": system.directory.name,
-        "trials": identify(material),
-        "backend": system.backend,
+    measured = measure(material, scored.scores, llrs, draws, system.groupings, progress)
+    metrics = make_metrics(
+        measured,
+        trials.labels,
+        name=system.directory.name,
+        trials=identify(material),
+        backend=system.backend,
         **{key: meta.get(key) for key in ("model", "checkpoint", "manifest")},
-        **measured.facts,
-        "calibration": calibrated,
-        "cautions": system.guards.cautions,
-        "unchecked": system.guards.unchecked,
-    }
+        calibration=calibrated,
+        cautions=tuple(system.guards.cautions),
+        unchecked=tuple(system.guards.unchecked),
+    )
     return metrics, llrs, learnt, measured
 
 
@@ -378,7 +382,7 @@ def _fuse_systems(
         scored = read_scores(request.fuse[0]).trials.ids
         material, _ = _match_ids(request, material, scored, f"{material.path} and {request.fuse[0]}", guards)
     fusion = fusions.open_fusion(request.fuse, material, guards)
-    manifest = fusion.metrics[0].get("manifest")
+    manifest = fusion.metrics[0].manifest
     check_labels(guards, request.trials, material.trials, manifest, material.enrollment)
     (path,) = one_each("--calibration", request.calibrations, 1)
     num_folds = 0 if path is not None else request.calibrate_folds or fusions.DEFAULT_FOLDS

@@ -210,7 +210,7 @@ def _find_calibration(
     if record.backend != describe_backend(Backend()) or record.features != ("score",):
         raise ArtifactError(
             f"{path}: expected a calibration of plain cosine scores, which verify computes, found one of"
-            f" {record.backend.get('name')} with {', '.join(record.features)}; {again}, without --norm,"
+            f" {record.backend.name} with {', '.join(record.features)}; {again}, without --norm,"
             " --center, --backend and --qmf"
         )
     if not record.weights[0] > 0:
@@ -306,7 +306,7 @@ def _describe_model(checkpoint: Path, sha256: str) -> dict[str, Any]:
 def _describe_calibration(path: Path, record: CalibrationRecord) -> dict[str, Any]:
     return {
         "path": path.as_posix(),
-        "trials": record.trials,
+        "trials": {"name": record.trials.name, "sha256": record.trials.sha256},
         "num_targets": record.num_targets,
         "num_nontargets": record.num_nontargets,
         "bounds": map_of(record).bounds,

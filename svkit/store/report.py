@@ -9,8 +9,8 @@ from svkit.errors import ArtifactError
 from svkit.store.atomic import write_json
 from svkit.store.checkpoint import CONFIG_NAME, LOG_NAME, MODEL_NAME
 from svkit.store.files import LOG_BYTES, read_file
+from svkit.store.metrics import METRICS_NAME
 from svkit.store.provenance import is_finished
-from svkit.store.scores import METRICS_NAME
 from svkit.store.strict_json import read_json
 
 FORMAT, VERSION = "svkit-report", 1

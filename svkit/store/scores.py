@@ -1,10 +1,7 @@
-"""Score directories: a score a trial, and the metrics computed from them."""
+"""`scores.tsv`: a score a trial, and its log-likelihood ratio where scores are calibrated."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from svkit.errors import ArtifactError, DataError
-from svkit.store.atomic import replacing, write_json
+from svkit.store.atomic import replacing
 from svkit.store.coded import Coder, dictionary_block
-from svkit.store.places import usable_paths
 from svkit.store.provenance import check_outputs
-from svkit.store.strict_json import NUMBER, OPTIONAL_NUMBER, OPTIONAL_TEXT, check_fields, read_json
 from svkit.store.tables import format_rows, table_blocks
 from svkit.store.trials import Trials
 
-FORMAT, VERSION = "svkit-metrics", 1
-SCORES_NAME, METRICS_NAME = "scores.tsv", "metrics.json"
+SCORES_NAME = "scores.tsv"
 COLUMNS = ("enroll_id", "test_id", "label", "score")
 
 
@@ -107,50 +101,3 @@ def _numbers(path: Path, column: pa.ChunkedArray, name: str, line: int) -> npt.N
         found = column[int(bad[0])].as_py()
         raise DataError(f"{path}:{bad[0] + line}: {name}: expected a finite number, found {found!r}")
     return numbers
-
-
-def write_metrics(directory: Path, metrics: Mapping[str, Any]) -> None:
-    """Write `metrics.json`; the format and its version are added."""
-    write_json(directory / METRICS_NAME, {"format": FORMAT, "format_version": VERSION, **metrics})
-
-
-def read_metrics(directory: Path) -> dict[str, Any]:
-    """Read `metrics.json`, with paths that this process can open.
-
-    Raises:
-        ArtifactError: missing, not JSON, of another format or version.
-    """
-    path = directory / METRICS_NAME
-    metrics = read_json(path, FORMAT, VERSION, dict[str, Any])
-    check_fields(path, metrics, _FIELDS)
-    if metrics["eer"] is not None:
-        check_fields(path, metrics, _RATES)
-    if metrics["eer_interval"] is not None:
-        check_fields(path, metrics["eer_interval"], _INTERVAL, "eer_interval")
-    if metrics["trials"].get("left_out") is not None:
-        check_fields(
-            path, metrics["trials"]["left_out"], {"num_trials": int, "sha256": str}, "trials.left_out"
-        )
-    check_fields(path, metrics.get("unchecked", []), [str], "unchecked")
-    check_fields(path, metrics.get("no_interval"), OPTIONAL_TEXT, "no_interval")
-    if metrics["name"] != Path(metrics["name"]).name or metrics["name"] in ("", ".", ".."):
-        raise ArtifactError(f"{path}: name: expected a plain name, found {metrics['name'][:80]!r}")
-    check_outputs(directory, METRICS_NAME)
-    return usable_paths(path, metrics)
-
-
-_POINT = {"threshold": NUMBER, "miss_rate": NUMBER, "false_accept_rate": NUMBER}
-_INTERVAL = {"low": NUMBER, "high": NUMBER, "num_speakers": int, "num_resamples": int}
-_FIELDS = {
-    "name": str,
-    "trials": {"name": str, "sha256": str},
-    "backend": {"name": str},
-    "num_targets": int,
-    "num_nontargets": int,
-    "eer": OPTIONAL_NUMBER,
-    "eer_interval": (dict, NoneType),
-    "breakdown": [{"column": str, "groups": [{"value": str, "num_targets": int, "num_nontargets": int}]}],
-    "calibration": (dict, NoneType),
-    "cautions": [str],
-}
-_RATES = {"min_dcf": [{"p_target": NUMBER, "value": NUMBER, **_POINT}], "thresholds": {"eer": _POINT}}

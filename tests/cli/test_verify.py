@@ -13,6 +13,7 @@ from svkit.models.load import load_model
 from svkit.scoring.backend import Backend
 from svkit.scoring.calibrate import describe_backend
 from svkit.store.calibration import CalibrationRecord, write_calibration
+from svkit.store.metrics import ListId
 from svkit.store.provenance import sha256_artifact
 from tests.fake_experiment import DENSE, make_checkpoint, pruned
 
@@ -72,7 +73,7 @@ def calibrate(home, checkpoint="finetune-pruned/lmft", path=None, **changes):
     facts = {
         "features": ("score",), "weights": (12.0,), "offset": -5.0, "prior": 0.05,
         "backend": describe_backend(Backend()), "checkpoint_sha256": sha256_artifact(directory),
-        "trials": {"name": "held-out", "sha256": "0"}, "num_targets": 100, "num_nontargets": 900,
+        "trials": ListId(name="held-out", sha256="0"), "num_targets": 100, "num_nontargets": 900,
         "bounds": (-20.0, 20.0), "is_separable": False,
     }  # fmt: skip
     write_calibration(path or directory / "calibration.json", CalibrationRecord(**(facts | changes)))

@@ -7,7 +7,7 @@ import json
 import pickle  # noqa: TID251 - the attack
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,11 @@ from svkit.store.embeddings import read_embeddings, read_facts, write_embeddings
 from svkit.store.enrollment import read_enrollment
 from svkit.store.experiment import read_experiment
 from svkit.store.manifest import COLUMNS, read_manifest, write_manifest
+from svkit.store.metrics import BackendRecord, ListId, Metrics, TrialList, read_metrics, write_metrics
 from svkit.store.output import Output
 from svkit.store.provenance import read_provenance
 from svkit.store.report import read_log
-from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
+from svkit.store.scores import read_scores, write_scores
 from svkit.store.trials import Trials, read_trials, write_trials
 from svkit.store.upstream import read_published
 from svkit.tools.convert import run as run_convert
@@ -183,23 +184,17 @@ def make_metrics(root: Path) -> None:
     rng = np.random.default_rng(0)
     labels = np.tile([1, 0, 0], 20)
     scores = labels + rng.normal(size=60)
-    write_metrics(
-        root,
-        {
-            "name": "dense",
-            "trials": {"name": "t", "path": "t.txt", "sha256": "aa", "left_out": None},
-            "backend": {"name": "cosine"},
-            "model": "dense",
-            "checkpoint": {"path": "exp/finetune/lmft", "sha256": "bb"},
-            "manifest": {"path": "exp/data/eval.tsv", "sha256": "cc"},
-            **summarize(scores, labels, scores),
-            "eer_interval": None,
-            "breakdown": [],
-            "calibration": None,
-            "cautions": [],
-            "unchecked": [],
-        },
+    rates = summarize(scores, labels, scores)
+    metrics = Metrics(
+        name="dense",
+        trials=TrialList(name="t", path="t.txt", sha256="aa"),
+        backend=BackendRecord(name="cosine"),
+        model="dense",
+        checkpoint={"path": "exp/finetune/lmft", "sha256": "bb"},
+        manifest={"path": "exp/data/eval.tsv", "sha256": "cc"},
+        **{field.name: getattr(rates, field.name) for field in fields(rates)},
     )
+    write_metrics(root, metrics)
 
 
 def make_calibration(root: Path) -> None:
@@ -210,9 +205,9 @@ def make_calibration(root: Path) -> None:
             weights=(2.0, 0.5),
             offset=-1.0,
             prior=0.05,
-            backend={"name": "cosine", "norm": "none"},
+            backend=BackendRecord(name="cosine", norm="none"),
             checkpoint_sha256="aa",
-            trials={"name": "held", "sha256": "bb"},
+            trials=ListId(name="held", sha256="bb"),
             num_targets=10,
             num_nontargets=90,
             speakers=("anna", "bert"),
@@ -222,6 +217,12 @@ def make_calibration(root: Path) -> None:
 
 def calibration_in(root: Path) -> CalibrationRecord:
     return read_calibration(root / "calibration.json")
+
+
+def again_metrics(value: Any, root: Path) -> None:
+    (root / "again").mkdir(exist_ok=True)
+    write_metrics(root / "again", value)
+    assert read_metrics(root / "again").name == value.name
 
 
 def again_calibration(value: Any, root: Path) -> None:
@@ -283,7 +284,7 @@ class JsonReader:
 
 
 JSONS = {
-    "metrics": JsonReader("metrics.json", make_metrics, read_metrics),
+    "metrics": JsonReader("metrics.json", make_metrics, read_metrics, again_metrics),
     "calibration": JsonReader(
         "calibration.json", make_calibration, calibration_in, again_calibration
     ),

@@ -18,8 +18,8 @@ from svkit.reports import report as stage
 from svkit.reports.card import render as render_card
 from svkit.scoring.score import ScoreRequest
 from svkit.scoring.score import run as run_score
+from svkit.store.metrics import metrics_record, read_metrics
 from svkit.store.report import find_checkpoints, read_log, read_report
-from svkit.store.scores import read_metrics
 from tests.fake_experiment import finish, make_experiment
 
 
@@ -74,7 +74,7 @@ def test_models_are_described_and_linked_by_content(finished, facts):
 
 def test_systems_carry_their_metrics_and_curves(finished, facts):
     for system in facts["systems"]:
-        metrics = read_metrics(finished / "scores" / system["name"] / "all")
+        metrics = metrics_record(read_metrics(finished / "scores" / system["name"] / "all"))
         assert (system["eer"], system["eer_interval"]) == (metrics["eer"], metrics["eer_interval"])
         accept, miss = (np.array(system["det"][key]) for key in ("false_accept_rate", "miss_rate"))
         assert (np.diff(accept) <= 0).all() and (np.diff(miss) >= 0).all()

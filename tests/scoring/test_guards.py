@@ -27,6 +27,7 @@ from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.embeddings import read_embeddings, write_embeddings
 from svkit.store.lists import OfficialList
 from svkit.store.manifest import read_manifest, write_manifest
+from svkit.store.metrics import Metrics
 from svkit.store.provenance import sha256_file
 from svkit.store.scores import read_scores
 from svkit.store.tables import write_table
@@ -93,8 +94,8 @@ def score(exp, trials="all", allow=(), **changes):
 
 def test_no_caution_where_there_is_none(exp):
     metrics = score(exp).metrics
-    assert metrics["cautions"] == [] and metrics["unchecked"] == []
-    assert metrics["trials"]["left_out"] is None
+    assert metrics.cautions == () and metrics.unchecked == ()
+    assert metrics.trials.left_out is None
 
 
 # ---- Speakers of the training -------------------------------------------------------------------------------------
@@ -105,10 +106,10 @@ def test_a_model_trained_on_speakers_of_the_trials(exp):
     with pytest.raises(DataError, match=r"trained on 2 of the 8 speakers.*00003, 00005; `--allow trained"):
         score(exp)
     assert not (exp / "scores").exists()
-    (caution,) = score(exp, allow=["trained-speakers"]).metrics["cautions"]
+    (caution,) = score(exp, allow=["trained-speakers"]).metrics.cautions
     assert "trained on 2 of the 8 speakers" in caution
     write_list(exp, "others", lambda enroll, test, _: not {enroll, test} & {3, 5})
-    assert score(exp, "others").metrics["cautions"] == []
+    assert score(exp, "others").metrics.cautions == ()
 
 
 def test_enrollments_of_several_utterances_are_looked_into(exp):
@@ -121,11 +122,11 @@ def test_enrollments_of_several_utterances_are_looked_into(exp):
 
 def test_what_cannot_be_looked_at_is_said(exp):
     shutil.rmtree(exp / "finetune" / "lmft")
-    (gap,) = score(exp).metrics["unchecked"]
+    (gap,) = score(exp).metrics.unchecked
     assert "finetune/lmft" in gap and "not known" in gap
     embed_again = exp / "data" / "eval.tsv"
     embed_again.write_text(embed_again.read_text().replace("32000", "32001"))
-    (gap,) = score(exp, overwrite=True).metrics["unchecked"]
+    (gap,) = score(exp, overwrite=True).metrics.unchecked
     assert "the speakers of the trials are not known" in gap
     report = run_report(ReportRequest(exp=exp), SilentProgress())
     assert f"Not checked: {gap}." in (report.directory / "report.md").read_text()
@@ -180,15 +181,15 @@ def test_a_calibration_fitted_on_its_own_test(exp, learnt):
     calibration = shutil.copy(learnt, exp / "calibration.json")
     allowed = ["calibrated-on-test"]
     done = score(exp, "held", allow=allowed, calibrations=(calibration,), overwrite=True)
-    assert "which it would be judged on" in done.metrics["cautions"][0] and "cllr" in done.metrics
+    assert "which it would be judged on" in done.metrics.cautions[0] and done.metrics.cllr is not None
 
 
 def test_a_calibration_fitted_on_speakers_of_the_test(exp, learnt):
     done = score(exp, "apart", calibrations=(learnt,))
-    assert done.metrics["cautions"] == [] and done.metrics["unchecked"] == []
+    assert done.metrics.cautions == () and done.metrics.unchecked == ()
     with pytest.raises(DataError, match=r"learnt on 1 of the 5 speakers of .*some\.txt.*: 00003; use others"):
         score(exp, "some", calibrations=(learnt,))
-    (caution,) = score(exp, "some", ["calibrated-on-test"], calibrations=(learnt,)).metrics["cautions"]
+    (caution,) = score(exp, "some", ["calibrated-on-test"], calibrations=(learnt,)).metrics.cautions
     assert "00003" in caution
 
 
@@ -196,7 +197,7 @@ def test_a_calibration_that_does_not_know_its_speakers(exp, learnt):
     record = json.loads(learnt.read_text())
     del record["speakers"]  # as written before there was this key
     (exp / "old.json").write_text(json.dumps(record))
-    (gap,) = score(exp, "some", calibrations=(exp / "old.json",)).metrics["unchecked"]
+    (gap,) = score(exp, "some", calibrations=(exp / "old.json",)).metrics.unchecked
     assert "those of its own trials are not known" in gap
 
 
@@ -214,7 +215,7 @@ def test_a_fusion_fitted_on_speakers_of_the_test(exp, learnt):
     with pytest.raises(DataError, match=r"learnt on 1 of the 5 speakers"):
         fuse("some", calibrations=(weights,))
     done = fuse("some", calibrations=(weights,), allow=["calibrated-on-test"])
-    assert "00003" in done.metrics["cautions"][0]
+    assert "00003" in done.metrics.cautions[0]
 
 
 # ---- Trials without embeddings, without a class -------------------------------------------------------------------
@@ -228,14 +229,14 @@ def test_trials_naming_utterances_the_embeddings_lack(exp):
     every, left = read_trials(exp / "data" / "trials" / "all.txt"), len(IDS) - 1
     found = read_scores(done.directory)
     assert len(found.scores) == left * (left - 1) // 2 and "00002/1.wav" not in set(found.trials.enroll_ids)
-    assert done.metrics["trials"]["left_out"]["num_trials"] == left
-    assert f"{left} of {len(every)} trials are left out" in done.metrics["cautions"][0]
+    assert done.metrics.trials.left_out.num_trials == left
+    assert f"{left} of {len(every)} trials are left out" in done.metrics.cautions[0]
     has = (every.enroll_ids != "00002/1.wav") & (every.test_ids != "00002/1.wav")
     kept = Trials.of(every.enroll_ids[has], every.test_ids[has], every.labels[has])
     write_trials(exp / "data" / "trials" / "kept.txt", kept)
     plain = score(exp, "kept", by=("duration",))
     for key in ("eer", "eer_interval", "min_dcf", "num_targets", "breakdown"):
-        assert done.metrics[key] == plain.metrics[key]
+        assert getattr(done.metrics, key) == getattr(plain.metrics, key)
 
 
 def test_enrollments_that_lack_an_utterance_are_left_out_whole(exp):
@@ -274,8 +275,8 @@ def test_label_classes_absent(exp, label):
         score(exp, "one", ["one-class"], calibrate_folds=3)
     assert not (exp / "scores").exists()
     done = score(exp, "one", ["one-class"])
-    assert done.metrics["eer"] is None and len(read_scores(done.directory).scores) == len(part)
-    assert "expected target and nontarget" in done.metrics["cautions"][0]
+    assert not isinstance(done.metrics, Metrics) and len(read_scores(done.directory).scores) == len(part)
+    assert "expected target and nontarget" in done.metrics.cautions[0]
 
 
 def test_label_classes_absent_on_the_command_line(exp):
@@ -307,7 +308,7 @@ def refuse_and_allow(exp, name, guard, words, **changes):
     assert str(caught.value) == f"{words}; `--allow {guard}` continues and records the exception"
     assert not (exp / "scores").exists()
     done = score(exp, name, [guard], **changes)
-    assert done.metrics["cautions"] == [words]
+    assert done.metrics.cautions == (words,)
     return done
 
 
@@ -317,7 +318,7 @@ def test_self_trials(exp):
     lines = ", ".join(f"{path}:{count - 6 + row}" for row in range(5))
     words = f"{path}: 8 of {count} trials compare an utterance with itself, which flatters: {lines}"
     done = refuse_and_allow(exp, "self", "self-trials", words)
-    assert done.metrics["num_targets"] == score(exp).metrics["num_targets"] + 8
+    assert done.metrics.num_targets == score(exp).metrics.num_targets + 8
 
 
 def test_trials_that_are_there_twice(exp):
@@ -326,13 +327,13 @@ def test_trials_that_are_there_twice(exp):
     done = refuse_and_allow(exp, "dup", "duplicate-trials", words)
     assert len(read_scores(done.directory).scores) == count
     whole = score(exp).metrics
-    assert done.metrics["num_targets"] == whole["num_targets"] + 1
-    assert done.metrics["num_nontargets"] == whole["num_nontargets"] + 1
+    assert done.metrics.num_targets == whole.num_targets + 1
+    assert done.metrics.num_nontargets == whole.num_nontargets + 1
 
 
 def test_a_pair_in_both_orders_is_two_trials(exp):
     write_lines(exp, "turned", ["1 00001/1.wav 00001/0.wav", "0 00003/0.wav 00000/0.wav"])
-    assert score(exp, "turned").metrics["cautions"] == []
+    assert score(exp, "turned").metrics.cautions == ()
 
 
 def test_a_pair_with_both_labels_in_either_order(exp):
@@ -347,7 +348,7 @@ def test_a_pair_with_both_labels_in_either_order(exp):
     report = run_report(ReportRequest(exp=exp), SilentProgress())
     for name in ("report.md", "report.html"):
         text = (report.directory / name).read_text()
-        assert f"No confidence interval: {done.metrics['no_interval']}." in text
+        assert f"No confidence interval: {done.metrics.no_interval}." in text
         assert "too few speakers" not in text
 
 
@@ -358,7 +359,7 @@ def test_an_enrollment_of_two_speakers(exp):
     words = f"2 of 4 trials have enrollments with several speakers of the manifest (two): {path}:3, {path}:4"
     with pytest.raises(DataError, match=re.escape(words)):
         score(exp, "enrolled", enroll=exp / "map")
-    (caution,) = score(exp, "enrolled", ["contradicting-labels"], enroll=exp / "map").metrics["cautions"]
+    (caution,) = score(exp, "enrolled", ["contradicting-labels"], enroll=exp / "map").metrics.cautions
     assert words in caution
 
 
@@ -386,7 +387,7 @@ def test_a_fusion_looks_at_the_list_too(exp):
     systems = tuple(exp / "scores" / name / "dup" for name in ("dense", "other"))
     with pytest.raises(DataError, match="repeat an earlier one"):
         score(exp, "dup", embeddings=(), fuse=systems)
-    (caution,) = score(exp, "dup", ["duplicate-trials"], embeddings=(), fuse=systems).metrics["cautions"]
+    (caution,) = score(exp, "dup", ["duplicate-trials"], embeddings=(), fuse=systems).metrics.cautions
     assert "repeat an earlier one" in caution
 
 
@@ -399,7 +400,7 @@ def test_a_published_list_is_scored_as_it_is(exp, monkeypatch):
         name="x", file="x", title="The list", address="", lines=count, targets=targets, md5=md5
     )
     monkeypatch.setattr("svkit.store.lists.official_lists", lambda: (entry,))
-    (caution,) = score(exp, "vox").metrics["cautions"]
+    (caution,) = score(exp, "vox").metrics.cautions
     assert "1 of" in caution and caution.endswith("(The list as published)")
     path.write_text(path.read_text() + "\n")
     with pytest.raises(DataError, match="repeat an earlier one"):
@@ -480,7 +481,7 @@ def test_every_guard_that_was_passed_is_in_the_report(exp):
 
 def test_the_card_of_a_model_names_the_guards_its_evaluation_passed(exp):
     write_lines(exp, "odd", ["1 00001/0.wav 00001/0.wav", *["1 00002/0.wav 00003/0.wav"] * 2])
-    cautions = score(exp, "odd", allow=NAMES).metrics["cautions"]
+    cautions = score(exp, "odd", allow=NAMES).metrics.cautions
     assert len(cautions) == 4  # the manifest contradicts a label too
     run_report(ReportRequest(exp=exp), SilentProgress())
     card = (exp / "finetune" / "lmft" / "README.md").read_text()

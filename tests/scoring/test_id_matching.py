@@ -84,10 +84,10 @@ def test_the_rule_is_offered_and_never_silently_applied(exp):
     plain = score(exp, "all")
     done = score(exp, "noext", match_ids=True)
     for one, other in zip(done, plain, strict=True):
-        assert one.metrics["eer"] == other.metrics["eer"]
-        assert one.metrics["eer_interval"] == other.metrics["eer_interval"]
+        assert one.metrics.eer == other.metrics.eer
+        assert one.metrics.eer_interval == other.metrics.eer_interval
         assert read_scores(one.directory).trials.equals(read_scores(other.directory).trials)
-        (caution,) = one.metrics["cautions"]
+        (caution,) = one.metrics.cautions
         assert (
             "32 ids were matched without the extension (--match-ids), such as 00000/0 -> 00000/0.wav"
             in caution
@@ -98,7 +98,7 @@ def test_the_rule_is_offered_and_never_silently_applied(exp):
     with pytest.raises(Exception, match="expected the trials of"):
         score(exp, "noext", fuse=systems)
     (fused,) = score(exp, "noext", fuse=systems, match_ids=True)
-    assert fused.metrics["eer"] <= max(one.metrics["eer"] for one in done)
+    assert fused.metrics.eer <= max(one.metrics.eer for one in done)
 
 
 def test_two_names_of_one_utterance_are_looked_at_as_one(exp):
@@ -125,7 +125,7 @@ def test_enrollment_maps_are_matched_on_all_sides(exp):
     ):
         assert part in str(caught.value)
     (done,) = score(exp, "enrolled", embeddings=dense, enroll=exp / "map", match_ids=True)
-    assert len(done.metrics["cautions"]) == 3
+    assert len(done.metrics.cautions) == 3
     assert set(read_scores(done.directory).trials.enroll_ids) == {"Anna", "Bert"}
 
 

@@ -20,9 +20,9 @@ from svkit.scoring.score import run
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.embeddings import read_embeddings, write_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
+from svkit.store.metrics import read_metrics
 from svkit.store.places import EXPERIMENT, recorded_paths
 from svkit.store.provenance import read_provenance, sha256_artifact
-from svkit.store.scores import read_metrics
 from svkit.store.tables import write_table
 from tests.fake_experiment import finish, make_experiment
 
@@ -133,17 +133,17 @@ def test_nothing_is_missed_where_nothing_is_wrong(exp):
     metrics = score(
         exp, backend=Backend(norm="snorm", cohort_speakers=True), cohorts=(exp / "cohorts/dense-train",)
     )
-    assert metrics.metrics["cautions"] == [] and metrics.metrics["unchecked"] == []
-    assert metrics.metrics["eer_interval"]["speakers_from"] == "manifest"
+    assert metrics.metrics.cautions == () and metrics.metrics.unchecked == ()
+    assert metrics.metrics.eer_interval.speakers_from == "manifest"
 
 
 def test_stale_checkpoint(original, copy):
     set_speakers(copy / "finetune" / "lmft", "somebody", "new")
     with pytest.raises(ArtifactError, match=r"expected embeddings of .*copy/finetune/lmft .*--allow stale"):
         score(copy)
-    assert score(original).metrics["cautions"] == []
+    assert score(original).metrics.cautions == ()
     set_speakers(original / "finetune-pruned" / "lmft", "somebody", "new")
-    assert score(copy, system="pruned").metrics["cautions"] == []
+    assert score(copy, system="pruned").metrics.cautions == ()
 
 
 def test_stale_scores(original, copy):
@@ -173,7 +173,7 @@ def test_trained_speakers_and_lists(original, copy):
     set_speakers(copy / "finetune" / "joint", "00003", "carol")
     with pytest.raises(DataError, match=r"copy/finetune-pruned/lmft was trained on 1 of the 8 .*: 00003"):
         score(copy, system="pruned")
-    assert score(original, system="pruned").metrics["cautions"] == []
+    assert score(original, system="pruned").metrics.cautions == ()
     first = Path(training_lists(copy / "finetune-pruned" / "lmft")[0]["path"])
     assert first.samefile(copy / "data" / "train.tsv")
 
@@ -257,7 +257,7 @@ def test_what_is_finished_stays_so_and_the_report_is_of_the_copy(original, tmp_p
     for name in ("finetune/joint", "distill"):
         (exp / name / "classifier.safetensors").unlink()
     monkeypatch.chdir(exp)
-    assert score(Path(), keep_finished=True).metrics["name"] == "dense"
+    assert score(Path(), keep_finished=True).metrics.name == "dense"
     assert Path("scores/dense/all/provenance.json").read_bytes() == stamp
     report = run_report(ReportRequest(exp=Path()), SilentProgress()).report
     assert {system["name"]: system["model_path"] for system in report["systems"]} == {
@@ -278,7 +278,7 @@ def test_what_is_finished_stays_so_and_the_report_is_of_the_copy(original, tmp_p
 def test_systems_are_compared_though_their_list_was_named_differently(original):
     score(Path("../exp"))
     request = ScoreRequest(exp=original, trials=original / "data" / "trials" / "all.txt", keep_finished=True)
-    assert [entry["second"] for entry in run(request, SilentProgress()).comparisons] == ["dense"]
+    assert [entry.second for entry in run(request, SilentProgress()).comparisons] == ["dense"]
 
 
 def test_no_record_names_the_place_of_the_experiment(original, tmp_path):
@@ -292,5 +292,5 @@ def test_no_record_names_the_place_of_the_experiment(original, tmp_path):
         "data/trials/all.txt",
         "embeddings/dense",
     }
-    assert read_metrics(directory)["manifest"]["path"] == str(original / "data" / "eval.tsv")
+    assert read_metrics(directory).manifest["path"] == str(original / "data" / "eval.tsv")
     assert {entry["name"] for entry in read_provenance(directory)["inputs"]} == {"trials", "embeddings"}

@@ -13,8 +13,9 @@ from svkit.scoring.backend import Backend
 from svkit.scoring.score import ScoreRequest, run
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import COLUMNS, write_manifest
+from svkit.store.metrics import read_metrics
 from svkit.store.provenance import sha256_file
-from svkit.store.scores import read_metrics, read_scores
+from svkit.store.scores import read_scores
 from svkit.store.trials import Trials, write_trials
 
 NUM_SPEAKERS, PER_SPEAKER = 8, 4
@@ -76,7 +77,7 @@ def test_default_scores_every_system_into_its_directory(exp):
         found = {path.name for path in system.directory.iterdir() if not path.name.startswith(".")}
         assert found == {"scores.tsv", "metrics.json", "provenance.json", "run.json"}
         assert system.metrics == read_metrics(system.directory)
-    assert done.systems[0].metrics["eer"] < done.systems[1].metrics["eer"]
+    assert done.systems[0].metrics.eer < done.systems[1].metrics.eer
 
 
 def test_scores_are_cosines_and_metrics_are_theirs(exp):
@@ -89,25 +90,25 @@ def test_scores_are_cosines_and_metrics_are_theirs(exp):
     ]
     np.testing.assert_allclose(found.scores, expected, atol=1e-6)
     metrics = read_metrics(directory)
-    assert metrics["eer"] == pytest.approx(equal_error_rate(error_curve(found.scores, found.trials.labels)))
-    assert (metrics["num_targets"], metrics["num_nontargets"]) == (48, 448)
-    assert metrics["checkpoint"]["sha256"] == "c0ffee"
-    assert metrics["trials"]["sha256"] == sha256_file(exp / "data" / "trials" / "all.txt")
+    assert metrics.eer == pytest.approx(equal_error_rate(error_curve(found.scores, found.trials.labels)))
+    assert (metrics.num_targets, metrics.num_nontargets) == (48, 448)
+    assert metrics.checkpoint["sha256"] == "c0ffee"
+    assert metrics.trials.sha256 == sha256_file(exp / "data" / "trials" / "all.txt")
 
 
 def test_interval_is_over_the_speakers_of_the_manifest(exp):
     facts = score(exp).systems[1].metrics
-    interval = facts["eer_interval"]
-    assert (interval["num_speakers"], interval["speakers_from"]) == (NUM_SPEAKERS, "manifest")
-    assert interval["low"] < facts["eer"] < interval["high"]
+    interval = facts.eer_interval
+    assert (interval.num_speakers, interval.speakers_from) == (NUM_SPEAKERS, "manifest")
+    assert interval.low < facts.eer < interval.high
 
 
 def test_without_the_manifest_speakers_come_from_the_trials(exp):
-    before = score(exp).systems[1].metrics["eer_interval"]
+    before = score(exp).systems[1].metrics.eer_interval
     (exp / "data" / "eval.tsv").unlink()
-    after = score(exp, overwrite=True).systems[1].metrics["eer_interval"]
-    assert (after["num_speakers"], after["speakers_from"]) == (NUM_SPEAKERS, "trials")
-    assert (after["low"], after["high"]) == (before["low"], before["high"])
+    after = score(exp, overwrite=True).systems[1].metrics.eer_interval
+    assert (after.num_speakers, after.speakers_from) == (NUM_SPEAKERS, "trials")
+    assert (after.low, after.high) == (before.low, before.high)
 
 
 class Listener(SilentProgress):
@@ -130,7 +131,7 @@ def test_two_systems_with_too_few_speakers_are_scored_and_not_compared(exp):
     write_pairs(exp, [(a, b) for i, a in enumerate(few) for b in few[i + 1 :]])
     listener = Listener()
     done = run(request(exp), listener)
-    assert [system.metrics["eer_interval"] for system in done.systems] == [None, None]
+    assert [system.metrics.eer_interval for system in done.systems] == [None, None]
     assert done.comparisons == ()
     assert "no comparison of the systems" in listener.notes[-1]
 
@@ -145,8 +146,8 @@ def test_two_systems_without_enough_nontarget_speakers_are_scored_and_not_compar
         score(exp, embeddings=(exp / "embeddings" / "dense",))
     listener = Listener()
     done = run(request(exp), listener)
-    assert [system.metrics["eer_interval"] for system in done.systems] == [None, None]
-    assert [system.metrics["eer"] > 0 for system in done.systems] == [True, True]
+    assert [system.metrics.eer_interval for system in done.systems] == [None, None]
+    assert [system.metrics.eer > 0 for system in done.systems] == [True, True]
     assert done.comparisons == ()
     assert listener.notes[-1].startswith("no comparison of pruned with dense: bootstrap: expected target")
 
@@ -162,8 +163,8 @@ def test_labels_that_contradict_the_manifest_cost_the_interval_where_they_are_al
     ):
         run(request(exp), listener)
     done = run(request(exp, allow=frozenset({"contradicting-labels"})), listener)
-    assert done.systems[0].metrics["eer_interval"] is None
-    assert "trial labels contradict the speakers" in done.systems[0].metrics["no_interval"]
+    assert done.systems[0].metrics.eer_interval is None
+    assert "trial labels contradict the speakers" in done.systems[0].metrics.no_interval
     assert "at trials 2" in "".join(listener.notes)
 
 
@@ -202,31 +203,34 @@ def test_no_error_and_few_speakers_have_no_interval(exp):
     manifest = exp / "data" / "eval.tsv"
     make_embeddings(exp / "embeddings" / "dense", embeddings_of(1, 0.0), manifest)
     facts = score(exp, embeddings=(exp / "embeddings" / "dense",)).systems[0].metrics
-    assert (facts["eer"], facts["eer_interval"]) == (0.0, None)
-    assert facts["thresholds"]["eer"]["miss_rate_interval"] is None
+    assert (facts.eer, facts.eer_interval) == (0.0, None)
+    assert facts.thresholds["eer"].miss_rate_interval is None
     few = exp / "data" / "trials" / "few.txt"  # four speakers, with errors
     make_embeddings(exp / "embeddings" / "dense", embeddings_of(2, 1.2), manifest)
     names = IDS[: 4 * PER_SPEAKER]
     few.write_text("".join(f"{int(a[:5] == b[:5])} {a} {b}\n" for a in names for b in names if a < b))
     request = ScoreRequest(exp=exp, trials=few, embeddings=(exp / "embeddings" / "dense",))
     facts = run(request, SilentProgress()).systems[0].metrics
-    assert facts["eer"] > 0 and facts["eer_interval"] is None
+    assert facts.eer > 0 and facts.eer_interval is None
 
 
 def test_every_metric_has_an_interval_around_it(exp):
     facts = score(exp, calibrate_folds=4, embeddings=(exp / "embeddings" / "pruned",)).systems[0].metrics
-    entries = [(facts["eer"], facts["eer_interval"]), (facts["cllr"], facts["cllr_interval"])]
-    entries += [(cost["value"], cost["interval"]) for key in ("min_dcf", "act_dcf") for cost in facts[key]]
+    entries = [(facts.eer, facts.eer_interval), (facts.cllr, facts.cllr_interval)]
+    entries += [(cost.value, cost.interval) for cost in (*facts.min_dcf, *facts.act_dcf)]
     points = [
-        facts["thresholds"]["eer"],
-        facts["thresholds"]["far_0.01"],
-        facts["bayes_thresholds"]["p_target_0.5"],
+        facts.thresholds["eer"],
+        facts.thresholds["far_0.01"],
+        facts.bayes_thresholds["p_target_0.5"],
     ]
     for point in points:
-        entries += [(point[name], point[f"{name}_interval"]) for name in ("miss_rate", "false_accept_rate")]
+        entries += [
+            (getattr(point, name), getattr(point, f"{name}_interval"))
+            for name in ("miss_rate", "false_accept_rate")
+        ]
     for value, interval in entries:
         if interval is not None:
-            assert interval["low"] <= value <= interval["high"]
+            assert interval.low <= value <= interval.high
     assert sum(interval is not None for _, interval in entries) >= 10
 
 
@@ -352,8 +356,8 @@ def test_several_enrollment_utterances_are_averaged(exp):
     unit = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
     model = unit[:3].mean(axis=0)
     assert found.scores[1] == pytest.approx(model @ unit[7] / np.linalg.norm(model), abs=1e-6)
-    assert done.systems[0].metrics["eer_interval"]["speakers_from"] == "manifest"
-    assert done.systems[0].metrics["eer_interval"]["num_speakers"] == NUM_SPEAKERS
+    assert done.systems[0].metrics.eer_interval.speakers_from == "manifest"
+    assert done.systems[0].metrics.eer_interval.num_speakers == NUM_SPEAKERS
     models.write_text("enroll_id\tutterance_id\nm00001\t00001/0.wav\n")
     with pytest.raises(DataError, match="the enrollment map: nothing for 7 of 8 enrollments"):
         run(

@@ -92,7 +92,7 @@ def score(exp, trials="all", **changes):
 def test_plda_scores_are_those_of_the_model(exp):
     done = score(exp, backend=PLDA, plda_training=(exp / "training",)).systems[0]
     assert done.directory == exp / "scores" / "dense" / "all-plda"
-    assert done.metrics["backend"]["name"] == "plda" and done.metrics["cautions"] == []
+    assert done.metrics.backend.name == "plda" and done.metrics.cautions == ()
     matrix = make_training(exp)
     model = train_plda(matrix, np.repeat(np.arange(30), 4), 30)
     found = read_scores(done.directory)
@@ -102,9 +102,7 @@ def test_plda_scores_are_those_of_the_model(exp):
     for trial in (0, 77, 495):
         a, b = rows[found.trials.enroll_ids[trial]], rows[found.trials.test_ids[trial]]
         assert found.scores[trial] == pytest.approx(float(left[a] @ right[b]), abs=1e-3)
-    assert done.metrics["eer"] == pytest.approx(
-        equal_error_rate(error_curve(found.scores, found.trials.labels))
-    )
+    assert done.metrics.eer == pytest.approx(equal_error_rate(error_curve(found.scores, found.trials.labels)))
 
 
 def enroll_three(exp):
@@ -150,13 +148,13 @@ def test_plda_joins_snorm_and_calibration_knows_its_training_data(exp):
     backend = Backend(method="plda", norm="snorm")
     material = {"backend": backend, "plda_training": (exp / "training",), "cohorts": (exp / "training",)}
     done = score(exp, calibrate=True, **material).systems[0]
-    assert done.directory.name == "all-plda-snorm" and done.metrics["eer"] < 0.3
+    assert done.directory.name == "all-plda-snorm" and done.metrics.eer < 0.3
     names = read_trials(exp / "data" / "trials" / "all.txt")
     few = Trials.of(names.enroll_ids[:200], names.test_ids[:200], names.labels[:200])
     write_trials(exp / "data" / "trials" / "few.txt", few)
     learnt = (done.directory / "calibration.json",)
     material["allow"] = frozenset({"calibrated-on-test"})
-    assert "cllr" in score(exp, "few", calibrations=learnt, **material).systems[0].metrics
+    assert score(exp, "few", calibrations=learnt, **material).systems[0].metrics.cllr is not None
     make_training(exp, range(100, 125))
     with pytest.raises(ArtifactError, match="other settings"):
         score(exp, "few", calibrations=learnt, overwrite=True, **material)
@@ -183,7 +181,7 @@ def test_speakers_of_the_trials_in_the_material_stop_it(exp, use):
     with pytest.raises(DataError, match=r"speakers of the trials.*00007; `--allow shared-speakers`"):
         score(exp, **options)
     assert not (exp / "scores").exists()
-    (caution,) = score(exp, allow=SHARED, **options).systems[0].metrics["cautions"]
+    (caution,) = score(exp, allow=SHARED, **options).systems[0].metrics.cautions
     assert "00007" in caution and "--allow" not in caution
 
 
@@ -198,15 +196,15 @@ def test_embeddings_of_an_earlier_checkpoint_stop_it(exp):
     (exp / "finetune" / "lmft" / "weights").write_text("two")
     with pytest.raises(ArtifactError, match=r"embeddings of .*lmft.*extract again; `--allow stale`"):
         score(exp)
-    (caution,) = score(exp, allow=frozenset({"stale"})).systems[0].metrics["cautions"]
+    (caution,) = score(exp, allow=frozenset({"stale"})).systems[0].metrics.cautions
     assert "earlier" in caution
     with pytest.raises(ConfigError, match="expected trained-speakers, .* or stale, found everything"):
         score(exp, allow=frozenset({"everything"}))
 
 
 def groups_of(metrics):
-    (breakdown,) = metrics["breakdown"]
-    return {group["value"]: group for group in breakdown["groups"]}
+    (breakdown,) = metrics.breakdown
+    return {group.value: group for group in breakdown.groups}
 
 
 def test_breakdown_by_a_column_of_the_manifest(exp):
@@ -221,19 +219,19 @@ def test_breakdown_by_a_column_of_the_manifest(exp):
     for value, rows in (("f", odd[0] + odd[1] == 0), ("m", odd[0] + odd[1] == 2)):
         labels = found.trials.labels[rows]
         group = groups[value]
-        assert (group["num_targets"], group["num_nontargets"]) == (labels.sum(), (labels == 0).sum())
-        assert group["eer"] == pytest.approx(equal_error_rate(error_curve(found.scores[rows], labels)))
-        assert group["eer_interval"] is None or group["eer_interval"]["num_speakers"] == 4
+        assert (group.num_targets, group.num_nontargets) == (labels.sum(), (labels == 0).sum())
+        assert group.eer == pytest.approx(equal_error_rate(error_curve(found.scores[rows], labels)))
+        assert group.eer_interval is None or group.eer_interval.num_speakers == 4
     crossed = groups["f / m"]
-    assert (crossed["num_targets"], crossed["eer"], crossed["min_dcf"]) == (0, None, None)
-    assert sum(g["num_targets"] + g["num_nontargets"] for g in groups.values()) == len(found.scores)
+    assert (crossed.num_targets, crossed.eer, crossed.min_dcf) == (0, None, None)
+    assert sum(g.num_targets + g.num_nontargets for g in groups.values()) == len(found.scores)
 
 
 def test_breakdown_by_duration_is_of_the_shorter_side(exp):
     groups = groups_of(score(exp, by=("duration",)).systems[0].metrics)
     assert list(groups) == ["under 2 s", "2 to 5 s"]
     long = 8 * 3  # utterances of 4 s; the others have 1 s
-    assert groups["2 to 5 s"]["num_targets"] + groups["2 to 5 s"]["num_nontargets"] == long * (long - 1) // 2
+    assert groups["2 to 5 s"].num_targets + groups["2 to 5 s"].num_nontargets == long * (long - 1) // 2
 
 
 def test_breakdown_by_a_sidecar(exp):
@@ -243,7 +241,7 @@ def test_breakdown_by_a_sidecar(exp):
     sidecar = exp / "data" / "more.tsv"
     sidecar.write_text("\n".join(["enroll_id\ttest_id\tsource", *rows]) + "\n")
     groups = groups_of(score(exp, by=("source",), sidecar=sidecar).systems[0].metrics)
-    assert groups["near"]["num_targets"] + groups["near"]["num_nontargets"] == 300
+    assert groups["near"].num_targets + groups["near"].num_nontargets == 300
     sidecar.write_text("\n".join(["enroll_id\ttest_id\tsource", rows[1], rows[0], *rows[2:]]) + "\n")
     with pytest.raises(DataError, match=r"more\.tsv:2: test_id: expected"):
         score(exp, by=("source",), sidecar=sidecar, overwrite=True)
@@ -266,10 +264,10 @@ def test_several_systems_are_compared_in_pairs(exp):
     systems = (exp / "embeddings" / "pruned", exp / "embeddings" / "dense")
     done = score(exp, embeddings=systems)
     (comparison,) = done.comparisons
-    assert (comparison["first"], comparison["second"]) == ("pruned", "dense")
-    eers = {system.name: system.metrics["eer"] for system in done.systems}
-    assert comparison["eer_difference"] == pytest.approx(eers["pruned"] - eers["dense"])
-    assert comparison["low"] <= comparison["eer_difference"] <= comparison["high"]
+    assert (comparison.first, comparison.second) == ("pruned", "dense")
+    eers = {system.name: system.metrics.eer for system in done.systems}
+    assert comparison.eer_difference == pytest.approx(eers["pruned"] - eers["dense"])
+    assert comparison.low <= comparison.eer_difference <= comparison.high
     again = score(exp, embeddings=systems, keep_finished=True)
     assert again.comparisons == done.comparisons
     assert score(exp, overwrite=True).comparisons == ()

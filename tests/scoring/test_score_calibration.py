@@ -15,8 +15,9 @@ from svkit.scoring.backend import Backend
 from svkit.scoring.score import ScoreRequest, run
 from svkit.store.calibration import read_calibration
 from svkit.store.embeddings import read_embeddings
+from svkit.store.metrics import CalibratedBy, read_metrics
 from svkit.store.provenance import sha256_artifact
-from svkit.store.scores import read_metrics, read_scores
+from svkit.store.scores import read_scores
 from svkit.store.trials import Trials, read_trials, write_trials
 from tests.fake_experiment import make_embeddings, make_experiment
 
@@ -62,11 +63,11 @@ def test_learnt_on_held_out_trials_and_applied_to_others(exp):
     found = read_scores(done.directory)
     expected = (record.weights[0] * found.scores + record.offset).clip(*record.bounds)
     np.testing.assert_allclose(found.llrs, expected, rtol=1e-6)
-    assert done.metrics["cautions"] == done.metrics["unchecked"] == []
-    assert done.metrics["cllr"] == pytest.approx(cllr(found.llrs, found.trials.labels), abs=1e-6)
-    assert done.metrics["min_cllr"] <= done.metrics["cllr"] < 1
-    assert done.metrics["calibration"]["trials"]["name"] == "held"
-    assert [entry["p_target"] for entry in done.metrics["act_dcf"]] == [0.01, 0.05, 0.001]
+    assert done.metrics.cautions == done.metrics.unchecked == ()
+    assert done.metrics.cllr == pytest.approx(cllr(found.llrs, found.trials.labels), abs=1e-6)
+    assert done.metrics.min_cllr <= done.metrics.cllr < 1
+    assert done.metrics.calibration.trials.name == "held"
+    assert [entry.p_target for entry in done.metrics.act_dcf] == [0.01, 0.05, 0.001]
 
 
 def test_it_is_installed_beside_the_checkpoint_without_changing_its_hash(exp):
@@ -135,18 +136,18 @@ def test_each_system_gets_its_own(exp):
         for done in score(exp, "held", calibrate=True, embeddings=systems).systems
     ]
     done = score(exp, "eval", calibrations=tuple(learnt), embeddings=systems)
-    assert all("cllr" in system.metrics for system in done.systems)
+    assert all(system.metrics.cllr is not None for system in done.systems)
     with pytest.raises(ConfigError, match="expected 1 or 2"):
         score(exp, "eval", calibrations=tuple(learnt) * 2, embeddings=systems)
 
 
 def test_folds_give_ratios_of_the_same_trials(exp):
     done = score(exp, "all", calibrate_folds=4).systems[0]
-    assert done.metrics["calibration"] == {"method": "cross-validation over speakers", "num_folds": 4}
+    assert done.metrics.calibration == CalibratedBy(method="cross-validation over speakers", num_folds=4)
     found = read_scores(done.directory)
     slopes = np.unique(np.round(np.diff(found.llrs) / np.diff(found.scores), 3))
     assert len(slopes) > 4  # several maps
-    assert done.metrics["cllr"] < 1
+    assert done.metrics.cllr < 1
     assert not (done.directory / "calibration.json").exists()
     with pytest.raises(ConfigError, match="expected 3 to 12"):
         score(exp, "all", calibrate_folds=13, overwrite=True)
@@ -166,11 +167,11 @@ def test_a_list_without_an_error_gives_a_guess_and_says_so_wherever_it_is_used(e
     low, high = count_bounds(36, 240)
     assert record.is_separable and low <= record.bounds[0] < -3 and 5 < record.bounds[1] <= high
     words = "36 target and 240 nontarget trials, which a threshold separates without an error"
-    (caution,) = read_metrics(directory)["cautions"]
+    (caution,) = read_metrics(directory).cautions
     assert words in caution and f"from -3.6 to {high:+.1f}" in caution
     done = score(exp, "eval", calibrations=(directory / "calibration.json",)).systems[0]
     found = read_scores(done.directory)
-    assert done.metrics["cautions"] == [caution]
+    assert done.metrics.cautions == (caution,)
     assert found.llrs.min() == pytest.approx(record.bounds[0]) and found.llrs.max() == pytest.approx(
         record.bounds[1]
     )
@@ -183,7 +184,7 @@ def test_a_list_without_an_error_gives_a_guess_and_says_so_wherever_it_is_used(e
 
 def test_folds_without_an_error_are_said(exp):
     separate(exp)
-    (caution,) = score(exp, "eval", calibrate_folds=4).systems[0].metrics["cautions"]
+    (caution,) = score(exp, "eval", calibrate_folds=4).systems[0].metrics.cautions
     assert caution.startswith("10 of the 10 maps of the cross-validation were learnt on trials")
     make_embeddings(
         exp, "twin", list(read_embeddings(exp / "embeddings" / "dense").ids), 0.06, exp / "finetune" / "lmft"
@@ -191,7 +192,7 @@ def test_folds_without_an_error_are_said(exp):
     score(exp, "eval", embeddings=(exp / "embeddings" / "twin",))
     systems = tuple(exp / "scores" / name / "eval" for name in ("dense", "twin"))
     fused = score(exp, "eval", embeddings=(), fuse=systems).systems[0]
-    assert "maps of the cross-validation" in fused.metrics["cautions"][0] and fused.metrics["eer"] == 0
+    assert "maps of the cross-validation" in fused.metrics.cautions[0] and fused.metrics.eer == 0
 
 
 def test_a_calibration_of_an_earlier_version_is_bounded_by_its_counts_and_that_is_said(exp):
@@ -204,7 +205,7 @@ def test_a_calibration_of_an_earlier_version_is_bounded_by_its_counts_and_that_i
     low, high = count_bounds(36, 240)
     llrs = read_scores(done.directory).llrs
     assert (llrs.min(), llrs.max()) == (pytest.approx(low), pytest.approx(high))
-    assert "an earlier svkit did not record it" in done.metrics["unchecked"][0]
+    assert "an earlier svkit did not record it" in done.metrics.unchecked[0]
     for change in ({"bounds": [1, 2]}, {"bounds": [0]}, {"is_separable": 1}, {"num_targets": 0}):
         old.write_text(json.dumps(content | change))
         with pytest.raises(ArtifactError, match=r"old\.json"):
@@ -229,12 +230,12 @@ def test_more_cohort_members_than_there_are_is_said_and_the_number_used_is_recor
         "allow": frozenset({"shared-speakers"}),
     }
     done = score(exp, "held", calibrate=True, **asked).systems[0]
-    assert done.metrics["backend"]["top_n"] == 48
+    assert done.metrics.backend.top_n == 48
     assert any(
-        "--top-n 300: the cohort has 48 members, all of which count" in c for c in done.metrics["cautions"]
+        "--top-n 300: the cohort has 48 members, all of which count" in c for c in done.metrics.cautions
     )
     fitting = score(exp, "held", **(asked | {"backend": Backend(norm="asnorm", top_n=48)}), overwrite=True)
-    assert not any("--top-n" in caution for caution in fitting.systems[0].metrics["cautions"])
+    assert not any("--top-n" in caution for caution in fitting.systems[0].metrics.cautions)
     # A calibration of an earlier svkit says what was asked for; it is one of the same scores.
     learnt = done.directory / "calibration.json"
     score(exp, "held", calibrate=True, **asked, overwrite=True)

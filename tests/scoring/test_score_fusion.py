@@ -12,8 +12,9 @@ from svkit.scoring.request import ScoreRequest
 from svkit.scoring.score import run
 from svkit.store.calibration import read_calibration
 from svkit.store.embeddings import read_embeddings, write_embeddings
+from svkit.store.metrics import CalibratedBy, read_metrics
 from svkit.store.provenance import sha256_file
-from svkit.store.scores import read_metrics, read_scores
+from svkit.store.scores import read_scores
 from svkit.store.trials import Trials, read_trials, write_trials
 from tests.fake_experiment import finish, make_lists
 
@@ -69,28 +70,28 @@ def test_weights_of_held_out_trials_beat_each_system(exp):
     np.testing.assert_allclose(found.scores, tested @ record.weights + record.offset, rtol=1e-5, atol=1e-6)
     assert record.bounds is not None and np.abs(found.scores).max() > max(np.abs(record.bounds))
     np.testing.assert_allclose(found.llrs, found.scores.clip(*record.bounds), rtol=1e-8)
-    assert done.metrics["calibration"] == {"method": "held-out trials", "trials": record.trials}
-    single = [read_metrics(path)["eer"] for path in both(exp, "eval")]
-    assert done.metrics["eer"] < min(single)
-    assert done.metrics["eer_interval"]["num_speakers"] == 12
+    assert done.metrics.calibration == CalibratedBy(method="held-out trials", trials=record.trials)
+    single = [read_metrics(path).eer for path in both(exp, "eval")]
+    assert done.metrics.eer < min(single)
+    assert done.metrics.eer_interval.num_speakers == 12
 
 
 def test_without_held_out_trials_it_is_cross_validated_by_speaker(exp):
     (done,) = score(exp, "eval", fuse=both(exp, "eval"))
-    assert done.metrics["calibration"] == {"method": "cross-validation over speakers", "num_folds": 5}
+    assert done.metrics.calibration == CalibratedBy(method="cross-validation over speakers", num_folds=5)
     found = read_scores(done.directory)
     tested = np.stack([read_scores(path).scores for path in both(exp, "eval")], axis=1)
     on_itself = fit_calibration(tested, found.trials.labels).apply(tested)
     assert np.abs(found.scores - on_itself).max() > 1e-3
     assert np.corrcoef(found.scores, on_itself)[0, 1] > 0.9
     (other,) = score(exp, "eval", fuse=both(exp, "eval"), calibrate_folds=4, overwrite=True)
-    assert other.metrics["calibration"]["num_folds"] == 4
+    assert other.metrics.calibration.num_folds == 4
     assert not (done.directory / "calibration.json").exists()
 
 
 def test_learning_still_judges_by_cross_validation(exp):
     (learnt,) = score(exp, "held", fuse=both(exp, "held"), calibrate=True)
-    assert learnt.metrics["calibration"]["method"] == "cross-validation over speakers"
+    assert learnt.metrics.calibration.method == "cross-validation over speakers"
     path = learnt.directory / "calibration.json"
     with pytest.raises(ConfigError, match="was learnt on"):
         score(exp, "held", fuse=both(exp, "held"), calibrations=(path,), overwrite=True)
@@ -129,7 +130,7 @@ def test_stale_scores_stop_fusion_and_report(exp):
         score(exp, "eval", fuse=both(exp, "eval"))
     stale = frozenset({"stale"})
     (done,) = score(exp, "eval", fuse=both(exp, "eval"), allow=stale, by=("duration",))
-    assert "claims a checkpoint" in done.metrics["cautions"][0]
+    assert "claims a checkpoint" in done.metrics.cautions[0]
     with pytest.raises(ArtifactError, match="score again"):
         run_report(ReportRequest(exp=exp), SilentProgress())
     report = run_report(ReportRequest(exp=exp, allow=stale), SilentProgress())

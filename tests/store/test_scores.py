@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from svkit.errors import ArtifactError, DataError
-from svkit.eval.summary import summarize
 from svkit.store import coded, tables
-from svkit.store.scores import read_metrics, read_scores, write_metrics, write_scores
+from svkit.store.scores import read_scores, write_scores
 from svkit.store.trials import Trials
 
 TRIALS = Trials.of(
@@ -80,22 +79,3 @@ def test_blocks_of_any_size_give_the_same_scores_and_lines(tmp_path, monkeypatch
         path.write_text("\n".join([*lines[:40], row, *lines[41:]]) + "\n")
         with pytest.raises(ArtifactError, match=f"scores.tsv:41: {message}"):
             read_scores(tmp_path)
-
-
-def test_metrics_round_trip(tmp_path):
-    labels = np.array([1, 1, 0, 0, 0])
-    metrics = {
-        "name": "dense",
-        "trials": {"name": "t", "sha256": "aa"},
-        "backend": {"name": "cosine"},
-        **summarize(np.array([3.0, 1.0, 2.0, 0.0, -1.0]), labels),
-        "eer_interval": None,
-        "breakdown": [],
-        "calibration": None,
-        "cautions": [],
-    }
-    write_metrics(tmp_path, metrics)
-    assert read_metrics(tmp_path) == {"format": "svkit-metrics", "format_version": 1, **metrics}
-    write_metrics(tmp_path, {**metrics, "name": "../../elsewhere"})
-    with pytest.raises(ArtifactError, match=r"metrics\.json: name: expected a plain name"):
-        read_metrics(tmp_path)
