@@ -1,4 +1,4 @@
-# svkit from audio to report. `make all` needs nothing but Python 3.10-3.12: it makes the virtual environment, renders
+# svkit from audio to report. `make all` needs nothing but Python 3.10-3.13: it makes the virtual environment, renders
 # the demo corpus, and runs the whole chain. A finished stage is not run again; a changed setting or input is.
 #
 #   make all                                    the demo, a few minutes on two cores

@@ -31,6 +31,7 @@ from svkit.cli import (
     verify,
 )
 from svkit.errors import ConfigError, SvkitError
+from svkit.torch_pair import check_torch_pair
 
 # Typer 0.29 vendors click, earlier versions import it: both spell this class as BadParameter's parent.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -152,6 +153,7 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
@@ -161,6 +163,9 @@ def root(
 
     Try it without any data: svkit prepare demo, then finetune, prune, distill, extract, score, report.
     """
+    # Before any command imports them; the doctor reports a mismatch itself.
+    if context.invoked_subcommand != "doctor":
+        check_torch_pair()
 
 
 app.add_typer(prepare.app, name="prepare")

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from svkit.errors import SvkitError
+from svkit.torch_pair import check_torch_pair
 
 OK, NOTE, ERROR = "ok", "note", "error"
 """Works; works, but something one may want is missing; svkit cannot work."""
 
-PYTHON_VERSIONS = ((3, 10), (3, 12))
+PYTHON_VERSIONS = ((3, 10), (3, 13))
 MIN_FREE_GB = 20.0
 """Disk space below which a note is made: checkpoints of one full-size stage with its resume state take about 15 GB."""
 MIN_SHARED_MEMORY_GB = 1.0
@@ -116,18 +117,13 @@ def _has(name: str) -> bool:
 
 def _torch_pair(exp: Path) -> Iterator[Check]:
     """Torchaudio refuses a torch of another version or build, at import."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchaudio")}
-    builds = {name: tuple(version.partition("+")[0].split(".")[:2]) for name, version in versions.items()}
-    remedy = "pip install --force-reinstall 'torch==2.11.*' 'torchaudio==2.11.*' from the same index"
-    found = ", ".join(f"{name} {version}" for name, version in versions.items())
-    if len(set(builds.values())) > 1:
-        yield Check(name="torch pair", status=ERROR, found=found, remedy=remedy)
-        return
     try:
+        found = check_torch_pair()
         importlib.import_module("torch")
         importlib.import_module("torchaudio")
     except Exception as error:
-        yield Check(name="torch pair", status=ERROR, found=f"{found}: {_first_line(error)}", remedy=remedy)
+        remedy = "pip install --force-reinstall 'torch==2.11.*' 'torchaudio==2.11.*' from the same index"
+        yield Check(name="torch pair", status=ERROR, found=_first_line(error), remedy=remedy)
         return
     yield Check(name="torch pair", status=OK, found=found)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from svkit import torch_pair
 from svkit.cli.app import app
 from svkit.tools import doctor
 
@@ -52,10 +53,11 @@ def test_a_package_out_of_its_range_or_missing_is_an_error_with_the_command(tmp_
 
 def test_a_torch_and_torchaudio_of_two_versions(tmp_path, monkeypatch):
     real = importlib.metadata.version
-    monkeypatch.setattr(
-        importlib.metadata, "version", lambda name: "2.8.0" if name == "torchaudio" else real(name)
-    )
+    monkeypatch.setattr(torch_pair, "version", lambda name: "2.8.0" if name == "torchaudio" else real(name))
     assert run(tmp_path)["torch pair"].status == doctor.ERROR
+    result = CliRunner().invoke(app, ["info", str(tmp_path)])
+    assert result.exit_code == 2 and "torchaudio 2.8.0; install a pair from one index" in result.stderr
+    assert CliRunner().invoke(app, ["doctor", "--exp", str(tmp_path)]).exit_code == 2
 
 
 def test_a_package_that_breaks_at_import_does_not_break_the_doctor(tmp_path, monkeypatch):
