@@ -3,17 +3,15 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svkit.nn.linear import Linear
-
 
 class LayerAdapter(nn.Module):
     """[B, T, D] -> [B, T, A]: Linear - LayerNorm - ReLU - Linear."""
 
     def __init__(self, hidden_size: int, adapter_dim: int) -> None:
         super().__init__()
-        self.down = Linear(hidden_size, adapter_dim)
+        self.down = nn.Linear(hidden_size, adapter_dim)
         self.norm = nn.LayerNorm(adapter_dim)
-        self.out = Linear(adapter_dim, adapter_dim)
+        self.out = nn.Linear(adapter_dim, adapter_dim)
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """Adapt one hidden state."""

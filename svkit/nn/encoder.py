@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from svkit.config.architecture import EncoderArchitecture
-from svkit.nn.linear import Linear
 from svkit.nn.norm import gate_aware_layer_norm
 from svkit.nn.relative import relative_bias
 
@@ -57,9 +56,6 @@ NO_GATES = LayerGates()
 _BLOCK_FRAMES = 256
 """Queries attended at once on a CPU; shorter inputs (5 s) are attended as one batched product."""
 
-_NARROW_CHANNELS = 16
-"""Up to these, oneDNN 3.10 of torch 2.11 never returns from a bf16 depthwise convolution with its channels last."""
-
 
 def _alive(gate: Tensor) -> Tensor:
     """1 where any unit of the branch is open, else 0 (a scalar without gradient)."""
@@ -72,7 +68,7 @@ class FeatureProjection(nn.Module):
     def __init__(self, architecture: EncoderArchitecture) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(architecture.feature_dim, eps=architecture.layer_norm_eps)
-        self.projection = Linear(architecture.feature_dim, architecture.hidden_size)
+        self.projection = nn.Linear(architecture.feature_dim, architecture.hidden_size)
 
     def forward(self, features_BTF: Tensor) -> Tensor:
         """Normalise and project."""
@@ -84,9 +80,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, inner_size: int) -> None:
         super().__init__()
-        self.intermediate_dense: nn.Module = Linear(hidden_size, inner_size)
+        self.intermediate_dense: nn.Module = nn.Linear(hidden_size, inner_size)
         self.activation: nn.Module = nn.SiLU()
-        self.output_dense = Linear(inner_size, hidden_size)
+        self.output_dense = nn.Linear(inner_size, hidden_size)
 
     def forward(self, hidden_BTD: Tensor, gate: Tensor | None = None) -> Tensor:
         """Apply the branch; `gate` [F] multiplies the inner units."""
@@ -157,10 +153,10 @@ class SelfAttention(nn.Module):
         self.head_size = architecture.head_size
         self.left = architecture.left_positions
         self.right = architecture.right_positions
-        self.linear_q = Linear(architecture.hidden_size, inner)
-        self.linear_k = Linear(architecture.hidden_size, inner)
-        self.linear_v = Linear(architecture.hidden_size, inner)
-        self.linear_out = Linear(inner, architecture.hidden_size)
+        self.linear_q = nn.Linear(architecture.hidden_size, inner)
+        self.linear_k = nn.Linear(architecture.hidden_size, inner)
+        self.linear_v = nn.Linear(architecture.hidden_size, inner)
+        self.linear_out = nn.Linear(inner, architecture.hidden_size)
         self.distance_embedding = nn.Embedding(self.left + self.right + 1, architecture.head_size)
 
     def forward(self, hidden_BTD: Tensor, key_bias: Tensor | None, gate: Tensor | None = None) -> Tensor:
@@ -214,14 +210,8 @@ class CausalDepthwiseConv(nn.Module):
     def forward(self, hidden_BTC: Tensor) -> Tensor:
         """Convolve along T; the shape is kept."""
         channels, _, kernel_size = self.weight.shape
+        padded_BCN = functional.pad(hidden_BTC.transpose(1, 2), (kernel_size - 1, 0))
         weight = self.weight.to(hidden_BTC.dtype)
-        padded_BCN = functional.pad(hidden_BTC, (0, 0, kernel_size - 1, 0)).transpose(1, 2)
-        is_wide = channels > _NARROW_CHANNELS
-        if is_wide and hidden_BTC.device.type == "cpu" and not torch.compiler.is_exporting():
-            # [B, T, C] read as an image of height 1 with its channels last, which oneDNN takes without a copy; its
-            # gradient takes half the time of a 1D convolution's.
-            convolved = functional.conv2d(padded_BCN[:, :, None], weight[:, :, None], groups=channels)
-            return convolved[:, :, 0].transpose(1, 2)
         return functional.conv1d(padded_BCN, weight, groups=channels).transpose(1, 2)
 
 
@@ -232,10 +222,10 @@ class ConvolutionModule(nn.Module):
         super().__init__()
         hidden, eps = architecture.hidden_size, architecture.layer_norm_eps
         self.layer_norm = nn.LayerNorm(hidden, eps=eps)
-        self.pointwise_conv1 = Linear(hidden, 2 * channels, bias=False)
+        self.pointwise_conv1 = nn.Linear(hidden, 2 * channels, bias=False)
         self.depthwise_conv = CausalDepthwiseConv(channels, architecture.conv_kernel_size)
         self.depthwise_layer_norm = nn.LayerNorm(channels, eps=eps)
-        self.pointwise_conv2 = Linear(channels, hidden, bias=False)
+        self.pointwise_conv2 = nn.Linear(channels, hidden, bias=False)
         self.dropout = nn.Dropout(0.0)
 
     def forward(self, hidden_BTD: Tensor, gate: Tensor | None = None) -> Tensor:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from svkit.errors import ConfigError
 from svkit.nn.encoder import ConformerLayer, FeedForward
-from svkit.nn.linear import has_onednn
 
 _TYPICAL_ROWS = 512
 """Frames of a batch that the layout is chosen for; any other number works."""
@@ -63,7 +62,9 @@ class QuantisedLinear(nn.Module):
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN multiplies packed matrices of `dtype` (float32, bfloat16, int8) on this device."""
-    if not has_onednn(device):
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False
     if dtype == torch.int8:
         return "onednn" in torch.backends.quantized.supported_engines

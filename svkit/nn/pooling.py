@@ -5,8 +5,6 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn import functional as differentiable
 from torch.nn import functional
 
-from svkit.nn.linear import Linear
-
 VARIANCE_FLOOR = 1e-5
 
 
@@ -51,9 +49,9 @@ class AttentiveStatisticsPooling(nn.Module):
 
     def __init__(self, channels: int, attention_dim: int) -> None:
         super().__init__()
-        self.attention_in = Linear(channels, attention_dim)
+        self.attention_in = nn.Linear(channels, attention_dim)
         self.batch_norm = SynchronisedBatchNorm(attention_dim)
-        self.attention_out = Linear(attention_dim, channels)
+        self.attention_out = nn.Linear(attention_dim, channels)
 
     def forward(self, features_BTK: Tensor, num_frames_B: Tensor | None = None) -> Tensor:
         """Pool over time.

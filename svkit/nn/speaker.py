@@ -14,7 +14,6 @@ from svkit.audio.features import FeatureExtractor
 from svkit.config.architecture import ModelArchitecture
 from svkit.nn.adapter import LayerAdapter
 from svkit.nn.encoder import Encoder
-from svkit.nn.linear import Linear
 from svkit.nn.pooling import AttentiveStatisticsPooling
 
 
@@ -29,7 +28,7 @@ class SpeakerHead(nn.Module):
             LayerAdapter(encoder.hidden_size, head.adapter_dim) for _ in range(num_states)
         )
         self.pooling = AttentiveStatisticsPooling(num_states * head.adapter_dim, head.attention_dim)
-        self.embedding = Linear(2 * num_states * head.adapter_dim, head.embedding_dim)
+        self.embedding = nn.Linear(2 * num_states * head.adapter_dim, head.embedding_dim)
 
     def adapt(self, index: int, state_BTD: Tensor) -> Tensor:
         """Apply the layer adapter of one hidden state."""

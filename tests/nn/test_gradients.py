@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from svkit.nn import linear as linear_module
 from svkit.nn.encoder import CausalDepthwiseConv
-from svkit.nn.linear import Linear
 from svkit.nn.norm import gate_aware_layer_norm
 from svkit.nn.relative import relative_bias
 from tests.random_models import relative_error
@@ -47,47 +45,10 @@ def test_relative_bias_is_a_look_up_of_clipped_distances(frames, left, right, he
     assert_equal(gradients_of(found, scores), gradients_of(expected, scores))
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (4, 1, 5)])
-def test_linear_gives_the_output_and_gradients_of_torchs(shape, bias):
-    ours, theirs = Linear(5, 7, bias=bias), nn.Linear(5, 7, bias=bias)
-    theirs.load_state_dict(ours.state_dict())
-    input = draw(*shape)
-    found, expected = ours(input), theirs(input)
-    assert_equal((found,), (expected,))
-    assert_equal(
-        gradients_of(found, input, *ours.parameters()), gradients_of(expected, input, *theirs.parameters())
-    )
-
-
-def test_linear_multiplies_by_onednn_where_torch_would_take_another_library(monkeypatch):
-    seen = []
-    original = linear_module._multiply
-    monkeypatch.setattr(linear_module, "_multiply", lambda *inputs: seen.append(1) or original(*inputs))
-    layer, input = Linear(5, 7), draw(3, 5).detach()
-    layer(input).sum().backward()
-    onednn = linear_module.has_onednn(input.device)
-    assert len(seen) == 2 * onednn  # forward, and the weight; the input has no gradient
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer(input).dtype == torch.bfloat16
-    assert layer.double()(input.double()).dtype == torch.float64
-    assert layer.float()(input[:0]).shape == (0, 7)
-    assert len(seen) == 2 * onednn
-
-
-def test_a_linear_layer_that_is_not_trained_gets_no_gradient():
-    layer, input = Linear(5, 7).requires_grad_(False), draw(3, 5)
-    (found,) = gradients_of(layer(input), input)
-    (expected,) = gradients_of(functional.linear(input, layer.weight, layer.bias), input)
-    assert_equal((found,), (expected,))
-    assert layer.weight.grad is None
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [6, 17, 32])
 @pytest.mark.parametrize(("kernel_size", "frames"), [(1, 1), (1, 20), (2, 3), (7, 1), (31, 20), (31, 61)])
 def test_the_depthwise_convolution_is_torchs_in_one_dimension(kernel_size, frames, channels, dtype):
-    """In bf16 with few channels and a long kernel too, where oneDNN does not return from the fast way."""
     layer = CausalDepthwiseConv(channels, kernel_size)
     hidden = draw(2, frames, channels).detach().to(dtype).requires_grad_(True)
     padded = functional.pad(hidden.transpose(1, 2), (kernel_size - 1, 0))

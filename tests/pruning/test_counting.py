@@ -1,7 +1,6 @@
 """Counts are exact: the published figures, the sum of numel, and a counter of what torch multiplies."""
 
 from dataclasses import replace
-from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from svkit.config.architecture import W2V_BERT_2, ModelArchitecture
 from svkit.config.schema import HeadConfig, PruneConfig
-from svkit.nn import linear
 from svkit.nn.encoder import Encoder
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.pruning.counting import encoder_parameters, expected_parameters, head_parameters, macs, sparsity
@@ -94,9 +92,7 @@ def test_macs_are_what_torch_multiplies(architecture, frames, seed):
     )
     network = SpeakerNetwork(model).eval()
     features = torch.randn(1, frames, architecture.feature_dim)
-    # By torch's own products: the counter does not know those of oneDNN.
-    products = mock.patch.object(linear, "_takes_onednn", return_value=False)
-    with products, FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         network.embed_features(features)
     assert counter.get_total_flops() == 2 * (macs(model, frames).total + macs(model, frames).positional)
 
