@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-SAMPLE_RATE_HZ = 16_000
+from svkit.audio.resample import SAMPLE_RATE_HZ
+
 FRAME_SAMPLES = 400
 HOP_SAMPLES = 160
 FFT_SAMPLES = 512
@@ -33,6 +34,43 @@ _CPU_CHUNK_FRAMES = 512
 def num_frames(num_samples: int | Tensor) -> int | Tensor:
     """Output frames (20 ms) of a waveform of `num_samples` samples."""
     return ((num_samples - FRAME_SAMPLES) // HOP_SAMPLES + 1) // STACK
+
+
+def is_padding(lengths_B: Tensor, size: int) -> Tensor:
+    """Return where a padded batch has padding, bool [B, size]."""
+    return torch.arange(size, device=lengths_B.device) >= lengths_B[:, None]
+
+
+def normalise_and_stack(mels_BMF: Tensor, num_samples_B: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Bring each band of each utterance to mean 0 and variance 1, and stack frames in pairs.
+
+    Args:
+        mels_BMF: log-mel energies, one row every 10 ms.
+        num_samples_B: real samples of each waveform; None when none is padded.
+
+    Returns:
+        features [B, T, 160], zeros behind the end of an utterance, and the number of real frames [B] (None when none is
+        padded).
+    """
+    batch, total, _ = mels_BMF.shape
+    counts: Tensor | None = None
+    divisor: Tensor | int = total
+    if num_samples_B is not None:
+        counts = torch.div(num_samples_B - FRAME_SAMPLES, HOP_SAMPLES, rounding_mode="floor") + 1
+        padded = is_padding(counts, total)[..., None]
+        divisor = counts[:, None, None].to(mels_BMF.dtype)
+        mels_BMF = mels_BMF.masked_fill(padded, 0)
+    centred = mels_BMF - mels_BMF.sum(1, keepdim=True) / divisor
+    if counts is not None:
+        centred = centred.masked_fill(padded, 0)
+    variance = centred.square().sum(1, keepdim=True) / (divisor - 1)
+    normalised = centred * torch.rsqrt(variance + 1e-7)
+    features = normalised[:, : total // STACK * STACK].reshape(batch, total // STACK, FEATURE_DIM)
+    if counts is None:
+        return features, None
+    # The odd last frame of a shorter utterance is dropped too: nothing of it may remain in front of the padding.
+    num_frames_B = torch.div(counts, STACK, rounding_mode="floor")
+    return features.masked_fill(is_padding(num_frames_B, total // STACK)[..., None], 0), num_frames_B
 
 
 def povey_window() -> Tensor:
@@ -114,15 +152,10 @@ class FeatureExtractor(nn.Module):
     def forward(
         self, waveforms_BN: Tensor, num_samples_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Compute the features of a batch.
-
-        Args:
-            waveforms_BN: 16 kHz audio in [-1, 1], padded on the right with anything finite.
-            num_samples_B: real samples of each waveform (at least 560); None when none is padded.
+        """Compute the features of a batch of 16 kHz audio in [-1, 1], padded on the right with anything finite.
 
         Returns:
-            features [B, T, 160] float32, zeros behind the end of an utterance, and the number of real frames [B]
-            (None when none is padded).
+            As of `normalise_and_stack`, float32.
 
         Raises:
             ValueError: a waveform shorter than 560 samples.
@@ -134,31 +167,7 @@ class FeatureExtractor(nn.Module):
             )
         # bf16 autocast must not touch the power spectrum: it spans far more than 8 bits.
         with torch.autocast(device_type=waveforms_BN.device.type, enabled=False):
-            mels = self.log_mel(waveforms_BN)
-            total = mels.shape[1]
-            if num_samples_B is None:
-                centred = mels - mels.mean(1, keepdim=True)
-                variance = centred.square().sum(1, keepdim=True) / (total - 1)
-                mels = centred * torch.rsqrt(variance + 1e-7)
-                real_frames = None
-            else:
-                counts = torch.div(num_samples_B - FRAME_SAMPLES, HOP_SAMPLES, rounding_mode="floor") + 1
-                positions = torch.arange(total, device=mels.device)
-                real = (positions[None, :] < counts[:, None])[..., None]
-                divisor = counts[:, None, None].to(mels.dtype)
-                mean = mels.masked_fill(~real, 0).sum(1, keepdim=True) / divisor
-                centred = (mels - mean).masked_fill(~real, 0)
-                variance = centred.square().sum(1, keepdim=True) / (divisor - 1)
-                mels = centred * torch.rsqrt(variance + 1e-7)
-                real_frames = torch.div(counts, STACK, rounding_mode="floor")
-            if total % STACK:
-                mels = mels[:, : total - total % STACK]
-            features = mels.reshape(mels.shape[0], -1, FEATURE_DIM)
-            if real_frames is not None:
-                # The dropped odd frame of a shorter utterance must not remain in front of its padding.
-                frames = torch.arange(features.shape[1], device=mels.device)
-                features = features.masked_fill((frames[None, :] >= real_frames[:, None])[..., None], 0)
-        return features, real_frames
+            return normalise_and_stack(self.log_mel(waveforms_BN), num_samples_B)
 
 
 def spec_augment(
@@ -171,14 +180,8 @@ def spec_augment(
 ) -> Tensor:
     """Set random spans of time and of mel bands to 0, their mean (Park et al. 2019, without time warping).
 
-    Draws come from torch's global CPU generator, which the training loop seeds per step.
-
-    Args:
-        features_BTF: stacked features [B, T, 160]; a mel band is masked in both stacked frames.
-        time_masks: number of time masks an utterance.
-        time_frames: longest time mask in 20 ms frames.
-        frequency_masks: number of frequency masks an utterance.
-        frequency_bins: widest frequency mask in mel bands.
+    Draws come from torch's global CPU generator, which the training loop seeds per step. Spans are at most
+    `time_frames` of 20 ms long and `frequency_bins` mel bands wide; a band is masked in both stacked frames.
     """
     batch, frames, _ = features_BTF.shape
 

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from svkit.audio.features import (
-    FEATURE_DIM,
     FFT_SAMPLES,
     FRAME_SAMPLES,
     HOP_SAMPLES,
     MEL_FLOOR,
     PREEMPHASIS,
-    STACK,
     mel_filters,
+    normalise_and_stack,
     povey_window,
 )
 
@@ -49,26 +48,14 @@ class GraphFeatures(nn.Module):
         Args:
             waveforms_BN: 16 kHz audio in [-1, 1] float32, padded on the right, at least 560 samples wide.
             num_samples_B: real samples of each, int64, at least 560.
-
-        Returns:
-            features [B, T, 160] float32, zeros behind the end of an utterance, and real frames [B] int64.
         """
-        device = waveforms_BN.device
         total = (waveforms_BN.shape[1] - FRAME_SAMPLES) // HOP_SAMPLES + 1
-        rows = torch.arange(total, device=device)
-        index_MS = rows[:, None] * HOP_SAMPLES + torch.arange(FRAME_SAMPLES, device=device)
+        rows = torch.arange(total, device=waveforms_BN.device)
+        index_MS = rows[:, None] * HOP_SAMPLES + torch.arange(FRAME_SAMPLES, device=waveforms_BN.device)
         frames_BMS = waveforms_BN[:, index_MS]
         spectrum = (frames_BMS - frames_BMS.mean(-1, keepdim=True)) @ self.spectrum
         power = spectrum[..., :NUM_BINS].square() + spectrum[..., NUM_BINS:].square()
         mels = (power @ self.mel).clamp(min=MEL_FLOOR).log()
-        counts = (num_samples_B - FRAME_SAMPLES) // HOP_SAMPLES + 1
-        real = (rows < counts[:, None])[..., None].to(mels.dtype)
-        divisor = counts[:, None, None].to(mels.dtype)
-        centred = (mels - (mels * real).sum(1, keepdim=True) / divisor) * real
-        variance = centred.square().sum(1, keepdim=True) / (divisor - 1)
-        mels = centred * torch.rsqrt(variance + 1e-7)
-        num_stacks = total // STACK
-        num_frames_B = counts // STACK
-        features = mels[:, : num_stacks * STACK].reshape(mels.shape[0], num_stacks, FEATURE_DIM)
-        is_real = torch.arange(num_stacks, device=device) < num_frames_B[:, None]
-        return features * is_real[..., None].to(features.dtype), num_frames_B
+        features, num_frames_B = normalise_and_stack(mels, num_samples_B)
+        assert num_frames_B is not None
+        return features, num_frames_B

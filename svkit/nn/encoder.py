@@ -25,14 +25,15 @@ Shapes: B batch, T frames (20 ms each), D hidden size, H heads, d head size, F i
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.nn import functional
 
+from svkit.audio.features import is_padding
 from svkit.config.architecture import EncoderArchitecture
 from svkit.nn.norm import gate_aware_layer_norm
 from svkit.nn.relative import relative_bias
@@ -41,24 +42,22 @@ from svkit.nn.relative import relative_bias
 class LayerGates(NamedTuple):
     """Gates of one layer, values in [0, 1]; None: ungated."""
 
-    heads: Tensor | None = None
-    """[H]"""
-    ffn1: Tensor | None = None
-    """[F]"""
-    ffn2: Tensor | None = None
-    """[F]"""
-    conv: Tensor | None = None
-    """[C]"""
+    heads: Tensor | None = None  # [H]
+    ffn1: Tensor | None = None  # [F]
+    ffn2: Tensor | None = None  # [F]
+    conv: Tensor | None = None  # [C]
 
 
+KINDS = {"heads": "num_heads", "ffn1": "ffn1_dim", "ffn2": "ffn2_dim", "conv": "conv_dim"}
+"""Kind of gate -> name of the width it decides."""
 NO_GATES = LayerGates()
 
 _BLOCK_FRAMES = 256
 """Queries attended at once on a CPU; shorter inputs (5 s) are attended as one batched product."""
 
 
-def _alive(gate: Tensor) -> Tensor:
-    """1 where any unit of the branch is open, else 0 (a scalar without gradient)."""
+def _is_open(gate: Tensor) -> Tensor:
+    """1 if any unit of the branch is open, else 0 (a scalar without gradient)."""
     return (gate > 0).any().to(gate.dtype)
 
 
@@ -89,7 +88,7 @@ class FeedForward(nn.Module):
         inner_BTF = self.activation(self.intermediate_dense(hidden_BTD))
         if gate is None:
             return self.output_dense(inner_BTF)
-        return self.output_dense(inner_BTF * gate.to(inner_BTF.dtype)) * _alive(gate)
+        return self.output_dense(inner_BTF * gate.to(inner_BTF.dtype)) * _is_open(gate)
 
 
 def attend_in_blocks(
@@ -107,17 +106,7 @@ def attend_in_blocks(
     ahead, and softmax ignores what is constant along a row. So with the first column subtracted they are added to a
     band around the diagonal, and one number a query to what lies right of it.
 
-    Args:
-        query_BHTd: scaled queries.
-        key_BHTd: keys.
-        value_BHTd: values.
-        scores_BHTP: product of the queries with the distance embeddings.
-        left: distances below -left share the first embedding.
-        right: distances above right share the last one.
-        key_bias: as for `SelfAttention.forward`.
-
-    Returns:
-        [B, H, T, d].
+    The queries are scaled; the other arguments are those of `relative_bias` and `SelfAttention.forward`.
     """
     batch, heads, frames, _ = query_BHTd.shape
     distances = left + right + 1
@@ -162,10 +151,8 @@ class SelfAttention(nn.Module):
     def forward(self, hidden_BTD: Tensor, key_bias: Tensor | None, gate: Tensor | None = None) -> Tensor:
         """Attend.
 
-        Args:
-            hidden_BTD: normalised input.
-            key_bias: [B, 1, 1, T], 0 for real and -inf for padded frames; None without padding.
-            gate: [H], multiplies the heads' outputs.
+        `key_bias` [B, 1, 1, T] is 0 for real and -inf for padded frames, None without padding; `gate` [H] multiplies
+        the outputs of the heads.
         """
         batch, frames, _ = hidden_BTD.shape
 
@@ -180,7 +167,7 @@ class SelfAttention(nn.Module):
         if gate is not None:
             context = context * gate.to(context.dtype)[:, None, None]
         out = self.linear_out(context.transpose(1, 2).reshape(batch, frames, -1))
-        return out if gate is None else out * _alive(gate)
+        return out if gate is None else out * _is_open(gate)
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, scores: Tensor, key_bias: Tensor | None
@@ -250,31 +237,32 @@ class ConformerLayer(nn.Module):
         hidden, eps = architecture.hidden_size, architecture.layer_norm_eps
         num_heads, conv_dim = architecture.num_heads[index], architecture.conv_dim[index]
         ffn1_dim, ffn2_dim = architecture.ffn1_dim[index], architecture.ffn2_dim[index]
-        self.ffn1_layer_norm = nn.LayerNorm(hidden, eps=eps) if ffn1_dim else None
+
+        def norm(width: int) -> nn.Module | None:
+            return nn.LayerNorm(hidden, eps=eps) if width else None
+
+        self.ffn1_layer_norm = norm(ffn1_dim)
         self.ffn1 = FeedForward(hidden, ffn1_dim) if ffn1_dim else None
-        self.self_attn_layer_norm = nn.LayerNorm(hidden, eps=eps) if num_heads else None
+        self.self_attn_layer_norm = norm(num_heads)
         self.self_attn = SelfAttention(architecture, num_heads) if num_heads else None
         self.conv_module = ConvolutionModule(architecture, conv_dim) if conv_dim else None
-        self.ffn2_layer_norm = nn.LayerNorm(hidden, eps=eps) if ffn2_dim else None
+        self.ffn2_layer_norm = norm(ffn2_dim)
         self.ffn2 = FeedForward(hidden, ffn2_dim) if ffn2_dim else None
         self.final_layer_norm = nn.LayerNorm(hidden, eps=eps)
 
     def forward(self, hidden_BTD: Tensor, key_bias: Tensor | None, gates: LayerGates = NO_GATES) -> Tensor:
         """Apply the layer; see `SelfAttention.forward` for `key_bias`."""
-        if self.ffn1 is not None and self.ffn1_layer_norm is not None:
-            hidden_BTD = torch.add(
-                hidden_BTD, self.ffn1(self.ffn1_layer_norm(hidden_BTD), gates.ffn1), alpha=0.5
-            )
-        if self.self_attn is not None and self.self_attn_layer_norm is not None:
-            hidden_BTD = hidden_BTD + self.self_attn(
-                self.self_attn_layer_norm(hidden_BTD), key_bias, gates.heads
-            )
-        if self.conv_module is not None:
+        if self.ffn1 and self.ffn1_layer_norm:
+            branch = self.ffn1(self.ffn1_layer_norm(hidden_BTD), gates.ffn1)
+            hidden_BTD = torch.add(hidden_BTD, branch, alpha=0.5)
+        if self.self_attn and self.self_attn_layer_norm:
+            normed_BTD = self.self_attn_layer_norm(hidden_BTD)
+            hidden_BTD = hidden_BTD + self.self_attn(normed_BTD, key_bias, gates.heads)
+        if self.conv_module:
             hidden_BTD = hidden_BTD + self.conv_module(hidden_BTD, gates.conv)
-        if self.ffn2 is not None and self.ffn2_layer_norm is not None:
-            hidden_BTD = torch.add(
-                hidden_BTD, self.ffn2(self.ffn2_layer_norm(hidden_BTD), gates.ffn2), alpha=0.5
-            )
+        if self.ffn2 and self.ffn2_layer_norm:
+            branch = self.ffn2(self.ffn2_layer_norm(hidden_BTD), gates.ffn2)
+            hidden_BTD = torch.add(hidden_BTD, branch, alpha=0.5)
         return self.final_layer_norm(hidden_BTD)
 
 
@@ -314,10 +302,8 @@ class Encoder(nn.Module):
         """
         key_bias = None
         if num_frames_B is not None:
-            positions = torch.arange(features_BTF.shape[1], device=features_BTF.device)
-            padded = positions[None, :] >= num_frames_B[:, None]
-            key_bias = torch.zeros(padded.shape, device=features_BTF.device, dtype=features_BTF.dtype)
-            key_bias = key_bias.masked_fill(padded, float("-inf"))[:, None, None, :]
+            padded = is_padding(num_frames_B, features_BTF.shape[1])[:, None, None, :]
+            key_bias = torch.zeros_like(padded, dtype=features_BTF.dtype).masked_fill(padded, float("-inf"))
         hidden = self.feature_projection(features_BTF)
         yield hidden
         for index, layer in enumerate(self.encoder.layers):
@@ -346,6 +332,14 @@ class Encoder(nn.Module):
                 module.dropout.p = probability
 
 
+def replace_children(root: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> None:
+    """Put `make(child)` in the place of every child of a kind, at any depth (in place)."""
+    for parent in list(root.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, kind):
+                setattr(parent, name, make(child))
+
+
 def initialise(encoder: Encoder, generator: torch.Generator) -> None:
     """Draw random weights for an encoder that is trained from scratch (`--encoder tiny`).
 
@@ -362,10 +356,6 @@ def initialise(encoder: Encoder, generator: torch.Generator) -> None:
             elif name.endswith("distance_embedding.weight"):
                 parameter.normal_(0.0, 0.02, generator=generator)
             else:
-                fan_in = parameter[0].numel()
-                gain = (
-                    0.5
-                    if name.rsplit(".", 2)[-2] in ("output_dense", "linear_out", "pointwise_conv2")
-                    else 1.0
-                )
+                is_output = name.split(".")[-2] in ("output_dense", "linear_out", "pointwise_conv2")
+                gain, fan_in = 0.5 if is_output else 1.0, parameter[0].numel()
                 parameter.normal_(0.0, gain / math.sqrt(fan_in), generator=generator)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from svkit.errors import ConfigError
-from svkit.nn.encoder import ConformerLayer, FeedForward
+from svkit.nn.encoder import ConformerLayer, FeedForward, replace_children
 
 _TYPICAL_ROWS = 512
 """Frames of a batch that the layout is chosen for; any other number works."""
@@ -82,30 +82,17 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
     device = next(model.parameters()).device
     if can_pack(device, dtype):
         if dtype == torch.int8:
-            _quantise(model)
+            for layer in [module for module in model.modules() if isinstance(module, ConformerLayer)]:
+                replace_children(layer, nn.Linear, QuantisedLinear)
             dtype = torch.float32
-        _pack(model, dtype)
+        for branch in [module for module in model.modules() if isinstance(module, FeedForward)]:
+            if isinstance(branch.intermediate_dense, nn.Linear):
+                branch.intermediate_dense = PackedLinear(branch.intermediate_dense, dtype, "swish")
+                branch.activation = nn.Identity()
+        replace_children(model, nn.Linear, lambda linear: PackedLinear(linear, dtype))
     elif dtype == torch.int8:
         raise ConfigError(f"int8: expected an x86 processor, found {device}; take float32 or bfloat16")
     else:
         for module in model.modules():
             if isinstance(module, nn.Linear):
                 module.to(dtype)
-
-
-def _quantise(model: nn.Module) -> None:
-    for layer in [module for module in model.modules() if isinstance(module, ConformerLayer)]:
-        for module in list(layer.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, nn.Linear):
-                    setattr(module, name, QuantisedLinear(child))
-
-
-def _pack(model: nn.Module, dtype: torch.dtype) -> None:
-    for module in list(model.modules()):
-        if isinstance(module, FeedForward) and isinstance(module.intermediate_dense, nn.Linear):
-            module.intermediate_dense = PackedLinear(module.intermediate_dense, dtype, "swish")
-            module.activation = nn.Identity()
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, PackedLinear(child, dtype))

@@ -9,7 +9,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from svkit.config.schema import LoraConfig
-from svkit.nn.encoder import Encoder
+from svkit.nn.encoder import Encoder, replace_children
 
 
 def _peft_config(config: LoraConfig) -> PeftLoraConfig:
@@ -70,9 +70,6 @@ def merge(encoder: Encoder) -> None:
 
 def detach(encoder: Encoder) -> None:
     """Remove LoRA and leave the base weights as they are (in place)."""
-    for parent in list(encoder.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, LoraLayer):
-                setattr(parent, name, child.get_base_layer())
+    replace_children(encoder, LoraLayer, LoraLayer.get_base_layer)
     if hasattr(encoder, "peft_config"):
         del encoder.peft_config

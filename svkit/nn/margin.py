@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from svkit.nn.pooling import world_size
+
 _SINE_SQUARED_FLOOR = 1e-12
 """The derivative of sqrt(1 - cos^2) is infinite at cos = 1; below this floor it is cut off."""
 
@@ -21,14 +23,8 @@ def arcface_logits(cosine_BS: Tensor, labels_B: Tensor, scale: float, margin: fl
     Past theta = pi - margin, where cos(theta + margin) would rise again, the target's cosine continues as
     cos(theta) - sin(margin) * margin.
 
-    Args:
-        cosine_BS: cosines between embeddings and class weights, float32.
-        labels_B: class indices.
-        scale: s.
-        margin: m in radians.
-
     Returns:
-        Logits [B, S] for a cross-entropy.
+        Logits [B, S] for a cross-entropy, from float32 cosines and a margin in radians.
     """
     target = cosine_BS.gather(1, labels_B[:, None])
     sine = (1 - target.square()).clamp(min=_SINE_SQUARED_FLOOR).sqrt()
@@ -74,14 +70,7 @@ class SampledClassifier(ArcFaceClassifier):
     """
 
     def __init__(self, embedding_dim: int, num_classes: int, num_sampled: int, seed: int) -> None:
-        """Draw the weights.
-
-        Args:
-            embedding_dim: E.
-            num_classes: S.
-            num_sampled: A, at least the number of different classes in a batch of all processes.
-            seed: of the draws.
-        """
+        """Draw the weights of all classes; `num_sampled` covers at least the different ones in a global batch."""
         assert 0 < num_sampled <= num_classes
         super().__init__(embedding_dim, num_classes)
         self.weight.requires_grad_(False)
@@ -137,9 +126,9 @@ _ALL = "all_classes_"
 
 def _labels_of_all(labels_B: Tensor) -> Tensor:
     """Labels of the batches of all processes, which are of one size."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if world_size() == 1:
         return labels_B
-    parts = [torch.empty_like(labels_B) for _ in range(distributed.get_world_size())]
+    parts = [torch.empty_like(labels_B) for _ in range(world_size())]
     distributed.all_gather(parts, labels_B)
     return torch.cat(parts)
 
@@ -149,12 +138,8 @@ def make_classifier(
 ) -> ArcFaceClassifier:
     """Make the classifier of a recipe.
 
-    Args:
-        embedding_dim: E.
-        num_classes: S.
-        class_fraction: classes of a step's softmax as a fraction of all; 1: all of them, exactly.
-        batch_size: examples of a step over all processes: so many classes are drawn at least.
-        seed: of the draws.
+    A step's softmax runs over `class_fraction` of the classes (1: all of them, exactly), but at least as many as
+    `batch_size`, the examples of a step over all processes.
     """
     num_sampled = max(math.ceil(class_fraction * num_classes), min(batch_size, num_classes))
     if num_sampled >= num_classes:

@@ -7,13 +7,7 @@ from torch import Tensor, nn
 
 
 def gate_aware_layer_norm(hidden_BTC: Tensor, norm: nn.LayerNorm, gate: Tensor) -> Tensor:
-    """Layer norm whose statistics run over the channels with gate > 0; dead channels give 0.
-
-    Args:
-        hidden_BTC: input; its dead channels must be 0.
-        norm: weight and bias over C channels.
-        gate: [C].
-    """
+    """Layer norm whose statistics run over the channels with gate [C] > 0; dead channels must be 0 and give 0."""
     alive = (gate > 0).to(torch.float32)
     normalised: Tensor = _GateAwareLayerNorm.apply(hidden_BTC, norm.weight, norm.bias, alive, norm.eps)
     return normalised

@@ -5,7 +5,15 @@ from torch import Tensor, distributed, nn
 from torch.distributed.nn import functional as differentiable
 from torch.nn import functional
 
+from svkit.audio.features import is_padding
+
 VARIANCE_FLOOR = 1e-5
+
+
+def world_size() -> int:
+    """Return how many processes train together."""
+    is_shared = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if is_shared else 1
 
 
 class SynchronisedBatchNorm(nn.BatchNorm1d):
@@ -17,10 +25,7 @@ class SynchronisedBatchNorm(nn.BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise [N, K] per channel."""
-        is_shared = (
-            distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-        )
-        if not (self.training and is_shared):
+        if not self.training or world_size() == 1:
             return super().forward(input)
         sums = differentiable.all_reduce(torch.cat([input.sum(0), input.new_tensor([len(input)])]))
         count = sums[-1].detach()
@@ -28,12 +33,8 @@ class SynchronisedBatchNorm(nn.BatchNorm1d):
         centred = input - mean
         variance = differentiable.all_reduce(centred.square().sum(0)) / count
         with torch.no_grad():
-            assert (
-                self.running_mean is not None
-                and self.running_var is not None
-                and self.num_batches_tracked is not None
-            )
-            assert self.momentum is not None
+            assert self.running_mean is not None and self.running_var is not None
+            assert self.num_batches_tracked is not None and self.momentum is not None
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
@@ -54,22 +55,17 @@ class AttentiveStatisticsPooling(nn.Module):
         self.attention_out = nn.Linear(attention_dim, channels)
 
     def forward(self, features_BTK: Tensor, num_frames_B: Tensor | None = None) -> Tensor:
-        """Pool over time.
+        """Pool the concatenated adapter outputs over time.
 
-        Args:
-            features_BTK: concatenated adapter outputs.
-            num_frames_B: real frames of each utterance; None when there is no padding. Padded frames get no weight;
-                they would enter the batch norm's statistics, so training takes batches without padding.
+        Frames from `num_frames_B` on (None: no padding) get no weight; they would enter the batch norm's statistics, so
+        training takes batches without padding.
         """
         batch, frames, _ = features_BTK.shape
         hidden = functional.relu(self.attention_in(features_BTK))
         hidden = self.batch_norm(hidden.reshape(batch * frames, -1).float()).view(batch, frames, -1)
         logits = self.attention_out(hidden.to(features_BTK.dtype)).float()
         if num_frames_B is not None:
-            positions = torch.arange(frames, device=logits.device)
-            logits = logits.masked_fill(
-                (positions[None, :] >= num_frames_B[:, None])[..., None], float("-inf")
-            )
+            logits = logits.masked_fill(is_padding(num_frames_B, frames)[..., None], float("-inf"))
         weights = torch.softmax(logits, dim=1)
         features = features_BTK.float()
         mean = (weights * features).sum(1)

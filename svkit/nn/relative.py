@@ -7,15 +7,11 @@ from torch import Tensor
 
 
 def relative_bias(scores_BHTP: Tensor, left: int, right: int) -> Tensor:
-    """Spread scores per distance over query and key positions.
-
-    Args:
-        scores_BHTP: product of the queries with the distance embeddings, P = left + right + 1.
-        left: distances below -left share the first embedding.
-        right: distances above right share the last one.
+    """Spread scores per distance, P = left + right + 1, over query and key positions.
 
     Returns:
-        [B, H, T, T] view with out[.., l, r] = scores[.., l, clamp(r - l, -left, right) + left].
+        [B, H, T, T] view with out[.., l, r] = scores[.., l, clamp(r - l, -left, right) + left]: distances below -left
+        share the first score, those above right the last one.
     """
     if torch.compiler.is_exporting():
         return _relative_bias_of_any_length(scores_BHTP, left)
