@@ -16,7 +16,7 @@ from svkit.store.atomic import replacing, write_json
 from svkit.store.files import check_file
 from svkit.store.places import usable_paths
 from svkit.store.provenance import check_outputs
-from svkit.store.strict_json import check_fields, read_json
+from svkit.store.strict_json import read_json, typed
 from svkit.store.tables import read_artifact_table, write_table
 
 FORMAT, VERSION = "svkit-embeddings", 1
@@ -26,6 +26,20 @@ _MATRIX_NAME, _IDS_NAME, _META_NAME, _KEY = (
     "embeddings.json",
     "embeddings",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Artifact:
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    dim: int
+    num_utterances: int
+    checkpoint: _Artifact | None = None
+    manifest: _Artifact | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +110,7 @@ def read_facts(directory: Path) -> dict[str, Any]:
         raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
     path = directory / _META_NAME
     facts = read_json(path, FORMAT, VERSION, dict[str, Any])
-    check_fields(path, facts, {"dim": int, "num_utterances": int})
-    for name in ("checkpoint", "manifest"):
-        if facts.get(name) is not None:
-            check_fields(path, facts[name], {"path": str, "sha256": str}, name)
+    typed(path, facts, _Facts)
     return usable_paths(path, facts)
 
 

@@ -19,10 +19,10 @@ from svkit.store.atomic import remove_unfinished, write_json
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.places import recorded_paths
 from svkit.store.provenance import (
-    INPUT,
     NOT_CONTENT,
     PROVENANCE_NAME,
     RUN_NAME,
+    InputEntry,
     content_files,
     describe_inputs,
     identity,
@@ -32,7 +32,7 @@ from svkit.store.provenance import (
     utc_now,
     write_provenance,
 )
-from svkit.store.strict_json import check_fields, read_json
+from svkit.store.strict_json import read_json, typed
 
 LIST_SUFFIXES = (".tsv", ".parquet")
 RUN_FORMAT, RUN_VERSION = "svkit-run", 1
@@ -47,6 +47,16 @@ _MADE = (
     " export.json model.onnx* model.fp16.onnx* model.int8.onnx* shard-??????.tar"
 )
 """Names of the content that commands write into an output; a packed list has the name of its input."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """`run.json`."""
+
+    command: str
+    config: dict[str, Any]
+    started: str
+    inputs: tuple[InputEntry, ...]
 
 
 @dataclass
@@ -267,7 +277,7 @@ class Output:
     def _resume(self) -> None:
         path = self.path / RUN_NAME
         earlier = read_json(path, RUN_FORMAT, RUN_VERSION, dict[str, Any])
-        check_fields(path, earlier, {"command": str, "config": dict, "started": str, "inputs": [INPUT]})
+        typed(path, earlier, _Run)
         difference = self._difference(earlier)
         if difference is not None:
             raise ArtifactError(

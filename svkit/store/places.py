@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from svkit.errors import ArtifactError
-from svkit.store.strict_json import check_fields
+from svkit.store.strict_json import typed
 
 EXPERIMENT = "experiment"
 _ARTIFACTS = ("checkpoint", "manifest", "trials")
@@ -54,8 +54,7 @@ def usable_paths(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         ArtifactError: `experiment` is not text, or a path is none.
     """
     directory = path.parent
-    way: str = record.get(EXPERIMENT, "")
-    check_fields(path, way, str, EXPERIMENT)
+    way = typed(path, record.get(EXPERIMENT, ""), str, EXPERIMENT)
 
     def place(recorded: str) -> str:
         if "\0" in recorded:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from svkit.errors import ArtifactError, DataError
 from svkit.store.atomic import write_json
 from svkit.store.files import open_file
 from svkit.store.places import recorded_paths, usable_paths
-from svkit.store.strict_json import check_fields, read_json
+from svkit.store.strict_json import read_json, typed
 
 FORMAT, VERSION = "svkit-provenance", 1
 PROVENANCE_NAME, RUN_NAME = "provenance.json", "run.json"
@@ -43,8 +43,29 @@ NOT_CONTENT = {
     "README.md",
 }
 
-INPUT = {"name": str, "path": str, "sha256": str}
-_OUTPUT = {"name": str, "sha256": str, "size": int, "mtime_ns": int}
+
+@dataclass(frozen=True, slots=True)
+class InputEntry:
+    """An input in a record."""
+
+    name: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _OutputEntry:
+    name: str
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Provenance:
+    command: str
+    inputs: tuple[InputEntry, ...]
+    outputs: tuple[_OutputEntry, ...] = ()
 
 
 def sha256_file(path: Path) -> str:
@@ -278,8 +299,7 @@ def read_provenance(directory: Path) -> dict[str, Any]:
 def read_record(path: Path) -> dict[str, Any]:
     """Read a `provenance.json`, or the `NAME.provenance.json` of a list; errors as `read_provenance`."""
     record = read_json(path, FORMAT, VERSION, dict[str, Any])
-    check_fields(path, record, {"command": str, "inputs": [INPUT]})
-    check_fields(path, record.get("outputs", []), [_OUTPUT], "outputs")
+    typed(path, record, _Provenance)
     return usable_paths(path, record)
 
 

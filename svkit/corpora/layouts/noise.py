@@ -22,7 +22,7 @@ from svkit.store.files import read_file
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.output import Output
 from svkit.store.provenance import FORMAT, VERSION
-from svkit.store.strict_json import NUMBER, check_fields, read_json
+from svkit.store.strict_json import read_json, typed
 
 MUSAN_CATEGORIES = ("noise", "music", "speech")
 RIR_TYPES = ("smallroom", "mediumroom", "largeroom", "real")
@@ -180,6 +180,23 @@ def _vocal_pieces(music: Path) -> set[str]:
     return vocal
 
 
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    list: str
+    files: dict[str, Any]
+    hours: float
+    bad_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Category:
+    """What is recorded about a category."""
+
+    command: str
+    config: dict[str, Any]
+    summary: _Summary
+
+
 class _NoiseOutput(Output):
     """A list of several commands, each of which replaces the rows of its own categories (of `rirs`: all)."""
 
@@ -188,11 +205,7 @@ class _NoiseOutput(Output):
         if not self.record.exists() or not self.path.exists():
             return {}
         categories = read_json(self.record, FORMAT, VERSION, dict[str, Any]).get("categories", {})
-        check_fields(self.record, categories, {}, "categories")
-        summary = {"list": str, "files": dict, "hours": NUMBER, "bad_files": int}
-        for name, entry in categories.items():
-            fields = {"command": str, "config": dict, "summary": summary}
-            check_fields(self.record, entry, fields, f"categories.{name}")
+        typed(self.record, categories, dict[str, _Category], "categories")
         return dict(categories)
 
     def finished(self) -> dict[str, Any] | None:
