@@ -71,6 +71,11 @@ class Coder:
         self._places: dict[str, int] = {}
         self._blocks: list[npt.NDArray[Any]] = []
 
+    @property
+    def values(self) -> list[str]:
+        """The distinct texts so far, in the order of their first rows."""
+        return list(self._places)
+
     def add(self, block: pa.DictionaryArray) -> None:
         """Add rows."""
         places = self._places

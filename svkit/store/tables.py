@@ -6,10 +6,10 @@ guesses types.
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,8 @@ from svkit.store.atomic import replacing
 from svkit.store.coded import row_blocks
 from svkit.store.files import open_file
 
-_TAB, _NEWLINE, _RETURN = 9, 10, 13
+_TAB, _NEWLINE = 9, 10
+_CARRIAGE_RETURN = "a carriage return inside a line; expected LF or CRLF line ends"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_ROW = re.compile(rb"^ *(?:#.*)?\r?\n", re.MULTILINE)
 _BLOCK_BYTES = 1 << 24
@@ -33,20 +34,6 @@ _SMALL_BYTES = 1 << 20
 which aborts the process."""
 _BLOCK_ROWS = 1 << 16
 """Rows turned into text at once."""
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a text file as bytes: UTF-8 checked, byte order mark dropped, LF line ends, last line ended.
-
-    Raises:
-        DataError: missing, a directory, unreadable, or not UTF-8 (with the line).
-    """
-    with open_text(path) as file:
-        data = file.read().replace(b"\r\n", b"\n")
-    _check_text(path, data, 1)
-    if data and not data.endswith(b"\n"):
-        data += b"\n"
-    return data
 
 
 @contextmanager
@@ -62,12 +49,14 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _check_text(path: Path, data: bytes, first_line: int) -> None:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = first_line + data.count(b"\n", 0, error.start)
-        raise DataError(f"{path}:{line}: not UTF-8 text: byte 0x{data[error.start]:02x}") from error
+def read_bytes(path: Path) -> bytes:
+    """Read a text file as bytes: UTF-8 checked, byte order mark dropped, LF line ends, last line ended.
+
+    Raises:
+        DataError: missing, a directory, unreadable, or not UTF-8 (with the line).
+    """
+    with open_text(path) as file:
+        return b"".join(block for _, block in line_blocks(path, file, 1))
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
@@ -113,14 +102,13 @@ def table_blocks(
     with open_text(path) as file:
         for _ in range(header_line):
             header = file.readline().rstrip(b"\r\n")
-        if b"\r" in header:
-            raise DataError(f"{path}:1: a carriage return inside a line; expected LF or CRLF line ends")
-        _check_text(path, header, 1)
-        columns = header.decode().split("\t")
+        columns = _text(path, header, 1).split("\t")
         if not header.strip():
             raise DataError(
                 f"{path}:1: expected a header line with the columns {', '.join(required)}, found nothing"
             )
+        if b"\r" in header:
+            raise DataError(f"{path}:1: {_CARRIAGE_RETURN}")
         _check_columns(path, columns, required)
         has_rows = False
         for line, block in line_blocks(path, file, header_line + 1):
@@ -142,15 +130,33 @@ def line_blocks(path: Path, file: BinaryIO, line: int) -> Iterator[tuple[int, by
     Raises:
         DataError: a line is not UTF-8; those before it are yielded first.
     """
-    for block in _whole_lines(file):
+    rest, is_end = b"", False
+    while not is_end:
+        data = file.read(_BLOCK_BYTES)
+        is_end = not data
+        rest += data
+        end = len(rest) if is_end else rest.rfind(b"\n") + 1
+        block = rest[:end].replace(b"\r\n", b"\n")
+        length = len(block.rstrip(b"\n")) + 1
+        if length == 1:
+            continue  # empty lines, at the end of the file perhaps
+        rest, block = block[length:] + rest[end:], block[: length - 1] + b"\n"
         try:
             block.decode()
         except UnicodeDecodeError as error:
             if before := block.rfind(b"\n", 0, error.start) + 1:
                 yield line, block[:before]
-            _check_text(path, block, line)
+            _text(path, block, line)
         yield line, block
         line += block.count(b"\n")
+
+
+def _text(path: Path, data: bytes, first_line: int) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = first_line + data.count(b"\n", 0, error.start)
+        raise DataError(f"{path}:{line}: not UTF-8 text: byte 0x{data[error.start]:02x}") from error
 
 
 def _rows(
@@ -178,22 +184,6 @@ def _rows(
             start = found.end()
 
 
-def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield blocks of whole lines with LF ends; empty lines at the end of the file are left out."""
-    rest = b""
-    while data := file.read(_BLOCK_BYTES):
-        rest += data
-        end = rest.rfind(b"\n") + 1
-        block = rest[:end].replace(b"\r\n", b"\n")
-        lines = block.rstrip(b"\n")
-        if lines:
-            rest = block[len(lines) + 1 :] + rest[end:]
-            yield lines + b"\n"
-    lines = rest.replace(b"\r\n", b"\n").rstrip(b"\n")
-    if lines:
-        yield lines + b"\n"
-
-
 def parse_rows(block: bytes, columns: Sequence[str]) -> pa.Table:
     """Return the cells of whole lines, each of which has a tab between any two columns, as columns of text."""
     # ignore_empty_lines would drop the empty cells of a table with one column.
@@ -201,7 +191,7 @@ def parse_rows(block: bytes, columns: Sequence[str]) -> pa.Table:
         io.BytesIO(block),
         read_options=pa_csv.ReadOptions(
             column_names=columns,
-            block_size=max(1 << 24, _longest_line(block) + 1),
+            block_size=len(block) + 1,
             use_threads=len(block) > _SMALL_BYTES,
         ),
         parse_options=pa_csv.ParseOptions(
@@ -254,21 +244,12 @@ def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) 
         raise DataError(f"{path}:1: the column {twice[0]!r} is there twice")
 
 
-def _line_ends(body: bytes) -> npt.NDArray[np.int64]:
-    return np.flatnonzero(np.frombuffer(body, np.uint8) == _NEWLINE)
-
-
-def _longest_line(body: bytes) -> int:
-    return int(np.diff(_line_ends(body), prepend=-1).max())
-
-
 def _check_shape(path: Path, body: bytes, num_columns: int, first_line: int) -> None:
     codes = np.frombuffer(body, np.uint8)
-    ends = _line_ends(body)
-    returns = np.flatnonzero(codes == _RETURN)
-    if len(returns):
-        line = int(np.searchsorted(ends, returns[0])) + first_line
-        raise DataError(f"{path}:{line}: a carriage return inside a line; expected LF or CRLF line ends")
+    ends = np.flatnonzero(codes == _NEWLINE)
+    if b"\r" in body:
+        line = first_line + body.count(b"\n", 0, body.index(b"\r"))
+        raise DataError(f"{path}:{line}: {_CARRIAGE_RETURN}")
     tabs_before = np.searchsorted(np.flatnonzero(codes == _TAB), ends)
     counts = np.diff(tabs_before, prepend=0) + 1
     bad = np.flatnonzero(counts != num_columns)
@@ -306,33 +287,32 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     if header.count("\t") != len(table.columns) - 1 or "\n" in header or "\r" in header:
         raise DataError(f"{path}:1: a tab or line end inside the name of a column; rename it")
     with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(_encode(path, header + "\n", 1))
+        file.write(_encoded(path, header + "\n", 1))
         for start in range(0, len(table), _BLOCK_ROWS):
-            file.write(_encode_rows(path, table.iloc[start : start + _BLOCK_ROWS], start + 2))
+            rows = table.iloc[start : start + _BLOCK_ROWS]
+            columns = [[str(cell) for cell in rows[name]] for name in table.columns]
+            text = "".join([line + "\n" for line in map("\t".join, zip(*columns, strict=True))])
+            if "\r" in text or text.count("\t") + text.count("\n") != rows.size:
+                _refuse_cells(path, table.columns, columns, start + 2)
+            file.write(_encoded(path, text, start + 2))
 
 
-def _encode_rows(path: Path, table: pd.DataFrame, first_line: int) -> bytes:
-    columns = [[str(cell) for cell in table[name]] for name in table.columns]
-    text = "".join([line + "\n" for line in map("\t".join, zip(*columns, strict=True))])
-    if "\r" in text or text.count("\t") + text.count("\n") != len(table) * len(table.columns):
-        _refuse_cells(path, table, first_line)
-    return _encode(path, text, first_line)
+def _refuse_cells(
+    path: Path, names: Iterable[str], columns: Iterable[Sequence[str]], first_line: int
+) -> NoReturn:
+    for name, column in zip(names, columns, strict=True):
+        for row, cell in enumerate(column):
+            if any(mark in cell for mark in "\t\n\r"):
+                line = row + first_line
+                raise DataError(f"{path}:{line}: {name}: a tab or line end inside {cell!r}; rename it")
+    raise AssertionError("the counts of tabs and line ends are those of the cells")
 
 
-def _encode(path: Path, text: str, first_line: int) -> bytes:
+def _encoded(path: Path, text: str, first_line: int) -> bytes:
     try:
-        return text.encode("utf-8")
+        return text.encode()
     except UnicodeEncodeError as error:
         line = first_line + text.count("\n", 0, error.start)
         raise DataError(
             f"{path}:{line}: text that is not valid Unicode (a file name in another encoding?)"
         ) from error
-
-
-def _refuse_cells(path: Path, table: pd.DataFrame, first_line: int) -> None:
-    for name in table.columns:
-        for row, cell in enumerate(table[name]):
-            if any(mark in str(cell) for mark in "\t\n\r"):
-                raise DataError(
-                    f"{path}:{row + first_line}: {name}: a tab or line end inside {cell!r}; rename it"
-                )

@@ -5,7 +5,7 @@
 `enroll_id`, `test_id` and `label`. Words may be in any case; blank lines and lines that begin with `#` are no trials.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +29,10 @@ _FORMS = (
     ("`enroll test tgt|imp`", 2, _SHORT_WORDS),
     ("`enroll test 1|0`", 2, _DIGITS),
 )
+"""Each with the column of its labels and their meanings."""
 _ANY_LABEL = {**_DIGITS, **_WORDS, **_SHORT_WORDS}
 _COLUMNS = ("first", "second", "third")
-_NEWLINE, _HASH = 10, 35
-_TO_SPACES = bytes.maketrans(b"\t\r", b"  ")
+_NEWLINE, _TAB, _HASH = 10, 9, 35
 
 Lines = npt.NDArray[np.int64]
 
@@ -98,22 +98,66 @@ def read_trials(path: Path) -> Trials:
         DataError: missing, empty, or a line that does not fit; a file that fits two forms or mixes them.
     """
     has_header, blocks = _open(path)
-    coders, forms = [Coder() for _ in _COLUMNS], _FormFinder(path)
-    for table, lines in blocks:
-        columns = [dictionary_block(table.column(name)) for name in (HEADER if has_header else _COLUMNS)]
-        if has_header:
-            _check_cells(path, columns, lines)
-        else:
-            forms.look_at(columns, lines)
-        for coder, column in zip(coders, columns, strict=True):
-            coder.add(column)
-    label_column, names = (2, _ANY_LABEL) if has_header else forms.found()
+    names = HEADER if has_header else _COLUMNS
+    coders = [Coder() for _ in names]
+    for table, _ in blocks:
+        for coder, name in zip(coders, names, strict=True):
+            coder.add(dictionary_block(table.column(name)))
+    if not coders[0].values:
+        where = " below the header" if has_header else "; expected lines such as `1 enroll test`"
+        raise DataError(f"{path}: no trials{where}")
+    if has_header:
+        for name, coder in zip(HEADER[:2], coders[:2], strict=True):
+            for line, _ in _find(path, coder, lambda text: text == ""):
+                raise DataError(f"{path}:{line}: {name}: expected an utterance, found nothing")
+        if bad := _find(path, coders[2], lambda text: text.strip().lower() not in _ANY_LABEL):
+            found = first_five([f"{text!r} (line {line})" for line, text in bad])
+            raise DataError(f"{path}:{bad[0][0]}: label: expected 1, 0, target or nontarget, found {found}")
+    place, meanings = (2, _ANY_LABEL) if has_header else _form(path, coders)
     # Labels first: their codes go before the others are joined.
-    labels = _labels(coders.pop(label_column).finish(), names)
-    if not len(labels):
-        raise DataError(f"{path}: no trials below the header")
+    column = coders.pop(place).finish()
+    labels = column.look_up(np.array([meanings[text.strip().lower()] for text in column.values], np.int8))
     enroll, test = (coder.finish() for coder in coders)
     return Trials(enroll, test, labels)
+
+
+def _find(path: Path, coder: Coder, is_wanted: Callable[[str], bool]) -> list[tuple[int, str]]:
+    """Return line and text of the rows with some text, in the order of the list."""
+    wanted = [code for code, text in enumerate(coder.values) if is_wanted(text)]
+    if not wanted:
+        return []
+    column = coder.finish()
+    rows = np.flatnonzero(np.isin(column.codes, wanted))
+    return list(zip(find_lines(path, rows), column.values[column.codes[rows]].tolist(), strict=True))
+
+
+def _form(path: Path, coders: Sequence[Coder]) -> tuple[int, dict[str, int]]:
+    """Return the column of the labels and what they mean; DataError unless one form fits."""
+    first_line, *_ = find_lines(path, np.zeros(1, np.int64))
+    fitting = [
+        (place, meanings)
+        for _, place, meanings in _FORMS
+        if all(text.lower() in meanings for text in coders[place].values)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise DataError(
+            f"{path}:{first_line}: ambiguous: both the first and the last column are labels; add a header line"
+            f" `{' '.join(HEADER)}` separated by tabs"
+        )
+    for description, place, meanings in _FORMS:
+        if coders[place].values[0].lower() in meanings:
+            line, text = _find(path, coders[place], lambda text: text.lower() not in meanings)[0]  # noqa: B023
+            raise DataError(
+                f"{path}:{line}: line {first_line} has the form {description}, this one has {text!r} for a label;"
+                " one file has one form"
+            )
+    forms = ", ".join(description for description, _, _ in _FORMS)
+    first_row = " ".join(coder.values[0] for coder in coders)
+    raise DataError(
+        f"{path}:{first_line}: expected {forms} or a TSV header `{' '.join(HEADER)}`, found {first_row[:80]!r}"
+    )
 
 
 def find_lines(path: Path, rows: npt.NDArray[np.int64]) -> list[int]:
@@ -137,175 +181,77 @@ def _open(path: Path) -> tuple[bool, Iterator[tuple[pa.Table, Lines]]]:
     if set(HEADER) <= set(first.rstrip(b"\r\n").decode(errors="replace").split("\t")):
         blocks = table_blocks(path, HEADER, header_line=line, has_comments=True)
         return True, ((table, np.arange(line, line + len(table))) for line, table in blocks)
-    has_tabs = len([field for field in first.split(b"\t") if field.strip()]) == 3
-    return False, _without_header(path, b"\t" if has_tabs else b" ")
+    return False, _without_header(path)
 
 
-def _without_header(path: Path, separator: bytes) -> Iterator[tuple[pa.Table, Lines]]:
+def _without_header(path: Path) -> Iterator[tuple[pa.Table, Lines]]:
+    """Yield rows of three fields; a fault is raised once the rows before it have been yielded."""
     shapes: dict[str, int] = {}
+    """The first line with a space inside a field, and the first with spaces between fields: a list has one of them."""
     with open_text(path) as file:
         for line, block in line_blocks(path, file, 1):
-            rows, lines, fault = _regular(path, block, line, separator, shapes)
-            if len(lines):
-                yield parse_rows(rows, _COLUMNS), lines
-            if fault is not None:
-                raise fault
+            tidy = _tidy(block)
+            if tidy is not None:
+                if b"\t" not in block:
+                    shapes.setdefault("between", line)
+                elif b" " in tidy:
+                    shapes.setdefault("inside", line + tidy.count(b"\n", 0, tidy.index(b" ")))
+                if len(shapes) < 2:
+                    yield parse_rows(tidy, _COLUMNS), np.arange(line, line + tidy.count(b"\n"))
+                    continue
+            rows, lines = [], []
+            for number, text in enumerate(block[:-1].split(b"\n"), start=line):
+                fields = _fields(text.strip(b" \t\r"), shapes, number)
+                if fields[:1] and not fields[0].startswith(b"#"):
+                    _check_fields(path, number, text, fields, shapes)
+                    rows.append(b"\t".join(fields) + b"\n")
+                    lines.append(number)
+            if rows:
+                yield parse_rows(b"".join(rows), _COLUMNS), np.array(lines, dtype=np.int64)
 
 
-def _labels(column: Coded, names: dict[str, int]) -> npt.NDArray[np.int8]:
-    return column.look_up(np.array([names[text.strip().lower()] for text in column.values], np.int8))
+def _check_fields(
+    path: Path, number: int, text: bytes, fields: Sequence[bytes], shapes: Mapping[str, int]
+) -> None:
+    if len(fields) != 3 or b"\r" in b"".join(fields):
+        raise DataError(
+            f"{path}:{number}: expected three fields, such as `1 enroll test`, found {len(fields)}:"
+            f" {text.decode()[:80]!r}"
+        )
+    if len(shapes) == 2 and number >= max(shapes.values()):
+        raise DataError(
+            f"{path}:{number}: ambiguous: line {shapes['inside']} has a space inside a field, line"
+            f" {shapes['between']} has spaces between fields; put a tab between any two fields"
+        )
 
 
-def _check_cells(path: Path, columns: Sequence[pa.DictionaryArray], lines: Lines) -> None:
-    """Raise DataError where a row of a table names no utterance or has no label."""
-    for name, column in zip(HEADER[:2], columns[:2], strict=True):
-        empty = _rows_of(column, [text == "" for text in column.dictionary.to_pylist()])
-        if len(empty):
-            raise DataError(f"{path}:{lines[empty[0]]}: {name}: expected an utterance, found nothing")
-    texts = columns[2].dictionary.to_pylist()
-    bad = _rows_of(columns[2], [text.strip().lower() not in _ANY_LABEL for text in texts])
-    if len(bad):
-        codes = columns[2].indices.to_numpy()
-        found = first_five([f"{texts[codes[row]]!r} (line {lines[row]})" for row in bad])
-        raise DataError(f"{path}:{lines[bad[0]]}: label: expected 1, 0, target or nontarget, found {found}")
-
-
-def _rows_of(column: pa.DictionaryArray, is_wanted: Sequence[bool]) -> Lines:
-    """Return the rows whose value is wanted."""
-    if not any(is_wanted):
-        return np.zeros(0, np.int64)
-    return np.flatnonzero(np.array(is_wanted)[column.indices.to_numpy()])
-
-
-def _regular(
-    path: Path, block: bytes, line: int, separator: bytes, shapes: dict[str, int]
-) -> tuple[bytes, Lines, DataError | None]:
-    """Return the rows of a block with one tab between fields and nothing else, and the line of each row.
-
-    Args:
-        path: for messages.
-        block: whole lines.
-        line: the number of the first.
-        separator: a tab where the first row has three fields between tabs, which may hold spaces; else a space.
-        shapes: the first line with a space inside a field, and the first with spaces between fields; filled here.
-
-    Returns:
-        Also the error that comes after them: a line that has not three fields ends them, or one of the second
-        shape in a list of the first.
-    """
-    tidy = _tidy(block, separator)
-    if tidy is not None:
-        if b" " in tidy:
-            shapes.setdefault("inside", line + tidy.count(b"\n", 0, tidy.index(b" ")))
-        if len(shapes) < 2:
-            return tidy, np.arange(line, line + tidy.count(b"\n")), None
-    rows, lines = [], []
-    fault = None
-    for number, text in enumerate(block[:-1].split(b"\n"), start=line):
-        fields = _fields(text, separator, shapes, number)
-        if not fields:
-            continue
-        if len(fields) != 3 or any(b"\r" in field for field in fields):
-            fault = DataError(
-                f"{path}:{number}: expected three fields, such as `1 enroll test`, found"
-                f" {len(fields)}: {text.decode()[:80]!r}"
-            )
-            break
-        if len(shapes) == 2 and number >= max(shapes.values()):
-            fault = DataError(
-                f"{path}:{number}: ambiguous: line {shapes['inside']} has a space inside a field, line"
-                f" {shapes['between']} has spaces between fields; put a tab between any two fields"
-            )
-            break
-        rows.append(b"\t".join(fields) + b"\n")
-        lines.append(number)
-    return b"".join(rows), np.array(lines, dtype=np.int64), fault
-
-
-def _tidy(block: bytes, separator: bytes) -> bytes | None:
+def _tidy(block: bytes) -> bytes | None:
     """Return a block with tabs between fields where all of its lines have three and nothing is to be trimmed."""
-    if b"\r" in block:
-        return None
-    if separator == b" ":
-        block = block.replace(b"\t", b" ")
+    if b"\t" not in block:
+        block = block.replace(b" ", b"\t")
     elif block.startswith(b" ") or any(mark in block for mark in (b" \t", b"\t ", b" \n", b"\n ")):
         return None
     codes = np.frombuffer(block, np.uint8)
-    ends, marks = np.flatnonzero(codes == _NEWLINE), np.flatnonzero(codes == separator[0])
-    if len(marks) != 2 * len(ends):
+    ends, marks = np.flatnonzero(codes == _NEWLINE), np.flatnonzero(codes == _TAB)
+    if b"\r" in block or len(marks) != 2 * len(ends):
         return None
     first, second = marks.reshape(-1, 2).T
     starts = np.concatenate([[0], ends[:-1] + 1])
-    if not np.all((starts < first) & (first + 1 < second) & (second + 1 < ends) & (codes[starts] != _HASH)):
-        return None
-    return block if separator == b"\t" else block.replace(b" ", b"\t")
+    is_tidy = (starts < first) & (first + 1 < second) & (second + 1 < ends) & (codes[starts] != _HASH)
+    return block if is_tidy.all() else None
 
 
-def _fields(line: bytes, separator: bytes, shapes: dict[str, int], number: int) -> list[bytes]:
-    """Split a line; nothing of one that is blank or a comment."""
-    line = line.translate(_TO_SPACES) if separator == b" " else line.strip(b" \t\r")
-    fields = [field for field in line.translate(_TO_SPACES).split(b" ") if field]
-    if not fields or fields[0].startswith(b"#"):
-        return []
-    if separator == b"\t":
-        between_tabs = [field.strip(b" ") for field in line.split(b"\t")]
-        if len(between_tabs) == 3 and all(between_tabs):
-            if len(fields) > 3:
-                shapes.setdefault("inside", number)
-            return between_tabs
-        if len(fields) == 3:
-            shapes.setdefault("between", number)
+def _fields(line: bytes, shapes: dict[str, int], number: int) -> list[bytes]:
+    """Split a line between tabs, where that gives three fields, which may hold spaces, else between any blanks."""
+    fields = [field.strip(b" ") for field in line.split(b"\t")]
+    if line.startswith(b"#") or len(fields) == 3 and all(fields):
+        if b" " in b"".join(fields) and not line.startswith(b"#"):
+            shapes.setdefault("inside", number)
+        return fields
+    fields = [field for field in line.replace(b"\t", b" ").split(b" ") if field]
+    if len(fields) == 3:
+        shapes.setdefault("between", number)
     return fields
-
-
-class _FormFinder:
-    """Finds the form that all rows of a list have; they come in blocks."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._first: tuple[int, str] | None = None
-        """Line and fields of the first row."""
-        self._misfits: dict[int, tuple[int, str]] = {}
-        """Line and label of the first row that has not a form, by the number of the form."""
-
-    def look_at(self, columns: Sequence[pa.DictionaryArray], lines: Lines) -> None:
-        """Take rows, their three columns and lines; DataError where no form is left."""
-        if self._first is None:
-            self._first = int(lines[0]), " ".join(column[0].as_py() for column in columns)
-        for number, (_, place, names) in enumerate(_FORMS):
-            texts = columns[place].dictionary.to_pylist() if number not in self._misfits else []
-            wrong = next((code for code, text in enumerate(texts) if text.lower() not in names), None)
-            if wrong is not None:
-                row = int(np.argmax(columns[place].indices.to_numpy() == wrong))
-                self._misfits[number] = int(lines[row]), texts[wrong]
-        if len(self._misfits) == len(_FORMS):
-            raise self._no_form(*self._first)
-
-    def _no_form(self, first_line: int, first_row: str) -> DataError:
-        for number, (description, _, _) in enumerate(_FORMS):
-            line, found = self._misfits[number]
-            if line != first_line:
-                return DataError(
-                    f"{self._path}:{line}: line {first_line} has the form {description}, this one has {found!r}"
-                    " for a label; one file has one form"
-                )
-        forms = ", ".join(description for description, _, _ in _FORMS)
-        return DataError(
-            f"{self._path}:{first_line}: expected {forms} or a TSV header `{' '.join(HEADER)}`, found"
-            f" {first_row[:80]!r}"
-        )
-
-    def found(self) -> tuple[int, dict[str, int]]:
-        """Return the column of the labels and what they mean; DataError where there are no rows or two forms fit."""
-        if self._first is None:
-            raise DataError(f"{self._path}: no trials; expected lines such as `1 enroll test`")
-        fitting = [_FORMS[number][1:] for number in range(len(_FORMS)) if number not in self._misfits]
-        if len(fitting) > 1:
-            raise DataError(
-                f"{self._path}:{self._first[0]}: ambiguous: both the first and the last column are labels; add a"
-                f" header line `{' '.join(HEADER)}` separated by tabs"
-            )
-        return fitting[0]
 
 
 def write_trials(path: Path, trials: Trials) -> None:

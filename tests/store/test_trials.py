@@ -67,7 +67,7 @@ def test_a_label_word_may_be_an_utterance(tmp_path):
             "t.txt:4: ambiguous: line 2 has a space inside a field, line 4 has spaces",
         ),
         ("1\ta\tc\n0 a c\n1\ta b\tc\n", "t.txt:3: ambiguous: line 3 has a space inside a field, line 2"),
-        ("1 a b\n1\ta b\tc\n", "t.txt:2: expected three fields, .* found 4"),
+        ("1 a b\n1\ta b\tc\n", "t.txt:2: ambiguous: line 2 has a space inside a field, line 1 has spaces"),
         ("a b target\nb c tgt\n", "t.txt:2: line 1 has the form `enroll test target|nontarget`"),
         ("# no\n\n", "t.txt: no trials"),
         ("#\nenroll_id\ttest_id\tlabel\na\tb\t1\n#\na\tb\tx\n", "t.txt:5: label: expected 1, 0"),
