@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from svkit.corpora.scan import BadFile, Candidate, make_bad
+from svkit.corpora.scan import BadFile, Candidate
 from svkit.errors import ArtifactError
 from svkit.progress import Progress, Task
 from svkit.store.audio_file import CONVERTIBLE_SUFFIXES, AudioError
@@ -78,7 +78,8 @@ def convert_files(
                 source = Path(candidates[index].path)
                 transcode(ffmpeg, source, targets[index], SAMPLE_RATE_HZ, all_channels=options.all_channels)
             except AudioError as error:
-                bad[index] = make_bad(candidates[index], error.reason, error.detail)
+                file = candidates[index]
+                bad[index] = BadFile(file.utterance_id, error.reason, error.detail, file.path)
 
         # The room that all need is known after a few, spread over the corpus: none is filled up in vain.
         step = max(1, -(-len(missing) // _SAMPLE_FILES))
@@ -123,14 +124,7 @@ def _size(num_bytes: float) -> str:
 def in_parallel(
     work: Callable[[Item], None], items: Sequence[Item], num_workers: int | None, task: Task
 ) -> None:
-    """Call `work` with every item, in threads (the work is done outside the interpreter's lock).
-
-    Args:
-        work: what to do.
-        items: with what.
-        num_workers: threads; None: one a core.
-        task: told how many are done.
-    """
+    """Call `work` with every item, in threads: the work is done outside the interpreter's lock."""
     workers = num_workers or os.cpu_count() or 1
     # Small chunks for few items, so that all threads have some; a million futures would need gigabytes.
     size = max(1, min(_CHUNK_FILES, len(items) // (4 * workers)))

@@ -90,20 +90,21 @@ def _choose(table: pd.DataFrame, groups: Sequence[str], min_seconds: float) -> l
 
 
 def _describe(parts: Sequence[Row], group: str, directory: Path) -> Row:
+    """Return the row of a joined utterance; its name tells from what it is made."""
     content = "\n".join(f"{part['path']} {part['num_samples']}" for part in parts)
     channels = [part.get("channel", "0") for part in parts]
     content += "" if set(channels) == {"0"} else f"\n{channels}"
     digest = hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
     name = f"{group}-joined-{digest[:12]}.flac"
     sessions = {part["session_id"] for part in parts}
-    return {
+    row = {
         **parts[0],
         "utterance_id": name,
         "path": f"{directory.name}/{name}",
         "num_samples": sum(int(part["num_samples"]) for part in parts),
-        **({"channel": "0"} if "channel" in parts[0] else {}),
         "session_id": sessions.pop() if len(sessions) == 1 else group,
     }
+    return {**row, "channel": "0"} if "channel" in row else row
 
 
 def _write(parts: Sequence[Row], joined: Row, root: Path) -> None:

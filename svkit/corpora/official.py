@@ -3,7 +3,7 @@
 import hashlib
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from svkit.corpora.request import EvaluationList
@@ -29,25 +29,17 @@ def find_lists(root: Path, official: Mapping[str, OfficialList], progress: Progr
         for pattern in (entry.file, f"*/{entry.file}", f"*/*/{entry.file}"):
             for path in sorted(root.glob(pattern)):
                 found.setdefault(entry.name, path)
-    originals = [name for name in found if name.endswith("-original") and _cleaned(name) in found]
-    for name in originals:
+    for original in [name for name in found if name.removesuffix("-original") in found.keys() - {name}]:
         progress.note(
-            f"{found.pop(name)} is left out: its cleaned form is there (give it with --trials to use it)"
+            f"{found.pop(original)} is left out: its cleaned form is there (give it with --trials to use it)"
         )
     return list(found.values())
 
 
-def _cleaned(name: str) -> str:
-    return name.removesuffix("-original")
-
-
 def download_lists(entries: Sequence[OfficialList], directory: Path, progress: Progress) -> list[Path]:
-    """Get lists from their official addresses; without a network, say so and return what could be had.
+    """Download lists from their official addresses into a directory, those that it lacks.
 
-    Args:
-        entries: wanted lists.
-        directory: where they are kept; a list that is there already is not asked for again.
-        progress: counts lists.
+    Without a network, say so and return what could be had.
 
     Raises:
         DataError: what came is not the list.
@@ -61,15 +53,15 @@ def download_lists(entries: Sequence[OfficialList], directory: Path, progress: P
                     with urllib.request.urlopen(entry.address, timeout=_TIMEOUT_SECONDS) as answer:
                         content = answer.read()
                 except (OSError, urllib.error.URLError) as error:
-                    reason = getattr(error, "reason", None) or error
                     progress.note(
-                        f"{entry.title} could not be downloaded from {entry.address} ({reason}); put"
-                        f" {entry.file} into ROOT or give it with --trials"
+                        f"{entry.title} could not be downloaded from {entry.address}"
+                        f" ({getattr(error, 'reason', None) or error}); put {entry.file} into ROOT or give it with"
+                        " --trials"
                     )
                     break
                 write_bytes(path, content)
                 try:
-                    check_counts(path, entry, read_trials(path), entries)
+                    _check_counts(path, entry, read_trials(path), entries)
                 except DataError:
                     path.unlink()
                     raise
@@ -92,50 +84,44 @@ def take_lists(
     Raises:
         DataError: another list than its name says; two lists of one name; see also `read_trials`.
     """
-    lists: list[EvaluationList] = []
+    lists: dict[str, EvaluationList] = {}
     for path in paths:
         trials = read_trials(path)
         entry = official.get(path.name)
         if entry is None:
-            for title in _titles_by_counts(trials, list(official.values())):
+            for title in _titles_by_counts(trials, official.values()):
                 progress.note(f"{path}: this is {title} by its counts")
         else:
             if not allow_other:
-                check_counts(path, entry, trials, list(official.values()))
-            if not _has_known_bytes(path, entry):
+                _check_counts(path, entry, trials, official.values())
+            content = read_file(path, DataError)
+            md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+            sha256 = hashlib.sha256(content).hexdigest()
+            if entry.md5 not in (None, md5) or entry.sha256 not in (None, sha256):
                 progress.note(f"{path}: not byte for byte the published {entry.title}")
         name = path.stem if entry is None else entry.name
-        if any(other.name == name for other in lists):
+        if name in lists:
             raise DataError(f"{path}: a second list for {name}; give one")
-        lists.append(EvaluationList(name=name, trials=trials, source=path))
-    return lists
+        lists[name] = EvaluationList(name=name, trials=trials, source=path)
+    return list(lists.values())
 
 
-def check_counts(path: Path, entry: OfficialList, trials: Trials, official: Sequence[OfficialList]) -> None:
-    """Check the numbers of lines and targets of a list.
-
-    Raises:
-        DataError: other numbers; if they are those of another official list, its name.
-    """
-    lines, targets = len(trials), int((trials.labels == 1).sum())
-    if (lines, targets) == (entry.lines, entry.targets):
+def _check_counts(path: Path, entry: OfficialList, trials: Trials, official: Iterable[OfficialList]) -> None:
+    """Refuse a list with other numbers of lines and targets; if they are another list's, with its name."""
+    titles = _titles_by_counts(trials, official)
+    if entry.title in titles:
         return
-    mix_up = "".join(
-        f"this is {title} by its counts, asked for {entry.title}: "
-        for title in _titles_by_counts(trials, official)[:1]
-    )
+    lines, targets = _counts(trials)
+    mix_up = f"this is {titles[0]} by its counts, asked for {entry.title}: " if titles else ""
     raise DataError(
         f"{path}: {mix_up}expected {entry.lines:,} lines and {entry.targets:,} targets ({entry.title}), found"
         f" {lines:,} and {targets:,}; get it from {entry.address}, or use --allow-other-lists"
     )
 
 
-def _titles_by_counts(trials: Trials, official: Sequence[OfficialList]) -> list[str]:
-    counts = (len(trials), int((trials.labels == 1).sum()))
-    return [entry.title for entry in official if (entry.lines, entry.targets) == counts]
+def _titles_by_counts(trials: Trials, official: Iterable[OfficialList]) -> list[str]:
+    return [entry.title for entry in official if (entry.lines, entry.targets) == _counts(trials)]
 
 
-def _has_known_bytes(path: Path, entry: OfficialList) -> bool:
-    content = read_file(path, DataError)
-    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    return entry.md5 in (None, md5) and entry.sha256 in (None, hashlib.sha256(content).hexdigest())
+def _counts(trials: Trials) -> tuple[int, int]:
+    return len(trials), int((trials.labels == 1).sum())

@@ -5,10 +5,10 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ _UNUSABLE = re.compile("[\t\n\r\ud800-\udfff]")
 """What no list can hold; names that are not UTF-8 have surrogates for their bytes."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """An audio file and what its place says about it."""
 
@@ -38,7 +38,7 @@ class Candidate:
     path: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class BadFile:
     """A file that cannot be used."""
 
@@ -50,7 +50,15 @@ class BadFile:
     path: str
 
 
-_TEXTS = tuple(item.name for item in fields(Candidate))
+_TEXTS = pa.schema(
+    [
+        ("utterance_id", pa.binary()),
+        ("speaker_id", pa.dictionary(pa.int32(), pa.binary())),
+        ("session_id", pa.dictionary(pa.int32(), pa.binary())),
+        ("path", pa.binary()),
+    ]
+)
+"""A candidate's texts as the bytes they are in the file system, which may not be UTF-8."""
 
 
 class BadFilesError(DataError):
@@ -87,50 +95,42 @@ class CandidateTable(Sequence[Candidate]):
     """Candidates in columns: 200 bytes each where objects need 600, which counts where there are ten million."""
 
     def __init__(self, candidates: Iterable[Candidate]) -> None:
-        """Take them all. Texts are kept as the bytes they are in the file system, which may not be UTF-8."""
+        """Take them all."""
         remaining = iter(candidates)
-        self._blocks: list[pa.RecordBatch] = []
-        self._length = 0
+        batches = []
         while block := list(islice(remaining, _BLOCK_ROWS)):
-            columns = {
-                name: pa.array([_bytes(getattr(candidate, name)) for candidate in block], pa.binary())
-                for name in _TEXTS
-            }
-            for name in ("speaker_id", "session_id"):
-                columns[name] = columns[name].dictionary_encode()
-            self._blocks.append(pa.RecordBatch.from_pydict(columns))
-            self._length += len(block)
+            columns = [
+                pa.array(
+                    [getattr(file, item.name).encode("utf-8", "surrogateescape") for file in block], item.type
+                )
+                for item in _TEXTS
+            ]
+            batches.append(pa.RecordBatch.from_arrays(columns, schema=_TEXTS))
+        self._table = pa.Table.from_batches(batches, _TEXTS)
 
     def __len__(self) -> int:
-        return self._length
+        return int(self._table.num_rows)
 
     def __iter__(self) -> Iterator[Candidate]:
-        for block in self._blocks:
-            for texts in zip(*(block.column(name).to_pylist() for name in _TEXTS), strict=True):
-                yield Candidate(**dict(zip(_TEXTS, map(_text, texts), strict=True)))
+        for batch in self._table.to_batches():
+            yield from map(_candidate, zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
     def __getitem__(self, row: Any) -> Any:
         """Return one candidate (no slices)."""
-        number, place = divmod(range(self._length)[row], _BLOCK_ROWS)
-        block = self._blocks[number]
-        return Candidate(**{name: _text(block.column(name)[place].as_py()) for name in _TEXTS})
+        row = range(len(self))[row]
+        return _candidate(column[row].as_py() for column in self._table.columns)
 
     def rows(self, is_wanted: npt.NDArray[np.bool_]) -> dict[str, "pd.Series[str]"]:
-        """Return the columns of some candidates, `is_wanted` [N], whose names are text."""
-        columns = {}
-        for name in _TEXTS:
-            parts = [block.column(name).cast(pa.binary()) for block in self._blocks]
-            column = pa.chunked_array(parts, pa.binary()).filter(pa.array(is_wanted))
-            columns[name] = column.cast(pa.large_string()).to_pandas().astype(str)
-        return columns
+        """Return the columns of some candidates, `is_wanted` [N], all of whose texts are UTF-8."""
+        table = self._table.filter(pa.array(is_wanted))
+        return {
+            name: table[name].cast(pa.binary()).cast(pa.large_string()).to_pandas().astype(str)
+            for name in _TEXTS.names
+        }
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
+def _candidate(texts: Iterable[bytes]) -> Candidate:
+    return Candidate(*(text.decode("utf-8", "surrogateescape") for text in texts))
 
 
 def scan_files(
@@ -138,11 +138,7 @@ def scan_files(
 ) -> tuple[pd.DataFrame, list[BadFile]]:
     """Examine files in parallel.
 
-    Args:
-        candidates: the files; of files with equal content, the first is kept. Millions of them are best given as a
-            `CandidateTable`.
-        options: what makes a file bad, how many threads, and where the scan is remembered.
-        progress: counts files.
+    Of files with equal content, the first is kept. Millions of candidates are best given as a `CandidateTable`.
 
     Returns:
         The rows of a manifest in the order of `candidates`, with a column `channel` where not all are the first one;
@@ -164,7 +160,7 @@ def scan_files(
             digests[row] = finding.digest_words()
         fault = _fault(candidate, finding, options)
         if fault is not None:
-            bad[row] = make_bad(candidate, *fault)
+            bad[row] = BadFile(candidate.utterance_id, *fault, candidate.path)
             continue
         if finding.channel != "0":
             channels[row] = finding.channel
@@ -182,7 +178,8 @@ def scan_files(
     usable = np.ones(len(listed), dtype=bool)
     usable[list(bad)] = False
     for row, first in repeated_digests(digests, usable):
-        bad[row] = make_bad(listed[row], "duplicate", f"the same samples as {listed[first].utterance_id}")
+        name, path = listed[row].utterance_id, listed[row].path
+        bad[row] = BadFile(name, "duplicate", f"the same samples as {listed[first].utterance_id}", path)
     usable[list(bad)] = False
     texts = listed.rows(usable)
     table = pd.DataFrame({name: texts[name] if name in texts else numbers[name][usable] for name in COLUMNS})
@@ -225,8 +222,7 @@ def repeated_digests(
         yield int(order[place + 1]), first
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Block:
+class _Block(NamedTuple):
     """Neighbouring files that threads are reading."""
 
     places: list[Source]
@@ -234,14 +230,15 @@ class _Block:
     """What the journal says of them."""
     chunks: list["Future[list[Entry]]"]
 
-    def done(self) -> dict[str, Entry]:
-        """Return what has been found out so far."""
+    def keep(self, journal: ScanJournal | None) -> None:
+        """Write what has been found out so far to the journal."""
         found: dict[str, Entry] = {}
         for number, chunk in enumerate(self.chunks):
             if chunk.done() and not chunk.cancelled() and chunk.exception() is None:
                 places = self.places[number * _CHUNK_FILES : (number + 1) * _CHUNK_FILES]
                 found.update(zip(map(str, places), chunk.result(), strict=True))
-        return found
+        if journal is not None and any(self.known.get(path) != entry for path, entry in found.items()):
+            journal.write(self.places, {**self.known, **found})
 
 
 def examine_all(
@@ -253,43 +250,34 @@ def examine_all(
     """
     kind = "quality" if options.measures_quality else "samples" if options.reads_samples else "header"
     journal = None if options.journal is None else ScanJournal(options.journal, kind)
-
-    def keep(block: _Block) -> None:
-        found = block.done()
-        if journal is not None and any(block.known.get(path) != entry for path, entry in found.items()):
-            journal.write(block.places, {**block.known, **found})
-
     workers = options.num_workers or min(16, max(4, os.cpu_count() or 1))
     pending: deque[_Block] = deque()
     with progress.task("reading audio", total) as task, ThreadPoolExecutor(workers) as executor:
 
-        def submit(block: list[Source]) -> None:
-            known = {} if journal is None else journal.read(block)
-            chunks = [block[start : start + _CHUNK_FILES] for start in range(0, len(block), _CHUNK_FILES)]
-            futures = [executor.submit(_examine_chunk, chunk, known, options) for chunk in chunks]
-            pending.append(_Block(places=block, known=known, chunks=futures))
-
         def results() -> Iterator[Finding]:
             for chunk in pending[0].chunks:
                 task.advance(len(chunk.result()))
-            # The block leaves `pending` once it is kept: whatever interrupts the scan before that, it is kept below.
-            keep(pending[0])
+            # A block leaves `pending` when it is in the journal: what interrupts the scan before that, it is kept.
+            pending[0].keep(journal)
             for chunk in pending.popleft().chunks:
                 yield from (entry.finding for entry in chunk.result())
 
         try:
             for block in blocks(places):
-                submit(block)
-                # One block is read while the findings of the one before are used: threads do not run dry, and
-                # of a corpus of millions no more than two blocks are in memory.
+                known = {} if journal is None else journal.read(block)
+                chunks = [block[start : start + _CHUNK_FILES] for start in range(0, len(block), _CHUNK_FILES)]
+                futures = [executor.submit(_examine_chunk, chunk, known, options) for chunk in chunks]
+                pending.append(_Block(block, known, futures))
+                # The next block is read while the findings of this one are used, so that no thread runs dry; more
+                # than two would only take memory, as a corpus may have millions of files.
                 if len(pending) > 1:
                     yield from results()
             while pending:
                 yield from results()
-        except BaseException:  # Ctrl-C after hours of reading, too
+        except BaseException:  # also Ctrl-C, after hours of reading
             executor.shutdown(cancel_futures=True)
             for interrupted in pending:
-                keep(interrupted)
+                interrupted.keep(journal)
             raise
 
 
@@ -331,11 +319,6 @@ def _examine(source: Source, options: ScanOptions) -> Finding:
         louder="" if levels is None or chosen == "mix" else louder_channel(levels, chosen),
         missing=info.missing,
     )
-
-
-def make_bad(candidate: Candidate, reason: str, detail: str) -> BadFile:
-    """Return a candidate as a bad file."""
-    return BadFile(utterance_id=candidate.utterance_id, reason=reason, detail=detail, path=candidate.path)
 
 
 def refuse_bad(bad: Sequence[BadFile], options: ScanOptions, num_files: int) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import pandas as pd
 
 from svkit.corpora import splits
-from svkit.corpora.corpus import DataDirectory
-from svkit.corpora.evaluation_lists import evaluation_lists, made_list, named_rows
+from svkit.corpora.corpus import DataDirectory, identity
+from svkit.corpora.membership import EVALUATION
 from svkit.corpora.request import CorpusRequest, CorpusResult, EvaluationList
 from svkit.corpora.scan import BadFile, Candidate, ScanOptions, scan_files
-from svkit.errors import ConfigError
+from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
+from svkit.scoring.id_matching import find_matching
+from svkit.store.trials import read_trials
 
 
 @dataclass(kw_only=True)
@@ -42,7 +44,7 @@ def prepare(
     progress: Progress,
     corpus: str,
     find: Callable[[Path], Found],
-    config: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
     *,
     inputs: Mapping[str, Path] | None = None,
     default_preset: str = "w2v-bert-2.0",
@@ -50,19 +52,21 @@ def prepare(
     """Prepare a corpus.
 
     Args:
-        request: the request.
+        request: without `root` the corpus is rendered by `find`.
         progress: counts files, notes what the user should know.
         corpus: its name, and that of a list made here.
         find: of the layout; gets `exp/data`, where it may write audio.
-        config: what identifies the request.
+        options: the layout's own; they identify a finished corpus like those of the request.
         inputs: name -> lists that the corpus consists of, beside those that the request names.
         default_preset: noted in the experiment unless it or the request has one.
 
     Raises:
-        ConfigError: finished already; speakers asked for that the corpus cannot spare.
+        ConfigError: finished already; speakers asked for that the corpus cannot spare; two lists of one name.
         DataError: bad files that are not left out, or lists that do not fit the corpus.
         ArtifactError: another command writes here, or it cannot be written.
     """
+    asked = {"valid_speakers": request.valid_speakers} if request.root is None else identity(request)
+    config = {**asked, **(options or {})}
     with DataDirectory(request, progress, corpus, config, default_preset, inputs) as data:
         if data.finished is not None:
             return data.finished
@@ -74,7 +78,7 @@ def prepare(
             bad += unusable
         num_files = len(found.bad) + sum(map(len, found.groups))
         data.accept(bad, num_files)
-        table = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+        table = pd.concat(tables, ignore_index=True)
         if "channel" in table:
             table["channel"] = table["channel"].fillna("0")  # of a group whose files all have one channel
         if found.finish is not None:
@@ -82,23 +86,77 @@ def prepare(
             bad += unusable
             data.accept(bad, num_files)
         if found.evaluation is None:
-            speakers, lists = evaluation_lists(table, request, corpus)
-            train = table[~table["speaker_id"].isin(speakers)]
-            return data.write(train, named_rows(table, lists), lists, bad, progress, speakers)
-        is_evaluation = table["utterance_id"].isin(found.evaluation)
-        evaluation = table[is_evaluation]
-        lists = list(found.lists) or [made_list(evaluation, request.seed, corpus)]
-        for entry in lists:
-            if entry.source is not None:
-                splits.check_trials(entry.source, entry.trials, evaluation, bad)
-        return data.write(table[~is_evaluation], named_rows(evaluation, lists), lists, bad, progress)
+            speakers, lists = _evaluation_lists(table, request, corpus)
+            evaluation, is_train = table, ~table["speaker_id"].isin(speakers)
+        else:
+            is_train = ~table["utterance_id"].isin(found.evaluation)
+            speakers, evaluation = [], table[~is_train]
+            lists = list(found.lists) or [_made_list(evaluation, request.seed, corpus)]
+            for entry in lists:
+                if entry.source is not None:
+                    splits.check_trials(entry.source, entry.trials, evaluation, bad)
+        named = evaluation[evaluation["utterance_id"].isin(_named(lists))]
+        return data.write(table[is_train], named, lists, bad, progress, speakers)
+
+
+def _evaluation_lists(
+    table: pd.DataFrame, request: CorpusRequest, corpus: str
+) -> tuple[list[str], list[EvaluationList]]:
+    """Choose evaluation speakers and take the given trial lists or make one; neither where `--eval-speakers 0`."""
+    spec, known = request.eval_speakers, request.known_splits()
+    lists = [_read_list(path, table, match_ids=request.match_ids) for path in request.trials]
+    names = [entry.name for entry in lists]
+    for path, name in zip(request.trials, names, strict=True):
+        if names.count(name) > 1:
+            raise ConfigError(f"--trials {path}: two lists are called {name}; rename one")
+    present = set(table["speaker_id"])
+    was_without = not known.keys().isdisjoint(present) and EVALUATION not in known.values()
+    if not lists and ((spec == "0" and not Path("0").exists()) or (spec is None and was_without)):
+        return [], []
+    # A remembered number draws nobody: who evaluated before still does.
+    if request.is_remembered and known and spec is not None and splits.is_count("--eval-speakers", spec):
+        spec = None
+    in_trials = set(table["speaker_id"][table["utterance_id"].isin(_named(lists))])
+    if lists and spec is None:
+        return sorted(in_trials), lists
+    speakers = splits.choose_eval_speakers(spec, table, request.seed, known)
+    others = sorted(in_trials.difference(speakers))
+    if others:
+        raise DataError(
+            f"{first_five(request.trials)}: speakers that --eval-speakers does not name: {first_five(others)}"
+        )
+    return speakers, lists or [_made_list(table[table["speaker_id"].isin(speakers)], request.seed, corpus)]
+
+
+def _read_list(path: Path, table: pd.DataFrame, *, match_ids: bool) -> EvaluationList:
+    """Read a given list and check it; one whose ids differ in notation from the corpus' is written with those."""
+    trials, matched = read_trials(path), None
+    if match_ids and (matching := find_matching(trials.ids, table["utterance_id"])) is not None:
+        matched = matching.take(str(path))
+        trials = trials.renamed(matching.names, matching.names)
+    splits.check_trials(path, trials, table)
+    return EvaluationList(name=path.stem, trials=trials, source=None if matched else path, matched=matched)
+
+
+def _made_list(table: pd.DataFrame, seed: int, corpus: str) -> EvaluationList:
+    return EvaluationList(name=corpus, trials=splits.make_trials(table, seed, corpus), source=None)
+
+
+def _named(lists: Sequence[EvaluationList]) -> set[str]:
+    """Return the utterances named in trial lists and their enrollments."""
+    named: set[str] = set()
+    for entry in lists:
+        named.update(entry.trials.ids)
+        if entry.enrollment is not None:
+            named.update(entry.enrollment["utterance_id"])
+    return named
 
 
 def uses_official_lists(request: CorpusRequest) -> bool:
     """Whether a corpus with official trial lists is evaluated on them: no evaluation speakers are asked for.
 
     Raises:
-        ConfigError: the ids of such lists need no matching.
+        ConfigError: `match_ids`, which such lists do not need.
     """
     if request.eval_speakers is None and request.match_ids:
         raise ConfigError("--match-ids: the lists of this corpus name its files as they are; leave it out")
@@ -106,21 +164,26 @@ def uses_official_lists(request: CorpusRequest) -> bool:
 
 
 def compare_counts(
-    part: str, files: Sequence[Candidate], published: tuple[int, int], progress: Progress
-) -> str:
-    """Note numbers of speakers and utterances that differ from the published ones.
+    part: str,
+    files: Sequence[Candidate],
+    published: tuple[int, int],
+    progress: Progress,
+    *,
+    is_strict: bool = False,
+) -> None:
+    """Note numbers of speakers and utterances that are not the published ones.
 
-    Returns:
-        The difference in words; empty where there is none.
+    Raises:
+        DataError: they are not, and `is_strict`.
     """
     found = (len({file.speaker_id for file in files}), len(files))
-    if found == published:
-        return ""
-    progress.note(
-        f"{part}: {found[0]:,} speakers and {found[1]:,} utterances found, published"
-        f" {published[0]:,} and {published[1]:,}"
-    )
-    return (
-        f"{part}: expected {published[0]:,} speakers and {published[1]:,} utterances, found {found[0]:,} and"
-        f" {found[1]:,}"
-    )
+    if found != published and is_strict:
+        raise DataError(
+            f"{part}: expected {published[0]:,} speakers and {published[1]:,} utterances, found {found[0]:,} and"
+            f" {found[1]:,}; complete it, or leave --strict out"
+        )
+    if found != published:
+        progress.note(
+            f"{part}: {found[0]:,} speakers and {found[1]:,} utterances found, published"
+            f" {published[0]:,} and {published[1]:,}"
+        )

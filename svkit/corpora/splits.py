@@ -39,13 +39,10 @@ def generator(seed: int, name: str) -> np.random.Generator:
 def choose_eval_speakers(
     spec: str | None, table: pd.DataFrame, seed: int, known: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Choose the evaluation speakers.
+    """Choose the evaluation speakers of a manifest's rows.
 
-    Args:
-        spec: a number, or a file with one speaker a line; None: a tenth of the speakers, at least two.
-        table: rows of a manifest.
-        seed: of the draw.
-        known: part of each speaker of an earlier preparation: who evaluated stays, more are drawn from new ones first.
+    `spec` is a number, or a file with one speaker a line; None: a tenth of the speakers, at least two. Of an earlier
+    preparation (`known`: speaker -> part), those who evaluated stay, and more are drawn from new speakers first.
 
     Raises:
         ConfigError: more speakers asked for than can be spared, or too few of those who evaluated are left.
@@ -76,16 +73,10 @@ def choose_eval_speakers(
 def choose_valid_speakers(
     wanted: int | None, table: pd.DataFrame, seed: int, known: Mapping[str, str] | None = None
 ) -> list[str]:
-    """Choose the training speakers held out for validation.
+    """Choose the training speakers held out for validation, sorted; `table` has the rows of all training speakers.
 
-    Args:
-        wanted: how many; None: a twentieth of them, at least 3 and at most 40, leaving two to train on.
-        table: rows of all training speakers.
-        seed: of the draw.
-        known: part of each speaker of an earlier preparation: who validated stays.
-
-    Returns:
-        Speakers, sorted; none where the corpus is too small and no number was asked for.
+    `wanted` None: a twentieth of them, at least 3 and at most 40, leaving two to train on; none where the corpus is
+    too small for that. Of an earlier preparation (`known`: speaker -> part), those who validated stay.
 
     Raises:
         ConfigError: a number that the corpus cannot give.
@@ -174,11 +165,6 @@ def make_trials(table: pd.DataFrame, seed: int, name: str) -> Trials:
     trials those of different speakers (of one gender where the column `gender` is there). Both are drawn
     without replacement, each pair once, up to `TRIALS_PER_UTTERANCE` an utterance.
 
-    Args:
-        table: rows of a manifest.
-        seed: of the draws.
-        name: of the list; other lists draw differently.
-
     Raises:
         DataError: there are no target or no nontarget pairs.
     """
@@ -243,13 +229,7 @@ def _draw(pairs: Pairs, limit: int, rng: np.random.Generator) -> Pairs:
 
 
 def check_trials(path: Path, trials: Trials, table: pd.DataFrame, bad: Sequence[BadFile] = ()) -> None:
-    """Check a given list against the corpus.
-
-    Args:
-        path: of the list, for messages.
-        trials: its content.
-        table: rows of a manifest.
-        bad: files that were left out.
+    """Check a given list (`path` is for messages) against the rows of a corpus and the `bad` files that it left out.
 
     Raises:
         DataError: utterances that the corpus lacks (first five, with lines), or labels that contradict the

@@ -18,11 +18,7 @@ READABLE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 def list_speakers(root: Path, name: re.Pattern[str], max_depth: int, progress: Progress) -> Iterator[Path]:
     """Yield the directories of speakers, in sorted order at each level; none is looked for inside another.
 
-    Args:
-        root: where to look.
-        name: of a speaker's directory.
-        max_depth: directories between `root` and a speaker's at most.
-        progress: counts speakers.
+    `max_depth` directories at most lie between `root` and a speaker's.
 
     Raises:
         DataError: a directory cannot be listed.
@@ -52,10 +48,10 @@ def speaker_files(directory: Path) -> Iterator[Candidate]:
     for name in find_audio(directory):
         session = name.rpartition("/")[0]
         yield Candidate(
-            utterance_id=f"{directory.name}/{name}",
-            speaker_id=directory.name,
-            session_id=f"{directory.name}/{session}" if session else "",
-            path=f"{directory.as_posix()}/{name}",
+            f"{directory.name}/{name}",
+            directory.name,
+            f"{directory.name}/{session}" if session else "",
+            f"{directory.as_posix()}/{name}",
         )
 
 

@@ -34,15 +34,11 @@ def run(
     """
 
     def find(data: Path) -> Found:
+        root = data / "demo"
         chosen = plan_corpus() if plans is None else plans
-        _render_all(chosen, data / "demo", request.scan.num_workers, progress)
+        _render_all(chosen, root, request.scan.num_workers, progress)
         files = [
-            Candidate(
-                utterance_id=plan.utterance_id,
-                speaker_id=plan.speaker_id,
-                session_id=plan.session_id,
-                path=str(data / "demo" / plan.utterance_id),
-            )
+            Candidate(plan.utterance_id, plan.speaker_id, plan.session_id, str(root / plan.utterance_id))
             for plan in chosen
         ]
         lists = []
@@ -53,8 +49,7 @@ def run(
         evaluation = [plan.utterance_id for plan in chosen if plan.split == "eval"]
         return Found(groups=[files], evaluation=evaluation, lists=lists)
 
-    config = {"valid_speakers": request.valid_speakers}
-    return prepare(request, progress, "demo", find, config, default_preset="tiny")
+    return prepare(request, progress, "demo", find, default_preset="tiny")
 
 
 def shipped_eval_speakers() -> list[str]:

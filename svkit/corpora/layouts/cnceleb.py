@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from svkit.corpora.corpus import identity
 from svkit.corpora.joining import join_short
 from svkit.corpora.official import take_lists
 from svkit.corpora.recognise import CNCELEB_FILE, corpus_root, wrong_tree
@@ -74,8 +73,8 @@ def run(
             finish=lambda table: _join(table, found, join_below, data / "cnceleb", request, progress),
         )
 
-    config = {**identity(request), "join_below": join_below, "allow_other_lists": allow_other_lists}
-    return prepare(request, progress, "cnceleb", find, config)
+    options = {"join_below": join_below, "allow_other_lists": allow_other_lists}
+    return prepare(request, progress, "cnceleb", find, options)
 
 
 def _find_corpora(root: Path) -> tuple[Path | None, Path | None]:
@@ -119,7 +118,7 @@ def _training_files(place: Path | None, corpus: str, listing: str, progress: Pro
 def _candidate(utterance_id: str, path: Path, speaker: str) -> Candidate:
     place = CNCELEB_FILE.fullmatch(path.stem)
     session = f"{speaker}/{place['genre']}-{place['session']}" if place else ""
-    return Candidate(utterance_id=utterance_id, speaker_id=speaker, session_id=session, path=path.as_posix())
+    return Candidate(utterance_id, speaker, session, path.as_posix())
 
 
 def _join(
@@ -142,7 +141,7 @@ def _join(
     seconds = train["num_samples"].astype("int64") / train["sample_rate_hz"].astype("int64")
     detail = f"shorter than {min_seconds:g} s" + " and nothing to join it with" * bool(join_below)
     bad = [
-        BadFile(utterance_id=name, reason="too short", detail=detail, path=path)
+        BadFile(name, "too short", detail, path)
         for name, path in train.loc[seconds < min_seconds, ["utterance_id", "path"]].to_numpy()
     ]
     return pd.concat([train[seconds >= min_seconds], table[is_evaluation]], ignore_index=True), bad

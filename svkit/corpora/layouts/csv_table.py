@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from svkit.corpora.corpus import identity
 from svkit.corpora.recognise import looks_like
 from svkit.corpora.request import CorpusRequest, CorpusResult
 from svkit.corpora.scan import Candidate
@@ -86,12 +85,11 @@ def run(
         if "gender" not in places:
             return Found(groups=[files])
         return Found(
-            groups=[files],
-            finish=lambda table: (table.assign(gender=table["utterance_id"].map(genders)), []),
+            groups=[files], finish=lambda table: (table.assign(gender=table["utterance_id"].map(genders)), [])
         )
 
-    config = {**identity(request), "columns": columns, "audio_root": audio_root}
-    return prepare(request, progress, "csv", find, config, inputs={"table": path})
+    options = {"columns": columns, "audio_root": audio_root}
+    return prepare(request, progress, "csv", find, options, inputs={"table": path})
 
 
 def _read(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -157,14 +155,8 @@ def _candidates(
         if name and first != line:
             raise DataError(f"{path}:{line}: utterance {name!r} already exists, in line {first}")
         genders[name] = cells.get("gender", "")
-        files.append(
-            Candidate(
-                utterance_id=name,
-                speaker_id=cells["speaker"],
-                session_id=cells.get("session", ""),
-                path=(root / cells["path"]).as_posix(),
-            )
-        )
+        path_of = (root / cells["path"]).as_posix()
+        files.append(Candidate(name, cells["speaker"], cells.get("session", ""), path_of))
     if not files:
         raise DataError(f"{path}: no rows below the header")
     if empty:

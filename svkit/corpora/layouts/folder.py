@@ -5,10 +5,9 @@ from pathlib import Path
 
 import regex
 
-from svkit.corpora.corpus import identity
 from svkit.corpora.recognise import corpus_root, guess_corpus
 from svkit.corpora.request import CorpusRequest, CorpusResult
-from svkit.corpora.scan import BadFile, Candidate, CandidateTable, make_bad
+from svkit.corpora.scan import BadFile, Candidate, CandidateTable
 from svkit.corpora.skeleton import Found, prepare
 from svkit.corpora.walk import find_audio
 from svkit.errors import ConfigError, printable
@@ -45,8 +44,7 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
         bad: list[BadFile] = []
         return Found(groups=[CandidateTable(_list_files(root, pattern, bad))], bad=bad)
 
-    config = {**identity(request), "speaker_regex": speaker_regex}
-    return prepare(request, progress, "folder", find, config)
+    return prepare(request, progress, "folder", find, {"speaker_regex": speaker_regex})
 
 
 def _compile(expression: str) -> regex.Pattern[str]:
@@ -69,16 +67,11 @@ def _list_files(root: Path, pattern: regex.Pattern[str] | None, bad: list[BadFil
             speaker, cause = directory.partition("/")[0], "the file lies in no speaker's directory"
         else:
             speaker, cause = _search(pattern, name), "--speaker-regex finds no speaker"
-        file = Candidate(
-            utterance_id=name,
-            speaker_id=speaker,
-            session_id=directory if "/" in directory else "",
-            path=f"{root.as_posix()}/{name}",
-        )
+        path = f"{root.as_posix()}/{name}"
         if speaker:
-            yield file
+            yield Candidate(name, speaker, directory if "/" in directory else "", path)
         else:
-            bad.append(make_bad(file, "no speaker", cause))
+            bad.append(BadFile(name, "no speaker", cause, path))
 
 
 def _search(pattern: regex.Pattern[str], name: str) -> str:

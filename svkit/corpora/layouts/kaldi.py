@@ -9,14 +9,13 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from svkit.corpora.conversion import FLAC_BYTES_PER_SAMPLE, check_room, in_parallel
-from svkit.corpora.corpus import identity
 from svkit.corpora.recognise import wrong_tree
 from svkit.corpora.request import CorpusRequest, CorpusResult
 from svkit.corpora.scan import BadFile, Candidate, ScanOptions
@@ -29,6 +28,12 @@ from svkit.store.audio_file import AudioError, Channel, channel_levels_db, probe
 LAYOUT = (
     "expected wav.scp (`recording path`) and utt2spk (`utterance speaker`) in it, segments and trials if any"
 )
+_FORMS = {
+    "wav.scp": "recording path",
+    "utt2spk": "utterance speaker",
+    "segments": "utterance recording start end",
+    "spk2gender": "speaker gender",
+}
 _OVERSHOOT_SECONDS = 0.5
 """A segment may end this much behind its recording and is cut there, as Kaldi's extract-segments allows."""
 _ARCHIVE = re.compile(r".*\.ark:\d+(\[.*\])?")
@@ -50,6 +55,8 @@ class _Maker:
     directory: Path
     scan: ScanOptions
     progress: Progress
+    bad: list[BadFile] = field(default_factory=list)
+    """What could not be made."""
 
     def target(self, source: str) -> Path:
         """Return the path of what is made from `source`, which says all that its samples depend on."""
@@ -58,23 +65,22 @@ class _Maker:
 
     def make(
         self, description: str, targets: Mapping[str, Path], write: Callable[[str], None]
-    ) -> tuple[dict[str, str], list[BadFile]]:
-        """Call `write` for each name whose target is missing; return the paths, and what failed."""
-        bad: dict[str, BadFile] = {}
+    ) -> dict[str, str]:
+        """Call `write` for each name whose target is missing; return the paths of those that are there then."""
+        failed: set[str] = set()
 
         def attempt(name: str) -> None:
             try:
                 write(name)
             except AudioError as error:
-                place = str(error.path)
-                bad[name] = BadFile(utterance_id=name, reason=error.reason, detail=error.detail, path=place)
+                failed.add(name)
+                self.bad.append(BadFile(name, error.reason, error.detail, str(error.path)))
 
         missing = [name for name, target in targets.items() if not target.exists()]
         if missing:
             with self.progress.task(description, len(missing)) as task:
                 in_parallel(attempt, missing, self.scan.num_workers, task)
-        made = {name: path.as_posix() for name, path in targets.items() if name not in bad}
-        return made, [bad[name] for name in sorted(bad)]
+        return {name: path.as_posix() for name, path in targets.items() if name not in failed}
 
 
 def run(
@@ -101,36 +107,20 @@ def run(
             raise wrong_tree(root, "kaldi", f"no {name}", LAYOUT)
     if not request.trials and request.eval_speakers is None and (root / "trials").is_file():
         request = replace(request, trials=(root / "trials",))
-    inputs = {name: root / name for name in ("wav.scp", "utt2spk", "segments", "spk2gender")}
-    inputs = {name: path for name, path in inputs.items() if path.is_file()}
-    config = {
-        **identity(request),
-        "audio_root": audio_root and audio_root.resolve(),
-        "allow_pipes": allow_pipes,
-    }
+    inputs = {name: root / name for name in _FORMS if (root / name).is_file()}
 
     def find(data: Path) -> Found:
-        recordings = read_map(root / "wav.scp", "recording path", has_spaces=True)
-        speakers = read_map(root / "utt2spk", "utterance speaker")
-        segments = _read_segments(root / "segments") if "segments" in inputs else None
-        genders = read_map(root / "spk2gender", "speaker gender") if "spk2gender" in inputs else {}
-        _check_lists(root, recordings, speakers, segments)
-        if segments is not None:
-            used = {segment.recording for segment in segments.values()}
-            recordings = {name: text for name, text in recordings.items() if name in used}
+        recordings, speakers, segments, genders = _read_lists(root, inputs)
         _refuse(root, recordings, allow_pipes)
         maker = _Maker(directory=data / "kaldi", scan=request.scan, progress=progress)
-        paths, bad = _recordings(recordings, audio_root or _guess_base(recordings, root), maker)
-        if segments is not None:
-            paths, broken = _cut(segments, paths, maker)
-            bad += broken
+        paths = _recordings(recordings, audio_root or _guess_base(recordings, root), maker)
+        scan = request.scan
+        if segments:
+            paths = _cut(segments, paths, maker)
+            scan = replace(scan, channel=0)  # segments have the channel that was chosen when they were cut
+        sessions = {name: segment.recording for name, segment in segments.items()}
         files = [
-            Candidate(
-                utterance_id=name,
-                speaker_id=speakers[name],
-                session_id=segments[name].recording if segments else "",
-                path=paths[name],
-            )
+            Candidate(name, speakers[name], sessions.get(name, ""), paths[name])
             for name in sorted(speakers)
             if name in paths
         ]
@@ -139,40 +129,50 @@ def run(
             is_known = set(table["speaker_id"]) <= set(genders)
             return table.assign(gender=table["speaker_id"].map(genders)) if is_known else table, []
 
-        # Segments have the channel that was chosen when they were cut.
-        scan = request.scan if segments is None else replace(request.scan, channel=0)
-        return Found(groups=[files], bad=bad, scan=scan, finish=add_genders)
+        return Found(
+            groups=[files],
+            bad=sorted(maker.bad, key=lambda file: file.utterance_id),
+            scan=scan,
+            finish=add_genders,
+        )
 
-    return prepare(request, progress, "kaldi", find, config, inputs=inputs)
+    options = {"audio_root": audio_root and audio_root.resolve(), "allow_pipes": allow_pipes}
+    return prepare(request, progress, "kaldi", find, options, inputs=inputs)
 
 
-def _read_segments(path: Path) -> dict[str, _Segment]:
-    segments = {}
-    form = "utterance recording start end"
-    for name, text in read_map(path, form, has_spaces=True).items():
+def _read_lists(
+    root: Path, inputs: Mapping[str, Path]
+) -> tuple[dict[str, str], dict[str, str], dict[str, _Segment], dict[str, str]]:
+    """Return the recordings that are needed, the speakers, the segments and the genders."""
+    recordings, speakers, lines, genders = (
+        read_map(inputs[name], form, has_spaces=name in ("wav.scp", "segments")) if name in inputs else {}
+        for name, form in _FORMS.items()
+    )
+    segments: dict[str, _Segment] = {}
+    for name, text in lines.items():
         try:
             recording, start, end = text.split()[:3]
             segments[name] = _Segment(recording, float(start), float(end))
         except ValueError:
-            raise DataError(f"{path}: {name}: expected `{form}` in seconds, found {text[:80]!r}") from None
-    return segments
-
-
-def _check_lists(
-    root: Path,
-    recordings: Mapping[str, str],
-    speakers: Mapping[str, str],
-    segments: Mapping[str, _Segment] | None,
-) -> None:
-    known, source = (set(recordings), "wav.scp") if segments is None else (set(segments), "segments")
-    cut = {name for name, segment in (segments or {}).items() if segment.recording not in recordings}
+            form = _FORMS["segments"]
+            raise DataError(
+                f"{inputs['segments']}: expected `{form}` in seconds, found `{name} {text[:80]}`"
+            ) from None
+    known, source = (segments, "segments") if segments else (recordings, "wav.scp")
     for what, names in (
-        ("segments of recordings that wav.scp lacks", cut),
-        (f"utterances of utt2spk that {source} lacks", set(speakers) - known),
-        (f"utterances of {source} without a speaker in utt2spk", known - set(speakers)),
+        (
+            "segments of recordings that wav.scp lacks",
+            {name for name, segment in segments.items() if segment.recording not in recordings},
+        ),
+        (f"utterances of utt2spk that {source} lacks", speakers.keys() - known.keys()),
+        (f"utterances of {source} without a speaker in utt2spk", known.keys() - speakers.keys()),
     ):
         if names:
             raise DataError(f"{root}: {what}: {first_five(sorted(names))}")
+    if segments:
+        used = {segment.recording for segment in segments.values()}
+        recordings = {name: text for name, text in recordings.items() if name in used}
+    return recordings, speakers, segments, genders
 
 
 def _refuse(root: Path, recordings: Mapping[str, str], allow_pipes: bool) -> None:
@@ -197,21 +197,22 @@ def _guess_base(recordings: Mapping[str, str], root: Path) -> Path:
     return root if first and not Path(first).exists() and (root / first).exists() else Path.cwd()
 
 
-def _recordings(
-    recordings: Mapping[str, str], base: Path, maker: _Maker
-) -> tuple[dict[str, str], list[BadFile]]:
+def _recordings(recordings: Mapping[str, str], base: Path, maker: _Maker) -> dict[str, str]:
     """Return the path of each recording; the output of commands is written first."""
     all_channels = maker.scan.channel != 0
     version = "\nall channels" if all_channels else ""
-    pipes = {name: text.removesuffix("|") for name, text in recordings.items() if text.endswith("|")}
-    targets = {name: maker.target(f"{base}\n{recordings[name]}{version}") for name in sorted(pipes)}
-
-    def write(name: str) -> None:
-        _run_pipe(pipes[name], base, targets[name], all_channels)
-
-    made, bad = maker.make("running the commands of wav.scp", targets, write)
-    files = {name: (base / text).as_posix() for name, text in recordings.items() if name not in pipes}
-    return {**files, **made}, bad
+    targets = {
+        name: maker.target(f"{base}\n{text}{version}")
+        for name, text in sorted(recordings.items())
+        if text.endswith("|")
+    }
+    made = maker.make(
+        "running the commands of wav.scp",
+        targets,
+        lambda name: _run_pipe(recordings[name].removesuffix("|"), base, targets[name], all_channels),
+    )
+    files = {name: (base / text).as_posix() for name, text in recordings.items() if name not in targets}
+    return {**files, **made}
 
 
 def _run_pipe(command: str, base: Path, target: Path, all_channels: bool) -> None:
@@ -227,23 +228,20 @@ def _run_pipe(command: str, base: Path, target: Path, all_channels: bool) -> Non
             info = probe(path)
             channels = [read_audio(path, channel=k) for k in range(info.num_channels if all_channels else 1)]
         except AudioError as error:
-            detail = f"its output is no audio: {error.detail}"
-            raise AudioError(target, "command failed", detail) from error
+            raise AudioError(target, "command failed", f"its output is no audio: {error.detail}") from error
     write_flac(target, np.stack(channels, axis=1) if all_channels else channels[0], info.sample_rate_hz)
 
 
-def _cut(
-    segments: Mapping[str, _Segment], paths: Mapping[str, str], maker: _Maker
-) -> tuple[dict[str, str], list[BadFile]]:
+def _cut(segments: Mapping[str, _Segment], paths: Mapping[str, str], maker: _Maker) -> dict[str, str]:
     """Return the path of each segment, cut from its recording."""
-    targets, seconds = {}, 0.0
-    for name, segment in sorted(segments.items()):
-        if segment.recording in paths:
-            targets[name] = _segment_target(paths[segment.recording], segment, maker)
-            seconds += max(0.0, segment.end - segment.start)
+    segments = {name: segment for name, segment in sorted(segments.items()) if segment.recording in paths}
+    targets = {
+        name: _segment_target(paths[segment.recording], segment, maker) for name, segment in segments.items()
+    }
     # The rate is known when the recordings are open; 16 kHz is what speech corpora have.
+    samples = 16_000 * sum(max(0.0, segment.end - segment.start) for segment in segments.values())
     what = f"cutting {len(targets):,} segments"
-    check_room(maker.directory, seconds * 16_000 * FLAC_BYTES_PER_SAMPLE, what, maker.progress)
+    check_room(maker.directory, samples * FLAC_BYTES_PER_SAMPLE, what, maker.progress)
 
     def write(name: str) -> None:
         _cut_one(segments[name], Path(paths[segments[name].recording]), targets[name], maker.scan)
@@ -262,7 +260,8 @@ def _segment_target(path: str, segment: _Segment, maker: _Maker) -> Path:
 
 
 def _cut_one(segment: _Segment, path: Path, target: Path, scan: ScanOptions) -> None:
-    channel: Channel = int(np.argmax(channel_levels_db(path))) if scan.channel == "loudest" else scan.channel
+    chosen = scan.channel
+    channel: Channel = int(np.argmax(channel_levels_db(path))) if chosen == "loudest" else chosen
     info = probe(path, channel, allow_cut=scan.allow_cut)
     rate, length = info.sample_rate_hz, info.num_samples
     start = round(segment.start * rate)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from svkit.corpora.corpus import identity
 from svkit.corpora.recognise import LIBRISPEECH_SUBSET, wrong_tree
 from svkit.corpora.request import CorpusRequest, CorpusResult
 from svkit.corpora.scan import BadFile, Candidate
@@ -62,7 +61,7 @@ def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
             finish=lambda table: _add_genders(table, root / "SPEAKERS.TXT", progress),
         )
 
-    return prepare(request, progress, "librispeech", find, identity(request))
+    return prepare(request, progress, "librispeech", find)
 
 
 def _subsets(root: Path) -> list[str]:
@@ -76,14 +75,12 @@ def _files(root: Path, subset: str) -> Iterator[Candidate]:
     for name in find_audio(root / subset):
         place = _UTTERANCE.fullmatch(name)
         if place is None:
-            path = root / subset / name
-            raise DataError(f"{path}: expected SUBSET/SPEAKER/CHAPTER/FILE with numbers as names")
-        yield Candidate(
-            utterance_id=f"{subset}/{name}",
-            speaker_id=place["speaker"],
-            session_id=f"{place['speaker']}/{place['chapter']}",
-            path=f"{root.as_posix()}/{subset}/{name}",
-        )
+            raise DataError(
+                f"{root / subset / name}: expected SUBSET/SPEAKER/CHAPTER/FILE with numbers as names"
+            )
+        speaker, chapter = place["speaker"], place["chapter"]
+        path = f"{root.as_posix()}/{subset}/{name}"
+        yield Candidate(f"{subset}/{name}", speaker, f"{speaker}/{chapter}", path)
 
 
 def _add_genders(table: pd.DataFrame, path: Path, progress: Progress) -> tuple[pd.DataFrame, list[BadFile]]:

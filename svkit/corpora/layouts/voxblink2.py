@@ -7,7 +7,6 @@ annotations are distributed, so how much of the audio there is differs from one 
 import re
 from pathlib import Path
 
-from svkit.corpora.corpus import identity
 from svkit.corpora.recognise import corpus_root, wrong_tree
 from svkit.corpora.request import CorpusRequest, CorpusResult
 from svkit.corpora.scan import Candidate
@@ -28,15 +27,11 @@ def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
     It has no verification list of its own among its speakers: evaluation speakers are held out, or none with
     `eval_speakers` 0 (to train on it and evaluate elsewhere, by `merge`).
 
-    Args:
-        request: with `root`.
-        progress: counts files and notes differences from what is published.
-
     Raises:
         DataError: the tree is not VoxBlink2's; see also `prepare`.
     """
     root = corpus_root(request.root, "voxblink2", LAYOUT)
-    return prepare(request, progress, "voxblink2", lambda data: _find(root, progress), identity(request))
+    return prepare(request, progress, "voxblink2", lambda data: _find(root, progress))
 
 
 def _find(root: Path, progress: Progress) -> Found:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from svkit.corpora import official
 from svkit.corpora.conversion import Conversion, convert_files
-from svkit.corpora.corpus import identity
 from svkit.corpora.recognise import corpus_root, wrong_tree
 from svkit.corpora.request import CorpusRequest, CorpusResult, EvaluationList
 from svkit.corpora.scan import Candidate
@@ -70,8 +69,6 @@ def run(request: CorpusRequest, progress: Progress, options: VoxcelebOptions | N
     advice = f"give ROOT or set SVKIT_VOXCELEB; {LAYOUT}"
     root = corpus_root(request.root, "voxceleb", advice, default="VoxCeleb")
     config = {
-        **identity(request),
-        "root": root,
         "allow_other_lists": options.allow_other_lists,
         "convert": options.conversion.is_wanted,
         "strict": options.is_strict,
@@ -164,11 +161,9 @@ def _training_files(
     if not training:
         raise DataError(f"no training speakers: neither VoxCeleb2 nor VoxCeleb1 dev was found; {LAYOUT}")
     for part, files in parts.items():
-        must_be_whole = is_strict and part == VOX2
-        if files or must_be_whole:
-            difference = compare_counts(part, files, PUBLISHED[part], progress)
-            if difference and must_be_whole:
-                raise DataError(f"{difference}; complete it, or leave --strict out")
+        must_match = is_strict and part == VOX2
+        if files or must_match:
+            compare_counts(part, files, PUBLISHED[part], progress, is_strict=must_match)
     if not parts[VOX2]:
         progress.note("no VoxCeleb2 found: VoxCeleb1 dev is the training set")
     speakers = {file.speaker_id for file in training}
