@@ -1,7 +1,12 @@
-"""Crops of a wanted length; short signals repeat themselves (method.md, section 2)."""
+"""Crops of a wanted length; signals that are too short are repeated (paper, section 4.1)."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def kept_samples(num_samples: int, sample_rate_hz: int, max_seconds: float | None) -> int:
+    """Return how many samples of a recording are used: those from its beginning up to `max_seconds`."""
+    return num_samples if max_seconds is None else min(num_samples, round(max_seconds * sample_rate_hz))
 
 
 def draw_start(length: int, num_samples: int, rng: np.random.Generator) -> int:
@@ -10,12 +15,8 @@ def draw_start(length: int, num_samples: int, rng: np.random.Generator) -> int:
 
 
 def repeat_to(signal: NDArray[np.float32], num_samples: int) -> NDArray[np.float32]:
-    """Return the first `num_samples` of the signal repeated without end: float32 `[num_samples]`."""
-    if len(signal) >= num_samples:
-        return signal[:num_samples]
-    if len(signal) == 0:
-        return np.zeros(num_samples, dtype=np.float32)
-    return np.tile(signal, -(-num_samples // len(signal)))[:num_samples]
+    """Return the first `num_samples` of the signal repeated without end; of an empty one, zeros."""
+    return signal[:num_samples] if len(signal) >= num_samples else np.resize(signal, num_samples)
 
 
 def random_crop(

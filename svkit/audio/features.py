@@ -7,12 +7,16 @@ frames stacked, so one output frame is 20 ms; an odd last frame counts in the st
 """
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from svkit.audio.resample import SAMPLE_RATE_HZ
+from svkit.errors import DataError
 
 FRAME_SAMPLES = 400
 HOP_SAMPLES = 160
@@ -24,6 +28,7 @@ MIN_SAMPLES = FRAME_SAMPLES + (STACK - 1) * HOP_SAMPLES
 """Shortest waveform that gives one output frame: 560 samples, 35 ms."""
 MEL_FLOOR = 1.192092955078125e-07
 PREEMPHASIS = 0.97
+Samples = int | NDArray[np.int64]
 _CHUNK_FRAMES = 16_384
 """Frames transformed at once: bounds the memory of the spectra to 34 MB."""
 _BAND_MELS = 16
@@ -34,6 +39,18 @@ _CPU_CHUNK_FRAMES = 512
 def num_frames(num_samples: int | Tensor) -> int | Tensor:
     """Output frames (20 ms) of a waveform of `num_samples` samples."""
     return ((num_samples - FRAME_SAMPLES) // HOP_SAMPLES + 1) // STACK
+
+
+def is_too_short(num_samples: Samples, sample_rate_hz: Samples = SAMPLE_RATE_HZ) -> Any:
+    """Whether recordings give no frame at all; numbers or arrays."""
+    return num_samples * SAMPLE_RATE_HZ < MIN_SAMPLES * sample_rate_hz
+
+
+def refuse_short(where: str, num_samples: int, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
+    """Raise DataError for a recording that gives no frame at all."""
+    if is_too_short(num_samples, sample_rate_hz):
+        found = f"{1000 * num_samples / sample_rate_hz:.0f} ms"
+        raise DataError(f"{where}: expected at least 35 ms of audio, found {found}")
 
 
 def is_padding(lengths_B: Tensor, size: int) -> Tensor:
@@ -161,7 +178,7 @@ class FeatureExtractor(nn.Module):
             ValueError: a waveform shorter than 560 samples.
         """
         shortest = waveforms_BN.shape[1] if num_samples_B is None else int(num_samples_B.min())
-        if shortest < MIN_SAMPLES:
+        if is_too_short(shortest):
             raise ValueError(
                 f"audio of {shortest} samples is too short: at least {MIN_SAMPLES} (35 ms at 16 kHz)"
             )

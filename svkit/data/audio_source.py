@@ -5,7 +5,7 @@ from math import ceil, gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from svkit.audio.crop import draw_start, repeat_to
+from svkit.audio.crop import draw_start, kept_samples, repeat_to
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.errors import DataError
 from svkit.store.audio_file import AudioError, read_audio
@@ -37,7 +37,7 @@ def read_crop(
     start = draw_start(length, wanted, rng)
     wanted = min(wanted, length)
     if rate == SAMPLE_RATE_HZ:
-        return _read(manifest, row, start, wanted)[:num_samples]
+        return _read(manifest, row, start, wanted)
     # The context begins whole periods of the two rates before the crop: no sample is shifted by a part.
     period = rate // gcd(rate, SAMPLE_RATE_HZ)
     periods = min(ceil(CONTEXT_SAMPLES / period), start // period)
@@ -54,10 +54,8 @@ def read_whole(manifest: Manifest, row: int, max_seconds: float | None = None) -
     Raises:
         DataError: the file is missing, unreadable, shorter or of another rate than its manifest says.
     """
-    rate, wanted = int(manifest.sample_rates_hz[row]), int(manifest.num_samples[row])
-    if max_seconds is not None:
-        wanted = min(wanted, round(max_seconds * rate))
-    return resample(_read(manifest, row, 0, wanted), rate)
+    rate, length = int(manifest.sample_rates_hz[row]), int(manifest.num_samples[row])
+    return resample(_read(manifest, row, 0, kept_samples(length, rate, max_seconds)), rate)
 
 
 def _read(manifest: Manifest, row: int, start: int, num_samples: int) -> NDArray[np.float32]:
@@ -78,35 +76,39 @@ def _read(manifest: Manifest, row: int, start: int, num_samples: int) -> NDArray
 
 
 class AudioBank:
-    """Material for augmentation: some rows of a manifest, decoded once and kept where all of them are small.
+    """Recordings for augmentation: some rows of a manifest, decoded once and kept where all of them are small.
 
     Whether files are kept is decided for the whole bank from the manifest's lengths, never by what was read
     before, so that a draw gives the same samples in every process.
     """
 
     def __init__(self, manifest: Manifest, rows: NDArray[np.int64], max_bytes: int) -> None:
-        """Keep the decoded files (float32 at 16 kHz) if they need at most `max_bytes`, else read crops."""
+        """Keep the decoded files if they need at most `max_bytes`, else read crops."""
         self._manifest, self._rows = manifest, rows
-        num_bytes = float(manifest.durations_seconds[rows].sum()) * SAMPLE_RATE_HZ * 4
-        self.is_kept = num_bytes <= max_bytes
+        self.is_kept = decoded_bytes(manifest.durations_seconds[rows]) <= max_bytes
         self._kept: dict[int, NDArray[np.float32]] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def whole(self, index: int) -> NDArray[np.float32]:
+    def __getitem__(self, index: int) -> NDArray[np.float32]:
         """Return the whole file `index` of the bank: float32 `[N]`."""
-        if not self.is_kept:
-            return read_whole(self._manifest, int(self._rows[index]))
-        signal = self._kept.get(index)
-        if signal is None:
-            signal = self._kept[index] = read_whole(self._manifest, int(self._rows[index]))
+        if index in self._kept:
+            return self._kept[index]
+        signal = read_whole(self._manifest, int(self._rows[index]))
+        if self.is_kept:
+            self._kept[index] = signal
         return signal
 
     def crop(self, index: int, num_samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return a random crop of file `index`, repeated where the file is short: float32 `[num_samples]`."""
         if not self.is_kept:
             return repeat_to(read_crop(self._manifest, int(self._rows[index]), num_samples, rng), num_samples)
-        signal = self.whole(index)
+        signal = self[index]
         start = draw_start(len(signal), num_samples, rng)
         return repeat_to(signal[start : start + num_samples], num_samples)
+
+
+def decoded_bytes(seconds: NDArray[np.float64]) -> float:
+    """Return the size of recordings of these lengths as float32 at 16 kHz."""
+    return float(seconds.sum()) * SAMPLE_RATE_HZ * 4

@@ -1,6 +1,4 @@
-"""Which augmentation a crop gets and from what material (method.md, section 2)."""
-
-from collections.abc import Callable
+"""Which augmentation a crop gets and from which recordings (paper, section 4.1)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +7,7 @@ from svkit.audio.augment import add_noise, reverberate, sum_at_equal_power
 from svkit.audio.crop import repeat_to
 from svkit.audio.rooms import RoomBank
 from svkit.config.schema import AugmentConfig
-from svkit.data.audio_source import AudioBank, read_crop
+from svkit.data.audio_source import AudioBank, decoded_bytes, read_crop
 from svkit.data.speakers import SpeakerIndex
 from svkit.errors import ConfigError, DataError
 from svkit.store.manifest import Manifest
@@ -41,18 +39,13 @@ class Augmenter:
         speakers: SpeakerIndex,
         seed: int,
     ) -> None:
-        """Check that the recipe's material is there.
+        """Check that the recordings which the recipe needs are there.
 
-        Args:
-            config: probabilities, kinds and levels.
-            noise: list with the extra column `category`: noise, music or speech.
-            rirs: list of room impulse responses.
-            train: the training list, source of babble where `allow_missing_noise` and no speech is given.
-            speakers: the speakers of `train`.
-            seed: of the simulated rooms.
+        `noise` has an extra column `category`: noise, music or speech. Where it has no speech and
+        `allow_missing_noise`, babble comes from other speakers of `train`. `seed` is that of the simulated rooms.
 
         Raises:
-            ConfigError: the recipe asks for material that is not there.
+            ConfigError: the recipe needs recordings that are not there.
             DataError: the noise list has no usable `category` column.
         """
         self._config, self._train, self._speakers = config, train, speakers
@@ -68,16 +61,7 @@ class Augmenter:
         return self._kinds
 
     def __call__(self, crop: Crop, row: int, rng: np.random.Generator) -> Crop:
-        """Augment one crop.
-
-        Args:
-            crop: float32 `[N]` at 16 kHz.
-            row: its row in the training list (babble comes from other speakers).
-            rng: source of all choices.
-
-        Returns:
-            float32 `[N]`.
-        """
+        """Augment one crop, float32 `[N]` at 16 kHz, of a row of the training list; `rng` makes all choices."""
         choice = rng.random()
         if choice < self._config.noise_probability:
             if not self._kinds:
@@ -113,10 +97,7 @@ class Augmenter:
 
     def _draw_response(self, rng: np.random.Generator) -> Crop:
         assert self._responses is not None
-        index = int(rng.integers(len(self._responses)))
-        return (
-            self._responses.whole(index) if isinstance(self._responses, AudioBank) else self._responses[index]
-        )
+        return self._responses[int(rng.integers(len(self._responses)))]
 
     def _usable_kinds(self) -> tuple[str, ...]:
         usable = []
@@ -162,7 +143,6 @@ def _open_banks(noise: Manifest | None, max_bytes: int) -> dict[str, AudioBank]:
         where, value = f"{noise.source}:{unknown[0] + 2}", categories[unknown[0]]
         raise DataError(f"{where}: category: expected one of {', '.join(CATEGORIES)}, found {value!r}")
     # All banks are kept in memory or none: what fits must not depend on which category is asked first.
-    total = float(noise.durations_seconds.sum()) * 16_000 * 4
-    limit = max_bytes if total <= max_bytes else 0
-    pick: Callable[[str], NDArray[np.int64]] = lambda name: np.flatnonzero(categories == name)  # noqa: E731
-    return {name: AudioBank(noise, pick(name), limit) for name in CATEGORIES if len(pick(name))}
+    limit = max_bytes if decoded_bytes(noise.durations_seconds) <= max_bytes else 0
+    rows = {name: np.flatnonzero(categories == name) for name in CATEGORIES}
+    return {name: AudioBank(noise, found, limit) for name, found in rows.items() if len(found)}

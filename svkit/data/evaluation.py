@@ -12,22 +12,10 @@ from svkit.data.audio_source import read_whole
 from svkit.store.manifest import Manifest
 
 
-def load_waveform(manifest: Manifest, row: int, max_seconds: float = 60.0) -> NDArray[np.float32]:
-    """Read an utterance as it is evaluated: channel 0, from its beginning, cut at `max_seconds`, at 16 kHz.
-
-    Returns:
-        float32 `[N]`.
-
-    Raises:
-        DataError: the file is missing, unreadable or shorter than its manifest says.
-    """
-    return read_whole(manifest, row, max_seconds)
-
-
 class LengthSortedBatches:
     """Batches of rows, longest first, each with at most `batch_seconds` of padded audio, at least one row.
 
-    Rank r of n takes every n-th batch from r: all rows are taken once, and all ranks get like lengths.
+    Rank r of n takes every n-th batch from r: all rows are taken once, and all ranks get similar lengths.
     """
 
     def __init__(
@@ -47,16 +35,14 @@ class LengthSortedBatches:
         """
         seconds = np.minimum(manifest.durations_seconds, max_seconds)
         order = np.argsort(-seconds, kind="stable")
-        is_done = np.zeros(len(manifest), dtype=bool)
-        is_done[np.asarray(done_rows, dtype=np.int64)] = True
+        is_done = np.isin(order, np.asarray(done_rows, dtype=np.int64))
         batches = []
         first = 0
         while first < len(order):
-            count = max(1, int(batch_seconds / max(seconds[order[first]], 1e-3) + 1e-9))
-            rows = order[first : first + count]
-            if not is_done[rows].all():
-                batches.append(rows)
-            first += count
+            last = first + max(1, int(batch_seconds / max(seconds[order[first]], 1e-3) + 1e-9))
+            if not is_done[first:last].all():
+                batches.append(order[first:last])
+            first = last
         self._batches: list[NDArray[np.int64]] = batches[rank::num_processes]
 
     def __len__(self) -> int:
@@ -74,14 +60,9 @@ def read_batches(
     num_threads: int = 2,
     batches_ahead: int = 2,
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
-    """Read batches of utterances in threads ahead of the model (decoding leaves the interpreter lock).
+    """Read batches of utterances in threads ahead of the model (decoding releases the interpreter lock).
 
-    Args:
-        manifest: the list of utterances.
-        batches: rows of each batch.
-        max_seconds: where longer files are cut.
-        num_threads: readers.
-        batches_ahead: batches read beyond the current one; bounds the memory.
+    `batches_ahead`, the batches read beyond the current one, bounds the memory; `max_seconds` is as of `read_whole`.
 
     Yields:
         Rows int64 `[B]` and their waveforms, B arrays float32 `[N]` at 16 kHz, in the order of `batches`.
@@ -95,9 +76,7 @@ def read_batches(
 
     def submit(count: int) -> None:
         for rows in islice(remaining, count):
-            pending.append(
-                (rows, [pool.submit(load_waveform, manifest, int(row), max_seconds) for row in rows])
-            )
+            pending.append((rows, [pool.submit(read_whole, manifest, int(row), max_seconds) for row in rows]))
 
     try:
         submit(1 + batches_ahead)

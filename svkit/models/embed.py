@@ -5,8 +5,7 @@ import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from svkit.audio.features import MIN_SAMPLES
-from svkit.audio.resample import SAMPLE_RATE_HZ
+from svkit.audio.features import is_too_short
 from svkit.config.schema import ExtractConfig
 from svkit.data.evaluation import LengthSortedBatches, read_batches
 from svkit.errors import DataError, first_five
@@ -16,8 +15,7 @@ from svkit.store.manifest import Manifest
 
 def refuse_short(manifest: Manifest) -> None:
     """Raise DataError naming utterances that give no frame at all (under 35 ms)."""
-    samples = manifest.num_samples * (SAMPLE_RATE_HZ / manifest.sample_rates_hz)
-    short = manifest.utterance_ids[samples < MIN_SAMPLES]
+    short = manifest.utterance_ids[is_too_short(manifest.num_samples, manifest.sample_rates_hz)]
     if len(short):
         raise DataError(
             f"{manifest.source}: expected at least 35 ms of audio, found less in {first_five(list(short))}; "
@@ -46,21 +44,8 @@ def embed_rows(
     )
     done_rows, done = [np.zeros(0, dtype=np.int64)], []
     for batch_rows, waveforms in read_batches(manifest, batches, max_seconds=extract.max_seconds):
-        done.append(embed_batch(network, waveforms, accelerator))
+        with accelerator.autocast():
+            done.append(network.embed_padded(waveforms))
         done_rows.append(batch_rows)
     dim = network.architecture.head.embedding_dim
     return np.concatenate(done_rows), np.concatenate(done) if done else np.zeros((0, dim), np.float32)
-
-
-def embed_batch(
-    network: SpeakerNetwork, waveforms: list[NDArray[np.float32]], accelerator: Accelerator
-) -> NDArray[np.float32]:
-    """Embed waveforms as one padded batch, float32 [B, D]."""
-    lengths = torch.tensor([len(waveform) for waveform in waveforms])
-    batch = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
-    is_padded = bool((lengths != lengths[0]).any())
-    with accelerator.autocast():
-        embeddings = network(
-            batch.to(accelerator.device), lengths.to(accelerator.device) if is_padded else None
-        )
-    return embeddings.float().cpu().numpy()

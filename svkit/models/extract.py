@@ -20,7 +20,7 @@ from torch import Tensor
 from svkit.config.schema import ExtractConfig, SaveConfig
 from svkit.data.evaluation import LengthSortedBatches, read_batches
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
-from svkit.models.embed import embed_batch, refuse_short
+from svkit.models.embed import refuse_short
 from svkit.models.load import SpeakerModel, load_model
 from svkit.models.session import StageOutput, StopSignal, exit_code, make_accelerator
 from svkit.nn import inference
@@ -201,7 +201,9 @@ def _embed_missing(
     with torch.inference_mode(), stop.installed(), progress.task(f"extract {job.name}", len(manifest)) as bar:
         bar.advance(len(manifest) - num_missing)
         for batch_rows, waveforms in read_batches(manifest, batches, max_seconds=config.max_seconds):
-            parts.add(batch_rows, embed_batch(model, waveforms, accelerator))
+            with accelerator.autocast():
+                embeddings = model.embed_padded(waveforms)
+            parts.add(batch_rows, embeddings)
             bar.advance(len(batch_rows) * accelerator.num_processes)
             if stop.received is not None:
                 parts.save()

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from svkit.audio.features import MIN_SAMPLES
+from svkit.audio.crop import kept_samples
+from svkit.audio.features import refuse_short
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture, tiny_architecture
 from svkit.config.schema import ExtractConfig, LoraConfig, Recipe
@@ -91,24 +92,20 @@ class SpeakerModel(SpeakerNetwork):
             return self.embed([recordings], sample_rate)[0]
         if isinstance(recordings, np.ndarray) and recordings.ndim == 1:
             return self.embed([recordings], sample_rate)[0]
-        tensors = [_checked(index, recording, sample_rate) for index, recording in enumerate(recordings)]
-        if not tensors:
+        waveforms = [_checked(index, recording, sample_rate) for index, recording in enumerate(recordings)]
+        if not waveforms:
             return np.zeros((0, self.architecture.head.embedding_dim), dtype=np.float32)
-        device = next(self.parameters()).device
-        lengths = torch.tensor([len(tensor) for tensor in tensors])
-        batch = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True).to(device)
-        is_padded = bool((lengths != lengths[0]).any())
-        return self(batch, lengths.to(device) if is_padded else None).cpu().numpy()
+        return self.embed_padded(waveforms)
 
 
-def _checked(index: int, recording: Recording, sample_rate: int) -> Tensor:
+def _checked(index: int, recording: Recording, sample_rate: int) -> NDArray[np.float32]:
     name = f"waveform {index}"
     if isinstance(recording, str | os.PathLike):
         name = os.fspath(recording)
         info = probe(Path(name))
         sample_rate = info.sample_rate_hz
-        limit = round(ExtractConfig().max_seconds * sample_rate)
-        recording = read_audio(Path(name), num_samples=min(limit, info.num_samples))
+        kept = kept_samples(info.num_samples, sample_rate, ExtractConfig().max_seconds)
+        recording = read_audio(Path(name), num_samples=kept)
     array = np.asarray(recording, dtype=np.float32)
     if array.ndim != 1:
         raise DataError(f"{name}: expected one dimension (mono), found shape {array.shape}")
@@ -116,11 +113,8 @@ def _checked(index: int, recording: Recording, sample_rate: int) -> Tensor:
         raise DataError(f"{name}: has samples that are not finite")
     if len(array) and np.abs(array).max() > LOUDEST_SAMPLE:
         raise DataError(f"{name}: has samples beyond {LOUDEST_SAMPLE:g} times full scale")
-    if sample_rate != SAMPLE_RATE_HZ:
-        array = resample(array, sample_rate)
-    if len(array) < MIN_SAMPLES:
-        raise DataError(f"{name}: expected at least 35 ms, found {1000 * len(array) / SAMPLE_RATE_HZ:.0f} ms")
-    return torch.from_numpy(np.ascontiguousarray(array))
+    refuse_short(name, len(array), sample_rate)
+    return np.ascontiguousarray(resample(array, sample_rate))
 
 
 def load_model(directory: Path) -> SpeakerModel:

@@ -7,7 +7,9 @@ weight.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from svkit.audio.features import FeatureExtractor
@@ -55,6 +57,15 @@ class SpeakerNetwork(nn.Module):
         states = self.encoder.states(features_BTF, num_frames_B)
         adapted = [self.head.adapt(index, state) for index, state in enumerate(states)]
         return self.head.pool(adapted, num_frames_B)
+
+    def embed_padded(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Embed 16 kHz waveforms `[N]` as one padded batch on the model's device: float32 `[B, embedding_dim]`."""
+        device = next(self.parameters()).device
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        batch = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(w) for w in waveforms], batch_first=True)
+        is_padded = bool((lengths != lengths[0]).any())
+        embeddings: Tensor = self(batch.to(device), lengths.to(device) if is_padded else None)
+        return embeddings.float().cpu().numpy()
 
     def forward(self, waveforms_BN: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
         """Embed a batch of waveforms.

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from svkit.audio import quality
-from svkit.audio.features import MIN_SAMPLES
+from svkit.audio.crop import kept_samples
+from svkit.audio.features import refuse_short
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.schema import ExtractConfig
 from svkit.errors import ArtifactError, ConfigError, DataError
@@ -158,9 +159,8 @@ def _read(path: Path, request: VerifyRequest) -> tuple[Recording, NDArray[np.flo
     rate, limit = info.sample_rate_hz, ExtractConfig().max_seconds
     if not 1 <= rate <= HIGHEST_RATE_HZ:
         raise DataError(f"{path}: expected a sample rate up to {HIGHEST_RATE_HZ} Hz, found {rate} Hz")
-    kept = min(info.num_samples, int(limit * rate))
-    if kept * SAMPLE_RATE_HZ < MIN_SAMPLES * rate:
-        raise DataError(f"{path}: expected at least 35 ms of audio, found {1000 * kept / rate:.0f} ms")
+    kept = kept_samples(info.num_samples, rate, limit)
+    refuse_short(str(path), kept, rate)
     levels = channel_levels_db(path, kept)
     if channel == "loudest":
         channel = int(np.argmax(levels))

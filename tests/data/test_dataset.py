@@ -174,4 +174,4 @@ def test_kept_and_unkept_material_have_their_lengths(speakers: Manifest, make_ma
         crop = bank.crop(0, 1000, rng)
         np.testing.assert_array_equal(crop, ramp(3000)[round(crop[0] * 65_536) :][:1000])
         np.testing.assert_array_equal(bank.crop(0, 4000, rng), np.tile(ramp(3000), 2)[:4000])
-        np.testing.assert_array_equal(bank.whole(0), ramp(3000))
+        np.testing.assert_array_equal(bank[0], ramp(3000))

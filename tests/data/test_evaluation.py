@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svkit.audio.resample import resample
-from svkit.data.evaluation import LengthSortedBatches, load_waveform, read_batches
+from svkit.data.audio_source import read_whole
+from svkit.data.evaluation import LengthSortedBatches, read_batches
 from svkit.errors import DataError
 from svkit.store.manifest import COLUMNS, Manifest
 from tests.data.conftest import Row, tone
@@ -60,8 +61,8 @@ def test_waveform_is_channel_zero_from_the_beginning_cut_and_resampled(
 ) -> None:
     left = tone(300, 1.5, rate)
     manifest = make_manifest([("a.wav", "a", np.stack([left, -left], axis=1), rate, "")])
-    np.testing.assert_array_equal(load_waveform(manifest, 0), resample(left, rate))
-    np.testing.assert_array_equal(load_waveform(manifest, 0, 0.5), resample(left[: rate // 2], rate))
+    np.testing.assert_array_equal(read_whole(manifest, 0), resample(left, rate))
+    np.testing.assert_array_equal(read_whole(manifest, 0, 0.5), resample(left[: rate // 2], rate))
 
 
 def test_batches_are_read_in_order_and_ahead_within_bounds(speakers: Manifest) -> None:
@@ -78,7 +79,7 @@ def test_batches_are_read_in_order_and_ahead_within_bounds(speakers: Manifest) -
         assert taken <= number + 1 + 2 + 1
         np.testing.assert_array_equal(rows, plan[number])
         for row, waveform in zip(rows, waveforms, strict=True):
-            np.testing.assert_array_equal(waveform, load_waveform(speakers, row))
+            np.testing.assert_array_equal(waveform, read_whole(speakers, row))
     assert number == 5
 
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from svkit.cli.app import app
 from svkit.config.schema import AugmentConfig, DataConfig
+from svkit.data.audio_source import read_whole
 from svkit.data.dataset import CropDataset
-from svkit.data.evaluation import load_waveform
 from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
 from svkit.errors import DataError
@@ -227,7 +227,7 @@ def test_files_and_members_mix_and_faults_are_one_line(prepared, packed, tmp_pat
     write_table(tmp_path / "l.tsv", table)
     mixed = read_manifest(tmp_path / "l.tsv", packed.parent)
     assert mixed.audio(0) == source and isinstance(mixed.audio(1), TarMember)
-    assert len(load_waveform(mixed, 0)) == mixed.num_samples[0]
+    assert len(read_whole(mixed, 0)) == mixed.num_samples[0]
     with pytest.raises(DataError, match="gone.tar .bytes 0 to 9.: does not exist"):
         read_audio(TarMember(tmp_path / "gone.tar", 0, 9))
     short = tmp_path / "short.tar"

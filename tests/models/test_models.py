@@ -93,7 +93,7 @@ def test_other_rates_are_resampled(tmp_path, network):
     [
         (np.zeros((2, 4000)), r"waveform 1: expected one dimension \(mono\), found shape \(2, 4000\)"),
         (np.full(4000, np.nan), "waveform 1: has samples that are not finite"),
-        (np.zeros(100), "waveform 1: expected at least 35 ms, found 6 ms"),
+        (np.zeros(100), "waveform 1: expected at least 35 ms of audio, found 6 ms"),
     ],
 )
 def test_arrays_that_cannot_be_embedded_are_named(tmp_path, network, wave, message):

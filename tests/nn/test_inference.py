@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from hypothesis import given, settings
 
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import HeadConfig
 from svkit.errors import ConfigError
-from svkit.models.embed import embed_batch
 from svkit.models.session import make_accelerator
 from svkit.nn import inference
 from svkit.nn.speaker import SpeakerNetwork
@@ -38,14 +38,19 @@ def waveforms() -> list[np.ndarray]:
     return [rng.normal(scale=0.1, size=size).astype(np.float32) for size in (8000, 5000)]
 
 
+def embedded(network: SpeakerNetwork, accelerator: Accelerator) -> np.ndarray:
+    with accelerator.autocast():
+        return network.embed_padded(waveforms())
+
+
 def test_weights_cast_once_give_what_autocast_gives(monkeypatch):
     monkeypatch.setattr(inference, "can_pack", lambda device, dtype: False)
     network, accelerator = small_network(), make_accelerator("bf16")
     with torch.inference_mode():
-        expected = embed_batch(network, waveforms(), accelerator)
+        expected = embedded(network, accelerator)
         full = network(torch.from_numpy(waveforms()[0])[None])
         inference.prepare(network, torch.bfloat16)
-        found = embed_batch(network, waveforms(), accelerator)
+        found = embedded(network, accelerator)
     assert np.array_equal(found, expected)
     assert 1e-6 < np.abs(found[0] - full[0].numpy()).max() / np.abs(found).max() < 0.05
 
@@ -70,7 +75,7 @@ def test_packed_layers_in_bf16_stay_near_fp32():
     with torch.inference_mode():
         full = np.stack([network(torch.from_numpy(waveform)[None])[0].numpy() for waveform in waveforms()])
         inference.prepare(network, torch.bfloat16)
-        found = embed_batch(network, waveforms(), accelerator)
+        found = embedded(network, accelerator)
     assert 1e-6 < np.abs(found - full).max() / np.abs(full).max() < 0.05
 
 
