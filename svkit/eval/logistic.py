@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.linear_model import LogisticRegression
 
 from svkit.errors import ConfigError, DataError
 from svkit.eval.bootstrap import TrialSpeakers
@@ -79,6 +78,8 @@ def fit_calibration(
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     weight = np.where(is_target, prior / is_target.sum(), (1 - prior) / (~is_target).sum())
+    from sklearn.linear_model import LogisticRegression  # a second of every start; only learning needs it
+
     regression = LogisticRegression(C=1 / RIDGE, solver="newton-cholesky", tol=TOLERANCE, max_iter=MAX_STEPS)
     regression.fit(np.asarray((features - mean) / scale), is_target, sample_weight=weight)
     weights = regression.coef_[0] / scale

@@ -1,19 +1,21 @@
-"""LoRA on the encoder's attention, by peft: attach, save, load, merge (Hu et al. 2021)."""
+"""LoRA on the encoder's attention, by peft: attach, save, load, merge (Hu et al. 2021).
+
+peft is imported where it is used: it takes three seconds of every start, and most stages have no LoRA.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
-from peft import LoraConfig as PeftLoraConfig
-from peft import get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from svkit.config.schema import LoraConfig
 from svkit.nn.encoder import Encoder, replace_children
 
 
-def _peft_config(config: LoraConfig) -> PeftLoraConfig:
-    return PeftLoraConfig(
+def _peft_config(config: LoraConfig) -> Any:
+    import peft
+
+    return peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
@@ -24,14 +26,18 @@ def _peft_config(config: LoraConfig) -> PeftLoraConfig:
 
 def attach(encoder: Encoder, config: LoraConfig) -> None:
     """Put LoRA on the target modules (in place) and freeze every other parameter of the encoder."""
-    inject_adapter_in_model(_peft_config(config), encoder)
+    import peft
+
+    peft.inject_adapter_in_model(_peft_config(config), encoder)
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_("lora_" in name)
 
 
 def adapter_state(encoder: Encoder) -> dict[str, Tensor]:
     """LoRA tensors in peft's names, on the CPU."""
-    state = get_peft_model_state_dict(encoder)
+    import peft
+
+    state = peft.get_peft_model_state_dict(encoder)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
@@ -55,13 +61,17 @@ def base_state(module: nn.Module) -> dict[str, Tensor]:
 
 def load_adapter(encoder: Encoder, state: Mapping[str, Tensor]) -> list[str]:
     """Load LoRA tensors into an encoder with LoRA attached; returns the names that did not fit."""
-    result = set_peft_model_state_dict(encoder, dict(state))
+    import peft
+
+    result = peft.set_peft_model_state_dict(encoder, dict(state))
     missing = [name for name in result.missing_keys if "lora_" in name]
     return sorted([*missing, *result.unexpected_keys])
 
 
 def merge(encoder: Encoder) -> None:
     """Fold LoRA into the base weights, W + alpha / r * B A, and remove it (in place)."""
+    from peft.tuners.lora import LoraLayer
+
     for module in encoder.modules():
         if isinstance(module, LoraLayer):
             module.merge()
@@ -69,7 +79,10 @@ def merge(encoder: Encoder) -> None:
 
 
 def detach(encoder: Encoder) -> None:
-    """Remove LoRA and leave the base weights as they are (in place)."""
+    """Remove LoRA, if there is any, and leave the base weights as they are (in place)."""
+    if not hasattr(encoder, "peft_config"):
+        return
+    from peft.tuners.lora import LoraLayer
+
     replace_children(encoder, LoraLayer, LoraLayer.get_base_layer)
-    if hasattr(encoder, "peft_config"):
-        del encoder.peft_config
+    del encoder.peft_config

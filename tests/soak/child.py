@@ -16,12 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peft  # noqa: F401
 import pytest  # noqa: F401  (the script that started the tests is read again in every child)
 import torch.utils.tensorboard  # noqa: F401
 
+import svkit.corpora.layouts.folder
 import svkit.models.extract
 import svkit.reports.report
-import svkit.scoring.score  # noqa: F401
+import svkit.scoring.score
+import svkit.training.distill
+import svkit.training.finetune
+import svkit.training.prune  # noqa: F401
 from svkit.cli import signals
 from svkit.cli.app import main
 from svkit.store.provenance import PROVENANCE_NAME, sha256_file
