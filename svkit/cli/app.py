@@ -77,9 +77,7 @@ def _refuse_unwritable(words: Iterable[Any]) -> None:
         if "\0" in word:
             raise ConfigError(f"{word}: a NUL, which no name can hold")
         if any("\ud800" <= character <= "\udfff" for character in word):
-            raise ConfigError(
-                f"{word}: not UTF-8, and no record could hold it; rename it, or use a link to it"
-            )
+            raise ConfigError(f"{word}: not UTF-8, which no record can hold; rename it, or use a link to it")
 
 
 def _failed(error: Exception) -> int:
@@ -88,17 +86,22 @@ def _failed(error: Exception) -> int:
         console.error(str(error))
         return error.exit_code
     if isinstance(error, _UsageError):
-        return _usage(error)
+        usage: Any = error
+        if type(error).__name__ == "NoArgsIsHelpError":
+            usage.show()  # the help
+        else:
+            where = f" (see `{usage.ctx.command_path} --help`)" if usage.ctx else ""
+            console.error(f"{usage.format_message()}{where}")
+        return 2
     if isinstance(error, OSError) and error.errno in (*_UNWRITABLE, *_NO_PATH):
         console.error(f"{error.filename or 'output'}: {error.strerror}")
         return 2 if error.errno in _NO_PATH else 4
-    if isinstance(error, RuntimeError) and str(error).startswith(
-        "Symlink loop"
-    ):  # pathlib before Python 3.13
-        console.error(str(error))
+    text = str(error)
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # pathlib before Python 3.13
+        console.error(text)
         return 2
-    if _is_one_of_several() and any(word in str(error) for word in _PEER_LOST):
-        console.error("another process of this job has ended: see its message; the same command goes on")
+    if _is_one_of_several() and any(word in text for word in _PEER_LOST):
+        console.error("another process of this job has ended: see its message; the same command continues")
         return 1
     traceback.print_exception(error)
     console.error(f"{type(error).__name__}: this is a bug, please report it with the lines above")
@@ -120,16 +123,6 @@ def _leave_job(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _usage(error: Any) -> int:
-    """Print a mistake on the command line as one line; without any argument, print the help."""
-    if type(error).__name__ == "NoArgsIsHelpError":
-        error.show()
-    else:
-        where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        console.error(f"{error.format_message()}{where}")
-    return 2
 
 
 app = typer.Typer(
@@ -169,20 +162,8 @@ def root(
 
 
 app.add_typer(prepare.app, name="prepare")
-for _command in (
-    finetune.finetune,
-    prune.prune,
-    distill.distill,
-    extract.extract,
-    score.score,
-    report.report,
-    verify.verify,
-    info.info,
-    convert.convert,
-    export.export,
-    doctor.doctor,
-):
-    app.command()(_command)
+for _module in (finetune, prune, distill, extract, score, report, verify, info, convert, export, doctor):
+    app.command()(getattr(_module, _module.__name__.rpartition(".")[2]))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from types import FrameType
 from svkit.cli import console
 
 RESEND_SECONDS = 0.05
-"""By then the finalizer that swallowed a signal is over."""
+"""By then the finalizer that swallowed the signal has ended."""
 
 
 class Terminated(BaseException):
@@ -52,9 +52,8 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 def _resend(dropped: "sys.UnraisableHookArgs") -> None:
     if not issubclass(dropped.exc_type, STOPS):
-        sys.__unraisablehook__(dropped)
-        return
+        return sys.__unraisablehook__(dropped)
     number = signal.SIGTERM if issubclass(dropped.exc_type, Terminated) else signal.SIGINT
     timer = threading.Timer(RESEND_SECONDS, os.kill, (os.getpid(), number))
     timer.daemon = True
-    timer.start()
+    return timer.start()

@@ -13,15 +13,15 @@ _NOBODY_READS = (errno.EPIPE, errno.EIO)
 class _Patient(io.FileIO):
     """Writes as long as somebody reads, and drops the rest.
 
-    The product of a command is its files. Whether `head -1` has left before or after the last line, and whether a
-    terminal is still there, is a race that must neither end hours of work nor decide the exit code, so the command goes
-    on and ends with 0, as ripgrep does, and not by SIGPIPE (141), as git does, whose product is its output.
+    A command's product is its files. Whether `head -1` left before or after the last line, and whether a terminal still
+    exists, must neither end hours of work nor decide the exit code, so the command continues and exits 0, as ripgrep
+    does, and not by SIGPIPE (141), as git does, whose product is its output.
     """
 
     is_dropped = False
 
     def write(self, data: Any, /) -> int:
-        """Write, or say so where that has become pointless."""
+        """Write, or claim to have written where nobody reads."""
         if not self.is_dropped:
             try:
                 return super().write(data) or 0
@@ -34,10 +34,10 @@ class _Patient(io.FileIO):
 
 
 def open_streams() -> None:
-    """Make the streams of this process such that writing to them ends nothing.
+    """Let no write to the streams of this process end it.
 
-    One that was closed (`>&-`) leads nowhere: its number would go to the next file that is opened, and what a library
-    prints into that file. What a terminal's encoding cannot say is escaped.
+    A closed stream (`>&-`) is opened to nowhere: otherwise the next file that is opened gets its number, and what
+    libraries print. What a terminal's encoding cannot express is escaped.
     """
     for number in range(3):
         try:

@@ -1,5 +1,6 @@
 """`svkit verify`."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,42 +14,37 @@ from svkit.errors import ConfigError
 if TYPE_CHECKING:
     from svkit.scoring.verify import VerifyResult
 
-Files = Annotated[
-    list[Path],
-    typer.Argument(metavar="FILE...", help="Two recordings; with --enroll, those of the unknown speaker."),
-]
-Enroll = Annotated[
-    list[Path] | None,
-    typer.Option("--enroll", metavar="FILE", help="Recording of the known speaker; repeatable."),
-]
-Model = Annotated[
-    Path | None, typer.Option("--model", metavar="CKPT", help="[default: final pruned, else final dense]")
-]
-Calibration = Annotated[
-    Path | None,
-    typer.Option("--calibration", metavar="FILE", help="[default: calibration.json beside the model]"),
-]
-Prior = Annotated[
-    float,
-    options.number("--prior", Range(gt=0, lt=1), "Probability of the same speaker before listening."),
-]
-Threshold = Annotated[
-    float | None,
-    options.number(
-        "--threshold",
-        Range(ge=-2, le=2),
-        "Accept from this score on [default: the calibrated Bayes threshold].",
-    ),
-]
-
 
 def verify(
-    files: Files,
-    enroll: Enroll = None,
-    model: Model = None,
-    calibration: Calibration = None,
-    prior: Prior = 0.5,
-    threshold: Threshold = None,
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...", help="Two recordings; with --enroll, those of the unknown speaker."
+        ),
+    ],
+    enroll: Annotated[
+        list[Path] | None,
+        typer.Option("--enroll", metavar="FILE", help="Recording of the known speaker; repeatable."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="CKPT", help="[default: final pruned, else final dense]")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option("--calibration", metavar="FILE", help="[default: calibration.json beside the model]"),
+    ] = None,
+    prior: Annotated[
+        float,
+        options.number("--prior", Range(gt=0, lt=1), "Probability of the same speaker before listening."),
+    ] = 0.5,
+    threshold: Annotated[
+        float | None,
+        options.number(
+            "--threshold",
+            Range(ge=-2, le=2),
+            "Accept from this score on [default: the calibrated Bayes threshold].",
+        ),
+    ] = None,
     channel: options.Channel = "0",
     allow_cut: options.AllowCut = False,
     exp: options.Exp = Path("exp"),
@@ -93,16 +89,20 @@ def _print(done: "VerifyResult") -> None:
     if done.llr is None:
         rows.append(["log-likelihood ratio", "not calibrated"])
     else:
-        rows.append(["log-likelihood ratio", f"{done.llr:+.2f} (natural): {_odds(done.llr)}"])
-        rows.append([f"probability at prior {done.prior:g}", _probability(done.posterior or 0.0)])
+        # Beyond a thousand times the digits mean nothing.
+        times = f"{math.exp(abs(done.llr)):,.2g}" if abs(done.llr) < 7 else "over 1,000"
+        who = "one speaker" if done.llr >= 0 else "two speakers"
+        rows.append(["log-likelihood ratio", f"{done.llr:+.2f} (natural): {times} times likelier for {who}"])
+        value = done.posterior or 0.0
+        shown = "below 0.001" if value < 0.001 else "above 0.999" if value > 0.999 else f"{value:.3f}"
+        rows.append([f"probability at prior {done.prior:g}", shown])
     if done.threshold is not None:
         kind = "given" if done.threshold_from == "given" else f"Bayes, prior {done.prior:g}, equal costs"
         rows.append([f"threshold ({kind})", f"{done.threshold:.4f}"])
     rows.append(["model", f"{done.model['path']} (sha256 {done.model['sha256'][:12]})"])
     lists = [f"{entry['path']} (sha256 {entry['sha256'][:12]})" for entry in done.model["trained_on"]]
     rows.append(["trained on", ", ".join(lists) or "not recorded"])
-    if done.calibration is not None:
-        facts = done.calibration
+    if (facts := done.calibration) is not None:
         counts = f"{facts['num_targets']:,} target, {facts['num_nontargets']:,} nontarget trials"
         rows.append(["calibrated on", f"{facts['trials']['name']} ({counts})"])
     notes = list(done.notes)
@@ -113,27 +113,7 @@ def _print(done: "VerifyResult") -> None:
         )
     if done.warnings:
         notes.append("Do not trust this: " + "; ".join(done.warnings))
-    console.table(Table(title=_verdict(done.is_accepted), headings=["", ""], rows=rows, notes=notes))
+    console.table(Table(title=_VERDICTS[done.is_accepted], headings=["", ""], rows=rows, notes=notes))
 
 
-def _odds(llr: float) -> str:
-    """Say a likelihood ratio in words; beyond a million the digits mean nothing."""
-    from math import exp
-
-    who = "one speaker" if llr >= 0 else "two speakers"
-    return (
-        f"{exp(abs(llr)):,.2g} times likelier for {who}"
-        if abs(llr) < 7
-        else f"over 1,000 times likelier for {who}"
-    )
-
-
-def _probability(value: float) -> str:
-    """Render a probability; the ends only as beyond a bound."""
-    return "below 0.001" if value < 0.001 else "above 0.999" if value > 0.999 else f"{value:.3f}"
-
-
-def _verdict(is_accepted: bool | None) -> str:
-    if is_accepted is None:
-        return "UNDECIDED"
-    return "ACCEPT: the same speaker" if is_accepted else "REJECT: different speakers"
+_VERDICTS = {None: "UNDECIDED", True: "ACCEPT: the same speaker", False: "REJECT: different speakers"}

@@ -1,6 +1,5 @@
 """`svkit verify`: are these recordings of one speaker? Score, calibrated log-likelihood ratio, decision."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.eval.llr import bayes_threshold
 from svkit.eval.scoring import cosine_scores, group_means
 from svkit.models.extract import final_model
-from svkit.models.load import SpeakerModel, load_model
+from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.scoring.backend import Backend
 from svkit.scoring.calibrate import bounds_gap, describe_backend, map_of, separable_caution
@@ -99,6 +98,9 @@ class VerifyResult:
     """`{path, trials, num_targets, num_nontargets, bounds, is_separable}`."""
 
 
+_Heard = dict[Path, tuple[Recording, NDArray[np.float32]]]
+
+
 def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     """Compare the recordings of both sides.
 
@@ -110,31 +112,53 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     if not request.enroll or not request.test:
         raise ConfigError("verify: expected at least one file a side")
     neutral = bayes_threshold(request.prior)  # checks the prior before anything slow
-    read = {path: _read(path, request) for path in dict.fromkeys((*request.enroll, *request.test))}
+    heard = {path: _read(path, request) for path in dict.fromkeys((*request.enroll, *request.test))}
     checkpoint = request.model or final_model(request.exp, progress)
     model = load_model(checkpoint)
     sha256 = sha256_input(checkpoint)
-    found = _find_calibration(request.calibration, checkpoint, sha256)
-    with progress.task(f"verify with {checkpoint}", len(read)) as task:
-        embedded = {}
-        for path, (_, waveform) in read.items():
-            embedded[path] = _embed(model, path, waveform)
+    calibration = _find_calibration(request.calibration, checkpoint, sha256)
+    if torch.cuda.is_available():
+        model.to("cuda")
+    embedded = {}
+    with progress.task(f"verify with {checkpoint}", len(heard)) as task:
+        for path, (_, waveform) in heard.items():
+            embedding = model.embed([waveform])[0]
+            if not np.isfinite(embedding).all() or not embedding.any():
+                raise DataError(f"{path}: the model gives no usable embedding for it; check the audio")
+            embedded[path] = embedding
             task.advance(1)
-    score = _score([embedded[path] for path in request.enroll], [embedded[path] for path in request.test])
+    # The mean of normalised embeddings, as a trial list with an enrollment map is scored.
+    sides = [
+        group_means(np.stack([embedded[path] for path in side]), np.zeros(len(side), dtype=np.int64), 1)
+        for side in (request.enroll, request.test)
+    ]
+    first = np.zeros(1, dtype=np.int64)
+    score = float(cosine_scores(sides[0], sides[1], first, first)[0])
+    warnings, notes, about_bounds = _warnings(request, heard), _notes(heard), list[str]()
     llr, threshold, source = None, request.threshold, None if request.threshold is None else "given"
     is_accepted = None if threshold is None else score >= threshold
-    about_llr: list[str] = []
-    if found is not None:
-        learnt = map_of(found[1])
+    if calibration is not None:
+        path, record = calibration
+        learnt = map_of(record)
         unbounded = float(learnt.apply(np.array([[score]]))[0])
         llr = float(np.clip(unbounded, *learnt.bounds))
-        about_llr = _notes_on_calibration(*found, unbounded, neutral if threshold is None else None)
+        decides_by = None
         if threshold is None:
-            source, is_accepted = "bayes", llr >= neutral
+            source, is_accepted, decides_by = "bayes", llr >= neutral, neutral
             threshold = (neutral - learnt.offset) / learnt.weights[0]
             if abs(threshold) <= 1 and not learnt.bounds[0] <= neutral <= learnt.bounds[1]:
-                threshold = None
-    sides = tuple(tuple(read[path][0] for path in side) for side in (request.enroll, request.test))
+                threshold = None  # no score decides: the bounds do
+        if (caution := separable_caution(record)) is not None:
+            warnings.append(caution)
+        if max(len(request.enroll), len(request.test)) > 1:
+            notes.append(
+                "several files a side: the calibration was learnt on single utterances, so the likelihood ratio"
+                " is an approximation"
+            )
+        about_bounds = _notes_on_bounds(path, record, unbounded, decides_by)
+    if threshold is not None and threshold > 1:
+        notes.append("no score reaches the threshold: at this prior the model never accepts")
+    record_of_model = read_provenance(checkpoint) if is_finished(checkpoint) else {}
     return VerifyResult(
         score=score,
         llr=llr,
@@ -143,29 +167,35 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         threshold=threshold,
         threshold_from=source,
         is_accepted=is_accepted,
-        warnings=(*_warnings(request, read), *_calibration_warnings(found)),
-        notes=(*_notes(request, read, has_llr=llr is not None, threshold=threshold), *about_llr),
-        enroll=sides[0],
-        test=sides[1],
-        model=_describe_model(checkpoint, sha256),
-        calibration=None if found is None else _describe_calibration(*found),
+        warnings=tuple(warnings),
+        notes=(*notes, *about_bounds),
+        enroll=tuple(heard[path][0] for path in request.enroll),
+        test=tuple(heard[path][0] for path in request.test),
+        model={
+            "path": checkpoint.as_posix(),
+            "sha256": sha256,
+            **{key: record_of_model.get(key) for key in ("command", "finished", "svkit")},
+            "trained_on": training_lists(checkpoint),
+        },
+        calibration=None if calibration is None else _describe(*calibration),
     )
 
 
 def _read(path: Path, request: VerifyRequest) -> tuple[Recording, NDArray[np.float32]]:
     """Read a recording as extraction does: one channel, cut at 60 s, at 16 kHz."""
-    channel = request.channel
+    channel, max_seconds = request.channel, ExtractConfig().max_seconds
     info = probe(path, 0 if channel == "loudest" else channel, allow_cut=request.allow_cut)
-    rate, limit = info.sample_rate_hz, ExtractConfig().max_seconds
+    rate = info.sample_rate_hz
     if not 1 <= rate <= HIGHEST_RATE_HZ:
         raise DataError(f"{path}: expected a sample rate up to {HIGHEST_RATE_HZ} Hz, found {rate} Hz")
-    kept = kept_samples(info.num_samples, rate, limit)
+    kept = kept_samples(info.num_samples, rate, max_seconds)
     refuse_short(str(path), kept, rate)
     levels = channel_levels_db(path, kept)
     if channel == "loudest":
         channel = int(np.argmax(levels))
-    louder = "" if channel == "mix" else quality.louder_channel(levels, channel)
-    notes = [f"{louder}; channel {channel} was used, --channel N|mix|loudest chooses"] if louder else []
+    notes = []
+    if channel != "mix" and (louder := quality.louder_channel(levels, channel)):
+        notes.append(f"{louder}; channel {channel} was used, --channel N|mix|loudest chooses")
     if info.missing:
         notes.append(f"{info.missing}; what is there was used")
     signal = read_audio(path, 0, kept, channel, length=info.num_samples)
@@ -203,75 +233,41 @@ def _find_calibration(
     record = read_calibration(path)
     again = "learn it again with `svkit score HELD_OUT_TRIALS --calibrate`"
     if record.checkpoint_sha256 != sha256:
-        raise ArtifactError(
-            f"{path}: expected a calibration of {checkpoint} (sha256 {sha256[:12]}), found one of another"
-            f" model (sha256 {str(record.checkpoint_sha256)[:12]}); {again}"
-        )
-    if record.backend != describe_backend(Backend()) or record.features != ("score",):
-        raise ArtifactError(
-            f"{path}: expected a calibration of plain cosine scores, which verify computes, found one of"
-            f" {record.backend.name} with {', '.join(record.features)}; {again}, without --norm,"
-            " --center, --backend and --qmf"
-        )
-    if not record.weights[0] > 0:
-        raise ArtifactError(
-            f"{path}: expected a positive weight of the score, found {record.weights[0]:g}; {again}"
-        )
-    return path, record
+        wanted = f"a calibration of {checkpoint} (sha256 {sha256[:12]})"
+        found = f"one of another model (sha256 {str(record.checkpoint_sha256)[:12]})"
+    elif record.backend != describe_backend(Backend()) or record.features != ("score",):
+        wanted = "a calibration of plain cosine scores, which verify computes"
+        found = f"one of {record.backend.name} with {', '.join(record.features)}"
+        again += ", without --norm, --center, --backend and --qmf"
+    elif not record.weights[0] > 0:
+        wanted, found = "a positive weight of the score", f"{record.weights[0]:g}"
+    else:
+        return path, record
+    raise ArtifactError(f"{path}: expected {wanted}, found {found}; {again}")
 
 
-def _embed(model: SpeakerModel, path: Path, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    if torch.cuda.is_available():
-        model.to("cuda")
-    embedding = model.embed([waveform])[0]
-    if not np.isfinite(embedding).all() or not embedding.any():
-        raise DataError(f"{path}: the model gives no usable embedding for it; check the audio")
-    return embedding
-
-
-def _score(enroll: Sequence[NDArray[np.float32]], test: Sequence[NDArray[np.float32]]) -> float:
-    sides = [group_means(np.stack(side), np.zeros(len(side), dtype=np.int64), 1) for side in (enroll, test)]
-    first = np.zeros(1, dtype=np.int64)
-    return float(cosine_scores(sides[0], sides[1], first, first)[0])
-
-
-_Read = dict[Path, tuple[Recording, NDArray[np.float32]]]
-
-
-def _warnings(request: VerifyRequest, read: _Read) -> list[str]:
-    found = [
-        f"{recording.path}: {warning}" for recording, _ in read.values() for warning in recording.warnings
-    ]
+def _warnings(request: VerifyRequest, heard: _Heard) -> list[str]:
+    found = [f"{path}: {warning}" for path, (recording, _) in heard.items() for warning in recording.warnings]
     for one in dict.fromkeys(request.enroll):
         for other in dict.fromkeys(request.test):
-            if np.array_equal(read[one][1], read[other][1]):
+            if np.array_equal(heard[one][1], heard[other][1]):
                 found.append(f"{one} and {other}: the same recording on both sides")
     return found
 
 
-def _notes(request: VerifyRequest, read: _Read, *, has_llr: bool, threshold: float | None) -> list[str]:
-    found = [
-        f"{path}: the first {recording.seconds:.0f} s were used"
-        for path, (recording, _) in read.items()
-        if recording.is_cut
+def _notes(heard: _Heard) -> list[str]:
+    recordings = {path: recording for path, (recording, _) in heard.items()}
+    return [
+        *(
+            f"{path}: the first {one.seconds:.0f} s were used"
+            for path, one in recordings.items()
+            if one.is_cut
+        ),
+        *(f"{path}: {note}" for path, one in recordings.items() for note in one.notes),
     ]
-    found += [f"{path}: {note}" for path, (recording, _) in read.items() for note in recording.notes]
-    if has_llr and max(len(request.enroll), len(request.test)) > 1:
-        found.append(
-            "several files a side: the calibration was learnt on single utterances, so the likelihood ratio"
-            " is an approximation"
-        )
-    if threshold is not None and threshold > 1:
-        found.append("no score reaches the threshold: at this prior the model never accepts")
-    return found
 
 
-def _calibration_warnings(found: tuple[Path, CalibrationRecord] | None) -> list[str]:
-    caution = None if found is None else separable_caution(found[1])
-    return [] if caution is None else [caution]
-
-
-def _notes_on_calibration(
+def _notes_on_bounds(
     path: Path, record: CalibrationRecord, unbounded: float, neutral: float | None
 ) -> list[str]:
     """Say where the bounds of the likelihood ratio were reached; `neutral`: the ratio to decide by, if it decides."""
@@ -293,22 +289,8 @@ def _notes_on_calibration(
     return found if gap is None else [*found, f"not known: {gap}"]
 
 
-def _describe_model(checkpoint: Path, sha256: str) -> dict[str, Any]:
-    record = read_provenance(checkpoint) if is_finished(checkpoint) else {}
-    return {
-        "path": checkpoint.as_posix(),
-        "sha256": sha256,
-        **{key: record.get(key) for key in ("command", "finished", "svkit")},
-        "trained_on": training_lists(checkpoint),
-    }
-
-
-def _describe_calibration(path: Path, record: CalibrationRecord) -> dict[str, Any]:
-    return {
-        "path": path.as_posix(),
-        "trials": {"name": record.trials.name, "sha256": record.trials.sha256},
-        "num_targets": record.num_targets,
-        "num_nontargets": record.num_nontargets,
-        "bounds": map_of(record).bounds,
-        "is_separable": record.is_separable,
-    }
+def _describe(path: Path, record: CalibrationRecord) -> dict[str, Any]:
+    trials = {"name": record.trials.name, "sha256": record.trials.sha256}
+    counts = {"num_targets": record.num_targets, "num_nontargets": record.num_nontargets}
+    bounds = {"bounds": map_of(record).bounds, "is_separable": record.is_separable}
+    return {"path": path.as_posix(), "trials": trials, **counts, **bounds}
