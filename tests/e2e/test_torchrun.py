@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,15 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.store.checkpoint import read_tensors
 from svkit.store.embeddings import read_embeddings
-from tests.training_experiment import log, make_teacher, one_process, prepare, set_options
+from tests.e2e.conftest import REPOSITORY
+from tests.training_experiment import interrupt, log, make_teacher, one_process, prepare, set_options
 
 pytestmark = pytest.mark.e2e
 
 BATCH_SIZE = 2
 LOSS_TOLERANCE = 1e-3
 """Relative; single precision over a few steps of Adam, whose first steps follow the sign of tiny gradients."""
-
-
-@pytest.fixture(scope="module")
-def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Lists, audio and a random dense model."""
-    made = prepare(tmp_path_factory.mktemp("torchrun") / "exp")
-    for stage in ("joint", "lmft"):
-        make_teacher(made / "finetune" / stage)
-    return made
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 
 def options(num_processes: int, *overrides: str) -> list[str]:
@@ -45,34 +39,22 @@ def options(num_processes: int, *overrides: str) -> list[str]:
     return set_options(*sizes, *still, *overrides)
 
 
-TORCHRUN = [
-    sys.executable,
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--nproc-per-node",
-    "2",
-    "-m",
-    "svkit",
-]
-
-
 def environment() -> dict[str, str]:
-    """One thread a process, and no GPU."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    """One thread a process, no GPU, and the tests' own modules."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(REPOSITORY),
+    }
 
 
-def launch(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    """Start two processes as a user would."""
-    words = [*TORCHRUN, *map(str, arguments)]
-    return subprocess.run(words, env=environment(), capture_output=True, text=True, check=False, timeout=800)
-
-
-def torchrun(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    """Start two processes that end well."""
-    done = launch(*arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+def launch(*words: Any) -> subprocess.CompletedProcess[str]:
+    """Start two processes of a module, such as svkit, and wait for them."""
+    command = [*TORCHRUN, *map(str, words)]
+    return subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=800
+    )
 
 
 def alone(*arguments: Any) -> None:
@@ -92,20 +74,65 @@ def train_records(directory: Path) -> list[dict[str, Any]]:
     return [record for record in log(directory) if record["kind"] == "train"]
 
 
-def both(command: list[Any], tmp_path: Path, *overrides: str) -> tuple[Path, Path]:
-    """Run with two processes and with one; check that the files are the same and nothing was said twice."""
-    two, one = tmp_path / "two", tmp_path / "one"
-    done = torchrun(*command, *options(2, *overrides), "--out", two)
-    assert done.stdout.split() == [str(two)]
-    alone(*command, *options(1, *overrides), "--out", one)
-    assert (
-        files(two) == files(one) >= {"config.json", "model.safetensors", "provenance.json", "train_log.jsonl"}
-    )
-    events = list(two.rglob("*tfevents*"))
-    assert len(events) == 1
-    assert [record["step"] for record in log(two)] == [record["step"] for record in log(one)]
-    assert (two / "config.json").read_bytes() == (one / "config.json").read_bytes() or command[0] == "prune"
-    return two, one
+@dataclass(frozen=True)
+class Outputs:
+    """What two processes and what one process wrote, in a directory for each command."""
+
+    two: Path
+    one: Path
+
+    def of(self, name: str) -> tuple[Path, Path]:
+        """Return both outputs of a stage; the files are the same, and nothing is logged twice."""
+        two, one = self.two / name, self.one / name
+        wanted = {"config.json", "model.safetensors", "provenance.json", "train_log.jsonl"}
+        assert files(two) == files(one) >= wanted
+        assert len(list(two.rglob("*tfevents*"))) == 1
+        assert [record["step"] for record in log(two)] == [record["step"] for record in log(one)]
+        assert (two / "config.json").read_bytes() == (one / "config.json").read_bytes() or name == "prune"
+        return two, one
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
+    """Every command once with two processes and once with one; the two start once for all of them."""
+    root = tmp_path_factory.mktemp("torchrun")
+    exp, teacher = prepare(root / "exp"), make_teacher(root / "teacher", seed=2)
+    joint, lmft = (make_teacher(exp / "finetune" / stage) for stage in ("joint", "lmft"))
+    resumed = [
+        "finetune", "--exp", exp, "--stage", "lmft", "--from", joint,
+        *set_options("lmft.epochs=3", "lmft.conv_dropout=0", "gradient_checkpointing=true"),
+    ]  # fmt: skip
+    extract = ["extract", "--exp", exp, "--model", lmft, "--manifest"]
+
+    def commands(num_processes: int, out: Path) -> dict[str, list[Any]]:
+        def of(*overrides: str) -> list[str]:
+            return options(num_processes, *overrides)
+
+        finetune = ["finetune", "--exp", exp, "--stage", "joint", "--from", joint]
+        distill = ["distill", "--exp", exp, "--student", lmft, "--teacher", teacher]
+        found = {
+            "finetune": [*finetune, *of("joint.epochs=1", "joint.optim.lr=1e-3")],
+            "distill": [*distill, *of("distill.epochs=1")],
+            "prune": ["prune", "--exp", exp, "--sparsity", "0.7", *of("prune.epochs=2")],
+            "resumed": resumed,
+            "extract": [*extract, exp / "data" / "train.tsv", *set_options("extract.batch_seconds=2")],
+            "few": [*extract, exp / "data" / "valid.tsv"],
+        }
+        return {name: [*words, "--out", out / name] for name, words in found.items()}
+
+    two, one = commands(2, root / "two"), commands(1, root / "one")
+    with pytest.MonkeyPatch.context() as patch, one_process():
+        interrupt(patch, 7)
+        stopped = CliRunner().invoke(app, [str(word) for word in two["resumed"]])
+    assert stopped.exit_code == 143
+    assert json.loads(next((root / "two").glob("*/resume/*/state.json")).read_text())["num_done"] == 7
+    (root / "commands.json").write_text(json.dumps([[str(word) for word in words] for words in two.values()]))
+    done = launch("tests.e2e.in_turn", root / "commands.json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split() == [str(root / "two" / name) for name in two]  # said once each
+    for words in one.values():
+        alone(*words)
+    return Outputs(two=root / "two", one=root / "one")
 
 
 def assert_close_models(two: Path, one: Path, tolerance: float) -> None:
@@ -117,10 +144,9 @@ def assert_close_models(two: Path, one: Path, tolerance: float) -> None:
             assert error < tolerance, f"{name}: {error}"
 
 
-def test_finetune(exp: Path, tmp_path: Path) -> None:
+def test_finetune(outputs: Outputs) -> None:
     """Everything is trained, the batch norm of the pooling among it; validation is shared out too."""
-    command = ["finetune", "--exp", exp, "--stage", "joint", "--from", exp / "finetune" / "joint"]
-    two, one = both(command, tmp_path, "joint.epochs=1", "joint.optim.lr=1e-3")
+    two, one = outputs.of("finetune")
     mine, theirs = train_records(two), train_records(one)
     assert len(mine) >= 1
     for a, b in zip(mine, theirs, strict=True):
@@ -135,19 +161,17 @@ def test_finetune(exp: Path, tmp_path: Path) -> None:
     assert seeds[0] == seeds[1]
 
 
-def test_distill(exp: Path, tmp_path: Path) -> None:
-    command = ["distill", "--exp", exp, "--student", exp / "finetune" / "lmft", "--teacher"]
-    teacher = make_teacher(tmp_path / "teacher", seed=2)
-    two, one = both([*command, teacher], tmp_path, "distill.epochs=1")
+def test_distill(outputs: Outputs) -> None:
+    two, one = outputs.of("distill")
     for a, b in zip(log(two), log(one), strict=True):
         assert a["l1"] == pytest.approx(b["l1"], rel=LOSS_TOLERANCE)
         assert a["cosine"] == pytest.approx(b["cosine"], abs=LOSS_TOLERANCE)
     assert_close_models(two, one, 0.02)
 
 
-def test_prune(exp: Path, tmp_path: Path) -> None:
+def test_prune(outputs: Outputs) -> None:
     """The draws differ, the schedule and the target do not."""
-    two, one = both(["prune", "--exp", exp, "--sparsity", "0.7"], tmp_path, "prune.epochs=2")
+    two, one = outputs.of("prune")
     for a, b in zip(train_records(two), train_records(one), strict=True):
         assert a["target_sparsity"] == b["target_sparsity"]
         assert a["sparsity"] == pytest.approx(b["sparsity"], abs=0.03)
@@ -156,36 +180,37 @@ def test_prune(exp: Path, tmp_path: Path) -> None:
         assert 0.7 <= json.loads((path / "provenance.json").read_text())["sparsity"] <= 0.705
 
 
-def test_extract(exp: Path, tmp_path: Path) -> None:
-    """Batches are shared out whole, so every utterance is padded as it is with one process."""
-    command = [
-        "extract",
-        "--exp",
-        exp,
-        "--model",
-        exp / "finetune" / "lmft",
-        "--manifest",
-        exp / "data" / "train.tsv",
-    ]
-    command += [*set_options("extract.batch_seconds=2")]
-    done = torchrun(*command, "--out", tmp_path / "two")
-    assert done.stdout.split() == [str(tmp_path / "two")]
-    alone(*command, "--out", tmp_path / "one")
-    mine, theirs = read_embeddings(tmp_path / "two"), read_embeddings(tmp_path / "one")
-    assert list(mine.ids) == list(theirs.ids) and len(mine.ids) == 20
+def test_a_job_of_one_process_goes_on_with_two(outputs: Outputs) -> None:
+    """The batch over all processes stays: the recipe's 4 of the one process are 2 of each of the two."""
+    two, one = outputs.two / "resumed", outputs.one / "resumed"
+    mine, theirs = train_records(two), train_records(one)
+    assert mine[-1]["step"] == theirs[-1]["step"] == 15
+    assert mine[-1]["loss"] == pytest.approx(theirs[-1]["loss"], rel=10 * LOSS_TOLERANCE)
+    assert_close_models(two, one, 0.02)
+    records = [json.loads((path / "provenance.json").read_text()) for path in (two, one)]
+    assert [record["num_processes"] for record in records] == [2, 1]
+
+
+@pytest.mark.parametrize(("name", "count"), [("extract", 20), ("few", 9)])
+def test_extract(outputs: Outputs, name: str, count: int) -> None:
+    """Batches are shared out whole, so every utterance is padded as it is with one process.
+
+    The few fit one batch: the second process has nothing to do, and nothing is lost.
+    """
+    two, one = outputs.two / name, outputs.one / name
+    mine, theirs = read_embeddings(two), read_embeddings(one)
+    assert list(mine.ids) == list(theirs.ids) and len(mine.ids) == count
     assert np.abs(mine.matrix - theirs.matrix).max() <= 1e-6 * np.abs(theirs.matrix).max()
     # The parts that the processes kept for a resume are gone or, as with one process, beside the result.
-    assert {name.split("/")[0] for name in files(tmp_path / "two")} == {
-        name.split("/")[0] for name in files(tmp_path / "one")
-    }
+    assert {path.split("/")[0] for path in files(two)} == {path.split("/")[0] for path in files(one)}
 
 
-def test_an_error_of_one_process_ends_both(exp: Path, tmp_path: Path) -> None:
+def test_an_error_of_one_process_ends_both(tmp_path: Path) -> None:
     """A corrupt file is met by one of them; the other does not wait for it for ever, and nothing looks finished."""
     spoilt = prepare(tmp_path / "exp")
     make_teacher(spoilt / "finetune" / "joint")
     (spoilt / "audio" / "carol" / "2.wav").write_bytes(b"not audio")
-    done = launch("prune", "--exp", spoilt, *options(2), "--out", tmp_path / "out")
+    done = launch("svkit", "prune", "--exp", spoilt, *options(2), "--out", tmp_path / "out")
     assert done.returncode != 0 and done.stdout == ""
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert any("carol/2.wav" in line for line in errors), done.stderr

@@ -1,4 +1,4 @@
-"""Processes of a torchrun job that die, are stopped, and are fewer or more when the job goes on."""
+"""Processes of a torchrun job that die or are stopped, and are fewer when the job goes on."""
 
 import contextlib
 import json
@@ -13,22 +13,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
-from svkit.cli.app import app
 from svkit.models.load import load_model
 from svkit.store.checkpoint import read_classifier
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
-from tests.e2e.test_torchrun import TORCHRUN, alone, assert_close_models, environment, torchrun, train_records
-from tests.training_experiment import interrupt, make_teacher, one_process, prepare, set_options
+from tests.e2e.test_torchrun import TORCHRUN, alone, environment, train_records
+from tests.training_experiment import make_teacher, prepare, set_options
 
 pytestmark = pytest.mark.e2e
 
 SECONDS = 400.0
 """Longest wait for a state or an end."""
 LOSS_TOLERANCE = 1e-2
-"""Relative, after a hundred steps of Adam whose sums run in another order."""
+"""Relative, after many steps of Adam whose sums run in another order."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +41,7 @@ def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(arguments: list[Any]) -> Iterator[subprocess.Popen[str]]:
     """Two processes in the background, which end with the block whatever happens."""
     job = subprocess.Popen(
-        [*TORCHRUN, *map(str, arguments)],
+        [*TORCHRUN, "svkit", *map(str, arguments)],
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -97,7 +95,7 @@ def errors(stderr: str) -> list[str]:
 def test_a_killed_and_a_stopped_job_go_on_and_end_with_one_process(exp: Path, tmp_path: Path) -> None:
     """LoRA and a draw of the classes: killed with two processes, stopped with two, finished with one."""
     out, whole = tmp_path / "out", tmp_path / "whole"
-    changes = ["lora.epochs=8", "lora.validations=8", "lora.margin.class_fraction=0.6", "lora.keep=last"]
+    changes = ["lora.epochs=5", "lora.validations=5", "lora.margin.class_fraction=0.6", "lora.keep=last"]
     command = ["finetune", "--exp", exp, "--stage", "lora"]
     of_two = [*command, *set_options(*changes, "lora.data.batch_size=2"), "--out", out]
     with started(of_two) as job:
@@ -116,13 +114,13 @@ def test_a_killed_and_a_stopped_job_go_on_and_end_with_one_process(exp: Path, tm
     assert job.returncode != 0 and stderr.count("interrupted: the state is saved") == 1, stderr
     assert f"going on after step {killed_at['num_done']}" in stderr
     stopped_at = state(out)["num_done"]
-    assert killed_at["num_done"] + 15 <= stopped_at < 120 and not (out / "provenance.json").exists()
+    assert killed_at["num_done"] + 15 <= stopped_at < 75 and not (out / "provenance.json").exists()
     alone(*of_two)
     alone(*command, *set_options(*changes, "lora.data.batch_size=4"), "--out", whole)
     mine, theirs = ({record["step"]: record for record in train_records(path)} for path in (out, whole))
     # The first record after a resume is a mean over fewer steps.
     compared = [step for step in theirs if step in mine and mine[step]["step"] > stopped_at + 10]
-    assert 120 in compared
+    assert 75 in compared
     for step in compared:
         assert mine[step]["loss"] == pytest.approx(theirs[step]["loss"], rel=LOSS_TOLERANCE)
         assert mine[step]["lr"] == theirs[step]["lr"]
@@ -133,31 +131,10 @@ def test_a_killed_and_a_stopped_job_go_on_and_end_with_one_process(exp: Path, tm
     assert json.loads((out / "provenance.json").read_text())["num_processes"] == 1
 
 
-def test_a_job_of_one_process_goes_on_with_two(
-    exp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The batch over all processes stays: the recipe's 4 of the one process are 2 of each of the two."""
-    changes = ["lmft.epochs=3", "lmft.conv_dropout=0", "gradient_checkpointing=true"]
-    command = ["finetune", "--exp", exp, "--stage", "lmft", "--from", exp / "finetune" / "joint"]
-    command += set_options(*changes)
-    with monkeypatch.context() as patch, one_process():
-        interrupt(patch, 7)
-        stopped = CliRunner().invoke(app, [*map(str, command), "--out", str(tmp_path / "two")])
-    assert stopped.exit_code == 143 and state(tmp_path / "two")["num_done"] == 7
-    torchrun(*command, "--out", tmp_path / "two")
-    alone(*command, "--out", tmp_path / "one")
-    mine, theirs = train_records(tmp_path / "two"), train_records(tmp_path / "one")
-    assert mine[-1]["step"] == theirs[-1]["step"] == 15
-    assert mine[-1]["loss"] == pytest.approx(theirs[-1]["loss"], rel=LOSS_TOLERANCE)
-    assert_close_models(tmp_path / "two", tmp_path / "one", 0.02)
-    records = [json.loads((tmp_path / name / "provenance.json").read_text()) for name in ("two", "one")]
-    assert [record["num_processes"] for record in records] == [2, 1]
-
-
 def test_a_killed_extraction_goes_on_from_the_parts_of_both_processes(exp: Path, tmp_path: Path) -> None:
     """What both processes saved before one was killed is kept; one process embeds the rest."""
     few = read_manifest(exp / "data" / "valid.tsv").table
-    many = pd.concat([few.assign(utterance_id=few["utterance_id"] + f"-{copy}") for copy in range(80)])
+    many = pd.concat([few.assign(utterance_id=few["utterance_id"] + f"-{copy}") for copy in range(24)])
     write_manifest(exp / "data" / "many.tsv", many)
     command = ["extract", "--exp", exp, "--model", exp / "finetune" / "joint"]
     command += ["--manifest", exp / "data" / "many.tsv"]
@@ -178,14 +155,3 @@ def test_a_killed_extraction_goes_on_from_the_parts_of_both_processes(exp: Path,
     assert list(mine.ids) == list(theirs.ids) and len(mine.ids) == len(many)
     assert np.array_equal(mine.matrix, theirs.matrix)
     assert mine.meta["wall_seconds"] is None and theirs.meta["wall_seconds"] is not None
-
-
-def test_more_processes_than_batches(exp: Path, tmp_path: Path) -> None:
-    """All utterances fit one batch: the second process has nothing to do, and nothing is lost."""
-    command = ["extract", "--exp", exp, "--model", exp / "finetune" / "joint"]
-    command += ["--manifest", exp / "data" / "valid.tsv"]
-    torchrun(*command, "--out", tmp_path / "two")
-    alone(*command, "--out", tmp_path / "one")
-    mine, theirs = read_embeddings(tmp_path / "two"), read_embeddings(tmp_path / "one")
-    assert list(mine.ids) == list(theirs.ids) and len(mine.ids) == 9
-    assert np.abs(mine.matrix - theirs.matrix).max() <= 1e-6 * np.abs(theirs.matrix).max()

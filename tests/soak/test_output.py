@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from tests.e2e.conftest import speech, write_audio
 from tests.soak.child import Faults
@@ -118,11 +120,15 @@ def test_an_input_that_may_not_be_read(stages: dict[str, Stage], tmp_path: Path)
 
 
 def test_spaces_and_accents_in_every_path(tmp_path: Path) -> None:
-    """The whole chain, from a directory of recordings to the report."""
+    """The whole chain, from a directory of recordings, two of them at 8 kHz and in stereo, to the report."""
     root, exp = tmp_path / "Stimmen der Hörer, 声" / "mit Raum", tmp_path / "Versuch 1 – früh" / "exp ü"
     for speaker in range(11):
         for take in range(3):
             write_audio(root / f"Sprecher {speaker} ß" / f"Probe {take} é.wav", speech(speaker, take, 0.6))
+    narrow, two_channels = speech(0, 9, 0.6)[::2], np.stack([speech(1, 9, 0.6)] * 2, axis=1)
+    soundfile.write(root / "Sprecher 0 ß" / "narrow.flac", narrow, 8_000)
+    soundfile.write(root / "Sprecher 1 ß" / "stereo.wav", two_channels, 16_000)
+    (root / "Sprecher 2 ß" / "notes.txt").write_text("not audio\n")
     commands = [
         ("prepare", "folder", root, "--preset", "smoke", "--min-seconds", "0.1", "--eval-speakers", 6),
         ("finetune",),

@@ -18,17 +18,37 @@ from tests.training.conftest import Recorder
 from tests.training.test_loop import OPTIM, ToyTask, batches, plan
 
 BAD = float("nan")
+LAST = 2 + MAX_SKIPPED_STEPS
+"""Steps 3 to this one are bad in one process or the other: as many in a row as end a training."""
+SCENARIOS: dict[str, tuple[int, dict[int, tuple[int, ...]]]] = {
+    "some": (6, {0: (4,), 1: (1,)}),
+    "odd, even": (
+        40,
+        {rank: tuple(step for step in range(3, LAST + 1) if step % 2 != rank) for rank in (0, 1)},
+    ),
+    "even, odd": (
+        40,
+        {rank: tuple(step for step in range(3, LAST + 1) if step % 2 == rank) for rank in (0, 1)},
+    ),
+}
+"""Number of steps, and the steps at which each process gives NaN."""
 
 
-def _process(rank: int, folder: str, bad_steps: dict[int, tuple[int, ...]], num_steps: int) -> None:
-    """Train the toy; `bad_steps` of this process give NaN. Writes what happened."""
+def _process(rank: int, folder: str) -> None:
+    """Train the toy in every scenario; write what happened."""
     # Accelerate asks for the address, although the processes have met already.
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    found = {name: _train(rank, bad[rank], num_steps) for name, (num_steps, bad) in SCENARIOS.items()}
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
+    leave()
+
+
+def _train(rank: int, bad_steps: tuple[int, ...], num_steps: int) -> dict[str, Any]:
     AcceleratorState._reset_state(True)
     accelerator = Accelerator(cpu=True, mixed_precision="no")
     assert accelerator.num_processes == 2
-    task, recorder = ToyTask(dict.fromkeys(bad_steps[rank], BAD)), Recorder()
+    task, recorder = ToyTask(dict.fromkeys(bad_steps, BAD)), Recorder()
     optimizer = make_optimizer(task, OPTIM)
     wrapped = accelerator.prepare_model(task)
     found: dict[str, Any] = {}
@@ -42,19 +62,20 @@ def _process(rank: int, folder: str, bad_steps: dict[int, tuple[int, ...]], num_
     found["weights"] = {
         name: tensor.tolist() for name, tensor in task.state_dict().items() if "norm" not in name
     }
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
-    leave()
+    return found
 
 
-def _train(folder: Path, bad_steps: dict[int, tuple[int, ...]], num_steps: int) -> list[dict[str, Any]]:
-    folder.mkdir()
-    arguments = (str(folder), bad_steps, num_steps)
-    multiprocessing.start_processes(_process, arguments, nprocs=2, start_method="spawn")
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What happened in both processes, by scenario; they start once for all of them."""
+    folder = tmp_path_factory.mktemp("processes")
+    multiprocessing.start_processes(_process, (str(folder),), nprocs=2, start_method="spawn")
+    ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return {name: [found[name] for found in ranks] for name in SCENARIOS}
 
 
-def test_both_skip_what_is_not_finite_in_one_and_stay_equal(tmp_path: Path) -> None:
-    found = _train(tmp_path / "bad", {0: (4,), 1: (1,)}, 6)
+def test_both_skip_what_is_not_finite_in_one_and_stay_equal(trained: dict[str, Any]) -> None:
+    found = trained["some"]
     for one in found:
         assert one["skipped"] == 2 and one["steps"] == [1, 3, 4, 6]
     assert found[0]["weights"] == found[1]["weights"]
@@ -62,13 +83,11 @@ def test_both_skip_what_is_not_finite_in_one_and_stay_equal(tmp_path: Path) -> N
     assert bool(numbers.isfinite().all())
 
 
-@pytest.mark.parametrize("bad", [(0, 1), (1, 0)])
-def test_both_give_up_at_the_same_step_with_the_state_before(tmp_path: Path, bad: tuple[int, int]) -> None:
+@pytest.mark.parametrize("turns", ["odd, even", "even, odd"])
+def test_both_give_up_at_the_same_step_with_the_state_before(trained: dict[str, Any], turns: str) -> None:
     """A step that is bad in either of them counts for both."""
-    steps = range(3, 3 + MAX_SKIPPED_STEPS)
-    turns = {rank: tuple(step for step in steps if step % 2 == bad[rank]) for rank in range(2)}
-    found = _train(tmp_path / "bad", turns, 40)
+    found = trained[turns]
     for one in found:
-        assert f"step {steps[-1]}: " in one["error"] and "20 steps in a row" in one["error"]
+        assert f"step {LAST}: " in one["error"] and "20 steps in a row" in one["error"]
         assert one["saved"] == [3] and one["steps"] == [1, 2, 3]
     assert found[0]["weights"] == found[1]["weights"]
