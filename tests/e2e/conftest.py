@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+
+from tests.e2e.fork_server import fork_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RATE_HZ = 16_000
@@ -71,6 +74,13 @@ def run_make(workplace: Path, *settings: str) -> MakeRun:
         command, cwd=workplace, env=environment, capture_output=True, text=True, check=False
     )
     return MakeRun(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def quick_svkit() -> Iterator[str]:
+    """Setting of make for an svkit that starts at once."""
+    with fork_server(REPOSITORY) as client:
+        yield f"SVKIT={client}"
 
 
 @pytest.fixture(scope="session")

@@ -97,13 +97,13 @@ def _material(root: Path) -> None:
     (root / "musan/music/fma/ANNOTATIONS").write_text(annotations)
 
 
-def test_voxceleb_chain(tmp_path: Path, encoder_directory: Path) -> None:
+def test_voxceleb_chain(tmp_path: Path, encoder_directory: Path, quick_svkit: str) -> None:
     root = _voxceleb(tmp_path / "Vox Celeb")
     _material(tmp_path)
     settings = [
         "all", "CORPUS=voxceleb", f"VOXCELEB={root}", f"MUSAN={tmp_path / 'musan'}",
         f"RIRS={tmp_path / 'RIRS_NOISES'}", f"TRIALS={root / 'mini-O.txt'}", "PRESET=smoke",
-        f"ENCODER={encoder_directory}", "SEED=5",
+        f"ENCODER={encoder_directory}", "SEED=5", quick_svkit,
     ]  # fmt: skip
     done = run_make(tmp_path, *settings)
     exp = tmp_path / "exp-voxceleb"
