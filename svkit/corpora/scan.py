@@ -20,7 +20,7 @@ from svkit.errors import DataError, first_five, printable
 from svkit.progress import Progress
 from svkit.store.audio_file import CUT_ADVICE, AudioError, Channel, channel_levels_db, examine, probe
 from svkit.store.manifest import COLUMNS
-from svkit.store.scan_journal import Entry, Finding, ScanJournal, Source, Stamp, blocks
+from svkit.store.scan_journal import Entry, Finding, ScanJournal, Source, blocks, stamp_of
 
 _CHUNK_FILES = 64
 _BLOCK_ROWS = 1 << 16
@@ -285,7 +285,7 @@ def _examine_chunk(chunk: list[Source], known: Mapping[str, Entry], options: Sca
     """Examine some files; what the journal says holds while a file has the size and time of change it had then."""
     entries = []
     for source in chunk:
-        stamp, entry = Stamp.of(source.place), known.get(str(source))
+        stamp, entry = stamp_of(source.place), known.get(str(source))
         # The stamp is taken first: a file that changes while it is read is read again by the next scan.
         if entry is None or entry.stamp != stamp:
             entry = Entry(stamp, _examine(source, options))

@@ -7,7 +7,7 @@ from typing import Any
 from svkit.errors import ArtifactError
 from svkit.scoring.trial_speakers import speakers_of_manifest
 from svkit.store.provenance import is_finished, read_provenance
-from svkit.store.speakers import read_class_speakers
+from svkit.store.tables import read_artifact_table
 
 
 def training_lists(checkpoint: Path) -> list[dict[str, str]]:
@@ -29,10 +29,8 @@ def training_speakers(checkpoint: Path) -> set[str] | None:
     told: set[str] = set()
     for directory, record in _ancestors(checkpoint):
         try:
-            names = read_class_speakers(directory)
-        except (
-            ArtifactError
-        ):  # an encoder without a classifier, or a checkpoint that is refused when it is loaded
+            names = set(read_artifact_table(directory / "speakers.tsv", ("speaker_id",))["speaker_id"])
+        except ArtifactError:  # no classifier, or a checkpoint that is refused when it is loaded
             continue
         speakers |= names
         if names and record.get("command") == "finetune":

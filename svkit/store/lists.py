@@ -1,18 +1,13 @@
 """The official evaluation lists (`data_lists/lists.toml`) and the demo protocol, shipped with the package."""
 
 import hashlib
-import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from svkit.config.load import read_toml
 from svkit.errors import ArtifactError, DataError
 from svkit.store.files import read_file
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 DEMO_EVAL_SPEAKERS, DEMO_TRIALS = "demo_eval_speakers.txt", "demo_trials.txt"
 
@@ -33,9 +28,8 @@ class OfficialList:
     targets: int
     """Target trials."""
     md5: str | None = None
-    """Of the file as distributed, where published."""
     sha256: str | None = None
-    """Likewise."""
+    """Of the file as distributed, where published, as `md5`."""
 
 
 def read_shipped(name: str) -> bytes:
@@ -47,8 +41,7 @@ def read_shipped(name: str) -> bytes:
     try:
         return resources.files("svkit.data_lists").joinpath(name).read_bytes()
     except (ModuleNotFoundError, FileNotFoundError):
-        pass
-    path = Path(__file__).resolve().parents[2] / "data_lists" / name
+        path = Path(__file__).resolve().parents[2] / "data_lists" / name
     try:
         return path.read_bytes()
     except OSError as error:
@@ -56,21 +49,17 @@ def read_shipped(name: str) -> bytes:
 
 
 def published_title(path: Path, lines: int, targets: int) -> str | None:
-    """Return the title of the published list that a file is, byte for byte; None for any other.
-
-    Args:
-        path: of the file.
-        lines: trials in it.
-        targets: target trials among them.
-    """
-    for entry in official_lists():
-        if (entry.lines, entry.targets) == (lines, targets):
-            md5 = hashlib.md5(read_file(path, DataError), usedforsecurity=False).hexdigest()
-            return entry.title if entry.md5 == md5 else None
-    return None
+    """Return the title of the published list with as many trials and targets, where the file is it byte for byte."""
+    entry = next(
+        (entry for entry in official_lists() if (entry.lines, entry.targets) == (lines, targets)), None
+    )
+    if entry is None:
+        return None
+    md5 = hashlib.md5(read_file(path, DataError), usedforsecurity=False).hexdigest()
+    return entry.title if entry.md5 == md5 else None
 
 
 def official_lists() -> tuple[OfficialList, ...]:
     """Return every official list in the order of `lists.toml`."""
-    content = tomllib.loads(read_shipped("lists.toml").decode("utf-8"))
+    content = read_toml(read_shipped("lists.toml").decode())
     return tuple(OfficialList(**entry) for entry in content["list"])

@@ -1,6 +1,5 @@
 """Manifests: one row an utterance, with who speaks, where the audio is and how long it is."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,16 +68,6 @@ class Manifest:
         return self.column("speaker_id")
 
     @cached_property
-    def paths(self) -> npt.NDArray[np.object_]:
-        """Paths as written, [N] str; `audio` needs no copy of them."""
-        return self.column("path")
-
-    @cached_property
-    def session_ids(self) -> npt.NDArray[np.object_]:
-        """Sessions, [N] str; empty where unknown."""
-        return self.column("session_id")
-
-    @cached_property
     def sample_rates_hz(self) -> npt.NDArray[np.int64]:
         """Rates of the files, [N]."""
         return integers(self.table["sample_rate_hz"])
@@ -130,6 +119,19 @@ def channel_of(text: str) -> Channel:
     return "mix" if text == "mix" else int(text or 0)
 
 
+_NO_LINE = r"[\x00\t\n\r]"
+_LEAVES = r"^(?:[^/].*/)?\.\.(?:/|$)"
+"""Relative paths that lead above their root, from there on."""
+_FORMATS = (
+    ("sample_rate_hz", "0*[1-9][0-9]{0,14}", "a positive integer"),
+    ("num_samples", "0*[1-9][0-9]{0,14}", "a positive integer"),
+    ("shard_offset", "|0|[1-9][0-9]{0,17}", "a number of bytes, or nothing for a file of its own"),
+    ("shard_size", "|0|[1-9][0-9]{0,17}", "a number of bytes, or nothing for a file of its own"),
+    (CHANNEL_COLUMN, "|mix|[0-9]{1,4}", "a number from 0 on, mix, or nothing (0)"),
+)
+"""Columns with a form: what each cell is, in full, and in words."""
+
+
 def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
     """Read and check a manifest (`.tsv`, or `.parquet` with the same columns).
 
@@ -144,69 +146,45 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
     table = read_table(path, COLUMNS)
     if not len(table):
         raise DataError(f"{path}: no utterances; expected at least one row below the header")
+
+    def refuse(name: str, bad: Any, expected: str) -> None:
+        rows = np.flatnonzero(np.asarray(bad, dtype=bool))
+        if len(rows):
+            cells = [f"{table[name].iloc[row]!r} (line {row + 2})" for row in rows]
+            found = first_five([cell.replace("''", "nothing", 1) for cell in cells])
+            raise DataError(f"{path}:{rows[0] + 2}: {name}: expected {expected}, found {found}")
+
+    ids, paths = table["utterance_id"], table["path"]
     for name in ("utterance_id", "speaker_id", "path"):
-        _refuse(path, table, name, table[name].eq(""), "text", lambda cell: "nothing")
-    broken = table["utterance_id"].str.contains(r"[\x00\t\n\r]")
-    _refuse(path, table, "utterance_id", broken, "an id of one line without NUL", repr)
-    if table["utterance_id"].str.contains("..", regex=False).any():
-        climbs = table["utterance_id"].str.contains(CLIMBS)
-        _refuse(path, table, "utterance_id", climbs, "an id without the part `..`", repr)
-    if table["path"].str.contains("..", regex=False).any():
-        out = table["path"].str.contains(r"^(?!/)(?:.*/)?\.\.(?:/|$)")
-        _refuse(
-            path, table, "path", out, "a path below the root (or --audio-root DIR), or an absolute one", repr
-        )
-    _refuse(path, table, "utterance_id", _repeated(table["utterance_id"]), "unique ids", repr)
-    for name in ("sample_rate_hz", "num_samples"):
-        _refuse(
-            path, table, name, ~table[name].str.fullmatch("0*[1-9][0-9]{0,14}"), "a positive integer", repr
-        )
-    _check_members(path, table)
-    if CHANNEL_COLUMN in table.columns:
-        bad = ~table[CHANNEL_COLUMN].str.fullmatch("|mix|[0-9]{1,4}")
-        _refuse(path, table, CHANNEL_COLUMN, bad, "a number from 0 on, mix, or nothing (0)", repr)
+        refuse(name, table[name].eq(""), "text")
+    refuse("utterance_id", ids.str.contains(_NO_LINE), "an id of one line without NUL")
+    if ids.str.contains("..", regex=False).any():
+        refuse("utterance_id", ids.str.contains(CLIMBS), "an id without the part `..`")
+    if paths.str.contains("..", regex=False).any():
+        below = "a path below the root (or --audio-root DIR), or an absolute one"
+        refuse("path", paths.str.contains(_LEAVES), below)
+    # Lists are written sorted: comparing neighbours takes no table of all ids.
+    if not _ascends(ids) and pc.count_distinct(pa.array(ids)).as_py() < len(ids):
+        refuse("utterance_id", ids.duplicated(), "unique ids")
+    for name, form, expected in _FORMATS:
+        if name in table.columns:
+            refuse(name, ~table[name].str.fullmatch(form), expected)
+    shards = [name for name in SHARD_COLUMNS if name in table.columns]
+    if len(shards) == 1:
+        raise DataError(f"{path}:1: the column {shards[0]} is there without the other of {SHARD_COLUMNS}")
+    if shards:
+        unlike = table["shard_offset"].eq("") != table["shard_size"].isin(["", "0"])
+        refuse("shard_size", unlike, "a number above 0 where and only where there is an offset")
     manifest = Manifest(path, path.parent if audio_root is None else audio_root, table)
     too_high = manifest.sample_rates_hz > _HIGHEST_RATE_HZ
-    _refuse(path, table, "sample_rate_hz", too_high, f"at most {_HIGHEST_RATE_HZ} Hz", repr)
+    refuse("sample_rate_hz", too_high, f"at most {_HIGHEST_RATE_HZ} Hz")
     return manifest
-
-
-def _repeated(ids: pd.Series) -> npt.NDArray[np.bool_]:
-    """Return which ids were there before, [N]."""
-    # Lists are written sorted: comparing neighbours takes no table of all ids.
-    if _ascends(ids) or pc.count_distinct(pa.array(ids)).as_py() == len(ids):
-        return np.zeros(len(ids), dtype=bool)
-    return np.asarray(ids.duplicated(), dtype=bool)
 
 
 def _ascends(ids: pd.Series) -> bool:
     """Say whether each id comes after the one before it."""
     array = pa.array(ids)
     return bool(pc.all(pc.less(array[:-1], array[1:]), min_count=0).as_py())
-
-
-def _check_members(path: Path, table: pd.DataFrame) -> None:
-    there = [name for name in SHARD_COLUMNS if name in table.columns]
-    if not there:
-        return
-    if len(there) == 1:
-        raise DataError(f"{path}:1: the column {there[0]} is there without the other of {SHARD_COLUMNS}")
-    for name in SHARD_COLUMNS:
-        bad = ~table[name].str.fullmatch("|0|[1-9][0-9]{0,17}")
-        _refuse(path, table, name, bad, "a number of bytes, or nothing for a file of its own", repr)
-    unlike = table["shard_offset"].eq("") != table["shard_size"].isin(["", "0"])
-    _refuse(
-        path, table, "shard_size", unlike, "a number above 0 where and only where there is an offset", repr
-    )
-
-
-def _refuse(
-    path: Path, table: pd.DataFrame, name: str, bad: Any, expected: str, show: Callable[[str], str]
-) -> None:
-    rows = np.flatnonzero(np.asarray(bad, dtype=bool))
-    if len(rows):
-        found = first_five([f"{show(table[name].iloc[row])} (line {row + 2})" for row in rows])
-        raise DataError(f"{path}:{rows[0] + 2}: {name}: expected {expected}, found {found}")
 
 
 def write_manifest(path: Path, table: pd.DataFrame, *, is_sorted: bool = True) -> None:

@@ -68,41 +68,30 @@ class Source(NamedTuple):
         return str(self.place) if self.channel == 0 else f"{self.place}#{self.channel}"
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """By what a changed file is known."""
-
-    size: int
-    changed_ns: int
-
-    @classmethod
-    def of(cls, place: Place) -> "Stamp | None":
-        """Return the stamp of a file; None where it cannot be looked up."""
-        try:
-            status = (place.tar if isinstance(place, TarMember) else place).stat()
-        except OSError:
-            return None
-        return cls(status.st_size, status.st_mtime_ns)
+Stamp = tuple[int, int]
+"""By what a changed file is known: its size, and the time of its change in ns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+def stamp_of(place: Place) -> Stamp | None:
+    """Return the stamp of a file; None where it cannot be looked up."""
+    try:
+        status = (place.tar if isinstance(place, TarMember) else place).stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+class Entry(NamedTuple):
     """A finding and the stamp of its file before it was read."""
 
     stamp: Stamp | None
     finding: Finding
 
 
+_ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 _SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("size", pa.int64()),
-        ("changed_ns", pa.int64()),
-        *(
-            (item.name, {int: pa.int64(), float: pa.float64(), str: pa.string()}[item.type])  # type: ignore[index]
-            for item in fields(Finding)
-        ),
-    ]
+    {"path": pa.string(), "size": pa.int64(), "changed_ns": pa.int64()}
+    | {item.name: _ARROW[item.type] for item in fields(Finding)}  # type: ignore[index]
 )
 
 
@@ -111,7 +100,7 @@ def blocks(places: Iterable[Source]) -> Iterator[list[Source]]:
     block: list[Source] = []
     for place in places:
         block.append(place)
-        is_end = zlib.crc32(_name(place)) % _MEAN_BLOCK == 0
+        is_end = zlib.crc32(os.fsencode(str(place))) % _MEAN_BLOCK == 0
         if is_end or len(block) == _LARGEST_BLOCK:
             yield block
             block = []
@@ -119,20 +108,11 @@ def blocks(places: Iterable[Source]) -> Iterator[list[Source]]:
         yield block
 
 
-def _name(place: Source) -> bytes:
-    return os.fsencode(str(place))
-
-
 class ScanJournal:
-    """The entries of one kind of examination."""
+    """The entries of one kind of examination; those of another kind are not seen."""
 
     def __init__(self, directory: Path, kind: str) -> None:
-        """Use the directory.
-
-        Args:
-            directory: made with the first entry.
-            kind: what is examined; entries of another kind are not seen.
-        """
+        """Use the directory, which is made with the first entry."""
         self._directory, self._kind = directory, kind
 
     def read(self, block: Sequence[Source]) -> dict[str, Entry]:
@@ -147,8 +127,7 @@ class ScanJournal:
         except (ArtifactError, OSError, ValueError, pa.ArrowException):
             return {}  # nothing there, cut short or changed: it is found out again
         return {
-            row.pop("path"): Entry(Stamp(row.pop("size"), row.pop("changed_ns")), Finding(**row))
-            for row in rows
+            row.pop("path"): Entry((row.pop("size"), row.pop("changed_ns")), Finding(**row)) for row in rows
         }
 
     def write(self, block: Sequence[Source], entries: Mapping[str, Entry]) -> None:
@@ -157,11 +136,12 @@ class ScanJournal:
         Raises:
             ArtifactError: the journal cannot be written.
         """
-        rows = [
-            {"path": path, **asdict(entry.stamp), **asdict(entry.finding)}
-            for path, entry in entries.items()
-            if entry.stamp is not None and _is_text(path + entry.finding.detail)
-        ]
+        rows = []
+        for path, entry in entries.items():
+            text = path + entry.finding.detail
+            if entry.stamp is not None and text.encode(errors="ignore").decode() == text:
+                stamp = dict(zip(("size", "changed_ns"), entry.stamp, strict=True))
+                rows.append({"path": path, **stamp, **asdict(entry.finding)})
         if rows:
             with replacing(self._file(block)) as temporary:
                 table = pa.Table.from_pylist(rows, schema=_SCHEMA)
@@ -169,7 +149,8 @@ class ScanJournal:
                 pa_parquet.write_table(hashed, temporary)
 
     def _file(self, block: Sequence[Source]) -> Path:
-        name = sha256(self._kind.encode() + b"\0" + _name(block[-1])).hexdigest()[:24]
+        last = os.fsencode(f"{self._kind}\0{block[-1]}")
+        name = sha256(last).hexdigest()[:24]
         # Ten million files are ten thousand blocks: no directory gets more than a few dozen of them.
         return self._directory / name[:2] / f"{name[2:]}.parquet"
 
@@ -196,11 +177,3 @@ def remove_journal(directory: Path) -> None:
     for place in (*places, directory):
         with contextlib.suppress(OSError):  # not there, or not empty
             place.rmdir()
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -121,7 +121,7 @@ def test_aac_becomes_flac_beside_it_and_an_interrupted_conversion_goes_on(
     assert list(manifest.utterance_ids) == [
         f"{s}/{v}/00001.wav" for s in SPEAKERS for v in ("21Uxsk56VDQ", "x-_2")
     ]
-    assert manifest.paths[1] == str(root / "voxceleb2/dev/flac/id00012/x-_2/00001.flac")
+    assert manifest.column("path")[1] == str(root / "voxceleb2/dev/flac/id00012/x-_2/00001.flac")
     assert set(manifest.sample_rates_hz) == {16000}
     assert np.all(np.abs(manifest.durations_seconds - 2.0) < 0.2)
     back = read_audio(manifest.audio_path(0))[: len(speech)]

@@ -15,7 +15,7 @@ from svkit.corpora.request import CorpusRequest
 from svkit.corpora.scan import Candidate, CandidateTable, ScanOptions, repeated_digests, scan_files
 from svkit.progress import SilentProgress
 from svkit.store import scan_journal
-from svkit.store.scan_journal import Entry, Finding, ScanJournal, Stamp, blocks
+from svkit.store.scan_journal import Entry, Finding, ScanJournal, blocks, stamp_of
 
 
 def candidates(root: Path, count: int) -> list[Candidate]:
@@ -163,14 +163,14 @@ def test_entries_come_back(tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(b"x")
     entry = Entry(
-        Stamp.of(path), Finding(sample_rate_hz=8000, num_samples=3, digest="ab", level_db=-1.5, reason="r")
+        stamp_of(path), Finding(sample_rate_hz=8000, num_samples=3, digest="ab", level_db=-1.5, reason="r")
     )
     journal = ScanJournal(tmp_path / "j", "samples")
     journal.write([path], {str(path): entry, "gone": Entry(None, Finding()), "\udcff": entry})
     assert journal.read([path]) == {str(path): entry}
     assert ScanJournal(tmp_path / "j", "header").read([path]) == {}
     os.utime(path, ns=(1, 1))
-    assert Stamp.of(path) != entry.stamp and Stamp.of(tmp_path / "no") is None
+    assert stamp_of(path) != entry.stamp and stamp_of(tmp_path / "no") is None
 
 
 def test_prepare_remembers_its_scan_until_it_is_done(tmp_path, counted):

@@ -109,7 +109,7 @@ def test_ids_end_in_wav_and_readable_files_win(tmp_path, root):
     list_file.write_text(trials_text(["id10280", "id10270"]))
     prepare(tmp_path, root, trials=(list_file,))
     evaluation = read_manifest(tmp_path / "exp/data/eval.tsv")
-    assert [Path(path).suffix for path in evaluation.paths] == [".wav", ".flac", ".flac"]
+    assert [Path(path).suffix for path in evaluation.column("path")] == [".wav", ".flac", ".flac"]
     assert list(evaluation.utterance_ids) == [
         "id10270/x2/00002.wav", "id10280/AbC-_1/00001.wav", "id10280/x2/00001.wav",
     ]  # fmt: skip

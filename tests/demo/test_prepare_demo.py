@@ -39,5 +39,5 @@ def test_a_part_of_the_corpus_is_rendered_and_listed(tmp_path):
     (tmp_path / "exp").rename(tmp_path / "moved")
     evaluation = read_manifest(tmp_path / "moved" / "data" / "eval.tsv")
     plan = next(plan for plan in plans if plan.utterance_id == evaluation.utterance_ids[0])
-    assert evaluation.session_ids[0] == plan.session_id
+    assert evaluation.column("session_id")[0] == plan.session_id
     assert np.array_equal(read_audio(evaluation.audio_path(0)), render(plan))

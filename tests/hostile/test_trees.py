@@ -228,7 +228,7 @@ def test_a_relative_path_does_not_leave_the_root(tmp_path: Path, path: str) -> N
 
 @pytest.mark.parametrize("path", ["..hidden/a.wav", "a..b/c..wav", "/absolute/../fine.wav", "..."])
 def test_dots_that_are_names_and_absolute_paths_stay(tmp_path: Path, path: str) -> None:
-    assert read_manifest(manifest(tmp_path / "list.tsv", path)).paths[0] == path
+    assert read_manifest(manifest(tmp_path / "list.tsv", path)).column("path")[0] == path
 
 
 # ---- Memory ---------------------------------------------------------------------------------------------------------

@@ -85,7 +85,9 @@ def test_colliding_ids_get_the_name_of_their_list(tmp_path, two):
             b.parent / "anna/1.wav",
             b.parent / "carl/1.wav",
         }
-    assert manifest.paths[0].startswith("/") and read_manifest(tmp_path / "m.tsv").paths[0].startswith("a/")
+    assert manifest.column("path")[0].startswith("/") and read_manifest(tmp_path / "m.tsv").column("path")[
+        0
+    ].startswith("a/")
 
 
 def test_every_id_or_none_gets_the_name(tmp_path, two):
@@ -123,7 +125,7 @@ def test_merging_keeps_people_apart_and_utterances_with_them(tmp_path_factory, l
         return
     # The people of the merged list are those of the lists: one for each (list, speaker).
     people = {}
-    for path, speaker in zip(manifest.paths, manifest.speaker_ids, strict=True):
+    for path, speaker in zip(manifest.column("path"), manifest.speaker_ids, strict=True):
         number = int(path[1])
         original = dict(lists[number])[path.split("/", 1)[1]]
         people.setdefault((number, original), set()).add(speaker)

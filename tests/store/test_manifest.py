@@ -28,7 +28,7 @@ def test_round_trip_is_sorted_and_typed(tmp_path, name):
     assert manifest.sample_rates_hz.tolist() == [44100, 8000, 16000]
     assert manifest.num_samples.dtype == np.int64
     assert manifest.durations_seconds.tolist() == [1 / 44100, 1.0, 2.0]
-    assert manifest.session_ids.tolist() == ["", "v1", ""]
+    assert manifest.column("session_id").tolist() == ["", "v1", ""]
     assert manifest.column("category").tolist() == ["noise", "music", "noise"]
     assert list(manifest.table.columns) == [*COLUMNS, "category"]
 
