@@ -14,7 +14,7 @@ from svkit.demo.synthesis import UtterancePlan, plan_corpus, render
 from svkit.progress import Progress
 from svkit.store.atomic import write_bytes
 from svkit.store.audio_file import write_flac
-from svkit.store.lists import DEMO_EVAL_SPEAKERS, DEMO_TRIALS, read_shipped
+from svkit.store.lists import DEMO_TRIALS, read_shipped
 from svkit.store.trials import read_trials
 
 PROTOCOL_SEED = 24
@@ -50,11 +50,6 @@ def run(
         return Found(groups=[files], evaluation=evaluation, lists=lists)
 
     return prepare(request, progress, "demo", find, default_preset="tiny")
-
-
-def shipped_eval_speakers() -> list[str]:
-    """Return the evaluation speakers of the shipped protocol."""
-    return read_shipped(DEMO_EVAL_SPEAKERS).decode("utf-8").split()
 
 
 def _render_all(

@@ -139,29 +139,21 @@ def draw_voice(speaker: int) -> Voice:
 
 
 def render(plan: UtterancePlan) -> NDArray[np.float32]:
-    """Render an utterance.
-
-    Args:
-        plan: one of `plan_corpus`.
-
-    Returns:
-        float32 `[N]` at 16 kHz, 2.5 to 4 s, multiples of 1/32768, peak below 1.
-    """
+    """Render an utterance: float32 `[N]` at 16 kHz, 2.5 to 4 s, multiples of 1/32768, peak below 1."""
     speaker = DEMO_SPEAKERS.index(plan.speaker_id)
     session = int(plan.session_id.rpartition("-s")[2])
     number = int(plan.utterance_id.rpartition("/")[2].removesuffix(".flac"))
-    rng = _generator(speaker, session, number)
-    tracks = _draw_tracks(draw_voice(speaker), _generator(speaker, session), rng)
-    speech = _filter_source(draw_voice(speaker), tracks, rng)
+    voice, rng = draw_voice(speaker), _generator(speaker, session, number)
+    tracks = _draw_tracks(voice, _generator(speaker, session), rng)
+    speech = _filter_source(voice, tracks, rng)
     return _record(speech, _generator(speaker, session, 0), rng)
 
 
 def _smooth(track: Array, width: int) -> Array:
     """Two moving averages of `width` frames along axis 0: targets become movements."""
     for _ in range(2):
-        padded = np.pad(
-            track, [(width // 2 + 1, width - width // 2 - 1)] + [(0, 0)] * (track.ndim - 1), mode="edge"
-        )
+        before = width // 2 + 1
+        padded = np.pad(track, [(before, width - before), *[(0, 0)] * (track.ndim - 1)], mode="edge")
         sums = np.cumsum(padded, axis=0)
         track = (sums[width:] - sums[:-width]) / width
     return track
@@ -215,33 +207,28 @@ def _draw_syllable(
     loudness = float(rng.uniform(0.7, 1.0))
     nucleus = (vowel_frames, (f1, f2, f3, loudness, 0.0, centre, accent))
     match kind:
-        case 0:  # Voiceless stop: closure, burst, vowel.
-            closure = (frames, (300.0, locus, f3, 0.0, 0.0, centre, 0.0))
-            return [closure, (3, (350.0, locus, f3, 0.0, 0.9, centre, 0.0)), nucleus]
+        case 0:  # Voiceless stop: closure, burst.
+            consonant = [(frames, (300.0, locus, f3, 0.0, 0.0)), (3, (350.0, locus, f3, 0.0, 0.9))]
         case 1:  # Voiced stop.
-            closure = (frames, (250.0, locus, f3, 0.2, 0.0, centre, 0.0))
-            return [closure, (2, (300.0, locus, f3, 0.2, 0.4, centre, 0.0)), nucleus]
+            consonant = [(frames, (250.0, locus, f3, 0.2, 0.0)), (2, (300.0, locus, f3, 0.2, 0.4))]
         case 2:  # Fricative, voiced or not.
             voicing = 0.35 if rng.random() < 0.4 else 0.0
-            return [
-                (frames + 3, (320.0, locus, f3, voicing, float(rng.uniform(0.3, 0.7)), centre, 0.0)),
-                nucleus,
-            ]
+            consonant = [(frames + 3, (320.0, locus, f3, voicing, float(rng.uniform(0.3, 0.7))))]
         case 3:  # Nasal.
-            return [(frames, (*_NASAL, 0.4, 0.0, centre, 0.0)), nucleus]
+            consonant = [(frames, (*_NASAL, 0.4, 0.0))]
         case 4:  # Glide.
-            return [(frames, (350.0, locus, 0.9 * f3, 0.6, 0.0, centre, 0.0)), nucleus]
+            consonant = [(frames, (350.0, locus, 0.9 * f3, 0.6, 0.0))]
         case _:  # Bare vowel.
-            return [nucleus]
+            consonant = []
+    return [*((length, (*target, centre, 0.0)) for length, target in consonant), nucleus]
 
 
 def _glottal_source(voice: Voice, f0_hz: Array, num_samples: int, rng: np.random.Generator) -> Array:
     """Derivative of Rosenberg's flow pulse, unit peak flow, `[num_samples]` at 16 kHz."""
     num_fine = num_samples * _SOURCE_OVERSAMPLING
     rate = SAMPLE_RATE_HZ * _SOURCE_OVERSAMPLING
-    increments = (
-        np.interp(np.arange(num_fine), np.arange(len(f0_hz)) * _HOP * _SOURCE_OVERSAMPLING, f0_hz) / rate
-    )
+    frame_starts = np.arange(len(f0_hz)) * _HOP * _SOURCE_OVERSAMPLING
+    increments = np.interp(np.arange(num_fine), frame_starts, f0_hz) / rate
     period = np.cumsum(increments).astype(np.int64)
     num_periods = int(period[-1]) + 8
     jitter = 1 + voice.jitter * np.clip(rng.standard_normal(num_periods), -2.5, 2.5)
@@ -255,8 +242,7 @@ def _glottal_source(voice: Voice, f0_hz: Array, num_samples: int, rng: np.random
     falling = -pi / (2 * fall) * np.sin(pi / 2 * (phase - rise) / fall)
     flow = np.where(phase < rise, rising, np.where(phase < rise + fall, falling, 0.0)) * shimmer[period]
     spectrum = rfft(flow)[: num_samples // 2 + 1] / _SOURCE_OVERSAMPLING
-    source: Array = irfft(spectrum, num_samples)
-    return source
+    return np.asarray(irfft(spectrum, num_samples))
 
 
 def _resonances(formants_hz: Array, bandwidth_factor: float) -> NDArray[np.complex128]:
@@ -271,10 +257,7 @@ def _resonances(formants_hz: Array, bandwidth_factor: float) -> NDArray[np.compl
         shifted[:, 1:] += linear[:, k, None] * polynomial[:, :-1]
         shifted[:, 2:] += square[k] * polynomial[:, :-2]
         polynomial = shifted
-    response: NDArray[np.complex128] = polynomial.sum(axis=1, keepdims=True) / rfft(
-        polynomial, _FFT_SIZE, axis=1
-    )
-    return response
+    return np.asarray(polynomial.sum(axis=1, keepdims=True) / rfft(polynomial, _FFT_SIZE, axis=1))
 
 
 def _frames(signal: Array, num_frames: int) -> NDArray[np.complex128]:
@@ -282,8 +265,7 @@ def _frames(signal: Array, num_frames: int) -> NDArray[np.complex128]:
     padded = np.pad(signal, (_WINDOW // 2, _WINDOW))
     view = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP][:num_frames]
     window = 0.5 - 0.5 * np.cos(2 * pi * np.arange(_WINDOW) / _WINDOW)
-    spectra: NDArray[np.complex128] = rfft(view * window, _FFT_SIZE, axis=1)
-    return spectra
+    return np.asarray(rfft(view * window, _FFT_SIZE, axis=1))
 
 
 def _filter_source(voice: Voice, tracks: _Tracks, rng: np.random.Generator) -> Array:

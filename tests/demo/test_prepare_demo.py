@@ -9,14 +9,14 @@ from svkit.demo.synthesis import plan_corpus, render
 from svkit.progress import SilentProgress
 from svkit.store.audio_file import read_audio
 from svkit.store.experiment import read_experiment
-from svkit.store.lists import DEMO_TRIALS, read_shipped
+from svkit.store.lists import DEMO_EVAL_SPEAKERS, DEMO_TRIALS, read_shipped
 from svkit.store.manifest import read_manifest
 from svkit.store.trials import read_trials
 
 
 def test_the_shipped_protocol_is_what_the_generator_makes(tmp_path):
     plans = [plan for plan in plan_corpus() if plan.split == "eval"]
-    assert sorted({plan.speaker_id for plan in plans}) == demo.shipped_eval_speakers()
+    assert sorted({plan.speaker_id for plan in plans}) == read_shipped(DEMO_EVAL_SPEAKERS).decode().split()
     columns = ("utterance_id", "speaker_id", "session_id")
     table = pd.DataFrame({name: [getattr(plan, name) for plan in plans] for name in columns})
     made = splits.make_trials(table, demo.PROTOCOL_SEED, "demo")
