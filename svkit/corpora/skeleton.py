@@ -47,27 +47,27 @@ def prepare(
     options: Mapping[str, Any] | None = None,
     *,
     inputs: Mapping[str, Path] | None = None,
-    default_preset: str = "w2v-bert-2.0",
+    is_rendered: bool = False,
 ) -> CorpusResult:
     """Prepare a corpus.
 
     Args:
-        request: without `root` the corpus is rendered by `find`.
+        request: the request.
         progress: counts files, notes what the user should know.
         corpus: its name, and that of a list made here.
         find: of the layout; gets `exp/data`, where it may write audio.
         options: the layout's own; they identify a finished corpus like those of the request.
         inputs: name -> lists that the corpus consists of, beside those that the request names.
-        default_preset: noted in the experiment unless it or the request has one.
+        is_rendered: `find` makes the audio; what the request says of given recordings is not used.
 
     Raises:
         ConfigError: finished already; speakers asked for that the corpus cannot spare; two lists of one name.
         DataError: bad files that are not left out, or lists that do not fit the corpus.
         ArtifactError: another command writes here, or it cannot be written.
     """
-    asked = {"valid_speakers": request.valid_speakers} if request.root is None else identity(request)
-    config = {**asked, **(options or {})}
-    with DataDirectory(request, progress, corpus, config, default_preset, inputs) as data:
+    asked = {"valid_speakers": request.valid_speakers} if is_rendered else identity(request)
+    preset = "tiny" if is_rendered else "w2v-bert-2.0"
+    with DataDirectory(request, progress, corpus, {**asked, **(options or {})}, preset, inputs) as data:
         if data.finished is not None:
             return data.finished
         found = find(data.path)

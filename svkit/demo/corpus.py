@@ -49,7 +49,7 @@ def run(
         evaluation = [plan.utterance_id for plan in chosen if plan.split == "eval"]
         return Found(groups=[files], evaluation=evaluation, lists=lists)
 
-    return prepare(request, progress, "demo", find, default_preset="tiny")
+    return prepare(request, progress, "demo", find, is_rendered=True)
 
 
 def _render_all(

@@ -6,7 +6,6 @@ mean of their embeddings.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,32 +35,25 @@ _FIRST_EVALUATION_SPEAKER = "id00800"
 def run(
     request: CorpusRequest, progress: Progress, *, join_below: float = 5.0, allow_other_lists: bool = False
 ) -> CorpusResult:
-    """Prepare CN-Celeb.
+    """Prepare CN-Celeb1, CN-Celeb2 or both, from the directory of one of them or the one above.
 
     Args:
-        request: with `root`: the directory of one corpus, or the one above both.
+        request: with `root`.
         progress: counts files.
-        join_below: training utterances shorter than this many seconds are joined with others of the same speaker
-            and genre; 0: none.
+        join_below: seconds; shorter training utterances are joined with others of their speaker and genre; 0: none.
         allow_other_lists: accept a `trials.lst` with other counts than the official one.
 
     Raises:
-        DataError: the tree, the lists or the audio are not as they should be.
+        DataError: the tree, the lists or the audio are not as they should be; see also `prepare`.
     """
     root = corpus_root(request.root, "cnceleb", LAYOUT)
     first, second = _find_corpora(root)
 
     def find(data: Path) -> Found:
+        found = Found(groups=[])
         if uses_official_lists(request):
-            if first is None:
-                raise DataError(
-                    f"{root}: no CN-Celeb1 to evaluate on; {LAYOUT}; --eval-speakers N holds out speakers of CN-Celeb2"
-                    " (0: none)"
-                )
-            found = _evaluation(first, request, allow_other_lists, progress)
-        else:
-            found = Found(groups=[])
-        training = [*_training_files(first, "CN-Celeb1", "dev/dev.lst", progress)]
+            found = _evaluation(root, first, request, allow_other_lists, progress)
+        training = _training_files(first, "CN-Celeb1", "dev/dev.lst", progress)
         training += _training_files(second, "CN-Celeb2", "spk.lst", progress)
         if not training:
             raise wrong_tree(root, "cnceleb", "no training audio (data/id*/*.flac)", LAYOUT)
@@ -147,50 +139,45 @@ def _join(
     return pd.concat([train[seconds >= min_seconds], table[is_evaluation]], ignore_index=True), bad
 
 
-def _evaluation(place: Path, request: CorpusRequest, allow_other: bool, progress: Progress) -> Found:
+def _evaluation(
+    root: Path, first: Path | None, request: CorpusRequest, allow_other: bool, progress: Progress
+) -> Found:
     """Return the lists and the files they name, under the ids of the lists."""
-    folder = place / "eval"
+    if first is None:
+        raise DataError(
+            f"{root}: no CN-Celeb1 to evaluate on; {LAYOUT}; --eval-speakers N holds out speakers of CN-Celeb2"
+            " (0: none)"
+        )
+    folder = first / "eval"
     entry = next(entry for entry in official_lists() if entry.name == "cnceleb-E")
     paths = list(request.trials) or [folder / "lists" / entry.file]
     lists = take_lists(paths, {entry.file: entry}, allow_other, progress)
     # The audio is flac, the official lists say wav.
     suffix = Path(str(lists[0].trials.test.values[0])).suffix or ".wav"
-    enroll_ids = _enrollment_ids(folder / "lists" / "enroll.lst")
-    files = [
-        _candidate(enroll_ids.get(Path(name).stem, Path(name).stem), path, speaker)
-        for name, path, speaker in _evaluation_audio(folder / "enroll")
-    ] + [
-        _candidate(f"test/{Path(name).stem}{suffix}", path, speaker)
-        for name, path, speaker in _evaluation_audio(folder / "test")
-    ]
+    path = folder / "lists" / "enroll.lst"
+    enroll_ids = read_map(path, "enrollment path") if path.is_file() else {}
+    id_of = {Path(file).stem: name for name, file in enroll_ids.items()}
+    files = []
+    for name in find_audio(folder / "enroll"):
+        stem = Path(name).stem
+        files.append(_candidate(id_of.get(stem, stem), folder / "enroll" / name, name.partition("-")[0]))
+    for name in find_audio(folder / "test"):
+        file = folder / "test" / name
+        files.append(_candidate(f"test/{file.stem}{suffix}", file, name.partition("-")[0]))
     groups = [files]
-    enrollment = _enrollment_map(folder / "lists" / "enroll.map", place / "data", suffix, progress)
+    enrollment = _enrollment_map(folder / "lists" / "enroll.map", first / "data", suffix, progress)
     if enrollment is not None and not request.trials:
         unknown = sorted(set(lists[0].trials.enroll.values) - set(enrollment["enroll_id"]))
         if unknown:
             raise DataError(
                 f"{folder}/lists/enroll.map: lacks enrollments of {entry.file}: {first_five(unknown)}"
             )
-        members = enrollment[["utterance_id", "path"]].drop_duplicates()
+        members = enrollment[["utterance_id", "path"]].drop_duplicates().to_numpy()
         # A group of their own: an enrollment of one utterance is no duplicate of it.
-        groups.append(
-            [_candidate(name, Path(path), name.partition("/")[0]) for name, path in members.to_numpy()]
-        )
+        groups.append([_candidate(name, Path(path), name.partition("/")[0]) for name, path in members])
         lists = [replace(lists[0], enrollment=enrollment[["enroll_id", "utterance_id"]])]
     evaluation = {file.utterance_id for group in groups for file in group}
     return Found(groups=groups, evaluation=evaluation, lists=lists)
-
-
-def _evaluation_audio(directory: Path) -> Iterator[tuple[str, Path, str]]:
-    for name in find_audio(directory):
-        yield name, directory / name, name.partition("-")[0]
-
-
-def _enrollment_ids(path: Path) -> dict[str, str]:
-    """Return the stem of each enrollment file -> its id in the trials."""
-    if not path.is_file():
-        return {}
-    return {Path(file).stem: name for name, file in read_map(path, "enrollment path").items()}
 
 
 def _enrollment_map(path: Path, audio: Path, suffix: str, progress: Progress) -> pd.DataFrame | None:

@@ -32,21 +32,14 @@ class Columns:
 
 
 USUAL_NAMES: Mapping[str, Sequence[str]] = {
-    "path": [
-        "path",
-        "wav",
-        "audio",
-        "file",
-        "filename",
-        "file_name",
-        "audio_path",
-        "audio_filepath",
-        "wav_path",
-    ],
-    "speaker": ["speaker_id", "speaker", "spk_id", "spk", "client_id", "label"],
-    "utterance": ["utterance_id", "utterance", "utt_id", "utt", "id"],
-    "session": ["session_id", "session", "video", "recording", "chapter_id"],
-    "gender": ["gender", "sex"],
+    "path": (
+        *("path", "wav", "audio", "file", "filename", "file_name"),
+        *("audio_path", "audio_filepath", "wav_path"),
+    ),
+    "speaker": ("speaker_id", "speaker", "spk_id", "spk", "client_id", "label"),
+    "utterance": ("utterance_id", "utterance", "utt_id", "utt", "id"),
+    "session": ("session_id", "session", "video", "recording", "chapter_id"),
+    "gender": ("gender", "sex"),
 }
 """Names looked for, whatever their case, in this order."""
 _PART_COLUMNS = ("start", "stop", "end", "offset", "begin")
@@ -56,13 +49,7 @@ _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 def run(
     request: CorpusRequest, progress: Progress, *, columns: Columns, audio_root: Path | None = None
 ) -> CorpusResult:
-    """Prepare a table.
-
-    Args:
-        request: with `root`: the file.
-        progress: counts files, notes what is not used.
-        columns: which column is what.
-        audio_root: directory that relative paths are below; None: the file's own.
+    """Prepare a table, the file `root`; relative paths in it are below `audio_root`, else below its own directory.
 
     Raises:
         ConfigError: a column that is not there.

@@ -25,10 +25,7 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
     than the speaker's (`speaker/session`), else unknown. Evaluation speakers are those asked for, else those
     of the given trials, else a tenth; everyone else trains.
 
-    Args:
-        request: with `root`.
-        progress: counts files.
-        speaker_regex: searched in the POSIX path below the root; its first group is the speaker.
+    `speaker_regex` is searched in the POSIX path below the root; its first group is the speaker.
 
     Raises:
         ConfigError: an expression that cannot be used.

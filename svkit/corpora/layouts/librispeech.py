@@ -28,11 +28,8 @@ def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
     """Prepare LibriSpeech.
 
     Training takes the `train-*` subsets and evaluation the `test-*` ones, else `dev-*`. With evaluation speakers
-    or trials asked for, or with one kind of subset only, speakers are split over all subsets.
-
-    Args:
-        request: with `root`: `LibriSpeech` or the directory above it.
-        progress: counts files.
+    or trials asked for, or with one kind of subset only, speakers are split over all subsets. The root is
+    `LibriSpeech` or the directory above it.
 
     Raises:
         DataError: the tree is not LibriSpeech's; see also `prepare`.

@@ -55,11 +55,6 @@ def run(request: CorpusRequest, progress: Progress, options: VoxcelebOptions | N
     made among the speakers of VoxCeleb1 test. With evaluation speakers asked for, these are held out of the
     training set instead.
 
-    Args:
-        request: with `root` (None: `./VoxCeleb`).
-        progress: counts files and notes differences from what is published.
-        options: see there.
-
     Raises:
         ConfigError: files to convert and no ffmpeg.
         DataError: the tree, the lists or the audio are not as they should be.
