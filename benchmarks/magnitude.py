@@ -17,9 +17,8 @@ from svkit.pruning.counting import encoder_parameters, sparsity
 from svkit.pruning.cut import cut_encoder
 from svkit.pruning.gates import EncoderGates
 from svkit.pruning.selection import select
-from svkit.store import checkpoint as store
 from svkit.store.output import Output
-from svkit.training.prune import write_pruned
+from svkit.training.teacher import write_pruned
 
 RULES = ("uniform", "global")
 SHARPNESS = 1000.0
@@ -87,9 +86,6 @@ def cut_by_magnitude(out: Path, teacher_path: Path, target: float, rule: str) ->
     dense = teacher.architecture.dense_encoder()
     with output.open():
         cut = cut_encoder(teacher.encoder, magnitude_gates(teacher.encoder, target, rule))
-        write_pruned(out, teacher, cut, dense)
-        classifier = store.read_classifier(teacher_path)
-        if classifier is not None:
-            store.write_classifier(out, classifier)
+        write_pruned(out, teacher_path, teacher, cut, dense)
         output.finish({"sparsity": sparsity(cut.architecture, teacher.architecture.encoder)})
     return out

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from threadpoolctl import threadpool_limits
 
-from svkit.models.allocator import keep_freed_memory
+from svkit.models.session import keep_freed_memory
 from svkit.nn import inference
 
 

@@ -47,8 +47,7 @@ from svkit.store.provenance import is_finished, read_provenance
 from svkit.store.report import read_log
 from svkit.training.stage import count_steps
 from svkit.training.tasks import DistillationTask
-from svkit.training.teacher import DistanceMeter
-from svkit.training.validation import Validator
+from svkit.training.validation import DistanceMeter, Validator
 
 STAGES = ("head", "joint", "lmft")
 NUM_RESAMPLES = 1000
@@ -194,8 +193,8 @@ class Measure:
         data = run.exp / "data"
         self.run = run
         self.accelerator = make_accelerator(run.recipe.precision)
-        self.validator = Validator.open(data / "valid.tsv", data / "valid_trials.txt")
-        self.meter = DistanceMeter.open(data / "valid.tsv", run.recipe.prune.data, run.recipe.seed)
+        self.validator = Validator(data / "valid.tsv", data / "valid_trials.txt")
+        self.meter = DistanceMeter(data / "valid.tsv", run.recipe.prune.data, run.recipe.seed)
         self.teacher = load_model(run.teacher)
 
     def gates(self, pruned: Path) -> dict[str, Any]:
@@ -205,7 +204,7 @@ class Measure:
 
     def distance(self, model: Model) -> dict[str, Any]:
         """Distance to the teacher's hidden states; none for a model that was never near them."""
-        if model.method == "scratch" or self.meter is None:
+        if model.method == "scratch":
             return {"l1": None, "cosine": None}
         student = load_model(model.checkpoint).encoder
         task = DistillationTask(student, self.teacher.encoder, self.run.recipe.distill).to(

@@ -1,5 +1,7 @@
 """Utterances to embeddings: batches of a manifest through a network."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -29,23 +31,29 @@ def embed_rows(
     manifest: Manifest,
     extract: ExtractConfig,
     accelerator: Accelerator,
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    done_rows: NDArray[np.int64] | tuple[()] = (),
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Embed this process's share of the rows of a manifest, in length-sorted padded batches.
 
-    Returns:
-        Rows [n] and embeddings [n, D], in the order of the batches.
+    Args:
+        network: on the accelerator's device, in evaluation mode.
+        manifest: the utterances.
+        extract: how long they may be, and how much fits a batch.
+        accelerator: processes and autocast.
+        done_rows: batches of these rows alone are left out.
+
+    Yields:
+        Rows int64 [B] and their embeddings float32 [B, D] of each batch.
     """
     batches = LengthSortedBatches(
         manifest,
         max_seconds=extract.max_seconds,
         batch_seconds=extract.batch_seconds,
+        done_rows=done_rows,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    done_rows, done = [np.zeros(0, dtype=np.int64)], []
-    for batch_rows, waveforms in read_batches(manifest, batches, max_seconds=extract.max_seconds):
+    for rows, waveforms in read_batches(manifest, batches, max_seconds=extract.max_seconds):
         with accelerator.autocast():
-            done.append(network.embed_padded(waveforms))
-        done_rows.append(batch_rows)
-    dim = network.architecture.head.embedding_dim
-    return np.concatenate(done_rows), np.concatenate(done) if done else np.zeros((0, dim), np.float32)
+            embeddings = network.embed_padded(waveforms)
+        yield rows, embeddings

@@ -19,7 +19,7 @@ from svkit.config.schema import ExtractConfig, LoraConfig, Recipe
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five, first_line
 from svkit.nn.encoder import Encoder, initialise
 from svkit.nn.speaker import SpeakerNetwork
-from svkit.store import checkpoint as store
+from svkit.store import checkpoint
 from svkit.store.audio_file import LOUDEST_SAMPLE, probe, read_audio
 from svkit.store.files import check_file
 from svkit.store.provenance import check_outputs
@@ -57,17 +57,16 @@ class SpeakerModel(SpeakerNetwork):
                 was finished (`svkit.store.provenance.check_outputs`).
         """
         path = Path(directory)
-        architecture = store.read_architecture(path)
-        check_buildable(
-            architecture, store.read_shapes(path / store.MODEL_NAME), str(path / store.MODEL_NAME)
-        )
+        weights = path / checkpoint.MODEL_NAME
+        architecture = checkpoint.read_architecture(path)
+        check_buildable(architecture, checkpoint.read_shapes(weights), str(weights))
         with _WithoutDraws():
             model = cls(architecture)
-        load_into(model, store.read_tensors(path / store.MODEL_NAME), str(path / store.MODEL_NAME))
-        adapter = store.read_adapter(path)
+        load_into(model, checkpoint.read_tensors(weights), str(weights))
+        adapter = checkpoint.read_adapter(path)
         if adapter is not None:
-            _merge_adapter(model.encoder, *adapter, where=str(path / store.ADAPTER_NAME))
-        check_outputs(path, store.CONFIG_NAME, store.MODEL_NAME, *store.ADAPTER_FILES)
+            _merge_adapter(model.encoder, *adapter, where=str(path / checkpoint.ADAPTER_NAME))
+        check_outputs(path, checkpoint.CONFIG_NAME, checkpoint.MODEL_NAME, *checkpoint.ADAPTER_FILES)
         return model.eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -88,10 +87,8 @@ class SpeakerModel(SpeakerNetwork):
             DataError: an array is not 1-D, not finite or absurdly loud, a file is missing or unreadable, or one is
                 shorter than 35 ms.
         """
-        if isinstance(recordings, str | os.PathLike):
-            return self.embed([recordings], sample_rate)[0]
-        if isinstance(recordings, np.ndarray) and recordings.ndim == 1:
-            return self.embed([recordings], sample_rate)[0]
+        if isinstance(recordings, str | os.PathLike) or getattr(recordings, "ndim", 0) == 1:
+            return self.embed([recordings], sample_rate)[0]  # type: ignore[list-item]
         waveforms = [_checked(index, recording, sample_rate) for index, recording in enumerate(recordings)]
         if not waveforms:
             return np.zeros((0, self.architecture.head.embedding_dim), dtype=np.float32)
@@ -99,6 +96,7 @@ class SpeakerModel(SpeakerNetwork):
 
 
 def _checked(index: int, recording: Recording, sample_rate: int) -> NDArray[np.float32]:
+    """Return a recording at 16 kHz as extraction hears it; DataError names what cannot be embedded."""
     name = f"waveform {index}"
     if isinstance(recording, str | os.PathLike):
         name = os.fspath(recording)
@@ -123,12 +121,7 @@ def load_model(directory: Path) -> SpeakerModel:
 
 
 def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequence[int]], where: str) -> None:
-    """Check that the weights there are fit the model that is asked for, before memory is taken for it.
-
-    Args:
-        architecture: of the model.
-        shapes: shape of each tensor.
-        where: the file of the tensors, for errors.
+    """Check that tensors of these shapes, in the file `where`, fit the model, before memory is taken for it.
 
     Raises:
         ArtifactError: names keys and shapes that do not fit.
@@ -138,12 +131,14 @@ def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequen
             expected = SpeakerNetwork(architecture).state_dict()
     except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
-        raise ArtifactError(f"{where}: config.json asks for a model that cannot be ({reason})") from error
+        raise ArtifactError(
+            f"{where}: config.json asks for a model that cannot be built ({reason})"
+        ) from error
     _check_shapes(shapes, expected, where)
 
 
 def _check_shapes(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Tensor], where: str) -> None:
-    store.check_keys(list(shapes), list(expected), where)
+    checkpoint.check_keys(list(shapes), list(expected), where)
     _refuse_misfits(
         [
             f"{name} is {list(shape)}, expected {list(expected[name].shape)}"
@@ -204,14 +199,7 @@ def _merge_adapter(
 
 
 def load_encoder(name: str, recipe: Recipe) -> tuple[EncoderArchitecture, dict[str, Tensor]]:
-    """Get an encoder by name.
-
-    Args:
-        name: `tiny` (random weights from the recipe's seed), a local transformers directory, or a hub id.
-        recipe: seed and overrides of `tiny`.
-
-    Returns:
-        Architecture and state for `svkit.nn.encoder.Encoder`.
+    """Get an encoder's architecture and state: `tiny` (random, by the recipe's seed), a local directory, or a hub id.
 
     Raises:
         ArtifactError: not there, not reachable, or not a w2v-BERT 2.0 encoder.
@@ -257,7 +245,7 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
         raise ArtifactError(f"{name}: weights are missing or of another shape: {first_five(wrong)}")
     extra = sorted(report["unexpected_keys"])
     if extra:
-        raise ArtifactError(f"{name}: weights that a Wav2Vec2BertModel has not: {first_five(extra)}")
+        raise ArtifactError(f"{name}: unexpected weights: {first_five(extra)}")
     return encoder_architecture(config.to_dict(), name), encoder_tensors(model.state_dict())
 
 

@@ -1,16 +1,20 @@
-"""What every command that computes over processes shares: them and their precision, its output, its interruption.
+"""What a command that computes over several processes shares: the processes, its output, and the request to stop.
 
-Only the main process writes; the others wait for it where the output is opened and where it is finished.
+Only the main process reads records, writes and speaks; the others learn from it what was decided, and wait for it where
+an output is opened and where it is finished.
 """
 
 import contextlib
+import ctypes
+import platform
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -18,15 +22,19 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
 
 from svkit.errors import ConfigError, SvkitError
-from svkit.models.allocator import keep_freed_memory
 from svkit.nn.precision import resolve_precision
-from svkit.store import checkpoint as store
-from svkit.store.output import Output
+from svkit.progress import Progress
+from svkit.store import checkpoint
+from svkit.store.output import Output, continue_parts
 
 _KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """One process, or whole copies of the model in each of several."""
 DOUBLE_SIGNAL_SECONDS = 1.0
 """Launchers and terminals may deliver one request to stop twice (process group and process) within this time."""
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+"""Options of glibc's `mallopt`."""
+
+Answer = TypeVar("Answer")
 
 
 def make_accelerator(precision: str) -> Accelerator:
@@ -57,7 +65,21 @@ def make_accelerator(precision: str) -> Accelerator:
     return accelerator
 
 
-def on_main(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed memory; elsewhere nothing happens. Returns whether the allocator took the settings.
+
+    Training on a CPU allocates the same large tensors in every step. glibc gives each of them back to the system and
+    gets it again, zeroed page by page, which is a quarter of the computing time of a step of the `tiny` model.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    # Large blocks from the heap, a heap that never shrinks, and grows by 64 MiB.
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 * 2**20))
+    return all(libc.mallopt(ctypes.c_int(option), ctypes.c_int(value)) == 1 for option, value in settings)
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], Answer]) -> Answer:
     """Run `action` on the main process and return its result everywhere; its error ends every process."""
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
@@ -69,7 +91,33 @@ def on_main(accelerator: Accelerator, action: Callable[[], Any]) -> Any:
         broadcast_object_list(outcome, from_process=0)
     if outcome[1] is not None:
         raise outcome[1]
-    return outcome[0]
+    answer: Answer = outcome[0]
+    return answer
+
+
+def unfinished(outputs: Sequence[Output], accelerator: Accelerator, progress: Progress) -> Iterator[int]:
+    """Yield the numbers of the outputs that have to be made, each once those before it are; see `Output.is_kept`."""
+    on_main(accelerator, partial(continue_parts, outputs))
+    for number, output in enumerate(outputs):
+        if not on_main(accelerator, partial(output.is_kept, progress)):
+            yield number
+
+
+@contextlib.contextmanager
+def opened(output: Output, accelerator: Accelerator) -> Iterator[None]:
+    """Hold an output on the main process, and let every process know whether it is resumed; see `Output.open`."""
+    output.is_resumed = on_main(accelerator, lambda: output.open().is_resumed)
+    try:
+        yield
+    finally:
+        output.close()
+
+
+def finish(output: Output, accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
+    """Finish an output (main process) with more facts for its provenance."""
+    # In this order: killed in between, the output is finished, not without result and state.
+    output.finish({"num_processes": accelerator.num_processes, "device": str(accelerator.device), **facts})
+    checkpoint.remove_resume(output.path)
 
 
 def exit_code(number: int) -> int:
@@ -107,39 +155,10 @@ class StopSignal:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-
-class StageOutput:
-    """The output directory of a stage as every process sees it; the main one holds the lock."""
-
-    def __init__(self, accelerator: Accelerator, output: Output) -> None:
-        """Take the output on the main process; see `svkit.store.output`."""
-        self.accelerator = accelerator
-        self.path = output.path
-        self._output = output
-        self.is_resumed = bool(on_main(accelerator, lambda: output.open().is_resumed))
-
-    def input_hash(self, name: str) -> str:
-        """Return the sha256 that an input had when the stage began (main process)."""
-        return self._output.hashes[name]
-
-    def recorded(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a record as it is written here (main process); see `svkit.store.places`."""
-        return self._output.recorded(record)
-
-    def finish(self, extra: Mapping[str, Any]) -> None:
-        """Write the provenance (main process), then wait for each other."""
-
-        def action() -> None:
-            # In this order: killed in between, the output is finished, not without result and state.
-            self._output.finish({"num_processes": self.accelerator.num_processes, **extra})
-            store.remove_resume(self.path)
-
-        on_main(self.accelerator, action)
-
-    def __enter__(self) -> "StageOutput":
-        """Return the output."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Release the lock."""
-        self._output.close()
+    def leave(self, output: Output, progress: Progress) -> NoReturn:
+        """Say that the state is saved, and exit."""
+        progress.note(
+            f"interrupted: the state is saved in {output.path}; run the same command again to go on from there"
+        )
+        # Another process of the job may have been told, and not this one.
+        sys.exit(exit_code(self.received or signal.SIGINT))

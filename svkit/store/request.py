@@ -3,10 +3,13 @@
 The command line fills a request from its groups of options by the names of the fields (`svkit.cli.option_groups`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from svkit.config.schema import Recipe
+from svkit.store.output import Output
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,6 +21,20 @@ class Request:
     """Replace output that already exists; an unfinished run of the same command is resumed all the same."""
     keep_finished: bool = False
     """Finished output of equal inputs and settings is the result; with `overwrite`, any other is replaced."""
+
+    def output(
+        self, path: Path, command: str, config: Mapping[str, Any], inputs: Mapping[str, Path]
+    ) -> Output:
+        """Return the output that this request makes at `path`; arguments as of `Output`."""
+        return Output(
+            path,
+            command=command,
+            config=config,
+            inputs=inputs,
+            overwrite=self.overwrite,
+            keep_finished=self.keep_finished,
+            experiment=self.exp,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ step, the tensors of the task and of the optimiser, and a resumed run equals an 
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from svkit.config.schema import OptimConfig
 from svkit.errors import TrainingError
 from svkit.nn.margin import SampledClassifier
 from svkit.training.schedule import learning_rate
+from svkit.training.tasks import Task
 
 MAX_SKIPPED_STEPS = 20
 """Consecutive steps with a non-finite loss or gradient before training gives up."""
@@ -30,16 +31,6 @@ Record = dict[str, Any]
 
 class Interrupted(Exception):
     """The user or the system asked to stop; the state is saved."""
-
-
-class Task(Protocol):
-    """What `svkit.training.tasks` offers to the loop."""
-
-    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
-        """Groups for the optimiser."""
-
-    def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        """Parameters whose gradient norm is limited together."""
 
 
 class Hooks(Protocol):
@@ -79,7 +70,6 @@ def make_optimizer(task: Task, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW over the task's groups; every trainable parameter is in exactly one of them."""
     groups = task.parameter_groups(optim)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
-    assert isinstance(task, nn.Module)
     wanted = {id(parameter) for parameter in task.parameters() if parameter.requires_grad}
     assert len(grouped) == len(set(grouped)) and set(grouped) == wanted
     optimizer = torch.optim.AdamW(groups, lr=optim.lr, fused=True)
@@ -97,7 +87,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 @dataclass(slots=True)
 class _Meter:
-    """Sums of the metrics since the last record, on the device."""
+    """Sums of the metrics since the last record, on the device: reading a value would wait for the GPU."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     count: int = 0
@@ -122,22 +112,6 @@ class _Meter:
         return {**dict(zip(names, means.tolist(), strict=True)), "examples_per_second": round(rate, 2)}
 
 
-class _RunningStatistics:
-    """The batch norms' buffers, which a forward pass changes: a step that is skipped must not leave its NaN there."""
-
-    def __init__(self, task: nn.Module) -> None:
-        norms = [module for module in task.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        self._buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
-        self._kept: list[Tensor] = []
-
-    def remember(self) -> None:
-        self._kept = [buffer.clone() for buffer in self._buffers]
-
-    def restore(self) -> None:
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(kept)
-
-
 def run_loop(
     task: nn.Module,
     optimizer: torch.optim.AdamW,
@@ -149,7 +123,7 @@ def run_loop(
     """Train.
 
     Args:
-        task: the task as prepared by `accelerator`.
+        task: a `Task` as prepared by `accelerator`.
         optimizer: over the task's parameters.
         batches: of the steps from `plan.start` on.
         plan: length and rhythm.
@@ -157,7 +131,7 @@ def run_loop(
         hooks: the stage's part.
 
     Returns:
-        The number of steps that were skipped because of a non-finite gradient.
+        The number of steps that were skipped because of a non-finite loss or gradient.
 
     Raises:
         TrainingError: too many non-finite steps in a row; the state before them was saved.
@@ -165,30 +139,38 @@ def run_loop(
     """
     groups = accelerator.unwrap_model(task).clip_groups()
     meter, skipped, skipped_in_a_row = _Meter(), 0, 0
-    statistics = _RunningStatistics(task)
+    norms = [module for module in task.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
     task.train()
     saved_at = time.monotonic()
     for step, (waveforms, labels) in enumerate(batches, start=plan.start):
+        # From here to the optimiser, everything follows from the step and the state: no draw is left over from the
+        # step before, so it does not matter whether this process has made that one.
         lr = learning_rate(plan.optim, step, plan.steps_per_epoch, plan.num_steps)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
         seed_step(plan.seed, step, accelerator.process_index)
-        statistics.remember()
+        # A forward pass changes the batch norms' statistics: a step that is skipped must not leave its NaN there.
+        before = [buffer.clone() for buffer in statistics]
         losses = task(waveforms.to(accelerator.device), labels.to(accelerator.device), step)
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(losses["loss"])
-        norms = {
+        # Each group on its own, as published: a large gradient of the classifier would else shrink the encoder's.
+        grad_norms = {
             name: torch.nn.utils.clip_grad_norm_(parameters, plan.optim.clip_norm)
             for name, parameters in groups.items()
             if parameters
         }
-        finite = torch.stack([losses["loss"].detach(), *norms.values()]).isfinite().all()
+        finite = torch.stack([losses["loss"].detach(), *grad_norms.values()]).isfinite().all()
+        # All or none: the exchanged gradients are alike, but a loss may be bad in one process alone, and the
+        # processes would drift apart for good.
         if not _any_process(not bool(finite), accelerator):
             optimizer.step()
-            meter.add(losses, norms, len(labels))
+            meter.add(losses, grad_norms, len(labels))
             skipped_in_a_row = 0
         else:
-            statistics.restore()
+            for buffer, value in zip(statistics, before, strict=True):
+                buffer.copy_(value)
             skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
             if skipped_in_a_row >= MAX_SKIPPED_STEPS:
                 # Skipped steps leave no trace: this is the state after the last good one.
@@ -210,9 +192,12 @@ def run_loop(
             hooks.on_validate(done)
             task.train()
             meter.since = time.perf_counter()
+        # Signals and clocks differ between processes: what one wants, all do, at the same step. A stop may arrive
+        # between the two questions, so the second asks all again instead of trusting the first.
         is_late = time.monotonic() - saved_at >= plan.save_every_seconds
         must_save = _any_process(hooks.should_stop() or is_late, accelerator)
         must_stop = must_save and _any_process(hooks.should_stop(), accelerator)
+        # After a validation too: the best state is named by its step, and the facts that mention it are in the state.
         if must_save or done % plan.save_every == 0 or done in plan.validate_after:
             hooks.on_save(done)
             saved_at = time.monotonic()

@@ -7,33 +7,27 @@ teacher's head and classifier are in place.
 import copy
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from accelerate import Accelerator
 
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import PruneConfig
 from svkit.data.dataset import CropDataset
 from svkit.errors import ConfigError, TrainingError
-from svkit.models.load import SpeakerModel, load_model
-from svkit.models.session import StageOutput, make_accelerator
-from svkit.nn.encoder import Encoder
+from svkit.nn.encoder import LayerGates
 from svkit.progress import Progress
 from svkit.pruning.counting import encoder_parameters, macs, sparsity
 from svkit.pruning.cut import cut_architecture, cut_encoder
 from svkit.pruning.gates import EncoderGates
 from svkit.pruning.selection import TOLERANCE, select
-from svkit.reports.card import write_card
-from svkit.store import checkpoint as store
-from svkit.store.manifest import read_manifest
-from svkit.store.output import Output
-from svkit.store.provenance import plain
+from svkit.store import checkpoint
 from svkit.store.request import RunRequest
-from svkit.training.stage import Fit, batch_of_process, count_steps, fit_task
+from svkit.training.stage import decisive, run_stages, training_inputs
 from svkit.training.tasks import DistillationTask, PruningTask
-from svkit.training.teacher import DistanceMeter, default_teacher, place, training_inputs
+from svkit.training.teacher import TeacherStage, checked, write_pruned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +46,26 @@ class PruneResult:
     checkpoint: Path
     sparsity: float
     encoder_parameters: int
+
+
+def run(request: PruneRequest, progress: Progress) -> PruneResult:
+    """Prune and cut. Errors as `svkit.training.stage.run_stages`."""
+    config = request.recipe.prune
+    teacher = checked(request.teacher or request.exp / "finetune" / "joint", "teacher", "finetune")
+    output = request.output(
+        request.out or request.exp / "prune",
+        "prune",
+        decisive(request, prune=config, budget=request.budget),
+        {**training_inputs(request), "teacher": teacher},
+    )
+    stage = PruneStage(request=request, output=output, config=config, label="prune", budget=request.budget)
+    run_stages([stage], progress)
+    architecture = checkpoint.read_architecture(output.path)
+    return PruneResult(
+        checkpoint=output.path,
+        sparsity=sparsity(architecture.encoder, architecture.dense_encoder()),
+        encoder_parameters=encoder_parameters(architecture.encoder),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,153 +118,70 @@ def _target(teacher: ModelArchitecture, config: PruneConfig, budget: str | None)
     return _Target(cost=cost, limit=allowed, sparsity=aim)
 
 
-def run(request: PruneRequest, progress: Progress) -> PruneResult:
-    """Prune and cut.
+@dataclass(kw_only=True)
+class PruneStage(TeacherStage):
+    """Distillation of a gated copy of the teacher, and its cut."""
 
-    Raises:
-        TrainingError: the target cannot be met.
-        ConfigError, DataError, ArtifactError: as their names say.
-    """
-    recipe = request.recipe
-    config = recipe.prune
-    teacher_path = default_teacher(request.exp, request.teacher)
-    out = request.out or request.exp / "prune"
-    inputs = {**training_inputs(request.exp, request.manifest), "teacher": teacher_path}
-    record = plain(
-        {
-            "prune": config,
-            "budget": request.budget,
-            "precision": recipe.precision,
-            "preset": recipe.name,
-            "seed": recipe.seed,
-        }
-    )
-    planned = Output(
-        out,
-        command="prune",
-        config=record,
-        inputs=inputs,
-        overwrite=request.overwrite,
-        keep_finished=request.keep_finished,
-        experiment=request.exp,
-    )
-    if planned.is_kept(progress):
-        return _result(out)
-    teacher = load_model(teacher_path)
-    target = _target(teacher.architecture, config, request.budget)
-    config = replace(config, sparsity=target.sparsity)
-    check_reachable(teacher.architecture.encoder, target.cost, target.limit)
-    gates = EncoderGates(teacher.architecture.encoder, config, recipe.seed)
-    if config.round_to > 1:
-        # Blocks too coarse for the target show on fresh gates already: say so before training.
-        fresh = select(gates, teacher.architecture.encoder, target.cost, target.limit, config.round_to)
-        check_sparsity(cut_architecture(teacher.architecture.encoder, fresh), teacher, request.budget, config)
-    accelerator = make_accelerator(recipe.precision)
-    dataset = CropDataset(
-        read_manifest(inputs["train"], request.audio_root), config.data, config.augment, seed=recipe.seed
-    )
-    meter = DistanceMeter.open(inputs.get("valid"), config.data, recipe.seed)
-    with StageOutput(accelerator, planned) as output:
-        data = batch_of_process(output, config.data)
-        _, num_steps = count_steps(len(dataset), data, config.epochs, accelerator.num_processes)
-        fraction = config.sparsity_warmup_fraction
-        warmup = config.sparsity_warmup_steps if fraction is None else max(1, round(fraction * num_steps))
-        student = copy.deepcopy(teacher.encoder).requires_grad_(True)
-        student.set_conv_dropout(config.conv_dropout)
-        student.checkpoint_layers = recipe.gradient_checkpointing
-        task = PruningTask(student, teacher.encoder, gates, config, warmup)
-        place(task, accelerator)
-        fit = Fit(
-            accelerator=accelerator,
-            output=output,
-            task=task,
-            dataset=dataset,
-            data=data,
-            optim=config.optim,
-            save=recipe.save,
-            epochs=config.epochs,
-            validations=4,
-            seed=recipe.seed,
-            label="prune",
-            validate=None if meter is None else lambda task, _: meter.measure(task, accelerator),
-        )
-        trained = fit_task(fit, progress)
-        assert isinstance(trained, PruningTask)
-        extra: dict[str, Any] = {"device": str(accelerator.device)}
-        if accelerator.is_main_process:
-            final = select(
-                trained.gates, teacher.architecture.encoder, target.cost, target.limit, config.round_to
+    config: PruneConfig
+    budget: str | None
+    task: PruningTask = field(init=False)
+    target: _Target = field(init=False)
+    gates: EncoderGates = field(init=False)
+
+    def read(self, dataset: CropDataset, progress: Progress) -> None:
+        """Read the teacher; TrainingError when the target cannot be met whatever the gates learn."""
+        super().read(dataset, progress)
+        dense = self.teacher.architecture.encoder
+        self.target = target = _target(self.teacher.architecture, self.config, self.budget)
+        self.config = replace(self.config, sparsity=target.sparsity)
+        empty = target.cost(dense.with_widths({name: [0] * dense.num_layers for name in dense.widths()}))
+        if empty > target.limit:
+            raise TrainingError(
+                f"the target cannot be met: what no gate can remove costs {empty:,}, the target allows"
+                f" {int(target.limit):,}"
             )
-            cut = cut_encoder(trained.student, final)
-            extra |= _write_result(out, teacher, teacher_path, cut, request.budget, config)
-            if meter is not None:
-                after = DistillationTask(cut, teacher.encoder, config).to(accelerator.device)
-                extra["distance_after_cut"] = meter.measure(after, accelerator)
-        output.finish(extra)
-        if accelerator.is_main_process:
-            write_card(out)
-    return _result(out)
+        self.gates = EncoderGates(dense, self.config, self.request.recipe.seed)
+        if self.config.round_to > 1:
+            # Blocks too coarse for the target show on fresh gates already: say so before training.
+            self._check_sparsity(cut_architecture(dense, self._select()))
 
-
-def check_reachable(
-    dense: EncoderArchitecture, cost: Callable[[EncoderArchitecture], int], limit: float
-) -> None:
-    """Raise TrainingError before any training when even the empty encoder costs more than the limit."""
-    empty = dense.with_widths({name: [0] * dense.num_layers for name in dense.widths()})
-    if cost(empty) > limit:
-        raise TrainingError(
-            f"the target cannot be met: what no gate can remove costs {cost(empty):,}, the target allows {int(limit):,}"
+    def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> PruningTask:
+        """Make the task; the student starts as the teacher, gates open."""
+        fraction = self.config.sparsity_warmup_fraction
+        warmup = (
+            self.config.sparsity_warmup_steps if fraction is None else max(1, round(fraction * num_steps))
         )
+        # Copied before the teacher's layers are packed, which cannot be trained.
+        student = self.prepare_student(copy.deepcopy(self.teacher.encoder))
+        task = PruningTask(student, self.teacher.encoder, self.gates, self.config, warmup)
+        self.place(task, accelerator)
+        return task
 
+    def write(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Cut by the learned gates, write what is left, and measure how far the cut has moved it."""
+        cut = cut_encoder(self.task.student, self._select())
+        facts: dict[str, Any] = {
+            "sparsity": self._check_sparsity(cut.architecture),
+            "encoder_parameters": encoder_parameters(cut.architecture),
+        }
+        dense = self.teacher.architecture.dense_encoder()
+        write_pruned(self.output.path, self.output.inputs["teacher"], self.teacher, cut, dense)
+        if self.meter is not None:
+            after = DistillationTask(cut, self.teacher.encoder, self.config).to(accelerator.device)
+            facts["distance_after_cut"] = self.meter.measure(after, accelerator)
+        return facts
 
-def check_sparsity(
-    kept: EncoderArchitecture, teacher: SpeakerModel, budget: str | None, config: PruneConfig
-) -> float:
-    """Return the counted sparsity; TrainingError when it lies outside of the promised range."""
-    reached = sparsity(kept, teacher.architecture.encoder)
-    if budget is None and not config.sparsity <= reached <= config.sparsity + TOLERANCE:
-        raise TrainingError(
-            f"sparsity target missed: expected {config.sparsity:.3f} to {config.sparsity + TOLERANCE:.3f}, "
-            f"counted {reached:.4f}; with --round-to {config.round_to} blocks are too coarse for this encoder: use a "
-            "smaller one"
-        )
-    return reached
+    def _select(self) -> list[LayerGates]:
+        """Choose what is kept; the exact count meets the target, which the gates' expectation only comes near."""
+        dense, target = self.teacher.architecture.encoder, self.target
+        return select(self.gates, dense, target.cost, target.limit, self.config.round_to)
 
-
-def _write_result(
-    out: Path,
-    teacher: SpeakerModel,
-    teacher_path: Path,
-    cut: Encoder,
-    budget: str | None,
-    config: PruneConfig,
-) -> dict[str, Any]:
-    dense = teacher.architecture.dense_encoder()
-    reached = check_sparsity(cut.architecture, teacher, budget, config)
-    write_pruned(out, teacher, cut, dense)
-    classifier = store.read_classifier(teacher_path)
-    if classifier is not None:
-        store.write_classifier(out, classifier)
-    return {"sparsity": reached, "encoder_parameters": encoder_parameters(cut.architecture)}
-
-
-def write_pruned(out: Path, teacher: SpeakerModel, student: Encoder, dense: EncoderArchitecture) -> None:
-    """Write a checkpoint of the student's encoder and the teacher's head."""
-    architecture = ModelArchitecture(
-        encoder=student.architecture,
-        head=teacher.architecture.head,
-        dense_widths={name: tuple(widths) for name, widths in dense.widths().items()},
-    )
-    tensors: dict[str, torch.Tensor] = {
-        f"encoder.{name}": tensor for name, tensor in student.state_dict().items()
-    } | {f"head.{name}": tensor for name, tensor in teacher.head.state_dict().items()}
-    store.write_model(out, architecture, tensors)
-
-
-def _result(out: Path) -> PruneResult:
-    architecture = store.read_architecture(out)
-    return PruneResult(
-        checkpoint=out,
-        sparsity=sparsity(architecture.encoder, architecture.dense_encoder()),
-        encoder_parameters=encoder_parameters(architecture.encoder),
-    )
+    def _check_sparsity(self, kept: EncoderArchitecture) -> float:
+        """Return the counted sparsity; TrainingError when it lies outside of the promised range."""
+        reached, wanted = sparsity(kept, self.teacher.architecture.encoder), self.config.sparsity
+        if self.budget is None and not wanted <= reached <= wanted + TOLERANCE:
+            raise TrainingError(
+                f"sparsity target missed: expected {wanted:.3f} to {wanted + TOLERANCE:.3f}, counted {reached:.4f};"
+                f" with --round-to {self.config.round_to} blocks are too coarse for this encoder: use a smaller one"
+            )
+        return reached

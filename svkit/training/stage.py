@@ -1,58 +1,140 @@
-"""The run of one training stage: its loop, log, validation, resume states and interruption."""
+"""A training stage and its run: inputs, task, loop, log, validation, resume states, interruption, result.
+
+A stage (`finetune`, `prune`, `distill`) says what decides its result and how its task is made, validated and written;
+`run_stages` does all the rest, for every stage alike.
+"""
 
 import contextlib
-import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from svkit.config.schema import DataConfig, OptimConfig, SaveConfig
+from svkit.config.schema import DataConfig, DistillConfig, StageConfig
 from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
 from svkit.errors import ArtifactError, ConfigError, TrainingError
-from svkit.models.session import StageOutput, StopSignal, exit_code, on_main
-from svkit.progress import Progress, Task
-from svkit.store import checkpoint as store
+from svkit.models.session import StopSignal, finish, make_accelerator, on_main, opened, unfinished
+from svkit.progress import Progress
+from svkit.progress import Task as Bar
+from svkit.reports.card import write_card
+from svkit.store import checkpoint
 from svkit.store.atomic import one_line
+from svkit.store.manifest import Manifest, read_manifest
+from svkit.store.output import Output
+from svkit.store.request import RunRequest
 from svkit.training.loop import Interrupted, LoopPlan, Record, make_optimizer, run_loop
 from svkit.training.schedule import validation_steps
+from svkit.training.tasks import Task
 
 _LOADER_LOST = "DataLoader worker (pid"
 """How torch begins to say that a loader process has died; it does so within whatever is running."""
 
 
 @dataclass(kw_only=True)
-class Fit:
-    """One training run of a stage."""
+class Stage:
+    """What decides the result of a training stage, and how its task is made, validated and written.
 
-    accelerator: Accelerator
-    output: StageOutput
-    task: nn.Module
-    dataset: CropDataset
-    data: DataConfig
-    optim: OptimConfig
-    save: SaveConfig
-    epochs: float
-    validations: int
-    seed: int
+    The methods are called in the order they stand here; a stage keeps what it has read and made.
+    """
+
+    request: RunRequest
+    output: Output
+    config: StageConfig | DistillConfig
     label: str
     """Shown beside the progress bar."""
-    validate: Callable[[nn.Module, int], Record] | None = None
-    """(task, steps done) -> metrics; called by every process."""
-    after_validation: Callable[[nn.Module, int, Record, dict[str, Any]], None] | None = None
-    """(task, steps done, metrics, facts): main process; may write files and change the facts."""
+    validations: int = 1
+    """After how many even spans of the run `validate` is called, and the state saved."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Small JSON facts that survive a resume."""
-    state_of: Callable[[nn.Module], dict[str, Tensor]] = lambda task: dict(task.state_dict())
+    """Small JSON facts that survive a resume (main process)."""
+
+    def read(self, dataset: CropDataset, progress: Progress) -> None:
+        """Read what the task is made from.
+
+        The output is not opened yet: a missing or corrupt input leaves nothing behind that the right command would
+        take for an unfinished run of the wrong one.
+        """
+        raise NotImplementedError
+
+    def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> Task:
+        """Make the task for a run of so many steps, with so many examples over all processes in each."""
+        raise NotImplementedError
+
+    def validate(self, accelerator: Accelerator) -> Record | None:
+        """Measure the task on held-out speakers, every process its share; None: there are none."""
+        raise NotImplementedError
+
+    def after_validation(self, num_done: int, metrics: Record, progress: Progress) -> None:
+        """Keep what the metrics are worth after so many steps: main process; may write files and change the facts."""
+
+    def write(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Write the result of the trained task (main process); returns more facts for the provenance."""
+        raise NotImplementedError
 
 
-def batch_of_process(output: StageOutput, data: DataConfig) -> DataConfig:
+def decisive(request: RunRequest, **own: Any) -> dict[str, Any]:
+    """Return the settings that decide a stage's result, its own and those of the recipe: what a run is known by."""
+    recipe = request.recipe
+    return {**own, "precision": recipe.precision, "preset": recipe.name, "seed": recipe.seed}
+
+
+def training_inputs(request: RunRequest, *, with_trials: bool = False) -> dict[str, Path]:
+    """Return the training list, and that of held-out speakers (and its trials) where there is one."""
+    data = request.exp / "data"
+    inputs = {"train": request.manifest or data / "train.tsv"}
+    if (data / "valid.tsv").exists():
+        inputs["valid"] = data / "valid.tsv"
+        if with_trials:
+            inputs["valid_trials"] = data / "valid_trials.txt"
+    return inputs
+
+
+def run_stages(stages: Sequence[Stage], progress: Progress) -> None:
+    """Run stages one after the other; those that are finished are kept or refused as the request says.
+
+    Raises:
+        SystemExit: 130 after SIGINT, 143 after SIGTERM or SIGHUP, the state saved.
+        ConfigError: finished already; augmentation material is missing; the processes cannot share the batch.
+        DataError: a list or recording is missing or bad.
+        ArtifactError: a checkpoint is missing or corrupt, or the output belongs to another run.
+        TrainingError: training diverged, or its target cannot be met.
+    """
+    accelerator = make_accelerator(stages[0].request.recipe.precision)
+    for number in unfinished([stage.output for stage in stages], accelerator, progress):
+        _run(stages[number], accelerator, progress)
+
+
+def _run(stage: Stage, accelerator: Accelerator, progress: Progress) -> None:
+    request, config, output = stage.request, stage.config, stage.output
+
+    def listed(name: str) -> Manifest | None:
+        return read_manifest(output.inputs[name]) if name in output.inputs else None
+
+    dataset = CropDataset(
+        read_manifest(output.inputs["train"], request.audio_root),
+        config.data,
+        config.augment,
+        seed=request.recipe.seed,
+        noise=listed("noise"),
+        rirs=listed("rirs"),
+    )
+    stage.read(dataset, progress)
+
+    def write() -> None:
+        finish(output, accelerator, stage.write(accelerator))
+        write_card(output.path)
+
+    with opened(output, accelerator):
+        _Fit(stage, dataset, accelerator, progress).train()
+        on_main(accelerator, write)
+
+
+def batch_of_process(output: Output, data: DataConfig, num_processes: int) -> DataConfig:
     """Settle how many examples each process takes in a step.
 
     A run keeps the batch over all processes that it began with, so that steps, learning rates and the order of the
@@ -64,14 +146,13 @@ def batch_of_process(output: StageOutput, data: DataConfig) -> DataConfig:
     Raises:
         ConfigError: the batch of the interrupted run cannot be shared out evenly.
     """
-    begun = store.read_resume_batch(output.path) if output.is_resumed else None
+    begun = checkpoint.read_resume_batch(output.path) if output.is_resumed else None
     if begun is None:
         return data
-    num_processes = output.accelerator.num_processes
     if begun % num_processes:
         raise ConfigError(
             f"{output.path}: the interrupted run took {begun} examples a step, which {num_processes} processes "
-            "cannot share evenly; go on with a number of processes that divides it, or use --overwrite"
+            "cannot share evenly; continue with a number of processes that divides it, or use --overwrite"
         )
     return replace(data, batch_size=begun // num_processes)
 
@@ -82,7 +163,168 @@ def count_steps(dataset_size: int, data: DataConfig, epochs: float, num_processe
     return batches.steps_per_epoch, max(1, round(epochs * batches.steps_per_epoch))
 
 
+class _Fit:
+    """The run of a stage's task, and what the loop asks of it (`svkit.training.loop.Hooks`)."""
+
+    def __init__(
+        self, stage: Stage, dataset: CropDataset, accelerator: Accelerator, progress: Progress
+    ) -> None:
+        self.stage, self.dataset, self.accelerator, self.progress = stage, dataset, accelerator, progress
+        self.directory, self.recipe = stage.output.path, stage.request.recipe
+        num_processes = accelerator.num_processes
+        self.data = batch_of_process(stage.output, stage.config.data, num_processes)
+        self.batch_size = self.data.batch_size * num_processes
+        self.per_epoch, self.num_steps = count_steps(
+            len(dataset), self.data, stage.config.epochs, num_processes
+        )
+        self.task = stage.make_task(accelerator, self.batch_size, self.num_steps)
+        # Before the optimiser: it loads its state to where the parameters are.
+        self.task.to(accelerator.device)
+        self.optimizer = make_optimizer(self.task, stage.config.optim)
+        self.start = self.num_logged = self.num_saved = self._resume()
+        self.stop = StopSignal()
+        self.bar: Bar
+        self.events: Any = None
+
+    def _resume(self) -> int:
+        """Load the newest state of an interrupted run; returns how many steps were done."""
+        stage, state = self.stage, None
+        if stage.output.is_resumed:
+            state = checkpoint.read_resume(self.directory, self.num_steps, self.progress.note)
+        num_done = 0 if state is None else state.num_done
+        if self.accelerator.is_main_process:
+            # A killed run has logged steps after its last state, which are done and logged again.
+            checkpoint.truncate_log(self.directory, num_done)
+        if state is not None:
+            where = f"{self.directory}/{checkpoint.RESUME_NAME}"
+            checkpoint.check_keys(list(state.task), list(self.task.state_dict()), where)
+            self.task.load_state_dict(state.task)
+            _load_optimizer(self.optimizer, state.optimizer)
+            stage.facts.update(state.facts)
+            self.progress.note(f"{stage.label}: going on after step {num_done}")
+        return num_done
+
+    def train(self) -> None:
+        """Train to the end, or save the state and exit when a signal asks to stop."""
+        accelerator, save = self.accelerator, self.recipe.save
+        on_gpu = accelerator.device.type == "cuda"
+        if accelerator.num_processes > 1 and on_gpu:
+            # Batch norms see the whole batch, as with one process; gloo on CPUs has no such module.
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.task)
+        wrapped = accelerator.prepare_model(self.task)
+        ranks = {"rank": accelerator.process_index, "num_processes": accelerator.num_processes}
+        batches = EpochBatches(len(self.dataset), self.data, self.recipe.seed, **ranks)
+        loader = build_loader(
+            self.dataset,
+            TrainSampler(batches, self.start, self.num_steps - self.start),
+            num_workers=self.data.num_workers,
+            pin_memory=on_gpu,
+        )
+        plan = LoopPlan(
+            num_steps=self.num_steps,
+            steps_per_epoch=self.per_epoch,
+            seed=self.recipe.seed,
+            optim=self.stage.config.optim,
+            validate_after=validation_steps(self.num_steps, self.stage.validations),
+            save_every=save.every_steps,
+            save_every_seconds=60 * save.every_minutes,
+            start=self.start,
+        )
+        label = self.stage.label
+        with self.stop.installed(), self.progress.task(label, self.num_steps) as self.bar:
+            self.bar.advance(self.start)
+            self._open_events()
+            try:
+                skipped = run_loop(wrapped, self.optimizer, loader, plan, accelerator, self)
+            except BaseException as reason:
+                with contextlib.suppress(ArtifactError):  # a full disk has been reported
+                    self._close_events()
+                if isinstance(reason, Interrupted):
+                    self.stop.leave(self.stage.output, self.progress)
+                if isinstance(reason, RuntimeError) and str(reason).startswith(_LOADER_LOST):
+                    raise TrainingError(
+                        f"{label}: {str(reason).splitlines()[0].strip()} The system ends processes when memory runs"
+                        f" out: a smaller data.num_workers takes less; {self._what_is_kept()}"
+                    ) from reason
+                raise
+            self._close_events()
+        if skipped:
+            self.progress.note(f"{label}: skipped {skipped} steps, their loss or gradient was not finite")
+
+    def on_log(self, record: Record) -> None:
+        """Write a record and advance the bar."""
+        self._write(record)
+        shown = {name: record[name] for name in ("loss", "accuracy", "sparsity") if name in record}
+        self.bar.advance(record["step"] - self.num_logged, **shown)
+        self.num_logged = record["step"]
+
+    def on_validate(self, num_done: int) -> None:
+        """Measure in every process; the main one keeps what comes of it, and its errors end all."""
+        metrics = self.stage.validate(self.accelerator)
+        if metrics is None:
+            return
+
+        def action() -> None:
+            self.stage.after_validation(num_done, metrics, self.progress)
+            self._write({"kind": "valid", "step": num_done, **metrics})
+
+        on_main(self.accelerator, action)
+
+    def on_save(self, num_done: int) -> None:
+        """Save what the run is resumed from; see `svkit.store.checkpoint.write_resume`."""
+
+        def action() -> None:
+            facts = self.stage.facts
+            state = checkpoint.ResumeState(
+                num_done=num_done,
+                batch_size=self.batch_size,
+                task=dict(self.task.state_dict()),
+                optimizer=_optimizer_tensors(self.optimizer),
+                facts=facts,
+                best_step=facts.get("best", {}).get("step"),
+            )
+            try:
+                checkpoint.write_resume(self.directory, state, self.recipe.save.keep_last)
+            except ArtifactError as error:
+                raise ArtifactError(f"{error}; {self._what_is_kept()}") from error
+
+        on_main(self.accelerator, action)
+        self.num_saved = num_done
+
+    def should_stop(self) -> bool:
+        """Whether a signal has asked to stop."""
+        return self.stop.received is not None
+
+    def _what_is_kept(self) -> str:
+        kept = f"the state after step {self.num_saved} is" if self.num_saved else "no state is"
+        return f"{kept} kept, the same command goes on"
+
+    def _open_events(self) -> None:
+        if self.accelerator.is_main_process:
+            from torch.utils.tensorboard import SummaryWriter
+
+            directory = self.directory / checkpoint.TENSORBOARD_NAME
+            with one_line(directory):
+                # What a killed run has drawn beyond its last state is drawn again.
+                self.events = SummaryWriter(str(directory), purge_step=self.start + 1)
+
+    def _write(self, record: Record) -> None:
+        if self.events is None:
+            return
+        checkpoint.append_log(self.directory, record)
+        with one_line(self.directory / checkpoint.TENSORBOARD_NAME):
+            for name, value in record.items():
+                if isinstance(value, int | float) and name != "step":
+                    self.events.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+
+    def _close_events(self) -> None:
+        if self.events is not None:
+            with one_line(self.directory / checkpoint.TENSORBOARD_NAME):
+                self.events.close()
+
+
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's state as flat names, which safetensors takes: `parameter.name`."""
     return {
         f"{index}.{name}": value
         for index, entry in optimizer.state_dict()["state"].items()
@@ -95,186 +337,5 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
+    # Rates and decay are the recipe's and the step's: only the moments are state.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-class _StageHooks:
-    def __init__(
-        self,
-        fit: Fit,
-        wrapped: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        start: int,
-        bar: Task,
-        stop: StopSignal,
-    ):
-        self.fit, self.wrapped, self.optimizer, self.bar, self.stop = fit, wrapped, optimizer, bar, stop
-        self.num_logged = self.num_saved = start
-        self.writer: Any = None
-        if fit.accelerator.is_main_process:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.events = fit.output.path / store.TENSORBOARD_NAME
-            with one_line(self.events):
-                # What a killed run has drawn beyond its last state is drawn again.
-                self.writer = SummaryWriter(str(self.events), purge_step=start + 1)
-
-    @property
-    def task(self) -> nn.Module:
-        return self.fit.accelerator.unwrap_model(self.wrapped)
-
-    def _write(self, record: Record) -> None:
-        if self.writer is None:
-            return
-        store.append_log(self.fit.output.path, record)
-        with one_line(self.events):
-            for name, value in record.items():
-                if isinstance(value, int | float) and name != "step":
-                    self.writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
-
-    def close(self) -> None:
-        """Write what TensorBoard still holds."""
-        if self.writer is not None:
-            with one_line(self.events):
-                self.writer.close()
-
-    def on_log(self, record: Record) -> None:
-        self._write(record)
-        shown = {name: record[name] for name in ("loss", "accuracy", "sparsity") if name in record}
-        self.bar.advance(record["step"] - self.num_logged, **shown)
-        self.num_logged = record["step"]
-
-    def on_validate(self, num_done: int) -> None:
-        fit = self.fit
-        if fit.validate is None:
-            return
-        metrics = fit.validate(self.task, num_done)
-
-        def action() -> dict[str, Any]:
-            if fit.after_validation is not None:
-                fit.after_validation(self.task, num_done, metrics, fit.facts)
-            self._write({"kind": "valid", "step": num_done, **metrics})
-            return fit.facts
-
-        fit.facts.update(on_main(fit.accelerator, action))
-
-    def on_save(self, num_done: int) -> None:
-        fit = self.fit
-
-        def action() -> None:
-            state = store.ResumeState(
-                num_done=num_done,
-                batch_size=fit.data.batch_size * fit.accelerator.num_processes,
-                task=fit.state_of(self.task),
-                optimizer=_optimizer_tensors(self.optimizer),
-                facts=fit.facts,
-                best_step=fit.facts.get("best", {}).get("step"),
-            )
-            try:
-                store.write_resume(fit.output.path, state, fit.save.keep_last)
-            except ArtifactError as error:
-                raise ArtifactError(f"{error}; {self.what_is_kept()}") from error
-
-        on_main(fit.accelerator, action)
-        self.num_saved = num_done
-
-    def what_is_kept(self) -> str:
-        """Say from where the same command goes on."""
-        kept = f"the state after step {self.num_saved} is" if self.num_saved else "no state is"
-        return f"{kept} kept, the same command goes on"
-
-    def should_stop(self) -> bool:
-        return self.stop.received is not None
-
-
-def fit_task(fit: Fit, progress: Progress) -> nn.Module:
-    """Train the task of a stage, resuming where an interrupted run left off.
-
-    Returns:
-        The task with its final state.
-
-    Raises:
-        SystemExit: 130 after SIGINT, 143 after SIGTERM or SIGHUP, the state saved.
-        TrainingError: training diverged.
-    """
-    accelerator = fit.accelerator
-    per_epoch, num_steps = count_steps(len(fit.dataset), fit.data, fit.epochs, accelerator.num_processes)
-    optimizer = make_optimizer(cast(Any, fit.task), fit.optim)
-    start = _resume(fit, optimizer, num_steps, progress)
-    fit.task.to(accelerator.device)
-    _move_optimizer(optimizer, accelerator.device)
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        fit.task = nn.SyncBatchNorm.convert_sync_batchnorm(fit.task)
-    wrapped = accelerator.prepare_model(fit.task)
-    batches = EpochBatches(
-        len(fit.dataset),
-        fit.data,
-        fit.seed,
-        rank=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-    )
-    loader = build_loader(
-        fit.dataset,
-        TrainSampler(batches, start, num_steps - start),
-        num_workers=fit.data.num_workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    plan = LoopPlan(
-        num_steps=num_steps,
-        steps_per_epoch=per_epoch,
-        seed=fit.seed,
-        optim=fit.optim,
-        validate_after=validation_steps(num_steps, fit.validations),
-        save_every=fit.save.every_steps,
-        save_every_seconds=60 * fit.save.every_minutes,
-        start=start,
-    )
-    stop = StopSignal()
-    with stop.installed(), progress.task(fit.label, num_steps) as bar:
-        bar.advance(start)
-        hooks = _StageHooks(fit, wrapped, optimizer, start, bar, stop)
-        try:
-            skipped = run_loop(wrapped, optimizer, loader, plan, accelerator, hooks)
-            if skipped:
-                progress.note(
-                    f"{fit.label}: {skipped} steps were skipped, their loss or gradient was not finite"
-                )
-        except BaseException as reason:
-            with contextlib.suppress(ArtifactError):  # a full disk has been reported
-                hooks.close()
-            if isinstance(reason, RuntimeError) and str(reason).startswith(_LOADER_LOST):
-                raise TrainingError(
-                    f"{fit.label}: {str(reason).splitlines()[0].strip()} The system ends processes when memory runs"
-                    f" out: a smaller data.num_workers takes less; {hooks.what_is_kept()}"
-                ) from reason
-            if not isinstance(reason, Interrupted):
-                raise
-            progress.note(
-                f"interrupted: the state is saved in {fit.output.path}; the same command goes on from there"
-            )
-            fit.output.__exit__()
-            sys.exit(exit_code(stop.received or signal.SIGINT))
-        hooks.close()
-    return accelerator.unwrap_model(wrapped)
-
-
-def _resume(fit: Fit, optimizer: torch.optim.Optimizer, num_steps: int, progress: Progress) -> int:
-    state = store.read_resume(fit.output.path, num_steps, progress.note) if fit.output.is_resumed else None
-    if fit.accelerator.is_main_process:
-        store.truncate_log(fit.output.path, 0 if state is None else state.num_done)
-    if state is None:
-        return 0
-    expected = fit.state_of(fit.task)
-    store.check_keys(list(state.task), list(expected), f"{fit.output.path}/{store.RESUME_NAME}")
-    fit.task.load_state_dict(state.task, strict=False)
-    _load_optimizer(optimizer, state.optimizer)
-    fit.facts.update(state.facts)
-    progress.note(f"{fit.label}: going on after step {state.num_done}")
-    return state.num_done
-
-
-def _move_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    for entry in optimizer.state.values():
-        for name, value in entry.items():
-            if isinstance(value, Tensor):
-                entry[name] = value.to(device)

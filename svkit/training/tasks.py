@@ -30,7 +30,23 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-class ClassificationTask(nn.Module):
+class Task(nn.Module):
+    """What the loop trains: losses of a batch, and how the parameters are treated."""
+
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
+        """Losses of a step."""
+        raise NotImplementedError
+
+    def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        """Groups for AdamW; `lr_factor` multiplies the scheduled rate."""
+        raise NotImplementedError
+
+    def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Parameters whose gradient norm is limited together, by the name their norm is logged under."""
+        raise NotImplementedError
+
+
+class ClassificationTask(Task):
     """ArcFace over the training speakers."""
 
     def __init__(
@@ -65,7 +81,7 @@ class ClassificationTask(nn.Module):
         return {"loss": functional.cross_entropy(logits, targets_B), "accuracy": accuracy.detach()}
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
-        """Groups for AdamW; `lr_factor` multiplies the scheduled rate."""
+        """Encoder, and head with classifier; AdamW decays every parameter alike, as published."""
         encoder, head = trainable(self.network.encoder), trainable(self.network.head)
         groups = [
             {"params": encoder, "lr_factor": optim.encoder_lr_factor},
@@ -74,16 +90,12 @@ class ClassificationTask(nn.Module):
         return [group | {"weight_decay": optim.weight_decay} for group in groups if group["params"]]
 
     def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        """Parameters whose gradient norm is limited together."""
+        """Speaker model, and classifier."""
         return {"model": trainable(self.network), "classifier": trainable(self.classifier)}
 
 
 def distillation_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Distance between hidden states, over all of them (paper, section 3.2).
-
-    Args:
-        student: hidden states [B, T, D], projection output and every layer.
-        teacher: the same of the teacher.
+    """Distance between hidden states [B, T, D], over the projection output and every layer (paper, section 3.2).
 
     Returns:
         mean |h_s - h_t| and mean cos(h_s, h_t), float32 scalars.
@@ -96,7 +108,7 @@ def distillation_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) ->
     return torch.stack(l1).mean(), torch.stack(cosine).mean()
 
 
-class DistillationTask(nn.Module):
+class DistillationTask(Task):
     """The student's hidden states follow the frozen teacher's."""
 
     def __init__(self, student: Encoder, teacher: Encoder, config: DistillConfig) -> None:
@@ -108,6 +120,7 @@ class DistillationTask(nn.Module):
         self._teacher = (teacher.eval().requires_grad_(False),)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "DistillationTask":
+        # Moving the task moves the teacher, which torch does not know of.
         self._teacher[0]._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
@@ -115,29 +128,29 @@ class DistillationTask(nn.Module):
         """Cast the teacher's linear layers once and for all, on the device where it stays."""
         inference.prepare(self._teacher[0], dtype)
 
-    def distil(self, waveforms_BN: Tensor, gates: Sequence[LayerGates] | None) -> Losses:
-        """Distillation loss under given gates."""
+    def draw_gates(self) -> Sequence[LayerGates] | None:
+        """Draw the gates of the student; None: it has none."""
+        return None
+
+    def distance(self, waveforms_BN: Tensor) -> Losses:
+        """Distillation losses; in evaluation mode, gates have their deterministic values."""
         features, _ = self.features(waveforms_BN)
         with torch.no_grad():
             targets = self._teacher[0](features)
-        l1, cosine = distillation_losses(self.student(features, gates=gates), targets)
+        l1, cosine = distillation_losses(self.student(features, gates=self.draw_gates()), targets)
         loss = self.config.l1_weight * l1 - self.config.cosine_weight * cosine
         return {"loss": loss, "l1": l1.detach(), "cosine": cosine.detach()}
 
     def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
-        """Distillation loss; labels are not used."""
-        return self.distil(waveforms_BN, None)
-
-    def distance(self, waveforms_BN: Tensor) -> Losses:
-        """Distillation losses as they are measured in validation."""
-        return self.distil(waveforms_BN, None)
+        """Distillation losses; labels are not used."""
+        return self.distance(waveforms_BN)
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """One group."""
         return [{"params": trainable(self.student), "lr_factor": 1.0, "weight_decay": optim.weight_decay}]
 
     def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
-        """Parameters whose gradient norm is limited together."""
+        """The student."""
         return {"model": trainable(self.student)}
 
 
@@ -155,14 +168,20 @@ class PruningTask(DistillationTask):
         self.warmup_steps = warmup_steps
         self.teacher_parameters = encoder_parameters(teacher.architecture)
 
+    def draw_gates(self) -> Sequence[LayerGates]:
+        """Draw every gate once."""
+        drawn: Sequence[LayerGates] = self.gates()
+        return drawn
+
     def expected_sparsity(self) -> Tensor:
         """1 - expected parameters / the teacher's."""
         expected = expected_parameters(self.student.architecture, self.gates.expected_widths())
         return 1 - expected / self.teacher_parameters
 
     def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
-        """Distillation loss plus the Lagrangian; every gate is sampled once."""
-        losses = self.distil(waveforms_BN, self.gates())
+        """Distillation losses plus the Lagrangian."""
+        losses = self.distance(waveforms_BN)
+        # The constraint sees expectations, not this step's draw: its gradient has no sampling noise.
         target = target_sparsity(step, self.config.sparsity, self.warmup_steps)
         expected = self.expected_sparsity()
         losses["loss"] = losses["loss"] + self.constraint(expected, target)
@@ -172,14 +191,10 @@ class PruningTask(DistillationTask):
         losses["lambda2"] = self.constraint.lambda2.detach().clone()
         return losses
 
-    def distance(self, waveforms_BN: Tensor) -> Losses:
-        """Distillation losses under the gates (deterministic in evaluation mode)."""
-        return self.distil(waveforms_BN, self.gates())
-
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Weights, gates at their own rate, multipliers at that rate and ascending."""
-        factor = self.config.gate_lr / optim.lr
-        no_decay = {"weight_decay": 0.0, "lr_factor": factor}
+        # Weight decay would pull the gates to an even chance and the multipliers to 0, whatever the target.
+        no_decay = {"weight_decay": 0.0, "lr_factor": self.config.gate_lr / optim.lr}
         return [
             *super().parameter_groups(optim),
             {"params": list(self.gates.parameters()), **no_decay},

@@ -1,80 +1,86 @@
-"""What pruning and distillation share: teacher and student, and their distance on fixed crops of held-out speakers."""
+"""What pruning and distillation share: a student encoder that follows a teacher's hidden states."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch import nn
 
-from svkit.config.schema import DataConfig
-from svkit.data.dataset import CropDataset, CropKey
+from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
+from svkit.config.schema import DistillConfig
+from svkit.data.dataset import CropDataset
 from svkit.errors import ArtifactError
+from svkit.models.load import SpeakerModel, load_model
+from svkit.nn.encoder import Encoder
 from svkit.nn.precision import product_dtype
-from svkit.store.manifest import read_manifest
+from svkit.progress import Progress
+from svkit.store import checkpoint
+from svkit.training.loop import Record
+from svkit.training.stage import Stage
 from svkit.training.tasks import DistillationTask
+from svkit.training.validation import DistanceMeter
 
-NUM_VALIDATION_CROPS = 64
-_BATCH = 16
-
-
-def training_inputs(exp: Path, manifest: Path | None) -> dict[str, Path]:
-    """Lists that pruning and distillation read."""
-    inputs = {"train": manifest or exp / "data" / "train.tsv"}
-    if (exp / "data" / "valid.tsv").exists():
-        inputs["valid"] = exp / "data" / "valid.tsv"
-    return inputs
+_VALIDATIONS = 4
 
 
-def default_teacher(exp: Path, teacher: Path | None) -> Path:
-    """Checkpoint of the teacher: the stage-2 model unless given."""
-    path = teacher or exp / "finetune" / "joint"
+@dataclass(kw_only=True)
+class TeacherStage(Stage):
+    """A stage whose student follows the teacher among its inputs; its result has the teacher's head."""
+
+    config: DistillConfig
+    teacher: SpeakerModel = field(init=False)
+    task: DistillationTask = field(init=False)
+    meter: DistanceMeter | None = field(init=False)
+
+    def read(self, dataset: CropDataset, progress: Progress) -> None:
+        """Read the teacher, and the held-out crops where there are any."""
+        inputs = self.output.inputs
+        self.teacher = load_model(inputs["teacher"])
+        self.meter = None
+        if "valid" in inputs:
+            self.meter = DistanceMeter(inputs["valid"], self.config.data, self.request.recipe.seed)
+            self.validations = _VALIDATIONS
+
+    def prepare_student(self, student: Encoder) -> Encoder:
+        """Let an encoder be trained as the recipe says (in place)."""
+        student.requires_grad_(True)
+        student.set_conv_dropout(self.config.conv_dropout)
+        student.checkpoint_layers = self.request.recipe.gradient_checkpointing
+        return student
+
+    def place(self, task: DistillationTask, accelerator: Accelerator) -> None:
+        """Move the stage's task to its device, where the teacher's layers are cast or packed for good."""
+        task.to(accelerator.device)
+        task.prepare_teacher(product_dtype(accelerator.mixed_precision))
+        self.task = task
+
+    def validate(self, accelerator: Accelerator) -> Record | None:
+        """Measure the distance to the teacher."""
+        return None if self.meter is None else self.meter.measure(self.task, accelerator)
+
+
+def checked(path: Path, role: str, command: str) -> Path:
+    """Return the path of a checkpoint; ArtifactError when it does not exist."""
     if not path.exists():
         raise ArtifactError(
-            f"{path}: no such teacher checkpoint; run `svkit finetune` first, or pass --teacher"
+            f"{path}: no such {role} checkpoint; run `svkit {command}` first, or pass --{role}"
         )
     return path
 
 
-def place(task: DistillationTask, accelerator: Accelerator) -> None:
-    """Move a task to its device and prepare the teacher there (in place)."""
-    task.to(accelerator.device)
-    task.prepare_teacher(product_dtype(accelerator.mixed_precision))
+def write_pruned(
+    out: Path, teacher_path: Path, teacher: SpeakerModel, student: Encoder, dense: EncoderArchitecture
+) -> None:
+    """Write a checkpoint of the cut student with the head and classifier of the teacher.
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DistanceMeter:
-    """Measures the distillation losses on the same crops every time."""
-
-    dataset: CropDataset
-    keys: tuple[CropKey, ...]
-
-    @classmethod
-    def open(cls, valid: Path | None, data: DataConfig, seed: int) -> "DistanceMeter | None":
-        """Take crops evenly over the validation list; None without one."""
-        if valid is None:
-            return None
-        manifest = read_manifest(valid)
-        dataset = CropDataset(manifest, DataConfig(batch_size=_BATCH, speeds=(1.0,)), None, seed=seed)
-        count = min(NUM_VALIDATION_CROPS, len(manifest))
-        num_samples = int(data.crop_seconds[1] * 16_000)
-        rows = [index * len(manifest) // count for index in range(count)]
-        return cls(dataset=dataset, keys=tuple(CropKey(0, row, 0, 0, num_samples) for row in rows))
-
-    @torch.inference_mode()
-    def measure(self, task: nn.Module, accelerator: Accelerator) -> dict[str, Any]:
-        """Mean L1 distance and cosine of the hidden states, gates in their deterministic state."""
-        assert isinstance(task, DistillationTask)
-        was_training = task.training
-        task.eval()
-        sums = {"l1": 0.0, "cosine": 0.0}
-        for first in range(0, len(self.keys), _BATCH):
-            items = [self.dataset[key] for key in self.keys[first : first + _BATCH]]
-            waveforms = torch.stack([waveform for waveform, _ in items]).to(accelerator.device)
-            with accelerator.autocast():
-                losses = task.distance(waveforms)
-            for name in sums:
-                sums[name] += float(losses[name]) * len(items)
-        task.train(was_training)
-        return {name: total / len(self.keys) for name, total in sums.items()}
+    `dense` is the encoder that the student was cut from, whose widths the checkpoint remembers.
+    """
+    architecture = ModelArchitecture(
+        encoder=student.architecture,
+        head=teacher.architecture.head,
+        dense_widths={name: tuple(widths) for name, widths in dense.widths().items()},
+    )
+    tensors = student.state_dict(prefix="encoder.") | teacher.head.state_dict(prefix="head.")
+    checkpoint.write_model(out, architecture, tensors)
+    classifier = checkpoint.read_classifier(teacher_path)
+    if classifier is not None:
+        checkpoint.write_classifier(out, classifier)

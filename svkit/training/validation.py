@@ -1,55 +1,62 @@
-"""Validation while training: EER on trials among speakers held out of training, never on the evaluation lists."""
+"""Validation while training, on speakers held out of training, never on the evaluation lists.
 
-from dataclasses import dataclass
+Fine-tuning measures the EER on trials among them; pruning and distillation measure the distance to the teacher on fixed
+crops of them.
+"""
+
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from numpy.typing import NDArray
 
-from svkit.config.schema import ExtractConfig
+from svkit.audio.resample import SAMPLE_RATE_HZ
+from svkit.config.schema import DataConfig, ExtractConfig
+from svkit.data.dataset import CropDataset, CropKey
 from svkit.errors import DataError, first_five
 from svkit.eval.metrics import equal_error_rate, error_curve, min_dcf
 from svkit.models.embed import embed_rows, refuse_short
 from svkit.nn.speaker import SpeakerNetwork
-from svkit.store.manifest import Manifest, read_manifest
+from svkit.store.manifest import read_manifest
 from svkit.store.trials import read_trials
+from svkit.training.tasks import DistillationTask
+
+NUM_CROPS = 64
+_BATCH = 16
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Validator:
-    """Validation list and trials, checked once."""
+    """EER of cosine scores on trials among held-out speakers."""
 
-    manifest: Manifest
-    enroll_rows: NDArray[np.int64]
-    test_rows: NDArray[np.int64]
-    labels: NDArray[np.int8]
+    def __init__(self, manifest_path: Path, trials_path: Path) -> None:
+        """Read both files.
 
-    @classmethod
-    def open(cls, manifest_path: Path, trials_path: Path) -> "Validator":
-        """Read both files (DataError when a trial names an utterance the manifest lacks, or one is too short)."""
-        manifest, trials = read_manifest(manifest_path), read_trials(trials_path)
-        refuse_short(manifest)
-        rows = {utterance: row for row, utterance in enumerate(manifest.utterance_ids)}
+        Raises:
+            DataError: a trial names an utterance that the manifest lacks, an utterance is too short, or the trials
+                are of one class.
+        """
+        self.manifest, trials = read_manifest(manifest_path), read_trials(trials_path)
+        refuse_short(self.manifest)
+        rows = {utterance: row for row, utterance in enumerate(self.manifest.utterance_ids)}
         unknown = sorted(set(trials.ids) - set(rows))
         if unknown:
             raise DataError(f"{trials_path}: utterances that {manifest_path} lacks: {first_five(unknown)}")
         if trials.labels.min() == trials.labels.max():
             raise DataError(f"{trials_path}: expected target and nontarget trials, found one class only")
-        return cls(
-            manifest=manifest,
-            enroll_rows=trials.enroll.look_up(np.array([rows[name] for name in trials.enroll.values])),
-            test_rows=trials.test.look_up(np.array([rows[name] for name in trials.test.values])),
-            labels=trials.labels,
+        self.enroll_rows, self.test_rows = (
+            side.look_up(np.array([rows[name] for name in side.values]))
+            for side in (trials.enroll, trials.test)
         )
+        self.labels = trials.labels
 
     def measure(
         self, network: SpeakerNetwork, extract: ExtractConfig, accelerator: Accelerator
     ) -> dict[str, float]:
-        """EER and minDCF (p = 0.01) of cosine scores; every process must call it."""
-        share = embed_rows(network, self.manifest, extract, accelerator)
-        parts = gather_object([share]) if accelerator.num_processes > 1 else [share]
+        """EER and minDCF (p = 0.01); every process must call it, and embeds its share."""
+        parts = list(embed_rows(network, self.manifest, extract, accelerator))
+        if accelerator.num_processes > 1:
+            parts = gather_object(parts)
         matrix = np.zeros((len(self.manifest), network.architecture.head.embedding_dim), dtype=np.float32)
         for rows, embeddings in parts:
             matrix[rows] = embeddings
@@ -57,3 +64,32 @@ class Validator:
         scores = np.einsum("nd,nd->n", matrix[self.enroll_rows], matrix[self.test_rows])
         curve = error_curve(scores, self.labels)
         return {"eer": equal_error_rate(curve), "min_dcf": min_dcf(curve, p_target=0.01)[0]}
+
+
+class DistanceMeter:
+    """Distillation losses on the same crops every time."""
+
+    def __init__(self, valid: Path, data: DataConfig, seed: int) -> None:
+        """Read up to `NUM_CROPS` crops of the longest training length, evenly over the validation list."""
+        manifest = read_manifest(valid)
+        dataset = CropDataset(manifest, DataConfig(batch_size=_BATCH, speeds=(1.0,)), None, seed=seed)
+        count, num_samples = min(NUM_CROPS, len(manifest)), int(data.crop_seconds[1] * SAMPLE_RATE_HZ)
+        rows = [index * len(manifest) // count for index in range(count)]
+        crops = [dataset[CropKey(0, row, 0, 0, num_samples)][0] for row in rows]
+        self.batches = torch.stack(crops).split(_BATCH)
+
+    @torch.inference_mode()
+    def measure(self, task: DistillationTask, accelerator: Accelerator) -> dict[str, float]:
+        """Mean L1 distance and cosine of the hidden states, gates in their deterministic state."""
+        was_training = task.training
+        task.eval()
+        sums, count = {"l1": 0.0, "cosine": 0.0}, 0
+        # So few crops that every process measures them all: no exchange, and one result.
+        for waveforms in self.batches:
+            with accelerator.autocast():
+                losses = task.distance(waveforms.to(accelerator.device))
+            count += len(waveforms)
+            for name in sums:
+                sums[name] += float(losses[name]) * len(waveforms)
+        task.train(was_training)
+        return {name: total / count for name, total in sums.items()}

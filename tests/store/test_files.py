@@ -105,9 +105,6 @@ ALLOWED = {
     "store/trials.py": {"temporary.open"},
     # No files.
     "__init__.py": {"SpeakerModel.from_pretrained"},
-    "training/distill.py": {"DistanceMeter.open"},
-    "training/prune.py": {"DistanceMeter.open"},
-    "training/finetune.py": {"Validator.open"},
 }
 
 

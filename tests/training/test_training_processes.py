@@ -21,11 +21,12 @@ from svkit.errors import ConfigError
 from svkit.models import session
 from svkit.models.extract import ExtractRequest
 from svkit.models.extract import run as run_extract
-from svkit.models.session import StageOutput, make_accelerator
+from svkit.models.session import make_accelerator
 from svkit.progress import SilentProgress
 from svkit.store import checkpoint as store
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import read_manifest
+from svkit.store.output import Output
 from svkit.training.finetune import FinetuneRequest, run
 from svkit.training.stage import batch_of_process
 from tests.training_experiment import (
@@ -41,9 +42,10 @@ from tests.training_experiment import (
 pytestmark = pytest.mark.usefixtures("fresh_process")
 
 
-def opened(directory: Path, num_processes: int, *, is_resumed: bool = True) -> StageOutput:
-    accelerator: Any = SimpleNamespace(num_processes=num_processes, is_main_process=True)
-    return StageOutput(accelerator, directory, None, is_resumed)
+def opened(directory: Path, *, is_resumed: bool = True) -> Output:
+    output = Output(directory, command="finetune", config={}, inputs={})
+    output.is_resumed = is_resumed
+    return output
 
 
 def begin(directory: Path, batch_size: int) -> None:
@@ -54,17 +56,17 @@ def begin(directory: Path, batch_size: int) -> None:
 
 def test_a_resumed_run_keeps_its_batch_over_all_processes(tmp_path: Path) -> None:
     data = DataConfig(batch_size=64)
-    assert batch_of_process(opened(tmp_path, 4), data) == data  # killed before its first state
+    assert batch_of_process(opened(tmp_path), data, 4) == data  # killed before its first state
     begin(tmp_path, 512)
-    assert [batch_of_process(opened(tmp_path, n), data).batch_size for n in (1, 4, 8, 16)] == [
+    assert [batch_of_process(opened(tmp_path), data, n).batch_size for n in (1, 4, 8, 16)] == [
         512,
         128,
         64,
         32,
     ]
-    assert batch_of_process(opened(tmp_path, 4, is_resumed=False), data) == data  # begun anew
+    assert batch_of_process(opened(tmp_path, is_resumed=False), data, 4) == data  # begun anew
     with pytest.raises(ConfigError, match="took 512 examples a step, which 6 processes cannot share evenly"):
-        batch_of_process(opened(tmp_path, 6), data)
+        batch_of_process(opened(tmp_path), data, 6)
 
 
 @given(
