@@ -34,14 +34,14 @@ from svkit.config.schema import Recipe
 from svkit.models.load import load_model, new_network
 from svkit.models.session import make_accelerator
 from svkit.nn.encoder import Encoder, initialise
+from svkit.progress import SilentProgress
 from svkit.pruning.counting import sparsity
 from svkit.reports.timing import describe_machine
 from svkit.scoring import comparison
-from svkit.scoring.trial_speakers import find_speakers
 from svkit.store import checkpoint as store
 from svkit.store.atomic import write_json, write_text
 from svkit.store.manifest import read_manifest
-from svkit.store.metrics import metrics_record, plain_record, read_metrics
+from svkit.store.metrics import Metrics, metrics_record, plain_record, read_metrics
 from svkit.store.output import Output
 from svkit.store.provenance import is_finished, read_provenance
 from svkit.store.report import read_log
@@ -260,15 +260,17 @@ def measure_run(run: Run, models: list[Model]) -> tuple[list[dict[str, Any]], li
 def differences(run: Run, finals: dict[str, Path]) -> list[dict[str, Any]]:
     """Paired differences of EER, ours minus the other, over resampled speakers."""
     names = [name for name in (*COMPARED, "dense") if name in finals]
-    systems = comparison.read_systems([finals[name] for name in names])
-    metrics = [read_metrics(finals[name]) for name in names]
-    speakers, _ = find_speakers(systems[0].trials, metrics[0].manifest)
-    resampled = comparison.resample_systems(systems, speakers, NUM_RESAMPLES, 24)
-    ours, *others = zip(metrics, resampled, strict=True)
-    found = [comparison.compare(ours, other, speakers.num_speakers) for other in others]
+    found = []
+    for name in names:
+        metrics = read_metrics(finals[name])
+        assert isinstance(metrics, Metrics), f"{finals[name]}: trials of one class"
+        resamples = comparison.find_resamples(finals[name], metrics, NUM_RESAMPLES, 24, SilentProgress())
+        assert resamples is not None, f"{finals[name]}: too few speakers for a comparison"
+        found.append((metrics, resamples))
+    differences = [comparison.compare(found[0], other) for other in found[1:]]
     return [
         {**plain_record(one), "seed": run.recipe.seed, "first": names[0], "second": name}
-        for name, one in zip(names[1:], found, strict=True)
+        for name, one in zip(names[1:], differences, strict=True)
     ]
 
 

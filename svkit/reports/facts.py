@@ -8,13 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from svkit.errors import ConfigError, DataError
 from svkit.eval.llr import reliability
 from svkit.eval.metrics import det_corners, error_curve, thin_curve
 from svkit.progress import Progress
-from svkit.scoring.comparison import compare, det_band, read_systems, resample_systems
-from svkit.scoring.trial_speakers import find_speakers
-from svkit.store.enrollment import first_utterances, read_enrollment
+from svkit.scoring.comparison import compare_systems, det_band, find_resamples, read_systems
 from svkit.store.metrics import LeftOut, Metrics, plain_record, read_metrics
 from svkit.store.provenance import read_provenance
 from svkit.store.report import find_finished, read_log
@@ -84,27 +81,15 @@ def _gather_group(
         }
         for (directory, metrics), system in zip(members, scores, strict=True)
     ]
-    try:
-        speakers, _ = find_speakers(scores[0].trials, members[0][1].manifest, _enrollment(members[0][0]))
-        resampled = resample_systems(scores, speakers, num_resamples, seed)
-        for facts, values in zip(systems, resampled, strict=True):
-            facts["det"]["band"] = det_band(values, facts["num_nontargets"], speakers.num_speakers)
-        reference = members[0][1], resampled[0]
-        comparisons = [
-            plain_record(compare((metrics, values), reference, speakers.num_speakers))
-            for (_, metrics), values in zip(members[1:], resampled[1:], strict=True)
-        ]
-    except (ConfigError, DataError) as error:
-        progress.note(f"{members[0][1].trials.name}: no comparison: {error}")
-        comparisons = []
+    rated = [
+        (metrics, find_resamples(directory, metrics, num_resamples, seed, progress))
+        for directory, metrics in members
+    ]
+    for facts, (metrics, resamples) in zip(systems, rated, strict=True):
+        if resamples is not None:
+            facts["det"]["band"] = det_band(resamples, metrics.num_nontargets)
+    comparisons = [plain_record(one) for one in compare_systems(rated, progress)]
     return systems, comparisons
-
-
-def _enrollment(directory: Path) -> dict[str, str] | None:
-    for entry in read_provenance(directory)["inputs"]:
-        if entry["name"] == "enroll" and Path(entry["path"]).is_file():
-            return first_utterances(read_enrollment(Path(entry["path"])))
-    return None
 
 
 def _det(system: Scores) -> dict[str, Any]:

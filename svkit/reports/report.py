@@ -13,9 +13,9 @@ from svkit.reports import document, figures, results, timing
 from svkit.reports import facts as gather
 from svkit.reports.card import write_card
 from svkit.reports.tables import Table
+from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.scoring.guards import Guards, check_scores
 from svkit.scoring.lineage import mixed_recipes
-from svkit.scoring.measurement import NUM_RESAMPLES
 from svkit.store import report as store
 from svkit.store.atomic import write_bytes, write_text
 from svkit.store.metrics import Metrics, read_metrics

@@ -3,29 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval.llr import count_bounds
-from svkit.eval.logistic import (
-    PRIOR,
-    CrossValidated,
-    LinearCalibration,
-    fit_calibration,
-    pair_quality,
-)
+from svkit.eval.logistic import PRIOR, CrossValidated, LinearCalibration, fit_calibration, pair_quality
 from svkit.scoring.backend import Backend, Lookup, Scored
-from svkit.scoring.guards import Guards
+from svkit.scoring.subject import Subject
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
-from svkit.store.calibration import CalibrationRecord, read_calibration, write_calibration
-from svkit.store.embeddings import Embeddings
+from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration, write_calibration
 from svkit.store.metrics import BackendRecord, ListId
 from svkit.store.provenance import sha256_artifact, sha256_file
-from svkit.store.trials import Trials
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -37,84 +27,45 @@ class Features:
     """[T, F]; the score first."""
 
 
-def trial_features(
-    scored: Scored,
-    found: Lookup,
-    trials: Trials,
-    embeddings: Embeddings,
-    enrollment: pd.DataFrame | None,
-    *,
-    quality: bool,
-) -> Features:
-    """Build the features of every trial.
+def quality_features(scored: Scored, lookup: Lookup, subject: Subject) -> Features:
+    """Return the score of each trial and the lower and higher value of each measure of quality of its two sides.
 
-    Args:
-        scored: scores, and the cohort means where the back-end has a cohort.
-        found: embeddings of both sides.
-        trials: T trials.
-        embeddings: their manifest gives the durations.
-        enrollment: utterances of each enrollment, where enrollments are not utterances.
-        quality: add embedding norms (averaged over the utterances of an enrollment), durations (summed) and, with a
-            cohort, mean cohort scores of both sides.
+    The measures are the logarithms of the embeddings' norms (averaged over the utterances of an enrollment) and of the
+    durations (summed) and, with a cohort, the mean scores against it.
 
     Raises:
         DataError: the manifest behind the embeddings is gone, has changed or lacks an utterance.
     """
-    names, columns = ["score"], [scored.scores[:, None]]
-    if quality:
-        norms = [
-            np.log(np.linalg.norm(side.astype(np.float64), axis=1)) for side in (found.enroll, found.test)
-        ]
-        of_enroll = np.bincount(found.enroll_groups, norms[0]) / np.bincount(found.enroll_groups)
-        measures = {
-            "log_norm": (of_enroll[found.enroll_rows], norms[1][found.test_rows]),
-            "log_duration": _log_durations(trials, embeddings, enrollment),
-        }
-        if scored.cohort_means is not None:
-            enroll, test = scored.cohort_means
-            measures["cohort_mean"] = (enroll[found.enroll_rows], test[found.test_rows])
-        for name, (enroll, test) in measures.items():
-            names += [f"{name}_low", f"{name}_high"]
-            columns.append(pair_quality(enroll, test))
-    return Features(names=tuple(names), values=np.concatenate(columns, axis=1))
+    norms = [np.log(np.linalg.norm(side.astype(np.float64), axis=1)) for side in (lookup.enroll, lookup.test)]
+    of_enroll = np.bincount(lookup.enroll_groups, norms[0]) / np.bincount(lookup.enroll_groups)
+    trial_set = subject.trial_set
+    seconds = trial_seconds(trial_set.trials, recorded_manifest(subject.manifest), trial_set.enrollment)
+    measures = {
+        "log_norm": (of_enroll[lookup.enroll_rows], norms[1][lookup.test_rows]),
+        "log_duration": (np.log(seconds[0]), np.log(seconds[1])),
+    }
+    if scored.cohort_means is not None:
+        enroll, test = scored.cohort_means
+        measures["cohort_mean"] = (enroll[lookup.enroll_rows], test[lookup.test_rows])
+    names = [f"{name}_{end}" for name in measures for end in ("low", "high")]
+    columns = [pair_quality(*sides) for sides in measures.values()]
+    values = np.concatenate([scored.scores[:, None], *columns], axis=1)
+    return Features(names=("score", *names), values=values)
 
 
-def _log_durations(
-    trials: Trials, embeddings: Embeddings, enrollment: pd.DataFrame | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    manifest = recorded_manifest(embeddings.meta.get("manifest"))
-    enroll, test = trial_seconds(trials, manifest, enrollment)
-    return np.log(enroll), np.log(test)
-
-
-def learn(
-    features: Features,
-    trials: Trials,
-    trials_path: Path,
-    backend: BackendRecord,
-    checkpoint_sha256: str | None,
-    speakers: set[str] | None,
-) -> CalibrationRecord:
-    """Learn a calibration on the trials at hand.
-
-    Args:
-        features: of the T trials.
-        trials: T trials.
-        trials_path: their list, recorded so that the calibration is never judged on it.
-        backend: what made the scores (`describe_backend`), which they must be of when it is applied.
-        checkpoint_sha256: the model behind the scores; None: several.
-        speakers: of the trials, recorded likewise; None: not known.
-    """
+def learn(subject: Subject, features: Features) -> CalibrationRecord:
+    """Learn a calibration on these trials; their list and speakers are recorded, so that it is not judged on them."""
+    trials, speakers = subject.trial_set.trials, subject.speaker_names()
     fitted = fit_calibration(features.values, trials.labels)
-    num_targets = int(np.count_nonzero(trials.labels))
+    num_targets, path = int(np.count_nonzero(trials.labels)), subject.trial_set.path
     return CalibrationRecord(
         features=features.names,
         weights=fitted.weights,
         offset=fitted.offset,
         prior=PRIOR,
-        backend=backend,
-        checkpoint_sha256=checkpoint_sha256,
-        trials=ListId(name=trials_path.stem, sha256=sha256_file(trials_path)),
+        backend=subject.backend,
+        checkpoint_sha256=subject.checkpoint_sha256,
+        trials=ListId(name=path.stem, sha256=sha256_file(path)),
         num_targets=num_targets,
         num_nontargets=len(trials) - num_targets,
         speakers=None if speakers is None else tuple(sorted(speakers)),
@@ -124,7 +75,7 @@ def learn(
 
 
 def map_of(record: CalibrationRecord) -> LinearCalibration:
-    """Return the map of a calibration, within what its trials support: where not recorded, by their number alone."""
+    """Return the map of a calibration, within what its trials support: if not recorded, by their number alone."""
     return LinearCalibration(
         weights=record.weights,
         offset=record.offset,
@@ -134,7 +85,7 @@ def map_of(record: CalibrationRecord) -> LinearCalibration:
 
 
 def separable_caution(record: CalibrationRecord) -> str | None:
-    """Say that trials without an error do not tell how the ratio grows with the score; None where they had some."""
+    """Say that trials without an error do not tell how the ratio grows with the score; None: they had some."""
     if not record.is_separable:
         return None
     low, high = map_of(record).bounds
@@ -146,7 +97,7 @@ def separable_caution(record: CalibrationRecord) -> str | None:
 
 
 def bounds_gap(path: Path, record: CalibrationRecord) -> str | None:
-    """Say what a calibration of an earlier svkit does not tell; None where it tells it."""
+    """Say what a calibration of an earlier svkit does not tell; None: it tells everything."""
     if record.is_separable is not None and record.bounds is not None:
         return None
     low, high = map_of(record).bounds
@@ -157,7 +108,7 @@ def bounds_gap(path: Path, record: CalibrationRecord) -> str | None:
 
 
 def folds_caution(found: CrossValidated) -> str | None:
-    """Say that some maps of a cross-validation were learnt on trials without an error; None where none was."""
+    """Say that some maps of a cross-validation were learnt on trials without an error; None: none was."""
     if not found.num_separable:
         return None
     return (
@@ -171,24 +122,12 @@ def describe_backend(backend: Backend, material: Mapping[str, str] | None = None
     return BackendRecord(**asdict(backend), name=backend.name, material=dict(material or {}))
 
 
-def check_calibration(
-    path: Path,
-    trials_path: Path,
-    backend: BackendRecord,
-    checkpoint_sha256: str | None,
-    speakers: set[str] | None,
-    guards: Guards,
-    cohort_size: int | None = None,
-) -> CalibrationRecord:
-    """Read a calibration and check that it belongs to these scores and not to these trials or speakers.
+def check_calibration(path: Path, subject: Subject, cohort_size: int | None = None) -> CalibrationRecord:
+    """Read a calibration and check that it belongs to the subject's scores and not to its trials or speakers.
 
     Args:
         path: `calibration.json`.
-        trials_path: the list it would be judged on.
-        backend: what made the scores (`describe_backend`).
-        checkpoint_sha256: the model behind them; None: several.
-        speakers: of the trials; None: not known.
-        guards: what is allowed; told where speakers are not known.
+        subject: what it would be applied to.
         cohort_size: members of the cohort, where the back-end has one.
 
     Raises:
@@ -196,41 +135,36 @@ def check_calibration(
         DataError: it was learnt on other trials of their speakers.
         ArtifactError: it was learnt on scores of another model or back-end.
     """
+    guards, trials_path, speakers = subject.guards, subject.trial_set.path, subject.speaker_names()
     record = read_calibration(path)
     guards.caution(separable_caution(record))
     if (gap := bounds_gap(path, record)) is not None:
         guards.unchecked.append(gap)
     remedy = "use others, or --calibrate-folds for a cross-validation over speakers"
     if record.trials.sha256 == sha256_file(trials_path):
-        guards.stop(
-            "calibrated-on-test",
-            ConfigError(
-                f"--calibration {path}: was learnt on {trials_path}, which it would be judged on; {remedy}"
-            ),
-        )
+        found = f"--calibration {path}: was learnt on {trials_path}, which it would be judged on"
+        guards.stop("calibrated-on-test", ConfigError(f"{found}; {remedy}"))
     elif record.speakers is None or speakers is None:
+        whose = "the trials" if speakers is None else "its own trials"
         guards.unchecked.append(
-            f"{path}: whether it was learnt on speakers of the trials: those of"
-            f" {'the trials' if speakers is None else 'its own trials'} are not known"
+            f"{path}: whether it was learnt on speakers of the trials: those of {whose} are not known"
         )
     elif shared := speakers.intersection(record.speakers):
-        guards.stop(
-            "calibrated-on-test",
-            DataError(
-                f"{path}: was learnt on {len(shared)} of the {len(speakers)} speakers of {trials_path}, which flatters:"
-                f" {first_five(sorted(shared))}; {remedy}"
-            ),
+        found = (
+            f"was learnt on {len(shared)} of the {len(speakers)} speakers of {trials_path}, which flatters"
         )
-    if record.checkpoint_sha256 != checkpoint_sha256:
+        names = first_five(sorted(shared))
+        guards.stop("calibrated-on-test", DataError(f"{path}: {found}: {names}; {remedy}"))
+    if record.checkpoint_sha256 != subject.checkpoint_sha256:
         raise ArtifactError(
             f"{path}: expected a calibration of the model scored here, found one of another model"
         )
     recorded = record.backend
     if cohort_size is not None:  # an earlier svkit recorded the number asked for, not the number there was
         recorded = replace(recorded, top_n=min(recorded.top_n or cohort_size, cohort_size))
-    if recorded != backend:
+    if recorded != subject.backend:
         raise ArtifactError(
-            f"{path}: expected a calibration of {backend.name} scores,"
+            f"{path}: expected a calibration of {subject.backend.name} scores,"
             f" found one of {record.backend.name} (or of other settings)"
         )
     return record
@@ -251,23 +185,15 @@ def apply(record: CalibrationRecord, features: Features) -> tuple[NDArray[np.flo
     return learnt.apply(features.values), learnt.bounded(features.values)
 
 
-def install(record: CalibrationRecord, embeddings: Embeddings) -> Path | None:
+def install(record: CalibrationRecord, checkpoint: Mapping[str, str] | None) -> Path | None:
     """Put a calibration of plain scores beside the checkpoint, where `svkit verify` looks; return where.
 
-    None where the checkpoint is not at its recorded place, has changed, or the calibration needs more than a
-    score.
+    None where the checkpoint is not in its recorded place, has changed, or the calibration needs more than a score.
     """
-    checkpoint = checkpoint_facts(embeddings)
-    directory = Path(str(checkpoint.get("path", "")))
-    if record.features != ("score",) or record.backend.name != "cosine" or not checkpoint.get("path"):
+    if record.features != ("score",) or record.backend.name != "cosine" or not checkpoint:
         return None
-    if not directory.is_dir() or sha256_artifact(directory) != checkpoint.get("sha256"):
+    directory = Path(checkpoint.get("path") or "")
+    if not directory.name or not directory.is_dir() or sha256_artifact(directory) != checkpoint.get("sha256"):
         return None
-    target = directory / "calibration.json"
-    write_calibration(target, record)
-    return target
-
-
-def checkpoint_facts(embeddings: Embeddings) -> dict[str, Any]:
-    """Return `{path, sha256}` of the checkpoint as the embeddings record it; empty where they do not."""
-    return dict(embeddings.meta.get("checkpoint") or {})
+    write_calibration(directory / FILE_NAME, record)
+    return directory / FILE_NAME

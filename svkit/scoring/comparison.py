@@ -1,17 +1,23 @@
-"""Systems on one trial list under the same resampled speakers: intervals, DET bands, paired differences."""
+"""Compares systems on one trial list under the same resampled speakers; for `svkit score` and the report."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from svkit.errors import ArtifactError
+from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.eval import bootstrap
-from svkit.eval.bootstrap import TrialSpeakers
 from svkit.eval.summary import BAND_RATES, Draws, Resampled, resample_errors
+from svkit.progress import Progress
+from svkit.scoring.trial_speakers import find_speakers
+from svkit.store.enrollment import first_utterances, read_enrollment
 from svkit.store.metrics import Comparison, Metrics
-from svkit.store.scores import Scores, read_scores
+from svkit.store.provenance import read_provenance
+from svkit.store.scores import Resamples, Scores, read_resamples, read_scores
+
+NUM_RESAMPLES = 1000
 
 
 def read_systems(directories: Sequence[Path]) -> list[Scores]:
@@ -31,52 +37,106 @@ def read_systems(directories: Sequence[Path]) -> list[Scores]:
     return systems
 
 
-def resample_systems(
-    systems: Sequence[Scores], speakers: TrialSpeakers, num_resamples: int, seed: int
-) -> list[Resampled]:
-    """Resample the speakers once and measure every system in each resample.
+def keep_resamples(draws: Draws, seed: int, resampled: Resampled) -> Resamples:
+    """Return of resampled errors what comparisons and DET bands need later."""
+    digest = hashlib.sha256(f"{seed} {draws.multiplicities.shape}".encode())
+    for side in (draws.speakers.enroll, draws.speakers.test):
+        digest.update(np.ascontiguousarray(side, dtype=np.int32).data)
+    num_speakers = draws.speakers.num_speakers
+    tail = bootstrap.tail_share(num_speakers)
+    defined = resampled.misses[np.isfinite(resampled.eer)]
+    band = np.full((2, len(BAND_RATES)), np.nan)
+    if len(defined):
+        band = np.quantile(defined, [tail, 1 - tail], axis=0)
+    return Resamples(
+        eer=resampled.eer, band=band, draws=digest.hexdigest(), seed=seed, num_speakers=num_speakers
+    )
+
+
+def find_resamples(
+    directory: Path, metrics: Metrics, num_resamples: int, seed: int, progress: Progress
+) -> Resamples | None:
+    """Return the resamples of scores: those kept with them, else made now; None and a note where that cannot be.
 
     Args:
-        systems: scores of the same trials.
-        speakers: of those trials.
+        directory: of the scores.
+        metrics: in it.
         num_resamples: R.
         seed: of the draw.
+        progress: takes notes.
     """
-    drawn = bootstrap.draw_multiplicities(speakers.num_speakers, num_resamples, seed)
-    draws = Draws(speakers=speakers, multiplicities=drawn, source="")
-    return [resample_errors(system.scores, system.trials.labels, draws) for system in systems]
+    kept = read_resamples(directory)
+    if kept is not None and (len(kept.eer), kept.seed) == (num_resamples, seed):
+        return kept
+    scores, inputs = read_scores(directory), read_provenance(directory)["inputs"]
+    maps = [Path(entry["path"]) for entry in inputs if entry["name"] == "enroll"]
+    first = first_utterances(read_enrollment(maps[0])) if maps and maps[0].is_file() else None
+    try:
+        speakers, source = find_speakers(scores.trials, metrics.manifest, first)
+        drawn = bootstrap.draw_multiplicities(speakers.num_speakers, num_resamples, seed)
+    except (ConfigError, DataError) as error:
+        progress.note(f"{directory}: no comparison: {error}")
+        return None
+    draws = Draws(speakers=speakers, multiplicities=drawn, source=source)
+    return keep_resamples(draws, seed, resample_errors(scores.scores, scores.trials.labels, draws))
 
 
-def compare(
-    first: tuple[Metrics, Resampled], second: tuple[Metrics, Resampled], num_speakers: int
-) -> Comparison:
+def compare_systems(
+    systems: Sequence[tuple[Metrics, Resamples | None]], progress: Progress
+) -> list[Comparison]:
+    """Compare every system with the reference, `dense` or else the first; paired by the resampled speakers.
+
+    Args:
+        systems: metrics and resamples of systems; those of other trials or speakers than the reference's are left out.
+        progress: takes a note where speakers are too few for a comparison.
+    """
+    usable = [(metrics, resamples) for metrics, resamples in systems if resamples is not None]
+    if len(usable) < 2:
+        if len(systems) > 1:
+            progress.note("no comparison of the systems: a p-value needs what confidence intervals need")
+        return []
+    usable.sort(key=lambda system: system[0].name != "dense")
+    reference = usable[0]
+    comparisons = []
+    for metrics, resamples in usable[1:]:
+        trials, others = metrics.trials, reference[0].trials
+        if (trials.sha256, trials.left_out) == (others.sha256, others.left_out) and (
+            resamples.draws == reference[1].draws
+        ):
+            try:
+                comparisons.append(compare((metrics, resamples), reference))
+            except DataError as error:
+                progress.note(f"no comparison of {metrics.name} with {reference[0].name}: {error}")
+    return comparisons
+
+
+def compare(first: tuple[Metrics, Resamples], second: tuple[Metrics, Resamples]) -> Comparison:
     """Compare the EERs of two systems in the same resamples.
 
     Raises:
         DataError: most resamples are undefined.
     """
-    (of_first, resampled), (of_second, base) = first, second
-    values = (of_first.eer, of_second.eer)
-    found = bootstrap.paired_difference(resampled.eer, base.eer, values, num_speakers)
+    (metrics, resamples), (reference, base) = first, second
+    eers = metrics.eer, reference.eer
+    found = bootstrap.paired_difference(resamples.eer, base.eer, eers, base.num_speakers)
     return Comparison(
-        trials=of_first.trials.name,
-        backend=of_first.backend.name,
-        first=of_first.name,
-        second=of_second.name,
+        trials=metrics.trials.name,
+        backend=metrics.backend.name,
+        first=metrics.name,
+        second=reference.name,
         eer_difference=found.difference,
         low=found.interval.low,
         high=found.interval.high,
         level=found.interval.level,
         p_value=found.p_value,
-        num_speakers=num_speakers,
-        num_resamples=len(resampled.eer),
+        num_speakers=base.num_speakers,
+        num_resamples=len(base.eer),
     )
 
 
-def det_band(system: Resampled, num_nontargets: int, num_speakers: int) -> dict[str, list[float]]:
-    """Return the 95 % band of the miss rate at each false-accept rate that the trials resolve."""
+def det_band(resamples: Resamples, num_nontargets: int) -> dict[str, list[float]]:
+    """Return the 95 % band of the miss rate at each false-accept rate that so many nontarget trials resolve."""
     rates = np.asarray(BAND_RATES)
     keep = rates * num_nontargets >= 1
-    tail = bootstrap.tail_share(num_speakers)
-    low, high = np.nanquantile(system.misses[:, keep], [tail, 1 - tail], axis=0)
+    low, high = resamples.band[:, keep]
     return {"false_accept_rate": rates[keep].tolist(), "low": low.tolist(), "high": high.tolist()}

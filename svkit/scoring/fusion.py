@@ -5,167 +5,97 @@ FILE`), or each trial gets those learnt on other speakers (`--calibrate-folds`).
 trials of a held-out list for later use; that list's own scores are still the cross-validated ones.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from svkit.errors import ArtifactError, ConfigError, DataError, first_five
-from svkit.eval.logistic import cross_validate
+from svkit.errors import ArtifactError, ConfigError, first_five
 from svkit.progress import Progress
-from svkit.scoring import calibrate as calibrations
-from svkit.scoring.breakdown import Grouping
-from svkit.scoring.calibrate import Features
+from svkit.scoring.calibrate import Features, check_calibration
 from svkit.scoring.comparison import read_systems
-from svkit.scoring.guards import Guards, check_scores
-from svkit.scoring.measurement import (
-    Material,
-    Measured,
-    draw_speakers,
-    find_groupings,
-    identify,
-    make_metrics,
-    measure,
-    speakers_of,
-    write,
-)
-from svkit.scoring.trial_speakers import trial_speaker_names
-from svkit.store.calibration import FILE_NAME, CalibrationRecord, write_calibration
-from svkit.store.metrics import BackendRecord, CalibratedBy, FusedSystem, ScoredList, read_metrics
-from svkit.store.output import Output
+from svkit.scoring.guards import Guards, check_classes, check_labels, check_scores
+from svkit.scoring.measurement import judge
+from svkit.scoring.request import ScoreRequest, SystemScore, score_output
+from svkit.scoring.subject import Subject, TrialSet
+from svkit.scoring.systems import one_each
+from svkit.store.calibration import FILE_NAME
+from svkit.store.metrics import BackendRecord, FusedSystem, ScoredList, read_metrics
 from svkit.store.provenance import is_finished
 from svkit.store.scores import Scores
 
 DEFAULT_FOLDS = 5
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class Fusion:
-    """Systems that are fused."""
-
-    name: str
-    """Their names joined by plus signs."""
-    directories: tuple[Path, ...]
-    systems: tuple[Scores, ...]
-    metrics: tuple[ScoredList, ...]
-    groupings: tuple[Grouping, ...]
-    """Breakdowns, by the manifest of the first system."""
-    speakers: set[str] | None
-    """Of the trials, likewise; None: not known."""
-
-    @property
-    def description(self) -> BackendRecord:
-        """What a fusion's weights belong to."""
-        systems = [
-            FusedSystem(
-                name=metrics.name,
-                backend=metrics.backend,
-                checkpoint_sha256=(metrics.checkpoint or {}).get("sha256"),
-            )
-            for metrics in self.metrics
-        ]
-        return BackendRecord(name="fusion", systems=tuple(systems))
-
-
-def open_fusion(directories: tuple[Path, ...], material: Material, guards: Guards) -> Fusion:
-    """Read the scores that are fused.
+def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: Progress) -> SystemScore:
+    """Fuse finished scores into a scores directory of their own.
 
     Raises:
-        ConfigError: fewer than two, or one twice.
-        ArtifactError: not finished, or of other trials than the list given.
+        ConfigError: fewer than two systems, or one twice; weights learnt on these trials; folds without speakers.
+        ArtifactError: scores that are not finished, stale, or of other trials than the list given.
     """
+    directories = request.fuse
+    systems, metrics = _read(directories)
+    if request.match_ids:  # what the scores have was matched before
+        known = systems[0].trials.ids
+        trial_set, _ = trial_set.matched(known, directories[0], guards, match_ids=True)
+    if not systems[0].trials.equals(trial_set.trials):
+        raise ArtifactError(f"{directories[0]}: expected the trials of {trial_set.path}; score those first")
+    for directory, one in zip(directories, metrics, strict=True):
+        check_scores(guards, directory, one)
+    fused = [
+        FusedSystem(
+            name=one.name,
+            backend=one.backend,
+            checkpoint_sha256=(one.checkpoint or {}).get("sha256"),
+        )
+        for one in metrics
+    ]
+    (calibration,) = one_each("--calibration", request.calibrations, 1)
+    subject = Subject(
+        name="+".join(
+            one.name if one.backend.name == "cosine" else f"{one.name}-{one.backend.name}" for one in metrics
+        ),
+        trial_set=trial_set,
+        guards=guards,
+        backend=BackendRecord(name="fusion", systems=tuple(fused)),
+        manifest=metrics[0].manifest,
+        num_folds=0 if calibration is not None else request.calibrate_folds or DEFAULT_FOLDS,
+    )
+    groupings = subject.groupings(request.by)
+    check_labels(guards, trial_set.path, trial_set.trials, subject.manifest, trial_set.enrollment)
+    output = score_output(
+        request,
+        subject.name,
+        {f"scores_{number + 1}": directory for number, directory in enumerate(directories)}
+        | {"calibration": calibration},
+        {"fuse": subject.name, "calibrate_folds": subject.num_folds},
+    )
+    if not output.is_kept(progress):
+        if calibration is not None:
+            subject = replace(subject, calibration=check_calibration(calibration, subject))
+        labels = trial_set.trials.labels
+        check_classes(guards, trial_set.path, labels, learns=request.calibrate or calibration is None)
+        # What a guard let pass, or could not see, of a system holds for the fusion too.
+        for kind, found in (("cautions", guards.cautions), ("unchecked", guards.unchecked)):
+            inherited = [entry for one in metrics for entry in getattr(one, kind)]
+            found[:] = dict.fromkeys([*found, *inherited])
+        names = tuple(f"score_{number + 1}" if number else "score" for number in range(len(systems)))
+        values = np.stack([system.scores for system in systems], axis=1)
+        with output.open():
+            learnt = judge(
+                request, subject, Features(names=names, values=values), None, groupings, output, progress
+            )
+            if learnt is not None:
+                progress.note(f"fusion: {output.path / FILE_NAME}")
+            output.finish()
+    return SystemScore(name=subject.name, directory=output.path, metrics=read_metrics(output.path))
+
+
+def _read(directories: tuple[Path, ...]) -> tuple[list[Scores], list[ScoredList]]:
     if len(directories) < 2 or len({path.resolve() for path in directories}) < len(directories):
         raise ConfigError(f"--fuse: expected two or more scores directories, found {first_five(directories)}")
     for directory in directories:
         if not is_finished(directory):
             raise ArtifactError(f"{directory}: no finished scores; run `svkit score` first")
-    systems, metrics = read_systems(directories), [read_metrics(directory) for directory in directories]
-    if not systems[0].trials.equals(material.trials):
-        raise ArtifactError(f"{directories[0]}: expected the trials of {material.path}; score those first")
-    for directory, facts in zip(directories, metrics, strict=True):
-        check_scores(guards, directory, facts)
-    names = [
-        one.name if one.backend.name == "cosine" else f"{one.name}-{one.backend.name}" for one in metrics
-    ]
-    return Fusion(
-        name="+".join(names),
-        directories=directories,
-        systems=tuple(systems),
-        metrics=tuple(metrics),
-        groupings=tuple(find_groupings(material, metrics[0].manifest)),
-        speakers=trial_speaker_names(material.trials, metrics[0].manifest, material.enrollment),
-    )
-
-
-def fuse(
-    fusion: Fusion,
-    material: Material,
-    guards: Guards,
-    record: CalibrationRecord | None,
-    num_folds: int,
-    output: Output,
-    *,
-    learn: bool,
-    progress: Progress,
-) -> tuple[ScoredList, Measured]:
-    """Fuse, measure and write.
-
-    Args:
-        fusion: the systems.
-        material: the trials.
-        guards: what was passed.
-        record: weights learnt on other trials; None: cross-validation over speakers.
-        num_folds: of the cross-validation.
-        output: where to.
-        learn: also learn weights on all of these trials, for others.
-        progress: takes notes.
-
-    Raises:
-        ConfigError: a cross-validation on trials whose labels contradict the speakers.
-    """
-    labels = material.trials.labels
-    names = tuple("score" if number == 0 else f"score_{number + 1}" for number in range(len(fusion.systems)))
-    features = Features(names=names, values=np.stack([system.scores for system in fusion.systems], axis=1))
-    manifest = fusion.metrics[0].manifest
-    speakers = draw_speakers(material, manifest, progress)
-    if record is not None:
-        ranks, llrs = calibrations.apply(record, features)
-        calibrated = CalibratedBy(method="held-out trials", trials=record.trials)
-    else:
-        try:
-            of_trials, _ = speakers_of(material, manifest)
-        except DataError as error:
-            raise ConfigError(
-                "--fuse without --calibration needs trials whose labels agree with the speakers"
-            ) from error
-        found = cross_validate(features.values, labels, of_trials, num_folds, material.seed)
-        ranks, llrs = found.unbounded, found.llrs
-        guards.caution(calibrations.folds_caution(found))
-        calibrated = CalibratedBy(method="cross-validation over speakers", num_folds=num_folds)
-    learnt = None
-    if learn:
-        learnt = calibrations.learn(
-            features, material.trials, material.path, fusion.description, None, fusion.speakers
-        )
-        guards.caution(calibrations.separable_caution(learnt))
-    measured = measure(material, ranks, llrs, speakers, fusion.groupings, progress)
-    cautions, unchecked = [*guards.cautions], [*guards.unchecked]
-    for one in fusion.metrics:
-        cautions += one.cautions
-        unchecked += one.unchecked
-    metrics = make_metrics(
-        measured,
-        labels,
-        name=fusion.name,
-        trials=identify(material),
-        backend=fusion.description,
-        manifest=manifest,
-        calibration=calibrated,
-        cautions=tuple(dict.fromkeys(cautions)),
-        unchecked=tuple(dict.fromkeys(unchecked)),
-    )
-    write(output, material, ranks, llrs, metrics)
-    if learnt is not None:
-        write_calibration(output.path / FILE_NAME, learnt)
-        progress.note(f"fusion: {output.path / FILE_NAME}")
-    return metrics, measured
+    return read_systems(directories), [read_metrics(directory) for directory in directories]

@@ -1,22 +1,24 @@
 """What `svkit score` is asked for and what it answers, and which wishes contradict each other."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from svkit.errors import ConfigError
 from svkit.scoring.backend import Backend
-from svkit.scoring.measurement import NUM_RESAMPLES
+from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.store.metrics import Comparison, ScoredList
+from svkit.store.output import Output
+from svkit.store.request import Request
 from svkit.store.score_forms import FORMS, check_ids
 from svkit.store.trials import Trials
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScoreRequest:
+class ScoreRequest(Request):
     """What to score, how, and where the result goes."""
 
-    exp: Path
     trials: Path
     embeddings: tuple[Path, ...] = ()
     """Empty: every finished directory in exp/embeddings."""
@@ -43,13 +45,11 @@ class ScoreRequest:
     """Columns of the trials, a row a trial."""
     forms: tuple[str, ...] = ()
     """Forms of other toolkits to write as well."""
-    allow: frozenset[str] = frozenset()
+    allow: Collection[str] = ()
     """Guards that may be passed (`svkit.scoring.guards`)."""
     match_ids: bool = False
     """Match ids that differ in notation from the utterances' (`svkit.scoring.id_matching`)."""
     seed: int = 24
-    overwrite: bool = False
-    keep_finished: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,9 +114,22 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
         )
 
 
-def resolved_config(request: ScoreRequest) -> dict[str, Any]:
-    """Return what provenance records and a resumed run must equal."""
-    return {
+def score_output(
+    request: ScoreRequest,
+    system: str,
+    inputs: Mapping[str, Path | None],
+    changes: Mapping[str, Any] | None = None,
+) -> Output:
+    """Return the scores directory of a system on the request's trials.
+
+    Args:
+        request: what is asked for.
+        system: its name.
+        inputs: by name, those that all systems share apart; None: there is none.
+        changes: of the configuration.
+    """
+    shared = {"trials": request.trials, "enroll": request.enroll, "sidecar": request.sidecar}
+    config = {
         **asdict(request.backend),
         "num_resamples": NUM_RESAMPLES,
         "seed": request.seed,
@@ -127,4 +140,15 @@ def resolved_config(request: ScoreRequest) -> dict[str, Any]:
         "forms": list(request.forms),
         "allow": sorted(request.allow),
         **({"match_ids": True} if request.match_ids else {}),
+        **(changes or {}),
     }
+    stem = "-".join(filter(None, (request.trials.stem, request.backend.suffix)))
+    return Output(
+        request.exp / "scores" / system / stem,
+        command="score",
+        config=config,
+        inputs={name: path for name, path in {**shared, **inputs}.items() if path is not None},
+        overwrite=request.overwrite,
+        keep_finished=request.keep_finished,
+        experiment=request.exp,
+    )

@@ -8,24 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import safetensors
-from safetensors.numpy import load_file, save_file
 
 from svkit.errors import ArtifactError
-from svkit.store.atomic import replacing, write_json
-from svkit.store.files import check_file
+from svkit.store.atomic import write_json
 from svkit.store.places import usable_paths
 from svkit.store.provenance import check_outputs
 from svkit.store.strict_json import read_json, typed
 from svkit.store.tables import read_artifact_table, write_table
+from svkit.store.tensors import read_tensors, write_tensors
 
 FORMAT, VERSION = "svkit-embeddings", 1
-_MATRIX_NAME, _IDS_NAME, _META_NAME, _KEY = (
-    "embeddings.safetensors",
-    "ids.tsv",
-    "embeddings.json",
-    "embeddings",
-)
+_MATRIX_NAME, _IDS_NAME, _META_NAME = "embeddings.safetensors", "ids.tsv", "embeddings.json"
+_KEY = "embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +61,7 @@ def write_embeddings(
     """
     assert matrix.ndim == 2 and len(ids) == len(matrix), "one row an utterance"
     write_table(directory / _IDS_NAME, pd.DataFrame({"row": np.arange(len(ids)), "utterance_id": list(ids)}))
-    with replacing(directory / _MATRIX_NAME) as temporary:
-        save_file({_KEY: np.ascontiguousarray(matrix, dtype=np.float32)}, temporary)
+    write_tensors(directory / _MATRIX_NAME, {_KEY: matrix.astype(np.float32, copy=False)})
     facts = {"format": FORMAT, "format_version": VERSION, "dim": matrix.shape[1], "num_utterances": len(ids)}
     write_json(directory / _META_NAME, {**facts, **meta})
 
@@ -80,7 +73,7 @@ def read_embeddings(directory: Path) -> Embeddings:
         ArtifactError: a file missing or corrupt, another version, sizes that disagree, non-finite values.
     """
     meta = read_facts(directory)
-    matrix = _read_matrix(directory / _MATRIX_NAME)
+    matrix = read_tensors(directory / _MATRIX_NAME, {_KEY: ("float32", 2)})[_KEY]
     table = read_artifact_table(directory / _IDS_NAME, ("row", "utterance_id"))
     ids = np.asarray(table["utterance_id"], dtype=object)
     expected = (meta.get("num_utterances"), meta.get("dim"))
@@ -112,23 +105,3 @@ def read_facts(directory: Path) -> dict[str, Any]:
     facts = read_json(path, FORMAT, VERSION, dict[str, Any])
     typed(path, facts, _Facts)
     return usable_paths(path, facts)
-
-
-def _read_matrix(path: Path) -> npt.NDArray[np.float32]:
-    check_file(path, ArtifactError)
-    try:
-        tensors = load_file(path)
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        safetensors.SafetensorError,
-    ) as error:
-        raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
-    matrix: npt.NDArray[np.float32] | None = tensors.get(_KEY)
-    if matrix is None or matrix.dtype != np.float32 or matrix.ndim != 2:
-        found = {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors.items()}
-        raise ArtifactError(f"{path}: expected {_KEY!r} as float32 [N, D], found {found}")
-    return matrix

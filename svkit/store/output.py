@@ -42,7 +42,7 @@ _KEPT = {"README.md", "checkpoints"}
 """Never removed: a card is written again where it is svkit's; no svkit of today writes the other."""
 _MADE = (
     "config.json model.safetensors classifier.safetensors speakers.tsv adapter best last"
-    " embeddings.safetensors ids.tsv embeddings.json scores.tsv metrics.json kaldi wespeaker"
+    " embeddings.safetensors ids.tsv embeddings.json scores.tsv resamples.safetensors metrics.json kaldi wespeaker"
     " report.json report.md report.html figures"
     " export.json model.onnx* model.fp16.onnx* model.int8.onnx* shard-??????.tar"
 )

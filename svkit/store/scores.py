@@ -1,4 +1,4 @@
-"""`scores.tsv`: a score a trial, and its log-likelihood ratio where scores are calibrated."""
+"""Score directories: a score a trial, with its log-likelihood ratio where calibrated, and resampled error rates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ from svkit.store.atomic import replacing
 from svkit.store.coded import Coder, dictionary_block
 from svkit.store.provenance import check_outputs
 from svkit.store.tables import format_rows, table_blocks
+from svkit.store.tensors import read_tensors, write_tensors
 from svkit.store.trials import Trials
 
-SCORES_NAME = "scores.tsv"
+SCORES_NAME, RESAMPLES_NAME = "scores.tsv", "resamples.safetensors"
 COLUMNS = ("enroll_id", "test_id", "label", "score")
 
 
@@ -29,6 +30,20 @@ class Scores:
     """[N]."""
     llrs: npt.NDArray[np.float64] | None
     """Calibrated natural-log likelihood ratios, [N], where there are any."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Resamples:
+    """A system in every resample of the speakers: what comparisons with others and DET bands need."""
+
+    eer: npt.NDArray[np.float64]
+    """[R]; NaN where a resample lacks a class."""
+    band: npt.NDArray[np.float64]
+    """[2, G] lower and upper ends of the miss rate at `eval.summary.BAND_RATES`."""
+    draws: str
+    """Names the draws (sha256 of speakers, seed and R): equal ones make the differences of systems paired."""
+    seed: int
+    num_speakers: int
 
 
 def write_scores(
@@ -101,3 +116,36 @@ def _numbers(path: Path, column: pa.ChunkedArray, name: str, line: int) -> npt.N
         found = column[int(bad[0])].as_py()
         raise DataError(f"{path}:{bad[0] + line}: {name}: expected a finite number, found {found!r}")
     return numbers
+
+
+def write_resamples(directory: Path, resamples: Resamples) -> None:
+    """Write `resamples.safetensors`, from which a report compares systems without resampling again."""
+    facts = {
+        "draws": np.frombuffer(bytes.fromhex(resamples.draws), np.uint8),
+        "numbers": np.array([resamples.seed, resamples.num_speakers]),
+    }
+    write_tensors(directory / RESAMPLES_NAME, {"eer": resamples.eer, "band": resamples.band, **facts})
+
+
+def read_resamples(directory: Path) -> Resamples | None:
+    """Read `resamples.safetensors`; None where there is none, as in scores of earlier versions.
+
+    Raises:
+        ArtifactError: not such a file, or changed since it was finished.
+    """
+    path = directory / RESAMPLES_NAME
+    if not path.exists():
+        return None
+    kinds = {"eer": ("float64", 1), "band": ("float64", 2), "draws": ("uint8", 1), "numbers": ("int64", 1)}
+    found = read_tensors(path, kinds)
+    if len(found["numbers"]) != 2 or len(found["band"]) != 2:
+        raise ArtifactError(f"{path}: expected two ends of a band and two numbers; score again")
+    check_outputs(directory, RESAMPLES_NAME, in_full=True)
+    seed, num_speakers = map(int, found["numbers"])
+    return Resamples(
+        eer=found["eer"],
+        band=found["band"],
+        draws=found["draws"].tobytes().hex(),
+        seed=seed,
+        num_speakers=num_speakers,
+    )

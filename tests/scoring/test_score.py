@@ -75,7 +75,7 @@ def test_default_scores_every_system_into_its_directory(exp):
     for system in done.systems:
         assert system.directory == exp / "scores" / system.name / "all"
         found = {path.name for path in system.directory.iterdir() if not path.name.startswith(".")}
-        assert found == {"scores.tsv", "metrics.json", "provenance.json", "run.json"}
+        assert found == {"scores.tsv", "resamples.safetensors", "metrics.json", "provenance.json", "run.json"}
         assert system.metrics == read_metrics(system.directory)
     assert done.systems[0].metrics.eer < done.systems[1].metrics.eer
 

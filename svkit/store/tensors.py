@@ -1,0 +1,47 @@
+"""Numpy arrays by name in a safetensors file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from svkit.errors import ArtifactError
+from svkit.store.atomic import replacing
+from svkit.store.files import check_file
+
+Array = npt.NDArray[Any]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+    """Write arrays of any shape."""
+    with replacing(path) as temporary:
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary)
+
+
+def read_tensors(path: Path, expected: Mapping[str, tuple[str, int]]) -> dict[str, Array]:
+    """Read arrays by name.
+
+    Args:
+        path: of the file.
+        expected: type, such as `float32`, and number of dimensions of each array; others are ignored.
+
+    Raises:
+        ArtifactError: missing, not a safetensors file, or an array is missing or of another type or shape.
+    """
+    check_file(path, ArtifactError)
+    try:
+        tensors: dict[str, Array] = load_file(path)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
+    for name, (kind, num_dimensions) in expected.items():
+        tensor = tensors.get(name)
+        if tensor is None or tensor.dtype != kind or tensor.ndim != num_dimensions:
+            found = {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors.items()}
+            raise ArtifactError(
+                f"{path}: expected {name!r} as {kind} of {num_dimensions} dimensions, found {found}"
+            )
+    return tensors
