@@ -1,5 +1,6 @@
 """`svkit score`."""
 
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.option_groups import takes_groups
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
@@ -37,185 +39,132 @@ class Form(str, Enum):
 
 
 Trials = Annotated[Path, typer.Argument(metavar="TRIALS", help="Trial list in any of the usual forms.")]
-EmbeddingDirs = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--embeddings", metavar="DIR", help="Repeatable [default: every directory in exp/embeddings]."
-    ),
-]
-BackendMethod = Annotated[Method, typer.Option("--backend", help="Cosine, or PLDA with --plda-train.")]
-PldaTraining = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plda-train",
-        metavar="PATH",
-        help="Embeddings or manifest of training speakers: one for all systems or one each.",
-    ),
-]
-Normalisation = Annotated[Norm, typer.Option("--norm", help="S-norm, or adaptive S-norm with --top-n.")]
-Cohorts = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--cohort",
-        metavar="PATH",
-        help="Embeddings or manifest of the cohort: one for all systems or one each.",
-    ),
-]
-CohortSpeakers = Annotated[
-    bool, typer.Option("--cohort-speakers", help="One cohort member a speaker instead of one an utterance.")
-]
-TopN = Annotated[
-    int | None,
-    options.number("--top-n", Range(ge=2, le=10**7), "Cohort members that count in asnorm [default: 300]."),
-]
-Center = Annotated[
-    bool, typer.Option("--center", help="Subtract the mean of the cohort (without one: of the tests).")
-]
-Enroll = Annotated[
-    Path | None,
-    typer.Option(
-        "--enroll", metavar="MAP", help="Utterances of each enrollment (enroll_id, utterance_id); averaged."
-    ),
-]
-
-Calibrate = Annotated[
-    bool, typer.Option("--calibrate", help="Learn a calibration on these trials (calibration.json).")
-]
-CalibrateFolds = Annotated[
-    int,
-    options.number(
-        "--calibrate-folds",
-        Range(ge=0, le=1000),
-        "Judge LLRs of these trials by 3 or more folds of speakers.",
-    ),
-]
-Calibration = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--calibration", metavar="FILE", help="Apply what was learnt on other trials; one or one each."
-    ),
-]
-Quality = Annotated[
-    bool, typer.Option("--qmf", help="Calibrate on duration, norm and cohort mean as well as the score.")
-]
-Fuse = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--fuse", metavar="DIR",
-        help="Fuse these scores of the trials (repeatable), by folds of speakers or with --calibration.",
-    ),
-]  # fmt: skip
-By = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--by",
-        metavar="COLUMN",
-        help="Break down by a column of manifest or sidecar, or duration; repeatable.",
-    ),
-]
-Sidecar = Annotated[
-    Path | None,
-    typer.Option(
-        "--sidecar", metavar="TSV", help="Columns of the trials (enroll_id, test_id, ...), a row each."
-    ),
-]
-Forms = Annotated[
-    list[Form] | None, typer.Option("--format", help="Also write scores and trials in this form; repeatable.")
-]
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow", metavar="GUARD",
-        help="Go on, on record: trained-speakers, shared-speakers, calibrated-on-test, missing-utterances, one-class,"
-        " self-trials, duplicate-trials, contradicting-labels, stale; repeatable.",
-    ),
-]  # fmt: skip
+Paths = list[Path] | None
 
 
-MatchIds = Annotated[
-    bool,
-    typer.Option(
-        "--match-ids", help="Match ids that differ in prefix, extension, case, ./, \\ or quotes; on record."
-    ),
-]
+def option(flag: str, help: str, metavar: str | None = None) -> typer.models.OptionInfo:
+    """Declare an option."""
+    found: typer.models.OptionInfo = typer.Option(flag, metavar=metavar, help=help)
+    return found
 
 
-def score(
-    trials: Trials,
-    embeddings: EmbeddingDirs = None,
-    backend: BackendMethod = Method.COSINE,
-    plda_train: PldaTraining = None,
-    norm: Normalisation = Norm.NONE,
-    cohort: Cohorts = None,
-    cohort_speakers: CohortSpeakers = False,
-    top_n: TopN = None,
-    center: Center = False,
-    enroll: Enroll = None,
-    calibrate: Calibrate = False,
-    calibrate_folds: CalibrateFolds = 0,
-    calibration: Calibration = None,
-    qmf: Quality = False,
-    fuse: Fuse = None,
-    by: By = None,
-    sidecar: Sidecar = None,
-    forms: Forms = None,
-    allow: Allow = None,
-    match_ids: MatchIds = False,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(options.OutputOptions):
+    """Fields of `ScoreRequest` and of its `Backend`."""
+
+    embeddings: Annotated[
+        Paths, option("--embeddings", "Repeatable [default: every directory in exp/embeddings].", "DIR")
+    ] = None
+    method: Annotated[Method, option("--backend", "Cosine, or PLDA with --plda-train.")] = Method.COSINE
+    plda_training: Annotated[
+        Paths,
+        option(
+            "--plda-train",
+            "Embeddings or manifest of training speakers: one for all systems or one each.",
+            "PATH",
+        ),
+    ] = None
+    norm: Annotated[Norm, option("--norm", "S-norm, or adaptive S-norm with --top-n.")] = Norm.NONE
+    cohorts: Annotated[
+        Paths,
+        option("--cohort", "Embeddings or manifest of the cohort: one for all systems or one each.", "PATH"),
+    ] = None
+    cohort_speakers: Annotated[
+        bool, option("--cohort-speakers", "One cohort member a speaker instead of one an utterance.")
+    ] = False
+    top_n: Annotated[
+        int | None,
+        options.number(
+            "--top-n", Range(ge=2, le=10**7), "Cohort members that count in asnorm [default: 300]."
+        ),
+    ] = None
+    center: Annotated[
+        bool, option("--center", "Subtract the mean of the cohort (without one: of the tests).")
+    ] = False
+    enroll: Annotated[
+        Path | None,
+        option("--enroll", "Utterances of each enrollment (enroll_id, utterance_id); averaged.", "MAP"),
+    ] = None
+    calibrate: Annotated[
+        bool, option("--calibrate", "Learn a calibration on these trials (calibration.json).")
+    ] = False
+    calibrate_folds: Annotated[
+        int,
+        options.number(
+            "--calibrate-folds",
+            Range(ge=0, le=1000),
+            "Judge LLRs of these trials by 3 or more folds of speakers.",
+        ),
+    ] = 0
+    calibrations: Annotated[
+        Paths, option("--calibration", "Apply what was learnt on other trials; one or one each.", "FILE")
+    ] = None
+    quality: Annotated[
+        bool, option("--qmf", "Calibrate on duration, norm and cohort mean as well as the score.")
+    ] = False
+    fuse: Annotated[
+        Paths,
+        option(
+            "--fuse",
+            "Fuse these scores of the trials (repeatable), by folds of speakers or with --calibration.",
+            "DIR",
+        ),
+    ] = None
+    by: Annotated[
+        list[str] | None,
+        option("--by", "Break down by a column of manifest or sidecar, or duration; repeatable.", "COLUMN"),
+    ] = None
+    sidecar: Annotated[
+        Path | None,
+        option("--sidecar", "Columns of the trials (enroll_id, test_id, ...), a row each.", "TSV"),
+    ] = None
+    forms: Annotated[
+        list[Form] | None, option("--format", "Also write scores and trials in this form; repeatable.")
+    ] = None
+    allow: Annotated[
+        list[str] | None,
+        option(
+            "--allow",
+            "Continue and record the exception: trained-speakers, shared-speakers, calibrated-on-test,"
+            " missing-utterances, one-class, self-trials, duplicate-trials, contradicting-labels, stale; repeatable.",
+            "GUARD",
+        ),
+    ] = None
+    match_ids: Annotated[
+        bool,
+        option(
+            "--match-ids",
+            "Match ids that differ in prefix, extension, case, ./, \\ or quotes, and record it.",
+        ),
+    ] = False
+
+
+@takes_groups
+def score(trials: Trials, given: ScoreOptions) -> None:
     """Score a trial list: EER with interval, minDCF, thresholds; compare systems; fuse them.
 
     Two systems as one: svkit score trials.txt --fuse exp/scores/a/trials --fuse exp/scores/b/trials
 
     Example: svkit score exp/data/trials/demo.txt
     """
-    if top_n is not None and norm is not Norm.ASNORM:
-        raise ConfigError("--top-n counts in --norm asnorm only; give both")
+    if given.top_n is not None and given.norm is not Norm.ASNORM:
+        raise ConfigError("--top-n applies to --norm asnorm only; give both")
     from svkit.scoring.backend import Backend
     from svkit.scoring.score import ScoreRequest, run
     from svkit.store.metrics import metrics_record, plain_record
 
-    request = ScoreRequest(
-        exp=exp,
-        trials=trials,
-        embeddings=tuple(embeddings or ()),
-        backend=Backend(
-            method=backend.value,
-            norm=norm.value,
-            top_n=300 if top_n is None else top_n,
-            center=center,
-            cohort_speakers=cohort_speakers,
-        ),
-        cohorts=tuple(cohort or ()),
-        plda_training=tuple(plda_train or ()),
-        enroll=enroll,
-        calibrate=calibrate,
-        calibrate_folds=calibrate_folds,
-        calibrations=tuple(calibration or ()),
-        quality=qmf,
-        fuse=tuple(fuse or ()),
-        by=tuple(by or ()),
-        sidecar=sidecar,
-        forms=tuple(form.value for form in forms or ()),
-        allow=frozenset(allow or ()),
-        match_ids=match_ids,
-        overwrite=overwrite,
-        keep_finished=keep_finished,
-    )
+    request = given.request(ScoreRequest, trials=trials, backend=given.request(Backend))
     with console.progress() as progress:
         done = run(request, progress)
-    if json:
-        systems = [
-            {"directory": system.directory.as_posix(), **metrics_record(system.metrics)}
-            for system in done.systems
-        ]
-        answer = {"trials": done.trials, "systems": systems, "comparisons": plain_record(done.comparisons)}
-        return console.result(answer, as_json=True)
-    _print(done)
-    return console.result([system.directory for system in done.systems])
+    if not given.json:
+        _print(done)
+        return console.result([system.directory for system in done.systems])
+    systems = [
+        {"directory": system.directory.as_posix(), **metrics_record(system.metrics)}
+        for system in done.systems
+    ]
+    answer = {"trials": done.trials, "systems": systems, "comparisons": plain_record(done.comparisons)}
+    return console.result(answer, as_json=True)
 
 
 def _print(done: "ScoreResult") -> None:
