@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from svkit.errors import ArtifactError
+from svkit.store.arrays import read_arrays, write_arrays
 from svkit.store.atomic import write_json
 from svkit.store.places import usable_paths
 from svkit.store.provenance import check_outputs
 from svkit.store.strict_json import read_json, typed
 from svkit.store.tables import read_artifact_table, write_table
-from svkit.store.tensors import read_tensors, write_tensors
 
 FORMAT, VERSION = "svkit-embeddings", 1
 _MATRIX_NAME, _IDS_NAME, _META_NAME = "embeddings.safetensors", "ids.tsv", "embeddings.json"
@@ -61,7 +61,7 @@ def write_embeddings(
     """
     assert matrix.ndim == 2 and len(ids) == len(matrix), "one row an utterance"
     write_table(directory / _IDS_NAME, pd.DataFrame({"row": np.arange(len(ids)), "utterance_id": list(ids)}))
-    write_tensors(directory / _MATRIX_NAME, {_KEY: matrix.astype(np.float32, copy=False)})
+    write_arrays(directory / _MATRIX_NAME, {_KEY: matrix.astype(np.float32, copy=False)})
     facts = {"format": FORMAT, "format_version": VERSION, "dim": matrix.shape[1], "num_utterances": len(ids)}
     write_json(directory / _META_NAME, {**facts, **meta})
 
@@ -73,7 +73,7 @@ def read_embeddings(directory: Path) -> Embeddings:
         ArtifactError: a file missing or corrupt, another version, sizes that disagree, non-finite values.
     """
     meta = read_facts(directory)
-    matrix = read_tensors(directory / _MATRIX_NAME, {_KEY: ("float32", 2)})[_KEY]
+    matrix = read_arrays(directory / _MATRIX_NAME, {_KEY: ("float32", 2)})[_KEY]
     table = read_artifact_table(directory / _IDS_NAME, ("row", "utterance_id"))
     ids = np.asarray(table["utterance_id"], dtype=object)
     expected = (meta.get("num_utterances"), meta.get("dim"))

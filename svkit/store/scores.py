@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from svkit.errors import ArtifactError, DataError
+from svkit.store.arrays import read_arrays, write_arrays
 from svkit.store.atomic import replacing
 from svkit.store.coded import Coder, dictionary_block
 from svkit.store.provenance import check_outputs
 from svkit.store.tables import format_rows, table_blocks
-from svkit.store.tensors import read_tensors, write_tensors
 from svkit.store.trials import Trials
 
 SCORES_NAME, RESAMPLES_NAME = "scores.tsv", "resamples.safetensors"
@@ -124,7 +124,7 @@ def write_resamples(directory: Path, resamples: Resamples) -> None:
         "draws": np.frombuffer(bytes.fromhex(resamples.draws), np.uint8),
         "numbers": np.array([resamples.seed, resamples.num_speakers]),
     }
-    write_tensors(directory / RESAMPLES_NAME, {"eer": resamples.eer, "band": resamples.band, **facts})
+    write_arrays(directory / RESAMPLES_NAME, {"eer": resamples.eer, "band": resamples.band, **facts})
 
 
 def read_resamples(directory: Path) -> Resamples | None:
@@ -137,7 +137,7 @@ def read_resamples(directory: Path) -> Resamples | None:
     if not path.exists():
         return None
     kinds = {"eer": ("float64", 1), "band": ("float64", 2), "draws": ("uint8", 1), "numbers": ("int64", 1)}
-    found = read_tensors(path, kinds)
+    found = read_arrays(path, kinds)
     if len(found["numbers"]) != 2 or len(found["band"]) != 2:
         raise ArtifactError(f"{path}: expected two ends of a band and two numbers; score again")
     check_outputs(directory, RESAMPLES_NAME, in_full=True)

@@ -16,13 +16,13 @@ from svkit.store.files import check_file
 Array = npt.NDArray[Any]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write arrays of any shape."""
     with replacing(path) as temporary:
-        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary)
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
 
 
-def read_tensors(path: Path, expected: Mapping[str, tuple[str, int]]) -> dict[str, Array]:
+def read_arrays(path: Path, expected: Mapping[str, tuple[str, int]]) -> dict[str, Array]:
     """Read arrays by name.
 
     Args:
@@ -34,14 +34,14 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[str, int]]) -> dict[st
     """
     check_file(path, ArtifactError)
     try:
-        tensors: dict[str, Array] = load_file(path)
+        arrays: dict[str, Array] = load_file(path)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
     for name, (kind, num_dimensions) in expected.items():
-        tensor = tensors.get(name)
-        if tensor is None or tensor.dtype != kind or tensor.ndim != num_dimensions:
-            found = {name: f"{tensor.dtype}{list(tensor.shape)}" for name, tensor in tensors.items()}
+        array = arrays.get(name)
+        if array is None or array.dtype != kind or array.ndim != num_dimensions:
+            found = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
             raise ArtifactError(
                 f"{path}: expected {name!r} as {kind} of {num_dimensions} dimensions, found {found}"
             )
-    return tensors
+    return arrays
