@@ -7,11 +7,10 @@ the distance embeddings is reported apart, as the published figures leave it out
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
+from svkit.nn.encoder import KINDS
 
 FRAMES_PER_SECOND = 49
 """Frames of 1 s of audio: 98 windows of 25 ms every 10 ms, stacked in pairs."""
@@ -43,43 +42,29 @@ def fixed_parameters(architecture: EncoderArchitecture) -> int:
     return 2 * features + features * hidden + hidden + architecture.num_layers * 2 * hidden
 
 
-def _layer_widths(architecture: EncoderArchitecture, index: int) -> dict[str, int]:
-    return {
-        "heads": architecture.num_heads[index],
-        "ffn1": architecture.ffn1_dim[index],
-        "ffn2": architecture.ffn2_dim[index],
-        "conv": architecture.conv_dim[index],
-    }
+def _layer_widths(architecture: EncoderArchitecture) -> list[dict[str, int]]:
+    """Widths by kind, one dictionary a layer."""
+    columns = [getattr(architecture, name) for name in KINDS.values()]
+    return [dict(zip(KINDS, widths, strict=True)) for widths in zip(*columns, strict=True)]
 
 
 def encoder_parameters(architecture: EncoderArchitecture) -> int:
     """Parameters of the encoder; equals the sum of `numel` of the built module."""
-    costs = unit_costs(architecture)
-    total = fixed_parameters(architecture)
-    for index in range(architecture.num_layers):
-        for kind, width in _layer_widths(architecture, index).items():
-            if width:
-                total += costs[kind].fixed + costs[kind].unit * width
-    return total
+    present = [
+        {kind: width for kind, width in layer.items() if width} for layer in _layer_widths(architecture)
+    ]
+    return int(expected_parameters(architecture, present))
 
 
-def expected_parameters(
-    architecture: EncoderArchitecture, expected_widths: Sequence[Mapping[str, Tensor]]
-) -> Tensor:
-    """Expected parameters under the gates (differentiable).
+def expected_parameters(architecture: EncoderArchitecture, widths: Sequence[Mapping[str, Any]]) -> Any:
+    """Parameters of the branches that `widths` names per layer and kind, and of what no gate can remove.
 
-    Args:
-        architecture: the gated, dense encoder.
-        expected_widths: expected number of open gates per layer and kind, from `EncoderGates.expected_widths`.
+    Exact for whole numbers; differentiable for the expected number of open gates (`EncoderGates.expected_widths`).
     """
     costs = unit_costs(architecture)
-    constant = fixed_parameters(architecture)
-    variable: list[Tensor] = []
-    for layer in expected_widths:
-        for kind, width in layer.items():
-            constant += costs[kind].fixed
-            variable.append(costs[kind].unit * width)
-    return sum(variable[1:], start=variable[0]) + constant
+    branches = [(costs[kind], width) for layer in widths for kind, width in layer.items()]
+    constant = fixed_parameters(architecture) + sum(cost.fixed for cost, _ in branches)
+    return sum(cost.unit * width for cost, width in branches) + constant
 
 
 def sparsity(student: EncoderArchitecture, teacher: EncoderArchitecture) -> float:
@@ -119,8 +104,7 @@ def macs(architecture: ModelArchitecture, num_frames: int = FRAMES_PER_SECOND) -
     positions = encoder.left_positions + encoder.right_positions + 1
     total = num_frames * encoder.feature_dim * hidden
     positional = 0
-    for index in range(encoder.num_layers):
-        widths = _layer_widths(encoder, index)
+    for widths in _layer_widths(encoder):
         total += num_frames * 2 * hidden * (widths["ffn1"] + widths["ffn2"])
         total += num_frames * 4 * hidden * widths["heads"] * size
         total += 2 * num_frames * num_frames * widths["heads"] * size

@@ -20,22 +20,16 @@ import torch
 from torch import Tensor
 
 from svkit.config.architecture import EncoderArchitecture
-from svkit.nn.encoder import Encoder, LayerGates
+from svkit.nn.encoder import KINDS, Encoder, LayerGates
 
 
 def cut_architecture(architecture: EncoderArchitecture, gates: Sequence[LayerGates]) -> EncoderArchitecture:
     """Return the architecture that remains: the number of gates > 0 per layer and kind (None: all stay)."""
     widths = architecture.widths()
     for index, layer in enumerate(gates):
-        values = {
-            "num_heads": layer.heads,
-            "ffn1_dim": layer.ffn1,
-            "ffn2_dim": layer.ffn2,
-            "conv_dim": layer.conv,
-        }
-        for name, value in values.items():
-            if value is not None:
-                widths[name][index] = int((value > 0).sum())
+        for kind, gate in layer._asdict().items():
+            if gate is not None:
+                widths[KINDS[kind]][index] = int((gate > 0).sum())
     return architecture.with_widths(widths)
 
 
@@ -45,19 +39,13 @@ def _kept(gate: Tensor) -> Tensor:
 
 def _cut_ffn(state: dict[str, Tensor], branch: str, gate: Tensor) -> None:
     kept = _kept(gate)
-    if not len(kept):
-        _drop(state, (f"{branch}.", f"{branch}_layer_norm."))
-        return
-    state[f"{branch}.intermediate_dense.weight"] = state[f"{branch}.intermediate_dense.weight"][kept]
-    state[f"{branch}.intermediate_dense.bias"] = state[f"{branch}.intermediate_dense.bias"][kept]
+    for part in ("weight", "bias"):
+        state[f"{branch}.intermediate_dense.{part}"] = state[f"{branch}.intermediate_dense.{part}"][kept]
     state[f"{branch}.output_dense.weight"] = state[f"{branch}.output_dense.weight"][:, kept] * gate[kept]
 
 
 def _cut_heads(state: dict[str, Tensor], gate: Tensor, head_size: int) -> None:
     kept = _kept(gate)
-    if not len(kept):
-        _drop(state, ("self_attn.", "self_attn_layer_norm."))
-        return
     rows = (kept[:, None] * head_size + torch.arange(head_size)).flatten()
     for name in ("linear_q", "linear_k", "linear_v"):
         for part in ("weight", "bias"):
@@ -68,37 +56,45 @@ def _cut_heads(state: dict[str, Tensor], gate: Tensor, head_size: int) -> None:
 
 def _cut_conv(state: dict[str, Tensor], gate: Tensor) -> None:
     kept = _kept(gate)
-    if not len(kept):
-        _drop(state, ("conv_module.",))
-        return
-    both_halves = torch.cat([kept, kept + len(gate)])
-    value = gate[kept]
-    prefix = "conv_module"
-    state[f"{prefix}.pointwise_conv1.weight"] = (
-        state[f"{prefix}.pointwise_conv1.weight"][both_halves] * value.repeat(2)[:, None]
-    )
-    state[f"{prefix}.depthwise_conv.weight"] = (
-        state[f"{prefix}.depthwise_conv.weight"][kept] * value[:, None, None]
-    )
-    for part in ("weight", "bias"):
-        state[f"{prefix}.depthwise_layer_norm.{part}"] = state[f"{prefix}.depthwise_layer_norm.{part}"][kept]
-    state[f"{prefix}.pointwise_conv2.weight"] = state[f"{prefix}.pointwise_conv2.weight"][:, kept]
+    value, both_halves = gate[kept], torch.cat([kept, kept + len(gate)])
+    for name, rows, scale in (
+        ("pointwise_conv1.weight", both_halves, value.repeat(2)[:, None]),
+        ("depthwise_conv.weight", kept, value[:, None, None]),
+        ("depthwise_layer_norm.weight", kept, 1),
+        ("depthwise_layer_norm.bias", kept, 1),
+    ):
+        state[f"conv_module.{name}"] = state[f"conv_module.{name}"][rows] * scale
+    state["conv_module.pointwise_conv2.weight"] = state["conv_module.pointwise_conv2.weight"][:, kept]
 
 
-def _drop(state: dict[str, Tensor], prefixes: tuple[str, ...]) -> None:
-    for name in [name for name in state if name.startswith(prefixes)]:
-        del state[name]
+_BRANCHES = {
+    "heads": ("self_attn.", "self_attn_layer_norm."),
+    "ffn1": ("ffn1.", "ffn1_layer_norm."),
+    "ffn2": ("ffn2.", "ffn2_layer_norm."),
+    "conv": ("conv_module.",),
+}
+"""Prefixes of the parameters that go with a branch."""
+
+
+def _cut_layer(state: dict[str, Tensor], gates: LayerGates, head_size: int) -> dict[str, Tensor]:
+    for kind, gate in gates._asdict().items():
+        if gate is None:
+            continue
+        if not (gate > 0).any():
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(_BRANCHES[kind])}
+        elif kind == "heads":
+            _cut_heads(state, gate, head_size)
+        elif kind == "conv":
+            _cut_conv(state, gate)
+        else:
+            _cut_ffn(state, kind, gate)
+    return state
 
 
 def cut_state(
     state: Mapping[str, Tensor], architecture: EncoderArchitecture, gates: Sequence[LayerGates]
 ) -> dict[str, Tensor]:
-    """Cut the state of an encoder.
-
-    Args:
-        state: `Encoder.state_dict()` of the dense encoder, on the CPU.
-        architecture: of the dense encoder.
-        gates: final gate values of every layer, on the CPU.
+    """Cut the state of a dense encoder by the final gate values of every layer, all on the CPU.
 
     Returns:
         State of an encoder with `cut_architecture(architecture, gates)`.
@@ -109,14 +105,7 @@ def cut_state(
         layer = {
             name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
         }
-        if layer_gates.ffn1 is not None:
-            _cut_ffn(layer, "ffn1", layer_gates.ffn1)
-        if layer_gates.heads is not None:
-            _cut_heads(layer, layer_gates.heads, architecture.head_size)
-        if layer_gates.conv is not None:
-            _cut_conv(layer, layer_gates.conv)
-        if layer_gates.ffn2 is not None:
-            _cut_ffn(layer, "ffn2", layer_gates.ffn2)
+        layer = _cut_layer(layer, layer_gates, architecture.head_size)
         result |= {prefix + name: tensor for name, tensor in layer.items()}
     return {name: tensor.detach().clone().contiguous() for name, tensor in result.items()}
 

@@ -8,7 +8,7 @@ group at exactly 0 (the published rule, from the CoFi and DPHuBERT lineage).
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from svkit.config.architecture import EncoderArchitecture
 from svkit.config.schema import PruneConfig
-from svkit.nn.encoder import LayerGates
+from svkit.nn.encoder import KINDS, LayerGates
 
 LIMIT_LEFT, LIMIT_RIGHT = -0.1, 1.1
 SOFT_MASK_SLOPE = 0.8
@@ -65,10 +65,6 @@ class HardConcrete(nn.Module):
     def forward(self) -> Tensor:
         """Sample while training, else the deterministic mask."""
         return self.sample() if self.training else self.deterministic()
-
-
-KINDS: Mapping[str, str] = {"heads": "num_heads", "ffn1": "ffn1_dim", "ffn2": "ffn2_dim", "conv": "conv_dim"}
-"""Kind of gate -> name of the width it decides."""
 
 
 class EncoderGates(nn.Module):

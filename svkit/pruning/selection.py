@@ -5,7 +5,8 @@ the target. So one offset is added to every log_alpha, found by bisection on the
 still fit are then added one by one.
 """
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,21 +38,11 @@ class _Group(NamedTuple):
 
 def _count_open(group: _Group, offset: float) -> int:
     size = len(group.order)
-    shifted = group.gates.log_alpha.detach().double() + offset
-    shift = group.gates.expected_shift
-    count = round(float(torch.sigmoid(shifted - shift).sum()))
+    log_alpha = group.gates.log_alpha.detach().double() + offset
+    count = round(float(torch.sigmoid(log_alpha - group.gates.expected_shift).sum()))
     if group.step > 1 and count < size:
         count = min(size, round(count / group.step) * group.step)
     return count
-
-
-def _architecture(
-    dense: EncoderArchitecture, groups: list[_Group], counts: Mapping[int, int]
-) -> EncoderArchitecture:
-    widths = dense.widths()
-    for position, group in enumerate(groups):
-        widths[KINDS[group.kind]][group.layer] = counts[position]
-    return dense.with_widths(widths)
 
 
 def select(
@@ -78,81 +69,73 @@ def select(
     Raises:
         TrainingError: even the empty structure costs more than `limit`.
     """
-    groups = [
-        _Group(
-            index,
-            kind,
-            group,
-            torch.argsort(group.log_alpha.detach().cpu(), descending=True, stable=True),
-            1 if kind == "heads" else round_to,
-        )
-        for index, layer in enumerate(gates.groups())
-        for kind, group in layer.items()
-    ]
-    empty = _architecture(dense, groups, dict.fromkeys(range(len(groups)), 0))
-    if cost(empty) > limit:
+    groups = []
+    for index, layer in enumerate(gates.groups()):
+        for kind, gate in layer.items():
+            order = torch.argsort(gate.log_alpha.detach().cpu(), descending=True, stable=True)
+            groups.append(_Group(index, kind, gate, order, 1 if kind == "heads" else round_to))
+
+    def unused(counts: Sequence[int]) -> float:
+        widths = dense.widths()
+        for group, count in zip(groups, counts, strict=True):
+            widths[KINDS[group.kind]][group.layer] = count
+        return limit - cost(dense.with_widths(widths))
+
+    left = unused([0] * len(groups))
+    if left < 0:
         raise TrainingError(
-            f"the target cannot be met: what no gate can remove costs {cost(empty):,}, the target allows {int(limit):,}"
+            "the target cannot be met: what no gate can remove costs "
+            f"{round(limit - left):,}, the target allows {int(limit):,}"
         )
-
-    def counts_at(offset: float) -> dict[int, int]:
-        return {position: _count_open(group, offset) for position, group in enumerate(groups)}
-
-    reach = (
-        max((float(group.gates.log_alpha.detach().abs().max()) for group in groups), default=0.0)
-        + _SATURATION
-    )
-    low, high = -reach, reach
+    # The offset with the most open units within the limit: costs rise with it, so bisection finds it.
+    farthest = max((float(group.gates.log_alpha.detach().abs().max()) for group in groups), default=0.0)
+    low, high = -farthest - _SATURATION, farthest + _SATURATION
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if cost(_architecture(dense, groups, counts_at(middle))) <= limit:
+        if unused([_count_open(group, middle) for group in groups]) >= 0:
             low = middle
         else:
             high = middle
-    counts = counts_at(low)
-    _top_up(groups, counts, lambda trial: cost(_architecture(dense, groups, trial)) <= limit)
-    _exchange(
-        groups,
-        counts,
-        lambda trial: limit - cost(_architecture(dense, groups, trial)),
-        TOLERANCE * cost(dense),
-    )
+    counts = [_count_open(group, low) for group in groups]
+    _top_up(groups, counts, unused)
+    _exchange(groups, counts, unused, TOLERANCE * cost(dense))
     values: list[dict[str, Tensor]] = [{} for _ in gates.layers]
-    for position, group in enumerate(groups):
+    for group, count in zip(groups, counts, strict=True):
         soft = group.gates.soft_values().detach().cpu().float()
         mask = torch.zeros_like(soft)
-        kept = group.order[: counts[position]]
+        kept = group.order[:count]
         mask[kept] = soft[kept].clamp(min=_SMALLEST_VALUE)
         values[group.layer][group.kind] = mask
     return [LayerGates(**layer) for layer in values]
-
-
-def _top_up(groups: list[_Group], counts: dict[int, int], fits: Callable[[dict[int, int]], bool]) -> None:
-    """Add the unit (or block) with the largest log_alpha that fits, until none does; changes `counts`."""
-    closed: set[int] = set()
-    while True:
-        best, best_value = -1, -float("inf")
-        for position, group in enumerate(groups):
-            if position in closed or counts[position] >= len(group.order):
-                continue
-            value = float(group.gates.log_alpha.detach()[group.order[counts[position]]])
-            if value > best_value:
-                best, best_value = position, value
-        if best < 0:
-            return
-        trial = {**counts, best: _one_more(groups[best], counts[best])}
-        if fits(trial):
-            counts[best] = trial[best]
-        else:
-            closed.add(best)
 
 
 def _one_more(group: _Group, count: int) -> int:
     return min(len(group.order), count + group.step)
 
 
+def _top_up(groups: list[_Group], counts: list[int], unused: Callable[[Sequence[int]], float]) -> None:
+    """Add the unit (or block) with the largest log_alpha that fits, until none does; changes `counts`."""
+    open_groups = set(range(len(groups)))
+    while True:
+        candidates = [
+            (float(group.gates.log_alpha.detach()[group.order[counts[place]]]), -place)
+            for place, group in enumerate(groups)
+            if place in open_groups and counts[place] < len(group.order)
+        ]
+        if not candidates:
+            return
+        best = -max(candidates)[1]
+        before, counts[best] = counts[best], _one_more(groups[best], counts[best])
+        if unused(counts) < 0:
+            counts[best] = before
+            open_groups.remove(best)
+
+
 def _exchange(
-    groups: list[_Group], counts: dict[int, int], unused: Callable[[dict[int, int]], float], tolerance: float
+    groups: list[_Group],
+    counts: list[int],
+    unused: Callable[[Sequence[int]], float],
+    tolerance: float,
 ) -> None:
     """While more than `tolerance` is unused, exchange the two blocks that leave least of it; changes `counts`.
 
@@ -160,18 +143,14 @@ def _exchange(
     """
     left = unused(counts)
     while left > tolerance:
-        best = left, counts
-        for giver, group in enumerate(groups):
-            if not counts[giver]:
-                continue
-            fewer = (counts[giver] - 1) // group.step * group.step
-            for taker, other in enumerate(groups):
-                if taker != giver and counts[taker] < len(other.order):
-                    trial = {**counts, giver: fewer, taker: _one_more(other, counts[taker])}
-                    rest = unused(trial)
-                    if 0 <= rest < best[0]:
-                        best = rest, trial
-        if best[0] == left:
+        best, best_counts = left, list(counts)
+        for giver, taker in itertools.permutations(range(len(groups)), 2):
+            if counts[giver] and counts[taker] < len(groups[taker].order):
+                trial = list(counts)
+                trial[giver] = (counts[giver] - 1) // groups[giver].step * groups[giver].step
+                trial[taker] = _one_more(groups[taker], counts[taker])
+                if 0 <= (rest := unused(trial)) < best:
+                    best, best_counts = rest, trial
+        if best == left:
             return
-        left = best[0]
-        counts.update(best[1])
+        left, counts[:] = best, best_counts
