@@ -4,19 +4,16 @@ Widths are kept per layer, because a cut encoder has another width in every laye
 (with its layer norm), as in the last layer of the published pruned model, which has no attention.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from operator import index
 from typing import Annotated, Any
 
 from svkit.config.ranges import Range
 from svkit.config.schema import MAX_LAYERS, TINY_SIZES, HeadConfig, Size
-from svkit.config.typed import Misfit, configuration, fit_json
+from svkit.config.typed import Misfit, configuration
 from svkit.errors import ArtifactError
 
-FORMAT = "svkit-checkpoint"
-FORMAT_VERSION = 1
 WIDTHS = ("num_heads", "ffn1_dim", "ffn2_dim", "conv_dim")
 Width = Annotated[int, Range(ge=0, le=2**24)]
 """Of a branch in one layer; 0: absent."""
@@ -118,21 +115,3 @@ class ModelArchitecture:
     def dense_encoder(self) -> EncoderArchitecture:
         """Return the encoder before the cut (itself when it never was)."""
         return self.encoder if self.dense_widths is None else self.encoder.with_widths(self.dense_widths)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form, with format and version."""
-        return {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any], where: str) -> "ModelArchitecture":
-        """Read the JSON form strictly; `where` names the file in errors (ArtifactError)."""
-        kind, version = record.get("format"), record.get("format_version")
-        if kind != FORMAT or version != FORMAT_VERSION:
-            raise ArtifactError(
-                f"{where}: expected format {FORMAT} version {FORMAT_VERSION}, found {kind!r} version {version!r}"
-            )
-        fields = {key: value for key, value in record.items() if key not in ("format", "format_version")}
-        try:
-            return fit_json(cls, json.dumps(fields))
-        except Misfit as misfit:
-            raise ArtifactError(f"{where}: {misfit}") from None

@@ -54,13 +54,12 @@ def read_calibration(path: Path) -> CalibrationRecord:
             changed since the scoring that made it had finished.
     """
     content = read_json(path, FORMAT, VERSION, dict[str, Any])
-    values = {key: value for key, value in content.items() if key not in ("format", "format_version")}
     known = {field.name for field in fields(CalibrationRecord)}
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(set(content) - known):
         raise ArtifactError(
             f"{path}: not a calibration (unexpected {first_five(unknown)}); learn it again with --calibrate"
         )
-    record = typed(path, values, CalibrationRecord)
+    record = typed(path, content, CalibrationRecord)
     if len(record.features) != len(record.weights) or record.features[:1] != ("score",):
         raise ArtifactError(
             f"{path}: expected one weight for each feature, score first,"

@@ -35,6 +35,7 @@ ADAPTER_NAME = "adapter"
 ADAPTER_FILES = (f"{ADAPTER_NAME}/adapter_config.json", f"{ADAPTER_NAME}/adapter_model.safetensors")
 LOG_NAME, RESUME_NAME, TENSORBOARD_NAME = "train_log.jsonl", "resume", "tensorboard"
 STATE_NAME = "state.json"
+FORMAT, VERSION = "svkit-checkpoint", 1
 RESUME_FORMAT, RESUME_VERSION = "svkit-resume", 2
 _DIGITS = "[0-9]" * 9
 _STATE_GLOB = f"step-{_DIGITS}"
@@ -63,7 +64,7 @@ def read_architecture(directory: Path) -> ModelArchitecture:
         raise ArtifactError(f"{directory}: no such checkpoint directory")
     if not path.exists():
         raise ArtifactError(f"{directory}: not a checkpoint: {CONFIG_NAME} is missing")
-    return ModelArchitecture.from_dict(typed(path, load_json(path), dict[str, Any]), str(path))
+    return read_json(path, FORMAT, VERSION, ModelArchitecture)
 
 
 @contextlib.contextmanager
@@ -101,7 +102,8 @@ def write_model(
 ) -> None:
     """Write weights (first) and architecture of a model."""
     write_tensors(directory / name, tensors)
-    write_json(directory / CONFIG_NAME, architecture.to_dict())
+    heading = {"format": FORMAT, "format_version": VERSION}
+    write_json(directory / CONFIG_NAME, {**heading, **asdict(architecture)})
 
 
 def write_classifier(directory: Path, classifier: Classifier) -> None:

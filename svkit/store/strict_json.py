@@ -2,18 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Any, TypeVar
 
 from svkit.config.typed import Misfit, fit_json
 from svkit.errors import ArtifactError
 from svkit.store.files import JSON_BYTES, read_file
 
-NUMBER = (int, float)
-OPTIONAL_NUMBER = (int, float, NoneType)
-OPTIONAL_TEXT = (str, NoneType)
 Kind = TypeVar("Kind")
 _LARGEST = 2**63
 
@@ -63,19 +58,20 @@ def typed(path: Path, content: object, kind: type[Kind], key: str = "") -> Kind:
 
 
 def read_json(path: Path, format: str, version: int, kind: type[Kind]) -> Kind:
-    """Read a JSON file of one of svkit's formats as a value of a type: a dataclass, or `dict[str, Any]`.
+    """Read a JSON file of one of svkit's formats as a dataclass or `dict[str, Any]`, without format and version.
 
     Raises:
         ArtifactError: missing, not JSON, another format, a version this svkit does not know, or a value that is missing
             or does not fit its type (see `typed`).
     """
     content = typed(path, load_json(path), dict[str, Any])
-    if content.get("format") != format:
-        raise ArtifactError(f"{path}: format: expected {format!r}, found {content.get('format')!r}")
-    if content.get("format_version") != version:
+    found, found_version = content.pop("format", None), content.pop("format_version", None)
+    if found != format:
+        raise ArtifactError(f"{path}: format: expected {format!r}, found {found!r}")
+    if found_version != version:
         raise ArtifactError(
-            f"{path}: format_version: expected {version}, found {content.get('format_version')!r};"
-            " use the svkit that wrote it or make it again"
+            f"{path}: format_version: expected {version}, found {found_version!r}; use the svkit that wrote it or"
+            " make it again"
         )
     return typed(path, content, kind)
 
@@ -101,50 +97,3 @@ def _whole(text: str) -> int:
     if abs(number) >= _LARGEST:
         raise ValueError(f"expected numbers of 64 bits, found {text[:80]}")
     return number
-
-
-def check_fields(path: Path, content: Any, expected: Any, key: str = "") -> None:
-    """Check the types of the fields that are used; others are kept as they are.
-
-    Args:
-        path: of the file.
-        content: what was read.
-        expected: a type or a tuple of types; a mapping of required keys to what they hold; a list with what each
-            item of a list holds.
-        key: dotted name of `content`.
-
-    Raises:
-        ArtifactError: a field is missing or of another type, by its name.
-    """
-    if isinstance(expected, Mapping):
-        _refuse_unless(isinstance(content, dict), path, key, "an object", content)
-        for name, inner in expected.items():
-            inside = f"{key}.{name}" if key else name
-            if name not in content:
-                raise ArtifactError(f"{path}: {inside}: missing")
-            check_fields(path, content[name], inner, inside)
-    elif isinstance(expected, list):
-        _refuse_unless(isinstance(content, list), path, key, "a list", content)
-        for number, item in enumerate(content):
-            check_fields(path, item, expected[0], f"{key}[{number}]")
-    else:
-        kinds = expected if isinstance(expected, tuple) else (expected,)
-        is_expected = isinstance(content, kinds) and (not isinstance(content, bool) or bool in kinds)
-        names = " or ".join("nothing" if kind is NoneType else _NAMES[kind] for kind in kinds)
-        _refuse_unless(is_expected, path, key, names, content)
-
-
-_NAMES = {
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    dict: "an object",
-    list: "a list",
-}
-
-
-def _refuse_unless(condition: bool, path: Path, key: str, expected: str, found: Any) -> None:
-    if not condition:
-        shown = json.dumps(found)
-        raise ArtifactError(f"{path}: {key or 'content'}: expected {expected}, found {shown[:80]}")

@@ -50,7 +50,10 @@ def test_written_files_have_the_usual_rights(tmp_path):
 def test_json_round_trip_keeps_the_order(tmp_path):
     content = {"format": "svkit-x", "format_version": 1, "b": [1.5, None], "a": "\u00e9"}
     atomic.write_json(tmp_path / "a.json", content)
-    assert list(read_json(tmp_path / "a.json", "svkit-x", 1, dict[str, Any]).items()) == list(content.items())
+    assert (
+        list(read_json(tmp_path / "a.json", "svkit-x", 1, dict[str, Any]).items())
+        == list(content.items())[2:]
+    )
 
 
 def test_json_refuses_nan(tmp_path):

@@ -43,7 +43,9 @@ def test_equal_tensors_give_equal_bytes_in_any_order(tmp_path):
         (b"{", "not a JSON file"),
         (b"\xff", "not a JSON file"),
         (b"[]", "content: expected an object, found "),
-        (b"{}", "expected format svkit-checkpoint version 1"),
+        (b"{}", "config.json: format: expected 'svkit-checkpoint', found None"),
+        (b'{"format": "other"}', "config.json: format: expected 'svkit-checkpoint', found 'other'"),
+        (b'{"format": "svkit-checkpoint", "format_version": 2}', "format_version: expected 1, found 2"),
     ],
 )
 def test_what_is_no_checkpoint_is_said(tmp_path, content, message):
