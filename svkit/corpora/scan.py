@@ -168,7 +168,7 @@ def scan_files(
         louder += [f"{candidate.utterance_id} ({finding.louder})"] * bool(finding.louder)
     if cut:
         progress.note(
-            f"what is there is used of {len(cut)} recordings that are cut: {printable(first_five(cut))}"
+            f"{len(cut)} recordings are cut short and used as far as they go: {printable(first_five(cut))}"
         )
     if louder:
         progress.note(

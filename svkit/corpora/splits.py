@@ -257,7 +257,7 @@ def check_trials(path: Path, trials: Trials, table: pd.DataFrame, bad: Sequence[
         label = "target" if trials.labels[row] else "nontarget"
         names = " ".join(side[row : row + 1].item() for side in sides)
         raise DataError(
-            f"{path}: trial {row + 1}: {names} is called {label}, the corpus says speakers"
+            f"{path}: trial {row + 1}: {names} is labelled {label}, but its speakers are"
             f" {speakers[enroll[row]]} and {speakers[test[row]]} ({len(wrong)} such trials)"
         )
 

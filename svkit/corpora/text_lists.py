@@ -40,7 +40,7 @@ def read_map(path: Path, form: str, *, has_spaces: bool = False) -> dict[str, st
         if re.search(CLIMBS, key):
             raise DataError(f"{path}:{number}: expected an id without the part `..`, found {key!r}")
         if key in found:
-            raise DataError(f"{path}:{number}: {key} is there twice")
+            raise DataError(f"{path}:{number}: {key} appears twice")
         found[key] = value
     if not found:
         raise DataError(f"{path}: empty; expected lines `{form}`")

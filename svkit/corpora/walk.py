@@ -58,7 +58,7 @@ def speaker_files(directory: Path) -> Iterator[Candidate]:
 def find_audio(root: Path) -> Iterator[str]:
     """Yield the POSIX paths below `root` of all audio files, in sorted order.
 
-    Dot files and files of other kinds are passed over; links to directories are followed, each directory by one link
+    Dot files and files of other kinds are skipped; links to directories are followed, each directory by one link
     only, so that loops end and links to each other do not multiply.
 
     Raises:

@@ -79,7 +79,7 @@ def test_one_copy_of_voxblink2_at_a_time(tmp_path):
     root = corpus_trees.voxblink2(tmp_path / "VoxBlink2")
     corpus_trees.sound(root / "copy" / "id000001" / "x_y-0000001" / "00000.wav")
     with pytest.raises(
-        DataError, match="id000001 is there twice: .*audio_cut/id000001 and .*copy/id000001; give"
+        DataError, match="id000001 appears twice, in .*audio_cut/id000001 and .*copy/id000001; give"
     ):
         voxblink2.run(request(tmp_path, root), SilentProgress())
 
@@ -242,8 +242,7 @@ def test_cnceleb1_alone_without_its_lists_of_speakers_and_enrollments(tmp_path):
     result = prepare_cnceleb(tmp_path, root, progress)
     assert (result.train_speakers, result.eval_speakers, result.eval_utterances) == (2, 2, 6)
     assert (
-        "no CN-Celeb2 found" in progress.all()
-        and "enrollments are their concatenated files" in progress.all()
+        "no CN-Celeb2 found" in progress.all() and "enrollments are the concatenated files" in progress.all()
     )
     assert not (tmp_path / "exp" / "data" / "trials" / "cnceleb-E.enroll.tsv").exists()
 

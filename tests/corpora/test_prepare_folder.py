@@ -119,7 +119,7 @@ def test_speakers_of_given_trials_do_not_train(tmp_path, tree):
             {"eval_speakers": "e.txt"},
             "speakers that --eval-speakers does not name: b",
         ),
-        ("1 a/s1/1.wav b/s1/1.wav\n", {}, "is called target, the corpus says speakers a and b"),
+        ("1 a/s1/1.wav b/s1/1.wav\n", {}, "is labelled target, but its speakers are a and b"),
     ],
 )
 def test_trials_that_do_not_fit(tmp_path, tree, monkeypatch, text, fields, message):

@@ -171,7 +171,7 @@ def test_segments_that_are_not_there_are_bad(tmp_path):
         ("utt2spk", "s0-u0 s0\n", "s0-u0 s0\nx s1\n", "utterances of utt2spk that wav.scp lacks: x"),
         ("utt2spk", "s0-u0 s0\n", "s0-u0\n", "utt2spk:1: expected `utterance speaker`, found 's0-u0'"),
         ("utt2spk", "s0-u1 s0\n", "../u1 s0\n", "utt2spk:2: expected an id without the part `..`, found '../u1'"),
-        ("utt2spk", "s0-u1 s0\n", "s0-u0 s0\n", "utt2spk:2: s0-u0 is there twice"),
+        ("utt2spk", "s0-u1 s0\n", "s0-u0 s0\n", "utt2spk:2: s0-u0 appears twice"),
         ("wav.scp", "s0-u0.wav", "s0.ark:77", "audio inside Kaldi archives is not read: s0-u0"),
     ],
 )  # fmt: skip

@@ -173,11 +173,11 @@ def test_given_lists_are_checked_against_the_corpus(tmp_path):
     [
         (
             (1, "s0/v0/0.wav", "s1/v0/0.wav"),
-            "trial 2: .* is called target, the corpus says speakers s0 and s1",
+            "trial 2: .* is labelled target, but its speakers are s0 and s1",
         ),
         (
             (0, "s0/v0/0.wav", "s0/v1/0.wav"),
-            "trial 2: .* is called nontarget, the corpus says speakers s0 and s0",
+            "trial 2: .* is labelled nontarget, but its speakers are s0 and s0",
         ),
     ],
 )

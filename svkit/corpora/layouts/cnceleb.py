@@ -77,7 +77,7 @@ def _find_corpora(root: Path) -> tuple[Path | None, Path | None]:
     second = [p for p in places if p not in first and (p / "spk.lst").is_file() and (p / "data").is_dir()]
     for name, found in (("CN-Celeb1", first), ("CN-Celeb2", second)):
         if len(found) > 1:
-            raise DataError(f"{root}: {name} is there more than once: {first_five(found)}; give one as ROOT")
+            raise DataError(f"{root}: found {name} more than once: {first_five(found)}; give one as ROOT")
     if not first and not second:
         raise wrong_tree(root, "cnceleb", "neither CN-Celeb1 nor CN-Celeb2", LAYOUT)
     return first[0] if first else None, second[0] if second else None
@@ -85,7 +85,7 @@ def _find_corpora(root: Path) -> tuple[Path | None, Path | None]:
 
 def _training_files(place: Path | None, corpus: str, listing: str, progress: Progress) -> list[Candidate]:
     if place is None:
-        progress.note(f"no {corpus} found: training goes without it")
+        progress.note(f"no {corpus} found: training does without it")
         return []
     path = place / listing
     if path.is_file():
@@ -183,7 +183,7 @@ def _evaluation(
 def _enrollment_map(path: Path, audio: Path, suffix: str, progress: Progress) -> pd.DataFrame | None:
     """Return `enroll.map` with ids as elsewhere and the column `path`; None where it cannot be used."""
     if not path.is_file():
-        progress.note(f"{path}: does not exist; enrollments are their concatenated files only")
+        progress.note(f"{path}: does not exist; enrollments are the concatenated files only")
         return None
     table = read_enrollment(path)
     there = {
@@ -196,7 +196,7 @@ def _enrollment_map(path: Path, audio: Path, suffix: str, progress: Progress) ->
     missing = sorted(set(stems).difference(there))
     if missing:
         progress.note(
-            f"{path}: {len(missing)} utterances that {audio} lacks ({first_five(missing)}); enrollments are their"
+            f"{path}: {len(missing)} utterances that {audio} lacks ({first_five(missing)}); enrollments are the"
             " concatenated files only"
         )
         return None

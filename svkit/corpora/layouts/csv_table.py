@@ -116,7 +116,7 @@ def _find_columns(path: Path, header: Sequence[str], columns: Columns) -> dict[s
         elif what in ("path", "speaker"):
             raise ConfigError(
                 f"{path}: no column called {', '.join(USUAL_NAMES[what])}; it has {first_five(header)}; name the"
-                f" one of the {what} with --{what}-column"
+                f" column of the {what} with --{what}-column"
             )
     return {"utterance": places["path"], **places}
 

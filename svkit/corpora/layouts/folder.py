@@ -77,6 +77,6 @@ def _search(pattern: regex.Pattern[str], name: str) -> str:
     except TimeoutError as error:
         raise ConfigError(
             f"--speaker-regex {pattern.pattern}: takes more than {MATCH_SECONDS:g} s for {printable(name)};"
-            " write it without repetitions inside repetitions"
+            " rewrite it without nested repetitions"
         ) from error
     return (found.group(1) or "") if found else ""

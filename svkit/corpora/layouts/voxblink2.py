@@ -42,7 +42,7 @@ def _find(root: Path, progress: Progress) -> Found:
         files += speaker_files(directory)
         if len(files) > before and (other := places.setdefault(directory.name, directory)) != directory:
             raise DataError(
-                f"{root}: {directory.name} is there twice: {other} and {directory}; give one as ROOT"
+                f"{root}: {directory.name} appears twice, in {other} and {directory}; give one as ROOT"
             )
     if not files:
         has_stamps = any(root.glob("meta/id*/*/*.txt")) or any(root.glob("id*/*/*.txt"))

@@ -181,5 +181,5 @@ def _evaluation_files(
         return [file for part in (VOX1_TEST, VOX1_DEV) for file in parts[part] if file.utterance_id in named]
     if not parts[VOX1_TEST]:
         raise DataError(f"no evaluation speakers: neither trial lists nor VoxCeleb1 test was found; {LAYOUT}")
-    progress.note("no official trial list: the one written was made among the speakers of VoxCeleb1 test")
+    progress.note("no official trial list found: one is made among the speakers of VoxCeleb1 test")
     return parts[VOX1_TEST]
