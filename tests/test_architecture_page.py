@@ -1,4 +1,4 @@
-"""docs/architecture.md: the rooms are those of the import contract, and every step of a walk is there and is reached."""
+"""docs/architecture.md: the rooms are those of the import contract, and the steps of a walk exist and are reached."""
 
 import ast
 import re
