@@ -46,7 +46,7 @@ open_tar = lru_cache(maxsize=_OPEN_TARS)(OpenFile)
 
 
 class Window(io.RawIOBase):
-    """A stretch of a file as a file of its own, with what is mended in its header."""
+    """A stretch of a file as a file of its own, with the corrections of its header."""
 
     def __init__(self, file: OpenFile, offset: int, size: int, claim: Claim) -> None:
         self._file, self._offset, self._claim = file, offset, claim
@@ -54,11 +54,11 @@ class Window(io.RawIOBase):
         self._position, self._size = claim.start, claim.start + (size - claim.start) * claim.stretch
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say that any place can be gone to."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -83,9 +83,8 @@ class Window(io.RawIOBase):
         except OSError:  # libsndfile asks from C, where an exception would end as text on stderr
             data = b""
         if self._claim.stretch > 1 and self._position >= self._size - 128:
-            data = bytes(
-                min(len(buffer), self._size - self._position)
-            )  # mpg123 looks for an ID3 tag at the end
+            # mpg123 looks for an ID3 tag at the end.
+            data = bytes(min(len(buffer), self._size - self._position))
         place, patch = self._claim.patch
         first, last = max(place, self._position), min(place + len(patch), self._position + len(data))
         if first < last:

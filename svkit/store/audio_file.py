@@ -33,11 +33,11 @@ _READ_BYTES = 1 << 16
 CONVERTIBLE_SUFFIXES = frozenset(
     {".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm", ".mka", ".ape", ".wv", ".spx"}
 )
-"""Audio that libsndfile cannot read: reported, never passed over in silence."""
+"""Audio that libsndfile cannot read: reported, never skipped silently."""
 _OTHER_AUDIO = re.compile(
     rb"....ftyp|\x1aE\xdf\xa3|#!AMR|0&\xb2u|\xff[\xf0\xf1\xf8\xf9]|ADIF|MAC |wvpk", re.S
 )
-"""How files of such kinds begin, whatever they are called: MP4, Matroska, AMR, ASF, AAC, Monkey's Audio, WavPack."""
+"""First bytes of files of such kinds, whatever their names: MP4, Matroska, AMR, ASF, AAC, Monkey's Audio, WavPack."""
 CUT_ADVICE = (
     "copy it again, or use what is there: --allow-cut of prepare and verify, or `ffmpeg -i IN OUT.flac`"
 )
@@ -49,11 +49,14 @@ _MPEG_LEAD_SAMPLES = 1 << 16
 """Decoded before a place: an MP3 frame may take its bits from dozens of frames before it."""
 Channel = int | Literal["mix"]
 """Which channel is read: its number from 0 on, or the mean of all."""
+Place = Path | TarMember
+"""Where a recording is."""
 
 
 class _Audio(soundfile.SoundFile):  # type: ignore[misc]
     """An open recording, read from one sample on to the next ones."""
 
+    path: Place
     claim: Claim
 
     def seekable(self) -> bool:
@@ -82,7 +85,7 @@ class AudioInfo:
 class AudioError(DataError):
     """An audio file that cannot be used; `reason` is the kind of fault, for counting."""
 
-    def __init__(self, path: Path | TarMember, reason: str, detail: str) -> None:
+    def __init__(self, path: Place, reason: str, detail: str) -> None:
         """Make the one line.
 
         Args:
@@ -96,7 +99,7 @@ class AudioError(DataError):
         self.detail = detail
 
 
-def _open(path: Path | TarMember) -> _Audio:
+def _open(path: Place) -> _Audio:
     try:
         if isinstance(path, TarMember):
             file, offset, size = open_tar(path.tar), path.offset, path.size
@@ -104,18 +107,22 @@ def _open(path: Path | TarMember) -> _Audio:
             file, offset = OpenFile(path), 0
             size = os.fstat(file.handle).st_size
         claim = read_claim(Window(file, offset, size, Claim()).read_at, size)
-        if isinstance(path, TarMember) or claim.is_mended:
+        if isinstance(path, TarMember) or claim.is_corrected:
             audio = _Audio(io.BufferedReader(Window(file, offset, size, claim), _READ_BYTES))
         else:
             audio = _Audio(os.dup(file.handle))
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         raise _explain(path, error) from error
-    audio.claim = claim
+    audio.path, audio.claim = path, claim
     return audio
 
 
-def _explain(path: Path | TarMember, error: Exception, where: str = "") -> AudioError:
-    file = path.tar if isinstance(path, TarMember) else path
+def _file_of(path: Place) -> Path:
+    return path.tar if isinstance(path, TarMember) else path
+
+
+def _explain(path: Place, error: Exception, where: str = "") -> AudioError:
+    file = _file_of(path)
     if isinstance(error, OSError):
         reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
         return AudioError(path, reason, why_not(error))
@@ -143,25 +150,21 @@ def _conversion_hint(file: Path, offset: int) -> str:
     return f"{what} is not read by libsndfile; convert it to wav or flac, for example with {command}"
 
 
-def probe(path: Path | TarMember, channel: Channel = 0, *, allow_cut: bool = False) -> AudioInfo:
+def probe(path: Place, channel: Channel = 0, *, allow_cut: bool = False) -> AudioInfo:
     """Read the header of an audio file; where it does not say how many samples there are, count them by decoding.
 
-    Args:
-        path: the recording.
-        channel: which channel is going to be read.
-        allow_cut: take what is there of a file whose header says that it was longer.
+    `channel` is the one that is going to be read; `allow_cut`: accept a file whose header says that it was longer.
 
     Raises:
         AudioError: missing, empty, not audio, without that channel, or cut.
     """
     with _open(path) as file:
         num_samples = file.frames if file.claim.is_counted else count_samples(path)
-        return _info(path, file, num_samples, channel, allow_cut)
+        return _info(file, num_samples, channel, allow_cut)
 
 
-def _info(
-    path: Path | TarMember, file: _Audio, num_samples: int, channel: Channel, allow_cut: bool
-) -> AudioInfo:
+def _info(file: _Audio, num_samples: int, channel: Channel, allow_cut: bool) -> AudioInfo:
+    path = file.path
     if num_samples < 1:
         raise AudioError(path, "empty", "no samples")
     if file.samplerate < 1:
@@ -181,31 +184,31 @@ def _info(
     )
 
 
-def _cut(path: Path | TarMember, missing: str) -> AudioError:
+def _cut(path: Place, missing: str) -> AudioError:
     return AudioError(path, "truncated", f"{missing}; {CUT_ADVICE}")
 
 
-def count_samples(path: Path | TarMember) -> int:
+def count_samples(path: Place) -> int:
     """Count the samples of one channel by decoding; remembered while the file does not change.
 
     Raises:
         AudioError: see `examine`.
     """
     try:
-        status = (path.tar if isinstance(path, TarMember) else path).stat()
+        status = _file_of(path).stat()
     except OSError as error:
         raise _explain(path, error) from error
     return _count(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=_COUNTS)
-def _count(path: Path | TarMember, size: int, changed_ns: int) -> int:
+def _count(path: Place, size: int, changed_ns: int) -> int:
     with _open(path) as file:
-        return sum(len(block) for block in _blocks(path, file, 0, None))
+        return sum(len(block) for block in _blocks(file, 0, None))
 
 
 def examine(
-    path: Path | TarMember,
+    path: Place,
     visit: Callable[[npt.NDArray[np.float32], int], None] | None = None,
     channel: Channel = 0,
     *,
@@ -229,10 +232,10 @@ def examine(
     """
     found, missing = 0, ""
     with _open(path) as file:
-        info = _info(path, file, file.frames, channel, allow_cut=True)
+        info = _info(file, file.frames, channel, allow_cut=True)
         digest = hashlib.sha256(str(info.sample_rate_hz).encode())
         try:
-            for block in _blocks(path, file, 0, info.num_samples if file.claim.is_counted else None):
+            for block in _blocks(file, 0, info.num_samples if file.claim.is_counted else None):
                 samples = _one_channel(path, block, channel, found)
                 found += len(samples)
                 digest.update(samples.tobytes())
@@ -242,18 +245,14 @@ def examine(
             if not allow_cut or not found or cut.reason != "truncated":
                 raise
             missing = cut.detail.removesuffix(f"; {CUT_ADVICE}")
-        info = _info(path, file, found, channel, allow_cut)
+        info = _info(file, found, channel, allow_cut)
     return replace(info, missing=info.missing or missing), digest.hexdigest()
 
 
-def channel_levels_db(path: Path | TarMember, num_samples: int | None = None) -> npt.NDArray[np.float64]:
+def channel_levels_db(path: Place, num_samples: int | None = None) -> npt.NDArray[np.float64]:
     """Measure each channel: its RMS without its mean against full scale, `[C]`; -inf for silence; 0 for a single one.
 
-    Of a file that is cut, what is there is measured.
-
-    Args:
-        path: the recording.
-        num_samples: how many samples from the beginning (None: all).
+    Measured from the beginning over `num_samples` (None: all); of a file that is cut, over what is there.
 
     Raises:
         AudioError: missing or not audio.
@@ -264,11 +263,10 @@ def channel_levels_db(path: Path | TarMember, num_samples: int | None = None) ->
         known = file.frames if file.claim.is_counted else None
         count, total, squares = 0, np.zeros(file.channels), np.zeros(file.channels)
         try:
-            for block in _blocks(path, file, 0, known if num_samples is None else num_samples):
-                wide = block.astype(np.float64)
-                count += len(wide)
-                total += wide.sum(axis=0)
-                squares += (wide**2).sum(axis=0)
+            for block in _blocks(file, 0, known if num_samples is None else num_samples):
+                count += len(block)
+                total += block.sum(axis=0, dtype=np.float64)
+                squares += np.square(block, dtype=np.float64).sum(axis=0)
         except AudioError as cut:
             if not count or cut.reason != "truncated":
                 raise
@@ -278,7 +276,7 @@ def channel_levels_db(path: Path | TarMember, num_samples: int | None = None) ->
 
 
 def read_audio(
-    path: Path | TarMember,
+    path: Place,
     start: int = 0,
     num_samples: int | None = None,
     channel: Channel = 0,
@@ -308,8 +306,12 @@ def read_audio(
             raise DataError(
                 f"{path}: expected {sample_rate_hz} Hz as in the manifest, found {file.samplerate} Hz"
             )
-        frames, said = _length(path, file, length), length or 0
-        _info(path, file, max(1, frames), channel, allow_cut=0 < said <= frames)
+        said = length or 0
+        if file.claim.is_counted:
+            frames = int(file.frames)
+        else:  # counting costs a decoding, which the list spares
+            frames = said if said and not file.claim.claimed_bytes else count_samples(path)
+        _info(file, max(1, frames), channel, allow_cut=0 < said <= frames)
         wanted = frames - start if num_samples is None else num_samples
         if said and frames > said and file.claim.is_counted and _goes_on(path, said):
             raise DataError(
@@ -322,33 +324,26 @@ def read_audio(
                 " has it changed since the manifest was made?"
             )
         blocks, found = [np.zeros(0, np.float32)], start
-        for block in _blocks(path, file, start, wanted):
+        for block in _blocks(file, start, wanted):
             blocks.append(_one_channel(path, block, channel, found))
             found += len(block)
     return blocks[1] if len(blocks) == 2 else np.concatenate(blocks)
 
 
-def _goes_on(path: Path | TarMember, place: int) -> bool:
+def _goes_on(path: Place, place: int) -> bool:
     """Say whether there is a sample at a place; the header of a FLAC that is cut claims those that are missing too."""
     with _open(path) as file:
         try:
-            return any(True for _ in _blocks(path, file, place, 1))
+            return any(True for _ in _blocks(file, place, 1))
         except AudioError:
             return False
 
 
-def _length(path: Path | TarMember, file: _Audio, said: int | None) -> int:
-    """Return the number of samples: the header's, else the list's (counting costs a decoding), else as counted."""
-    if file.claim.is_counted:
-        return int(file.frames)
-    return said if said and not file.claim.claimed_bytes else count_samples(path)
-
-
 def _blocks(
-    path: Path | TarMember, file: _Audio, start: int, wanted: int | None, size: int | None = None
+    file: _Audio, start: int, wanted: int | None, size: int | None = None
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Yield all channels from one sample on, `[N, C]`; None: up to the end, wherever that is."""
-    found, longest = 0, max(1, (size or _BLOCK_SAMPLES) // file.channels)
+    path, found, longest = file.path, 0, max(1, (size or _BLOCK_SAMPLES) // file.channels)
     try:
         if start:
             lead = min(start, file.lead_samples())
@@ -363,11 +358,9 @@ def _blocks(
                 if wanted is None:
                     return
                 said = (
-                    f"the header says {file.frames}"
-                    if file.claim.is_counted
-                    else f"the list says {start + wanted}"
+                    f"header says {file.frames}" if file.claim.is_counted else f"list says {start + wanted}"
                 )
-                raise _cut(path, f"truncated: {said} samples, found {start + found}")
+                raise _cut(path, f"truncated: the {said} samples, found {start + found}")
             found += len(block)
             yield block
         return
@@ -380,11 +373,11 @@ def _blocks(
     # What an error takes with it is the block that was read: smaller ones, to see how far it goes.
     with _open(path) as again:
         rest = None if wanted is None else wanted - found
-        yield from _blocks(path, again, start + found, rest, _FLAC_FRAME_SAMPLES * file.channels)
+        yield from _blocks(again, start + found, rest, _FLAC_FRAME_SAMPLES * file.channels)
 
 
 def _one_channel(
-    path: Path | TarMember, block: npt.NDArray[np.float32], channel: Channel, position: int
+    path: Place, block: npt.NDArray[np.float32], channel: Channel, position: int
 ) -> npt.NDArray[np.float32]:
     """Return the samples of a channel, `[N]`, of which the first is sample `position` of the file."""
     samples = np.ascontiguousarray(block.mean(axis=1) if channel == "mix" else block[:, channel])
@@ -400,14 +393,7 @@ def _one_channel(
 
 
 def write_flac(path: Path, samples: npt.NDArray[np.float32], sample_rate_hz: int) -> None:
-    """Write 16-bit FLAC atomically; samples beyond full scale are clipped.
-
-    Args:
-        path: where to.
-        samples: float32 [N], full scale at 1.
-        sample_rate_hz: their rate.
-    """
+    """Write 16-bit FLAC atomically; samples `[N]` beyond full scale (1) are clipped."""
+    clipped = np.clip(samples, -1.0, 1.0)
     with replacing(path) as temporary:
-        soundfile.write(
-            temporary, np.clip(samples, -1.0, 1.0), sample_rate_hz, format="FLAC", subtype="PCM_16"
-        )
+        soundfile.write(temporary, clipped, sample_rate_hz, format="FLAC", subtype="PCM_16")

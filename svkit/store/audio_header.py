@@ -1,4 +1,4 @@
-"""What the header of an audio file claims about its length, held against the file.
+"""What the header of an audio file claims about its length, compared with the file.
 
 libsndfile believes claims: of a WAV cut in half it reads what is left without a word, one from a pipe (no size, or the
 largest there is) has no samples or is refused, and for an MP3 that states no length it guesses one from a frame.
@@ -39,16 +39,12 @@ class Claim:
     """By how much the size of the file is to be exaggerated, so that a guess from it is above the truth."""
 
     @property
-    def is_mended(self) -> bool:
+    def is_corrected(self) -> bool:
         """Whether libsndfile must read the file through these corrections."""
         return bool(self.patch[1] or self.start or self.stretch > 1)
 
     def missing(self, frames: int) -> str:
-        """Say what is not there; empty where nothing is missing.
-
-        Args:
-            frames: samples of one channel that are there.
-        """
+        """Say what is missing where `frames` samples of a channel are there; empty where nothing is."""
         if self.ogg_fault:
             return f"truncated: {self.ogg_fault} ({frames} samples)"
         width = self.found_bytes // max(1, frames) if self.is_counted else 0
@@ -107,12 +103,7 @@ _NIST = re.compile(rb"^(sample_count|channel_count|sample_n_bytes) -i (\d{1,18})
 
 
 def read_claim(read: Read, size: int) -> Claim:
-    """Hold the header of a file against its size.
-
-    Args:
-        read: of the file.
-        size: in bytes.
-    """
+    """Compare the header of a file with its size in bytes."""
     head = read(0, _HEAD_BYTES)
 
     def read_on(offset: int, count: int) -> bytes:
@@ -128,9 +119,8 @@ def read_claim(read: Read, size: int) -> Claim:
         return _claim_of_size(8, form, claimed, size - offset, 0)
     if magic == b"NIST":
         facts = {name: int(value) for name, value in _NIST.findall(head)}
-        claimed = (
-            facts.get(b"sample_count", 0) * facts.get(b"channel_count", 1) * facts.get(b"sample_n_bytes", 0)
-        )
+        samples = facts.get(b"sample_count", 0) * facts.get(b"channel_count", 1)
+        claimed = samples * facts.get(b"sample_n_bytes", 0)
         return Claim(claimed_bytes=claimed, found_bytes=size - int(head[8:16].strip() or b"0"))
     if magic == b"OggS":
         return Claim(ogg_fault=_ogg_fault(read_on, size))
@@ -190,15 +180,7 @@ def _is_finished(read: Read, size: int, form: _Chunks) -> bool:
 
 
 def _claim_of_size(field: int, form: str, claimed: int, found: int, extra: int) -> Claim:
-    """Return what is wrong with a number of bytes.
-
-    Args:
-        field: offset of the number.
-        form: its form.
-        claimed: bytes of audio that it says.
-        found: bytes that are there.
-        extra: what the number counts beside them.
-    """
+    """Compare the bytes `claimed` by the number at `field`, which counts `extra` others too, with those found."""
     if 0 < claimed <= found or found <= 0 or found + extra >= 1 << 8 * struct.calcsize(form):
         return Claim()
     patch = (field, struct.pack(form, found + extra))

@@ -43,18 +43,13 @@ def transcode(
 ) -> AudioInfo:
     """Convert a file to one channel (the first) or all, 16 bit, at a rate; whole or not at all.
 
-    Args:
-        ffmpeg: path of the program.
-        source: any audio that ffmpeg reads; what its header states about its length must be there.
-        target: `.flac` or `.wav`; equal input gives equal bytes with equal versions of ffmpeg.
-        sample_rate_hz: of the output.
-        all_channels: not the first one only.
+    The target, `.flac` or `.wav`, has equal bytes for equal input and versions of ffmpeg.
 
     Returns:
         The header of what was written.
 
     Raises:
-        AudioError: the source is no audio, or what came out is not as long as its header states.
+        AudioError: the source is not audio, or what came out is not as long as its header states.
         ArtifactError: the target cannot be written.
     """
     picked = () if all_channels else ("-af", "pan=mono|c0=c0")
@@ -76,20 +71,16 @@ def transcode(
 def _check_length(source: Path, log: str, written: AudioInfo) -> AudioInfo:
     stated = _DURATION.search(log)
     if "File ended prematurely" in log:
-        raise AudioError(
-            source, "truncated", "truncated: ffmpeg says that the file ended prematurely; copy it again"
-        )
+        detail = "truncated: ffmpeg says that the file ended prematurely; copy it again"
+        raise AudioError(source, "truncated", detail)
     if stated is None or "Estimating duration" in log:
         return written  # what comes from a pipe, or has no header, states no length
     hours, minutes, seconds = stated.groups()
     expected = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     found = written.num_samples / written.sample_rate_hz
     if abs(found - expected) > TOLERANCE_SECONDS:
-        raise AudioError(
-            source,
-            "truncated",
-            f"truncated: the header says {expected:.2f} s, {found:.2f} s could be decoded",
-        )
+        detail = f"truncated: the header says {expected:.2f} s, {found:.2f} s could be decoded"
+        raise AudioError(source, "truncated", detail)
     return written
 
 
