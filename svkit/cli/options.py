@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+def option(flag: str, description: str, metavar: str | None = None) -> typer.models.OptionInfo:
+    """Declare an option."""
+    found: typer.models.OptionInfo = typer.Option(flag, metavar=metavar, help=description)
+    return found
+
+
 def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
     """Declare an option that takes a number in a range; one outside of it is a usage error under the option's name."""
 

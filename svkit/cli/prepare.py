@@ -7,6 +7,7 @@ import typer
 
 from svkit.cli import manifests, options
 from svkit.cli.option_groups import takes_groups
+from svkit.cli.options import option
 from svkit.cli.prepare_options import (
     OWN_NOISE,
     OWN_RECORDINGS,
@@ -25,12 +26,10 @@ app = typer.Typer(
 )
 
 AllowOtherLists = Annotated[
-    bool,
-    typer.Option("--allow-other-lists", help="Accept a list with an official name but other counts."),
+    bool, option("--allow-other-lists", "Accept a list with an official name but other counts.")
 ]
 ReadAudioRoot = Annotated[
-    Path | None,
-    typer.Option("--audio-root", metavar="DIR", help="Directory that relative paths are below."),
+    Path | None, option("--audio-root", "Directory that relative paths are below.", "DIR")
 ]
 
 
@@ -40,10 +39,10 @@ def folder(
     root: Root,
     speaker_regex: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--speaker-regex",
-            metavar="REGEX",
-            help="Searched in the path below ROOT; its first group is the speaker [default: the directory].",
+            "Searched in the path below ROOT; its first group is the speaker [default: the directory].",
+            "REGEX",
         ),
     ] = None,
     corpus: CorpusOptions = OWN_RECORDINGS,
@@ -88,10 +87,8 @@ def rirs(
     *,
     types: Annotated[
         list[str] | None,
-        typer.Option(
-            "--type",
-            metavar="TYPE",
-            help="smallroom, mediumroom, largeroom or real; repeatable [default: the first two].",
+        option(
+            "--type", "smallroom, mediumroom, largeroom or real; repeatable [default: the first two].", "TYPE"
         ),
     ] = None,
     noise: NoiseOptions,
@@ -141,29 +138,24 @@ def voxceleb(
     *,
     download_lists: Annotated[
         bool,
-        typer.Option(
+        option(
             "--download-lists/--no-download-lists",
-            help="Get the official lists O, E, H if they are neither given nor in ROOT.",
+            "Get the official lists O, E, H if they are neither given nor in ROOT.",
         ),
     ] = True,
     allow_other_lists: AllowOtherLists = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a VoxCeleb2 dev with other counts than published.")
+        bool, option("--strict", "Refuse a VoxCeleb2 dev with other counts than published.")
     ] = False,
     convert: Annotated[
-        bool, typer.Option("--convert/--no-convert", help="Convert AAC (.m4a) by ffmpeg to 16 kHz.")
+        bool, option("--convert/--no-convert", "Convert AAC (.m4a) by ffmpeg to 16 kHz.")
     ] = True,
     audio_format: Annotated[
-        Literal["flac", "wav"] | None,
-        typer.Option("--format", help="What .m4a files are converted to [default: flac]."),
+        Literal["flac", "wav"] | None, option("--format", "What .m4a files are converted to [default: flac].")
     ] = None,
     convert_to: Annotated[
         Path | None,
-        typer.Option(
-            "--convert-to",
-            metavar="DIR",
-            help="Converted files go here [default: flac/ beside aac/ in ROOT].",
-        ),
+        option("--convert-to", "Converted files go here [default: flac/ beside aac/ in ROOT].", "DIR"),
     ] = None,
     corpus: CorpusOptions,
 ) -> None:
@@ -246,7 +238,7 @@ def kaldi(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Kaldi data directory: wav.scp, utt2spk, ...")],
     audio_root: ReadAudioRoot = None,
     allow_pipes: Annotated[
-        bool, typer.Option("--allow-pipes", help="Run the commands in wav.scp (lines that end in |).")
+        bool, option("--allow-pipes", "Run the commands in wav.scp (lines that end in |).")
     ] = False,
     corpus: CorpusOptions = OWN_RECORDINGS,
 ) -> None:
@@ -260,7 +252,7 @@ def kaldi(
 
 
 def _column(name: str, usual: str) -> Any:
-    return typer.Option(f"--{name}-column", metavar="NAME", help=f"Column of the {name} [default: {usual}].")
+    return option(f"--{name}-column", f"Column of the {name} [default: {usual}].", "NAME")
 
 
 @app.command("csv")

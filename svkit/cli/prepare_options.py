@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.options import option
 from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
@@ -26,15 +27,12 @@ class _ScanGroup(options.OutputOptions):
     """Options of every command that reads recordings as they are given."""
 
     channel: options.Channel = "0"
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad files out instead of refusing.")] = (
-        False
-    )
+    skip_bad: Annotated[bool, option("--skip-bad", "Leave bad files out instead of refusing.")] = False
     allow_cut: options.AllowCut = False
     reads_samples: Annotated[
         bool,
-        typer.Option(
-            "--read-samples/--headers-only",
-            help="Decode every file: finds truncated, non-finite, duplicate ones.",
+        option(
+            "--read-samples/--headers-only", "Decode every file: finds truncated, non-finite, duplicate ones."
         ),
     ] = False
     num_workers: options.Workers = None
@@ -75,17 +73,12 @@ class DemoOptions(options.OutputOptions):
     seed: options.SeedOrBefore = None
     redraw: Annotated[
         bool,
-        typer.Option(
-            "--redraw",
-            help="Draw evaluation and validation speakers anew; else all stay where they were before.",
+        option(
+            "--redraw", "Draw evaluation and validation speakers anew; else all stay where they were before."
         ),
     ] = False
-    preset: Annotated[
-        str | None, typer.Option("--preset", help="Recipe noted for the commands that follow.")
-    ] = None
-    encoder: Annotated[
-        str | None, typer.Option("--encoder", help="Encoder noted for the commands that follow.")
-    ] = None
+    preset: Annotated[str | None, option("--preset", "Recipe noted for the commands that follow.")] = None
+    encoder: Annotated[str | None, option("--encoder", "Encoder noted for the commands that follow.")] = None
 
     def scan(self) -> "ScanOptions":
         """Return how files are examined."""
@@ -117,25 +110,24 @@ class CorpusOptions(_ScanGroup, DemoOptions):
 
     eval_speakers: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--eval-speakers",
-            metavar="N|FILE",
-            help="How many (0: none), or a file with one a line [default: as before, else official, else a tenth].",
+            "How many (0: none), or a file with one a line [default: as before, else official, else a tenth].",
+            "N|FILE",
         ),
     ] = None
     trials: Annotated[
         list[Path] | None,
-        typer.Option(
+        option(
             "--trials",
-            metavar="FILE",
-            help="Evaluation trials; repeatable [default: as before, else official, else made].",
+            "Evaluation trials; repeatable [default: as before, else official, else made].",
+            "FILE",
         ),
     ] = None
     match_ids: Annotated[
         bool,
-        typer.Option(
-            "--match-ids",
-            help="Match ids of --trials that differ in prefix, extension, case, ./, \\ or quotes.",
+        option(
+            "--match-ids", "Match ids of --trials that differ in prefix, extension, case, ./, \\ or quotes."
         ),
     ] = False
     min_seconds: options.MinSeconds = 0.5

@@ -9,6 +9,7 @@ import typer
 
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
+from svkit.cli.options import option
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
@@ -40,12 +41,6 @@ class Form(str, Enum):
 
 Trials = Annotated[Path, typer.Argument(metavar="TRIALS", help="Trial list in any of the usual forms.")]
 Paths = list[Path] | None
-
-
-def option(flag: str, help: str, metavar: str | None = None) -> typer.models.OptionInfo:
-    """Declare an option."""
-    found: typer.models.OptionInfo = typer.Option(flag, metavar=metavar, help=help)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
