@@ -18,7 +18,7 @@ Finished parts are kept in EXP/pruning-quality, so an interrupted run goes on; `
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from magnitude import RULES, cut_by_magnitude
 from quality_page import render
 from stage_commands import is_current, make, score
 
-from svkit.cli.options import open_recipe
+from svkit.cli.options import RunOptions
 from svkit.config.architecture import ModelArchitecture
 from svkit.config.schema import Recipe
 from svkit.models.load import load_model, new_network
@@ -321,7 +321,8 @@ def main() -> None:
     options = parse()
     exp: Path = options.exp
     trials = options.trials or sorted((exp / "data" / "trials").glob("*.txt"))[0]
-    base = open_recipe(exp, options.preset, None, options.overrides, ["prune", "distill", "dense", "pruned"])
+    asked = RunOptions(exp=exp, preset=options.preset, overrides=options.overrides)
+    base = asked.open_recipe(["prune", "distill", "dense", "pruned"])
     rows: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     seeds = options.seeds or [base.seed]
@@ -344,7 +345,7 @@ def main() -> None:
         pairs += compared
     facts = {
         "date": date.today().isoformat(),
-        "machine": describe_machine(),
+        "machine": asdict(describe_machine()),
         "command": " ".join(["python", "benchmarks/pruning_quality.py", *sys.argv[1:]]),
         "preset": base.name,
         "teacher_seed": read_provenance(exp / "finetune" / "joint")["seed"],

@@ -10,6 +10,7 @@ writes figure, table and `sweep.json` to `EXP/report/sweep`. Finished parts are 
 import argparse
 import io
 import sys
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from matplotlib.figure import Figure
 from stage_commands import is_current, make, score
 
 from svkit.cli.console import PlainProgress
+from svkit.eval.results import Interval
 from svkit.models.info import describe_checkpoint
 from svkit.models.load import load_model
 from svkit.reports import figures, timing
+from svkit.reports.results import EER
+from svkit.reports.tables import Table, percent, to_markdown
 from svkit.store.atomic import write_bytes, write_json, write_text
 from svkit.store.metrics import metrics_record, read_metrics
 from svkit.store.provenance import read_provenance
@@ -56,21 +60,18 @@ def measure(
     times = timing.time_models(loaded, PlainProgress(sys.stderr))
     points = []
     for name, path in models.items():
-        facts, metrics = describe_checkpoint(path), metrics_record(read_metrics(scores[name]))
+        size, metrics = asdict(describe_checkpoint(path)), metrics_record(read_metrics(scores[name]))
+        sizes = ("sparsity", "encoder_parameters", "head_parameters", "macs_per_second", "size_bytes")
         points.append(
             {
                 "name": name,
                 "checkpoint": path.relative_to(exp).as_posix(),
-                "sparsity": facts["sparsity"],
-                "encoder_parameters": facts["encoder_parameters"],
-                "head_parameters": facts["head_parameters"],
-                "macs_per_second": facts["macs_per_second"],
-                "size_bytes": facts["size_bytes"],
-                "seconds_per_second": times[name],
+                **{key: size[key] for key in sizes},
+                "seconds_per_second": asdict(times[name]),
                 "eer": metrics["eer"],
                 "eer_interval": metrics["eer_interval"],
                 "min_dcf": metrics["min_dcf"],
-                "widths": facts["widths"],
+                "widths": size["widths"],
             }
         )
     return points
@@ -127,6 +128,22 @@ def draw(points: list[dict[str, Any]], trials: str) -> Figure:
 def render(facts: dict[str, Any]) -> str:
     """The page."""
     machine = facts["machine"]
+    rows = []
+    for point in facts["points"]:
+        times, interval = point["seconds_per_second"], point["eer_interval"]
+        rows.append(
+            [
+                point["name"],
+                f"{point['sparsity']:.4f}",
+                f"{point['encoder_parameters']:,}",
+                f"{point['head_parameters']:,}",
+                f"{point['macs_per_second']['total'] / 1e6:.1f} M",
+                f"{times['cpu']:.5f}",
+                f"{times['wall']:.5f}",
+                percent(point["eer"], Interval(**interval) if interval else None),
+            ]
+        )
+    headings = ["model", "sparsity, counted", "encoder", "head", "MACs, 1 s", "CPU time", "wall time", EER]
     lines = [
         "# EER against sparsity",
         "",
@@ -135,17 +152,8 @@ def render(facts: dict[str, Any]) -> str:
         f"{facts['seed']}, one run a level.",
         "- Time: CPU seconds for 1 s of audio (and wall), one utterance at a time, models taking turns.",
         "",
-        "| model | sparsity, counted | encoder | head | MACs, 1 s | CPU time | wall time | EER, % (95 %) |",
-        "|---|---|---|---|---|---|---|---|",
+        to_markdown(Table(headings=headings, rows=rows)),
     ]
-    for point in facts["points"]:
-        times, interval = point["seconds_per_second"], point["eer_interval"]
-        spread = f" ({100 * interval['low']:.2f} to {100 * interval['high']:.2f})" if interval else ""
-        lines.append(
-            f"| {point['name']} | {point['sparsity']:.4f} | {point['encoder_parameters']:,} | "
-            f"{point['head_parameters']:,} | {point['macs_per_second']['total'] / 1e6:.1f} M | {times['cpu']:.5f} | "
-            f"{times['wall']:.5f} | {100 * point['eer']:.2f}{spread} |"
-        )
     return "\n".join([*lines, "", "![EER against parameters, MACs and time](sweep.png)", ""])
 
 
@@ -190,7 +198,7 @@ def main() -> None:
     config = read_provenance(models[DENSE])["config"]
     facts = {
         "date": date.today().isoformat(),
-        "machine": timing.describe_machine(),
+        "machine": asdict(timing.describe_machine()),
         "command": " ".join(["python", "benchmarks/sparsity_sweep.py", *sys.argv[1:]]),
         "preset": config["preset"],
         "seed": config["seed"],

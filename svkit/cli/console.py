@@ -8,8 +8,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 import typer
@@ -19,7 +19,6 @@ from svkit.progress import Progress, SilentProgress, Task
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
-    from rich.progress import TaskID
 
     from svkit.reports.tables import Table
 
@@ -102,6 +101,50 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+class _Count:
+    """A counted task; `show` is called after every step."""
+
+    def __init__(self, description: str, total: float | None, show: "Callable[[_Count], None]") -> None:
+        self.description, self.total = description, total
+        self.done, self.fields = 0.0, dict[str, float | str]()
+        self._show, self._start = show, time.monotonic()
+
+    def advance(self, amount: float = 1, **fields: float | str) -> None:
+        self.done += amount
+        self.fields.update(fields)
+        self._show(self)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the task was opened."""
+        return max(time.monotonic() - self._start, 1e-9)
+
+    @property
+    def rate(self) -> str:
+        rate = self.done / self.seconds
+        return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s"
+
+    @property
+    def facts(self) -> list[str]:
+        """What `advance` was told besides the count."""
+        return [
+            terminal_text(f"{name}={format(value, '.4g') if isinstance(value, float) else value}")
+            for name, value in self.fields.items()
+        ]
+
+    def line(self, *, is_finished: bool = False) -> str:
+        count = f"{self.done:,.0f}"
+        if self.total:
+            count += f"/{self.total:,.0f} ({100 * self.done / self.total:.0f} %)"
+        if is_finished:
+            when = f"done in {clock(self.seconds)}"
+        elif self.total and self.done > 0:
+            when = f"{clock((self.total - self.done) * self.seconds / self.done)} left"
+        else:
+            when = f"{clock(self.seconds)} so far"
+        return ", ".join([f"{self.description}: {count}", self.rate, when, *self.facts])
+
+
 class PlainProgress:
     """One line every few seconds, for logs."""
 
@@ -110,14 +153,20 @@ class PlainProgress:
         self._interval_seconds = interval_seconds
 
     @contextmanager
-    def _task(self, description: str, total: float | None) -> Iterator[Task]:
-        task = _PlainTask(self, description, total, self._interval_seconds)
-        yield task
-        task.finish()
-
-    def task(self, description: str, total: float | None) -> AbstractContextManager[Task]:
+    def task(self, description: str, total: float | None) -> Iterator[Task]:
         """Open a counted task; its last line is printed when it ends well."""
-        return self._task(description, total)
+        last = time.monotonic()
+
+        def show(task: _Count) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= self._interval_seconds:
+                last = now
+                self.note(task.line())
+
+        task = _Count(description, total, show)
+        yield task
+        self.note(task.line(is_finished=True))
 
     def note(self, message: str) -> None:
         """Print one line."""
@@ -125,92 +174,28 @@ class PlainProgress:
         self._stream.flush()
 
 
-class _PlainTask:
-    def __init__(
-        self, owner: PlainProgress, description: str, total: float | None, interval_seconds: float
-    ) -> None:
-        self._owner = owner
-        self._description = description
-        self._total = total
-        self._interval_seconds = interval_seconds
-        self._done = 0.0
-        self._fields: dict[str, float | str] = {}
-        self._start = self._last_line = time.monotonic()
-
-    def advance(self, amount: float = 1, **fields: float | str) -> None:
-        """Count, and print a line if the last one is old enough."""
-        self._done += amount
-        self._fields.update(fields)
-        now = time.monotonic()
-        if now - self._last_line >= self._interval_seconds:
-            self._last_line = now
-            self._owner.note(self._line(now))
-
-    def finish(self) -> None:
-        """Say how much was done in what time."""
-        self._owner.note(self._line(time.monotonic(), is_finished=True))
-
-    def _line(self, now: float, *, is_finished: bool = False) -> str:
-        elapsed = max(now - self._start, 1e-9)
-        rate = self._done / elapsed
-        count = f"{self._done:,.0f}"
-        if self._total:
-            count += f"/{self._total:,.0f} ({100 * self._done / self._total:.0f} %)"
-        if is_finished:
-            when = f"done in {clock(elapsed)}"
-        elif self._total and rate > 0:
-            when = f"{clock((self._total - self._done) / rate)} left"
-        else:
-            when = f"{clock(elapsed)} so far"
-        return ", ".join([f"{self._description}: {count}", f"{_rate(rate)}/s", when, *_fields(self._fields)])
-
-
 class _RichProgress:
     def __init__(self, bars: "RichBars") -> None:
         self._bars = bars
 
     @contextmanager
-    def _task(self, description: str, total: float | None) -> Iterator[Task]:
+    def task(self, description: str, total: float | None) -> Iterator[Task]:
+        """Open a bar; it leaves one line behind when it ends well."""
         row = self._bars.add_task(terminal_text(description), total=total, rate="", fields="")
-        task = _RichTask(self._bars, row)
+
+        def show(task: _Count) -> None:
+            self._bars.update(row, completed=task.done, rate=task.rate, fields=" ".join(task.facts))
+
+        task = _Count(description, total, show)
         try:
             yield task
-            self.note(f"{description}: {task.done:,.0f} in {clock(task.elapsed_seconds)}")
+            self.note(f"{description}: {task.done:,.0f} in {clock(task.seconds)}")
         finally:
             self._bars.remove_task(row)
-
-    def task(self, description: str, total: float | None) -> AbstractContextManager[Task]:
-        """Open a bar; it leaves one line behind when it ends well."""
-        return self._task(description, total)
 
     def note(self, message: str) -> None:
         """Print one line above the bars."""
         self._bars.print(terminal_text(message), highlight=False, markup=False, soft_wrap=True)
-
-
-class _RichTask:
-    def __init__(self, bars: "RichBars", row: "TaskID") -> None:
-        self._bars = bars
-        self._row = row
-        self._fields: dict[str, float | str] = {}
-        self._start = time.monotonic()
-        self.done = 0.0
-
-    @property
-    def elapsed_seconds(self) -> float:
-        """Time since the task was opened."""
-        return max(time.monotonic() - self._start, 1e-9)
-
-    def advance(self, amount: float = 1, **fields: float | str) -> None:
-        """Move the bar."""
-        self.done += amount
-        self._fields.update(fields)
-        self._bars.update(
-            self._row,
-            advance=amount,
-            rate=f"{_rate(self.done / self.elapsed_seconds)}/s",
-            fields=" ".join(_fields(self._fields)),
-        )
 
 
 def _rich_bars() -> "RichBars":
@@ -234,14 +219,3 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
-
-
-def _fields(fields: Mapping[str, float | str]) -> list[str]:
-    return [
-        terminal_text(f"{name}={format(value, '.4g') if isinstance(value, float) else value}")
-        for name, value in fields.items()
-    ]

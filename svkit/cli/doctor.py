@@ -11,22 +11,24 @@ from svkit.cli import console, options
 def doctor(exp: options.Exp = Path("exp"), json: options.Json = False) -> None:
     """Examine the installation: versions, devices, disk, formats; what is missing and how to get it.
 
-    Exit code 0: svkit can work here, notes or not; 2: something has to be put right.
+    Exit code 0: svkit can work here, with or without notes; 2: something has to be fixed.
 
     Example: svkit doctor
     """
     from svkit.reports.tables import Table
-    from svkit.tools.doctor import ERROR, run, versions
+    from svkit.store.provenance import describe_code
+    from svkit.tools.doctor import ERROR, run
 
     checks = run(exp)
     num_errors = sum(check.status == ERROR for check in checks)
     if json:
-        facts = {"is_ready": not num_errors, "checks": [asdict(check) for check in checks]}
-        console.result({**facts, "versions": versions()}, as_json=True)
+        found = [asdict(check) for check in checks]
+        answer = {"is_ready": not num_errors, "checks": found, "versions": describe_code()}
+        console.result(answer, as_json=True)
     else:
         rows = [[check.name, check.status, check.found] for check in checks]
         remedies = [f"{check.name}: {check.remedy}" for check in checks if check.remedy]
-        verdict = f"{num_errors} to put right" if num_errors else "svkit can work here"
+        verdict = f"{num_errors} to fix" if num_errors else "svkit can work here"
         title = f"svkit doctor: {verdict}"
         console.table(
             Table(title=title, headings=["", "", "found"], rows=rows, left=(0, 1, 2), notes=remedies)

@@ -38,6 +38,7 @@ def export(
 
     Example: svkit export exp/finetune-pruned/lmft --precision fp32 --precision int8
     """
+    from svkit.store.exported import read_facts
     from svkit.tools.export import ExportRequest, run, summary
 
     request = ExportRequest(
@@ -49,8 +50,9 @@ def export(
         keep_finished=keep_finished,
     )
     with console.progress() as progress:
-        done = run(request, progress)
+        directory = run(request, progress)
+    facts = read_facts(directory)
     if json:
-        return console.result({"directory": done.directory.as_posix(), **done.facts}, as_json=True)
-    console.table(summary(done.facts))
-    return console.result(done.directory)
+        return console.result({"directory": directory.as_posix(), **facts}, as_json=True)
+    console.table(summary(facts))
+    return console.result(directory)

@@ -2,12 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from svkit.cli import console, options
 from svkit.errors import ArtifactError, terminal_text
+
+if TYPE_CHECKING:
+    from svkit.store.report import ModelSize
 
 Checkpoint = Annotated[
     Path | None,
@@ -36,17 +39,13 @@ def info(
     Example: svkit info exp/finetune-pruned/lmft --json
     """
     if check:
-        _check(checkpoint or exp, json=json)
-        return
+        return _check(checkpoint or exp, json=json)
     if checkpoint is None:
         raise typer.BadParameter("expected CKPT, a checkpoint, or --check")
     from svkit.models.info import run
 
-    facts = run(checkpoint)
-    if json:
-        console.result(facts, as_json=True)
-    else:
-        _print_tables(facts)
+    size = run(checkpoint)
+    return console.result(asdict(size), as_json=True) if json else _print(size)
 
 
 def _check(root: Path, *, json: bool) -> None:
@@ -55,21 +54,18 @@ def _check(root: Path, *, json: bool) -> None:
 
     with console.progress() as progress:
         found = run(root, progress)
-    bad = [one for one in found if one.faults]
     if json:
         console.result([asdict(one) for one in found], as_json=True)
-    else:
-        for one in found:
-            counts = f"{_count(one.num_files, 'file')}, {_count(one.num_inputs, 'input')}"
-            said = [*one.faults, *one.notes] if one.faults else [counts, *one.notes]
-            state = "FAILED" if one.faults else "ok" if one.is_finished else "open"
-            words = "; ".join(said) if one.is_finished else "not finished"
-            console.result(terminal_text(f"{state:6} {one.output}: {words}"))
-    if bad:
+    for one in found if not json else ():
+        state = "FAILED" if one.faults else "ok" if one.is_finished else "open"
+        counts = f"{_count(one.num_files, 'file')}, {_count(one.num_inputs, 'input')}"
+        said = [*(one.faults or [counts]), *one.notes] if one.is_finished else ["not finished"]
+        console.result(terminal_text(f"{state:6} {one.output}: {'; '.join(said)}"))
+    if bad := [one for one in found if one.faults]:
         raise ArtifactError(
-            f"{root}: {len(bad)} of {len(found)} finished outputs are not what they were, or what they were made from"
-            f" is not ({bad[0].output}: {bad[0].faults[0]}); take what has changed from a copy, or make these outputs"
-            " again with --overwrite"
+            f"{root}: {len(bad)} of {len(found)} finished outputs are not what they were, or their inputs are not"
+            f" ({bad[0].output}: {bad[0].faults[0]}); restore what has changed from a copy, or make these outputs again"
+            " with --overwrite"
         )
 
 
@@ -77,37 +73,32 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _print_tables(facts: dict[str, Any]) -> None:
+def _print(size: "ModelSize") -> None:
     """Print the counts, then the widths per layer; a cut model shows what is left of what."""
     from svkit.reports.tables import Table, percent
 
-    macs, teacher, size = facts["macs_per_second"], facts["teacher_parameters"], facts["size_bytes"]
-    rows = [["encoder parameters", f"{facts['encoder_parameters']:,}"]]
-    if teacher is not None:
-        rows += [["  before the cut", f"{teacher:,}"], ["  sparsity", f"{percent(facts['sparsity'])} %"]]
-    rows += [
-        ["head parameters", f"{facts['head_parameters']:,}"],
-        ["MACs for 1 s", f"{macs['total'] / 1e9:,.3f} G"],
-        ["  of the encoder", f"{macs['encoder'] / 1e9:,.3f} G"],
-        ["  of the head", f"{macs['head'] / 1e9:,.3f} G"],
-        ["  positional, not in the sum", f"{macs['positional'] / 1e9:,.3f} G"],
-    ]
-    if size is not None:
-        rows.append(["size of the weights", f"{size / 1e6:,.1f} MB"])
-    console.table(Table(title=str(facts["name"]), headings=["", "count"], rows=rows))
-    widths, dense = facts["widths"], facts["dense_widths"]
-    layers = [
-        [
-            str(index),
-            *(_width(widths[kind][index], dense[kind][index], teacher is not None) for kind in widths),
-        ]
-        for index in range(len(widths["num_heads"]))
-    ]
-    headings = ["layer", "heads", "FFN 1", "FFN 2", "convolution"]
-    console.table(Table(title="widths per layer", headings=headings, rows=layers))
+    rows = [["encoder parameters", f"{size.encoder_parameters:,}"]]
+    if size.teacher_parameters is not None:
+        rows.append(["  before the cut", f"{size.teacher_parameters:,}"])
+        rows.append(["  sparsity", f"{percent(size.sparsity)} %"])
+    rows.append(["head parameters", f"{size.head_parameters:,}"])
+    work = size.macs_per_second
+    for name, count in (
+        ("MACs for 1 s", work.total),
+        ("  of the encoder", work.encoder),
+        ("  of the head", work.head),
+        ("  positional, not in the sum", work.positional),
+    ):
+        rows.append([name, f"{count / 1e9:,.3f} G"])
+    if size.size_bytes is not None:
+        rows.append(["size of the weights", f"{size.size_bytes / 1e6:,.1f} MB"])
+    console.table(Table(title=size.name, headings=["", "count"], rows=rows))
 
+    def width(kept: int, dense: int) -> str:
+        whole = str(kept) if size.teacher_parameters is None else f"{kept} of {dense}"
+        return whole if kept else "absent"
 
-def _width(kept: int, dense: int, is_pruned: bool) -> str:
-    if kept == 0:
-        return "absent"
-    return f"{kept} of {dense}" if is_pruned else str(kept)
+    kinds = {"num_heads": "heads", "ffn1_dim": "FFN 1", "ffn2_dim": "FFN 2", "conv_dim": "convolution"}
+    columns = [list(map(width, size.widths[kind], size.dense_widths[kind])) for kind in kinds]
+    layers = [[str(index), *cells] for index, cells in enumerate(zip(*columns, strict=True))]
+    console.table(Table(title="widths per layer", headings=["layer", *kinds.values()], rows=layers))

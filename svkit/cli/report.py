@@ -26,18 +26,20 @@ def report(
     """
     from svkit.reports import wording
     from svkit.reports.report import ReportRequest, brief_tables, run
+    from svkit.store.report import PAGE_NAME, read_report, report_record
 
     request = ReportRequest(
         exp=exp, allow=frozenset(allow or ()), overwrite=overwrite, keep_finished=keep_finished
     )
     with console.progress() as progress:
-        done = run(request, progress)
+        directory = run(request, progress)
+    done = read_report(directory)
     if json:
-        return console.result(done.report, as_json=True)
-    for text in wording.headline(done.report):
+        return console.result(report_record(done), as_json=True)
+    for text in wording.headline(done):
         console.sentence(text)
-    for table in brief_tables(done.report):
+    for table in brief_tables(done):
         console.table(table)
-    for text in wording.notes(done.report):
+    for text in wording.notes(done):
         console.sentence(text)
-    return console.result(done.page)
+    return console.result(directory / PAGE_NAME)

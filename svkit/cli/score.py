@@ -166,22 +166,23 @@ def _print(done: "ScoreResult") -> None:
     """Print what a person decides by: errors, comparison, calibration, thresholds, breakdowns; 80 columns wide."""
     from svkit.reports import results, wording
     from svkit.reports.tables import Table
-    from svkit.store.metrics import metrics_record, plain_record
+    from svkit.store.metrics import Metrics
 
-    systems = [metrics_record(system.metrics) for system in done.systems]
-    title, cautions = f"Trials {done.trials}", wording.caution_sentences(systems)
-    if any(one["eer"] is None for one in systems):  # trials of one class, allowed: there are no error rates
-        rows = [[one["name"], f"{one['num_targets']:,}", f"{one['num_nontargets']:,}"] for one in systems]
+    scored = [system.metrics for system in done.systems]
+    systems = [metrics for metrics in scored if isinstance(metrics, Metrics)]
+    title, cautions = f"Trials {done.trials}", wording.caution_sentences(scored)
+    if len(systems) < len(scored):  # trials of one class, allowed: there are no error rates
+        rows = [[one.name, f"{one.num_targets:,}", f"{one.num_nontargets:,}"] for one in scored]
         headings = ["system", "targets", "nontargets"]
-        console.table(Table(title=title, headings=headings, rows=rows, notes=cautions))
-        return
+        return console.table(Table(title=title, headings=headings, rows=rows, notes=cautions))
     notes = [wording.trials_note(systems[:1]), wording.interval_note(systems)]
-    notes += [*map(wording.comparison_sentence, plain_record(done.comparisons)), *cautions]
-    console.table(results.brief_errors(systems, f"{title} ({systems[0]['backend']['name']})", notes))
-    if "cllr" in systems[0]:
+    notes += [*map(wording.comparison_sentence, done.comparisons), *cautions]
+    console.table(results.brief_errors(systems, f"{title} ({systems[0].backend.name})", notes))
+    if systems[0].cllr is not None:
         console.table(results.brief_calibration(systems))
     for one in systems:
         notes = [results.THRESHOLD_NOTE] if one is systems[-1] else []
-        console.table(results.thresholds(one, f"Thresholds of {one['name']}", notes))
+        console.table(results.thresholds(one, f"Thresholds of {one.name}", notes))
     for table in results.breakdowns(systems):
         console.table(table)
+    return None

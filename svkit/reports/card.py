@@ -18,7 +18,9 @@ from svkit.store import calibration
 from svkit.store.atomic import write_text
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.files import read_file
+from svkit.store.metrics import Metrics
 from svkit.store.provenance import read_provenance, sha256_artifact
+from svkit.store.report import ModelSize
 from svkit.store.tables import read_artifact_table
 
 CARD_NAME = "README.md"
@@ -32,7 +34,7 @@ _TITLES = {
 }
 
 
-def write_card(directory: Path, systems: Sequence[Mapping[str, Any]] = ()) -> None:
+def write_card(directory: Path, systems: Sequence[Metrics] = ()) -> None:
     """Write the card of a finished checkpoint, unless the user has put a document of that name in its place.
 
     Args:
@@ -44,7 +46,7 @@ def write_card(directory: Path, systems: Sequence[Mapping[str, Any]] = ()) -> No
         write_text(path, render(directory, systems))
 
 
-def render(directory: Path, systems: Sequence[Mapping[str, Any]]) -> str:
+def render(directory: Path, systems: Sequence[Metrics]) -> str:
     """Return the card as markdown."""
     record, facts = read_provenance(directory), describe_checkpoint(directory)
     inputs = [[entry["name"], Path(entry["path"]).name, entry["sha256"][:16]] for entry in record["inputs"]]
@@ -52,8 +54,8 @@ def render(directory: Path, systems: Sequence[Mapping[str, Any]]) -> str:
         "card.md.j2",
         name=directory.name,
         title=_TITLES.get(record["command"], "speaker model"),
-        num_layers=len(facts["widths"]["num_heads"]),
-        kind="dense" if facts["teacher_parameters"] is None else f"cut by {100 * facts['sparsity']:.1f} %",
+        num_layers=len(facts.widths["num_heads"]),
+        kind="dense" if facts.teacher_parameters is None else f"cut by {100 * facts.sparsity:.1f} %",
         record=record,
         sha256=sha256_artifact(directory),
         mark=_MARK,
@@ -66,14 +68,14 @@ def render(directory: Path, systems: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _size(facts: Mapping[str, Any]) -> Table:
-    rows = [["encoder", f"{facts['encoder_parameters']:,} parameters"]]
-    if facts["teacher_parameters"] is not None:
-        rows.append(["encoder before the cut", f"{facts['teacher_parameters']:,} parameters"])
+def _size(facts: ModelSize) -> Table:
+    rows = [["encoder", f"{facts.encoder_parameters:,} parameters"]]
+    if facts.teacher_parameters is not None:
+        rows.append(["encoder before the cut", f"{facts.teacher_parameters:,} parameters"])
     rows += [
-        ["head", f"{facts['head_parameters']:,} parameters"],
-        ["work for 1 s of audio", f"{facts['macs_per_second']['total'] / 1e9:,.3f} G MACs"],
-        ["weights", f"{facts['size_bytes'] / 1e6:,.1f} MB"],
+        ["head", f"{facts.head_parameters:,} parameters"],
+        ["work for 1 s of audio", f"{facts.macs_per_second.total / 1e9:,.3f} G MACs"],
+        ["weights", f"{(facts.size_bytes or 0) / 1e6:,.1f} MB"],
     ]
     return Table(headings=["", ""], rows=rows)
 
@@ -99,14 +101,14 @@ def _training(directory: Path, record: Mapping[str, Any]) -> Table:
     return Table(headings=["", ""], rows=rows)
 
 
-def _evaluation(systems: Sequence[Mapping[str, Any]]) -> Table:
+def _evaluation(systems: Sequence[Metrics]) -> Table:
     rows = [
         [
-            system["trials"]["name"],
-            f"{system['num_targets']:,} / {system['num_nontargets']:,}",
-            system["backend"]["name"],
+            system.trials.name,
+            f"{system.num_targets:,} / {system.num_nontargets:,}",
+            system.backend.name,
             results.eer_cell(system),
-            results.cost_cell(system["min_dcf"], 0.01),
+            results.cost_cell(system.min_dcf, 0.01),
         ]
         for system in systems
     ]

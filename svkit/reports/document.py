@@ -7,7 +7,7 @@ from svkit.reports import results, wording
 from svkit.reports.figures import GROUPS, Panel
 from svkit.reports.tables import Table, percent
 from svkit.reports.templates import render_markdown, render_page
-from svkit.reports.wording import Report
+from svkit.store.report import Report
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +47,7 @@ def to_text(report: Report, panels: Sequence[Panel]) -> str:
 
 def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
     """Return the parts of the report that have anything to show, in their order."""
-    systems = report["systems"]
+    systems = report.systems
     drawn = {group: [panel for panel in panels if panel.group == group] for group in GROUPS}
     tables = {
         "errors": [results.errors(systems), *results.breakdowns(systems)],
@@ -58,7 +58,7 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
         for group, title in GROUPS.items()
     }
     thresholds = [results.thresholds(system, wording.system_title(system)) for system in systems]
-    origin = results.provenance(report)
+    origin = results.provenance(report.provenance)
     summary = f"{len(origin.rows)} outputs, from the lists of audio to this report"
     found = [
         Section(title="Results", tables=[results.overview(report)], notes=wording.notes(report)),
@@ -66,7 +66,7 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
         figures.pop("calibration"),
         Section(title="Thresholds", tables=thresholds, notes=[results.THRESHOLD_NOTE]),
         *figures.values(),
-        Section(title="Checkpoints", tables=[results.models(report["models"])]),
+        Section(title="Checkpoints", tables=[results.models(report.models)]),
         Section(title="Provenance", tables=[origin], summary=summary),
     ]
     return [part for part in found if part.panels or any(table.rows for table in part.tables)]
@@ -74,21 +74,21 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
 
 def _tiles(report: Report) -> list[Tile]:
     tiles = []
-    for system in report["systems"]:
-        model, interval = wording.model_of(report, system), system["eer_interval"]
+    for system in report.systems:
+        model, interval = wording.model_of(report, system), system.eer_interval
         facts = []
         if interval:
-            facts.append(f"95 %: {percent(interval['low'])} to {percent(interval['high'])} %")
+            facts.append(f"95 %: {percent(interval.low)} to {percent(interval.high)} %")
         if model is not None:
-            facts.append(f"{model['size_bytes'] / results.MEGA:.3g} MB")
-            if model["timing"]:
-                facts.append(f"{1000 * model['timing']['cpu']:.2g} ms for 1 s of audio")
+            facts.append(f"{model.size_bytes / results.MEGA:.3g} MB")
+            if model.timing:
+                facts.append(f"{1000 * model.timing.cpu:.2g} ms for 1 s of audio")
         tiles.append(
             Tile(
                 name=wording.system_title(system),
-                eer=percent(system["eer"]),
+                eer=percent(system.eer),
                 facts=facts,
-                is_pruned=model is not None and model["sparsity"] > 0,
+                is_pruned=model is not None and model.sparsity > 0,
             )
         )
     return tiles

@@ -1,7 +1,8 @@
-"""Collects the facts of an experiment into the one structure that `report.json` holds."""
+"""Collects the facts of an experiment for the report: what was measured, trained and made."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,21 @@ from svkit.eval.llr import reliability
 from svkit.eval.metrics import det_corners, error_curve, thin_curve
 from svkit.progress import Progress
 from svkit.scoring.comparison import compare_systems, det_band, find_resamples, read_systems
-from svkit.store.metrics import LeftOut, Metrics, plain_record, read_metrics
+from svkit.store.metrics import Comparison, LeftOut, Metrics
 from svkit.store.provenance import read_provenance
-from svkit.store.report import find_finished, read_log
+from svkit.store.report import (
+    Band,
+    Curve,
+    DetCurve,
+    Histogram,
+    Input,
+    Origin,
+    Stage,
+    System,
+    Tippett,
+    find_finished,
+    read_log,
+)  # fmt: skip
 from svkit.store.scores import Scores
 
 DET_POINTS = 300
@@ -22,126 +35,107 @@ HISTOGRAM_BINS = 60
 CURVE_POINTS = 300
 TIPPETT_POINTS = 200
 RELIABILITY_BINS = 20
-_CURVES = (
-    "loss",
-    "accuracy",
-    "l1",
-    "cosine",
-    "sparsity",
-    "target_sparsity",
-    "eer",
-    "min_dcf",
-    "lr",
-)
+_CURVES = ("loss", "accuracy", "l1", "cosine", "sparsity", "target_sparsity", "eer", "min_dcf", "lr")
 
 
 def gather_systems(
-    exp: Path, directories: Sequence[Path], num_resamples: int, seed: int, progress: Progress
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Read every scores directory and compare the systems that share trials and back-end.
+    exp: Path,
+    measured: Mapping[Path, Metrics],
+    checkpoints: Mapping[str, str],
+    num_resamples: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[list[System], list[Comparison]]:
+    """Describe every system, and compare those that share trials and back-end with the first of them, `dense` if any.
 
     Args:
         exp: the experiment.
-        directories: scores directories.
+        measured: metrics by the directory of their scores.
+        checkpoints: sha256 of each checkpoint by its path below `exp`.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
-        progress: one task.
-
-    Returns:
-        Systems (metrics, DET curve with band, histogram) and comparisons with the reference system.
+        progress: one task; a note where there is no comparison.
     """
-    groups: dict[tuple[str, LeftOut | None, str], list[tuple[Path, Metrics]]] = defaultdict(list)
-    for directory in directories:
-        metrics = read_metrics(directory)
-        if isinstance(metrics, Metrics):
-            trials = metrics.trials
-            groups[trials.sha256, trials.left_out, metrics.backend.name].append((directory, metrics))
-    systems, comparisons = [], []
-    with progress.task("compare systems", len(directories)) as task:
+    groups: dict[tuple[str, LeftOut | None, str], list[Path]] = defaultdict(list)
+    for directory, metrics in measured.items():
+        groups[metrics.trials.sha256, metrics.trials.left_out, metrics.backend.name].append(directory)
+    systems: list[System] = []
+    comparisons: list[Comparison] = []
+    with progress.task("compare systems", len(measured)) as task:
         for members in groups.values():
-            found, differences = _gather_group(exp, members, num_resamples, seed, progress)
-            systems += found
-            comparisons += differences
+            members.sort(
+                key=lambda directory: (measured[directory].name != "dense", measured[directory].name)
+            )
+            rated = []
+            for directory, scored in zip(members, read_systems(members), strict=True):
+                metrics = measured[directory]
+                resamples = find_resamples(directory, metrics, num_resamples, seed, progress)
+                band = None if resamples is None else det_band(resamples, metrics.num_nontargets)
+                model_path = _model_path(exp, metrics, checkpoints)
+                systems.append(_system(directory.relative_to(exp), metrics, scored, band, model_path))
+                rated.append((metrics, resamples))
+            comparisons += compare_systems(rated, progress)
             task.advance(len(members))
     return systems, comparisons
 
 
-def _gather_group(
-    exp: Path, members: list[tuple[Path, Metrics]], num_resamples: int, seed: int, progress: Progress
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    members = sorted(members, key=lambda member: (member[1].name != "dense", member[1].name))
-    scores = read_systems([directory for directory, _ in members])
-    systems = [
-        {
-            **plain_record(metrics),
-            "directory": directory.relative_to(exp).as_posix(),
-            "det": _det(system),
-            "histogram": _histogram(system),
-            "tippett": None if system.llrs is None else _tippett(system.llrs, system.trials.labels),
-        }
-        for (directory, metrics), system in zip(members, scores, strict=True)
-    ]
-    rated = [
-        (metrics, find_resamples(directory, metrics, num_resamples, seed, progress))
-        for directory, metrics in members
-    ]
-    for facts, (metrics, resamples) in zip(systems, rated, strict=True):
-        if resamples is not None:
-            facts["det"]["band"] = det_band(resamples, metrics.num_nontargets)
-    comparisons = [plain_record(one) for one in compare_systems(rated, progress)]
-    return systems, comparisons
+def _model_path(exp: Path, metrics: Metrics, checkpoints: Mapping[str, str]) -> str | None:
+    """Find the checkpoint behind a system: by content; among several of equal content, by the recorded path."""
+    recorded = metrics.checkpoint or {}
+    found = [path for path, sha256 in checkpoints.items() if sha256 == recorded.get("sha256")]
+    place = Path(str(recorded.get("path", ""))).resolve()
+    found = [path for path in found if (exp / path).resolve() == place] or found
+    return found[-1] if found else None
 
 
-def _det(system: Scores) -> dict[str, Any]:
-    curve = error_curve(system.scores, system.trials.labels)
+def _system(
+    place: Path, metrics: Metrics, scored: Scores, band: Band | None, model_path: str | None
+) -> System:
+    is_target = scored.trials.labels.astype(bool)
+    curve = error_curve(scored.scores, scored.trials.labels)
     floor = 0.5 / max(curve.num_targets, curve.num_nontargets)
     accept, miss = thin_curve(*det_corners(curve), DET_POINTS, floor)
-    return {"false_accept_rate": list(accept), "miss_rate": list(miss)}
+    edges = np.linspace(scored.scores.min(), scored.scores.max() + 1e-9, HISTOGRAM_BINS + 1)
+    counts = [np.histogram(scored.scores[side], edges)[0].tolist() for side in (is_target, ~is_target)]
+    return System(
+        **{field.name: getattr(metrics, field.name) for field in fields(metrics)},
+        directory=place.as_posix(),
+        det=DetCurve(false_accept_rate=tuple(accept), miss_rate=tuple(miss), band=band),
+        histogram=Histogram(
+            edges=tuple(edges.tolist()), targets=tuple(counts[0]), nontargets=tuple(counts[1])
+        ),
+        tippett=None if scored.llrs is None else _tippett(scored.llrs, is_target),
+        model_path=model_path,
+    )
 
 
-def _histogram(system: Scores) -> dict[str, Any]:
-    is_target = system.trials.labels.astype(bool)
-    edges = np.linspace(system.scores.min(), system.scores.max() + 1e-9, HISTOGRAM_BINS + 1)
-    return {
-        "edges": edges.tolist(),
-        "targets": np.histogram(system.scores[is_target], edges)[0].tolist(),
-        "nontargets": np.histogram(system.scores[~is_target], edges)[0].tolist(),
-    }
-
-
-def _tippett(llrs: NDArray[np.float64], labels: NDArray[np.int8]) -> dict[str, list[float]]:
-    """Return the share of each class above each ratio, and the observed ratios in bins."""
-    is_target = labels.astype(bool)
+def _tippett(llrs: NDArray[np.float64], is_target: NDArray[np.bool_]) -> Tippett:
     grid = np.linspace(llrs.min(), llrs.max(), TIPPETT_POINTS)
     above = [
         1 - np.searchsorted(np.sort(values), grid) / len(values)
         for values in (llrs[is_target], llrs[~is_target])
     ]
-    stated, observed = reliability(llrs, is_target, RELIABILITY_BINS)
-    return {
-        "llr": grid.tolist(),
-        "targets_above": above[0].tolist(),
-        "nontargets_above": above[1].tolist(),
-        "stated": stated.tolist(),
-        "observed": observed.tolist(),
-    }
+    curves = (grid, *above, *reliability(llrs, is_target, RELIABILITY_BINS))
+    return Tippett(
+        **{field.name: tuple(curve.tolist()) for field, curve in zip(fields(Tippett), curves, strict=True)}
+    )
 
 
-def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[dict[str, Any]]:
+def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[Stage]:
     """Read the curves of every stage that kept a log, thinned for drawing."""
     stages = []
     for directory in checkpoints:
         records = read_log(directory)
-        curves = {
-            kind: _curves([record for record in records if record.get("kind") == kind])
+        train, valid = (
+            _curves([record for record in records if record.get("kind") == kind])
             for kind in ("train", "valid")
-        }
-        if any(curves.values()):
-            stages.append({"stage": directory.relative_to(exp).as_posix(), **curves})
+        )
+        if train or valid:
+            stages.append(Stage(stage=directory.relative_to(exp).as_posix(), train=train, valid=valid))
     return stages
 
 
-def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
     curves = {}
     for name in _CURVES:
         points = [
@@ -150,43 +144,28 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[fl
             if isinstance(record.get(name), int | float) and np.isfinite(record[name])
         ]
         if points:
-            step = max(1, -(-len(points) // CURVE_POINTS))
-            kept = points[::step] if points[-1] in points[::step] else [*points[::step], points[-1]]
-            curves[name] = {"step": [point[0] for point in kept], "value": [point[1] for point in kept]}
+            kept = points[:: -(-len(points) // CURVE_POINTS)]
+            kept += points[-1:] if kept[-1] != points[-1] else []
+            steps, values = zip(*kept, strict=True)
+            curves[name] = Curve(step=steps, value=values)
     return curves
 
 
-def gather_provenance(exp: Path) -> list[dict[str, Any]]:
+def gather_provenance(exp: Path) -> list[Origin]:
     """List every finished output of the experiment with what it was made from."""
     chain = []
     for directory in find_finished(exp):
         record = read_provenance(directory)
+        names = ("svkit", "git_commit", "seed", "device", "started", "finished")
+        inputs = [
+            Input(**{key: entry[key] for key in ("name", "path", "sha256")}) for entry in record["inputs"]
+        ]
         chain.append(
-            {
-                "output": directory.relative_to(exp).as_posix(),
-                **{
-                    key: record.get(key)
-                    for key in ("command", "svkit", "git_commit", "seed", "device", "started", "finished")
-                },
-                "inputs": record.get("inputs", []),
-            }
+            Origin(
+                output=directory.relative_to(exp).as_posix(),
+                command=record["command"],
+                **{name: record.get(name) for name in names},
+                inputs=tuple(inputs),
+            )
         )
     return chain
-
-
-def link_models(exp: Path, systems: list[dict[str, Any]], hashes: Mapping[str, str]) -> None:
-    """Name in every system the checkpoint that made it; None where the experiment lacks it.
-
-    Args:
-        exp: the experiment.
-        systems: get the key `model_path`.
-        hashes: sha256 of each checkpoint by its path below `exp`. Content decides; among checkpoints of equal
-            content the recorded path does.
-    """
-    for system in systems:
-        made_by = system.get("checkpoint") or {}
-        candidates = [path for path, sha256 in hashes.items() if sha256 == made_by.get("sha256")]
-        recorded = Path(str(made_by.get("path", ""))).resolve()
-        named = [path for path in candidates if (exp / path).resolve() == recorded]
-        found = named or candidates
-        system["model_path"] = found[-1] if found else None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -26,7 +26,7 @@ from scipy.special import ndtri
 from svkit.reports import wording
 from svkit.reports.results import MEGA, far_points
 from svkit.reports.tables import percent
-from svkit.reports.wording import Report, System
+from svkit.store.report import Report, Stage, System, Tippett
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999",
@@ -128,7 +128,7 @@ class _Look(NamedTuple):
 
 def _looks(report: Report) -> dict[str, _Look]:
     """Return how each system looks in every figure."""
-    labels = dict.fromkeys(wording.label(system) for system in report["systems"])
+    labels = dict.fromkeys(wording.label(system) for system in report.systems)
     return dict(zip(labels, map(_Look, cycle(COLOURS), cycle(STYLES), cycle(MARKERS)), strict=False))
 
 
@@ -139,18 +139,18 @@ def _deviates(rates: ArrayLike) -> NDArray[np.float64]:
 
 def _errors(report: Report) -> Iterator[Panel]:
     looks = _looks(report)
-    for name, members in _by_trials(report["systems"]).items():
+    for name, members in _by_trials(report.systems).items():
         caption = f"{name}: detection error trade-off, with the EER marked"
-        if any(system["det"].get("band") for system in members):
+        if any(system.det.band for system in members):
             caption += "; shaded: 95 % intervals over speakers"
         yield Panel(
             name=f"det-{name}", group="errors", caption=caption, height_inches=5.4,
             xlabel="false accepts, % of nontarget trials", ylabel="misses, % of target trials",
             plot=partial(_det, members, looks),
         )  # fmt: skip
-    for system in report["systems"]:
+    for system in report.systems:
         yield Panel(
-            name=f"scores-{wording.label(system)}-{system['trials']['name']}", group="errors", height_inches=3.6,
+            name=f"scores-{wording.label(system)}-{system.trials.name}", group="errors", height_inches=3.6,
             caption=f"{wording.system_title(system)}: distribution of the scores, with thresholds",
             xlabel="score", ylabel="trials of the class, %", legend_columns=3, plot=partial(_histogram, system),
         )  # fmt: skip
@@ -159,31 +159,31 @@ def _errors(report: Report) -> Iterator[Panel]:
 def _by_trials(systems: Sequence[System]) -> dict[str, list[System]]:
     found: dict[str, list[System]] = {}
     for system in systems:
-        found.setdefault(system["trials"]["name"], []).append(system)
+        found.setdefault(system.trials.name, []).append(system)
     return found
 
 
 def _det(members: Sequence[System], looks: Mapping[str, _Look], axes: Axes) -> None:
     for system in members:
-        name, det = wording.label(system), system["det"]
+        name, det = wording.label(system), system.det
         colour, style, marker = looks[name]
-        point = _deviates(system["eer"])
+        point = _deviates(system.eer)
         axes.plot(
-            _deviates(det["false_accept_rate"]),
-            _deviates(det["miss_rate"]),
+            _deviates(det.false_accept_rate),
+            _deviates(det.miss_rate),
             style,
             color=colour,
             linewidth=1.8,
         )
         axes.plot(point, point, marker, color=colour, markersize=7, markeredgecolor="white")
-        axes.plot([], [], style, marker=marker, color=colour, label=f"{name}: EER {percent(system['eer'])} %")
-        if band := det.get("band"):
-            rates, low, high = (_deviates(band[key]) for key in ("false_accept_rate", "low", "high"))
+        axes.plot([], [], style, marker=marker, color=colour, label=f"{name}: EER {percent(system.eer)} %")
+        if band := det.band:
+            rates, low, high = map(_deviates, (band.false_accept_rate, band.low, band.high))
             axes.fill_between(rates, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.plot([-5, 5], [-5, 5], ":", color=GREY, linewidth=1)
     # What the trials resolve, down to a hundredth of the best EER.
-    resolved = min(0.5 / max(system["num_targets"], system["num_nontargets"]) for system in members)
-    eers = [system["eer"] for system in members]
+    resolved = min(0.5 / max(system.num_targets, system.num_nontargets) for system in members)
+    eers = [system.eer for system in members]
     first, last = max(1e-5, resolved, min(min(eers) / 100, 0.01)), min(0.9, max(0.4, 2.2 * max(eers)))
     ticks = [tick for tick in DET_TICKS if first <= tick <= last]
     for axis in (axes.xaxis, axes.yaxis):
@@ -192,24 +192,30 @@ def _det(members: Sequence[System], looks: Mapping[str, _Look], axes: Axes) -> N
 
 
 def _histogram(system: System, axes: Axes) -> None:
-    for key, colour, style in (("nontargets", VERMILLION, "--"), ("targets", BLUE, "-")):
-        counts = np.asarray(system["histogram"][key], dtype=float)
-        density, edges = 100 * counts / counts.sum(), system["histogram"]["edges"]
-        axes.stairs(density, edges, fill=True, color=colour, alpha=0.35)
-        axes.stairs(density, edges, color=colour, linewidth=1.3, linestyle=style, label=key)
-    marks = [("EER", system["thresholds"]["eer"], "-")]
+    drawn = system.histogram
+    for label, counts, colour, style in (
+        ("nontargets", drawn.nontargets, VERMILLION, "--"),
+        ("targets", drawn.targets, BLUE, "-"),
+    ):
+        density = 100 * np.asarray(counts, dtype=float) / sum(counts)
+        axes.stairs(density, drawn.edges, fill=True, color=colour, alpha=0.35)
+        axes.stairs(density, drawn.edges, color=colour, linewidth=1.3, linestyle=style, label=label)
+    marks = [("EER", system.thresholds["eer"], "-")]
     for (rate, point), style in zip(far_points(system), ("--", "-.", ":"), strict=True):
-        if point["is_resolved"]:
+        if point.is_resolved:
             marks.append((f"FAR {100 * rate:g} %", point, style))
     for text, point, style in marks:
-        label = f"{text}: {point['threshold']:.3f}"
-        axes.axvline(point["threshold"], color=BLACK, linestyle=style, linewidth=1.1, label=label)
+        label = f"{text}: {point.threshold:.3f}"
+        axes.axvline(point.threshold, color=BLACK, linestyle=style, linewidth=1.1, label=label)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.05)
 
 
 def _calibration(report: Report) -> Iterator[Panel]:
     looks = _looks(report)
-    for name, members in _by_trials([system for system in report["systems"] if system["tippett"]]).items():
+    for name, systems in _by_trials(report.systems).items():
+        members = [(system, system.tippett) for system in systems if system.tippett]
+        if not members:
+            continue
         yield Panel(
             name=f"tippett-{name}", group="calibration", height_inches=4.2, legend_columns=2,
             caption=f"{name}: Tippett plot, the share of trials whose log-likelihood ratio is at least this",
@@ -224,39 +230,44 @@ def _calibration(report: Report) -> Iterator[Panel]:
         )  # fmt: skip
 
 
-def _tippett(members: Sequence[System], looks: Mapping[str, _Look], axes: Axes) -> None:
-    for number, system in enumerate(members):
+def _tippett(members: Sequence[tuple[System, Tippett]], looks: Mapping[str, _Look], axes: Axes) -> None:
+    for number, (system, drawn) in enumerate(members):
         name = wording.label(system)
-        ratios = np.asarray(system["tippett"]["llr"]) / np.log(10)
+        ratios = np.asarray(drawn.llr) / np.log(10)
         every = (number * 9, 30)  # markers of several systems do not cover each other
-        for key, style in (("targets", "-"), ("nontargets", "--")):
+        for text, above, style in (
+            ("targets", drawn.targets_above, "-"),
+            ("nontargets", drawn.nontargets_above, "--"),
+        ):
             axes.plot(
-                ratios, 100 * np.asarray(system["tippett"][f"{key}_above"]), style, color=looks[name].colour,
-                marker=looks[name].marker, markevery=every, markersize=5, label=f"{name}: {key}",
+                ratios, 100 * np.asarray(above), style, color=looks[name].colour, marker=looks[name].marker,
+                markevery=every, markersize=5, label=f"{name}: {text}",
             )  # fmt: skip
     axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
 
 
-def _reliability(members: Sequence[System], looks: Mapping[str, _Look], axes: Axes) -> None:
-    for system in members:
+def _reliability(members: Sequence[tuple[System, Tippett]], looks: Mapping[str, _Look], axes: Axes) -> None:
+    for system, drawn in members:
         name = wording.label(system)
         colour, style, marker = looks[name]
-        label = f"{name}: Cllr {system['cllr']:.3f} bits (at best {system['min_cllr_llr']:.3f})"
-        stated, observed = (np.asarray(system["tippett"][key]) / np.log(10) for key in ("stated", "observed"))
+        label = f"{name}: Cllr {system.cllr:.3f} bits (at best {system.min_cllr_llr:.3f})"
+        stated, observed = (np.asarray(ratios) / np.log(10) for ratios in (drawn.stated, drawn.observed))
         axes.plot(stated, observed, style, marker=marker, color=colour, markersize=4, label=label)
     low, high = axes.get_xlim()
     axes.plot([low, high], [low, high], ":", color=GREY, linewidth=1)
 
 
 def _cost(report: Report) -> Iterator[Panel]:
-    models = {model["path"]: model for model in report["models"] if model["is_evaluated"]}
-    members = [system for system in report["systems"] if system["model_path"]]
+    models = {model.path: model for model in report.models if model.is_evaluated}
+    members = [system for system in report.systems if system.model_path]
     if len(members) < 2:
         return
-    sizes = {path: model["size_bytes"] / MEGA for path, model in models.items()}
+    sizes: dict[str | None, float] = {path: model.size_bytes / MEGA for path, model in models.items()}
     measures = [("size", "size", "size on disk, MB", sizes)]
-    if all(model["timing"] for model in models.values()):
-        times = {path: 1000 * model["timing"]["cpu"] for path, model in models.items()}
+    times: dict[str | None, float] = {
+        path: 1000 * model.timing.cpu for path, model in models.items() if model.timing
+    }
+    if len(times) == len(models):
         measures.append(("time", "computing time", "computing time for 1 s of audio, ms, one thread", times))
     for name, noun, xlabel, costs in measures:
         yield Panel(
@@ -267,18 +278,18 @@ def _cost(report: Report) -> Iterator[Panel]:
 
 
 def _tradeoff(
-    members: Sequence[System], costs: Mapping[str, float], looks: Mapping[str, _Look], axes: Axes
+    members: Sequence[System], costs: Mapping[str | None, float], looks: Mapping[str, _Look], axes: Axes
 ) -> None:
     names = wording.trial_names(members)
     for system in members:
         colour, _, marker = looks[wording.label(system)]
-        eer, interval, spread = 100 * system["eer"], system["eer_interval"], None
+        eer, interval, spread = 100 * system.eer, system.eer_interval, None
         if interval:
-            spread = [[max(eer - 100 * interval["low"], 0.0)], [max(100 * interval["high"] - eer, 0.0)]]
-        fill = ("full", "none", "left", "right", "top", "bottom")[names.index(system["trials"]["name"]) % 6]
-        name = wording.label(system) + (f", {system['trials']['name']}" if len(names) > 1 else "")
+            spread = [[max(eer - 100 * interval.low, 0.0)], [max(100 * interval.high - eer, 0.0)]]
+        fill = ("full", "none", "left", "right", "top", "bottom")[names.index(system.trials.name) % 6]
+        name = wording.label(system) + (f", {system.trials.name}" if len(names) > 1 else "")
         axes.errorbar(
-            costs[system["model_path"]], eer, yerr=spread, fmt=marker, fillstyle=fill, markersize=7, color=colour,
+            costs[system.model_path], eer, yerr=spread, fmt=marker, fillstyle=fill, markersize=7, color=colour,
             capsize=4, label=name,
         )  # fmt: skip
     # From zero, so that distances on paper are what the cut saves.
@@ -286,15 +297,15 @@ def _tradeoff(
 
 
 def _structure(report: Report) -> Iterator[Panel]:
-    for model in report["models"]:
-        if not model["is_evaluated"] or model["sparsity"] <= 0:
+    for model in report.models:
+        if not model.is_evaluated or model.sparsity <= 0:
             continue
         for key, text, unit in WIDTHS:
-            kept, dense = np.asarray(model["widths"][key]), np.asarray(model["dense_widths"][key])
+            kept, dense = np.asarray(model.widths[key]), np.asarray(model.dense_widths[key])
             share = 100 * kept.sum() / max(dense.sum(), 1)
             yield Panel(
-                name=f"structure-{model['path']}-{text}", group="structure", height_inches=3.0, legend_columns=2,
-                caption=f"{model['path']}: {text}, {kept.sum():,} of {dense.sum():,} kept ({share:.0f} %)",
+                name=f"structure-{model.path}-{text}", group="structure", height_inches=3.0, legend_columns=2,
+                caption=f"{model.path}: {text}, {kept.sum():,} of {dense.sum():,} kept ({share:.0f} %)",
                 xlabel="layer", ylabel=unit, plot=partial(_widths, kept, dense),
             )  # fmt: skip
 
@@ -312,18 +323,17 @@ def _widths(kept: NDArray[np.int64], dense: NDArray[np.int64], axes: Axes) -> No
 
 
 def _training(report: Report) -> Iterator[Panel]:
-    for stage in report["training"]:
+    for stage in report.training:
         yield Panel(
-            name=f"training-{stage['stage']}", group="training", caption=f"{stage['stage']}: training",
+            name=f"training-{stage.stage}", group="training", caption=f"{stage.stage}: training",
             height_inches=3.4, xlabel="step", ylabel="loss", legend_columns=3, plot=partial(_curves, stage),
         )  # fmt: skip
 
 
-def _curves(stage: Mapping[str, Any], axes: Axes) -> None:
-    train, valid = stage["train"], stage["valid"]
-    if "loss" in train:
-        curve = train["loss"]
-        axes.plot(curve["step"], curve["value"], color=BLUE, label="training loss", linewidth=1.3)
+def _curves(stage: Stage, axes: Axes) -> None:
+    train, valid = stage.train, stage.valid
+    if loss := train.get("loss"):
+        axes.plot(loss.step, loss.value, color=BLUE, label="training loss", linewidth=1.3)
     shares = [
         (valid.get("eer"), VERMILLION, "validation EER", "EER, %", "o--"),
         (train.get("sparsity"), GREEN, "sparsity", "sparsity, %", "-."),
@@ -335,9 +345,10 @@ def _curves(stage: Mapping[str, Any], axes: Axes) -> None:
         other.spines["right"].set_visible(True)
         other.grid(visible=False)
         for curve, colour, label, _, style in shown:
-            values = 100 * np.asarray(curve["value"])
-            other.plot(curve["step"], values, style, color=colour, label=label, linewidth=1.3, markersize=4)
+            if curve:
+                values = 100 * np.asarray(curve.value)
+                other.plot(curve.step, values, style, color=colour, label=label, linewidth=1.3, markersize=4)
         other.set(ylabel=" and ".join(dict.fromkeys(share[3] for share in shown)))
         other.set_ylim(bottom=0)
-    elif curve := valid.get("l1"):
-        axes.plot(curve["step"], curve["value"], "o--", color=VERMILLION, label="validation L1", markersize=4)
+    elif distance := valid.get("l1"):
+        axes.plot(distance.step, distance.value, "o--", color=VERMILLION, label="validation L1", markersize=4)

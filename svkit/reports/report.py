@@ -2,15 +2,15 @@
 
 import functools
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError, terminal_text
+from svkit.models.info import describe_checkpoint
 from svkit.progress import Progress
-from svkit.reports import document, figures, results, timing
-from svkit.reports import facts as gather
+from svkit.reports import document, facts, figures, results, timing
 from svkit.reports.card import write_card
 from svkit.reports.tables import Table
 from svkit.scoring.comparison import NUM_RESAMPLES
@@ -21,54 +21,43 @@ from svkit.store.atomic import write_bytes, write_text
 from svkit.store.metrics import Metrics, read_metrics
 from svkit.store.output import Output
 from svkit.store.provenance import sha256_file
+from svkit.store.report import Model, Report
+from svkit.store.request import Request
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ReportRequest:
+class ReportRequest(Request):
     """Which experiment to report on."""
 
-    exp: Path
     seed: int = 24
     """Of the bootstrap."""
     allow: frozenset[str] = frozenset()
     """Guards that may be passed (`svkit.scoring.guards`)."""
-    overwrite: bool = False
-    keep_finished: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReportResult:
-    """Where the report is and what it says."""
-
-    directory: Path
-    page: Path
-    report: dict[str, Any]
-    """Content of `report.json`."""
-
-
-def run(request: ReportRequest, progress: Progress) -> ReportResult:
-    """Gather, time, draw and write the report of an experiment.
+def run(request: ReportRequest, progress: Progress) -> Path:
+    """Gather, time, draw and write the report of an experiment; return its directory.
 
     Raises:
         ArtifactError: there is nothing to report, an artifact is corrupt, or scores are stale.
-        ConfigError: finished already and not `overwrite`.
+        ConfigError: the report is finished, and may not be replaced.
     """
     exp = request.exp
     scores, checkpoints = store.find_scores(exp), store.find_checkpoints(exp)
     if not scores:
         raise ArtifactError(f"{exp / 'scores'}: no finished scores; run `svkit score` first")
     guards = Guards(allowed=request.allow)
-    measured, hash_once = [], functools.cache(sha256_file)  # models of several lists
+    measured: dict[Path, Metrics] = {}
+    hash_once = functools.cache(sha256_file)  # the same model is behind scores of several lists
     for directory in scores:
         metrics = read_metrics(directory)
         check_scores(guards, directory, metrics, hash_once)
-        if not isinstance(metrics, Metrics):  # trials of one class: on record, nothing to draw
+        if isinstance(metrics, Metrics):
+            measured[directory] = metrics
+        else:  # trials of one class have no rates: they are recorded, and there is nothing to draw
             guards.cautions.extend(f"{_below(exp, directory)}: {caution}" for caution in metrics.cautions)
-        else:
-            measured.append(directory)
-    target = exp / "report"
     output = Output(
-        target,
+        exp / "report",
         command="report",
         config={
             "num_resamples": NUM_RESAMPLES,
@@ -82,38 +71,32 @@ def run(request: ReportRequest, progress: Progress) -> ReportResult:
         experiment=exp,
     )
     if output.is_kept(progress):
-        return _result(target)
+        return output.path
     with output.open():
-        systems, comparisons = gather.gather_systems(exp, measured, NUM_RESAMPLES, request.seed, progress)
         contents = {
             path: output.hashes[path] for path in (_below(exp, directory) for directory in checkpoints)
         }
-        gather.link_models(exp, systems, contents)
-        evaluated = {system["model_path"] for system in systems}
-        models = _describe_models(exp, contents, evaluated, progress)
-        mixed = [mixed_recipes(exp / path, exp) for path in sorted(filter(None, evaluated))]
+        systems, comparisons = facts.gather_systems(
+            exp, measured, contents, NUM_RESAMPLES, request.seed, progress
+        )
+        evaluated = {system.model_path for system in systems if system.model_path}
+        mixed = [mixed_recipes(exp / path, exp) for path in sorted(evaluated)]
         guards.cautions.extend(dict.fromkeys(caution for caution in mixed if caution is not None))
-        report = {
-            "machine": timing.describe_machine(),
-            "models": models,
-            "systems": [output.recorded(system) for system in systems],
-            "comparisons": comparisons,
-            "training": gather.gather_training(exp, checkpoints),
-            "provenance": [output.recorded(entry) for entry in gather.gather_provenance(exp)],
-            "cautions": guards.cautions,
-        }
-        store.write_report(output.path, output.recorded(report))
+        report = Report(
+            machine=timing.describe_machine(),
+            models=tuple(_describe_models(exp, contents, evaluated, progress)),
+            systems=tuple(systems),
+            comparisons=tuple(comparisons),
+            training=tuple(facts.gather_training(exp, checkpoints)),
+            provenance=tuple(facts.gather_provenance(exp)),
+            cautions=tuple(guards.cautions),
+        )
+        store.write_report(output, report)
         _render(output.path, progress)
         output.finish()
     for path in contents:
-        write_card(exp / path, [system for system in systems if system["model_path"] == path])
-    return _result(target)
-
-
-def _result(directory: Path) -> ReportResult:
-    return ReportResult(
-        directory=directory, page=directory / store.PAGE_NAME, report=store.read_report(directory)
-    )
+        write_card(exp / path, [system for system in systems if system.model_path == path])
+    return output.path
 
 
 def _below(exp: Path, directory: Path) -> str:
@@ -121,36 +104,27 @@ def _below(exp: Path, directory: Path) -> str:
 
 
 def _describe_models(
-    exp: Path, contents: Mapping[str, str], evaluated: set[str | None], progress: Progress
-) -> list[dict[str, Any]]:
+    exp: Path, contents: Mapping[str, str], evaluated: Set[str], progress: Progress
+) -> list[Model]:
     """Describe every checkpoint (path -> sha256) and time those that were evaluated."""
-    from svkit.models.info import describe_checkpoint
-
-    models = [
-        {
-            "path": path,
-            "sha256": sha256,
-            "is_evaluated": path in evaluated,
-            **describe_checkpoint(exp / path),
-            "timing": None,
-        }
-        for path, sha256 in contents.items()
-    ]
-    chosen = [model["path"] for model in models if model["is_evaluated"]]
-    if chosen:
-        import torch
-
+    timings = {}
+    if evaluated:
         from svkit.models.load import load_model
 
-        num_threads = torch.get_num_threads()
-        torch.set_num_threads(timing.NUM_THREADS)
-        try:
-            timings = timing.time_models({path: load_model(exp / path).embed for path in chosen}, progress)
-        finally:
-            torch.set_num_threads(num_threads)
-        for model in models:
-            model["timing"] = timings.get(model["path"])
-    return models
+        with timing.one_thread():
+            models = {path: load_model(exp / path).embed for path in contents if path in evaluated}
+            timings = timing.time_models(models, progress)
+    described = {path: describe_checkpoint(exp / path) for path in contents}
+    return [
+        Model(
+            **{field.name: getattr(size, field.name) for field in fields(size)},
+            path=path,
+            sha256=contents[path],
+            is_evaluated=path in evaluated,
+            timing=timings.get(path),
+        )
+        for path, size in described.items()
+    ]
 
 
 def _render(directory: Path, progress: Progress) -> None:
@@ -169,15 +143,19 @@ def _render(directory: Path, progress: Progress) -> None:
 
 def _printable(value: Any) -> Any:
     """Return the facts without control characters in any text: no page, drawing or terminal may get them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value, **{field.name: _printable(getattr(value, field.name)) for field in fields(value)}
+        )
     if isinstance(value, dict):
         return {name: _printable(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_printable(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(map(_printable, value))
     return terminal_text(value, sys.maxsize) if isinstance(value, str) else value
 
 
-def brief_tables(report: Mapping[str, Any]) -> list[Table]:
-    """Return what fits a terminal of 80 columns: errors, models, and what they rest on."""
-    tables = [results.brief_errors(report["systems"], "Errors")] if report["systems"] else []
-    models = [model for model in report["models"] if model["is_evaluated"]]
-    return tables + ([results.models(models, "Models")] if models else [])
+def brief_tables(report: Report) -> list[Table]:
+    """Return what fits a terminal of 80 columns: errors and models."""
+    tables = [results.brief_errors(report.systems, "Errors")] if report.systems else []
+    evaluated = [model for model in report.models if model.is_evaluated]
+    return tables + ([results.models(evaluated, "Models")] if evaluated else [])

@@ -2,11 +2,11 @@
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from svkit.errors import terminal_text
+from svkit.eval.results import Interval
 
 MISSING = "-"
 _MARKS = re.compile(
@@ -31,23 +31,23 @@ class Table:
     """Sentences below the table on a terminal."""
 
 
-def number(
-    value: float, interval: Mapping[str, Any] | None = None, digits: int = 2, scale: float = 1.0
-) -> str:
+def number(value: float | None, interval: Interval | None = None, digits: int = 2, scale: float = 1.0) -> str:
     """Write a number, with its interval in brackets where there is one: `14.81 (6.92 to 25.93)`.
 
-    A number that is not zero but would look like it keeps two significant digits.
+    A number that is not zero but would look like it keeps two significant digits; None is `MISSING`.
     """
+    if value is None:
+        return MISSING
 
     def text(part: float) -> str:
         rounded = f"{scale * part:.{digits}f}"
         return f"{scale * part:.2g}" if part and float(rounded) == 0 else rounded
 
-    spread = "" if interval is None else f" ({text(interval['low'])} to {text(interval['high'])})"
+    spread = "" if interval is None else f" ({text(interval.low)} to {text(interval.high)})"
     return text(value) + spread
 
 
-def percent(value: float, interval: Mapping[str, Any] | None = None, digits: int = 2) -> str:
+def percent(value: float | None, interval: Interval | None = None, digits: int = 2) -> str:
     """Write a fraction in percent, without the sign, with its interval as `number` does."""
     return number(value, interval, digits, scale=100)
 

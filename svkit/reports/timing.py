@@ -4,9 +4,9 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from svkit.errors import ArtifactError
 from svkit.progress import Progress
 from svkit.store.files import read_file
+from svkit.store.report import Machine, Timing
 
 SAMPLE_RATE_HZ = 16_000
 LENGTHS_SECONDS = (2.0, 4.0, 8.0)
@@ -30,9 +31,20 @@ def timing_audio() -> list[NDArray[np.float32]]:
     return [rng.normal(scale=0.1, size=int(s * SAMPLE_RATE_HZ)).astype(np.float32) for s in LENGTHS_SECONDS]
 
 
-def time_models(
-    models: Mapping[str, Embed], progress: Progress, rounds: int = ROUNDS
-) -> dict[str, dict[str, float]]:
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on `NUM_THREADS` inside the block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(NUM_THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def time_models(models: Mapping[str, Embed], progress: Progress, rounds: int = ROUNDS) -> dict[str, Timing]:
     """Time models one utterance at a time, taking turns round by round after a warm-up.
 
     Args:
@@ -60,22 +72,22 @@ def time_models(
                     cpus[name].append(cpu / seconds)
                 task.advance(1, model=name)
     return {
-        name: {"wall": statistics.median(walls[name]), "cpu": statistics.median(cpus[name])}
+        name: Timing(wall=statistics.median(walls[name]), cpu=statistics.median(cpus[name]))
         for name in models
     }
 
 
-def describe_machine() -> dict[str, Any]:
+def describe_machine() -> Machine:
     """Describe where and how the timing ran; no names of people or hosts."""
-    return {
-        "processor": _processor(),
-        "architecture": platform.machine(),
-        "num_cores": os.cpu_count(),
-        "num_threads": NUM_THREADS,
-        "system": platform.system(),
-        "utterance_seconds": list(LENGTHS_SECONDS),
-        "rounds": ROUNDS,
-    }
+    return Machine(
+        processor=_processor(),
+        architecture=platform.machine(),
+        num_cores=os.cpu_count(),
+        num_threads=NUM_THREADS,
+        system=platform.system(),
+        utterance_seconds=LENGTHS_SECONDS,
+        rounds=ROUNDS,
+    )
 
 
 def _processor() -> str:

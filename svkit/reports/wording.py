@@ -1,76 +1,78 @@
 """What the report says in sentences; the terminal, the markdown and the page share them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from svkit.reports.tables import percent
+from svkit.reports.tables import MISSING, percent
+from svkit.store.metrics import CalibratedBy, Comparison, Metrics, ScoredList
+from svkit.store.report import Model, Report, System
 
 _SIGNIFICANT = 0.05
 _FEW_SPEAKERS = 15
 """With fewer speakers even the widened intervals are too narrow (`benchmarks/intervals.py`)."""
 
-Report = Mapping[str, Any]
-System = Mapping[str, Any]
 
-
-def label(system: System) -> str:
+def label(system: ScoredList) -> str:
     """Name a system: its own name, with the back-end unless plain cosine."""
-    backend = system["backend"]["name"]
-    return str(system["name"]) if backend == "cosine" else f"{system['name']} ({backend})"
+    backend = system.backend.name
+    return system.name if backend == "cosine" else f"{system.name} ({backend})"
 
 
-def system_title(system: System) -> str:
+def system_title(system: ScoredList) -> str:
     """Name a system on its trials."""
-    return f"{label(system)} on {system['trials']['name']}"
+    return f"{label(system)} on {system.trials.name}"
 
 
-def trial_names(systems: Sequence[System]) -> list[str]:
+def trial_names(systems: Sequence[ScoredList]) -> list[str]:
     """Return the trial lists in the order of the systems."""
-    return list(dict.fromkeys(system["trials"]["name"] for system in systems))
+    return list(dict.fromkeys(system.trials.name for system in systems))
 
 
-def model_of(report: Report, system: System) -> Mapping[str, Any] | None:
+def model_of(report: Report, system: System) -> Model | None:
     """Return the facts of a system's model, None where the experiment does not have it."""
-    return next((model for model in report["models"] if model["path"] == system["model_path"]), None)
+    return next((model for model in report.models if model.path == system.model_path), None)
 
 
-def calibration_text(facts: Mapping[str, Any]) -> str:
+def calibration_text(calibration: CalibratedBy | None) -> str:
     """Say what log-likelihood ratios were learnt on."""
-    if facts["method"] == "held-out trials":
-        return f"held-out trials {facts['trials']['name']}"
-    return f"{facts['num_folds']} folds of speakers"
+    if calibration is None:
+        return MISSING
+    if calibration.trials is not None:
+        return f"held-out trials {calibration.trials.name}"
+    return f"{calibration.num_folds} folds of speakers"
 
 
 def headline(report: Report) -> list[str]:
     """Say in a few sentences what the pruned models cost and gain against the dense one."""
-    evaluated = [model for model in report["models"] if model["is_evaluated"]]
-    dense = [model for model in evaluated if model["sparsity"] == 0]
+    evaluated = [model for model in report.models if model.is_evaluated]
+    dense = [model for model in evaluated if model.sparsity == 0]
     sentences = []
     for model in evaluated:
-        if model["sparsity"] > 0 and dense:
-            sentences.append(_gain(model, dense[-1], report["systems"]))
-    sentences += map(comparison_sentence, report["comparisons"])
-    return sentences + caution_sentences([*report["systems"], {"cautions": report["cautions"]}])
+        if model.sparsity > 0 and dense:
+            sentences.append(_gain(model, dense[-1], report.systems))
+    sentences += map(comparison_sentence, report.comparisons)
+    return sentences + caution_sentences(report.systems, report.cautions)
 
 
-def _gain(model: Mapping[str, Any], dense: Mapping[str, Any], systems: Sequence[System]) -> str:
-    name = next(system["name"] for system in systems if system["model_path"] == model["path"])
+def _gain(model: Model, dense: Model, systems: Sequence[System]) -> str:
+    name = next(system.name for system in systems if system.model_path == model.path)
     parts = [
-        f"{percent(model['sparsity'], digits=1)} % of the encoder's parameters are gone",
-        f"{dense['macs_per_second']['total'] / model['macs_per_second']['total']:.1f} times fewer MACs",
-        f"{dense['size_bytes'] / model['size_bytes']:.1f} times smaller on disk",
+        f"{percent(model.sparsity, digits=1)} % of the encoder's parameters are gone",
+        f"{dense.macs_per_second.total / model.macs_per_second.total:.1f} times fewer MACs",
+        f"{dense.size_bytes / model.size_bytes:.1f} times smaller on disk",
     ]
-    if model["timing"] and dense["timing"]:
-        ratio = dense["timing"]["cpu"] / model["timing"]["cpu"]
+    if model.timing and dense.timing:
+        ratio = dense.timing.cpu / model.timing.cpu
         parts.append(f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower")
     return f"{name}: {', '.join(parts)}."
 
 
-def comparison_sentence(comparison: Mapping[str, Any]) -> str:
+def comparison_sentence(comparison: Comparison) -> str:
     """Say whether one system is worse than another."""
-    difference, low, high = (100 * comparison[key] for key in ("eer_difference", "low", "high"))
-    p = "p < 0.001" if comparison["p_value"] < 0.001 else f"p = {comparison['p_value']:.3f}"
-    if comparison["p_value"] < _SIGNIFICANT:
+    difference, low, high = (
+        100 * value for value in (comparison.eer_difference, comparison.low, comparison.high)
+    )
+    p = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.3f}"
+    if comparison.p_value < _SIGNIFICANT:
         verdict = "significantly worse" if difference > 0 else "significantly better"
     elif low == high == 0:
         verdict = "no difference"
@@ -78,34 +80,35 @@ def comparison_sentence(comparison: Mapping[str, Any]) -> str:
         verdict = "not a significant difference"
         if high > 0:
             verdict += f", but up to {high:.2f} points worse is not ruled out"
-    backend = "" if comparison["backend"] == "cosine" else f" with {comparison['backend']}"
+    backend = "" if comparison.backend == "cosine" else f" with {comparison.backend}"
     return (
-        f"On {comparison['trials']}, {comparison['first']} minus {comparison['second']}{backend}:"
+        f"On {comparison.trials}, {comparison.first} minus {comparison.second}{backend}:"
         f" {difference:+.2f} points of EER (95 %: {low:+.2f} to {high:+.2f}, {p}): {verdict}."
     )
 
 
-def caution_sentences(systems: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say which guards were passed with `--allow`, and what they could not check."""
-    found = [f"Caution: {caution}." for system in systems for caution in system.get("cautions", [])]
-    found += [f"Not checked: {gap}." for system in systems for gap in system.get("unchecked", [])]
+def caution_sentences(systems: Sequence[ScoredList], others: Sequence[str] = ()) -> list[str]:
+    """Say which guards were passed with `--allow`, and what they could not check; `others` are more cautions."""
+    cautions = [caution for system in systems for caution in system.cautions]
+    found = [f"Caution: {caution}." for caution in (*cautions, *others)]
+    found += [f"Not checked: {gap}." for system in systems for gap in system.unchecked]
     return list(dict.fromkeys(found))
 
 
-def interval_note(systems: Sequence[System]) -> str:
+def interval_note(systems: Sequence[Metrics]) -> str:
     """Say what the intervals are, or why there are none."""
-    known = [system["eer_interval"] for system in systems if system["eer_interval"]]
+    known = [system.eer_interval for system in systems if system.eer_interval]
     reasons = dict.fromkeys(
-        f"No confidence interval: {system['no_interval']}." for system in systems if system.get("no_interval")
+        f"No confidence interval: {system.no_interval}." for system in systems if system.no_interval
     )
     if not known:
         return " ".join(reasons) or (  # an earlier svkit recorded no reason
             "No confidence intervals: trials without an error, or with too few speakers, do not tell how far off the"
             " rates are."
         )
-    speakers = sorted({facts["num_speakers"] for facts in known})
+    speakers = sorted({facts.num_speakers for facts in known})
     note = (
-        f"Intervals: 95 %, bootstrap over {' and '.join(map(str, speakers))} speakers ({known[0]['num_resamples']}"
+        f"Intervals: 95 %, bootstrap over {' and '.join(map(str, speakers))} speakers ({known[0].num_resamples}"
         " resamples); differences are paired (the same resamples for both systems)."
     )
     if speakers[0] < _FEW_SPEAKERS:
@@ -116,30 +119,30 @@ def interval_note(systems: Sequence[System]) -> str:
     return " ".join([note, *reasons])
 
 
-def trials_note(systems: Sequence[System]) -> str:
+def trials_note(systems: Sequence[ScoredList]) -> str:
     """Count the trials."""
     seen: dict[str, str] = {}
     for system in systems:
-        counts = f"{system['num_targets']:,} target and {system['num_nontargets']:,} nontarget trials"
-        seen.setdefault(system["trials"]["name"], counts)
+        counts = f"{system.num_targets:,} target and {system.num_nontargets:,} nontarget trials"
+        seen.setdefault(system.trials.name, counts)
     return "; ".join(f"{name}: {counts}" for name, counts in seen.items()) + "."
 
 
 def timing_note(report: Report) -> str:
     """Say how the real-time factors were measured; empty where none were."""
-    machine = report["machine"]
-    if not any(model["timing"] for model in report["models"]):
+    machine = report.machine
+    if not any(model.timing for model in report.models):
         return ""
-    lengths = ", ".join(f"{seconds:g}" for seconds in machine["utterance_seconds"])
+    lengths = ", ".join(f"{seconds:g}" for seconds in machine.utterance_seconds)
     return (
         "M: millions of parameters; GMACs, 1 s: billions of multiply-adds for a second of audio; RTF: seconds that a"
-        f" second of audio takes on {machine['num_threads']} thread of {machine['processor']}, single utterances of"
-        f" {lengths} s, median of {machine['rounds']} rounds taken in turns; CPU is its computing time, which a busy"
+        f" second of audio takes on {machine.num_threads} thread of {machine.processor}, single utterances of"
+        f" {lengths} s, median of {machine.rounds} rounds taken in turns; CPU is its computing time, which a busy"
         " machine disturbs less."
     )
 
 
 def notes(report: Report) -> list[str]:
     """Say what the tables rest on."""
-    systems = report["systems"]
+    systems = report.systems
     return [note for note in (trials_note(systems), interval_note(systems), timing_note(report)) if note]

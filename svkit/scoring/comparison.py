@@ -15,6 +15,7 @@ from svkit.scoring.trial_speakers import find_speakers
 from svkit.store.enrollment import first_utterances, read_enrollment
 from svkit.store.metrics import Comparison, Metrics
 from svkit.store.provenance import read_provenance
+from svkit.store.report import Band
 from svkit.store.scores import Resamples, Scores, read_resamples, read_scores
 
 NUM_RESAMPLES = 1000
@@ -134,9 +135,11 @@ def compare(first: tuple[Metrics, Resamples], second: tuple[Metrics, Resamples])
     )
 
 
-def det_band(resamples: Resamples, num_nontargets: int) -> dict[str, list[float]]:
+def det_band(resamples: Resamples, num_nontargets: int) -> Band:
     """Return the 95 % band of the miss rate at each false-accept rate that so many nontarget trials resolve."""
     rates = np.asarray(BAND_RATES)
     keep = rates * num_nontargets >= 1
     low, high = resamples.band[:, keep]
-    return {"false_accept_rate": rates[keep].tolist(), "low": low.tolist(), "high": high.tolist()}
+    return Band(
+        false_accept_rate=tuple(rates[keep].tolist()), low=tuple(low.tolist()), high=tuple(high.tolist())
+    )

@@ -139,6 +139,9 @@ class Comparison:
 _ALWAYS = {
     *("model", "checkpoint", "checkpoint_sha256", "manifest", "calibration", "left_out"),
     *("eer", "eer_interval", "no_interval", "min_dcf"),
+    # of `report.json`
+    *("teacher_parameters", "size_bytes", "timing", "tippett", "model_path"),
+    *("svkit", "git_commit", "seed", "device", "started", "finished"),
 }
 """Keys that are in the file without a value too."""
 

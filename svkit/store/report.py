@@ -1,7 +1,10 @@
-"""Report directories and what they are gathered from: finished outputs of an experiment, training logs."""
+"""Report directories and what they are gathered from: finished outputs of an experiment, training logs.
+
+The types are the schema of `report.json`: fields keep their names and nesting in the file. Rates are fractions.
+"""
 
 import json
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,8 @@ from svkit.errors import ArtifactError
 from svkit.store.atomic import write_json
 from svkit.store.checkpoint import CONFIG_NAME, LOG_NAME, MODEL_NAME
 from svkit.store.files import LOG_BYTES, read_file
-from svkit.store.metrics import METRICS_NAME
+from svkit.store.metrics import METRICS_NAME, Comparison, Metrics, plain_record
+from svkit.store.output import Output
 from svkit.store.provenance import is_finished
 from svkit.store.strict_json import read_json
 
@@ -20,6 +24,176 @@ _CHECKPOINT_HOMES = ("finetune", "", "finetune-pruned")
 _STAGE_ORDER = ("lora", "head", "joint", "lmft", "prune", "distill")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Macs:
+    """Multiply-accumulates for 1 s of audio."""
+
+    total: int
+    encoder: int
+    head: int
+    positional: int
+    """Not in the total."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSize:
+    """What `svkit info` says of a checkpoint or configuration."""
+
+    name: str
+    encoder_parameters: int
+    teacher_parameters: int | None
+    """Of the encoder before the cut; None: dense."""
+    head_parameters: int
+    sparsity: float
+    macs_per_second: Macs
+    widths: dict[str, tuple[int, ...]]
+    """Per layer, by kind."""
+    dense_widths: dict[str, tuple[int, ...]]
+    size_bytes: int | None
+    """Of the weights; None: there are none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """Seconds that a second of audio takes."""
+
+    wall: float
+    """The real-time factor."""
+    cpu: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model(ModelSize):
+    """A checkpoint of the experiment."""
+
+    path: str
+    """Below the experiment."""
+    sha256: str
+    is_evaluated: bool
+    size_bytes: int
+    timing: Timing | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """Where and how the timing ran."""
+
+    processor: str
+    architecture: str
+    num_cores: int | None
+    num_threads: int
+    system: str
+    utterance_seconds: tuple[float, ...]
+    rounds: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Band:
+    """Interval of the miss rate at each false-accept rate."""
+
+    false_accept_rate: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DetCurve:
+    """Detection error trade-off, thinned for drawing."""
+
+    false_accept_rate: tuple[float, ...]
+    miss_rate: tuple[float, ...]
+    band: Band | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Histogram:
+    """Distribution of the scores: one edge more than there are counts."""
+
+    edges: tuple[float, ...]
+    targets: tuple[int, ...]
+    nontargets: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tippett:
+    """Share of each class above each log-likelihood ratio, and stated against observed ratios in bins (natural)."""
+
+    llr: tuple[float, ...]
+    targets_above: tuple[float, ...]
+    nontargets_above: tuple[float, ...]
+    stated: tuple[float, ...]
+    observed: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class System(Metrics):
+    """One system on one trial list: its metrics, and what is drawn of it."""
+
+    directory: str
+    """Of its scores, below the experiment."""
+    det: DetCurve
+    histogram: Histogram
+    tippett: Tippett | None
+    model_path: str | None
+    """Of its `Model`; None: not in the experiment, or several."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """A value over training steps."""
+
+    step: tuple[int, ...]
+    value: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """Training curves of a checkpoint by name."""
+
+    stage: str
+    """Path of the checkpoint below the experiment."""
+    train: dict[str, Curve]
+    valid: dict[str, Curve]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """What an output was made from."""
+
+    name: str
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Who made an output, and from what."""
+
+    output: str
+    """Path below the experiment."""
+    command: str
+    svkit: str | None
+    git_commit: str | None
+    seed: int | None
+    device: str | None
+    started: str | None
+    finished: str | None
+    inputs: tuple[Input, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Content of `report.json`."""
+
+    machine: Machine
+    models: tuple[Model, ...]
+    systems: tuple[System, ...]
+    comparisons: tuple[Comparison, ...]
+    training: tuple[Stage, ...]
+    provenance: tuple[Origin, ...]
+    cautions: tuple[str, ...] = ()
+
+
 def find_scores(exp: Path) -> list[Path]:
     """Return the finished score directories `exp/scores/NAME/TRIALS`, sorted."""
     return sorted(path.parent for path in exp.glob(f"scores/*/*/{METRICS_NAME}") if is_finished(path.parent))
@@ -27,17 +201,17 @@ def find_scores(exp: Path) -> list[Path]:
 
 def find_checkpoints(exp: Path) -> list[Path]:
     """Return the finished checkpoints of an experiment in the order of the chain."""
+
+    def place(path: Path) -> tuple[int, str]:
+        is_known = path.name in _STAGE_ORDER
+        return _STAGE_ORDER.index(path.name) if is_known else len(_STAGE_ORDER), path.name
+
     found = []
     for home in _CHECKPOINT_HOMES:
         children = [path.parent for path in (exp / home).glob(f"*/{MODEL_NAME}")]
         ready = [path for path in children if (path / CONFIG_NAME).exists() and is_finished(path)]
-        found += sorted(ready, key=_place)
+        found += sorted(ready, key=place)
     return found
-
-
-def _place(path: Path) -> tuple[int, str]:
-    order = _STAGE_ORDER.index(path.name) if path.name in _STAGE_ORDER else len(_STAGE_ORDER)
-    return order, path.name
 
 
 def find_finished(exp: Path) -> list[Path]:
@@ -72,15 +246,23 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
     return records
 
 
-def write_report(directory: Path, report: Mapping[str, Any]) -> None:
-    """Write `report.json`; the format and its version are added."""
-    write_json(directory / REPORT_NAME, {"format": FORMAT, "format_version": VERSION, **report})
+def report_record(report: Report) -> dict[str, Any]:
+    """Return a report as the content of `report.json`."""
+    return {"format": FORMAT, "format_version": VERSION, **plain_record(report)}
 
 
-def read_report(directory: Path) -> dict[str, Any]:
-    """Read `report.json`.
+def write_report(output: Output, report: Report) -> None:
+    """Write `report.json`, with paths inside the experiment relative to it."""
+    record = report_record(report)
+    for part in ("systems", "provenance"):
+        record[part] = [output.recorded(entry) for entry in record[part]]
+    write_json(output.path / REPORT_NAME, output.recorded(record))
+
+
+def read_report(directory: Path) -> Report:
+    """Read `report.json`; paths in it are as they are recorded.
 
     Raises:
-        ArtifactError: missing, not JSON, of another format or version.
+        ArtifactError: missing, not JSON, of another format or version, or a value that does not fit.
     """
-    return read_json(directory / REPORT_NAME, FORMAT, VERSION, dict[str, Any])
+    return read_json(directory / REPORT_NAME, FORMAT, VERSION, Report)

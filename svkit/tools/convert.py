@@ -9,13 +9,13 @@ from svkit.models.load import check_buildable, load_into, load_transformers_enco
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
 from svkit.reports.card import write_card
-from svkit.store import checkpoint as store
+from svkit.store import checkpoint
 from svkit.store.output import Output
 from svkit.store.upstream import read_published
 
 
-def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress: Progress) -> Path:
-    """Convert.
+def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress: Progress) -> None:
+    """Convert a checkpoint.
 
     Args:
         source: a `.pth` file (with `config`, its encoder configuration) or a transformers directory, which gets a new,
@@ -32,34 +32,32 @@ def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress:
     if not source.exists():
         raise ArtifactError(f"{source}: does not exist")
     classifier = None
+    inputs = {"source": source}
     if source.is_dir():
         if config is not None:
             raise ConfigError("--config: a transformers directory has its own config.json")
         encoder, state = load_transformers_encoder(str(source))
         network = new_network(ModelArchitecture(encoder=encoder, head=HeadConfig()), state, seed=0)
         progress.note("the speaker head is new and untrained: fine-tune before use")
-        inputs = {"source": source}
     else:
         if config is None:
             raise ConfigError(
                 "--config: expected the encoder configuration (json) of the published checkpoint"
             )
+        inputs["config"] = config
         published = read_published(source, config)
         shapes = {key: tensor.shape for key, tensor in published.tensors.items()}
         check_buildable(published.architecture, shapes, str(source))
         network = SpeakerNetwork(published.architecture)
         load_into(network, published.tensors, str(source))
-        classifier = published.classifier
-        inputs = {"source": source, "config": config}
-    output = Output(out, command="convert", config={}, inputs=inputs, overwrite=overwrite)
-    with output.open():
-        if classifier is not None:
+        if published.classifier is not None:
             # The published files do not name their speakers.
-            names = [f"class-{row:06d}" for row in range(len(classifier))]
-            store.write_classifier(
-                out, store.Classifier(weight=classifier, speakers=names, speeds=[1.0] * len(names))
-            )
-        store.write_model(out, network.architecture, network.state_dict())
+            names = [f"class-{row:06d}" for row in range(len(published.classifier))]
+            speeds = [1.0] * len(names)
+            classifier = checkpoint.Classifier(weight=published.classifier, speakers=names, speeds=speeds)
+    with Output(out, command="convert", config={}, inputs=inputs, overwrite=overwrite).open() as output:
+        if classifier is not None:
+            checkpoint.write_classifier(out, classifier)
+        checkpoint.write_model(out, network.architecture, network.state_dict())
         output.finish()
         write_card(out)
-    return out

@@ -14,9 +14,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from svkit.errors import SvkitError
+from svkit.errors import SvkitError, first_line
 from svkit.torch_pair import check_torch_pair
 
 OK, NOTE, ERROR = "ok", "note", "error"
@@ -29,7 +28,7 @@ MIN_SHARED_MEMORY_GB = 1.0
 ENCODER = "facebook/w2v-bert-2.0"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Check:
     """One finding."""
 
@@ -53,66 +52,50 @@ def run(exp: Path) -> list[Check]:
             checks += list(examine(exp))
         except Exception as error:  # a broken package may raise anything at import
             name = examine.__name__.strip("_").replace("_", " ")
-            checks.append(Check(name=name, status=ERROR, found=_first_line(error), remedy="see the message"))
+            checks.append(Check(name, ERROR, _said(error), "see the message"))
     return checks
 
 
 def _judge(name: str, is_fine: bool, found: str, remedy: str, otherwise: str = NOTE) -> Check:
     """Return a finding that needs its remedy only where it is not fine."""
-    return Check(
-        name=name, status=OK if is_fine else otherwise, found=found, remedy=None if is_fine else remedy
-    )
+    return Check(name, OK, found) if is_fine else Check(name, otherwise, found, remedy)
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:160]}"
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _python(exp: Path) -> Iterator[Check]:
     low, high = PYTHON_VERSIONS
-    is_known = low <= sys.version_info[:2] <= high
-    wanted = f"Python {low[0]}.{low[1]} to {high[0]}.{high[1]}"
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    yield _judge("python", is_known, found, f"make a virtual environment with {wanted}", otherwise=ERROR)
+    remedy = f"make a virtual environment with Python {low[0]}.{low[1]} to {high[0]}.{high[1]}"
+    yield _judge("python", low <= sys.version_info[:2] <= high, found, remedy, ERROR)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _packages(exp: Path) -> Iterator[Check]:
     """Compare every requirement of svkit with what is installed: one line if all is well, else one a fault."""
     from packaging.requirements import Requirement
 
-    yield Check(name="svkit", status=OK, found=importlib.metadata.version("svkit"))
+    yield Check("svkit", OK, importlib.metadata.version("svkit"))
     requirements = [Requirement(text) for text in importlib.metadata.requires("svkit") or []]
     required = [item for item in requirements if item.marker is None or item.marker.evaluate({"extra": ""})]
     faults = []
     for item in required:
-        try:
-            version = importlib.metadata.version(item.name)
-        except importlib.metadata.PackageNotFoundError:
-            version = None
+        version = _version(item.name)
         if version is None or not item.specifier.contains(version, prereleases=True):
             found = f"{version or 'not installed'}, needs {item.specifier}"
-            faults.append(
-                Check(
-                    name=item.name,
-                    status=ERROR,
-                    found=found,
-                    remedy=f"pip install '{item.name}{item.specifier}'",
-                )
-            )
-    main = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "transformers") if _has(name)]
+            faults.append(Check(item.name, ERROR, found, f"pip install '{item.name}{item.specifier}'"))
+    main = ", ".join(f"{name} {version}" for name in ("torch", "transformers") if (version := _version(name)))
     if not faults:
-        found = f"{len(required)} required packages in their ranges ({', '.join(main)})"
-        yield Check(name="packages", status=OK, found=found)
+        yield Check("packages", OK, f"{len(required)} required packages in their ranges ({main})")
     yield from faults
-
-
-def _has(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _torch_pair(exp: Path) -> Iterator[Check]:
@@ -123,30 +106,25 @@ def _torch_pair(exp: Path) -> Iterator[Check]:
         importlib.import_module("torchaudio")
     except Exception as error:
         remedy = "pip install --force-reinstall 'torch==2.11.*' 'torchaudio==2.11.*' from the same index"
-        yield Check(name="torch pair", status=ERROR, found=_first_line(error), remedy=remedy)
+        yield Check("torch pair", ERROR, _said(error), remedy)
         return
-    yield Check(name="torch pair", status=OK, found=found)
+    yield Check("torch pair", OK, found)
 
 
 def _devices(exp: Path) -> Iterator[Check]:
     import torch
 
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        facts = torch.cuda.get_device_properties(index)
-        memory = facts.total_memory / 2**30
-        yield Check(name=f"GPU {index}", status=OK, found=f"{facts.name}, {memory:.0f} GB")
     if torch.cuda.is_available():
-        return
-    if shutil.which("nvidia-smi") and _runs(["nvidia-smi", "-L"]):
-        yield Check(
-            name="GPU",
-            status=ERROR,
-            found=f"there is one, but torch {torch.__version__} cannot use it",
-            remedy="install a torch build for the driver's CUDA version (pytorch.org), torchaudio with it",
-        )
-        return
-    remedy = "enough for the demo, scoring and small encoders; the full-size recipes need a GPU"
-    yield Check(name="GPU", status=NOTE, found="none", remedy=remedy)
+        for index in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(index)
+            yield Check(f"GPU {index}", OK, f"{facts.name}, {facts.total_memory / 2**30:.0f} GB")
+    elif shutil.which("nvidia-smi") and _runs(["nvidia-smi", "-L"]):
+        found = f"there is one, but torch {torch.__version__} cannot use it"
+        remedy = "install a torch build for the driver's CUDA version (pytorch.org), torchaudio with it"
+        yield Check("GPU", ERROR, found, remedy)
+    else:
+        remedy = "enough for the demo, scoring and small encoders; the full-size recipes need a GPU"
+        yield Check("GPU", NOTE, "none", remedy)
 
 
 def _runs(command: list[str]) -> bool:
@@ -164,7 +142,7 @@ def _bf16(exp: Path) -> Iterator[Check]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = resolve_precision("auto", device)
     found = f"{device.type} multiplies bfloat16 natively" if chosen == "bf16" else f"no on this {device.type}"
-    yield Check(name="bf16", status=OK, found=f"{found}; precision auto means {chosen}")
+    yield Check("bf16", OK, f"{found}; precision auto means {chosen}")
 
 
 def _memory(exp: Path) -> Iterator[Check]:
@@ -172,7 +150,7 @@ def _memory(exp: Path) -> Iterator[Check]:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     threads = os.environ.get("OMP_NUM_THREADS")
     limit = f", OMP_NUM_THREADS={threads}" if threads else ""
-    yield Check(name="CPU and memory", status=OK, found=f"{cores} cores, {total:.0f} GB{limit}")
+    yield Check("CPU and memory", OK, f"{cores} cores, {total:.0f} GB{limit}")
     shared = Path("/dev/shm")
     if shared.is_dir():
         size = shutil.disk_usage(shared).total / 2**30
@@ -182,13 +160,10 @@ def _memory(exp: Path) -> Iterator[Check]:
 
 def _disk(exp: Path) -> Iterator[Check]:
     place = next(path for path in (exp.absolute(), *exp.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free / 2**30
-    is_writable = os.access(place, os.W_OK)
-    if not is_writable:
-        yield Check(
-            name="disk", status=ERROR, found=f"{place} cannot be written", remedy="choose another with --exp"
-        )
+    if not os.access(place, os.W_OK):
+        yield Check("disk", ERROR, f"{place} cannot be written", "choose another with --exp")
         return
+    free = shutil.disk_usage(place).free / 2**30
     remedy = "enough for small encoders; a full-size stage with its resume state takes about 15 GB"
     yield _judge("disk", free >= MIN_FREE_GB, f"{free:,.0f} GB free at {place}", remedy)
 
@@ -204,34 +179,33 @@ def _ffmpeg(exp: Path) -> Iterator[Check]:
 def _audio_formats(exp: Path) -> Iterator[Check]:
     import soundfile
 
-    known = soundfile.available_formats()
-    wanted = {"WAV": "wav", "FLAC": "flac", "OGG": "ogg", "MP3": "mp3"}
-    missing = [name for key, name in wanted.items() if key not in known]
-    found = f"libsndfile {soundfile.__libsndfile_version__}: {', '.join(n for k, n in wanted.items() if k in known)}"
+    wanted, known = ("wav", "flac", "ogg", "mp3"), soundfile.available_formats()
+    missing = [name for name in wanted if name.upper() not in known]
+    read = ", ".join(name for name in wanted if name not in missing)
     remedy = f"no {', '.join(missing)}: pip install --force-reinstall soundfile (its wheel has them)"
-    yield _judge("audio formats", not missing, found, remedy)
+    yield _judge(
+        "audio formats", not missing, f"libsndfile {soundfile.__libsndfile_version__}: {read}", remedy
+    )
 
 
 def _encoder(exp: Path) -> Iterator[Check]:
     """Look for the published encoder in the hub's cache; no connection is made."""
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(ENCODER, "model.safetensors")
-    if isinstance(cached, str):
-        yield Check(name="encoder", status=OK, found=f"{ENCODER} in the cache")
-        return
+    is_cached = isinstance(try_to_load_from_cache(ENCODER, "model.safetensors"), str)
+    found = f"{ENCODER} is {'in' if is_cached else 'not in'} the hub's cache"
     is_offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "ON", "YES")
-    yield Check(
-        name="encoder",
-        status=NOTE,
-        found=f"{ENCODER} is not in the hub's cache" + (", and HF_HUB_OFFLINE is set" if is_offline else ""),
-        remedy=f"fetched at first use (2.3 GB); or where there is a network: hf download {ENCODER} --local-dir DIR,"
-        " then --encoder DIR",
+    if is_offline and not is_cached:
+        found += ", and HF_HUB_OFFLINE is set"
+    remedy = (
+        f"fetched at first use (2.3 GB); or where there is a network: hf download {ENCODER} --local-dir DIR,"
+        " then --encoder DIR"
     )
+    yield _judge("encoder", is_cached, found, remedy)
 
 
 def _export(exp: Path) -> Iterator[Check]:
-    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if not _has(name)]
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if _version(name) is None]
     found = f"without {', '.join(missing)}" if missing else "installed"
     yield _judge("export extra", not missing, found, "only for svkit export: pip install 'svkit[export]'")
 
@@ -240,21 +214,12 @@ def _experiment(exp: Path) -> Iterator[Check]:
     from svkit.store.experiment import FILE_NAME, read_experiment
 
     if not (exp / FILE_NAME).exists():
-        yield Check(
-            name="experiment", status=OK, found=f"none yet in {exp}", remedy="svkit prepare demo, to try it"
-        )
+        yield Check("experiment", OK, f"none yet in {exp}", "svkit prepare demo, to try it")
         return
     try:
         settings = read_experiment(exp)
     except SvkitError as error:
-        yield Check(name="experiment", status=ERROR, found=str(error), remedy=f"correct {exp / FILE_NAME}")
+        yield Check("experiment", ERROR, str(error), f"correct {exp / FILE_NAME}")
         return
     found = f"{exp}: preset {settings.preset}, encoder {settings.encoder or 'of the preset'}"
-    yield Check(name="experiment", status=OK, found=found)
-
-
-def versions() -> dict[str, Any]:
-    """Return the versions a bug report needs."""
-    from svkit.store.provenance import describe_code
-
-    return describe_code()
+    yield Check("experiment", OK, found)

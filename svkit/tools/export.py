@@ -1,7 +1,7 @@
 """`svkit export`: a checkpoint as ONNX in float32, float16 and int8, each checked against torch and timed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from svkit.audio.features import MIN_SAMPLES, SAMPLE_RATE_HZ
 from svkit.errors import ArtifactError, ConfigError
-from svkit.progress import Progress
-from svkit.tools import onnx_graph
 from svkit.models.extract import final_model, model_name
 from svkit.models.load import load_model
+from svkit.progress import Progress
 from svkit.reports import timing
 from svkit.reports.tables import Table
-from svkit.store import checkpoint as checkpoints
-from svkit.store import exported as store
+from svkit.store import checkpoint, exported
 from svkit.store.atomic import one_line
 from svkit.store.output import Output
 from svkit.store.provenance import sha256_artifact
+from svkit.store.request import Request
+from svkit.tools import onnx_graph
 
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95}
 """Least cosine of an exported embedding with torch's float32 one, over the check's recordings."""
@@ -32,101 +32,87 @@ Embed = Callable[[Sequence[NDArray[np.float32]]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExportRequest:
-    """What the command line asks for."""
+class ExportRequest(Request):
+    """Which checkpoint to export."""
 
-    exp: Path
     checkpoint: Path | None = None
     """None: the final pruned model, else the final dense one."""
     out: Path | None = None
     precisions: tuple[str, ...] = ()
     """None given: all of `MIN_COSINE`."""
-    overwrite: bool = False
-    keep_finished: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ExportResult:
-    """Where the graphs are, and the content of `export.json`."""
-
-    directory: Path
-    facts: dict[str, Any]
-
-
-def run(request: ExportRequest, progress: Progress) -> ExportResult:
-    """Export, check and time.
+def run(request: ExportRequest, progress: Progress) -> Path:
+    """Export, check and time; return the directory of the graphs.
 
     Raises:
-        ConfigError: the `export` extra is not installed, an unknown precision, or finished already.
+        ConfigError: the `export` extra is not installed, an unknown precision, or the output is finished.
         ArtifactError: no checkpoint, or a graph does not give torch's embeddings.
     """
-    precisions = request.precisions or tuple(MIN_COSINE)
-    unknown = [name for name in precisions if name not in MIN_COSINE]
+    unknown = [name for name in request.precisions if name not in MIN_COSINE]
     if unknown:
         raise ConfigError(f"--precision: expected some of {', '.join(MIN_COSINE)}, found {unknown[0]!r}")
     onnx_graph.require_packages()
-    checkpoint = request.checkpoint or final_model(request.exp, progress)
-    checkpoints.read_architecture(checkpoint)
-    out = request.out or request.exp / "onnx" / model_name(request.exp, checkpoint)
-    wanted = [name for name in MIN_COSINE if name in precisions]
+    source = request.checkpoint or final_model(request.exp, progress)
+    checkpoint.read_architecture(source)
+    out = request.out or request.exp / "onnx" / model_name(request.exp, source)
+    wanted = [name for name in MIN_COSINE if name in (request.precisions or MIN_COSINE)]
     output = Output(
         out,
         command="export",
         config={"precisions": wanted, "opset": onnx_graph.OPSET},
-        inputs={"checkpoint": checkpoint},
+        inputs={"checkpoint": source},
         overwrite=request.overwrite,
         keep_finished=request.keep_finished,
         experiment=request.exp,
     )
-    if output.is_kept(progress):
-        return ExportResult(directory=out, facts=store.read_facts(out))
-    with output.open():
-        _write_graphs(checkpoint, out, wanted, progress)
-        store.write_facts(out, output.recorded(_examine(checkpoint, out, wanted, progress)))
-        output.finish()
-    return ExportResult(directory=out, facts=store.read_facts(out))
+    if not output.is_kept(progress):
+        with output.open():
+            _write_graphs(source, out, wanted, progress)
+            exported.write_facts(out, output.recorded(_examine(source, out, wanted, progress)))
+            output.finish()
+    return out
 
 
-def _write_graphs(checkpoint: Path, out: Path, precisions: Sequence[str], progress: Progress) -> None:
+def _write_graphs(source: Path, out: Path, precisions: Sequence[str], progress: Progress) -> None:
     """Write the graphs; float32 is written for int8 too, and removed where it was not asked for."""
-    needed = [name for name in MIN_COSINE if name in precisions or (name == "fp32" and "int8" in precisions)]
+    needed = list(precisions) if "fp32" in precisions or "int8" not in precisions else ["fp32", *precisions]
+    paths = {name: out / exported.FILE_NAMES[name] for name in needed}
     with progress.task("write graphs", len(needed)) as task:
-        for name in needed:
-            path = out / store.FILE_NAMES[name]
+        for name, path in paths.items():
             with one_line(path):
                 if name == "int8":
-                    onnx_graph.quantise(out / store.FILE_NAMES["fp32"], path)
+                    onnx_graph.quantise(paths["fp32"], path)
                 else:
                     dtype = torch.float16 if name == "fp16" else torch.float32
-                    onnx_graph.write_graph(load_model(checkpoint), path, dtype)
+                    onnx_graph.write_graph(load_model(source), path, dtype)
             task.advance(1, precision=name)
-    if "fp32" not in precisions:
-        store.remove_graph(out / store.FILE_NAMES["fp32"])
+    if "fp32" not in precisions and "fp32" in paths:
+        exported.remove_graph(paths["fp32"])
 
 
-def _examine(checkpoint: Path, out: Path, precisions: Sequence[str], progress: Progress) -> dict[str, Any]:
+def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progress) -> dict[str, Any]:
     """Compare every graph with torch and time them all in turns; one thread each, as in reports."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(timing.NUM_THREADS)
-    try:
-        model = load_model(checkpoint)
+    paths = {name: out / exported.FILE_NAMES[name] for name in precisions}
+    with timing.one_thread():
+        model, recordings = load_model(source), check_recordings()
         runners: dict[str, Embed] = {
-            name: onnx_graph.OnnxModel(out / store.FILE_NAMES[name], timing.NUM_THREADS).embed
-            for name in precisions
+            name: onnx_graph.OnnxModel(path, timing.NUM_THREADS).embed for name, path in paths.items()
         }
-        recordings = check_recordings()
-        expected = model.embed(recordings)
-        cosines = {}
+        expected, cosines = model.embed(recordings), {}
         with progress.task("compare with torch", len(runners)) as task:
             for name, embed in runners.items():
                 cosines[name] = compare(embed, recordings, expected)
-                task.advance(1, precision=name, cosine=min(cosines[name]))
-                _refuse_other_embeddings(out, name, cosines[name])
+                least = min(cosines[name])
+                task.advance(1, precision=name, cosine=least)
+                if not least >= MIN_COSINE[name]:  # not <: NaN must not pass
+                    raise ArtifactError(
+                        f"{paths[name]}: expected torch's embeddings with a cosine of at least {MIN_COSINE[name]},"
+                        f" found {least:.6f}; choose others with --precision"
+                    )
         timings = timing.time_models({"torch": model.embed, **runners}, progress)
-    finally:
-        torch.set_num_threads(num_threads)
     return {
-        "checkpoint": {"path": checkpoint.as_posix(), "sha256": sha256_artifact(checkpoint)},
+        "checkpoint": {"path": source.as_posix(), "sha256": sha256_artifact(source)},
         "sample_rate_hz": SAMPLE_RATE_HZ,
         "min_samples": MIN_SAMPLES,
         "embedding_dim": model.architecture.head.embedding_dim,
@@ -135,22 +121,22 @@ def _examine(checkpoint: Path, out: Path, precisions: Sequence[str], progress: P
         "outputs": {"embeddings": "float32 [batch, embedding_dim]"},
         "graphs": {
             name: {
-                "file": store.FILE_NAMES[name],
-                "size_bytes": store.size_bytes(out / store.FILE_NAMES[name]),
+                "file": path.name,
+                "size_bytes": exported.size_bytes(path),
                 "cosine": {
                     "min": min(cosines[name]),
                     "mean": float(np.mean(cosines[name])),
                     "required": MIN_COSINE[name],
                 },
-                "real_time_factor": timings[name],
+                "real_time_factor": asdict(timings[name]),
             }
-            for name in precisions
+            for name, path in paths.items()
         },
         "torch": {
-            "size_bytes": (checkpoint / checkpoints.MODEL_NAME).stat().st_size,
-            "real_time_factor": timings["torch"],
+            "size_bytes": (source / checkpoint.MODEL_NAME).stat().st_size,
+            "real_time_factor": asdict(timings["torch"]),
         },
-        "machine": timing.describe_machine(),
+        "machine": asdict(timing.describe_machine()),
         "versions": onnx_graph.versions(),
     }
 
@@ -174,22 +160,9 @@ def compare(
 ) -> list[float]:
     """Cosines of embeddings with the expected ones: of each recording alone, then of all as one padded batch."""
     alone = np.concatenate([embed([recording]) for recording in recordings])
-    return [float(c) for found in (alone, embed(recordings)) for c in _cosines(found, expected)]
-
-
-def _cosines(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float64]:
-    a, b = found.astype(np.float64), expected.astype(np.float64)
-    cosines: NDArray[np.float64] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
-    return cosines
-
-
-def _refuse_other_embeddings(out: Path, precision: str, cosines: Sequence[float]) -> None:
-    # not >=: NaN must not pass
-    if not min(cosines) >= MIN_COSINE[precision]:
-        raise ArtifactError(
-            f"{out / store.FILE_NAMES[precision]}: expected torch's embeddings with a cosine of at least"
-            f" {MIN_COSINE[precision]}, found {min(cosines):.6f}; choose others with --precision"
-        )
+    found = np.stack([alone, embed(recordings)]).astype(np.float64)
+    lengths = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected.astype(np.float64), axis=-1)
+    return [float(cosine) for cosine in ((found * expected).sum(-1) / lengths).ravel()]
 
 
 def summary(facts: dict[str, Any]) -> Table:

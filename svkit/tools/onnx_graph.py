@@ -5,6 +5,8 @@ the linear layers: weights per output channel, activations as they come. Spectru
 """
 
 import contextlib
+import importlib
+import importlib.metadata
 import io
 import logging
 import warnings
@@ -26,18 +28,18 @@ _SINGLE_FILE_BYTES = 1_800_000_000
 """Above this weights go into a file of their own: protobuf ends at 2 GB."""
 _EXAMPLE_SAMPLES = (16_000, 12_345)
 _FLOAT_INITIALIZERS = ("features.spectrum", "features.mel")
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 def require_packages() -> None:
     """Raise ConfigError unless the `export` extra is installed."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"export needs the package {error.name}, which is not installed: pip install 'svkit[export]'"
-        ) from error
+    for name in _PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(
+                f"export needs the package {error.name or name}, which is not installed: pip install 'svkit[export]'"
+            ) from error
 
 
 def write_graph(network: SpeakerNetwork, path: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -114,15 +116,11 @@ class OnnxModel:
     def embed(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Embed recordings at 16 kHz as one padded batch: float32 [N, D]."""
         lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
-        batch = np.zeros((len(waveforms), lengths.max()), dtype=np.float32)
-        for row, waveform in zip(batch, waveforms, strict=True):
-            row[: len(waveform)] = waveform
+        batch = np.stack([np.pad(waveform, (0, lengths.max() - len(waveform))) for waveform in waveforms])
         (embeddings,) = self._session.run(None, {"waveforms": batch, "num_samples": lengths})
         return np.asarray(embeddings, dtype=np.float32)
 
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that make and run the graphs."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("onnx", "onnxruntime", "onnxscript", "torch")}
+    return {name: importlib.metadata.version(name) for name in (*_PACKAGES, "torch")}

@@ -1,22 +1,33 @@
 """The card beside a checkpoint says what is on disk, and changes nothing that is hashed."""
 
+from dataclasses import replace
+
 import pytest
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
+from svkit.eval.results import DetectionCost, Interval
 from svkit.reports.card import CARD_NAME, render, write_card
+from svkit.store.metrics import BackendRecord, Metrics, TrialList
 from svkit.store.provenance import sha256_artifact
 from tests.training_experiment import make_teacher, prepare
 
-SYSTEM = {
-    "trials": {"name": "vox|1"},
-    "backend": {"name": "cosine"},
-    "num_targets": 1200,
-    "num_nontargets": 34567,
-    "eer": 0.0123,
-    "eer_interval": {"low": 0.011, "high": 0.0145},
-    "min_dcf": [{"p_target": 0.01, "value": 0.1234}, {"p_target": 0.05, "value": 0.1}],
-}
+SYSTEM = Metrics(
+    name="dense",
+    trials=TrialList(name="vox|1", sha256="0" * 64),
+    backend=BackendRecord(name="cosine"),
+    num_targets=1200,
+    num_nontargets=34567,
+    eer=0.0123,
+    eer_convex_hull=0.0121,
+    eer_interval=Interval(low=0.011, high=0.0145, num_speakers=40, num_resamples=1000),
+    min_dcf=(
+        DetectionCost(threshold=0.5, miss_rate=0.1, false_accept_rate=0.0, p_target=0.01, value=0.1234),
+        DetectionCost(threshold=0.4, miss_rate=0.1, false_accept_rate=0.0, p_target=0.05, value=0.1),
+    ),
+    min_cllr=0.05,
+    thresholds={},
+)
 
 
 @pytest.fixture
@@ -39,7 +50,7 @@ def test_the_card_says_size_training_and_what_is_not_known(checkpoint):
 def test_the_card_has_the_figures_of_the_evaluation(checkpoint):
     card = render(checkpoint, [SYSTEM])
     assert r"| vox\|1 | 1,200 / 34,567 | cosine | 1.23 (1.10 to 1.45) | 0.123 |" in card
-    assert "| cosine | 1.23 | 0.123 |" in render(checkpoint, [{**SYSTEM, "eer_interval": None}])
+    assert "| cosine | 1.23 | 0.123 |" in render(checkpoint, [replace(SYSTEM, eer_interval=None)])
     assert "None yet" not in card
 
 

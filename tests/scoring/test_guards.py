@@ -27,7 +27,7 @@ from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.embeddings import read_embeddings, write_embeddings
 from svkit.store.lists import OfficialList
 from svkit.store.manifest import read_manifest, write_manifest
-from svkit.store.metrics import Metrics
+from svkit.store.metrics import Metrics, read_metrics
 from svkit.store.provenance import sha256_file
 from svkit.store.scores import read_scores
 from svkit.store.tables import write_table
@@ -129,7 +129,7 @@ def test_what_cannot_be_looked_at_is_said(exp):
     (gap,) = score(exp, overwrite=True).metrics.unchecked
     assert "the speakers of the trials are not known" in gap
     report = run_report(ReportRequest(exp=exp), SilentProgress())
-    assert f"Not checked: {gap}." in (report.directory / "report.md").read_text()
+    assert f"Not checked: {gap}." in (report / "report.md").read_text()
 
 
 def test_training_speakers_come_from_the_whole_chain(tmp_path):
@@ -256,7 +256,8 @@ def test_systems_with_other_trials_left_are_not_compared(exp):
     )
     assert run(request, SilentProgress()).comparisons == ()
     homes = [exp / "scores" / name / "all" for name in ("dense", "other")]
-    systems, comparisons = gather_systems(exp, homes, 50, 1, SilentProgress())
+    measured = {home: read_metrics(home) for home in homes}
+    systems, comparisons = gather_systems(exp, measured, {}, 50, 1, SilentProgress())
     assert len(systems) == 2 and comparisons == []
 
 
@@ -347,7 +348,7 @@ def test_a_pair_with_both_labels_in_either_order(exp):
     done = refuse_and_allow(exp, "both", "contradicting-labels", words)
     report = run_report(ReportRequest(exp=exp), SilentProgress())
     for name in ("report.md", "report.html"):
-        text = (report.directory / name).read_text()
+        text = (report / name).read_text()
         assert f"No confidence interval: {done.metrics.no_interval}." in text
         assert "too few speakers" not in text
 
@@ -471,9 +472,7 @@ def test_every_guard_that_was_passed_is_in_the_report(exp):
     with pytest.raises(SvkitError, match="score again; `--allow stale`"):
         run_report(ReportRequest(exp=exp), SilentProgress())
     done = run_report(ReportRequest(exp=exp, allow=frozenset({"stale"})), SilentProgress())
-    texts = {
-        name: (done.directory / name).read_text() for name in ("report.json", "report.md", "report.html")
-    }
+    texts = {name: (done / name).read_text() for name in ("report.json", "report.md", "report.html")}
     for guard, words in sins.items():
         for name, text in texts.items():
             assert words in text, f"{guard} in {name}"

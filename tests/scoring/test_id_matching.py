@@ -92,7 +92,7 @@ def test_the_rule_is_offered_and_never_silently_applied(exp):
             "32 ids were matched without the extension (--match-ids), such as 00000/0 -> 00000/0.wav"
             in caution
         )
-    page = (run_report(ReportRequest(exp=exp), SilentProgress()).directory / "report.md").read_text()
+    page = (run_report(ReportRequest(exp=exp), SilentProgress()) / "report.md").read_text()
     assert "32 ids were matched without the extension" in page
     systems = tuple(one.directory for one in done)
     with pytest.raises(Exception, match="expected the trials of"):

@@ -23,6 +23,7 @@ from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.metrics import read_metrics
 from svkit.store.places import EXPERIMENT, recorded_paths
 from svkit.store.provenance import read_provenance, sha256_artifact
+from svkit.store.report import read_report
 from svkit.store.tables import write_table
 from tests.fake_experiment import finish, make_experiment
 
@@ -164,7 +165,7 @@ def test_scores_of_a_model_that_was_trained_again_are_not_reported(original, cop
     with pytest.raises(ArtifactError, match=r"expected embeddings of .*copy/finetune/lmft .*--allow stale"):
         run_report(ReportRequest(exp=copy), SilentProgress())
     allowed = run_report(ReportRequest(exp=copy, allow=frozenset({"stale"})), SilentProgress())
-    assert any("found those of an earlier one" in caution for caution in allowed.report["cautions"])
+    assert any("found those of an earlier one" in caution for caution in read_report(allowed).cautions)
     run_report(ReportRequest(exp=original), SilentProgress())
 
 
@@ -259,7 +260,8 @@ def test_what_is_finished_stays_so_and_the_report_is_of_the_copy(original, tmp_p
     monkeypatch.chdir(exp)
     assert score(Path(), keep_finished=True).metrics.name == "dense"
     assert Path("scores/dense/all/provenance.json").read_bytes() == stamp
-    report = run_report(ReportRequest(exp=Path()), SilentProgress()).report
+    written = run_report(ReportRequest(exp=Path()), SilentProgress())
+    report = json.loads((written / "report.json").read_text())
     assert {system["name"]: system["model_path"] for system in report["systems"]} == {
         "dense": "finetune/lmft",
         "pruned": "finetune-pruned/lmft",
@@ -272,7 +274,7 @@ def test_what_is_finished_stays_so_and_the_report_is_of_the_copy(original, tmp_p
     assert str(tmp_path) not in json.dumps({key: report[key] for key in ("systems", "provenance", "models")})
     monkeypatch.chdir(tmp_path)
     again = run_report(ReportRequest(exp=exp, keep_finished=True), SilentProgress())
-    assert again.report == report
+    assert json.loads((again / "report.json").read_text()) == report
 
 
 def test_systems_are_compared_though_their_list_was_named_differently(original):

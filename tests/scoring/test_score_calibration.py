@@ -177,7 +177,7 @@ def test_a_list_without_an_error_gives_a_guess_and_says_so_wherever_it_is_used(e
     )
     report = run_report(ReportRequest(exp=exp), SilentProgress())
     card = exp / "finetune" / "lmft" / "README.md"
-    for path in (*(report.directory / f"report.{form}" for form in ("json", "md", "html")), card):
+    for path in (*(report / f"report.{form}" for form in ("json", "md", "html")), card):
         assert words in path.read_text(), path
     assert card.read_text().count(words) == 2  # two evaluations share the sentence; the limits have it again
 

@@ -14,6 +14,7 @@ from svkit.store.calibration import read_calibration
 from svkit.store.embeddings import read_embeddings, write_embeddings
 from svkit.store.metrics import CalibratedBy, read_metrics
 from svkit.store.provenance import sha256_file
+from svkit.store.report import read_report
 from svkit.store.scores import read_scores
 from svkit.store.trials import Trials, read_trials, write_trials
 from tests.fake_experiment import finish, make_lists
@@ -134,9 +135,9 @@ def test_stale_scores_stop_fusion_and_report(exp):
     with pytest.raises(ArtifactError, match="score again"):
         run_report(ReportRequest(exp=exp), SilentProgress())
     report = run_report(ReportRequest(exp=exp, allow=stale), SilentProgress())
-    assert any("claims a checkpoint" in caution for caution in report.report["cautions"])
+    assert any("claims a checkpoint" in caution for caution in read_report(report).cautions)
     assert "Caution: " in (exp / "report" / "report.md").read_text()
-    assert "Caution: " in report.page.read_text()
+    assert "Caution: " in (report / "report.html").read_text()
     assert "### EER by duration on eval" in (exp / "report" / "report.md").read_text()
-    assert "EER by duration on eval" in report.page.read_text()
-    assert any(system["name"] == "left+right" for system in report.report["systems"])
+    assert "EER by duration on eval" in (report / "report.html").read_text()
+    assert any(system.name == "left+right" for system in read_report(report).systems)

@@ -178,7 +178,7 @@ def test_a_whole_experiment_is_checked(exp: Path) -> None:
     classifier = exp / "finetune" / "joint" / "classifier.safetensors"
     assert teacher.startswith(f"FAILED {exp}/finetune/joint: {classifier}: expected sha256 ")
     assert f"{exp}/prune/speakers.tsv: does not exist" in student
-    # The chain: what the student was made from is not there any more.
+    # The chain: what the student was made from no longer exists.
     assert f"{exp}/finetune/joint: expected sha256 " in student and "since this was made (teacher)" in student
     assert f"error: {exp}: 2 of 2 finished outputs are not what they were" in result.stderr
     facts = json.loads(run("info", "--check", exp, "--json").stdout)
@@ -205,7 +205,7 @@ def test_what_was_made_before_hashes_is_said_and_read(exp: Path) -> None:
     result = run("info", "--check", exp)
     assert result.exit_code == 0, result.output
     assert "0 files, 0 inputs; made by an earlier svkit, which recorded no hashes" in result.stdout
-    assert "input teacher is not there any more" in result.stdout
+    assert "input teacher no longer exists" in result.stdout
     assert run("info", exp / "prune").exit_code == 0
 
 
