@@ -10,7 +10,7 @@ from operator import index
 from typing import Annotated, Any
 
 from svkit.config.ranges import Range
-from svkit.config.schema import MAX_LAYERS, TINY_SIZES, HeadConfig, Size
+from svkit.config.schema import MAX_LAYERS, TINY_SIZES, HeadConfig, Size, TinySize
 from svkit.config.typed import Misfit, configuration
 from svkit.errors import ArtifactError
 
@@ -85,7 +85,7 @@ W2V_BERT_2 = EncoderArchitecture.uniform(num_layers=24, hidden_size=1024, num_he
 """facebook/w2v-bert-2.0: 580,492,096 parameters."""
 
 
-def tiny_architecture(overrides: Mapping[str, int]) -> EncoderArchitecture:
+def tiny_architecture(overrides: Mapping[TinySize, int]) -> EncoderArchitecture:
     """Architecture of `--encoder tiny`, with a recipe's `encoder_overrides`."""
     layers, hidden, heads, ffn = (TINY_SIZES | dict(overrides)).values()
     return EncoderArchitecture.uniform(num_layers=layers, hidden_size=hidden, num_heads=heads, ffn_dim=ffn)

@@ -6,7 +6,7 @@ Every number has its range in its annotation; the rules between fields are in `_
 """
 
 from dataclasses import field
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Strict
 
@@ -33,12 +33,8 @@ NoiseType = Literal["noise", "music", "speech_music", "babble"]
 Seed = Annotated[int, Range(ge=0, lt=2**32)]
 Masks = Annotated[int, Range(ge=0, le=100)]
 
-TINY_SIZES = {
-    "num_hidden_layers": 4,
-    "hidden_size": 128,
-    "num_attention_heads": 4,
-    "intermediate_size": 512,
-}
+TinySize = Literal["num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"]
+TINY_SIZES: dict[TinySize, int] = dict(zip(get_args(TinySize), (4, 128, 4, 512), strict=True))
 """Of `--encoder tiny`, under transformers' names; `encoder_overrides` changes them."""
 MAX_LAYERS = 1000
 
@@ -199,11 +195,11 @@ class StageConfig:
 
     epochs: Epochs
     """Passes over the training set (a fraction is allowed)."""
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    augment: Optional[AugmentConfig] = field(default_factory=AugmentConfig)
+    optim: OptimConfig = OptimConfig()
+    data: DataConfig = DataConfig()
+    augment: Optional[AugmentConfig] = AugmentConfig()
     """None: no augmentation."""
-    margin: MarginConfig = field(default_factory=MarginConfig)
+    margin: MarginConfig = MarginConfig()
     conv_dropout: Dropout = 0.1
     """Dropout after the convolution module while the encoder is trained; a frozen encoder runs without."""
     validations: Count = 4
@@ -220,12 +216,8 @@ class DistillConfig:
     """Distillation of the hidden states from the frozen teacher (section 3.2)."""
 
     epochs: Epochs = 20
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(lr=2e-4, decay_factor=1.0, weight_decay=0.0)
-    )
-    data: DataConfig = field(
-        default_factory=lambda: DataConfig(batch_size=16, crop_seconds=(4.0, 4.0), speeds=(1.0,))
-    )
+    optim: OptimConfig = OptimConfig(lr=2e-4, decay_factor=1.0, weight_decay=0.0)
+    data: DataConfig = DataConfig(batch_size=16, crop_seconds=(4.0, 4.0), speeds=(1.0,))
     augment: Optional[AugmentConfig] = None
     l1_weight: Weight = 1.0
     """Weight of mean |h_s - h_t| over all hidden states."""
@@ -303,16 +295,16 @@ class Recipe:
     encoder: str
     """Hub id, local transformers directory, or `tiny`."""
     seed: Seed = 24
-    encoder_overrides: dict[str, Count] = field(default_factory=dict)
+    encoder_overrides: dict[TinySize, Count] = field(default_factory=dict)
     """Changes to the randomly initialised `tiny` encoder's configuration."""
-    head: HeadConfig = field(default_factory=HeadConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
+    head: HeadConfig = HeadConfig()
+    lora: LoraConfig = LoraConfig()
     dense: FinetuneConfig
     pruned: FinetuneConfig
-    prune: PruneConfig = field(default_factory=PruneConfig)
-    distill: DistillConfig = field(default_factory=DistillConfig)
-    extract: ExtractConfig = field(default_factory=ExtractConfig)
-    save: SaveConfig = field(default_factory=SaveConfig)
+    prune: PruneConfig = PruneConfig()
+    distill: DistillConfig = DistillConfig()
+    extract: ExtractConfig = ExtractConfig()
+    save: SaveConfig = SaveConfig()
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of products in training and extraction; bf16: autocast over fp32 weights; auto: where the device is fast."""
     gradient_checkpointing: Flag = False
@@ -320,16 +312,10 @@ class Recipe:
     third more computation, the same gradients."""
 
     def __post_init__(self) -> None:
-        for name in self.encoder_overrides:
-            if name not in TINY_SIZES:
-                raise Misfit(
-                    [f"encoder_overrides.{name}"], f"unknown; expected some of {', '.join(TINY_SIZES)}"
-                )
         layers, hidden, heads, _ = (TINY_SIZES | self.encoder_overrides).values()
         if layers > MAX_LAYERS:
-            raise Misfit(
-                ["encoder_overrides.num_hidden_layers"], f"expected at most {MAX_LAYERS}, found {layers}"
-            )
+            names = ["encoder_overrides.num_hidden_layers"]
+            raise Misfit(names, f"expected at most {MAX_LAYERS}, found {layers}")
         if hidden % heads:
             raise Misfit(
                 ["encoder_overrides.hidden_size", "encoder_overrides.num_attention_heads"],

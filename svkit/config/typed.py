@@ -84,21 +84,21 @@ def _built(kind: type[Kind], words: Mapping[Any, str], build: Callable[[TypeAdap
 def _misfit(error: ValidationError, kind: Any, words: Mapping[Any, str] = _TOML_WORDS) -> Misfit:
     """Put the first of pydantic's findings into words."""
     first = min(error.errors(include_url=False), key=lambda found: _ORDER.get(found["type"], 1))
-    place, value, cause = list(first["loc"]), first["input"], first.get("ctx", {}).get("error")
-    if place[-1:] == ["[key]"]:
-        place, value = place[:-1], place[-2]
-    if first["type"] == "missing" and isinstance(place[-1], int):  # a list that is too short
-        place = place[:-1]
-    name = dotted(place)
+    problem, place, value = first["type"], list(first["loc"]), first["input"]
+    found = functools.reduce(member, place, kind)
+    if place[-1:] == ["[key]"]:  # of a table with free keys
+        found, place = get_args(_bare(functools.reduce(member, place[:-2], kind)))[0], place[:-1]
+    if problem == "missing" and isinstance(place[-1], int):  # of a list that is too short
+        problem, found, place = "length", functools.reduce(member, place[:-1], kind), place[:-1]
+    name, cause = dotted(place), first.get("ctx", {}).get("error")
     if isinstance(cause, Misfit):
         return Misfit([".".join(filter(None, (name, inner))) for inner in cause.names], cause.reason)
-    if first["type"] == "unexpected_keyword_argument":
-        known = list(members(_at(kind, place[:-1])))
+    if problem == "missing":
+        return Misfit([name], "missing")
+    if problem == "unexpected_keyword_argument":
+        known = list(members(functools.reduce(member, place[:-1], kind)))
         hint = did_you_mean(str(place[-1]), known) or f"; expected some of {', '.join(known)}"
         return Misfit([name], f"unknown key{hint}")
-    if first["type"] == "missing" and place == list(first["loc"]):
-        return Misfit([name], "missing")
-    found = _at(kind, place)
     if found is None:
         return Misfit([name], f"{first['msg']}, found {shown(value)}")
     for limits in get_args(found)[1:]:
@@ -109,12 +109,13 @@ def _misfit(error: ValidationError, kind: Any, words: Mapping[Any, str] = _TOML_
 
 def dotted(place: Sequence[str | int]) -> str:
     """Return the name of a value within others: `optim.lr`, `speeds[1]`."""
-    parts = [f"[{part}]" if isinstance(part, int) else f".{_plain(str(part))}" for part in place]
+    keys = [
+        str(part) if str(part).isprintable() and len(str(part)) < 80 else f"{part!r:.80}" for part in place
+    ]
+    parts = [
+        f"[{key}]" if isinstance(part, int) else f".{key}" for key, part in zip(keys, place, strict=True)
+    ]
     return "".join(parts).removeprefix(".")
-
-
-def _plain(key: str) -> str:
-    return key if key.isprintable() and len(key) < 80 else f"{key[:80]!r}"
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -152,10 +153,6 @@ def names(kind: Any, prefix: str = "") -> Iterator[str]:
     for name, inner in members(kind).items():
         yield f"{prefix}{name}"
         yield from names(inner, f"{prefix}{name}.")
-
-
-def _at(kind: Any, place: Sequence[str | int]) -> Any:
-    return functools.reduce(member, place, kind)
 
 
 def _expected(kind: Any, words: Mapping[Any, str]) -> str:
