@@ -21,10 +21,7 @@ _LISTS = {TRAINING: "train.tsv", VALIDATION: "valid.tsv", EVALUATION: "eval.tsv"
 
 
 def read_splits(data: Path) -> dict[str, str]:
-    """Return the part of each speaker; empty where nothing was prepared yet.
-
-    Args:
-        data: `exp/data`.
+    """Return the part of each speaker in `exp/data`; empty where nothing was prepared yet.
 
     Raises:
         DataError: a table that cannot be read, or with other parts.
@@ -45,16 +42,14 @@ def read_splits(data: Path) -> dict[str, str]:
 
 def write_splits(data: Path, splits: Mapping[str, str]) -> None:
     """Write the part of each speaker."""
-    rows = sorted(splits.items())
-    write_table(data / SPLITS_NAME, pd.DataFrame(rows, columns=["speaker_id", "split"]))
+    write_table(data / SPLITS_NAME, pd.DataFrame(sorted(splits.items()), columns=["speaker_id", "split"]))
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Say how many speakers there are the first time, then how many are new, gone, or on another side than before."""
     new = Counter(part for speaker, part in now.items() if speaker not in before)
     moved = Counter((before[one], part) for one, part in now.items() if before.get(one, part) != part)
-    gone = len(set(before) - set(now))
-    notes = []
+    gone, notes = len(before.keys() - now.keys()), []
     if new:
         places = ", ".join(f"{count:,} in {part}" for part, count in sorted(new.items()))
         notes.append(f"{sum(new.values()):,} speakers{' are new' if before else ''}: {places}")
@@ -64,5 +59,5 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
             f"{sum(moved.values())} speakers change sides: {ways}; models trained before may know them"
         )
     if gone:
-        notes.append(f"{gone} speakers of before are not there; they keep their places for when they are")
+        notes.append(f"{gone} speakers of before are missing; they keep their places for when they come back")
     return notes

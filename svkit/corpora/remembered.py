@@ -1,6 +1,5 @@
 """What a corpus was prepared with before, for a request that leaves it open."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,7 @@ from typing import Any
 from svkit.corpora.request import LIST_ENDINGS, CorpusRequest
 from svkit.errors import ConfigError
 from svkit.progress import Progress
-from svkit.store.provenance import (
-    is_finished,
-    read_provenance,
-)
+from svkit.store.provenance import is_finished, read_provenance
 
 
 def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -> CorpusRequest:
@@ -25,8 +21,8 @@ def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -
     Raises:
         ConfigError: a file of before is gone.
     """
-    path = request.exp / "data"
-    earlier = read_provenance(path).get("config") if is_finished(path) else None
+    data = request.exp / "data"
+    earlier = read_provenance(data).get("config") if is_finished(data) else None
     if request.redraw or not isinstance(earlier, dict):
         return request
     changes: dict[str, Any] = {}
@@ -34,32 +30,27 @@ def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -
         changes["seed"] = earlier["seed"]
     root = None if request.root is None else str(request.root.resolve())
     if earlier.get("root", root) == root:
-        asked, trials = request.eval_speakers is not None or bool(request.trials), earlier.get("trials") or ()
-        if not asked:
-            changes |= {"eval_speakers": earlier.get("eval_speakers"), "trials": _still_there(path, trials)}
-            changes["is_remembered"] = True
-            changes["match_ids"] = request.match_ids or bool(trials and earlier.get("match_ids"))
+        if request.eval_speakers is None and not request.trials:
+            lists = [Path(name) for name in earlier.get("trials") or ()]
+            # Where they were given, else the copies of the experiment.
+            copies = [data / "trials" / f"{path.stem}{LIST_ENDINGS[0]}" for path in lists]
+            changes |= {
+                "eval_speakers": earlier.get("eval_speakers"),
+                "trials": tuple(p if p.is_file() else copy for p, copy in zip(lists, copies, strict=True)),
+                "is_remembered": True,
+                "match_ids": request.match_ids or bool(lists and earlier.get("match_ids")),
+            }
         if request.valid_speakers is None and earlier.get("valid_speakers") == 0:
             changes["valid_speakers"] = 0
     spec = changes.get("eval_speakers")
     if spec is not None and not spec.isdecimal() and not Path(spec).exists():
         raise ConfigError(
-            f"{path} was prepared with --eval-speakers {spec}, which is not there any more: give the file, or --redraw"
+            f"{data} was prepared with --eval-speakers {spec}, which does not exist any more: give the file, or"
+            " --redraw"
         )
     filled = replace(request, **changes)
-    given = {"--eval-speakers": "eval_speakers", "--trials": "trials", "--seed": "seed"}
-    same = [
-        name
-        for name, field_name in given.items()
-        if getattr(filled, field_name) != getattr(request, field_name)
-    ]
+    flags = {"--eval-speakers": "eval_speakers", "--trials": "trials", "--seed": "seed"}
+    same = [flag for flag, name in flags.items() if getattr(filled, name) != getattr(request, name)]
     if same:
-        progress.note(f"{', '.join(same)}: as {path} was prepared before; --redraw starts anew")
+        progress.note(f"{', '.join(same)}: as {data} was prepared before; --redraw starts anew")
     return filled
-
-
-def _still_there(data: Path, recorded: Sequence[str]) -> tuple[Path, ...]:
-    """Return the trial lists of before: where they were given, else the copies of the experiment."""
-    paths = [Path(name) for name in recorded]
-    copies = [data / "trials" / f"{path.stem}{LIST_ENDINGS[0]}" for path in paths]
-    return tuple(path if path.is_file() else copy for path, copy in zip(paths, copies, strict=True))

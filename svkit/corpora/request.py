@@ -6,10 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from svkit.config.load import check_preset
-from svkit.corpora.membership import (
-    read_splits,
-)
+from svkit.corpora.membership import read_splits
 from svkit.corpora.scan import BadFile, ScanOptions
+from svkit.store.request import Request
 from svkit.store.trials import Trials
 
 JOURNAL_NAME = ".scan"
@@ -18,10 +17,9 @@ LIST_ENDINGS = (".txt", ".enroll.tsv")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CorpusRequest:
-    """What the user asked for."""
+class CorpusRequest(Request):
+    """A corpus, and who of it evaluates and validates."""
 
-    exp: Path
     root: Path | None = None
     eval_speakers: str | None = None
     """A number (0: no evaluation at all) or a file."""
@@ -38,15 +36,12 @@ class CorpusRequest:
     encoder: str | None = None
     redraw: bool = False
     """Draw evaluation and validation speakers anew; otherwise everyone stays where an earlier preparation put them."""
-    overwrite: bool = False
-    keep_finished: bool = False
-    """Finished output of the same request is success, also where `overwrite` would replace another's."""
 
     def __post_init__(self) -> None:
         """Let the scan be remembered in the experiment until the corpus is prepared.
 
         Raises:
-            ConfigError: a preset that the package has not.
+            ConfigError: an unknown preset.
         """
         if self.preset is not None:
             check_preset(self.preset, "--preset")

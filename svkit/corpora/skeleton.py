@@ -67,9 +67,10 @@ def prepare(
     """
     asked = {"valid_speakers": request.valid_speakers} if is_rendered else identity(request)
     preset = "tiny" if is_rendered else "w2v-bert-2.0"
-    with DataDirectory(request, progress, corpus, {**asked, **(options or {})}, preset, inputs) as data:
-        if data.finished is not None:
-            return data.finished
+    data = DataDirectory(request, progress, corpus, {**asked, **(options or {})}, preset, inputs)
+    if data.is_kept(progress):
+        return data.kept_result()
+    with data.open():
         found = find(data.path)
         bad, tables = list(found.bad), []
         for group in found.groups:
@@ -96,7 +97,7 @@ def prepare(
                 if entry.source is not None:
                     splits.check_trials(entry.source, entry.trials, evaluation, bad)
         named = evaluation[evaluation["utterance_id"].isin(_named(lists))]
-        return data.write(table[is_train], named, lists, bad, progress, speakers)
+        return data.write(table[is_train], named, lists, bad, speakers)
 
 
 def _evaluation_lists(

@@ -67,7 +67,7 @@ def test_a_speaker_that_comes_back_is_where_it_was(root):
     before = parts(root)
     gone = sorted(before["eval"])[0]
     (root / gone).rename(root.parent / gone)
-    assert "1 speakers of before are not there" in prepare(root, "--eval-speakers", "2")
+    assert "1 speakers of before are missing" in prepare(root, "--eval-speakers", "2")
     assert parts(root)["eval"] == before["eval"] - {gone}
     (root.parent / gone).rename(root / gone)
     prepare(root, "--eval-speakers", "3")
@@ -146,7 +146,7 @@ def test_named_speakers_move_and_that_is_said(root):
     assert "2 speakers change sides: 2 from training to evaluation" in said
     assert parts(root)["eval"] == before["eval"] | set(named)
     (root.parent / "e.txt").unlink()
-    assert "which is not there any more: give the file, or --redraw" in prepare(root, code=2)
+    assert "which does not exist any more: give the file, or --redraw" in prepare(root, code=2)
 
 
 def test_more_of_a_number_are_new_ones_first(root):
@@ -167,7 +167,7 @@ def test_another_corpus_in_the_experiment_is_drawn_on_its_own(root, tmp_path):
     before = parts(root)
     add(tmp_path / "others", "p1", "p2", "p3", "p4", "p5", "p6")
     said = prepare(tmp_path / "others")
-    assert "6 speakers are new" in said and "12 speakers of before are not there" in said
+    assert "6 speakers are new" in said and "12 speakers of before are missing" in said
     assert parts(root)["eval"] and parts(root)["eval"] < {"p1", "p2", "p3", "p4", "p5", "p6"}
     prepare(root)
     assert parts(root) == before
