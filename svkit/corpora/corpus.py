@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from svkit.corpora import membership, splits
-from svkit.corpora.derived import movable_table
+from svkit.corpora.derived import hours, movable_table
 from svkit.corpora.request import JOURNAL_NAME, LIST_ENDINGS, CorpusRequest, CorpusResult, EvaluationList
 from svkit.corpora.scan import BadFile, BadFilesError, ScanOptions, refuse_bad
 from svkit.errors import DataError, first_five, printable
@@ -214,13 +214,12 @@ class DataDirectory(Output):
         lists: Sequence[EvaluationList],
         bad: Sequence[BadFile],
     ) -> CorpusResult:
-        seconds = train["num_samples"].astype("int64") / train["sample_rate_hz"].astype("int64")
         return CorpusResult(
             data=str(self.path),
             corpus=self._corpus,
             train_speakers=train["speaker_id"].nunique(),
             train_utterances=len(train),
-            train_hours=round(float(seconds.sum()) / 3600, 4),
+            train_hours=hours(train),
             valid_speakers=valid["speaker_id"].nunique(),
             valid_utterances=len(valid),
             eval_speakers=evaluation["speaker_id"].nunique(),

@@ -10,6 +10,7 @@ import pandas as pd
 from svkit.errors import ConfigError
 from svkit.store.manifest import Manifest, write_manifest
 from svkit.store.output import LIST_SUFFIXES, Output
+from svkit.store.tables import integers
 
 
 def rebased_table(manifest: Manifest, directory: Path) -> pd.DataFrame:
@@ -34,6 +35,12 @@ def movable_table(table: pd.DataFrame, directory: Path) -> pd.DataFrame:
     for made in (directory, directory.resolve()):
         paths = paths.str.removeprefix(f"{made.as_posix()}/")
     return table.assign(path=paths)
+
+
+def hours(table: pd.DataFrame) -> float:
+    """Return the length of the recordings in a manifest's table, hours rounded to four digits."""
+    seconds = integers(table["num_samples"]) / integers(table["sample_rate_hz"])
+    return round(float(seconds.sum()) / 3600, 4)
 
 
 def derived_lists(

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svkit.corpora.derived import derived_lists, rebased_table, write_derived
+from svkit.corpora.derived import derived_lists, hours, rebased_table, write_derived
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
-from svkit.store.manifest import SHARD_COLUMNS, Manifest, read_manifest
+from svkit.store.manifest import SHARD_COLUMNS, read_manifest
 
 Prefix = Literal["collision", "always", "never"]
 
@@ -49,7 +49,7 @@ def run(request: MergeRequest, progress: Progress) -> MergeResult:
     Columns that only some lists have are empty for the others. One list alone is converted (TSV to parquet).
 
     Raises:
-        ConfigError: the output is there, or two lists have one name.
+        ConfigError: the output already exists, or two lists have one name.
         DataError: a list is missing or bad, one recording is in two lists, or ids still collide.
     """
     named = _name_lists(request.lists)
@@ -67,17 +67,20 @@ def run(request: MergeRequest, progress: Progress) -> MergeResult:
     sources = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     merged = pd.concat(tables, ignore_index=True).fillna("")
     _refuse_shared_recordings(merged, sources, list(named))
-    renamed_speakers = _rename_speakers(merged, sources, list(named), request.prefix)
-    renamed_utterances = _rename_utterances(merged, sources, list(named), request.prefix)
+    # A speaker of one list is one person, whatever other lists call theirs; an utterance is its row.
+    people = np.unique(_codes(merged["speaker_id"]) * len(named) + sources, return_inverse=True)[1]
+    renamed = [
+        _rename(merged, column, sources, owners, list(named), request.prefix)
+        for column, owners in (("speaker_id", people), ("utterance_id", np.arange(len(merged))))
+    ]
     write_derived(output, merged)
-    manifest = Manifest(request.out, request.out.parent, merged)
     return MergeResult(
         list=str(request.out),
         speakers=int(merged["speaker_id"].nunique()),
         utterances=len(merged),
-        hours=round(float(manifest.durations_seconds.sum()) / 3600, 4),
-        renamed_speakers=renamed_speakers,
-        renamed_utterances=renamed_utterances,
+        hours=hours(merged),
+        renamed_speakers=renamed[0],
+        renamed_utterances=renamed[1],
     )
 
 
@@ -95,15 +98,14 @@ def _name_lists(texts: Sequence[str]) -> dict[str, Path]:
     return named
 
 
-def _codes(column: "pd.Series[str]") -> tuple[NDArray[np.int64], int]:
-    codes, names = pd.factorize(column)
-    return codes.astype(np.int64), len(names)
+def _codes(column: "pd.Series[str]") -> NDArray[np.int64]:
+    return pd.factorize(column)[0].astype(np.int64)
 
 
-def _in_several(codes: NDArray[np.int64], sources: NDArray[np.int64], num_sources: int) -> NDArray[np.bool_]:
-    """Say of each row whether its value has more than one source, [N]."""
-    pairs = np.unique(codes * num_sources + sources)
-    counts = np.bincount(pairs // num_sources)
+def _in_several(codes: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Say of each row whether its value is in several groups, [N]."""
+    num_groups = int(groups.max()) + 1
+    counts = np.bincount(np.unique(codes * num_groups + groups) // num_groups)
     return np.asarray(counts[codes] > 1)
 
 
@@ -111,61 +113,42 @@ def _refuse_shared_recordings(merged: pd.DataFrame, sources: NDArray[np.int64], 
     places = merged["path"]
     if SHARD_COLUMNS[0] in merged.columns:
         places = places + " " + merged[SHARD_COLUMNS[0]]
-    codes, _ = _codes(places)
-    shared = np.flatnonzero(_in_several(codes, sources, len(names)))
-    if len(shared):
-        first = {int(codes[row]): row for row in shared[::-1]}
-        examples = [str(merged["path"].iloc[row]) for row in sorted(first.values())]
+    shared = _in_several(_codes(places), sources)
+    if shared.any():
         lists = sorted({names[source] for source in sources[shared]})
+        examples = merged["path"][shared & ~places.duplicated().to_numpy()]
         raise DataError(
-            f"recordings that are in several of the lists {', '.join(lists)}: {first_five(examples)};"
+            f"recordings that are in several of the lists {', '.join(lists)}: {first_five(list(examples))};"
             " leave them out of all but one"
         )
 
 
-def _prefixed(merged: pd.DataFrame, column: str, rows: NDArray[np.bool_], owners: "pd.Series[str]") -> None:
-    merged[column] = merged[column].where(~rows, owners + "/" + merged[column])
-
-
-def _owners(sources: NDArray[np.int64], names: list[str]) -> "pd.Series[str]":
-    return pd.Series(pd.Categorical.from_codes(sources, pd.Index(names))).astype(str)
-
-
-def _rename_speakers(
-    merged: pd.DataFrame, sources: NDArray[np.int64], names: list[str], prefix: Prefix
+def _rename(
+    merged: pd.DataFrame,
+    column: str,
+    sources: NDArray[np.int64],
+    owners: NDArray[np.int64],
+    names: list[str],
+    prefix: Prefix,
 ) -> int:
+    """Put the name of the list in front of ids, those of each owner [N] staying its own; return how many owners."""
+    what = {"speaker_id": "speakers", "utterance_id": "utterances"}[column]
+    rows = _in_several(_codes(merged[column]), sources)
     if prefix == "never":
-        return 0
-    codes, _ = _codes(merged["speaker_id"])
-    people, person = np.unique(codes * len(names) + sources, return_inverse=True)
-    rows = np.ones(len(merged), bool) if prefix == "always" else _in_several(codes, sources, len(names))
-    _prefixed(merged, "speaker_id", rows, _owners(sources, names))
-    shared = _in_several(_codes(merged["speaker_id"])[0], person, len(people))
-    if shared.any():
-        raise DataError(
-            "speakers whose names are in use with the name of their list in front:"
-            f" {first_five(sorted(set(merged['speaker_id'][shared])))}; give the lists other names (NAME=PATH)"
-        )
-    return len(np.unique(person[rows]))
-
-
-def _rename_utterances(
-    merged: pd.DataFrame, sources: NDArray[np.int64], names: list[str], prefix: Prefix
-) -> int:
-    codes, num_ids = _codes(merged["utterance_id"])
-    rows = np.ones(len(merged), bool) if prefix == "always" else _in_several(codes, sources, len(names))
-    if prefix == "never":
-        if num_ids != len(merged):
-            twice = sorted(set(merged["utterance_id"][rows]))
+        if column == "utterance_id" and rows.any():
+            twice = sorted(set(merged[column][rows]))
             raise DataError(
                 f"utterances that are in several lists: {first_five(twice)}; merge with --prefix collision"
             )
         return 0
-    _prefixed(merged, "utterance_id", rows, _owners(sources, names))
-    if merged["utterance_id"].nunique() != len(merged):
-        again = sorted(merged["utterance_id"][merged["utterance_id"].duplicated()])
+    if prefix == "always":
+        rows[:] = True
+    in_front = pd.Series(pd.Categorical.from_codes(sources, pd.Index(names))).astype(str)
+    merged[column] = merged[column].where(~rows, in_front + "/" + merged[column])
+    again = _in_several(_codes(merged[column]), owners)
+    if again.any():
         raise DataError(
-            f"utterances whose names are in use with the name of their list in front: {first_five(again)};"
-            " give the lists other names (NAME=PATH)"
+            f"{what} whose names are in use with the name of their list in front:"
+            f" {first_five(sorted(set(merged[column][again])))}; give the lists other names (NAME=PATH)"
         )
-    return int(rows.sum())
+    return len(np.unique(owners[rows]))

@@ -8,10 +8,10 @@ reads any crop at any time, as it does from single files: order, resume and ever
 import io
 import json
 import tarfile
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,10 @@ from svkit.store.atomic import replacing
 from svkit.store.files import open_file, read_file
 from svkit.store.manifest import SHARD_COLUMNS, Manifest, read_manifest, write_manifest
 from svkit.store.output import Output
+
+Rows = NDArray[np.int64]
+Index = dict[int, tuple[int, int]]
+"""Row -> first byte and size of its recording in the shard."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,85 +80,52 @@ def run(request: ShardsRequest, progress: Progress) -> ShardsResult:
         manifest.index()
         if SHARD_COLUMNS[0] in manifest.table.columns:
             raise DataError(f"{request.list}: points into shards already; give the list they were made from")
-        plan = _Plan(manifest, request)
-        offsets, sizes = _write_all(plan, request.num_workers or 4, progress)
-        names = pd.Index([plan.name(number) for number in range(len(plan))])
+        order = np.random.default_rng(np.random.SeedSequence([request.seed])).permutation(len(manifest))
+        shards = {
+            f"shard-{start // request.per_shard:06d}.tar": order[start : start + request.per_shard]
+            for start in range(0, len(order), request.per_shard)
+        }
+        places = _write_all(manifest, request.out, shards, request.num_workers or 4, progress)
+        shard_of = np.zeros(len(manifest), np.int64)
+        shard_of[order] = np.arange(len(manifest)) // request.per_shard
         table = manifest.table.assign(
-            path=pd.Series(pd.Categorical.from_codes(plan.shard_of, names)).astype(str),
-            **dict(zip(SHARD_COLUMNS, (offsets.astype(str), sizes.astype(str)), strict=True)),
+            path=pd.Series(pd.Categorical.from_codes(shard_of, pd.Index(list(shards)))).astype(str),
+            **dict(zip(SHARD_COLUMNS, places.astype(str), strict=True)),
         )
-        path = request.out / f"{request.list.stem}{request.list.suffix}"
+        path = request.out / request.list.name
         write_manifest(path, table, is_sorted=False)
         output.finish()
     return ShardsResult(
         list=str(path),
-        shards=len(plan),
+        shards=len(shards),
         utterances=len(manifest),
-        gigabytes=round(float(sizes.sum()) / 1e9, 4),
+        gigabytes=round(float(places[1].sum()) / 1e9, 4),
     )
 
 
-class _Plan:
-    """Which rows go into which shard."""
-
-    def __init__(self, manifest: Manifest, request: ShardsRequest) -> None:
-        self.manifest, self.out = manifest, request.out
-        order = np.random.default_rng(np.random.SeedSequence([request.seed])).permutation(len(manifest))
-        self._rows = [order[k : k + request.per_shard] for k in range(0, len(order), request.per_shard)]
-        self.shard_of: NDArray[np.int64] = np.zeros(len(manifest), np.int64)
-        self.shard_of[order] = np.arange(len(manifest)) // request.per_shard
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def rows(self, number: int) -> NDArray[np.int64]:
-        """Return the rows of a shard in its order."""
-        return self._rows[number]
-
-    def name(self, number: int) -> str:
-        """Return the file name of a shard."""
-        return f"shard-{number:06d}.tar"
-
-
-Index = dict[int, tuple[int, int]]
-"""Row -> first byte and size of its recording in the shard."""
-
-
 def _write_all(
-    plan: _Plan, num_workers: int, progress: Progress
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    offsets, sizes = np.zeros(len(plan.manifest), np.int64), np.zeros(len(plan.manifest), np.int64)
-    numbers = iter(range(len(plan)))
-    with progress.task("packing", len(plan.manifest)) as task, ThreadPoolExecutor(num_workers) as executor:
-        try:
-            pending: set[Future[Index]] = set()
-            while True:
-                free = num_workers - len(pending)
-                pending |= {executor.submit(_write_shard, plan, number) for number in islice(numbers, free)}
-                if not pending:
-                    return offsets, sizes
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    index = future.result()
-                    for row, place in index.items():
-                        offsets[row], sizes[row] = place
-                    task.advance(len(index))
-        except BaseException:
-            executor.shutdown(cancel_futures=True)
-            raise
+    manifest: Manifest, out: Path, shards: Mapping[str, Rows], num_workers: int, progress: Progress
+) -> NDArray[np.int64]:
+    """Write the shards; return the first byte and the size of each recording in its own, [2, N]."""
+    places = np.zeros((2, len(manifest)), np.int64)
+    with progress.task("packing", len(manifest)) as task, ThreadPoolExecutor(num_workers) as executor:
+        paths = (out / name for name in shards)
+        # Where one fails, `map` cancels those that have not begun.
+        for index in executor.map(_write_shard, repeat(manifest), paths, shards.values()):
+            for row, place in index.items():
+                places[:, row] = place
+            task.advance(len(index))
+    return places
 
 
-def _write_shard(plan: _Plan, number: int) -> Index:
-    path, rows = plan.out / plan.name(number), plan.rows(number)
-    if (
-        path.exists()
-    ):  # complete, as it was renamed when it was; made of other rows only if someone changed it
+def _write_shard(manifest: Manifest, path: Path, rows: Rows) -> Index:
+    if path.exists():  # complete, as it is renamed when it is; of other rows only if someone changed it
         index = _read_index(path)
-        if index.keys() == {int(row) for row in rows}:
+        if index.keys() == set(rows.tolist()):
             return index
     with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as tar:
-        for row in rows:
-            for name, content in _members(plan.manifest, int(row)):
+        for row in rows.tolist():
+            for name, content in _members(manifest, row):
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from svkit.corpora.corpus import scan_identity
+from svkit.corpora.derived import hours
 from svkit.corpora.recognise import wrong_tree
 from svkit.corpora.scan import BadFile, Candidate, ScanOptions, refuse_bad, scan_files
 from svkit.corpora.walk import find_audio, is_audio_name
@@ -225,9 +226,8 @@ def _run(
         return NoiseResult(list=str(path), files=known["files"], hours=known["hours"], bad_files=())
     with output.open():
         table, bad = _scan(request, progress, sources)
-        seconds = table["num_samples"] / table["sample_rate_hz"]
         counts = {str(name): int(count) for name, count in table["category"].value_counts(sort=False).items()}
-        hours = round(float(seconds.sum()) / 3600, 4)
+        num_hours = hours(table)
         entries = {}
         if path.exists() and kind == "noise":  # other rows stay, also those just written by another command
             entries, before = output.entries(), read_manifest(path).table
@@ -239,11 +239,11 @@ def _run(
         entry = {
             "command": output.command,
             "config": config,
-            "summary": {"list": path.name, "files": counts, "hours": hours, "bad_files": len(bad)},
+            "summary": {"list": path.name, "files": counts, "hours": num_hours, "bad_files": len(bad)},
             "finished": output.started,
         }
         output.finish({"categories": {**entries, **dict.fromkeys(sources, entry)}}, [path])
-    return NoiseResult(list=str(path), files=counts, hours=hours, bad_files=tuple(bad))
+    return NoiseResult(list=str(path), files=counts, hours=num_hours, bad_files=tuple(bad))
 
 
 def _scan(request: NoiseRequest, progress: Progress, sources: _Sources) -> tuple[pd.DataFrame, list[BadFile]]:
