@@ -1,31 +1,38 @@
-"""`svkit prepare merge|split|check|stats|shards`: what is done to lists that are there already."""
+"""`svkit prepare merge|split|check|stats|shards`: what is done to existing lists."""
 
-from dataclasses import asdict
-from enum import Enum
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.option_groups import OptionGroup, takes_groups
 from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
-    from svkit.lists.check import CheckResult
     from svkit.lists.stats import Distribution, Stats
 
 _BAR_WIDTH = 40
-
-
-class Prefix(str, Enum):
-    """Which ids get the name of their list in front."""
-
-    COLLISION = "collision"
-    ALWAYS = "always"
-    NEVER = "never"
-
-
 List = Annotated[Path, typer.Argument(metavar="LIST", help="Manifest, .tsv or .parquet.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(OptionGroup):
+    """Options of every command that writes lists."""
+
+    overwrite: options.Overwrite = False
+    json: options.Json = False
+
+    def run(self, run: Callable[..., Any], request: Callable[..., Any], **asked: Any) -> Any:
+        """Run a command on what was asked for and return its result."""
+        with console.progress() as progress:
+            return run(self.request(request, **asked), progress)
+
+    def show(self, done: Any, lines: object) -> None:
+        """Print the result: all of it with `--json`, else `lines`."""
+        console.result(asdict(done) if self.json else lines, as_json=self.json)
 
 
 def merge(
@@ -35,14 +42,14 @@ def merge(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Merged list, .tsv or .parquet.")],
     prefix: Annotated[
-        Prefix,
+        Literal["collision", "always", "never"],
         typer.Option(
             "--prefix",
             help="Ids that get NAME/ in front: those in several lists, all, or none (equal ids are one person).",
         ),
-    ] = Prefix.COLLISION,
-    overwrite: options.Overwrite = False,
-    json: options.Json = False,
+    ] = "collision",
+    *,
+    group: ListOptions,
 ) -> None:
     """Merge lists; speakers of different lists stay different people.
 
@@ -50,10 +57,8 @@ def merge(
     """
     from svkit.lists.merge import MergeRequest, run
 
-    request = MergeRequest(lists=tuple(lists), out=out, prefix=prefix.value, overwrite=overwrite)
-    with console.progress() as progress:
-        done = run(request, progress)
-    console.result(asdict(done) if json else done.list, as_json=json)
+    done = group.run(run, MergeRequest, lists=lists, out=out, prefix=prefix)
+    group.show(done, done.list)
 
 
 def split(
@@ -69,8 +74,8 @@ def split(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the parts.")],
     rest: Annotated[str, typer.Option("--rest", metavar="NAME", help="Part with everyone else.")] = "train",
     seed: options.Seed = 24,
-    overwrite: options.Overwrite = False,
-    json: options.Json = False,
+    *,
+    group: ListOptions,
 ) -> None:
     """Split a list into lists that share no speaker.
 
@@ -78,10 +83,8 @@ def split(
     """
     from svkit.lists.split import SplitRequest, run
 
-    request = SplitRequest(list=listed, out=out, parts=tuple(part), rest=rest, seed=seed, overwrite=overwrite)
-    with console.progress() as progress:
-        done = run(request, progress)
-    console.result(asdict(done) if json else [entry.list for entry in done.parts.values()], as_json=json)
+    done = group.run(run, SplitRequest, list=listed, out=out, parts=part, rest=rest, seed=seed)
+    group.show(done, [entry.list for entry in done.parts.values()])
 
 
 def check(
@@ -98,47 +101,39 @@ def check(
         float,
         options.number("--max-clipped", Range(ge=0, le=100), "Samples cut off at most.", metavar="PERCENT"),
     ] = 0.1,
-    workers: options.Workers = None,
-    overwrite: options.Overwrite = False,
-    json: options.Json = False,
+    num_workers: options.Workers = None,
+    *,
+    group: ListOptions,
 ) -> None:
-    """Decode every recording of a list and name those that are unreadable, silent, clipped, too short or twice there.
+    """Decode every recording of a list and name those that are unreadable, silent, clipped, too short or repeated.
 
     Exit code 3 where there are any, unless a list without them is written.
 
     Example: svkit prepare check exp/data/train.tsv --out exp/data/clean.tsv
     """
-    from svkit.cli.prepare_options import show_bad_files
+    from svkit.cli.prepare_options import with_table
     from svkit.corpora.scan import BadFilesError
     from svkit.lists.check import CheckRequest, run
 
-    request = CheckRequest(
+    request = group.request(
+        CheckRequest,
         list=listed,
         out=out,
         audio_root=audio_root,
         min_seconds=min_seconds,
         max_clipped=max_clipped / 100,
-        num_workers=workers,
-        overwrite=overwrite,
+        num_workers=num_workers,
     )
     try:
-        with console.progress() as progress:
-            done = run(request, progress)
+        done = with_table(lambda progress: run(request, progress))
     except BadFilesError as error:
-        if json:
+        if group.json:
             bad_files = [asdict(file) for file in error.bad_files]
             facts = {"list": str(listed), "bad": len(bad_files), "out": None, "bad_files": bad_files}
             console.result(facts, as_json=True)
-        show_bad_files(error.bad_files)
         raise
-    show_bad_files(done.bad_files)
-    console.result(asdict(done) if json else _summary(done), as_json=json)
-
-
-def _summary(done: "CheckResult") -> str:
-    if done.out is not None:
-        return done.out
-    return f"{done.list}: {done.utterances:,} utterances, {done.hours:,.1f} hours, nothing bad"
+    verdict = f"{done.list}: {done.utterances:,} utterances, {done.hours:,.1f} hours, nothing bad"
+    group.show(done, done.out or verdict)
 
 
 def stats(listed: List, json: options.Json = False) -> None:
@@ -158,28 +153,18 @@ def stats(listed: List, json: options.Json = False) -> None:
 def _print_stats(found: "Stats") -> None:
     from svkit.reports.tables import Table
 
-    rows = [
-        ["speakers", f"{found.speakers:,}"],
-        ["utterances", f"{found.utterances:,}"],
-        ["sessions", f"{found.sessions:,}"],
-        ["hours", f"{found.hours:,.1f}"],
-    ]
-    if found.in_shards:
-        rows.append(["in shards", f"{found.in_shards:,}"])
-    rows += [[f"at {rate} Hz", f"{count:,}"] for rate, count in found.sample_rates_hz.items()]
-    rows += [
-        [f"{name}: {value or '(none)'}", f"{count:,}"]
-        for name, values in found.columns.items()
-        for value, count in values.items()
-    ]
+    counts = {"speakers": found.speakers, "utterances": found.utterances, "sessions": found.sessions}
+    rows = [*([name, f"{count:,}"] for name, count in counts.items()), ["hours", f"{found.hours:,.1f}"]]
+    others = {"in shards": found.in_shards} if found.in_shards else {}
+    others |= {f"at {rate} Hz": count for rate, count in found.sample_rates_hz.items()}
+    for name, values in found.columns.items():
+        others |= {f"{name}: {value or '(none)'}": count for value, count in values.items()}
+    rows += ([name, f"{count:,}"] for name, count in others.items())
     console.result(found.list)
     console.table(Table(headings=["", "count"], rows=rows))
-    for title, spread, unit in (
-        ("duration, s", found.seconds, "utterances"),
-        ("utterances a speaker", found.utterances_per_speaker, "speakers"),
-        ("minutes a speaker", found.minutes_per_speaker, "speakers"),
-    ):
-        _print_histogram(title, spread, unit)
+    _print_histogram("duration, s", found.seconds, "utterances")
+    _print_histogram("utterances a speaker", found.utterances_per_speaker, "speakers")
+    _print_histogram("minutes a speaker", found.minutes_per_speaker, "speakers")
 
 
 def _print_histogram(title: str, spread: "Distribution", unit: str) -> None:
@@ -207,10 +192,10 @@ def shards(
     per_shard: Annotated[
         int, options.number("--per-shard", Range(ge=1, le=10**6), "Utterances a file.", metavar="N")
     ] = 4096,
-    workers: options.Workers = None,
+    num_workers: options.Workers = None,
     seed: options.Seed = 24,
-    overwrite: options.Overwrite = False,
-    json: options.Json = False,
+    *,
+    group: ListOptions,
 ) -> None:
     """Pack the recordings of a list into tar files (WebDataset's layout), for slow network file systems.
 
@@ -220,21 +205,20 @@ def shards(
     """
     from svkit.lists.shards import ShardsRequest, run
 
-    request = ShardsRequest(
+    done = group.run(
+        run,
+        ShardsRequest,
         list=listed,
         out=out,
         audio_root=audio_root,
         per_shard=per_shard,
         seed=seed,
-        num_workers=workers,
-        overwrite=overwrite,
+        num_workers=num_workers,
     )
-    with console.progress() as progress:
-        done = run(request, progress)
-    console.result(asdict(done) if json else done.list, as_json=json)
+    group.show(done, done.list)
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `svkit prepare`."""
     for command in (merge, split, check, stats, shards):
-        app.command()(command)
+        app.command()(takes_groups(command))

@@ -52,7 +52,7 @@ class NoiseOptions(_ScanGroup):
         from svkit.corpora.layouts.noise import NoiseRequest
 
         request = self.request(NoiseRequest, root=root, scan=self.scan(min_seconds=0.0))
-        done = _with_table(lambda progress: run(request, progress, **own))
+        done = with_table(lambda progress: run(request, progress, **own))
         self.show(asdict(done), done.list)
 
 
@@ -98,9 +98,7 @@ class DemoOptions(options.OutputOptions):
         from svkit.corpora.request import CorpusRequest
 
         request = self.request(CorpusRequest, root=root, scan=self.scan())
-        done = _with_table(
-            lambda progress: run(as_before(request, progress, seed=self.seed), progress, **own)
-        )
+        done = with_table(lambda progress: run(as_before(request, progress, seed=self.seed), progress, **own))
         self.show(asdict(done), done.data)
 
 
@@ -137,7 +135,7 @@ OWN_RECORDINGS, OWN_NOISE = CorpusOptions(reads_samples=True), NoiseOptions(read
 """Of files that nobody has published, headers say too little."""
 
 
-def _with_table(run: "Callable[[Progress], Any]") -> Any:
+def with_table(run: "Callable[[Progress], Any]") -> Any:
     """Run a command and show the bad files: refused ones before the error, left out ones at the end."""
     from svkit.corpora.scan import BadFilesError
 

@@ -72,15 +72,17 @@ class DataDirectory(Output):
         self._request, self._progress = request, progress
         self._corpus, self._default_preset = corpus, default_preset
 
-    def open(self) -> Output:
-        """Take the directory, and note each setting that was another one when this corpus was prepared before."""
-        before = (self.finished() or {}).get("config") if self.overwrite else None
+    def is_kept(self, progress: Progress) -> bool:
+        """As `Output` does; of a corpus that is replaced, each setting that was another one before is noted."""
+        if super().is_kept(progress):
+            return True
+        before = (self.finished() or {}).get("config")
         if isinstance(before, dict) and before.get("corpus") == self._corpus:
             for key, value in self.config.items():
                 if before.get(key, value) != value:
                     was, now = ("not given" if item is None else item for item in (before[key], value))
-                    self._progress.note(f"{self.path}: {key} was {was}, is {now} now")
-        return super().open()
+                    progress.note(f"{self.path}: {key} was {was}, is {now} now")
+        return False
 
     def kept_result(self) -> CorpusResult:
         """Return the result of the earlier equal request.

@@ -2,14 +2,13 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from svkit.audio.quality import CLIPPED_SHARE, SILENCE_DB
-from svkit.corpora.derived import derived_lists, rebased_table, write_derived
+from svkit.corpora.derived import derived_lists, hours, rebased_table, write_derived
 from svkit.corpora.scan import (
     BadFile,
     BadFilesError,
@@ -60,11 +59,11 @@ def run(request: CheckRequest, progress: Progress) -> CheckResult:
     """Check a list.
 
     What is found out about files is kept until the check succeeds: an interrupted one, or one with `out` after one
-    without, goes on from there.
+    without, continues from there.
 
     Raises:
         BadFilesError: there are bad rows and no `out`.
-        ConfigError: `out` is there already.
+        ConfigError: `out` already exists.
         DataError: the list is missing or bad, or no good row is left for `out`.
     """
     config = {"min_seconds": request.min_seconds, "max_clipped": request.max_clipped}
@@ -75,25 +74,23 @@ def run(request: CheckRequest, progress: Progress) -> CheckResult:
         overwrite=request.overwrite,
     )
     manifest = read_manifest(request.list, request.audio_root)
-    journal = _journal(request, progress)
-    options = ScanOptions(
-        min_seconds=request.min_seconds,
-        num_workers=request.num_workers,
-        measures_quality=True,
-        journal=journal,
-    )
-    bad = _examine(manifest, request, options, progress)
-    kept = np.ones(len(manifest), dtype=bool)
-    kept[[row for row, _ in bad]] = False
-    bad_files = tuple(file for _, file in bad)
+    journal = _journal(request)
+    if journal is None:
+        progress.note(
+            f"{request.list.parent} cannot be written: an interrupted check will start from the beginning"
+        )
+    bad = _examine(manifest, request, journal, progress)
+    is_good = np.ones(len(manifest), dtype=bool)
+    is_good[list(bad)] = False
+    bad_files = tuple(bad[row] for row in sorted(bad))
     if bad_files and request.out is None:
         message = describe_bad(bad_files, len(manifest))
         advice = "fix them, or write a list without them with --out"
         raise BadFilesError(f"{request.list}: {message}; {advice}", bad_files)
     for output in outputs:
-        if not kept.any():
-            raise DataError(f"{request.list}: no good utterance is left; {request.out} is not written")
-        write_derived(output, rebased_table(manifest, output.path.parent)[kept])
+        if not is_good.any():
+            raise DataError(f"{request.list}: no good utterance is left; {output.path} is not written")
+        write_derived(output, rebased_table(manifest, output.path.parent)[is_good])
     if journal is not None:
         remove_journal(journal)
     return CheckResult(
@@ -101,70 +98,63 @@ def run(request: CheckRequest, progress: Progress) -> CheckResult:
         utterances=len(manifest),
         bad=len(bad_files),
         reasons=dict(Counter(file.reason for file in bad_files).most_common()),
-        hours=round(float(manifest.durations_seconds[kept].sum()) / 3600, 4),
+        hours=hours(manifest.table[is_good]),
         out=None if request.out is None else str(request.out),
         bad_files=bad_files,
     )
 
 
-def _journal(request: CheckRequest, progress: Progress) -> Path | None:
-    """Return where the check is remembered: beside the list, so that a run with `out` goes on from one without."""
-    for path in (request.list, request.out):
-        if path is not None and _is_writable(path.parent):
-            return path.parent / f".{request.list.name}.check"
-    progress.note(
-        f"{request.list.parent} cannot be written: an interrupted check will start from the beginning"
-    )
+def _journal(request: CheckRequest) -> Path | None:
+    """Return where the check is remembered: beside the list, else beside the new one; None: neither can be written."""
+    for path in filter(None, (request.list, request.out)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                return path.parent / f".{request.list.name}.check"
+        except OSError:
+            continue
     return None
 
 
-def _is_writable(directory: Path) -> bool:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return True
-    except OSError:
-        return False
-
-
 def _examine(
-    manifest: Manifest, request: CheckRequest, options: ScanOptions, progress: Progress
-) -> list[tuple[int, BadFile]]:
-    """Return the bad rows in order."""
+    manifest: Manifest, request: CheckRequest, journal: Path | None, progress: Progress
+) -> dict[int, BadFile]:
+    """Return the bad rows, in any order."""
+    options = ScanOptions(
+        min_seconds=request.min_seconds,
+        num_workers=request.num_workers,
+        measures_quality=True,
+        journal=journal,
+    )
     manifest.index()
     digests = np.zeros((len(manifest), 2), np.uint64)
-    usable = np.ones(len(manifest), dtype=bool)
+    is_usable = np.ones(len(manifest), dtype=bool)
     bad: dict[int, BadFile] = {}
-    found = examine_all(_places(manifest), len(manifest), options, progress)
+
+    def refuse(row: int, reason: str, detail: str) -> None:
+        name, path = manifest.text("utterance_id", row), str(manifest.audio(row))
+        bad[row] = BadFile(utterance_id=name, reason=reason, detail=detail, path=path)
+
+    sources = (Source(manifest.audio(row), manifest.channel(row)) for row in range(len(manifest)))
+    found = examine_all(sources, len(manifest), options, progress)
     for row, finding in enumerate(found):
-        reason, detail = _fault(manifest, row, finding, request)
-        if reason:
-            bad[row] = _bad(manifest, row, reason, detail)
-            usable[row] = False
-        else:
+        fault = _fault(manifest, row, finding, request)
+        if fault is None:
             digests[row] = finding.digest_words()
-    for row, first in repeated_digests(digests, usable):
+        else:
+            refuse(row, *fault)
+            is_usable[row] = False
+    for row, first in repeated_digests(digests, is_usable):
         detail = f"the same samples as {manifest.text('utterance_id', first)}"
-        if manifest.text("speaker_id", first) != manifest.text("speaker_id", row):
-            detail += f", which is called speaker {manifest.text('speaker_id', first)}"
-        bad[row] = _bad(manifest, row, "duplicate", detail)
-    return sorted(bad.items(), key=lambda item: item[0])
+        speaker = manifest.text("speaker_id", first)
+        if speaker != manifest.text("speaker_id", row):
+            detail += f", which is called speaker {speaker}"
+        refuse(row, "duplicate", detail)
+    return bad
 
 
-def _places(manifest: Manifest) -> Iterator[Source]:
-    return (Source(manifest.audio(row), manifest.channel(row)) for row in range(len(manifest)))
-
-
-def _bad(manifest: Manifest, row: int, reason: str, detail: str) -> BadFile:
-    return BadFile(
-        utterance_id=manifest.text("utterance_id", row),
-        reason=reason,
-        detail=detail,
-        path=str(manifest.audio(row)),
-    )
-
-
-def _fault(manifest: Manifest, row: int, finding: Finding, request: CheckRequest) -> tuple[str, str]:
+def _fault(manifest: Manifest, row: int, finding: Finding, request: CheckRequest) -> tuple[str, str] | None:
+    """Return the kind and the cause of what is wrong with a recording."""
     if finding.reason:
         return finding.reason, finding.detail
     listed = (int(manifest.sample_rates_hz[row]), int(manifest.num_samples[row]))
@@ -181,9 +171,6 @@ def _fault(manifest: Manifest, row: int, finding: Finding, request: CheckRequest
         hint = f"; {finding.louder}: prepare takes --channel N|mix|loudest" if finding.louder else ""
         return "silent", f"nothing above {SILENCE_DB:g} dB of full scale{hint}"
     if finding.clipped_share > request.max_clipped:
-        share = 100 * finding.clipped_share
-        return (
-            "clipped",
-            f"{share:.2g} % of the samples are cut off, more than {100 * request.max_clipped:g} %",
-        )
-    return "", ""
+        found_, allowed = 100 * finding.clipped_share, 100 * request.max_clipped
+        return "clipped", f"{found_:.2g} % of the samples are cut off, more than {allowed:g} %"
+    return None

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svkit.corpora import splits
-from svkit.corpora.derived import derived_lists, rebased_table, write_derived
+from svkit.corpora.derived import derived_lists, hours, rebased_table, write_derived
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
-from svkit.store.manifest import Manifest, read_manifest
+from svkit.store.manifest import read_manifest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,34 +49,32 @@ def run(request: SplitRequest, progress: Progress) -> SplitResult:
     Who is drawn follows from the seed, the names of the parts and the set of speakers, not from the order of rows.
 
     Raises:
-        ConfigError: a part that the list cannot give, or a list that is there already.
+        ConfigError: a part that the list cannot give, or a list that already exists.
         DataError: the list or a file of speakers is missing or bad.
     """
     wanted = _parse(request.parts, request.rest)
-    suffix = request.list.suffix
     config = {"parts": wanted, "rest": request.rest, "seed": request.seed}
-    configs = {request.out / f"{name}{suffix}": {"part": name, **config} for name in (*wanted, request.rest)}
     files = {f"speakers {name}": Path(spec) for name, spec in wanted.items() if Path(spec).exists()}
-    inputs = {"manifest": request.list, **files}
-    outputs = derived_lists(configs, command="prepare split", inputs=inputs, overwrite=request.overwrite)
+    outputs = derived_lists(
+        {
+            request.out / f"{name}{request.list.suffix}": {"part": name, **config}
+            for name in (*wanted, request.rest)
+        },
+        command="prepare split",
+        inputs={"manifest": request.list, **files},
+        overwrite=request.overwrite,
+    )
     table = rebased_table(read_manifest(request.list), request.out)
-    chosen = _choose(wanted, sorted(str(name) for name in table["speaker_id"].unique()), request.seed)
-    taken = {speaker for speakers in chosen.values() for speaker in speakers}
+    speakers = sorted(str(name) for name in table["speaker_id"].unique())
+    chosen = _choose(wanted, speakers, request.seed)
+    chosen[request.rest] = sorted(set(speakers).difference(*chosen.values()))
     parts = {}
     with progress.task("writing lists", len(outputs)) as task:
-        for output in outputs:
-            path, name = output.path, output.path.stem
-            if name in chosen:
-                rows = table[table["speaker_id"].isin(chosen[name])]
-            else:
-                rows = table[~table["speaker_id"].isin(taken)]
+        for (name, members), output in zip(chosen.items(), outputs, strict=True):
+            rows = table[table["speaker_id"].isin(members)]
             write_derived(output, rows)
-            manifest = Manifest(path, path.parent, rows)
             parts[name] = Part(
-                list=str(path),
-                speakers=int(rows["speaker_id"].nunique()),
-                utterances=len(rows),
-                hours=round(float(manifest.durations_seconds.sum()) / 3600, 4),
+                list=str(output.path), speakers=len(members), utterances=len(rows), hours=hours(rows)
             )
             task.advance()
     return SplitResult(parts=parts)
@@ -101,21 +99,20 @@ def _parse(parts: Sequence[str], rest: str) -> dict[str, str]:
 
 
 def _choose(wanted: dict[str, str], speakers: list[str], seed: int) -> dict[str, list[str]]:
-    chosen: dict[str, list[str]] = {}
+    """Return the speakers of each part in the order of `wanted`: named ones first, then the others are drawn."""
+    chosen: dict[str, list[str]] = {name: [] for name in wanted}
     free = set(speakers)
-    numbers: dict[str, int] = {}
+    counts = {name: _count(name, spec, len(speakers)) for name, spec in wanted.items()}
     for name, spec in wanted.items():
-        count = _count(name, spec, len(speakers))
-        if count is not None:
-            numbers[name] = count
+        if counts[name] is None:
+            chosen[name] = splits.read_speakers(Path(spec), speakers)
+            again = sorted(set(chosen[name]) - free)
+            if again:
+                raise DataError(f"{spec}: speakers that another part has: {first_five(again)}")
+            free -= set(chosen[name])
+    for name, count in counts.items():
+        if count is None:
             continue
-        named = splits.read_speakers(Path(spec), speakers)
-        again = sorted(set(named) - free)
-        if again:
-            raise DataError(f"{spec}: speakers that another part has: {first_five(again)}")
-        chosen[name] = named
-        free -= set(named)
-    for name, count in numbers.items():
         if not 1 <= count < len(free):
             raise ConfigError(
                 f"--part {name}={wanted[name]}: {count} speakers, expected 1 to {len(free) - 1}: the list has"
@@ -130,6 +127,7 @@ def _choose(wanted: dict[str, str], speakers: list[str], seed: int) -> dict[str,
 
 
 def _count(name: str, spec: str, num_speakers: int) -> int | None:
+    """Return how many speakers a part asks for; None: it names a file of them."""
     if not spec.endswith("%") or Path(spec).exists():
         return int(spec) if splits.is_count(f"--part {name}", spec) else None
     try:

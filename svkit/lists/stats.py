@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from svkit.corpora.derived import hours
 from svkit.store.manifest import COLUMNS, SHARD_COLUMNS, read_manifest
 
-SECONDS_EDGES = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 300)
-COUNT_EDGES = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
+_SECONDS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 300)
+_COUNTS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 """A bin is [edge, next edge); the last one has no end."""
 _MOST_VALUES = 12
 
@@ -74,29 +75,32 @@ def run(path: Path) -> Stats:
     known = table["session_id"].ne("").to_numpy(dtype=bool)
     pairs = np.unique(speakers[known].astype(np.int64) * len(session_names) + sessions[known])
     rates, rate_counts = np.unique(manifest.sample_rates_hz, return_counts=True)
-    in_shards = int(table[SHARD_COLUMNS[0]].ne("").sum()) if SHARD_COLUMNS[0] in table.columns else 0
+    others = (name for name in table.columns if name not in (*COLUMNS, *SHARD_COLUMNS))
+    values = {str(name): table[name].value_counts() for name in others}
     return Stats(
         list=str(path),
         speakers=len(names),
         utterances=len(table),
         sessions=len(pairs),
-        hours=round(float(seconds.sum()) / 3600, 4),
+        hours=hours(table),
         sample_rates_hz={str(rate): int(count) for rate, count in zip(rates, rate_counts, strict=True)},
-        in_shards=in_shards,
-        seconds=_distribution(seconds, SECONDS_EDGES),
-        utterances_per_speaker=_distribution(counts, COUNT_EDGES),
-        minutes_per_speaker=_distribution(minutes, COUNT_EDGES, low=0),
-        columns=_columns(table),
+        in_shards=int(table[SHARD_COLUMNS[0]].ne("").sum()) if SHARD_COLUMNS[0] in table.columns else 0,
+        seconds=_distribution(seconds, _SECONDS),
+        utterances_per_speaker=_distribution(counts, _COUNTS),
+        minutes_per_speaker=_distribution(minutes, (0, *_COUNTS)),
+        columns={
+            name: {str(value): int(count) for value, count in found.items()}
+            for name, found in values.items()
+            if len(found) <= _MOST_VALUES
+        },
     )
 
 
-def _distribution(values: NDArray[Any], edges: tuple[float, ...], low: float | None = None) -> Distribution:
-    starts = edges if low is None else (low, *edges)
-    ends: list[float | None] = [*starts[1:], None]
-    places = np.searchsorted(np.asarray(starts), values, side="right") - 1
-    counts = np.bincount(places, minlength=len(starts))
+def _distribution(values: NDArray[Any], edges: tuple[float, ...]) -> Distribution:
+    ends: list[float | None] = [*edges[1:], None]
+    counts = np.bincount(np.searchsorted(np.asarray(edges), values, side="right") - 1, minlength=len(edges))
     used = np.flatnonzero(counts)
-    bins = [Bin(low=starts[k], high=ends[k], count=int(counts[k])) for k in range(used[0], used[-1] + 1)]
+    bins = [Bin(low=edges[k], high=ends[k], count=int(counts[k])) for k in range(used[0], used[-1] + 1)]
     return Distribution(
         minimum=round(float(values.min()), 3),
         median=round(float(np.median(values)), 3),
@@ -104,14 +108,3 @@ def _distribution(values: NDArray[Any], edges: tuple[float, ...], low: float | N
         maximum=round(float(values.max()), 3),
         histogram=tuple(bins),
     )
-
-
-def _columns(table: pd.DataFrame) -> dict[str, dict[str, int]]:
-    found = {}
-    for name in table.columns:
-        if name in (*COLUMNS, *SHARD_COLUMNS):
-            continue
-        counts = table[name].value_counts()
-        if len(counts) <= _MOST_VALUES:
-            found[str(name)] = {str(value): int(count) for value, count in counts.items()}
-    return found
