@@ -88,7 +88,7 @@ class ScanOptions:
     measures_quality: bool = False
     """Also measure level and clipping (with `reads_samples`)."""
     journal: Path | None = None
-    """Directory in which the scan is remembered, so that an interrupted one goes on; None: it is not."""
+    """Directory in which the scan is remembered, so that an interrupted one is resumed; None: it is not."""
 
 
 class CandidateTable(Sequence[Candidate]):
@@ -164,8 +164,10 @@ def scan_files(
             continue
         if finding.channel != "0":
             channels[row] = finding.channel
-        cut += [f"{candidate.utterance_id} ({finding.missing})"] * bool(finding.missing)
-        louder += [f"{candidate.utterance_id} ({finding.louder})"] * bool(finding.louder)
+        if finding.missing:
+            cut.append(f"{candidate.utterance_id} ({finding.missing})")
+        if finding.louder:
+            louder.append(f"{candidate.utterance_id} ({finding.louder})")
     if cut:
         progress.note(
             f"{len(cut)} recordings are cut short and used as far as they go: {printable(first_five(cut))}"
@@ -228,15 +230,14 @@ class _Block(NamedTuple):
     places: list[Source]
     known: Mapping[str, Entry]
     """What the journal says of them."""
-    chunks: list["Future[list[Entry]]"]
+    chunks: list["Future[list[tuple[str, Entry]]]"]
 
     def keep(self, journal: ScanJournal | None) -> None:
         """Write what has been found out so far to the journal."""
         found: dict[str, Entry] = {}
-        for number, chunk in enumerate(self.chunks):
+        for chunk in self.chunks:
             if chunk.done() and not chunk.cancelled() and chunk.exception() is None:
-                places = self.places[number * _CHUNK_FILES : (number + 1) * _CHUNK_FILES]
-                found.update(zip(map(str, places), chunk.result(), strict=True))
+                found.update(chunk.result())
         if journal is not None and any(self.known.get(path) != entry for path, entry in found.items()):
             journal.write(self.places, {**self.known, **found})
 
@@ -260,7 +261,7 @@ def examine_all(
             # A block leaves `pending` when it is in the journal: what interrupts the scan before that, it is kept.
             pending[0].keep(journal)
             for chunk in pending.popleft().chunks:
-                yield from (entry.finding for entry in chunk.result())
+                yield from (entry.finding for _, entry in chunk.result())
 
         try:
             for block in blocks(places):
@@ -281,7 +282,9 @@ def examine_all(
             raise
 
 
-def _examine_chunk(chunk: list[Source], known: Mapping[str, Entry], options: ScanOptions) -> list[Entry]:
+def _examine_chunk(
+    chunk: list[Source], known: Mapping[str, Entry], options: ScanOptions
+) -> list[tuple[str, Entry]]:
     """Examine some files; what the journal says holds while a file has the size and time of change it had then."""
     entries = []
     for source in chunk:
@@ -289,7 +292,7 @@ def _examine_chunk(chunk: list[Source], known: Mapping[str, Entry], options: Sca
         # The stamp is taken first: a file that changes while it is read is read again by the next scan.
         if entry is None or entry.stamp != stamp:
             entry = Entry(stamp, _examine(source, options))
-        entries.append(entry)
+        entries.append((str(source), entry))
     return entries
 
 

@@ -79,7 +79,7 @@ def prepare(
             bad += unusable
         num_files = len(found.bad) + sum(map(len, found.groups))
         data.accept(bad, num_files)
-        table = pd.concat(tables, ignore_index=True)
+        table = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
         if "channel" in table:
             table["channel"] = table["channel"].fillna("0")  # of a group whose files all have one channel
         if found.finish is not None:

@@ -5,11 +5,12 @@ annotations are distributed, so how much of the audio there is differs from one 
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from svkit.corpora.recognise import corpus_root, wrong_tree
 from svkit.corpora.request import CorpusRequest, CorpusResult
-from svkit.corpora.scan import Candidate
+from svkit.corpora.scan import Candidate, CandidateTable
 from svkit.corpora.skeleton import Found, compare_counts, prepare
 from svkit.corpora.walk import list_speakers, speaker_files
 from svkit.errors import DataError
@@ -35,16 +36,8 @@ def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
 
 
 def _find(root: Path, progress: Progress) -> Found:
-    files: list[Candidate] = []
-    places: dict[str, Path] = {}
-    for directory in list_speakers(root, _SPEAKER, _MAX_DEPTH, progress):
-        before = len(files)
-        files += speaker_files(directory)
-        if len(files) > before and (other := places.setdefault(directory.name, directory)) != directory:
-            raise DataError(
-                f"{root}: {directory.name} appears twice, in {other} and {directory}; give one as ROOT"
-            )
-    if not files:
+    files = CandidateTable(_files(root, progress))
+    if not len(files):
         has_stamps = any(root.glob("meta/id*/*/*.txt")) or any(root.glob("id*/*/*.txt"))
         problem = (
             "time stamps without audio: the videos are still to be downloaded and cut (VoxBlink2's scripts)"
@@ -54,3 +47,15 @@ def _find(root: Path, progress: Progress) -> Found:
         raise wrong_tree(root, "voxblink2", problem, LAYOUT)
     compare_counts("VoxBlink2", files, PUBLISHED, progress)
     return Found(groups=[files])
+
+
+def _files(root: Path, progress: Progress) -> Iterator[Candidate]:
+    places: dict[str, Path] = {}
+    for directory in list_speakers(root, _SPEAKER, _MAX_DEPTH, progress):
+        for file in speaker_files(directory):
+            other = places.setdefault(directory.name, directory)
+            if other != directory:
+                raise DataError(
+                    f"{root}: {directory.name} appears twice, in {other} and {directory}; give one as ROOT"
+                )
+            yield file
