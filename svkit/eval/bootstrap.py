@@ -71,12 +71,7 @@ class PairedDifference:
 
 
 def trial_speakers(enroll: Numbers, test: Numbers, labels: ArrayLike) -> TrialSpeakers:
-    """Check the speakers of both sides against the labels.
-
-    Args:
-        enroll: [N] speaker of the enrollment side of each trial; both sides together use every number from 0 on.
-        test: [N] speaker of the test side.
-        labels: [N] 1 for target, 0 for nontarget.
+    """Check the speakers [N] of both sides, which together use every number from 0 on, against the labels [N].
 
     Raises:
         DataError: a target trial has two speakers or a nontarget trial one.
@@ -101,8 +96,8 @@ def speakers_from_trials(left: Numbers, right: Numbers, num_utterances: int) -> 
     Returns:
         Speaker number of each utterance, [num_utterances].
     """
-    size = num_utterances
-    graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(size, size))
+    shape = (num_utterances, num_utterances)
+    graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=shape)
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int32)
 
 
@@ -112,12 +107,10 @@ def draw_multiplicities(num_speakers: int, num_resamples: int, seed: int) -> NDA
     Raises:
         ConfigError: fewer than `MIN_SPEAKERS` speakers or 1 resample.
     """
-    if num_speakers < MIN_SPEAKERS or num_resamples < 1:
-        raise ConfigError(
-            f"it needs at least {MIN_SPEAKERS} speakers, found {num_speakers}"
-            if num_resamples > 0
-            else f"expected at least 1 resample, found {num_resamples}"
-        )
+    if num_resamples < 1:
+        raise ConfigError(f"expected at least 1 resample, found {num_resamples}")
+    if num_speakers < MIN_SPEAKERS:
+        raise ConfigError(f"it needs at least {MIN_SPEAKERS} speakers, found {num_speakers}")
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     return rng.multinomial(num_speakers, np.full(num_speakers, 1 / num_speakers), size=num_resamples)
 
@@ -142,54 +135,36 @@ def resample(
         [R] or [R, ...]; NaN where a resample has no target or no nontarget trial left.
     """
     values, is_target = check_trials(scores, labels)
-    num_misses, num_rejected = _points(values, is_target)
-    own, left, right = _speakers_by_score(values, is_target, speakers)
+    # Only corners of the error curve matter: how many targets, and how many nontargets, are below each.
+    curve = error_curve(values, is_target)
+    points = corner_points(curve)
+    if len(points) > MAX_POINTS:
+        points = points[np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(np.int64)]
+    num_misses = curve.num_misses[points]
+    num_rejected = curve.num_nontargets - curve.num_false_accepts[points]
+    del curve
+    # By ascending score, a resample's rate at a corner is the weight of the first so many trials.
+    order = np.argsort(values)
+    is_target = is_target[order]
+    targets, others = order[is_target], order[~is_target]
+    del order, is_target, values
+    own, sides = speakers.enroll[targets], (speakers.enroll[others], speakers.test[others])
+    del targets, others
     rows = max(1, BLOCK_VALUES // len(num_misses))
     found = []
     for start in range(0, len(multiplicities), rows):
         drawn = multiplicities[start : start + rows]
         missed = _weight_shares(drawn, (own,), num_misses)
-        rejected = _weight_shares(drawn, (left, right), num_rejected)
+        rejected = _weight_shares(drawn, sides, num_rejected)
         found.append(statistic(missed, 1.0 - rejected))
     return np.concatenate(found)
 
 
-def _points(values: Floats, is_target: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """Return at each corner of the error curve how many targets and how many nontargets are below."""
-    curve = error_curve(values, is_target)
-    points = corner_points(curve)
-    if len(points) > MAX_POINTS:
-        points = points[np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(np.int64)]
-    return curve.num_misses[points], curve.num_nontargets - curve.num_false_accepts[points]
-
-
-def _speakers_by_score(
-    values: Floats, is_target: NDArray[np.bool_], speakers: TrialSpeakers
-) -> tuple[Numbers, Numbers, Numbers]:
-    """Return the speaker of every target trial and both of every nontarget trial, by ascending score."""
-    order = np.argsort(values)
-    own, left, right = [], [], []
-    for start in range(0, len(order), BLOCK_VALUES):
-        trials = order[start : start + BLOCK_VALUES]
-        targets = is_target[trials]
-        own.append(speakers.enroll[trials[targets]])
-        others = trials[~targets]
-        left.append(speakers.enroll[others])
-        right.append(speakers.test[others])
-    del order
-    return np.concatenate(own), np.concatenate(left), np.concatenate(right)
-
-
 def _weight_shares(drawn: Ints, sides: Sequence[Numbers], counts: Ints) -> Floats:
-    """Return the weight of the first so many trials over that of all; NaN where that is zero.
+    """Return the weight of the first so many trials over that of all, [B, K]; NaN where that is zero.
 
-    Args:
-        drawn: [B, S] how often each speaker occurs in each resample.
-        sides: one or two times [M], speakers whose product of multiplicities is the weight of a trial.
-        counts: [K] ascending.
-
-    Returns:
-        [B, K].
+    The weight of a trial in a resample is the product over its `sides`, one or two [M], of how often its speakers are
+    `drawn` [B, S]; `counts` [K] ascend.
     """
     num_trials = len(sides[0])
     sums = np.zeros((len(drawn), len(counts)))
@@ -224,11 +199,7 @@ def eer_statistic(miss: Floats, false_accept: Floats) -> Floats:
 
 def min_dcf_statistic(p_target: float) -> Statistic:
     """Return the statistic minDCF at a prior (unit costs, normalised), [B]."""
-
-    def statistic(miss: Floats, false_accept: Floats) -> Floats:
-        return np.asarray(detection_cost(miss, false_accept, p_target).min(axis=1), dtype=np.float64)
-
-    return statistic
+    return lambda miss, false_accept: np.asarray(detection_cost(miss, false_accept, p_target).min(axis=1))
 
 
 def miss_statistic(false_accept_rates: Sequence[float]) -> Statistic:
@@ -289,16 +260,14 @@ def resample_means(
     """
     drawn = multiplicities.astype(np.float64)
 
-    def totals(cost: Cost) -> tuple[Floats, Floats]:
+    def totals(cost: Cost) -> Floats:
+        """Return what the target and the nontarget trials of each resample cost, [2, R]."""
         own, pairs = _sum_costs(cost, is_target, speakers)
-        return drawn @ own, np.einsum("rs,rs->r", np.asarray(drawn @ pairs), drawn)
+        return np.stack([drawn @ own, np.einsum("rs,rs->r", np.asarray(drawn @ pairs), drawn)])
 
     counts = totals(lambda rows: np.ones(len(is_target[rows])))
-    found = [totals(cost) for cost in costs]
-    means = [
-        np.stack([sums[side] / np.where(counts[side] > 0, counts[side], np.nan) for sums in found], axis=1)
-        for side in (0, 1)
-    ]
+    counts[counts == 0] = np.nan
+    means = np.stack([totals(cost) / counts for cost in costs], axis=2)
     return means[0], means[1]
 
 

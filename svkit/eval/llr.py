@@ -37,24 +37,13 @@ def bayes_threshold(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> 
 def act_dcf(
     curve: ErrorCurve, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> tuple[float, OperatingPoint]:
-    """Return the normalised cost of log-likelihood ratios decided at the Bayes threshold, and that point.
-
-    Args:
-        curve: error curve of log-likelihood ratios (natural logarithm).
-        p_target: prior probability of a target.
-        c_miss: cost of a miss.
-        c_fa: cost of a false accept.
-    """
+    """Return the normalised cost of a curve of log-likelihood ratios at the Bayes threshold, and that point."""
     point = threshold_point(curve, bayes_threshold(p_target, c_miss, c_fa))
     return float(detection_cost(point.miss_rate, point.false_accept_rate, p_target, c_miss, c_fa)), point
 
 
 def cllr(llrs: ArrayLike, labels: ArrayLike) -> float:
-    """Return the cost of log-likelihood ratios in bits: 0 is perfect, an LLR of 0 for every trial costs 1.
-
-    Args:
-        llrs: [N] natural-log likelihood ratios.
-        labels: [N] 1 for target, 0 for nontarget.
+    """Return the cost of natural-log likelihood ratios [N] in bits: 0 is perfect, an LLR of 0 for every trial costs 1.
 
     Raises:
         DataError: see `check_trials`.
@@ -73,9 +62,8 @@ def min_cllr(curve: ErrorCurve) -> float:
     hull = convex_hull(curve)
     target_share = np.diff(hull.num_misses) / hull.num_targets
     nontarget_share = -np.diff(hull.num_false_accepts) / hull.num_nontargets
-    mixed = (target_share > 0) & (
-        nontarget_share > 0
-    )  # pure edges are decided with certainty and cost nothing
+    # Pure edges are decided with certainty and cost nothing.
+    mixed = (target_share > 0) & (nontarget_share > 0)
     target_share, nontarget_share = target_share[mixed], nontarget_share[mixed]
     ratio = np.log(target_share) - np.log(nontarget_share)
     cost = np.sum(target_share * np.logaddexp(0, -ratio)) + np.sum(nontarget_share * np.logaddexp(0, ratio))
@@ -89,10 +77,6 @@ def supported_bounds(llrs: NDArray[np.float64], is_target: NDArray[np.bool_]) ->
     than deciding by the prior alone at every Bayes threshold between the bounds; just outside of them it does not any
     more. So T target and N nontarget trials without an error support `count_bounds`, others less. Trials are taken
     as independent: of few speakers they support less still.
-
-    Args:
-        llrs: [N] natural-log likelihood ratios.
-        is_target: [N]; both classes are there.
     """
     targets, nontargets = np.sort(llrs[is_target]), np.sort(llrs[~is_target])
     return -_highest_supported(-nontargets[::-1], -targets[::-1]), _highest_supported(targets, nontargets)

@@ -11,7 +11,7 @@ toolkit", 2011 (convex hull of the ROC by the pool-adjacent-violators algorithm)
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -85,11 +85,7 @@ def check_trials(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[
 
 
 def error_curve(scores: ArrayLike, labels: ArrayLike) -> ErrorCurve:
-    """Count the errors at every threshold with one sort of all scores.
-
-    Args:
-        scores: [N] finite numbers.
-        labels: [N] 1 for target, 0 for nontarget.
+    """Count the errors at every threshold with one sort of scores [N]; labels [N] are 1 for target, 0 for nontarget.
 
     Raises:
         DataError: see `check_trials`.
@@ -199,10 +195,7 @@ def far_point(curve: ErrorCurve, false_accept_rate: float) -> OperatingPoint:
 def threshold_point(curve: ErrorCurve, threshold: float) -> OperatingPoint:
     """Return the error rates at any given threshold."""
     index = min(int(np.searchsorted(curve.thresholds, threshold)), len(curve.thresholds) - 1)
-    point = operating_point(curve, index)
-    return OperatingPoint(
-        threshold=float(threshold), miss_rate=point.miss_rate, false_accept_rate=point.false_accept_rate
-    )
+    return replace(operating_point(curve, index), threshold=float(threshold))
 
 
 def detection_cost(
@@ -212,14 +205,7 @@ def detection_cost(
     c_miss: float = 1.0,
     c_fa: float = 1.0,
 ) -> Floats:
-    """Detection cost divided by that of the better system without scores (accept all or reject all).
-
-    Args:
-        miss_rate: any shape.
-        false_accept_rate: the same shape.
-        p_target: prior probability of a target, in (0, 1).
-        c_miss: cost of a miss.
-        c_fa: cost of a false accept.
+    """Detection cost of rates of any one shape, divided by that of accepting all or rejecting all.
 
     Source: NIST SRE 2016 evaluation plan, section 3 (normalised C_det).
     """
@@ -267,9 +253,8 @@ def corner_points(curve: ErrorCurve) -> Ints:
 def det_corners(curve: ErrorCurve) -> tuple[Floats, Floats]:
     """Return false-accept and miss rates at the corners of the curve: all that a DET plot needs."""
     corners = corner_points(curve)
-    return curve.num_false_accepts[corners] / curve.num_nontargets, curve.num_misses[
-        corners
-    ] / curve.num_targets
+    false_accept_rate = curve.num_false_accepts[corners] / curve.num_nontargets
+    return false_accept_rate, curve.num_misses[corners] / curve.num_targets
 
 
 def thin_curve(

@@ -64,12 +64,7 @@ class Plda:
 
 
 def train_plda(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) -> Plda:
-    """Train on embeddings of speakers that do not occur in the trials.
-
-    Args:
-        embeddings: [N, D], as extracted.
-        groups: [N] speaker of each row, 0 to num_speakers - 1.
-        num_speakers: S.
+    """Train on embeddings [N, D], as extracted, of speakers [N], 0 to S - 1, that do not occur in the trials.
 
     Raises:
         DataError: see `fit`.
@@ -92,12 +87,7 @@ class Statistics:
 
 
 def gather(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) -> Statistics:
-    """Sum up training data in bounded memory.
-
-    Args:
-        embeddings: [N, D].
-        groups: [N] speaker of each row, 0 to num_speakers - 1.
-        num_speakers: S.
+    """Sum up training data [N, D] of speakers [N], 0 to S - 1, in bounded memory.
 
     Raises:
         DataError: a speaker without an utterance, fewer than two speakers, or fewer utterances beyond the
@@ -126,12 +116,7 @@ def gather(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) ->
 
 
 def fit(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) -> TwoCovariance:
-    """Fit by EM from the moments of the data, to convergence or `NUM_ITERATIONS`.
-
-    Args:
-        embeddings: [N, D].
-        groups: [N] speaker of each row.
-        num_speakers: S.
+    """Fit to training data [N, D] of speakers [N] by EM from its moments, to convergence or `NUM_ITERATIONS`.
 
     Raises:
         DataError: see `gather`; or embeddings that lie in a subspace.

@@ -65,12 +65,7 @@ def center(embeddings: NDArray[np.floating], mean: NDArray[np.floating]) -> Floa
 
 
 def group_means(embeddings: NDArray[np.floating], groups: Ints, num_groups: int) -> Floats32:
-    """Average the length-normalised rows of each group: multi-enrollment models, or speakers of a cohort.
-
-    Args:
-        embeddings: [N, D].
-        groups: [N] group of each row, from 0 to num_groups - 1.
-        num_groups: number of groups.
+    """Average the length-normalised rows [N, D] of each group [N]: multi-enrollment models, or speakers of a cohort.
 
     Returns:
         [num_groups, D], not length-normalised.
@@ -96,17 +91,7 @@ def group_means(embeddings: NDArray[np.floating], groups: Ints, num_groups: int)
 def cosine_scores(
     enroll: NDArray[np.floating], test: NDArray[np.floating], enroll_rows: Ints, test_rows: Ints
 ) -> Floats32:
-    """Score pairs of rows by the cosine of their angle.
-
-    Args:
-        enroll: [N, D] embeddings.
-        test: [M, D] embeddings (may be the same matrix).
-        enroll_rows: [T] rows of `enroll`.
-        test_rows: [T] rows of `test`.
-
-    Returns:
-        [T] scores in [-1, 1].
-    """
+    """Score pairs of rows, [T] of `enroll` [N, D] with [T] of `test` [M, D], by the cosine of their angle: [T]."""
     left = length_normalize(enroll)
     right = left if test is enroll else length_normalize(test)
     return pair_products(left, right, enroll_rows, test_rows)
@@ -142,16 +127,10 @@ def pair_products(left: Floats32, right: Floats32, left_rows: Ints, right_rows: 
 def cohort_statistics(
     embeddings: NDArray[np.floating], cohort: NDArray[np.floating], top_n: int | None = None
 ) -> CohortStatistics:
-    """Measure each utterance's cosine scores against the cohort.
-
-    Args:
-        embeddings: [N, D].
-        cohort: [C, D]; its speakers should not occur in the trials.
-        top_n: how many of the highest cohort scores count (adaptive S-norm); None: all of them (S-norm).
+    """Measure the cosine scores of each utterance [N, D] against the cohort [C, D]; see `product_statistics`.
 
     Raises:
-        ConfigError: top_n is not between 2 and C.
-        DataError: sizes differ, or an utterance scores alike against all of its cohort.
+        DataError: also where sizes differ.
     """
     if embeddings.shape[1] != cohort.shape[1]:
         raise DataError(f"cohort: expected embeddings of size {embeddings.shape[1]}, found {cohort.shape[1]}")
@@ -159,7 +138,17 @@ def cohort_statistics(
 
 
 def product_statistics(rows: Floats32, cohort: Floats32, top_n: int | None = None) -> CohortStatistics:
-    """Measure the inner products of each row [N, D] with the rows of a cohort [C, D]; see `cohort_statistics`."""
+    """Measure the inner products of each row [N, D] with the rows of a cohort [C, D].
+
+    Args:
+        rows: factors of utterances.
+        cohort: factors of other speakers than those of the trials.
+        top_n: how many of the highest products count (adaptive S-norm); None: all of them (S-norm).
+
+    Raises:
+        ConfigError: top_n is not between 2 and C.
+        DataError: a row scores alike against all of its cohort.
+    """
     size = len(cohort)
     kept = size if top_n is None else top_n
     if not 2 <= kept <= size:
@@ -188,15 +177,7 @@ def normalize_scores(
     enroll_rows: Ints,
     test_rows: Ints,
 ) -> Floats:
-    """Normalise scores `[T]` by the cohort statistics of both sides and average the two.
-
-    Args:
-        scores: [T] raw cosine scores.
-        enroll: statistics of the enrollment rows.
-        test: statistics of the test rows.
-        enroll_rows: [T] rows of `enroll`.
-        test_rows: [T] rows of `test`.
-    """
+    """Normalise raw scores [T] by the cohort statistics of both sides, in rows [T] of them, and average the two."""
     normed = np.empty(len(scores))
     for start in range(0, len(scores), TRIALS_PER_BLOCK):
         block = slice(start, start + TRIALS_PER_BLOCK)

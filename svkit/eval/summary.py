@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svkit.eval import bootstrap
-from svkit.eval.llr import bayes_threshold, cllr, min_cllr
+from svkit.eval.llr import act_dcf, bayes_threshold, cllr, min_cllr
 from svkit.eval.metrics import (
     ErrorCurve,
     check_trials,
@@ -142,7 +142,7 @@ def _with_llrs(rates: Rates, llrs: ArrayLike, labels: ArrayLike, draws: Draws | 
         cllr_interval=cllr_interval,
         min_cllr_llr=min_cllr(curve),
         act_dcf=tuple(
-            _cost(prior, detection_cost(point.miss_rate, point.false_accept_rate, prior), point, interval)
+            _cost(prior, act_dcf(curve, prior)[0], point, interval)
             for prior, point, interval in zip(PRIORS, points, cost_intervals, strict=False)
         ),
         min_dcf_llr=tuple(_lowest_costs(curve)),
@@ -192,10 +192,10 @@ def _lowest_costs(curve: ErrorCurve) -> list[DetectionCost]:
 
 
 def _cost(
-    prior: float, value: ArrayLike, point: OperatingPoint, interval: Interval | None = None
+    prior: float, value: float, point: OperatingPoint, interval: Interval | None = None
 ) -> DetectionCost:
     at = {field.name: getattr(point, field.name) for field in fields(point)}
-    return DetectionCost(**at, p_target=prior, value=float(np.asarray(value)), interval=interval)
+    return DetectionCost(**at, p_target=prior, value=value, interval=interval)
 
 
 def _with_intervals(

@@ -1,4 +1,4 @@
-"""From trials and embeddings to raw scores: look up rows, centre, normalise; for score and verify."""
+"""From trials and embeddings to scores: look up rows, centre, compare, normalise."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,17 +17,14 @@ from svkit.store.embeddings import Embeddings, read_embeddings
 from svkit.store.enrollment import enrollment_groups
 from svkit.store.trials import Trials
 
-Norm = Literal["none", "snorm", "asnorm"]
-Method = Literal["cosine", "plda"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backend:
     """How two embeddings become a score."""
 
-    method: Method = "cosine"
+    method: Literal["cosine", "plda"] = "cosine"
     """Cosine, or the log-likelihood ratio of a two-covariance PLDA model."""
-    norm: Norm = "none"
+    norm: Literal["none", "snorm", "asnorm"] = "none"
     top_n: int = 300
     """Cohort members that count in adaptive S-norm."""
     center: bool = False
@@ -51,7 +48,7 @@ class Backend:
         return self.suffix or "cosine"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Lookup:
     """Rows of the embeddings that a trial list needs, and each trial's place among them."""
 
@@ -65,11 +62,6 @@ class Lookup:
     """[T] enrollment of each trial, 0 to E - 1."""
     test_rows: NDArray[np.int32]
     """[T]."""
-
-    @property
-    def num_enrollments(self) -> int:
-        """E."""
-        return int(self.enroll_groups.max()) + 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -112,8 +104,7 @@ def cohort_members(cohort: Embeddings, backend: Backend) -> NDArray[np.float32]:
     """
     if not backend.cohort_speakers:
         return cohort.matrix
-    groups, num_speakers = _speaker_groups(cohort)
-    return scoring.group_means(cohort.matrix, groups, num_speakers)
+    return scoring.group_means(cohort.matrix, *_speaker_groups(cohort))
 
 
 def matrix_sha256(embeddings: Embeddings) -> str:
@@ -155,9 +146,8 @@ def look_up(
     Raises:
         DataError: utterances or enrollments without an embedding; the first five are named.
     """
-    enroll_ids, test_ids = trials.enroll.values, trials.test.values
-    index = pd.Index(embeddings.ids)
-    test = embeddings.matrix[_rows(index, test_ids, source, "utterances")]
+    enroll_ids, index = trials.enroll.values, pd.Index(embeddings.ids)
+    test = embeddings.matrix[_rows(index, trials.test.values, source, "utterances")]
     if enrollment is None:
         rows = _rows(index, enroll_ids, source, "utterances")
         groups = np.arange(len(rows))
@@ -202,48 +192,33 @@ def _rows(index: pd.Index, ids: NDArray[np.object_], source: str, what: str) -> 
 
 
 def score_trials(
-    found: Lookup, backend: Backend, cohort: NDArray[np.float32] | None, plda: Plda | None = None
+    lookup: Lookup, backend: Backend, cohort: NDArray[np.float32] | None, plda: Plda | None = None
 ) -> Scored:
-    """Score every trial.
-
-    Args:
-        found: embeddings of both sides.
-        backend: what to do with them.
-        cohort: [C, D], needed for normalisation.
-        plda: needed for the method `plda`.
-
-    Raises:
-        ConfigError: a normalisation without a cohort.
-    """
-    if backend.norm != "none" and cohort is None:
-        raise ConfigError(
-            f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest"
-        )
+    """Score every trial with a cohort [C, D], needed for normalisation, and PLDA where that is the method."""
     assert (backend.method == "plda") == (plda is not None), "a model for the method plda, and only for it"
-    enroll, test = found.enroll, found.test
+    enroll, test = lookup.enroll, lookup.test
     if backend.center:
         mean = (cohort if cohort is not None else test).mean(axis=0, dtype=np.float64)
         enroll, test = scoring.center(enroll, mean), scoring.center(test, mean)
         cohort = None if cohort is None else scoring.center(cohort, mean)
-    # A score is an inner product of two factors.
+    # A score is an inner product of two factors: unit vectors, or what PLDA makes of both sides.
+    num_enrollments = int(lookup.enroll_groups.max()) + 1
     if plda is not None:
-        left = plda.enroll_factors(enroll, found.enroll_groups, found.num_enrollments)
+        left = plda.enroll_factors(enroll, lookup.enroll_groups, num_enrollments)
         right = plda.test_factors(test)
     else:
-        left = scoring.length_normalize(
-            scoring.group_means(enroll, found.enroll_groups, found.num_enrollments)
-        )
-        right = scoring.length_normalize(test)
-    raw = scoring.pair_products(left, right, found.enroll_rows, found.test_rows)
+        models = scoring.group_means(enroll, lookup.enroll_groups, num_enrollments)
+        left, right = scoring.length_normalize(models), scoring.length_normalize(test)
+    raw = scoring.pair_products(left, right, lookup.enroll_rows, lookup.test_rows)
     if cohort is None:
         return Scored(scores=raw.astype(np.float64), cohort_means=None)
-    against = scoring.length_normalize(cohort) if plda is None else plda.test_factors(cohort)
     # Against the cohort, a test stands where an enrollment of one utterance does.
+    against = scoring.length_normalize(cohort) if plda is None else plda.test_factors(cohort)
     alone = right if plda is None else plda.enroll_factors(test, np.arange(len(test)), len(test))
     top_n = None if backend.norm == "snorm" else min(backend.top_n, len(cohort))
     of_enroll, of_test = (scoring.product_statistics(rows, against, top_n) for rows in (left, alone))
-    if backend.norm == "none":
+    if backend.norm == "none":  # the means are wanted for calibration
         scores = raw.astype(np.float64)
     else:
-        scores = scoring.normalize_scores(raw, of_enroll, of_test, found.enroll_rows, found.test_rows)
+        scores = scoring.normalize_scores(raw, of_enroll, of_test, lookup.enroll_rows, lookup.test_rows)
     return Scored(scores=scores, cohort_means=(of_enroll.mean, of_test.mean))

@@ -11,8 +11,6 @@ from svkit.store.embeddings import read_facts
 from svkit.store.experiment import read_experiment
 from svkit.store.provenance import sha256_artifact
 
-HOME = "cohorts"
-
 
 def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) -> Path:
     """Return embeddings of the material for one system: `path` itself, or `exp/cohorts/SYSTEM-STEM` of a manifest.
@@ -58,7 +56,7 @@ def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) 
         recipe=replace(recipe, extract=limit),
         models=(wanted,),
         manifest=path,
-        out=exp / HOME / f"{scored.name}-{path.stem}",
+        out=exp / "cohorts" / f"{scored.name}-{path.stem}",
         dtype=facts.get("dtype", "auto"),
         overwrite=True,
         keep_finished=True,
