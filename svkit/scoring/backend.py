@@ -14,7 +14,6 @@ from svkit.eval import scoring
 from svkit.eval.plda import Plda, train_plda
 from svkit.scoring.trial_speakers import recorded_manifest
 from svkit.store.embeddings import Embeddings, read_embeddings
-from svkit.store.enrollment import enrollment_groups
 from svkit.store.trials import Trials
 
 
@@ -90,8 +89,8 @@ def read_material(what: str, directory: Path, embeddings: Embeddings, name: Path
     made_by = [(meta.get("checkpoint") or {}).get("sha256") for meta in (material.meta, embeddings.meta)]
     if None not in made_by and made_by[0] != made_by[1]:
         raise ArtifactError(
-            f"{directory}: expected {what} made with the checkpoint of {name}, found another one's;"
-            " extract it with the same --model"
+            f"{directory}: expected {what} made with the checkpoint of {name}, found one made"
+            " with another; extract it with the same --model"
         )
     return material
 
@@ -154,8 +153,7 @@ def look_up(
     else:
         needed = enrollment[enrollment["enroll_id"].isin(enroll_ids)]
         rows = _rows(index, np.asarray(needed["utterance_id"], dtype=object), source, "utterances")
-        models, _ = enrollment_groups(needed)
-        _rows(pd.Index(models), enroll_ids, "the enrollment map", "enrollments")
+        _rows(pd.Index(needed["enroll_id"].unique()), enroll_ids, "the enrollment map", "enrollments")
         groups = pd.Index(enroll_ids).get_indexer(pd.Index(needed["enroll_id"]))
     return Lookup(
         enroll=embeddings.matrix[rows],

@@ -179,7 +179,7 @@ def apply(record: CalibrationRecord, features: Features) -> tuple[NDArray[np.flo
     if record.features != features.names:
         raise ConfigError(
             f"calibration: was learnt with the features {', '.join(record.features)}, found"
-            f" {', '.join(features.names)}; give or leave out --qmf and --cohort as then"
+            f" {', '.join(features.names)}; give or leave out --qmf and --cohort as you did then"
         )
     learnt = map_of(record)
     return learnt.apply(features.values), learnt.bounded(features.values)

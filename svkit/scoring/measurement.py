@@ -1,7 +1,7 @@
 """Judges scored trials, of a system or of a fusion: calibration, metrics with intervals over speakers, files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from svkit.errors import ConfigError, DataError
 from svkit.eval.bootstrap import TrialSpeakers, draw_multiplicities
 from svkit.eval.logistic import cross_validate
-from svkit.eval.summary import Draws, Resampled, resample_errors, summarize, summarize_group
+from svkit.eval.summary import Draws, resample_errors, summarize, summarize_group
 from svkit.progress import Progress
 from svkit.scoring.breakdown import Grouping
 from svkit.scoring.calibrate import Features, apply, folds_caution, learn, separable_caution
@@ -26,16 +26,6 @@ from svkit.store.score_forms import write_form
 from svkit.store.scores import write_resamples, write_scores
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class _Population:
-    """The speakers of the trials, as far as they are known and enough."""
-
-    speakers: TrialSpeakers | None = None
-    draws: Draws | None = None
-    problem: str | None = None
-    """Why there are no draws."""
 
 
 def judge(
@@ -64,85 +54,83 @@ def judge(
     Raises:
         ConfigError: a cross-validation without known speakers, or features other than those of the calibration.
     """
-    trials, guards = subject.trial_set.trials, subject.guards
-    population = _find_population(subject, request.seed, progress)
-    # Ratios come from other trials or from those of other speakers, never from the trials they are judged on.
-    unbounded, llrs, calibrated_by = None, None, None
-    if subject.calibration is not None:
-        unbounded, llrs = apply(subject.calibration, features)
-        calibrated_by = CalibratedBy(method="held-out trials", trials=subject.calibration.trials)
-    elif subject.num_folds:
-        if population.speakers is None:
-            raise ConfigError(f"a cross-validation over speakers needs them: {population.problem}")
-        found = cross_validate(
-            features.values, trials.labels, population.speakers, subject.num_folds, request.seed
-        )
-        unbounded, llrs = found.unbounded, found.llrs
-        guards.caution(folds_caution(found))
-        method = "cross-validation over speakers"
-        calibrated_by = CalibratedBy(method=method, num_folds=subject.num_folds)
+    trial_set, trials, guards = subject.trial_set, subject.trial_set.trials, subject.guards
+    # Labels may contradict the speakers, and speakers may be too few to draw from: then there are no intervals.
+    speakers, draws, no_interval = None, None, None
+    try:
+        first = None if trial_set.enrollment is None else first_utterances(trial_set.enrollment)
+        speakers, source = find_speakers(trials, subject.manifest, first)
+        drawn = draw_multiplicities(speakers.num_speakers, NUM_RESAMPLES, request.seed)
+        draws = Draws(speakers=speakers, multiplicities=drawn, source=source)
+    except (ConfigError, DataError) as error:
+        no_interval = str(error)
+        progress.note(f"no confidence interval: {error}")
+    unbounded, llrs, calibrated_by = _calibrate(subject, features, speakers, no_interval, request.seed)
     if scores is None:  # unbounded: within bounds, many trials would tie
         assert unbounded is not None, "a fusion has a calibration or folds"
         scores = unbounded
     learnt = learn(subject, features) if request.calibrate else None
     if learnt is not None:
         guards.caution(separable_caution(learnt))
-    metrics, resampled = _measure(subject, scores, llrs, calibrated_by, population, groupings, progress)
+    facts: dict[str, Any] = {
+        **{key: getattr(subject, key) for key in ("name", "backend", "model", "checkpoint", "manifest")},
+        "trials": trial_set.describe(),
+        "calibration": calibrated_by,
+        "cautions": tuple(guards.cautions),
+        "unchecked": tuple(guards.unchecked),
+    }
+    num_targets = int(np.count_nonzero(trials.labels))
+    if num_targets in (0, len(trials)):  # a guard let this pass: counts, and no rates
+        num_nontargets = len(trials) - num_targets
+        metrics = ScoredList(num_targets=num_targets, num_nontargets=num_nontargets, **facts)
+    else:
+        resampled = None
+        if draws is not None:
+            resampled = resample_errors(scores, trials.labels, draws)
+            write_resamples(output.path, keep_resamples(draws, request.seed, resampled))
+        try:
+            rates = summarize(scores, trials.labels, llrs, draws, resampled)
+        except DataError as error:  # most resamples lack a class
+            no_interval = str(error)
+            progress.note(f"no confidence interval: {error}")
+            rates = summarize(scores, trials.labels, llrs)
+        facts |= {field.name: getattr(rates, field.name) for field in fields(rates)}
+        breakdown = _break_down(groupings, scores, trials.labels, draws)
+        metrics = Metrics(**facts, no_interval=no_interval, breakdown=breakdown)
     write_scores(output.path, trials, scores, llrs)
     for form in request.forms:
         write_form(output.path, form, trials, scores)
-    if population.draws is not None and resampled is not None:
-        write_resamples(output.path, keep_resamples(population.draws, request.seed, resampled))
     write_metrics(output.path, metrics, output.experiment)
     if learnt is not None:
         write_calibration(output.path / FILE_NAME, learnt)
     return learnt
 
 
-def _find_population(subject: Subject, seed: int, progress: Progress) -> _Population:
-    """Find speakers and draw resamples of them; labels may contradict them, and they may be too few to draw from."""
-    enrollment = subject.trial_set.enrollment
-    first = None if enrollment is None else first_utterances(enrollment)
-    speakers = None
-    try:
-        speakers, source = find_speakers(subject.trial_set.trials, subject.manifest, first)
-        drawn = draw_multiplicities(speakers.num_speakers, NUM_RESAMPLES, seed)
-    except (ConfigError, DataError) as error:
-        progress.note(f"no confidence interval: {error}")
-        return _Population(speakers=speakers, problem=str(error))
-    return _Population(speakers=speakers, draws=Draws(speakers=speakers, multiplicities=drawn, source=source))
+def _calibrate(
+    subject: Subject, features: Features, speakers: TrialSpeakers | None, problem: str | None, seed: int
+) -> tuple[Floats | None, Floats | None, CalibratedBy | None]:
+    """Return log-likelihood ratios [T] without bounds and within them, and what they were learnt on; None: no ratios.
+
+    They come from other trials or from those of other speakers, never from the trials they are judged on.
+    """
+    if subject.calibration is not None:
+        trials = subject.calibration.trials
+        return *apply(subject.calibration, features), CalibratedBy(method="held-out trials", trials=trials)
+    if not subject.num_folds:
+        return None, None, None
+    if speakers is None:
+        raise ConfigError(f"a cross-validation over speakers needs them: {problem}")
+    labels = subject.trial_set.trials.labels
+    found = cross_validate(features.values, labels, speakers, subject.num_folds, seed)
+    subject.guards.caution(folds_caution(found))
+    by = CalibratedBy(method="cross-validation over speakers", num_folds=subject.num_folds)
+    return found.unbounded, found.llrs, by
 
 
-def _measure(
-    subject: Subject,
-    scores: Floats,
-    llrs: Floats | None,
-    calibrated_by: CalibratedBy | None,
-    population: _Population,
-    groupings: Sequence[Grouping],
-    progress: Progress,
-) -> tuple[ScoredList, Resampled | None]:
-    labels, draws = subject.trial_set.trials.labels, population.draws
-    facts: dict[str, Any] = {
-        **{key: getattr(subject, key) for key in ("name", "backend", "model", "checkpoint", "manifest")},
-        "trials": subject.trial_set.describe(),
-        "calibration": calibrated_by,
-        "cautions": tuple(subject.guards.cautions),
-        "unchecked": tuple(subject.guards.unchecked),
-    }
-    num_targets = int(np.count_nonzero(labels))
-    if num_targets in (0, len(labels)):  # a guard let this pass: counts, and no rates
-        num_nontargets = len(labels) - num_targets
-        return ScoredList(num_targets=num_targets, num_nontargets=num_nontargets, **facts), None
-    problem = population.problem
-    resampled = None if draws is None else resample_errors(scores, labels, draws)
-    try:
-        rates = summarize(scores, labels, llrs, draws, resampled)
-    except DataError as error:  # most resamples lack a class
-        problem = str(error)
-        progress.note(f"no confidence interval: {error}")
-        rates = summarize(scores, labels, llrs)
-    breakdown = []
+def _break_down(
+    groupings: Sequence[Grouping], scores: Floats, labels: NDArray[np.int8], draws: Draws | None
+) -> tuple[Breakdown, ...]:
+    found = []
     for grouping in groupings:
         rows = [np.flatnonzero(grouping.codes == code) for code in range(len(grouping.values))]
         groups = tuple(
@@ -150,7 +138,5 @@ def _measure(
             for value, own in zip(grouping.values, rows, strict=True)
             if len(own)
         )
-        breakdown.append(Breakdown(column=grouping.column, groups=groups))
-    measured = {field.name: getattr(rates, field.name) for field in fields(rates)}
-    metrics = Metrics(**facts, **measured, no_interval=problem, breakdown=tuple(breakdown))
-    return metrics, resampled
+        found.append(Breakdown(column=grouping.column, groups=groups))
+    return tuple(found)

@@ -75,43 +75,35 @@ class ScoreResult:
 
 def check_options(request: ScoreRequest, trials: Trials) -> None:
     """Raise ConfigError for options that contradict each other, DataError for ids that a form cannot hold."""
-    backend = request.backend
-    if request.calibrations and (request.calibrate or request.calibrate_folds):
-        raise ConfigError(
-            "--calibration applies what was learnt elsewhere, --calibrate and --calibrate-folds learn; give one of them"
-        )
-    if request.sidecar is not None and not request.by:
-        raise ConfigError("--sidecar gives columns for --by; name one with --by COLUMN")
     for form in request.forms:
         if form not in FORMS:
             raise ConfigError(f"--format {form}: expected {' or '.join(FORMS)}")
         check_ids(form, trials)
-    if request.fuse:
-        others = {
-            "--embeddings": request.embeddings, "--cohort": request.cohorts, "--qmf": request.quality,
-            "--plda-train": request.plda_training, "a back-end": backend != Backend(),
-        }  # fmt: skip
-        given = [name for name, value in others.items() if value]
-        if given:
-            raise ConfigError(f"--fuse takes scores as they are; leave out {', '.join(given)}")
-        return
-    unused = {
-        "--cohort-speakers needs --cohort": backend.cohort_speakers and not request.cohorts,
-        "--cohort is used by --norm, --center and --qmf; give one of them": request.cohorts
-        and backend.norm == "none"
-        and not (backend.center or request.quality),
+    backend, cohorts, learns = request.backend, request.cohorts, request.calibrate or request.calibrate_folds
+    not_for_fusion = {
+        "--embeddings": request.embeddings, "--cohort": cohorts, "--qmf": request.quality,
+        "--plda-train": request.plda_training, "a back-end": backend != Backend(),
+    }  # fmt: skip
+    given = [name for name, value in not_for_fusion.items() if value] if request.fuse else []
+    uses_cohort = backend.norm != "none" or backend.center or request.quality
+    contradictions = {
+        "--calibration applies what was learnt elsewhere, --calibrate and --calibrate-folds learn; give one of them": (
+            request.calibrations and learns
+        ),
+        "--sidecar gives columns for --by; name one with --by COLUMN": request.sidecar and not request.by,
+        f"--fuse takes scores as they are; leave out {', '.join(given)}": given,
+        "--cohort-speakers needs --cohort": backend.cohort_speakers and not cohorts,
+        "--cohort is used by --norm, --center and --qmf; give one of them": cohorts and not uses_cohort,
+        f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest": (
+            backend.norm != "none" and not cohorts
+        ),
+        "--backend plda and --plda-train (embeddings of training speakers) belong together; give both": (
+            (backend.method == "plda") != bool(request.plda_training)
+        ),
     }
-    for message, is_unused in unused.items():
-        if is_unused:
+    for message, is_found in contradictions.items():
+        if is_found:
             raise ConfigError(message)
-    if backend.norm != "none" and not request.cohorts:
-        raise ConfigError(
-            f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest"
-        )
-    if (backend.method == "plda") != bool(request.plda_training):
-        raise ConfigError(
-            "--backend plda and --plda-train (embeddings of training speakers) belong together; give both"
-        )
 
 
 def score_output(

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from svkit.errors import DataError, first_five
@@ -19,7 +17,7 @@ def read_enrollment(path: Path) -> pd.DataFrame:
     utterance ...`) is recognised by the missing header.
 
     Raises:
-        DataError: missing, empty, a line without an utterance, or a pair that is there twice.
+        DataError: missing, empty, a line without an utterance, or a repeated pair.
     """
     data = read_bytes(path).decode()
     if set(COLUMNS) <= set(data.partition("\n")[0].split("\t")):
@@ -39,7 +37,7 @@ def read_enrollment(path: Path) -> pd.DataFrame:
     twice = table.duplicated()
     if twice.any():
         pairs = [" ".join(row) for row in table[twice].itertuples(index=False)]
-        raise DataError(f"{path}: pairs that are there twice: {first_five(pairs)}")
+        raise DataError(f"{path}: repeated pairs: {first_five(pairs)}")
     return table
 
 
@@ -47,9 +45,3 @@ def first_utterances(table: pd.DataFrame) -> dict[str, str]:
     """Return one utterance of each enrollment, the first."""
     first = table.drop_duplicates("enroll_id")
     return dict(zip(first["enroll_id"], first["utterance_id"], strict=True))
-
-
-def enrollment_groups(table: pd.DataFrame) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int64]]:
-    """Return the distinct enrollment ids [M] and the number of the enrollment of each row [N]."""
-    codes, ids = pd.factorize(np.asarray(table["enroll_id"], dtype=object))
-    return np.asarray(ids, dtype=object), codes.astype(np.int64)

@@ -111,6 +111,18 @@ def test_without_the_manifest_speakers_come_from_the_trials(exp):
     assert (after.low, after.high) == (before.low, before.high)
 
 
+def test_systems_are_compared_by_kept_resamples_as_by_new_ones(exp):
+    (kept,) = score(exp).comparisons
+    for name in ("dense", "pruned"):  # as in scores of earlier versions
+        (exp / "scores" / name / "all" / "resamples.safetensors").unlink()
+    assert score(exp, keep_finished=True).comparisons == (kept,)
+    score(exp, overwrite=True)
+    changed = exp / "scores" / "pruned" / "all" / "resamples.safetensors"
+    changed.write_bytes((exp / "scores" / "dense" / "all" / "resamples.safetensors").read_bytes())
+    with pytest.raises(ArtifactError, match="has changed since"):
+        score(exp, keep_finished=True)
+
+
 class Listener(SilentProgress):
     def __init__(self):
         self.notes = []
@@ -312,7 +324,7 @@ def test_cohorts_are_not_scored_and_must_come_from_the_same_checkpoint(exp):
     make_embeddings(
         exp / "embeddings" / "cohort", cohort_matrix(), ids=list(map(str, range(40))), sha256="beef"
     )
-    with pytest.raises(ArtifactError, match="found another one's"):
+    with pytest.raises(ArtifactError, match="found one made with another"):
         score(exp, backend=Backend(norm="snorm"), cohorts=cohorts, overwrite=True)
     with pytest.raises(ConfigError, match="expected 1 or 2"):
         score(exp, backend=Backend(norm="snorm"), cohorts=cohorts * 3, overwrite=True)

@@ -3,7 +3,7 @@ import pytest
 
 from svkit.errors import ArtifactError, DataError
 from svkit.store import coded, tables
-from svkit.store.scores import read_scores, write_scores
+from svkit.store.scores import Resamples, read_resamples, read_scores, write_resamples, write_scores
 from svkit.store.trials import Trials
 
 TRIALS = Trials.of(
@@ -79,3 +79,19 @@ def test_blocks_of_any_size_give_the_same_scores_and_lines(tmp_path, monkeypatch
         path.write_text("\n".join([*lines[:40], row, *lines[41:]]) + "\n")
         with pytest.raises(ArtifactError, match=f"scores.tsv:41: {message}"):
             read_scores(tmp_path)
+
+
+def test_resamples_come_back_and_damaged_ones_are_artifact_errors(tmp_path):
+    assert read_resamples(tmp_path) is None  # scores of an earlier version
+    kept = Resamples(
+        eer=np.array([0.1, np.nan, 0.3]), band=np.ones((2, 4)), draws="0a" * 32, seed=24, num_speakers=7
+    )
+    write_resamples(tmp_path, kept)
+    back = read_resamples(tmp_path)
+    assert np.array_equal(back.eer, kept.eer, equal_nan=True) and np.array_equal(back.band, kept.band)
+    assert (back.draws, back.seed, back.num_speakers) == (kept.draws, 24, 7)
+    path = tmp_path / "resamples.safetensors"
+    for damaged in (b"", path.read_bytes()[:-5], path.read_bytes().replace(b"eer", b"err")):
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match="resamples.safetensors"):
+            read_resamples(tmp_path)
