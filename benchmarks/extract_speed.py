@@ -65,8 +65,7 @@ def published_loop(model_directory: Path, manifest_path: Path, out: Path) -> Non
             waveform, rate = soundfile.read(manifest.audio_path(row), dtype="float32")
             features = extractor(waveform, sampling_rate=rate, return_tensors="pt")["input_features"]
             states = stock(features, output_hidden_states=True).hidden_states
-            adapted = [network.head.adapt(index, state) for index, state in enumerate(states)]
-            embeddings.append(network.head.pool(adapted, None)[0].numpy())
+            embeddings.append(network.head(states, None)[0].numpy())
     np.save(out, np.stack(embeddings))
 
 

@@ -76,7 +76,7 @@ class StockModel(torch.nn.Module):
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Embed a batch of equal lengths."""
         states = self.model(self.features(waveforms)[0], output_hidden_states=True).hidden_states
-        return self.head.pool([self.head.adapt(index, state) for index, state in enumerate(states)], None)
+        return self.head(states, None)
 
 
 def make_models(

@@ -105,8 +105,7 @@ def build(stage: str, way: str, recipe: Any, num_classes: int) -> tuple[Any, Any
     class StockClassification(ClassificationTask):
         def forward(self, waveforms_BN, labels_B, step):  # type: ignore[no-untyped-def]
             states = self.network.encoder(waveforms_BN)
-            head = self.network.head
-            embeddings = head.pool([head.adapt(i, state) for i, state in enumerate(states)], None)
+            embeddings = self.network.head(states, None)
             logits = arcface_logits(
                 self.classifier(embeddings), labels_B, self.margin.scale, self.margin.margin
             )

@@ -47,12 +47,7 @@ class Quality:
 
 
 def measure(signal: NDArray[np.float32], sample_rate_hz: int) -> Quality:
-    """Measure a recording.
-
-    Args:
-        signal: float32 `[N]`, N >= 1, full scale at 1, at the rate of its file (resampling rounds plateaus).
-        sample_rate_hz: its rate.
-    """
+    """Measure a recording, float32 `[N]`, N >= 1, at the rate of its file (resampling rounds plateaus)."""
     size = min(len(signal), max(1, round(FRAME_SECONDS * sample_rate_hz)))
     frames = signal[: len(signal) // size * size].reshape(-1, size).astype(np.float64)
     power = frames.var(axis=1)
@@ -88,12 +83,7 @@ class QualityMeter:
 
 
 def louder_channel(levels_db: NDArray[np.float64], used: int) -> str:
-    """Say which channel is clearly louder than the one used; empty where none is.
-
-    Args:
-        levels_db: RMS of each channel against full scale, `[C]`.
-        used: the channel that is read.
-    """
+    """Say which channel is clearly louder than the one used, by the RMS of each in dB; empty where none is."""
     loudest = int(np.argmax(levels_db))
     if levels_db[loudest] <= max(SILENCE_DB, levels_db[used] + LOUDER_DB):
         return ""
@@ -111,7 +101,7 @@ def _clipped_share(signal: NDArray[np.float32]) -> float:
     at_bottom = (signal <= max(low + _STEP, -FULL_SCALE)).astype(np.int8)
     count = 0
     for flat in (on_top, at_bottom):
-        turns = np.flatnonzero(np.diff(np.concatenate(([0], flat, [0]))))
+        turns = np.flatnonzero(np.diff(flat, prepend=0, append=0))
         lengths = turns[1::2] - turns[::2]
         count += int(lengths[lengths >= 3].sum())
     return count / len(signal)

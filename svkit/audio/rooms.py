@@ -48,16 +48,11 @@ def impulse_response(
 ) -> NDArray[np.float32]:
     """Impulse response of a box-shaped room.
 
-    Args:
-        size: length, width and height in metres, float64 `[3]`.
-        source: position of the source in metres, `[3]`.
-        receiver: position of the microphone in metres, `[3]`.
-        absorption: share of the energy that every wall takes at each reflection, in (0, 1).
-        seconds: length of the response.
+    `size`, `source` and `receiver` are `[3]` in metres; `absorption` in (0, 1) is the share of the energy that every
+    wall takes at each reflection.
 
     Returns:
-        float32 `[seconds * 16000]`, high-passed at 80 Hz, since images of one sign pile up at low
-        frequencies.
+        float32 `[seconds * 16000]`, high-passed at 80 Hz, since images of one sign pile up at low frequencies.
     """
     reach = seconds * SPEED_OF_SOUND
     axes = [_axis_images(size[i], source[i], receiver[i], reach) for i in range(3)]
@@ -87,9 +82,8 @@ def _high_pass(response: NDArray[np.float64]) -> NDArray[np.float64]:
     size = 2 * len(response)
     pole = 1 - 2 * np.pi * _HIGH_PASS_HZ / SAMPLE_RATE_HZ
     delay = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)
-    filtered: NDArray[np.float64] = np.fft.irfft(
-        np.fft.rfft(response, size) * (1 - delay) / (1 - pole * delay), size
-    )
+    spectrum = np.fft.rfft(response, size) * (1 - delay) / (1 - pole * delay)
+    filtered: NDArray[np.float64] = np.fft.irfft(spectrum, size)
     return filtered[: len(response)]
 
 

@@ -47,18 +47,13 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
         noise: Manifest | None = None,
         rirs: Manifest | None = None,
     ) -> None:
-        """Index the speakers and check the material.
+        """Index the speakers and check the recordings for augmentation.
 
-        Args:
-            train: utterances; classes are their speakers in sorted order.
-            data: speeds (and nothing else of it).
-            augment: None for none.
-            seed: root of all draws.
-            noise: list with a `category` column: noise, music or speech.
-            rirs: list of room impulse responses.
+        Of `data` only the speeds count; `augment` None: no augmentation; `noise` has a column `category`: noise, music
+        or speech; `seed` is the root of all draws.
 
         Raises:
-            ConfigError: the recipe asks for augmentation material that is not there.
+            ConfigError: the recipe needs recordings for augmentation that are not there.
             DataError: the list is empty, or the noise list has no usable `category` column.
         """
         if len(train) == 0:

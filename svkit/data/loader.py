@@ -60,12 +60,8 @@ def build_loader(
 ) -> CropLoader:
     """Build the training loader.
 
-    Args:
-        dataset: crops; what they are follows from their keys, so workers need no seeds.
-        sampler: the keys of each batch.
-        num_workers: loader processes of one thread each; 0 loads in this process.
-        pin_memory: page-locked batches, for a GPU.
-        prefetch_batches: batches that each worker keeps ready.
+    What the crops are follows from their keys, so workers need no seeds. There are `num_workers` processes of one
+    thread each (0: this process loads), with `prefetch_batches` ready in each; `pin_memory`: page-locked, for a GPU.
 
     Returns:
         An iterable of `(waveforms float32 [B, N], classes int64 [B])`, in the sampler's order.

@@ -5,18 +5,32 @@ are normalised over its real samples, padded keys are masked, the convolution is
 weight.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from svkit.audio.features import FeatureExtractor
 from svkit.config.architecture import ModelArchitecture
-from svkit.nn.adapter import LayerAdapter
 from svkit.nn.encoder import Encoder
 from svkit.nn.pooling import AttentiveStatisticsPooling
+
+
+class LayerAdapter(nn.Module):
+    """[B, T, D] -> [B, T, A]: Linear - LayerNorm - ReLU - Linear."""
+
+    def __init__(self, hidden_size: int, adapter_dim: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(hidden_size, adapter_dim)
+        self.norm = nn.LayerNorm(adapter_dim)
+        self.out = nn.Linear(adapter_dim, adapter_dim)
+
+    def forward(self, hidden_BTD: Tensor) -> Tensor:
+        """Adapt one hidden state."""
+        return self.out(functional.relu(self.norm(self.down(hidden_BTD))))
 
 
 class SpeakerHead(nn.Module):
@@ -32,13 +46,10 @@ class SpeakerHead(nn.Module):
         self.pooling = AttentiveStatisticsPooling(num_states * head.adapter_dim, head.attention_dim)
         self.embedding = nn.Linear(2 * num_states * head.adapter_dim, head.embedding_dim)
 
-    def adapt(self, index: int, state_BTD: Tensor) -> Tensor:
-        """Apply the layer adapter of one hidden state."""
-        return self.layer_adapters[index](state_BTD)
-
-    def pool(self, adapted: Sequence[Tensor], num_frames_B: Tensor | None) -> Tensor:
-        """Aggregate the adapters' outputs (MFA), pool them (ASP) and project: [B, embedding_dim]."""
-        pooled = self.pooling(torch.cat(list(adapted), dim=-1), num_frames_B)
+    def forward(self, states: Iterable[Tensor], num_frames_B: Tensor | None) -> Tensor:
+        """Adapt each hidden state as it appears, pool over time (MFA, ASP) and project: [B, embedding_dim]."""
+        adapted = [adapter(state) for adapter, state in zip(self.layer_adapters, states, strict=True)]
+        pooled = self.pooling(torch.cat(adapted, dim=-1), num_frames_B)
         return self.embedding(pooled.to(adapted[0].dtype)).float()
 
 
@@ -53,10 +64,8 @@ class SpeakerNetwork(nn.Module):
         self.head = SpeakerHead(architecture)
 
     def embed_features(self, features_BTF: Tensor, num_frames_B: Tensor | None = None) -> Tensor:
-        """Embed features; each adapter runs as its state appears, so no list of states is held at inference."""
-        states = self.encoder.states(features_BTF, num_frames_B)
-        adapted = [self.head.adapt(index, state) for index, state in enumerate(states)]
-        return self.head.pool(adapted, num_frames_B)
+        """Embed features; no list of states is held at inference."""
+        return self.head(self.encoder.states(features_BTF, num_frames_B), num_frames_B)
 
     def embed_padded(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Embed 16 kHz waveforms `[N]` as one padded batch on the model's device: float32 `[B, embedding_dim]`."""

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svkit.nn.adapter import LayerAdapter
 from svkit.nn.pooling import VARIANCE_FLOOR, AttentiveStatisticsPooling
+from svkit.nn.speaker import LayerAdapter
 from tests.random_models import SEEDS, draw_weights, relative_error
 
 
