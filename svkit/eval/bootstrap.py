@@ -225,15 +225,7 @@ def resample_rates(
     multiplicities: NDArray[np.int64],
     thresholds: Sequence[float],
 ) -> tuple[Floats, Floats]:
-    """Return miss and false-accept rates of fixed thresholds in every resample, [R, P] each.
-
-    Args:
-        scores: [N].
-        labels: [N] 1 for target, 0 for nontarget.
-        speakers: speakers of the N trials.
-        multiplicities: [R, S] from `draw_multiplicities`.
-        thresholds: P thresholds; a trial is accepted at or above one.
-    """
+    """Return miss and false-accept rates of P fixed thresholds in every resample, [R, P] each; see `resample`."""
     values, is_target = check_trials(scores, labels)
 
     def errors(limit: float) -> Cost:
@@ -250,13 +242,7 @@ def resample_means(
 ) -> tuple[Floats, Floats]:
     """Return mean costs of the target and of the nontarget trials in every resample, [R, P] each.
 
-    Means need no curve: costs are summed for each speaker, or pair of speakers, once.
-
-    Args:
-        costs: P functions of rows, what each of those trials costs.
-        is_target: [N].
-        speakers: speakers of the N trials.
-        multiplicities: [R, S] from `draw_multiplicities`.
+    Means need no curve: each of the P costs is summed for each speaker, or pair of speakers, once.
     """
     drawn = multiplicities.astype(np.float64)
 
@@ -293,11 +279,6 @@ def percentile_interval(samples: Floats, num_speakers: int, level: float = 0.95)
     instead of S - 1: too narrow for few speakers. The percentiles taken are those that make a Gaussian mean's
     interval the one of Student's t.
 
-    Args:
-        samples: [R].
-        num_speakers: S that were drawn.
-        level: that the interval should hold the truth.
-
     Raises:
         DataError: more than half of the resamples are undefined (too few speakers with target trials).
     """
@@ -326,15 +307,7 @@ def paired_difference(
     num_speakers: int,
     level: float = 0.95,
 ) -> PairedDifference:
-    """Compare two systems by the same statistic on the same resamples: first minus second.
-
-    Args:
-        first: [R] resampled values of the first system.
-        second: [R] of the second, from the same multiplicities.
-        values: the statistic of the first and of the second system on all trials.
-        num_speakers: S that were drawn.
-        level: of the interval.
-    """
+    """Compare two systems by a statistic, first minus second: in the same resamples [R], and on all trials (`values`)."""
     differences = _defined(first - second)
     opposite = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     share = min(0.5, (opposite + 1) / (len(differences) + 1))

@@ -119,11 +119,6 @@ def reliability(
     cut where the mean of the two shares grows by 1 / num_bins, so that both classes fill them. Bins with one
     class are left out.
 
-    Args:
-        llrs: [N] natural-log likelihood ratios.
-        is_target: [N].
-        num_bins: at most so many points come back.
-
     Returns:
         Mean stated ratio of each bin, each class weighing half, and the observed ratio.
     """

@@ -59,12 +59,7 @@ class LinearCalibration:
 def fit_calibration(
     features: NDArray[np.floating], labels: ArrayLike, prior: float = PRIOR
 ) -> LinearCalibration:
-    """Learn a calibration by logistic regression in which targets weigh `prior` and nontargets the rest.
-
-    Args:
-        features: [N, F]; the score first.
-        labels: [N] 1 for target, 0 for nontarget.
-        prior: target prior in (0, 1).
+    """Learn a map of features [N, F] by logistic regression in which targets weigh `prior` and nontargets the rest.
 
     Raises:
         ConfigError: the prior is not inside (0, 1).
@@ -119,14 +114,6 @@ def cross_validate(
 
     Speakers are dealt into folds; a trial between folds f and g gets the map of the trials without a speaker
     of f or g.
-
-    Args:
-        features: [N, F]; the score first.
-        labels: [N].
-        speakers: of the N trials.
-        num_folds: at least 3.
-        seed: of the dealing.
-        prior: see `fit_calibration`.
 
     Raises:
         ConfigError: fewer than 3 folds, or more than speakers.

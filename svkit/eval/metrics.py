@@ -260,13 +260,9 @@ def det_corners(curve: ErrorCurve) -> tuple[Floats, Floats]:
 def thin_curve(
     false_accept: Floats, miss: Floats, num_points: int, floor: float
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """Thin a curve for drawing to about `num_points`, evenly along the logarithm of both rates.
+    """Thin a curve of rates [K] for drawing to about `num_points`, evenly along the logarithm of both; the ends stay.
 
-    Args:
-        false_accept: [K] falling rates.
-        miss: [K] rising rates.
-        num_points: how many to keep at most (the two ends are kept).
-        floor: rates below this are drawn as this (a DET axis has no zero).
+    Rates below the floor are drawn there (a DET axis has no zero).
     """
     path = np.log(np.maximum(miss, floor)) - np.log(np.maximum(false_accept, floor))
     cells = np.floor((path - path[0]) / max(path[-1] - path[0], 1e-12) * max(num_points - 2, 1))

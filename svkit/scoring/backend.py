@@ -74,13 +74,7 @@ class Scored:
 
 
 def read_material(what: str, directory: Path, embeddings: Embeddings, name: Path) -> Embeddings:
-    """Read a cohort or the training data of PLDA and check that the scored embeddings' checkpoint made it.
-
-    Args:
-        what: for the message.
-        directory: of the material's embeddings.
-        embeddings: those to be scored.
-        name: their directory, for the message.
+    """Read a cohort or PLDA's training data (`what`) and check that the checkpoint of the scored embeddings made it.
 
     Raises:
         ArtifactError: another checkpoint made it.
@@ -133,14 +127,7 @@ def _speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
 def look_up(
     trials: Trials, embeddings: Embeddings, source: str, enrollment: pd.DataFrame | None = None
 ) -> Lookup:
-    """Find the embeddings of both sides of every trial.
-
-    Args:
-        trials: T trials.
-        embeddings: of at least their utterances.
-        source: name of the embeddings for messages.
-        enrollment: `enroll_id`, `utterance_id` where an enrollment has several utterances; their
-            length-normalised embeddings are averaged, after centring where that is asked for.
+    """Find the embeddings, called `source` in messages, of both sides of every trial.
 
     Raises:
         DataError: utterances or enrollments without an embedding; the first five are named.

@@ -20,6 +20,7 @@ DURATION = "duration"
 """Not a column but the shorter side of the trial, in bins."""
 DURATION_EDGES = (2.0, 5.0, 10.0, 20.0)
 """Seconds."""
+DURATION_NAMES = ("under 2 s", "2 to 5 s", "5 to 10 s", "10 to 20 s", "20 s or more")
 MAX_GROUPS = 50
 
 
@@ -35,10 +36,7 @@ class Grouping:
 
 
 def read_sidecar(path: Path, trials: Trials) -> dict[str, Coded]:
-    """Read the columns that go with a trial list: a row a trial, in its order, with `enroll_id` and `test_id`.
-
-    Returns:
-        The columns by name, [T] each.
+    """Read the columns [T] that go with a trial list: a row a trial, in its order, with `enroll_id` and `test_id`.
 
     Raises:
         DataError: missing, or rows that are not those trials.
@@ -71,16 +69,10 @@ def group_trials(
     manifest: dict[str, Any] | None,
     enrollment: pd.DataFrame | None,
 ) -> Grouping:
-    """Find the group of every trial.
+    """Find the group of every trial by a column of the sidecar, else of the manifest, or by `duration`.
 
-    Args:
-        column: of the sidecar, else of the manifest (both sides: one value, or `a / b` where they differ),
-            or `duration`.
-        trials: T trials.
-        sidecar: columns with a row a trial, where there are any.
-        manifest: `{path, sha256}` as recorded with the embeddings.
-        enrollment: utterances of each enrollment, where enrollments are not utterances; the first one's
-            value counts.
+    By the manifest, a group is the one value of both sides, or `a / b` where they differ; of an enrollment of several
+    utterances, the first one's value counts.
 
     Raises:
         ConfigError: no such column, or one with more than 50 values.
@@ -94,7 +86,7 @@ def group_trials(
         codes = np.zeros(len(trials), np.int8)
         for edge in DURATION_EDGES:
             codes += (enroll >= edge) & (test >= edge)
-        return Grouping(column=column, values=_duration_names(), codes=codes)
+        return Grouping(column=column, values=DURATION_NAMES, codes=codes)
     if column not in table.table.columns:
         known = [*(sidecar or ()), *table.table.columns, DURATION]
         raise ConfigError(f"--by {column}: no such column; found {', '.join(dict.fromkeys(known))}")
@@ -138,9 +130,3 @@ def _grouping(column: str, groups: Coded) -> Grouping:
 
 def _too_many(column: str, found: str) -> ConfigError:
     return ConfigError(f"--by {column}: expected at most {MAX_GROUPS} values, found {found}")
-
-
-def _duration_names() -> tuple[str, ...]:
-    edges = [f"{edge:g}" for edge in DURATION_EDGES]
-    inner = [f"{low} to {high} s" for low, high in zip(edges[:-1], edges[1:], strict=True)]
-    return (f"under {edges[0]} s", *inner, f"{edges[-1]} s or more")

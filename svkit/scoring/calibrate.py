@@ -125,11 +125,6 @@ def describe_backend(backend: Backend, material: Mapping[str, str] | None = None
 def check_calibration(path: Path, subject: Subject, cohort_size: int | None = None) -> CalibrationRecord:
     """Read a calibration and check that it belongs to the subject's scores and not to its trials or speakers.
 
-    Args:
-        path: `calibration.json`.
-        subject: what it would be applied to.
-        cohort_size: members of the cohort, where the back-end has one.
-
     Raises:
         ConfigError: it was learnt on the very trials it would be judged on.
         DataError: it was learnt on other trials of their speakers.

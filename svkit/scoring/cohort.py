@@ -15,13 +15,8 @@ from svkit.store.provenance import sha256_artifact
 def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) -> Path:
     """Return embeddings of the material for one system: `path` itself, or `exp/cohorts/SYSTEM-STEM` of a manifest.
 
-    A finished extraction is kept while checkpoint and manifest are the same.
-
-    Args:
-        path: embeddings, or a manifest.
-        scored: the system's embeddings; they say which checkpoint to use, and how.
-        exp: the experiment.
-        progress: of the extraction.
+    The system's embeddings, `scored`, say which checkpoint to use, and how. A finished extraction is kept while
+    checkpoint and manifest are the same.
 
     Raises:
         ArtifactError: the checkpoint is gone or has changed.

@@ -57,15 +57,7 @@ def keep_resamples(draws: Draws, seed: int, resampled: Resampled) -> Resamples:
 def find_resamples(
     directory: Path, metrics: Metrics, num_resamples: int, seed: int, progress: Progress
 ) -> Resamples | None:
-    """Return the resamples of scores: those kept with them, else made now; None and a note where that cannot be.
-
-    Args:
-        directory: of the scores.
-        metrics: in it.
-        num_resamples: R.
-        seed: of the draw.
-        progress: takes notes.
-    """
+    """Return the resamples of scores: those kept with them, else made now; None and a note where that cannot be."""
     kept = read_resamples(directory)
     if kept is not None and (len(kept.eer), kept.seed) == (num_resamples, seed):
         return kept
@@ -87,9 +79,7 @@ def compare_systems(
 ) -> list[Comparison]:
     """Compare every system with the reference, `dense` or else the first; paired by the resampled speakers.
 
-    Args:
-        systems: metrics and resamples of systems; those of other trials or speakers than the reference's are left out.
-        progress: takes a note where speakers are too few for a comparison.
+    Systems of other trials or speakers than the reference's are left out.
     """
     usable = [(metrics, resamples) for metrics, resamples in systems if resamples is not None]
     if len(usable) < 2:

@@ -112,14 +112,7 @@ def score_output(
     inputs: Mapping[str, Path | None],
     changes: Mapping[str, Any] | None = None,
 ) -> Output:
-    """Return the scores directory of a system on the request's trials.
-
-    Args:
-        request: what is asked for.
-        system: its name.
-        inputs: by name, those that all systems share apart; None: there is none.
-        changes: of the configuration.
-    """
+    """Return the scores directory of a system on the request's trials; an input that is None does not exist."""
     shared = {"trials": request.trials, "enroll": request.enroll, "sidecar": request.sidecar}
     config = {
         **asdict(request.backend),

@@ -23,11 +23,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def read_arrays(path: Path, expected: Mapping[str, tuple[str, int]]) -> dict[str, Array]:
-    """Read arrays by name.
-
-    Args:
-        path: of the file.
-        expected: type, such as `float32`, and number of dimensions of each array; others are ignored.
+    """Read arrays; each expected one has a type, such as `float32`, and a number of dimensions.
 
     Raises:
         ArtifactError: missing, not a safetensors file, or an array is missing or of another type or shape.

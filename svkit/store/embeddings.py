@@ -51,14 +51,7 @@ class Embeddings:
 def write_embeddings(
     directory: Path, ids: Sequence[str], matrix: npt.NDArray[np.float32], meta: Mapping[str, Any]
 ) -> None:
-    """Write an embedding directory (without its provenance).
-
-    Args:
-        directory: made if missing.
-        ids: N unique utterance ids.
-        matrix: [N, D], written as float32.
-        meta: facts for `embeddings.json`; `dim` and `num_utterances` are added.
-    """
+    """Write embeddings [N, D] of N unique ids, with their facts for `embeddings.json`; without the provenance."""
     assert matrix.ndim == 2 and len(ids) == len(matrix), "one row an utterance"
     write_table(directory / _IDS_NAME, pd.DataFrame({"row": np.arange(len(ids)), "utterance_id": list(ids)}))
     write_arrays(directory / _MATRIX_NAME, {_KEY: matrix.astype(np.float32, copy=False)})

@@ -23,16 +23,10 @@ def check_ids(form: str, trials: Trials) -> None:
 
 
 def write_form(directory: Path, form: str, trials: Trials, scores: npt.NDArray[np.floating]) -> list[Path]:
-    """Write scores and trials in another toolkit's form.
+    """Write scores [N] and trials in another toolkit's form, one of `FORMS`, into the directory of its name below.
 
     `kaldi`: `trials` (`enroll test target|nontarget`) and `scores` (`enroll test score`). `wespeaker`:
     `trials.kaldi`, of the same form, and `scores.score` (`enroll test score target|nontarget`).
-
-    Args:
-        directory: they go into a directory below it with the name of the form.
-        form: one of `FORMS`.
-        trials: N trials.
-        scores: [N].
 
     Raises:
         DataError: see `check_ids`.
