@@ -307,7 +307,7 @@ def paired_difference(
     num_speakers: int,
     level: float = 0.95,
 ) -> PairedDifference:
-    """Compare two systems by a statistic, first minus second: in the same resamples [R], and on all trials (`values`)."""
+    """Compare two systems by a statistic, first minus second: in equal resamples [R], and on all trials (`values`)."""
     differences = _defined(first - second)
     opposite = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     share = min(0.5, (opposite + 1) / (len(differences) + 1))
