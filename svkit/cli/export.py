@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.option_groups import takes_groups
 
 
 class Precision(str, Enum):
@@ -25,14 +26,13 @@ Precisions = Annotated[
 ]
 
 
+@takes_groups
 def export(
+    *,
     checkpoint: Checkpoint = None,
     precisions: Precisions = None,
     out: options.Out = None,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
+    common: options.OutputOptions,
 ) -> None:
     """Write a checkpoint as ONNX, waveform in and embedding out; check it against torch and time both.
 
@@ -41,18 +41,10 @@ def export(
     from svkit.store.exported import read_facts
     from svkit.tools.export import ExportRequest, run, summary
 
-    request = ExportRequest(
-        exp=exp,
-        checkpoint=checkpoint,
-        out=out,
-        precisions=tuple(precision.value for precision in precisions or ()),
-        overwrite=overwrite,
-        keep_finished=keep_finished,
-    )
+    request = common.request(ExportRequest, checkpoint=checkpoint, out=out, precisions=precisions)
     with console.progress() as progress:
         directory = run(request, progress)
     facts = read_facts(directory)
-    if json:
-        return console.result({"directory": directory.as_posix(), **facts}, as_json=True)
-    console.table(summary(facts))
-    return console.result(directory)
+    if not common.json:
+        console.table(summary(facts))
+    common.show({"directory": directory.as_posix(), **facts}, directory)

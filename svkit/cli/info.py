@@ -75,24 +75,10 @@ def _count(number: int, noun: str) -> str:
 
 def _print(size: "ModelSize") -> None:
     """Print the counts, then the widths per layer; a cut model shows what is left of what."""
-    from svkit.reports.tables import Table, percent
+    from svkit.reports.results import model_size
+    from svkit.reports.tables import Table
 
-    rows = [["encoder parameters", f"{size.encoder_parameters:,}"]]
-    if size.teacher_parameters is not None:
-        rows.append(["  before the cut", f"{size.teacher_parameters:,}"])
-        rows.append(["  sparsity", f"{percent(size.sparsity)} %"])
-    rows.append(["head parameters", f"{size.head_parameters:,}"])
-    work = size.macs_per_second
-    for name, count in (
-        ("MACs for 1 s", work.total),
-        ("  of the encoder", work.encoder),
-        ("  of the head", work.head),
-        ("  positional, not in the sum", work.positional),
-    ):
-        rows.append([name, f"{count / 1e9:,.3f} G"])
-    if size.size_bytes is not None:
-        rows.append(["size of the weights", f"{size.size_bytes / 1e6:,.1f} MB"])
-    console.table(Table(title=size.name, headings=["", "count"], rows=rows))
+    console.table(model_size(size, size.name))
 
     def width(kept: int, dense: int) -> str:
         whole = str(kept) if size.teacher_parameters is None else f"{kept} of {dense}"

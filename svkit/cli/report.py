@@ -1,11 +1,11 @@
 """`svkit report`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.option_groups import takes_groups
 
 Allow = Annotated[
     list[str] | None,
@@ -13,33 +13,25 @@ Allow = Annotated[
 ]
 
 
-def report(
-    allow: Allow = None,
-    overwrite: options.Overwrite = False,
-    keep_finished: options.KeepFinished = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
-) -> None:
+@takes_groups
+def report(*, allow: Allow = None, common: options.OutputOptions) -> None:
     """Put every score and checkpoint on one page: table, DET plot, thresholds, structure, training.
 
     Example: svkit report --exp exp
     """
+    from svkit.reports import report as reporting
     from svkit.reports import wording
-    from svkit.reports.report import ReportRequest, brief_tables, run
     from svkit.store.report import PAGE_NAME, read_report, report_record
 
-    request = ReportRequest(
-        exp=exp, allow=frozenset(allow or ()), overwrite=overwrite, keep_finished=keep_finished
-    )
+    request = common.request(reporting.ReportRequest, allow=frozenset(allow or ()))
     with console.progress() as progress:
-        directory = run(request, progress)
+        directory = reporting.run(request, progress)
     done = read_report(directory)
-    if json:
-        return console.result(report_record(done), as_json=True)
-    for text in wording.headline(done):
-        console.sentence(text)
-    for table in brief_tables(done):
-        console.table(table)
-    for text in wording.notes(done):
-        console.sentence(text)
-    return console.result(directory / PAGE_NAME)
+    if not common.json:
+        for text in wording.headline(done):
+            console.sentence(text)
+        for table in reporting.brief_tables(done):
+            console.table(table)
+        for text in wording.notes(done):
+            console.sentence(text)
+    common.show(report_record(done), directory / PAGE_NAME)

@@ -20,7 +20,6 @@ from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.files import read_file
 from svkit.store.metrics import Metrics
 from svkit.store.provenance import read_provenance, sha256_artifact
-from svkit.store.report import ModelSize
 from svkit.store.tables import read_artifact_table
 
 CARD_NAME = "README.md"
@@ -59,25 +58,13 @@ def render(directory: Path, systems: Sequence[Metrics]) -> str:
         record=record,
         sha256=sha256_artifact(directory),
         mark=_MARK,
-        size=_size(facts),
+        size=results.model_size(facts),
         training=_training(directory, record),
         inputs=Table(headings=["input", "file", "sha256"], rows=inputs),
         evaluation=_evaluation(systems),
         cautions=wording.caution_sentences(systems),
         calibration=_calibration(directory),
     )
-
-
-def _size(facts: ModelSize) -> Table:
-    rows = [["encoder", f"{facts.encoder_parameters:,} parameters"]]
-    if facts.teacher_parameters is not None:
-        rows.append(["encoder before the cut", f"{facts.teacher_parameters:,} parameters"])
-    rows += [
-        ["head", f"{facts.head_parameters:,} parameters"],
-        ["work for 1 s of audio", f"{facts.macs_per_second.total / 1e9:,.3f} G MACs"],
-        ["weights", f"{(facts.size_bytes or 0) / 1e6:,.1f} MB"],
-    ]
-    return Table(headings=["", ""], rows=rows)
 
 
 def _training(directory: Path, record: Mapping[str, Any]) -> Table:

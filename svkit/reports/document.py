@@ -22,16 +22,6 @@ class Section:
     """Of what the page shows folded."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tile:
-    """One system at the top of the page."""
-
-    name: str
-    eer: str
-    facts: Sequence[str]
-    is_pruned: bool
-
-
 def to_page(report: Report, panels: Sequence[Panel], svgs: Mapping[str, str]) -> str:
     """Return the report as one self-contained HTML page; `svgs` are the drawn panels by name."""
     headline, sections = wording.headline(report), _sections(report, panels)
@@ -72,23 +62,14 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
     return [part for part in found if part.panels or any(table.rows for table in part.tables)]
 
 
-def _tiles(report: Report) -> list[Tile]:
+def _tiles(report: Report) -> list[dict[str, object]]:
+    """Return what stands at the top of the page: the EER of each system, and what its model costs."""
     tiles = []
     for system in report.systems:
         model, interval = wording.model_of(report, system), system.eer_interval
-        facts = []
-        if interval:
-            facts.append(f"95 %: {percent(interval.low)} to {percent(interval.high)} %")
-        if model is not None:
-            facts.append(f"{model.size_bytes / results.MEGA:.3g} MB")
-            if model.timing:
-                facts.append(f"{1000 * model.timing.cpu:.2g} ms for 1 s of audio")
-        tiles.append(
-            Tile(
-                name=wording.system_title(system),
-                eer=percent(system.eer),
-                facts=facts,
-                is_pruned=model is not None and model.sparsity > 0,
-            )
-        )
+        facts = [f"95 %: {percent(interval.low)} to {percent(interval.high)} %"] if interval else []
+        facts += [f"{model.size_bytes / results.MEGA:.3g} MB"] if model else []
+        facts += [f"{1000 * model.timing.cpu:.2g} ms for 1 s of audio"] if model and model.timing else []
+        name, is_pruned = wording.system_title(system), model is not None and model.sparsity > 0
+        tiles.append({"name": name, "eer": percent(system.eer), "facts": facts, "is_pruned": is_pruned})
     return tiles

@@ -11,8 +11,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import cycle
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -58,6 +56,8 @@ _STYLE = {
 }
 
 
+_Looks = Mapping[str, tuple[str, str, str]]
+"""Colour, line style and marker of each system, the same in every figure."""
 GROUPS = {
     "errors": "Errors",
     "calibration": "Calibration",
@@ -120,16 +120,10 @@ def draw(panel: Panel) -> tuple[bytes, str]:
     return png.getvalue(), svg.getvalue()
 
 
-class _Look(NamedTuple):
-    colour: str
-    style: str
-    marker: str
-
-
-def _looks(report: Report) -> dict[str, _Look]:
-    """Return how each system looks in every figure."""
+def _looks(report: Report) -> _Looks:
     labels = dict.fromkeys(wording.label(system) for system in report.systems)
-    return dict(zip(labels, map(_Look, cycle(COLOURS), cycle(STYLES), cycle(MARKERS)), strict=False))
+    looks = zip(itertools.cycle(COLOURS), itertools.cycle(STYLES), itertools.cycle(MARKERS), strict=False)
+    return dict(zip(labels, looks, strict=False))
 
 
 def _deviates(rates: ArrayLike) -> NDArray[np.float64]:
@@ -163,7 +157,7 @@ def _by_trials(systems: Sequence[System]) -> dict[str, list[System]]:
     return found
 
 
-def _det(members: Sequence[System], looks: Mapping[str, _Look], axes: Axes) -> None:
+def _det(members: Sequence[System], looks: _Looks, axes: Axes) -> None:
     for system in members:
         name, det = wording.label(system), system.det
         colour, style, marker = looks[name]
@@ -230,9 +224,10 @@ def _calibration(report: Report) -> Iterator[Panel]:
         )  # fmt: skip
 
 
-def _tippett(members: Sequence[tuple[System, Tippett]], looks: Mapping[str, _Look], axes: Axes) -> None:
+def _tippett(members: Sequence[tuple[System, Tippett]], looks: _Looks, axes: Axes) -> None:
     for number, (system, drawn) in enumerate(members):
         name = wording.label(system)
+        colour, _, marker = looks[name]
         ratios = np.asarray(drawn.llr) / np.log(10)
         every = (number * 9, 30)  # markers of several systems do not cover each other
         for text, above, style in (
@@ -240,13 +235,13 @@ def _tippett(members: Sequence[tuple[System, Tippett]], looks: Mapping[str, _Loo
             ("nontargets", drawn.nontargets_above, "--"),
         ):
             axes.plot(
-                ratios, 100 * np.asarray(above), style, color=looks[name].colour, marker=looks[name].marker,
+                ratios, 100 * np.asarray(above), style, color=colour, marker=marker,
                 markevery=every, markersize=5, label=f"{name}: {text}",
             )  # fmt: skip
     axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
 
 
-def _reliability(members: Sequence[tuple[System, Tippett]], looks: Mapping[str, _Look], axes: Axes) -> None:
+def _reliability(members: Sequence[tuple[System, Tippett]], looks: _Looks, axes: Axes) -> None:
     for system, drawn in members:
         name = wording.label(system)
         colour, style, marker = looks[name]
@@ -278,7 +273,7 @@ def _cost(report: Report) -> Iterator[Panel]:
 
 
 def _tradeoff(
-    members: Sequence[System], costs: Mapping[str | None, float], looks: Mapping[str, _Look], axes: Axes
+    members: Sequence[System], costs: Mapping[str | None, float], looks: _Looks, axes: Axes
 ) -> None:
     names = wording.trial_names(members)
     for system in members:

@@ -6,7 +6,7 @@ from svkit.eval.results import DetectionCost, Group, OperatingPoint
 from svkit.reports.tables import MISSING, Table, number, percent
 from svkit.reports.wording import calibration_text, label, model_of, system_title, trial_names
 from svkit.store.metrics import Breakdown, Metrics
-from svkit.store.report import Model, Origin, Report
+from svkit.store.report import Model, ModelSize, Origin, Report
 
 MEGA, GIGA = 1e6, 1e9
 EER = "EER, % (95 %)"
@@ -159,6 +159,27 @@ def breakdowns(systems: Sequence[Metrics]) -> list[Table]:
         headings = [column, "targets", "nontargets", *(f"{name}: {EER}" for name, _ in members)]
         tables.append(Table(title=f"EER by {column} on {trials}", headings=headings, rows=rows))
     return tables
+
+
+def model_size(size: ModelSize, title: str = "") -> Table:
+    """Parameters, work and size of one model, counted exactly."""
+    before = size.teacher_parameters
+    work = size.macs_per_second
+    rows = [
+        ["encoder parameters", f"{size.encoder_parameters:,}"],
+        *(
+            [["  before the cut", f"{before:,}"], ["  sparsity", f"{percent(size.sparsity)} %"]]
+            if before
+            else []
+        ),
+        ["head parameters", f"{size.head_parameters:,}"],
+        ["MACs for 1 s", f"{work.total / GIGA:,.3f} G"],
+        ["  of the encoder", f"{work.encoder / GIGA:,.3f} G"],
+        ["  of the head", f"{work.head / GIGA:,.3f} G"],
+        ["  positional, not in the sum", f"{work.positional / GIGA:,.3f} G"],
+        *([["size of the weights", f"{size.size_bytes / MEGA:,.1f} MB"]] if size.size_bytes else []),
+    ]
+    return Table(title=title, headings=["", "count"], rows=rows)
 
 
 _MODEL_HEADINGS = (

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -58,23 +57,22 @@ def time_models(models: Mapping[str, Embed], progress: Progress, rounds: int = R
     """
     audio = timing_audio()
     seconds = sum(len(waveform) for waveform in audio) / SAMPLE_RATE_HZ
-    walls: dict[str, list[float]] = {name: [] for name in models}
-    cpus: dict[str, list[float]] = {name: [] for name in models}
+    taken: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
     with progress.task("time the models", len(models) * (rounds + 1)) as task:
-        for turn in range(rounds + 1):
+        for _ in range(rounds + 1):
             for name, embed in models.items():
-                wall, cpu = time.perf_counter(), time.process_time()
+                start = _now()
                 for waveform in audio:
                     embed([waveform])
-                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-                if turn > 0:  # the first round warms caches and allocators up
-                    walls[name].append(wall / seconds)
-                    cpus[name].append(cpu / seconds)
+                taken[name].append((_now() - start) / seconds)
                 task.advance(1, model=name)
-    return {
-        name: Timing(wall=statistics.median(walls[name]), cpu=statistics.median(cpus[name]))
-        for name in models
-    }
+    # The first round warms caches and allocators up.
+    medians = {name: np.median(of_rounds[1:], axis=0) for name, of_rounds in taken.items()}
+    return {name: Timing(wall=float(wall), cpu=float(cpu)) for name, (wall, cpu) in medians.items()}
+
+
+def _now() -> NDArray[np.float64]:
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def describe_machine() -> Machine:
