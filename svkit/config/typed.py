@@ -86,8 +86,10 @@ def _misfit(error: ValidationError, kind: Any, words: Mapping[Any, str] = _TOML_
     first = min(error.errors(include_url=False), key=lambda found: _ORDER.get(found["type"], 1))
     problem, place, value = first["type"], list(first["loc"]), first["input"]
     found = functools.reduce(member, place, kind)
-    if place[-1:] == ["[key]"]:  # of a table with free keys
-        found, place = get_args(_bare(functools.reduce(member, place[:-2], kind)))[0], place[:-1]
+    known: Sequence[str] = list(members(functools.reduce(member, place[:-1], kind)))
+    if place[-1:] == ["[key]"]:  # of a table with free keys, or with some that are allowed
+        problem, place = "unexpected_keyword_argument", place[:-1]
+        known = get_args(get_args(_bare(functools.reduce(member, place[:-1], kind)))[0])
     if problem == "missing" and isinstance(place[-1], int):  # of a list that is too short
         problem, found, place = "length", functools.reduce(member, place[:-1], kind), place[:-1]
     name, cause = dotted(place), first.get("ctx", {}).get("error")
@@ -96,7 +98,6 @@ def _misfit(error: ValidationError, kind: Any, words: Mapping[Any, str] = _TOML_
     if problem == "missing":
         return Misfit([name], "missing")
     if problem == "unexpected_keyword_argument":
-        known = list(members(functools.reduce(member, place[:-1], kind)))
         hint = did_you_mean(str(place[-1]), known) or f"; expected some of {', '.join(known)}"
         return Misfit([name], f"unknown key{hint}")
     if found is None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from svkit.config.architecture import ModelArchitecture
-from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError
 from svkit.pruning.counting import encoder_parameters, head_parameters, macs, sparsity
 from svkit.store import checkpoint
@@ -20,7 +19,7 @@ def run(path: Path) -> ModelSize:
     """
     config = path if path.is_file() and path.suffix == ".json" else path / checkpoint.CONFIG_NAME
     if config == path or (config.exists() and "model_type" in read_json_object(config)):
-        architecture = model_architecture(read_json_object(config), HeadConfig(), str(config))
+        architecture = model_architecture(read_json_object(config), str(config))
         return _describe(architecture, config.stem, None)
     return describe_checkpoint(path)
 

@@ -6,7 +6,7 @@ is loaded with `strict=True`.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import mul
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -18,7 +18,7 @@ from svkit.config.architecture import EncoderArchitecture, ModelArchitecture, Wi
 from svkit.config.ranges import Range
 from svkit.config.schema import MAX_LAYERS, HeadConfig, Size
 from svkit.config.typed import Misfit, fit
-from svkit.errors import ArtifactError, ConfigError, first_five
+from svkit.errors import ArtifactError, ConfigError, first_five, first_line
 from svkit.store.files import open_file
 from svkit.store.strict_json import load_json, typed
 
@@ -102,8 +102,8 @@ class _EncoderConfig:
         }
 
 
-def model_architecture(config: Mapping[str, Any], head: HeadConfig, where: str) -> ModelArchitecture:
-    """Read the architecture of a model from a transformers or published encoder configuration.
+def model_architecture(config: Mapping[str, Any], where: str) -> ModelArchitecture:
+    """Read the architecture of a model, with a default head, from a transformers or published encoder configuration.
 
     The published pruned configuration adds `num_attention_heads_group`, `intermediate_size_group` (FFN1, FFN2),
     `conv_group` (second number of each pair) and `use_attention`, `use_feed_forward`. A model whose widths per layer
@@ -111,8 +111,7 @@ def model_architecture(config: Mapping[str, Any], head: HeadConfig, where: str) 
 
     Args:
         config: content of the `config.json`.
-        head: sizes of the speaker head.
-        where: path of the configuration, for errors.
+        where: its path, for errors.
 
     Raises:
         ArtifactError: a key is missing or asks for something that w2v-BERT 2.0 does not have.
@@ -124,16 +123,13 @@ def model_architecture(config: Mapping[str, Any], head: HeadConfig, where: str) 
     except (Misfit, ArtifactError) as error:
         raise ArtifactError(f"{where}: {error}") from None
     encoder = dense if widths is None else dense.with_widths(widths)
-    if encoder == dense:
-        return ModelArchitecture(encoder=dense, head=head)
-    return ModelArchitecture(
-        encoder=encoder, head=head, dense_widths={name: tuple(w) for name, w in dense.widths().items()}
-    )
+    before = None if encoder == dense else {name: tuple(each) for name, each in dense.widths().items()}
+    return ModelArchitecture(encoder=encoder, head=HeadConfig(), dense_widths=before)
 
 
 def encoder_architecture(config: Mapping[str, Any], where: str) -> EncoderArchitecture:
     """Read the architecture of the encoder alone; as `model_architecture`."""
-    return model_architecture(config, HeadConfig(), where).encoder
+    return model_architecture(config, where).encoder
 
 
 def encoder_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -197,8 +193,8 @@ def _head_tensors(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     renamed, unknown = {}, []
     for name, tensor in state.items():
         for pattern, replacement in _HEAD_NAMES:
-            if re.fullmatch(pattern, name):
-                new = re.sub(pattern, replacement, name)
+            if match := re.fullmatch(pattern, name):
+                new = match.expand(replacement)
                 renamed[new] = tensor.squeeze(-1) if ".attention_" in new and tensor.ndim == 3 else tensor
                 break
         else:
@@ -213,20 +209,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return typed(path, load_json(path), dict[str, Any])
 
 
-def _load_pth(path: Path) -> dict[str, Any]:
-    try:
-        with open_file(path, ArtifactError) as file:
-            record: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 - their format
-    except ArtifactError:
-        raise
-    except Exception as error:  # torch.load raises many types for a bad file
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArtifactError(
-            f"{path}: not a checkpoint that can be read safely ({first_line[:150]})"
-        ) from error
-    return record
-
-
 def read_published(path: Path, config_path: Path, lora_alpha: float | None = None) -> PublishedCheckpoint:
     """Read a published checkpoint: plain, with unmerged LoRA, or pruned.
 
@@ -238,48 +220,47 @@ def read_published(path: Path, config_path: Path, lora_alpha: float | None = Non
     Raises:
         ArtifactError: missing file, code in the pickle, unknown or missing key, wrong shape.
     """
-    config = read_json_object(config_path)
-    encoder_architecture(config, str(config_path))  # a bad configuration is said before gigabytes are read
-    state, classifier_state = _modules(_load_pth(path), path)
+    # A bad configuration is reported before gigabytes are read.
+    architecture = model_architecture(read_json_object(config_path), str(config_path))
+    modules = _load_pth(path)
+    state, classifier_state = modules["spk_model"], modules.get("classifier", {})
     prefix = "front.encoder."
-    upstream = {
-        name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
-    }
+    upstream = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
     tensors = encoder_tensors(merge_lora(upstream, lora_alpha, str(path)))
-    tensors = {f"encoder.{name}": tensor for name, tensor in tensors.items()}
-    head = _head_tensors({k: v for k, v in state.items() if not k.startswith(prefix)}, str(path))
+    tensors = {f"encoder.{name}": tensor for name, tensor in tensors.items()} | _head_tensors(
+        state, str(path)
+    )
     try:
-        sizes = HeadConfig(
-            adapter_dim=head["head.layer_adapters.0.down.weight"].shape[0],
-            attention_dim=head["head.pooling.attention_in.weight"].shape[0],
-            embedding_dim=head["head.embedding.weight"].shape[0],
+        head = HeadConfig(
+            adapter_dim=tensors["head.layer_adapters.0.down.weight"].shape[0],
+            attention_dim=tensors["head.pooling.attention_in.weight"].shape[0],
+            embedding_dim=tensors["head.embedding.weight"].shape[0],
         )
     except KeyError as error:
         raise ArtifactError(f"{path}: missing key for {error}") from error
     except (IndexError, ConfigError) as error:
         raise ArtifactError(f"{path}: a tensor of the head has no size: {error}") from error
     classifier = classifier_state.pop("weight", None)
-    if classifier is not None and (classifier.ndim != 2 or classifier.shape[1] != sizes.embedding_dim):
+    if classifier is not None and (classifier.ndim != 2 or classifier.shape[1] != head.embedding_dim):
         raise ArtifactError(
-            f"{path}: classifier.weight: expected [classes, {sizes.embedding_dim}], found {list(classifier.shape)}"
+            f"{path}: classifier.weight: expected [classes, {head.embedding_dim}], found {list(classifier.shape)}"
         )
     if classifier_state:
         raise ArtifactError(f"{path}: unknown classifier keys {first_five(sorted(classifier_state))}")
-    return PublishedCheckpoint(
-        model_architecture(config, sizes, str(config_path)), tensors | head, classifier
-    )
+    return PublishedCheckpoint(replace(architecture, head=head), tensors, classifier)
 
 
-def _is_plain(entry: tuple[Any, Any]) -> bool:
-    """Whether this is a name with a dense tensor of floats or whole numbers."""
-    name, tensor = entry
-    if not isinstance(name, str) or not isinstance(tensor, Tensor):
-        return False
-    return tensor.layout == torch.strided and not (tensor.is_complex() or tensor.is_quantized)
-
-
-def _modules(record: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """State of the speaker model and of the classifier (empty without one); nothing else may be there."""
+def _load_pth(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Read the states of the speaker model and, where there is one, of the classifier; nothing else may be there."""
+    try:
+        with open_file(path, ArtifactError) as file:
+            record = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 - their format
+    except ArtifactError:
+        raise
+    except Exception as error:  # torch.load raises many types for a bad file
+        raise ArtifactError(
+            f"{path}: not a checkpoint that can be read safely ({first_line(error)})"
+        ) from error
     modules = record.get("modules") if isinstance(record, dict) else None
     if not isinstance(modules, dict) or "spk_model" not in modules:
         found = first_five(sorted(map(str, record))) if isinstance(record, dict) else type(record).__name__
@@ -288,8 +269,15 @@ def _modules(record: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Tens
     if unknown:
         raise ArtifactError(f"{path}: unknown modules {first_five(unknown)}")
     for name, state in modules.items():
-        if not isinstance(state, dict) or not all(map(_is_plain, state.items())):
+        if not isinstance(state, dict) or not all(map(_is_plain, state, state.values())):
             raise ArtifactError(
                 f"{path}: modules.{name}: expected named tensors, found {type(state).__name__}"
             )
-    return dict(modules["spk_model"]), dict(modules.get("classifier", {}))
+    return {name: dict(state) for name, state in modules.items()}
+
+
+def _is_plain(name: Any, tensor: Any) -> bool:
+    """Whether this is a name with a dense tensor of floats or whole numbers."""
+    if not isinstance(name, str) or not isinstance(tensor, Tensor):
+        return False
+    return tensor.layout == torch.strided and not (tensor.is_complex() or tensor.is_quantized)

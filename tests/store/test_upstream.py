@@ -14,7 +14,6 @@ from peft import get_peft_model
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from svkit.config.architecture import W2V_BERT_2
-from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError
 from svkit.store.upstream import encoder_architecture, merge_lora, model_architecture, read_published
 from tests.pruning.published import PRUNED, PRUNED_CONFIGURATION, STOCK_CONFIGURATION
@@ -38,16 +37,16 @@ def test_stock_and_published_configurations():
     assert encoder_architecture(STOCK_CONFIGURATION, "x") == W2V_BERT_2
     assert encoder_architecture(Wav2Vec2BertConfig().to_dict(), "x") == W2V_BERT_2
     assert encoder_architecture(PRUNED_CONFIGURATION, "x") == PRUNED
-    cut = model_architecture(PRUNED_CONFIGURATION, HeadConfig(), "x")
+    cut = model_architecture(PRUNED_CONFIGURATION, "x")
     assert cut.encoder == PRUNED and cut.is_pruned and cut.dense_encoder() == W2V_BERT_2
-    assert not model_architecture(STOCK_CONFIGURATION, HeadConfig(), "x").is_pruned
+    assert not model_architecture(STOCK_CONFIGURATION, "x").is_pruned
 
 
 def test_groups_of_dense_widths_are_no_cut():
     """The published configuration of a dense model has the groups too."""
     config = json.loads(PLAIN_CONFIG.read_text())
     assert "num_attention_heads_group" in config
-    assert not model_architecture(config, HeadConfig(), "x").is_pruned
+    assert not model_architecture(config, "x").is_pruned
 
 
 @pytest.mark.parametrize(
