@@ -50,23 +50,20 @@ class Augmenter:
         """
         self._config, self._train, self._speakers = config, train, speakers
         self._banks = _open_banks(noise, _MAX_BANK_BYTES * 3 // 4)
-        self._kinds = self._usable_kinds() if config.noise_probability > 0 else ()
+        self.noise_kinds = self._usable_kinds() if config.noise_probability > 0 else ()
+        """The kinds of noise that are drawn, with equal chances."""
         self._responses: AudioBank | RoomBank | None = None
         if config.reverb_probability > 0:
             self._responses = self._open_responses(rirs, seed)
-
-    @property
-    def noise_kinds(self) -> tuple[str, ...]:
-        """The kinds of noise that are drawn, with equal chances."""
-        return self._kinds
 
     def __call__(self, crop: Crop, row: int, rng: np.random.Generator) -> Crop:
         """Augment one crop, float32 `[N]` at 16 kHz, of a row of the training list; `rng` makes all choices."""
         choice = rng.random()
         if choice < self._config.noise_probability:
-            if not self._kinds:
+            if not self.noise_kinds:
                 return crop
-            return self._add_noise(self._kinds[rng.integers(len(self._kinds))], crop, row, rng)
+            kind = self.noise_kinds[rng.integers(len(self.noise_kinds))]
+            return self._add_noise(kind, crop, row, rng)
         if choice < self._config.noise_probability + self._config.reverb_probability:
             return reverberate(crop, self._draw_response(rng))
         return crop

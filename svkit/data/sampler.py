@@ -38,11 +38,6 @@ class EpochBatches:
         """Number of global batches in an epoch, at least 1."""
         return max(1, self._num_crops // self._global_size)
 
-    def batches(self, epoch: int) -> Iterator[list[CropKey]]:
-        """Yield this process's batches of an epoch in order."""
-        first = epoch * self.steps_per_epoch
-        return (self.batch(step) for step in range(first, first + self.steps_per_epoch))
-
     def batch(self, step: int) -> list[CropKey]:
         """Return this process's batch of a step counted from the beginning of training: `batch_size` keys."""
         epoch, index = divmod(step, self.steps_per_epoch)

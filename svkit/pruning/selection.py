@@ -52,14 +52,10 @@ def select(
     limit: float,
     round_to: int = 1,
 ) -> list[LayerGates]:
-    """Choose the final gate values.
+    """Choose the final gate values of trained gates.
 
-    Args:
-        gates: after training.
-        dense: the architecture they gate.
-        cost: exact count of an architecture (parameters or MACs).
-        limit: largest allowed cost.
-        round_to: FFN and convolution widths become multiples of this.
+    `cost` counts an architecture exactly (parameters or MACs), `limit` is the largest cost allowed; FFN and convolution
+    widths become multiples of `round_to`.
 
     Returns:
         Gate values per layer on the CPU: soft values of the units that are kept, 0 elsewhere. The cost is within

@@ -86,12 +86,9 @@ class AudioError(DataError):
     """An audio file that cannot be used; `reason` is the kind of fault, for counting."""
 
     def __init__(self, path: Place, reason: str, detail: str) -> None:
-        """Make the one line.
+        """Say `detail` after the place of the recording.
 
-        Args:
-            path: the recording.
-            reason: `missing`, `empty`, `unreadable`, `no such channel`, `truncated`, `non-finite` or `too loud`.
-            detail: the rest of the line.
+        The reason is `missing`, `empty`, `unreadable`, `no such channel`, `truncated`, `non-finite` or `too loud`.
         """
         super().__init__(f"{path}: {detail}")
         self.path = path
@@ -216,11 +213,8 @@ def examine(
 ) -> tuple[AudioInfo, str]:
     """Read a whole file and check it.
 
-    Args:
-        path: the recording.
-        visit: gets every block of samples of the channel, float32 `[N]` with N at most 2^21, and their rate.
-        channel: which channel of a file with several, or their mean (`mix`).
-        allow_cut: take what is there of a file whose header says that it was longer.
+    `visit` gets every block of samples of the channel, float32 `[N]` with N at most 2^21, and their rate; `allow_cut`:
+    accept what is there of a file whose header says that it was longer.
 
     Returns:
         Its header, and the sha256 of its rate and the samples of the channel: equal for equal content,
@@ -289,10 +283,10 @@ def read_audio(
         path: an audio file that libsndfile knows (wav, flac, ogg, mp3, ...), or its place in a tar file.
         start: first sample.
         num_samples: how many samples (None: up to the end).
-        channel: which channel of a file with several, or their mean (`mix`).
-        sample_rate_hz: the rate the file is said to have (None: nothing is said).
-        length: samples that the file is said to have (None: nothing is said). A file that is cut is read only if this
-            was said knowing what is left of it; a longer one is another file.
+        channel: which channel.
+        sample_rate_hz: the rate that a list states (None: not checked).
+        length: samples that a list states (None: not checked). A file that is cut is read only if the list was made
+            knowing what is left of it; a longer one is another file.
 
     Returns:
         float32 [N] with full scale at 1.
@@ -307,9 +301,10 @@ def read_audio(
                 f"{path}: expected {sample_rate_hz} Hz as in the manifest, found {file.samplerate} Hz"
             )
         said = length or 0
+        # A header that counts its samples is believed; else the list is, as counting costs a decoding.
         if file.claim.is_counted:
             frames = int(file.frames)
-        else:  # counting costs a decoding, which the list spares
+        else:
             frames = said if said and not file.claim.claimed_bytes else count_samples(path)
         _info(file, max(1, frames), channel, allow_cut=0 < said <= frames)
         wanted = frames - start if num_samples is None else num_samples
@@ -346,6 +341,7 @@ def _blocks(
     path, found, longest = file.path, 0, max(1, (size or _BLOCK_SAMPLES) // file.channels)
     try:
         if start:
+            # Some decoders need what comes before the first sample, so that a crop equals that part of the whole.
             lead = min(start, file.lead_samples())
             if start > lead:
                 file.seek(start - lead)
