@@ -33,6 +33,8 @@ class Found:
     """Ids of the utterances that the corpus sets aside for evaluation; None: evaluation speakers are chosen here."""
     lists: Sequence[EvaluationList] = ()
     """Trial lists of `evaluation`; none: one is made."""
+    genders: Mapping[str, str] = field(default_factory=dict)
+    """Of every utterance, or of none: then nontarget trials made here are of both genders."""
     scan: ScanOptions | None = None
     """Where it differs from the request's."""
     finish: Callable[[pd.DataFrame], tuple[pd.DataFrame, list[BadFile]]] | None = None
@@ -82,6 +84,8 @@ def prepare(
         table = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
         if "channel" in table:
             table["channel"] = table["channel"].fillna("0")  # of a group whose files all have one channel
+        if found.genders:
+            table["gender"] = table["utterance_id"].map(found.genders)
         if found.finish is not None:
             table, unusable = found.finish(table)
             bad += unusable

@@ -69,11 +69,7 @@ def run(
         if unused:
             progress.note(f"{path}: {', '.join(unused)} are not used: whole files are taken")
         files, genders = _candidates(path, rows, places, audio_root or path.parent)
-        if "gender" not in places:
-            return Found(groups=[files])
-        return Found(
-            groups=[files], finish=lambda table: (table.assign(gender=table["utterance_id"].map(genders)), [])
-        )
+        return Found(groups=[files], genders=genders if "gender" in places else {})
 
     options = {"columns": columns, "audio_root": audio_root}
     return prepare(request, progress, "csv", find, options, inputs={"table": path})

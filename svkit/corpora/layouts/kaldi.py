@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from svkit.corpora.conversion import FLAC_BYTES_PER_SAMPLE, check_room, in_parallel
 from svkit.corpora.recognise import wrong_tree
@@ -125,15 +124,12 @@ def run(
             if name in paths
         ]
 
-        def add_genders(table: pd.DataFrame) -> tuple[pd.DataFrame, list[BadFile]]:
-            is_known = set(table["speaker_id"]) <= set(genders)
-            return table.assign(gender=table["speaker_id"].map(genders)) if is_known else table, []
-
+        has_genders = genders.keys() >= {file.speaker_id for file in files}
         return Found(
             groups=[files],
             bad=sorted(maker.bad, key=lambda file: file.utterance_id),
+            genders={file.utterance_id: genders[file.speaker_id] for file in files if has_genders},
             scan=scan,
-            finish=add_genders,
         )
 
     options = {"audio_root": audio_root and audio_root.resolve(), "allow_pipes": allow_pipes}

@@ -9,11 +9,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
 from svkit.corpora.recognise import LIBRISPEECH_SUBSET, wrong_tree
 from svkit.corpora.request import CorpusRequest, CorpusResult
-from svkit.corpora.scan import BadFile, Candidate
+from svkit.corpora.scan import Candidate
 from svkit.corpora.skeleton import Found, prepare
 from svkit.corpora.walk import find_audio
 from svkit.errors import DataError
@@ -52,10 +50,17 @@ def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
             progress.note(f"not used: {', '.join(unused)}")
         files = [file for subset in (*training, *evaluating) for file in _files(root, subset)]
         ids = [file.utterance_id for file in files if file.utterance_id.partition("/")[0] in evaluating]
+        genders = _read_genders(root / "SPEAKERS.TXT")
+        unknown = {file.speaker_id for file in files} - genders.keys()
+        if unknown:
+            progress.note(
+                f"{root}/SPEAKERS.TXT: {len(unknown)} speakers without a gender: nontarget trials of both genders"
+            )
+            genders = {}
         return Found(
             groups=[files],
             evaluation=ids if has_parts else None,
-            finish=lambda table: _add_genders(table, root / "SPEAKERS.TXT", progress),
+            genders={file.utterance_id: genders[file.speaker_id] for file in files if genders},
         )
 
     return prepare(request, progress, "librispeech", find)
@@ -80,16 +85,12 @@ def _files(root: Path, subset: str) -> Iterator[Candidate]:
         yield Candidate(f"{subset}/{name}", speaker, f"{speaker}/{chapter}", path)
 
 
-def _add_genders(table: pd.DataFrame, path: Path, progress: Progress) -> tuple[pd.DataFrame, list[BadFile]]:
-    """Add the column `gender` (F, M) where `SPEAKERS.TXT` has every speaker."""
+def _read_genders(path: Path) -> dict[str, str]:
+    """Return the gender (F, M) of each speaker whose line says it."""
     genders = {}
     if path.is_file():
         for line in read_file(path, DataError).decode(errors="replace").splitlines():
             fields = [field.strip() for field in line.split("|")]
             if not line.startswith(";") and len(fields) >= 3 and fields[1] in ("F", "M"):
                 genders[fields[0]] = fields[1]
-    missing = set(table["speaker_id"]) - set(genders)
-    if missing:
-        progress.note(f"{path}: {len(missing)} speakers without a gender: nontarget trials of both genders")
-        return table, []
-    return table.assign(gender=table["speaker_id"].map(genders)), []
+    return genders
