@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -248,7 +247,7 @@ def measure_extract(work: Path, factor: int) -> dict[str, Any]:
     from svkit.store import checkpoint as store
     from svkit.store.embeddings import read_facts
     from svkit.store.manifest import COLUMNS, write_manifest
-    from svkit.store.provenance import PROVENANCE_NAME, write_provenance
+    from svkit.store.output import Output
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -258,14 +257,7 @@ def measure_extract(work: Path, factor: int) -> dict[str, Any]:
     )
     model = work / "model"
     store.write_model(model, architecture, SpeakerNetwork(architecture).state_dict())
-    write_provenance(
-        model / PROVENANCE_NAME,
-        (),
-        command="benchmark",
-        config={},
-        inputs=[],
-        started=date.today().isoformat(),
-    )
+    Output(model, command="benchmark", config={}, inputs={}).finish(files=())
     rows = []
     rng = np.random.default_rng(0)
     for number in range(50):

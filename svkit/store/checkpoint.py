@@ -24,7 +24,7 @@ from svkit.config.ranges import Range
 from svkit.errors import ArtifactError, first_line
 from svkit.store.atomic import one_line, replacing, write_bytes, write_json, write_text
 from svkit.store.files import LOG_BYTES, check_file, read_file
-from svkit.store.provenance import check_sha256, sha256_file
+from svkit.store.provenance import refuse_changed, sha256_file
 from svkit.store.strict_json import load_json, read_json, typed
 from svkit.store.tables import read_artifact_table, write_table
 
@@ -273,7 +273,7 @@ def _check_files(place: Path, record: _Record) -> None:
         if record.sha256 is None:
             read_shapes(path)
         else:
-            check_sha256(path, record.sha256.get(path.name), "it was saved")
+            refuse_changed(path, record.sha256.get(path.name), sha256_file(path), "it was saved")
 
 
 def _complete_states(root: Path) -> list[Path]:

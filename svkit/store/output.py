@@ -8,6 +8,7 @@ again finds equal configuration and input hashes there and resumes.
 import fnmatch
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -19,18 +20,21 @@ from svkit.store.atomic import remove_unfinished, write_json
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.places import recorded_paths
 from svkit.store.provenance import (
+    FORMAT,
     NOT_CONTENT,
     PROVENANCE_NAME,
     RUN_NAME,
+    VERSION,
     InputEntry,
     content_files,
-    describe_inputs,
+    describe_code,
     identity,
     plain,
     read_record,
     recorded_files,
+    sha256_file,
+    sha256_input,
     utc_now,
-    write_provenance,
 )
 from svkit.store.strict_json import read_json, typed
 
@@ -110,7 +114,10 @@ class Output:
             DataError, ArtifactError: an input does not exist, or is a finished artifact that has changed.
         """
         if self._described is None:
-            self._described = describe_inputs(self.inputs)
+            self._described = [
+                {"name": name, "path": path.as_posix(), "sha256": sha256_input(path)}
+                for name, path in self.inputs.items()
+            ]
         return self._described
 
     @property
@@ -196,22 +203,34 @@ class Output:
         """Write the record, the mark of completeness, with the hashes of the output; call it last.
 
         Args:
-            extra: more keys of the record.
+            extra: more keys of the record; `device` replaces the one found out here.
             files: the output, for a part or a list; None: all that svkit writes into a directory.
         """
         if files is None:
             found = [*content_files(self.path), *self.path.glob("calibration.json")]
             files = [path for path in found if not self._is_foreign(path.relative_to(self.path).parts[0])]
-        write_provenance(
-            self.record,
-            files,
-            command=self.command,
-            config=self.config,
-            inputs=self.describe(),
-            started=self.started,
-            experiment=self.experiment,
-            extra=extra,
-        )
+        torch, config, home = sys.modules.get("torch"), plain(self.config), self.record.parent
+        has_gpu = torch is not None and torch.cuda.is_available()
+        outputs = []
+        for path in sorted(files):
+            status, name = path.stat(), path.relative_to(home).as_posix()
+            facts = {"sha256": sha256_file(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+            outputs.append({"name": name, **facts})
+        content = {
+            "format": FORMAT,
+            "format_version": VERSION,
+            "command": self.command,
+            **describe_code(),
+            "argv": list(sys.argv),
+            "config": config,
+            "seed": config.get("seed"),
+            "device": str(torch.cuda.get_device_name()) if torch and has_gpu else "cpu",
+            "started": self.started,
+            "finished": utc_now(),
+            "inputs": self.describe(),
+            "outputs": outputs,
+        }
+        write_json(self.record, recorded_paths(home, {**content, **plain(extra or {})}, self.experiment))
 
     def close(self) -> None:
         """Release the lock; an unfinished output stays and can be resumed."""

@@ -5,43 +5,25 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError, DataError
-from svkit.store.atomic import write_json
 from svkit.store.files import open_file
-from svkit.store.places import recorded_paths, usable_paths
+from svkit.store.places import usable_paths
 from svkit.store.strict_json import read_json, typed
 
 FORMAT, VERSION = "svkit-provenance", 1
 PROVENANCE_NAME, RUN_NAME = "provenance.json", "run.json"
-_LIBRARIES = (
-    "accelerate",
-    "numpy",
-    "pandas",
-    "peft",
-    "safetensors",
-    "soundfile",
-    "torch",
-    "torchaudio",
-    "transformers",
-)
+_LIBRARIES = "accelerate numpy pandas peft safetensors soundfile torch torchaudio transformers"
 _DATA_SUFFIXES = {".tsv", ".txt", ".parquet", ".csv", ".wav", ".flac"}
-# Logs, state and documents beside the content: two artifacts that differ in them only are the same artifact.
-NOT_CONTENT = {
-    PROVENANCE_NAME,
-    RUN_NAME,
-    "train_log.jsonl",
-    "resume",
-    "tensorboard",
-    "checkpoints",
-    "calibration.json",
-    "README.md",
+NOT_CONTENT = {PROVENANCE_NAME, RUN_NAME, "train_log.jsonl", "calibration.json", "README.md"} | {
+    *("resume", "tensorboard", "checkpoints"),
 }
+"""Logs, state and documents beside the content: two artifacts that differ in them only are the same artifact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +59,12 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_sha256(path: Path, expected: object, since: str) -> None:
+def refuse_changed(path: Path, expected: object, found: str, since: str) -> None:
     """Refuse a file that is not what it was.
 
     Raises:
         ArtifactError: its sha256 is another one; `since` says from when the expected one is ("it was saved").
     """
-    refuse_changed(path, expected, sha256_file(path), since)
-
-
-def refuse_changed(path: Path, expected: object, found: str, since: str) -> None:
-    """Raise the ArtifactError of `check_sha256` for a file whose hash is known."""
     if found != expected:
         raise ArtifactError(
             f"{path}: expected sha256 {str(expected)[:12]}, found {found[:12]}: it has changed since {since}"
@@ -145,7 +122,7 @@ def check_outputs(directory: Path, *names: str, in_full: bool = False) -> None:
         if path in recorded and path.exists():
             entry, now = recorded[path], path.stat()
             if in_full or (now.st_size, now.st_mtime_ns) != (entry["size"], entry["mtime_ns"]):
-                check_sha256(path, entry["sha256"], _FINISHED)
+                refuse_changed(path, entry["sha256"], sha256_file(path), _FINISHED)
 
 
 _FINISHED = "it was finished; take it from a copy, or make it again with --overwrite"
@@ -187,14 +164,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def describe_inputs(inputs: Mapping[str, Path]) -> list[dict[str, str]]:
-    """Return `{name, path, sha256}` of every input, as provenance records them; see `sha256_input`."""
-    return [
-        {"name": name, "path": Path(path).as_posix(), "sha256": sha256_input(Path(path))}
-        for name, path in inputs.items()
-    ]
-
-
 def utc_now() -> str:
     """Return the time now, ISO 8601 to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -206,7 +175,9 @@ def describe_code() -> dict[str, Any]:
         "svkit": _version("svkit"),
         "git_commit": _git_commit(),
         "python": ".".join(map(str, sys.version_info[:3])),
-        "libraries": {name: version for name in _LIBRARIES if (version := _version(name)) is not None},
+        "libraries": {
+            name: version for name in _LIBRARIES.split() if (version := _version(name)) is not None
+        },
     }
 
 
@@ -227,59 +198,6 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None
-
-
-def _device_name() -> str:
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return "cpu"
-
-
-def write_provenance(
-    path: Path,
-    files: Iterable[Path],
-    *,
-    command: str,
-    config: Mapping[str, Any],
-    inputs: list[dict[str, str]],
-    started: str,
-    experiment: Path | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a `provenance.json`, the mark of completeness: last of all.
-
-    Args:
-        path: of the record.
-        files: the output, below the directory of the record; they are hashed.
-        command: the verb, such as `prune`.
-        config: the resolved configuration (plain JSON types).
-        inputs: `{name, path, sha256}` of every input.
-        started: ISO 8601 UTC.
-        experiment: paths inside it are recorded relative to it; None: all are absolute.
-        extra: more keys; `device` replaces the one found out here.
-    """
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": VERSION,
-        "command": command,
-        **describe_code(),
-        "argv": list(sys.argv),
-        "config": plain(config),
-        "seed": plain(config).get("seed"),
-        "device": _device_name(),
-        "started": started,
-        "finished": utc_now(),
-        "inputs": inputs,
-        "outputs": [_describe_output(path.parent, file) for file in sorted(files)],
-    }
-    write_json(path, recorded_paths(path.parent, {**content, **plain(extra or {})}, experiment))
-
-
-def _describe_output(directory: Path, path: Path) -> dict[str, Any]:
-    status = path.stat()
-    facts = {"sha256": sha256_file(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    return {"name": path.relative_to(directory).as_posix(), **facts}
 
 
 def read_provenance(directory: Path) -> dict[str, Any]:
@@ -316,10 +234,9 @@ def identity(run: Mapping[str, Any]) -> dict[str, Any]:
     inputs = {entry["name"]: entry["sha256"] for entry in run.get("inputs", [])}
     config = run.get("config")
     if isinstance(config, dict):  # files that it names by their paths are inputs
-        named = {"trials", *(key for key, name in _NAMED_INPUTS.items() if name in inputs)}
+        named = {
+            "trials",
+            *(name.replace(" ", "_") for name in ("encoder", "eval speakers") if name in inputs),
+        }
         config = {key: value for key, value in config.items() if key not in named}
     return {"command": run.get("command"), "config": config, "input": inputs}
-
-
-_NAMED_INPUTS = {"encoder": "encoder", "eval_speakers": "eval speakers"}
-"""Key of a configuration that may be a path -> name of the input that it then is; of `trials`, all are inputs."""

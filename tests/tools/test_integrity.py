@@ -15,7 +15,7 @@ from svkit.store.checkpoint import read_tensors
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import read_manifest
 from svkit.store.output import Output
-from svkit.store.provenance import describe_inputs, read_provenance, write_provenance
+from svkit.store.provenance import read_provenance
 from tests.training_experiment import make_teacher, prepare, set_options
 
 pytestmark = pytest.mark.usefixtures("fresh_process")
@@ -28,16 +28,7 @@ def run(*words: object) -> Result:
 def record(exp: Path, directory: Path, **inputs: Path) -> Path:
     """Finish a checkpoint as a command does."""
     files = [path for path in directory.rglob("*") if path.is_file() and path.name != "provenance.json"]
-    described = describe_inputs(inputs)
-    write_provenance(
-        directory / "provenance.json",
-        files,
-        command="finetune",
-        config={},
-        inputs=described,
-        started="",
-        experiment=exp,
-    )
+    Output(directory, command="finetune", config={}, inputs=inputs, experiment=exp).finish(files=files)
     return directory
 
 
@@ -215,8 +206,8 @@ def test_lists_with_a_provenance_of_their_own_are_checked(tmp_path: Path) -> Non
     inputs = {"list": tmp_path / "b.tsv"}
     with Output(tmp_path / "out", command="test", config={}, inputs=inputs).open() as output:
         output.finish()
-    write_provenance(
-        tmp_path / "a.provenance.json", [tmp_path / "a.tsv"], command="x", config={}, inputs=[], started=""
+    Output(tmp_path / "a.tsv", command="x", config={}, inputs={}, kind="list").finish(
+        files=[tmp_path / "a.tsv"]
     )
     assert run("info", "--check", tmp_path).exit_code == 0
     for name in ("a.tsv", "b.tsv"):
