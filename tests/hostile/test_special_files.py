@@ -19,6 +19,8 @@ from svkit.store import checkpoint as store
 from tests.fake_experiment import make_experiment
 from tests.training_experiment import make_teacher, one_process, prepare
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 LONGEST_SECONDS = 30
 
 

@@ -25,6 +25,8 @@ from svkit.store.metrics import Comparison, metrics_record, read_metrics
 from svkit.store.report import find_checkpoints, read_log, read_report, report_record
 from tests.fake_experiment import finish, make_experiment
 
+without_figures = pytest.mark.usefixtures("plain_reports")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
@@ -298,6 +300,7 @@ def run(exp, **options):
     return read_report(stage.run(stage.ReportRequest(exp=exp, overwrite=True, **options), SilentProgress()))
 
 
+@without_figures
 def test_finished_report_is_refused_kept_or_replaced(finished, tmp_path):
     exp = tmp_path / "exp"
     shutil.copytree(finished, exp)
@@ -314,6 +317,7 @@ def test_finished_report_is_refused_kept_or_replaced(finished, tmp_path):
     assert not list((exp / "report" / "figures").glob("tradeoff*"))
 
 
+@without_figures
 def test_scores_without_checkpoints_still_make_a_report(finished, tmp_path):
     exp = tmp_path / "exp"
     shutil.copytree(finished / "scores", exp / "scores")
@@ -324,6 +328,7 @@ def test_scores_without_checkpoints_still_make_a_report(finished, tmp_path):
     assert "Checkpoints" not in (exp / "report" / "report.md").read_text()
 
 
+@without_figures
 def test_a_chain_that_mixes_recipes_says_so_everywhere(finished, tmp_path):
     exp = tmp_path / "copy"
     shutil.copytree(finished, exp)
@@ -344,6 +349,7 @@ def test_a_chain_that_mixes_recipes_says_so_everywhere(finished, tmp_path):
         assert f"Caution: {sentence}." in html.unescape((exp / "report" / name).read_text())
 
 
+@without_figures
 def test_nothing_to_report_is_said(tmp_path):
     with pytest.raises(ArtifactError, match="svkit score"):
         stage.run(stage.ReportRequest(exp=tmp_path), SilentProgress())
@@ -390,6 +396,7 @@ def test_report_json_holds_plain_numbers(finished):
     )
 
 
+@without_figures
 def test_another_commands_mark_is_not_kept(finished, tmp_path):
     exp = tmp_path / "exp"
     shutil.copytree(finished, exp)

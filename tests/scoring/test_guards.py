@@ -34,6 +34,8 @@ from svkit.store.tables import write_table
 from svkit.store.trials import Trials, read_trials, write_trials
 from tests.fake_experiment import finish, make_embeddings, make_experiment
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 NUM_SPEAKERS, PER_SPEAKER = 8, 3
 IDS = [f"{speaker:05d}/{take}.wav" for speaker in range(NUM_SPEAKERS) for take in range(PER_SPEAKER)]
 

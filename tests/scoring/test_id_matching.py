@@ -13,6 +13,8 @@ from svkit.scoring.score import ScoreRequest, run
 from svkit.store.scores import read_scores
 from tests.fake_experiment import make_experiment
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 KNOWN = [
     f"spk0{speaker}/s{session}/0{take}.flac" for speaker in range(3) for session in (1, 2) for take in (1, 2)
 ]

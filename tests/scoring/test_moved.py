@@ -27,6 +27,8 @@ from svkit.store.report import read_report
 from svkit.store.tables import write_table
 from tests.fake_experiment import finish, make_experiment
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 NUM_SPEAKERS, PER_SPEAKER = 8, 3
 
 

@@ -21,6 +21,8 @@ from svkit.store.scores import read_scores
 from svkit.store.trials import Trials, read_trials, write_trials
 from tests.fake_experiment import make_embeddings, make_experiment
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory):

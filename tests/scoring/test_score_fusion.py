@@ -19,6 +19,8 @@ from svkit.store.scores import read_scores
 from svkit.store.trials import Trials, read_trials, write_trials
 from tests.fake_experiment import finish, make_lists
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 NUM_SPEAKERS = 24
 
 

@@ -18,7 +18,7 @@ from svkit.store.output import Output
 from svkit.store.provenance import read_provenance
 from tests.training_experiment import make_teacher, prepare, set_options
 
-pytestmark = pytest.mark.usefixtures("fresh_process")
+pytestmark = pytest.mark.usefixtures("fresh_process", "plain_reports")
 
 
 def run(*words: object) -> Result:
