@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from svkit.nn.margin import SampledClassifier, arcface_logits
-from tests.processes import leave
+from tests.processes import leave, run_in_two
 
 CLASSES, DRAWN, DIM, BATCH, STEPS = 60, 14, 5, 8, 6
 
@@ -61,7 +61,7 @@ def _process(rank: int, folder: str) -> None:
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
-    multiprocessing.start_processes(_process, (str(tmp_path),), nprocs=2, start_method="spawn")
+    run_in_two(_process, str(tmp_path))
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     whole = _train(slice(None), wrap=False)
     losses = (first.pop("losses") + second.pop("losses")) / 2

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed, multiprocessing, nn
+from torch import Tensor, distributed, nn
 
 from svkit.nn.pooling import SynchronisedBatchNorm
-from tests.processes import leave
+from tests.processes import leave, run_in_two
 
 SPLIT, ROWS, CHANNELS = 5, 12, 3
 """Uneven shares: the statistics are those of all rows, not the mean of the shares' statistics."""
@@ -42,7 +42,7 @@ def _share(rank: int, folder: str) -> None:
 
 
 def test_two_shares_equal_the_whole(tmp_path: Path) -> None:
-    multiprocessing.start_processes(_share, (str(tmp_path),), nprocs=2, start_method="spawn")
+    run_in_two(_share, str(tmp_path))
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     whole = _step(nn.BatchNorm1d(CHANNELS).double(), *_rows())
     for name in ("output", "grad_rows"):

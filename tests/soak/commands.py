@@ -2,30 +2,22 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
-import sys
 import time
 from dataclasses import dataclass, field, replace
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from svkit.store.provenance import sha256_file
+from tests.processes import fork_server
 from tests.soak import child
 from tests.soak.child import Faults
 from tests.training_experiment import make_teacher, prepare, set_options
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-if str(REPOSITORY) not in sys.path:  # pytest finds `tests` without it, the fork server does not
-    sys.path.append(str(REPOSITORY))
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([child.__name__])
 
 EXIT_CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGHUP: 143, signal.SIGINT: 130}
 _RESULTS = {
@@ -66,10 +58,9 @@ class Running:
         log.unlink(missing_ok=True)
         self._seen.unlink(missing_ok=True)
         words = [str(argument) for argument in arguments]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(REPOSITORY)  # where the fork server finds `tests`, to have it all in memory
-            forkserver.ensure_running()
-        self._process = _context.Process(target=child.run_command, args=(words, str(log), str(out), faults))
+        self._process = fork_server().Process(
+            target=child.run_command, args=(words, str(log), str(out), faults)
+        )
         self._process.start()
         while not log.exists() and self.is_alive():  # until it runs
             time.sleep(0.001)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from svkit.errors import TrainingError
 from svkit.training.loop import MAX_SKIPPED_STEPS, make_optimizer, run_loop
-from tests.processes import leave
+from tests.processes import leave, run_in_two
 from tests.training.conftest import Recorder
 from tests.training.test_loop import OPTIM, ToyTask, batches, plan
 
@@ -69,7 +69,7 @@ def _train(rank: int, bad_steps: tuple[int, ...], num_steps: int) -> dict[str, A
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What happened in both processes, by scenario; they start once for all of them."""
     folder = tmp_path_factory.mktemp("processes")
-    multiprocessing.start_processes(_process, (str(folder),), nprocs=2, start_method="spawn")
+    run_in_two(_process, str(folder))
     ranks = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
     return {name: [found[name] for found in ranks] for name in SCENARIOS}
 
