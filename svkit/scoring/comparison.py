@@ -12,7 +12,7 @@ from svkit.eval import bootstrap
 from svkit.eval.summary import BAND_RATES, Draws, Resampled, resample_errors
 from svkit.progress import Progress
 from svkit.scoring.trial_speakers import find_speakers
-from svkit.store.enrollment import first_utterances, read_enrollment
+from svkit.store.enrollment import read_enrollment
 from svkit.store.metrics import Comparison, Metrics
 from svkit.store.provenance import read_provenance
 from svkit.store.report import Band
@@ -63,9 +63,9 @@ def find_resamples(
         return kept
     scores, inputs = read_scores(directory), read_provenance(directory)["inputs"]
     maps = [Path(entry["path"]) for entry in inputs if entry["name"] == "enroll"]
-    first = first_utterances(read_enrollment(maps[0])) if maps and maps[0].is_file() else None
+    enrollment = read_enrollment(maps[0]) if maps and maps[0].is_file() else None
     try:
-        speakers, source = find_speakers(scores.trials, metrics.manifest, first)
+        speakers, source = find_speakers(scores.trials, metrics.manifest, enrollment)
         drawn = bootstrap.draw_multiplicities(speakers.num_speakers, num_resamples, seed)
     except (ConfigError, DataError) as error:
         progress.note(f"{directory}: no comparison: {error}")

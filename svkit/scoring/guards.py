@@ -23,7 +23,6 @@ from svkit.scoring.trial_speakers import (
 )
 from svkit.store.coded import row_blocks
 from svkit.store.embeddings import Embeddings, read_facts
-from svkit.store.enrollment import first_utterances
 from svkit.store.lists import published_title
 from svkit.store.metrics import ScoredList
 from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
@@ -212,17 +211,15 @@ def check_labels(
     known = speakers_of_manifest(manifest)
     if known is None:
         return
-    first = None
     whole = f"of {len(trials):,} trials have"
     if enrollment is not None:
-        first = first_utterances(enrollment)
         num_speakers = enrollment["utterance_id"].map(known).groupby(enrollment["enroll_id"]).nunique()
         mixed = list(num_speakers.index[num_speakers > 1])
         rows = np.flatnonzero(trials.enroll.look_up(np.isin(trials.enroll.values, mixed)))
         if len(rows):
             what = f"{len(rows):,} {whole} enrollments with several speakers of the manifest ({first_five(mixed)})"
             _stop_at(guards, "contradicting-labels", path, trials, what, rows)
-    enroll, test = manifest_speakers(trials, known, first)
+    enroll, test = manifest_speakers(trials, known, enrollment)
     left, right = trials.enroll.look_up(enroll), trials.test.look_up(test)
     rows = np.flatnonzero(((left == right) != trials.labels.astype(bool)) & (left >= 0) & (right >= 0))
     if len(rows):

@@ -19,7 +19,6 @@ from svkit.scoring.request import ScoreRequest
 from svkit.scoring.subject import Subject
 from svkit.scoring.trial_speakers import find_speakers
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, write_calibration
-from svkit.store.enrollment import first_utterances
 from svkit.store.metrics import Breakdown, CalibratedBy, Metrics, ScoredList, write_metrics
 from svkit.store.output import Output
 from svkit.store.score_forms import write_form
@@ -58,8 +57,7 @@ def judge(
     # Labels may contradict the speakers, and speakers may be too few to draw from: then there are no intervals.
     speakers, draws, no_interval = None, None, None
     try:
-        first = None if trial_set.enrollment is None else first_utterances(trial_set.enrollment)
-        speakers, source = find_speakers(trials, subject.manifest, first)
+        speakers, source = find_speakers(trials, subject.manifest, trial_set.enrollment)
         drawn = draw_multiplicities(speakers.num_speakers, NUM_RESAMPLES, request.seed)
         draws = Draws(speakers=speakers, multiplicities=drawn, source=source)
     except (ConfigError, DataError) as error:

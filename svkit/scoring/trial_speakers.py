@@ -1,6 +1,7 @@
 """Who speaks in the trials: from the manifest behind the embeddings, else from the trials themselves.
 
-A manifest is given as recorded with the embeddings, `{path, sha256}`.
+A manifest is given as recorded with the embeddings, `{path, sha256}`; an enrollment map, where enrollments are not
+utterances, as its table.
 """
 
 from collections.abc import Mapping
@@ -14,23 +15,19 @@ from numpy.typing import NDArray
 
 from svkit.errors import DataError
 from svkit.eval.bootstrap import TrialSpeakers, speakers_from_trials, trial_speakers
+from svkit.store.enrollment import first_utterances
 from svkit.store.manifest import Manifest, read_manifest
 from svkit.store.provenance import sha256_file
 from svkit.store.trials import Trials
 
 
 def find_speakers(
-    trials: Trials, manifest: Mapping[str, Any] | None, enrollment: Mapping[str, str] | None = None
+    trials: Trials, manifest: Mapping[str, Any] | None, enrollment: pd.DataFrame | None = None
 ) -> tuple[TrialSpeakers, str]:
-    """Number the speakers of both sides of every trial.
-
-    Args:
-        trials: the trial list.
-        manifest: used if it exists, has not changed, and has every utterance.
-        enrollment: one utterance of each enrollment id, where enrollments are not utterances.
+    """Number the speakers of both sides of every trial; an enrollment's speaker is that of its first utterance.
 
     Returns:
-        The speakers, and where they come from: `manifest` or `trials`.
+        The speakers, and where they come from: `manifest`, if it is unchanged and has every utterance, or `trials`.
 
     Raises:
         DataError: labels and speakers contradict each other.
@@ -55,18 +52,12 @@ def find_speakers(
 
 
 def manifest_speakers(
-    trials: Trials, known: Mapping[str, str], enrollment: Mapping[str, str] | None = None
+    trials: Trials, known: Mapping[str, str], enrollment: pd.DataFrame | None
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Number the speakers of `trials.enroll.values` and of `trials.test.values`, -1 where not `known`.
-
-    Args:
-        trials: the trial list.
-        known: from `speakers_of_manifest`.
-        enrollment: one utterance of each enrollment id, where enrollments are not utterances.
-    """
+    """Number the speakers of `trials.enroll.values` and of `trials.test.values`, -1 where not `known`."""
     enrolled = pd.Series(trials.enroll.values, dtype=object)
     if enrollment is not None:
-        enrolled = enrolled.map(enrollment)
+        enrolled = enrolled.map(first_utterances(enrollment))
     speakers = pd.concat([enrolled, pd.Series(trials.test.values, dtype=object)]).map(known)
     number = pd.factorize(speakers, sort=True)[0].astype(np.int32)
     return number[: len(enrolled)], number[len(enrolled) :]
