@@ -16,12 +16,21 @@ from svkit.reports.tables import Table
 from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.scoring.guards import Guards, check_scores
 from svkit.scoring.lineage import mixed_recipes
-from svkit.store import report as store
 from svkit.store.atomic import write_bytes, write_text
 from svkit.store.metrics import Metrics, read_metrics
 from svkit.store.output import Output
 from svkit.store.provenance import sha256_file
-from svkit.store.report import Model, Report
+from svkit.store.report import (
+    FIGURES_NAME,
+    MARKDOWN_NAME,
+    PAGE_NAME,
+    Model,
+    Report,
+    find_checkpoints,
+    find_scores,
+    read_report,
+    write_report,
+)  # fmt: skip
 from svkit.store.request import Request
 
 
@@ -43,7 +52,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         ConfigError: the report is finished, and may not be replaced.
     """
     exp = request.exp
-    scores, checkpoints = store.find_scores(exp), store.find_checkpoints(exp)
+    scores, checkpoints = find_scores(exp), find_checkpoints(exp)
     if not scores:
         raise ArtifactError(f"{exp / 'scores'}: no finished scores; run `svkit score` first")
     guards = Guards(allowed=request.allow)
@@ -91,7 +100,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
             provenance=tuple(facts.gather_provenance(exp)),
             cautions=tuple(guards.cautions),
         )
-        store.write_report(output, report)
+        write_report(output, report)
         _render(output.path, progress)
         output.finish()
     for path in contents:
@@ -129,16 +138,16 @@ def _describe_models(
 
 def _render(directory: Path, progress: Progress) -> None:
     """Write markdown, page and figures from `report.json` alone."""
-    report = _printable(store.read_report(directory))
+    report = _printable(read_report(directory))
     panels, svgs = figures.panels(report), {}
     with progress.task("draw", len(panels)) as task:
         for panel in panels:
             png, svgs[panel.name] = figures.draw(panel)
-            write_bytes(directory / store.FIGURES_NAME / f"{panel.name}.png", png)
-            write_text(directory / store.FIGURES_NAME / f"{panel.name}.svg", svgs[panel.name])
+            write_bytes(directory / FIGURES_NAME / f"{panel.name}.png", png)
+            write_text(directory / FIGURES_NAME / f"{panel.name}.svg", svgs[panel.name])
             task.advance(1, figure=panel.name)
-    write_text(directory / store.MARKDOWN_NAME, document.to_text(report, panels))
-    write_text(directory / store.PAGE_NAME, document.to_page(report, panels, svgs))
+    write_text(directory / MARKDOWN_NAME, document.to_text(report, panels))
+    write_text(directory / PAGE_NAME, document.to_page(report, panels, svgs))
 
 
 def _printable(value: Any) -> Any:

@@ -10,7 +10,7 @@ from svkit.store.report import Model, ModelSize, Origin, Report
 
 MEGA, GIGA = 1e6, 1e9
 EER = "EER, % (95 %)"
-PRIORS = (0.01, 0.05, 0.001)
+PRIORS, BRIEF_PRIORS = (0.01, 0.05, 0.001), (0.01, 0.05)
 THRESHOLD_NOTE = (
     "EER: where both error rates are equal; FAR: false-accept rate, of which one in N needs N nontarget trials to be"
     " seen once; minDCF, Bayes: lowest cost at that prior of a target, where a miss costs as much as a false accept."
@@ -24,10 +24,17 @@ def eer_cell(facts: Metrics | Group) -> str:
     return percent(facts.eer, facts.eer_interval)
 
 
-def cost_cell(costs: Sequence[DetectionCost] | None, prior: float, *, interval: bool = False) -> str:
-    """Write the detection cost at a prior."""
-    cost = next((cost for cost in costs or () if cost.p_target == prior), None)
-    return MISSING if cost is None else number(cost.value, cost.interval if interval else None, 3)
+def cost_cells(
+    costs: Sequence[DetectionCost] | None, priors: Sequence[float], *, interval: bool = False
+) -> list[str]:
+    """Write the detection costs at some priors."""
+    found = {cost.p_target: cost for cost in costs or ()}
+    return [
+        number(found[prior].value, found[prior].interval if interval else None, 3)
+        if prior in found
+        else MISSING
+        for prior in priors
+    ]
 
 
 def _rate_cells(point: OperatingPoint, num_targets: int, num_nontargets: int) -> list[str]:
@@ -56,7 +63,7 @@ def errors(systems: Sequence[Metrics]) -> Table:
                 system.trials.name,
                 eer_cell(system),
                 percent(system.eer_convex_hull),
-                *(cost_cell(system.min_dcf, prior, interval=True) for prior in PRIORS),
+                *cost_cells(system.min_dcf, PRIORS, interval=True),
                 number(system.min_cllr, digits=3),
             ]
             for system in systems
@@ -69,14 +76,8 @@ def brief_errors(systems: Sequence[Metrics], title: str, notes: Sequence[str] = 
     """What fits 80 columns of it; systems on several lists are named with theirs."""
     name = label if len(trial_names(systems)) == 1 else system_title
     rows = [
-        [
-            name(system),
-            eer_cell(system),
-            cost_cell(system.min_dcf, 0.01),
-            cost_cell(system.min_dcf, 0.05),
-            number(system.min_cllr, digits=3),
-        ]
-        for system in systems
+        [name(one), eer_cell(one), *cost_cells(one.min_dcf, BRIEF_PRIORS), number(one.min_cllr, digits=3)]
+        for one in systems
     ]
     headings = ["system", EER, "minDCF 0.01", "minDCF 0.05", "minCllr, bits"]
     return Table(title=title, headings=headings, rows=rows, notes=notes)
@@ -90,13 +91,11 @@ def calibration(systems: Sequence[Metrics]) -> Table:
     rows = []
     for system in systems:
         if system.cllr is not None:
-            row = [label(system), system.trials.name, calibration_text(system.calibration)]
-            row.append(number(system.cllr, system.cllr_interval, 3))
-            row.append(number(system.min_cllr_llr, digits=3))
-            for prior in PRIORS:
-                row.append(cost_cell(system.act_dcf, prior, interval=True))
-                row.append(cost_cell(system.min_dcf_llr, prior))
-            rows.append(row)
+            actual = cost_cells(system.act_dcf, PRIORS, interval=True)
+            best = cost_cells(system.min_dcf_llr, PRIORS)
+            costs = [number(system.cllr, system.cllr_interval, 3), number(system.min_cllr_llr, digits=3)]
+            costs += [cell for pair in zip(actual, best, strict=True) for cell in pair]
+            rows.append([label(system), system.trials.name, calibration_text(system.calibration), *costs])
     return Table(headings=headings, rows=rows, left=(0, 1, 2))
 
 
@@ -105,13 +104,10 @@ def brief_calibration(systems: Sequence[Metrics]) -> Table:
     headings = ["system", "Cllr, bits (at best)", "actDCF 0.01 (at best)", "actDCF 0.05 (at best)"]
     rows = []
     for system in systems:
-        row = [
-            label(system),
-            f"{number(system.cllr, digits=3)} ({number(system.min_cllr_llr, digits=3)})",
-        ]
-        for prior in (0.01, 0.05):
-            row.append(f"{cost_cell(system.act_dcf, prior)} ({cost_cell(system.min_dcf_llr, prior)})")
-        rows.append(row)
+        actual = [number(system.cllr, digits=3), *cost_cells(system.act_dcf, BRIEF_PRIORS)]
+        best = [number(system.min_cllr_llr, digits=3), *cost_cells(system.min_dcf_llr, BRIEF_PRIORS)]
+        cells = [f"{cost} ({least})" for cost, least in zip(actual, best, strict=True)]
+        rows.append([label(system), *cells])
     note = f"Log-likelihood ratios: {calibration_text(systems[0].calibration)}."
     return Table(title="Calibration", headings=headings, rows=rows, notes=[note])
 
@@ -163,22 +159,17 @@ def breakdowns(systems: Sequence[Metrics]) -> list[Table]:
 
 def model_size(size: ModelSize, title: str = "") -> Table:
     """Parameters, work and size of one model, counted exactly."""
-    before = size.teacher_parameters
+    rows = [["encoder parameters", f"{size.encoder_parameters:,}"]]
+    if size.teacher_parameters is not None:
+        rows.append(["  before the cut", f"{size.teacher_parameters:,}"])
+        rows.append(["  sparsity", f"{percent(size.sparsity)} %"])
+    rows.append(["head parameters", f"{size.head_parameters:,}"])
     work = size.macs_per_second
-    rows = [
-        ["encoder parameters", f"{size.encoder_parameters:,}"],
-        *(
-            [["  before the cut", f"{before:,}"], ["  sparsity", f"{percent(size.sparsity)} %"]]
-            if before
-            else []
-        ),
-        ["head parameters", f"{size.head_parameters:,}"],
-        ["MACs for 1 s", f"{work.total / GIGA:,.3f} G"],
-        ["  of the encoder", f"{work.encoder / GIGA:,.3f} G"],
-        ["  of the head", f"{work.head / GIGA:,.3f} G"],
-        ["  positional, not in the sum", f"{work.positional / GIGA:,.3f} G"],
-        *([["size of the weights", f"{size.size_bytes / MEGA:,.1f} MB"]] if size.size_bytes else []),
-    ]
+    counts = [work.total, work.encoder, work.head, work.positional]
+    names = ["MACs for 1 s", "  of the encoder", "  of the head", "  positional, not in the sum"]
+    rows += [[name, f"{count / GIGA:,.3f} G"] for name, count in zip(names, counts, strict=True)]
+    if size.size_bytes is not None:
+        rows.append(["size of the weights", f"{size.size_bytes / MEGA:,.1f} MB"])
     return Table(title=title, headings=["", "count"], rows=rows)
 
 
@@ -219,11 +210,8 @@ def overview(report: Report) -> Table:
         members = {system.trials.name: system for system in systems if label(system) == key}
         row = _model_cells(key, model_of(report, next(iter(members.values()))))
         for name in names:
-            system = members.get(name)
-            if system is None:
-                row += [MISSING] * 3
-            else:
-                row += [eer_cell(system), *(cost_cell(system.min_dcf, prior) for prior in (0.01, 0.05))]
+            one = members.get(name)
+            row += [eer_cell(one), *cost_cells(one.min_dcf, BRIEF_PRIORS)] if one else [MISSING] * 3
         rows.append(row)
     return Table(headings=headings, rows=rows)
 

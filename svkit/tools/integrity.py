@@ -19,7 +19,7 @@ class Checked:
     output: str
     """Its directory; for a list that has a provenance of its own, the list."""
     is_finished: bool = True
-    """What is not finished has nothing to be compared with."""
+    """An unfinished output has nothing to be compared with."""
     command: str | None = None
     num_files: int = 0
     num_inputs: int = 0

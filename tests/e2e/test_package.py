@@ -37,6 +37,13 @@ def test_data_files_are_found_through_the_installed_package() -> None:
     assert "lists.toml" in lists
 
 
+def test_every_template_is_matched_by_the_package_data() -> None:
+    root = REPOSITORY / "svkit" / "reports"
+    (pattern,) = _pyproject()["tool"]["setuptools"]["package-data"]["svkit.reports"]
+    templates = {path for path in root.iterdir() if path.suffix not in (".py", "") and path.is_file()}
+    assert templates == set(root.glob(pattern)) and {"page.html.j2"} <= {path.name for path in templates}
+
+
 def test_every_data_list_is_matched_by_the_package_data() -> None:
     patterns = _pyproject()["tool"]["setuptools"]["package-data"]["svkit.data_lists"]
     root = REPOSITORY / "data_lists"
