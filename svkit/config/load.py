@@ -48,12 +48,11 @@ def load_recipe(
     """Build the recipe a command runs with.
 
     Args:
-        preset: name of a preset in the package.
-        config_file_text: content of the user's `--config` file; it may have `extends` of its own, which then
-            replaces `preset`.
+        preset: its name in the package; `extends` in the user's file wins.
+        config_file_text: content of the user's file.
         overrides: `KEY=VALUE` texts of `--set`, VALUE in TOML (a bare word is text).
         sections: dotted names of the sections the command runs, such as `dense.joint` or `prune`; a KEY that
-            is no full name is looked up in each of them.
+            is not a full name is looked up in each of them.
         defaults: values laid over the preset and under the user's file (what the experiment notes).
         preset_from: where the preset was named, for errors.
         config_name: of the user's file, for errors.
@@ -72,8 +71,8 @@ def load_recipe(
             # Free keys: laid over the preset's they could never be taken away, so the user's table replaces them.
             data["encoder_overrides"] = user["encoder_overrides"]
         _copy_like(data, data, "")
-        for key, text in map(_split, overrides):
-            targets.append((key, _set(data, key, text, sections)))
+        for override in overrides:
+            targets.append(_set(data, override, sections))
         return fit(Recipe, data)
     except Misfit as misfit:
         where = f"preset {preset}" if config_file_text is None else config_name
@@ -181,19 +180,15 @@ def _copy_like(table: dict[str, Any], root: Mapping[str, Any], path: str) -> Non
             _copy_like(table[key], root, f"{path}{key}.")
 
 
-def _split(override: str) -> tuple[str, str]:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+def _set(data: dict[str, Any], override: str, sections: Sequence[str]) -> tuple[str, list[str]]:
+    """Carry out one `--set KEY=VALUE`; return the key, and the full names that it stands for."""
+    key, equals, text = (part.strip() for part in override.partition("="))
+    if not equals or not key:
         raise ConfigError(f"--set: expected KEY=VALUE, found {override!r}")
-    return key.strip(), text
-
-
-def _set(data: dict[str, Any], key: str, text: str, sections: Sequence[str]) -> list[str]:
-    """Set what a key of `--set` stands for, and return its full names."""
     try:
         value = read_toml(f"value = {text}")["value"]
     except ValueError:
-        value = text.strip()
+        value = text
     targets = _targets(key, sections)
     for target in targets:
         *parents, last = target.split(".")
@@ -203,7 +198,7 @@ def _set(data: dict[str, Any], key: str, text: str, sections: Sequence[str]) -> 
             table[part] = below if isinstance(below, dict) else {}
             table = table[part]
         table[last] = value
-    return targets
+    return key, targets
 
 
 def _targets(key: str, sections: Sequence[str]) -> list[str]:

@@ -286,10 +286,7 @@ def read_resume(
 ) -> ResumeState | None:
     """Read the newest state that is as it was saved; None when there is none at all.
 
-    Args:
-        directory: the checkpoint.
-        num_steps: of the whole run: no state has more.
-        note: is told of newer states that cannot be read.
+    No state has more steps than the run, `num_steps`; `note` is told of newer states that cannot be read.
 
     Raises:
         ArtifactError: there are states, but none of them can be read.

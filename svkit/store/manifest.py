@@ -133,11 +133,9 @@ _FORMATS = (
 
 
 def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
-    """Read and check a manifest (`.tsv`, or `.parquet` with the same columns).
+    """Read and check a manifest (`.tsv`, or `.parquet` with the same columns); paths are below `audio_root`.
 
-    Args:
-        path: the manifest.
-        audio_root: directory that relative paths are below (default: the manifest's own).
+    Without one, they are below the manifest's own directory.
 
     Raises:
         DataError: missing file or column, no rows, empty, duplicate or climbing (`..`) ids, rates or lengths that
@@ -188,13 +186,7 @@ def _ascends(ids: pd.Series) -> bool:
 
 
 def write_manifest(path: Path, table: pd.DataFrame, *, is_sorted: bool = True) -> None:
-    """Write a manifest sorted by utterance, the contract's columns first and extra ones after them.
-
-    Args:
-        path: `.tsv` or `.parquet`.
-        table: the rows.
-        is_sorted: False keeps the order of the rows.
-    """
+    """Write a manifest (`.tsv` or `.parquet`), sorted by utterance; extra columns come after those of the contract."""
     extra = [name for name in table.columns if name not in COLUMNS]
     table = table[[*COLUMNS, *extra]]
     if CHANNEL_COLUMN in extra:  # of some of the tables that were put together, perhaps
@@ -203,8 +195,7 @@ def write_manifest(path: Path, table: pd.DataFrame, *, is_sorted: bool = True) -
         if channels.ne("0").any():
             table = table.assign(**{CHANNEL_COLUMN: channels})
     if path.suffix == ".parquet":
-        typed = {name: integers(table[name].astype(str)) for name in _NUMBERS}
-        table = table.assign(**typed)
+        table = table.assign(**{name: integers(table[name].astype(str)) for name in _NUMBERS})
     if is_sorted and not _ascends(table["utterance_id"]):  # sorting copies all columns
         table = table.sort_values("utterance_id", kind="stable")
     write_table(path, table)

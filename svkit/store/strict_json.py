@@ -39,13 +39,8 @@ def load_json(path: Path) -> Any:
 def typed(path: Path, content: object, kind: type[Kind], key: str = "") -> Kind:
     """Return what was read of a file as a value of a type: a dataclass, whose own defaults hold, a list, a number.
 
-    Keys that a dataclass does not declare are left out; nothing is coerced.
-
-    Args:
-        path: of the file, for messages.
-        content: what `load_json` returned, or a part of it.
-        kind: annotated as configurations are: `Annotated[int, Range(ge=1)]` holds a number to a range.
-        key: dotted name of the part.
+    Keys that a dataclass does not declare are left out, nothing is coerced, and `Annotated[int, Range(ge=1)]` holds a
+    number to a range. `content` is what `load_json` returned, or the part of it with the dotted name `key`.
 
     Raises:
         ArtifactError: a value is missing or does not fit, by its dotted name.

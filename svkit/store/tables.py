@@ -6,7 +6,7 @@ guesses types.
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -60,11 +60,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
-    """Read a table whose cells are all text.
-
-    Args:
-        path: TSV with a header line, or parquet where the suffix is `.parquet`.
-        required: columns that must be there; others are kept too.
+    """Read a table whose cells are all text: TSV with a header line, or parquet where the suffix is `.parquet`.
 
     Raises:
         DataError: missing file, no header, a required column missing, or rows of another length.
@@ -85,13 +81,9 @@ def read_artifact_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
 def table_blocks(
     path: Path, required: Sequence[str] = (), *, header_line: int = 1, has_comments: bool = False
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Read a TSV with a header a block of rows at a time.
+    """Read a TSV with a header in line `header_line`, a block of rows at a time.
 
-    Args:
-        path: TSV with a header line.
-        required: columns that must be there; others are kept too.
-        header_line: the number of that line; those before it are left out.
-        has_comments: leave out blank lines, and those that begin with `#` and have not the columns of a row.
+    With `has_comments`, blank lines are left out, and those that begin with `#` and lack the columns of a row.
 
     Yields:
         The number of the first line and the columns, all text; a table without rows has one block.
@@ -120,12 +112,9 @@ def table_blocks(
 
 
 def line_blocks(path: Path, file: BinaryIO, line: int) -> Iterator[tuple[int, bytes]]:
-    """Yield blocks of whole lines with LF ends, and the number of the first of them.
+    """Yield blocks of whole lines with LF ends, and the number of the first of them; the file is at its line `line`.
 
-    Args:
-        path: for messages.
-        file: open at the beginning of a line; empty lines at its end are left out.
-        line: the number of that line.
+    Empty lines at its end are left out.
 
     Raises:
         DataError: a line is not UTF-8; those before it are yielded first.
@@ -262,12 +251,7 @@ def _check_shape(path: Path, body: bytes, num_columns: int, first_line: int) -> 
 
 
 def format_rows(form: str, columns: Sequence[Any]) -> Iterator[str]:
-    """Yield lines of text, a block of rows at a time: Python objects of all rows would not fit in memory.
-
-    Args:
-        form: of a line, with its end, for `%`.
-        columns: arrays of equal length, or columns of coded text.
-    """
+    """Yield lines of the `%`-form a block of rows at a time: Python objects of all rows would not fit in memory."""
     for rows in row_blocks(len(columns[0])):
         blocks = [column[rows].tolist() for column in columns]
         yield "".join([form % row for row in zip(*blocks, strict=True)])
@@ -290,22 +274,19 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         file.write(_encoded(path, header + "\n", 1))
         for start in range(0, len(table), _BLOCK_ROWS):
             rows = table.iloc[start : start + _BLOCK_ROWS]
-            columns = [[str(cell) for cell in rows[name]] for name in table.columns]
-            text = "".join([line + "\n" for line in map("\t".join, zip(*columns, strict=True))])
+            columns = {name: [str(cell) for cell in rows[name]] for name in table.columns}
+            text = "".join([line + "\n" for line in map("\t".join, zip(*columns.values(), strict=True))])
             if "\r" in text or text.count("\t") + text.count("\n") != rows.size:
-                _refuse_cells(path, table.columns, columns, start + 2)
+                _refuse_cells(path, columns, start + 2)
             file.write(_encoded(path, text, start + 2))
 
 
-def _refuse_cells(
-    path: Path, names: Iterable[str], columns: Iterable[Sequence[str]], first_line: int
-) -> NoReturn:
-    for name, column in zip(names, columns, strict=True):
-        for row, cell in enumerate(column):
-            if any(mark in cell for mark in "\t\n\r"):
-                line = row + first_line
-                raise DataError(f"{path}:{line}: {name}: a tab or line end inside {cell!r}; rename it")
-    raise AssertionError("the counts of tabs and line ends are those of the cells")
+def _refuse_cells(path: Path, columns: Mapping[str, Sequence[str]], first_line: int) -> NoReturn:
+    cells = (
+        (line, name, cell) for name, column in columns.items() for line, cell in enumerate(column, first_line)
+    )
+    line, name, cell = next(found for found in cells if any(mark in found[2] for mark in "\t\n\r"))
+    raise DataError(f"{path}:{line}: {name}: a tab or line end inside {cell!r}; rename it")
 
 
 def _encoded(path: Path, text: str, first_line: int) -> bytes:

@@ -109,10 +109,6 @@ def model_architecture(config: Mapping[str, Any], where: str) -> ModelArchitectu
     `conv_group` (second number of each pair) and `use_attention`, `use_feed_forward`. A model whose widths per layer
     are not the dense ones was cut.
 
-    Args:
-        config: content of the `config.json`.
-        where: its path, for errors.
-
     Raises:
         ArtifactError: a key is missing or asks for something that w2v-BERT 2.0 does not have.
     """
@@ -146,11 +142,8 @@ def encoder_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def merge_lora(state: Mapping[str, Tensor], alpha: float | None, where: str) -> dict[str, Tensor]:
     """Fold unmerged LoRA in peft's key names into the base weights: W + alpha / r * B A.
 
-    Args:
-        state: tensors under `base_model.model.`, targets split into `base_layer`, `lora_A`, `lora_B`; returned as it is
-            when there is no LoRA in it.
-        alpha: LoRA alpha; None: twice the rank, as published.
-        where: the file, for errors.
+    Tensors are under `base_model.model.`, targets split into `base_layer`, `lora_A`, `lora_B`; a state without LoRA
+    comes back as it is. Without `alpha` it is twice the rank, as published.
     """
     plain: dict[str, Tensor] = {}
     low_rank: dict[str, dict[str, Tensor]] = {}
@@ -212,10 +205,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 def read_published(path: Path, config_path: Path, lora_alpha: float | None = None) -> PublishedCheckpoint:
     """Read a published checkpoint: plain, with unmerged LoRA, or pruned.
 
-    Args:
-        path: the `.pth` file, `{"modules": {"spk_model": ..., "classifier": ...}}`; read with `weights_only=True`.
-        config_path: the encoder's configuration JSON.
-        lora_alpha: alpha of unmerged LoRA; None: twice the rank.
+    The `.pth` file holds `{"modules": {"spk_model": ..., "classifier": ...}}` and is read with `weights_only=True`.
 
     Raises:
         ArtifactError: missing file, code in the pickle, unknown or missing key, wrong shape.
