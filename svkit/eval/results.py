@@ -79,3 +79,12 @@ class Group:
     """None: one class only."""
     eer_interval: Interval | None = None
     min_dcf: tuple[DetectionCost, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Band:
+    """Interval of the miss rate at each false-accept rate."""
+
+    false_accept_rate: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]

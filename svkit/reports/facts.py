@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from svkit.eval.llr import reliability
 from svkit.eval.metrics import det_corners, error_curve, thin_curve
+from svkit.eval.results import Band
 from svkit.progress import Progress
 from svkit.scoring.comparison import compare_systems, det_band, find_resamples, read_systems
 from svkit.store.metrics import Comparison, LeftOut, Metrics
 from svkit.store.provenance import read_provenance
 from svkit.store.report import (
-    Band,
     Curve,
     DetCurve,
     Histogram,

@@ -192,8 +192,8 @@ def score_trials(
         left = plda.enroll_factors(enroll, lookup.enroll_groups, num_enrollments)
         right = plda.test_factors(test)
     else:
-        models = scoring.group_means(enroll, lookup.enroll_groups, num_enrollments)
-        left, right = scoring.length_normalize(models), scoring.length_normalize(test)
+        left = scoring.length_normalize(scoring.group_means(enroll, lookup.enroll_groups, num_enrollments))
+        right = scoring.length_normalize(test)
     raw = scoring.pair_products(left, right, lookup.enroll_rows, lookup.test_rows)
     if cohort is None:
         return Scored(scores=raw.astype(np.float64), cohort_means=None)

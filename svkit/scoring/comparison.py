@@ -9,13 +9,13 @@ import numpy as np
 
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.eval import bootstrap
+from svkit.eval.results import Band
 from svkit.eval.summary import BAND_RATES, Draws, Resampled, resample_errors
 from svkit.progress import Progress
 from svkit.scoring.trial_speakers import find_speakers
 from svkit.store.enrollment import read_enrollment
 from svkit.store.metrics import Comparison, Metrics
 from svkit.store.provenance import read_provenance
-from svkit.store.report import Band
 from svkit.store.scores import Resamples, Scores, read_resamples, read_scores
 
 NUM_RESAMPLES = 1000

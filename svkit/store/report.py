@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError
+from svkit.eval.results import Band
 from svkit.store.atomic import write_json
 from svkit.store.checkpoint import CONFIG_NAME, LOG_NAME, MODEL_NAME
 from svkit.store.files import LOG_BYTES, read_file
@@ -85,15 +86,6 @@ class Machine:
     system: str
     utterance_seconds: tuple[float, ...]
     rounds: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Band:
-    """Interval of the miss rate at each false-accept rate."""
-
-    false_accept_rate: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
