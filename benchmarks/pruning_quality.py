@@ -31,6 +31,7 @@ from stage_commands import is_current, make, score
 from svkit.cli.options import RunOptions
 from svkit.config.architecture import ModelArchitecture
 from svkit.config.schema import Recipe
+from svkit.data.sampler import EpochBatches
 from svkit.models.load import load_model, new_network
 from svkit.models.session import make_accelerator
 from svkit.nn.encoder import Encoder, initialise
@@ -45,7 +46,6 @@ from svkit.store.metrics import Metrics, metrics_record, plain_record, read_metr
 from svkit.store.output import Output
 from svkit.store.provenance import is_finished, read_provenance
 from svkit.store.report import read_log
-from svkit.training.stage import count_steps
 from svkit.training.tasks import DistillationTask
 from svkit.training.validation import DistanceMeter, Validator
 
@@ -99,8 +99,8 @@ def num_steps(*checkpoints: Path) -> int:
 
 def epochs_for(run: Run, data: Any, steps: int) -> str:
     """Epochs that make so many steps."""
-    per_epoch, _ = count_steps(len(read_manifest(run.exp / "data" / "train.tsv")), data, 1, 1)
-    return repr(steps / per_epoch)
+    rows = len(read_manifest(run.exp / "data" / "train.tsv"))
+    return repr(steps / EpochBatches(rows, data, 0).steps_per_epoch)
 
 
 def run_ours(run: Run) -> list[Model]:
@@ -160,7 +160,7 @@ def run_scratch(run: Run, ours: list[Model]) -> list[Model]:
     start = draw_model(home / "start", ours[2].checkpoint, run.recipe.seed)
     dense = run.recipe.dense
     rows = len(read_manifest(run.exp / "data" / "train.tsv"))
-    _, lmft_steps = count_steps(rows, dense.lmft.data, dense.lmft.epochs, 1)
+    lmft_steps = EpochBatches(rows, dense.lmft.data, 0).count_steps(dense.lmft.epochs)
     epochs = epochs_for(run, dense.joint.data, max(1, ours[2].steps - lmft_steps))
     finetune = ["finetune", *run.options, "--set", f"dense.joint.epochs={epochs}", "--stage"]
     joint = make(home / "joint", *finetune, "joint", "--from", start)

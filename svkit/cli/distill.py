@@ -7,22 +7,15 @@ import typer
 
 from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
+from svkit.cli.prune import Teacher
 
 Student = Annotated[
     Path | None, typer.Option("--student", metavar="CKPT", help="Pruned checkpoint [default: exp/prune].")
 ]
-Teacher = Annotated[
-    Path | None, typer.Option("--teacher", metavar="CKPT", help="Dense model [default: exp/finetune/joint].")
-]
 
 
 @takes_groups
-def distill(
-    *,
-    student: Student = None,
-    teacher: Teacher = None,
-    common: options.RunOptions,
-) -> None:
+def distill(*, student: Student = None, teacher: Teacher = None, common: options.RunOptions) -> None:
     """Distill the teacher into the pruned model, and put the teacher's head back.
 
     Example: svkit distill --set distill.epochs=10

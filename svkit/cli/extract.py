@@ -1,8 +1,7 @@
 """`svkit extract`."""
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -10,22 +9,12 @@ from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.errors import ConfigError
 
-
-class Dtype(str, Enum):
-    """Arithmetic of the model."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    INT8 = "int8"
-
-
 Models = Annotated[
     list[Path] | None,
     typer.Option("--model", metavar="CKPT", help="Repeatable [default: final dense and final pruned model]."),
 ]
 Precision = Annotated[
-    Dtype,
+    Literal["auto", "float32", "bfloat16", "int8"],
     typer.Option(
         "--dtype",
         help="auto: bfloat16 where the device is fast at it, float32 otherwise; int8: x86 processors only.",
@@ -34,17 +23,12 @@ Precision = Annotated[
 
 
 @takes_groups
-def extract(
-    *,
-    models: Models = None,
-    dtype: Precision = Dtype.AUTO,
-    common: options.RunOptions,
-) -> None:
+def extract(*, models: Models = None, dtype: Precision = "auto", common: options.RunOptions) -> None:
     """Compute the embedding of every utterance of a manifest.
 
     Example: svkit extract --model exp/finetune/lmft --manifest mine.tsv --out exp/embeddings/mine
     """
-    if dtype is not Dtype.AUTO and common.is_set("precision"):
+    if dtype != "auto" and common.is_set("precision"):
         raise ConfigError("--dtype and --set precision say the same; give one of them")
     recipe = common.open_recipe(["extract"])
     from svkit.models.extract import ExtractRequest, run

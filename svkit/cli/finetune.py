@@ -1,8 +1,7 @@
 """`svkit finetune`."""
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -10,16 +9,7 @@ from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.errors import ConfigError
 
-
-class Stage(str, Enum):
-    """The stages of fine-tuning."""
-
-    LORA = "lora"
-    HEAD = "head"
-    JOINT = "joint"
-    LMFT = "lmft"
-
-
+Stage = Literal["lora", "head", "joint", "lmft"]
 Source = Annotated[
     Path | None, typer.Option("--from", metavar="CKPT", help="Checkpoint to start from, such as exp/distill.")
 ]
@@ -43,7 +33,7 @@ def finetune(
 
     Example: svkit finetune --stage joint --set joint.optim.lr=2e-5
     """
-    names = [stage.value] if stage else [item.value for item in Stage]
+    names = [stage] if stage else get_args(Stage)
     sections = [f"{model}.{name}" for model in ("dense", "pruned") for name in names]
     if source is not None and encoder is not None:
         raise ConfigError("--from starts from a checkpoint, --encoder from an encoder; give one of them")

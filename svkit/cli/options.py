@@ -61,15 +61,10 @@ AllowCut = Annotated[
 
 
 def parse_channel(text: str) -> "int | Literal['mix', 'loudest']":
-    """Return what `--channel` says.
-
-    Raises:
-        ConfigError: neither a number nor one of the two words.
-    """
-    if text == "mix":
-        return "mix"
-    if text == "loudest":
-        return "loudest"
+    """Return what `--channel` says; ConfigError for what is neither a number nor one of the two words."""
+    words: dict[str, Literal["mix", "loudest"]] = {"mix": "mix", "loudest": "loudest"}
+    if text in words:
+        return words[text]
     if re.fullmatch("[0-9]{1,4}", text):
         return int(text)
     raise ConfigError(f"--channel {text}: expected a number from 0 on, mix or loudest")
@@ -224,14 +219,9 @@ class RunOptions(OutputOptions):
     def run(
         self, run: "Callable[[Asked, Progress], Result]", request: "Asked", **chosen: str | None
     ) -> "Result":
-        """Run a request, then note what the flags chose in exp/config.toml, for later commands, and say what changed.
+        """Run a request, then note in exp/config.toml what preset, seed and `chosen` flags said, for later commands.
 
         A result written elsewhere (`--out`) is no part of the experiment's chain: nothing is noted.
-
-        Args:
-            run: the command.
-            request: of it.
-            chosen: values of flags beside preset and seed.
         """
         from svkit.store.experiment import update_experiment
 

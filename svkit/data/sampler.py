@@ -38,6 +38,10 @@ class EpochBatches:
         """Number of global batches in an epoch, at least 1."""
         return max(1, self._num_crops // self._global_size)
 
+    def count_steps(self, epochs: float) -> int:
+        """Number of steps in so many epochs, at least 1."""
+        return max(1, round(epochs * self.steps_per_epoch))
+
     def batch(self, step: int) -> list[CropKey]:
         """Return this process's batch of a step counted from the beginning of training: `batch_size` keys."""
         epoch, index = divmod(step, self.steps_per_epoch)

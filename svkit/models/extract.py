@@ -1,6 +1,6 @@
 """`svkit extract`: an embedding for every utterance of a manifest, in length-sorted padded batches.
 
-Finished batches are kept in `resume/` every few seconds, so a killed extraction goes on where it was. The batches are
+Finished batches are kept in `resume/` every few seconds, so a killed extraction resumes where it was. The batches are
 those of an uninterrupted run, whatever the number of processes, so the result is the same to the last bit.
 """
 

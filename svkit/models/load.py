@@ -130,45 +130,42 @@ def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequen
         with torch.device("meta"), _WithoutDraws():
             expected = SpeakerNetwork(architecture).state_dict()
     except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
-        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
         raise ArtifactError(
-            f"{where}: config.json asks for a model that cannot be built ({reason})"
+            f"{where}: config.json asks for a model that cannot be built ({first_line(error)})"
         ) from error
-    _check_shapes(shapes, expected, where)
-
-
-def _check_shapes(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Tensor], where: str) -> None:
-    checkpoint.check_keys(list(shapes), list(expected), where)
-    _refuse_misfits(
-        [
-            f"{name} is {list(shape)}, expected {list(expected[name].shape)}"
-            for name, shape in shapes.items()
-            if list(shape) != list(expected[name].shape)
-        ],
-        where,
-    )
-
-
-def _refuse_misfits(wrong: Sequence[str], where: str) -> None:
-    if wrong:
-        raise ArtifactError(
-            f"{where}: the tensors do not fit config.json: {'; '.join(wrong[:5])} ({len(wrong)})"
-        )
+    _refuse_misfits({name: list(shape) for name, shape in shapes.items()}, _shapes(expected), where)
 
 
 def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load a state strictly; ArtifactError names keys, shapes and kinds of numbers that do not fit."""
     expected = module.state_dict()
-    _check_shapes({name: tensor.shape for name, tensor in tensors.items()}, expected, where)
-    _refuse_misfits(
-        [
-            f"{name} is {str(tensor.dtype)[6:]}, expected {str(expected[name].dtype)[6:]}"
-            for name, tensor in tensors.items()
-            if tensor.is_floating_point() != expected[name].is_floating_point()
-        ],
-        where,
-    )
+    _refuse_misfits(_shapes(tensors), _shapes(expected), where)
+    # Of any precision: a checkpoint in half precision loads.
+    others = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() != expected[name].is_floating_point()
+    }
+    found, wanted = ({name: str(state[name].dtype)[6:] for name in others} for state in (tensors, expected))
+    _refuse_misfits(found, wanted, where)
     module.load_state_dict(dict(tensors), strict=True)
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _refuse_misfits(found: Mapping[str, object], expected: Mapping[str, object], where: str) -> None:
+    checkpoint.check_keys(list(found), list(expected), where)
+    wrong = [
+        f"{name} is {value}, expected {expected[name]}"
+        for name, value in found.items()
+        if value != expected[name]
+    ]
+    if wrong:
+        raise ArtifactError(
+            f"{where}: the tensors do not fit config.json: {'; '.join(wrong[:5])} ({len(wrong)})"
+        )
 
 
 def _merge_adapter(
@@ -191,8 +188,7 @@ def _merge_adapter(
         lora.attach(encoder, settings)
         misfits = lora.load_adapter(encoder, state)
     except (LookupError, ValueError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise ArtifactError(f"{where}: the adapter does not fit the encoder ({reason})") from error
+        raise ArtifactError(f"{where}: the adapter does not fit the encoder ({first_line(error)})") from error
     if misfits:
         raise ArtifactError(f"{where}: the adapter does not fit the encoder: {', '.join(misfits[:5])}")
     lora.merge(encoder)
@@ -223,11 +219,9 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
     if not is_local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ArtifactError(f"{name}: no such encoder directory")
     hint = (
-        ""
-        if is_local
-        else f"; without a connection to the hub: where there is one, `hf download {name} --local-dir DIR`, then"
-        " --encoder DIR here"
+        f"; without a connection to the hub: where there is one, `hf download {name} --local-dir DIR`, then"
     )
+    hint = "" if is_local else f"{hint} --encoder DIR here"
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != "wav2vec2-bert":

@@ -158,7 +158,7 @@ class StopSignal:
     def leave(self, output: Output, progress: Progress) -> NoReturn:
         """Say that the state is saved, and exit."""
         progress.note(
-            f"interrupted: the state is saved in {output.path}; run the same command again to go on from there"
+            f"interrupted: the state is saved in {output.path}; run the same command again to resume"
         )
         # Another process of the job may have been told, and not this one.
         sys.exit(exit_code(self.received or signal.SIGINT))

@@ -1,6 +1,6 @@
 """`svkit distill`: the cut student follows the teacher's hidden states further; the teacher's head is put back."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from svkit.data.dataset import CropDataset
 from svkit.errors import ArtifactError
-from svkit.models.load import SpeakerModel, load_model
+from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.store.request import RunRequest
 from svkit.training.stage import decisive, run_stages, training_inputs
@@ -35,15 +35,13 @@ def run(request: DistillRequest, progress: Progress) -> Path:
         decisive(request, distill=config),
         {**training_inputs(request), "student": student, "teacher": teacher},
     )
-    run_stages([DistillStage(request=request, output=output, config=config, label="distill")], progress)
+    run_stages([DistillStage(request=request, output=output, config=config)], progress)
     return output.path
 
 
 @dataclass(kw_only=True)
 class DistillStage(TeacherStage):
-    """Distillation of a student that is cut already."""
-
-    student: SpeakerModel = field(init=False)
+    """Distillation of a student that has been cut."""
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
         """Read teacher and student; ArtifactError when their hidden states have no common shape."""
@@ -61,8 +59,8 @@ class DistillStage(TeacherStage):
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> DistillationTask:
         """Make the task."""
-        student = self.prepare_student(self.student.encoder)
-        self.place(DistillationTask(student, self.teacher.encoder, self.config), accelerator)
+        self.task = DistillationTask(self.student.encoder, self.teacher.encoder, self.config)
+        self.prepare(self.task, accelerator)
         return self.task
 
     def write(self, accelerator: Accelerator) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Between the stages LoRA is merged and, for LMFT, the classifier is cut to the sp
 starts from the checkpoint before it, on disk, so any of them can be run or resumed alone.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def run(request: FinetuneRequest, progress: Progress) -> list[Path]:
                 request=request,
                 output=output,
                 config=config,
-                label=f"finetune {name}",
+                validations=config.validations,
                 name=name,
                 encoder=encoder,
             )
@@ -120,26 +120,24 @@ class FinetuneStage(Stage):
     name: str
     encoder: str | None
     """What it starts from by name, else from the checkpoint among its inputs."""
-    validator: Validator | None = field(init=False)
-    network: SpeakerNetwork = field(init=False)
-    task: ClassificationTask = field(init=False)
-    speakers: list[str] = field(init=False)
-    speeds: list[float] = field(init=False)
-    """Of every class, as its speaker."""
-    known_weight: Tensor | None = field(default=None, init=False)
-    """Class weights to start from."""
+
+    @property
+    def label(self) -> str:
+        """Name beside the progress bar."""
+        return f"finetune {self.name}"
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
         """Read what the stage starts from: an encoder, or network and class weights of the checkpoint before it."""
         inputs, recipe = self.output.inputs, self.request.recipe
-        self.validator = None
+        self.validator: Validator | None = None
         if "valid" in inputs:
             self.validator = Validator(inputs["valid"], inputs["valid_trials"])
-            self.validations = self.config.validations
         # Speed perturbation makes new speakers of the training speakers: class = speaker at a speed.
         speeds = self.config.data.speeds
         self.speakers = [speaker for _ in speeds for speaker in dataset.speakers]
         self.speeds = [speed for speed in speeds for _ in dataset.speakers]
+        self.network: SpeakerNetwork
+        self.known_weight: Tensor | None = None
         if self.encoder is not None:
             architecture, state = load_encoder(self.encoder, recipe)
             self.network = new_network(

@@ -58,8 +58,7 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
         decisive(request, prune=config, budget=request.budget),
         {**training_inputs(request), "teacher": teacher},
     )
-    stage = PruneStage(request=request, output=output, config=config, label="prune", budget=request.budget)
-    run_stages([stage], progress)
+    run_stages([PruneStage(request=request, output=output, config=config)], progress)
     architecture = checkpoint.read_architecture(output.path)
     return PruneResult(
         checkpoint=output.path,
@@ -93,28 +92,26 @@ def parse_budget(budget: str) -> int:
 
 
 def _target(teacher: ModelArchitecture, config: PruneConfig, budget: str | None) -> _Target:
-    dense = teacher.encoder
     if budget is None:
-        limit = (1 - config.sparsity) * encoder_parameters(dense)
+        limit = (1 - config.sparsity) * encoder_parameters(teacher.encoder)
         return _Target(cost=encoder_parameters, limit=limit, sparsity=config.sparsity)
-    allowed = parse_budget(budget)
+    allowed, counts = parse_budget(budget), macs(teacher)
+    # MACs fall nearly in proportion to parameters: aim the gates there, the final choice counts MACs exactly.
+    aim = 1 - (allowed - counts.head) / counts.encoder
+    total = f"{counts.total / 1e9:.3f} G"
+    if aim <= 0:
+        raise TrainingError(
+            f"--budget {budget}: the dense model takes only {total}: nothing has to be removed"
+        )
+    if aim >= 1:
+        raise TrainingError(
+            f"--budget {budget}: cannot be met by pruning the encoder: the head alone takes"
+            f" {counts.head / 1e9:.3f} G of the model's {total}"
+        )
 
     def cost(architecture: EncoderArchitecture) -> int:
         return macs(replace(teacher, encoder=architecture)).total
 
-    # MACs fall nearly in proportion to parameters: aim the gates there, the final choice counts MACs exactly.
-    head = macs(teacher).head
-    aim = 1 - (allowed - head) / macs(teacher).encoder
-    total = macs(teacher).total
-    if aim <= 0:
-        raise TrainingError(
-            f"--budget {budget}: the dense model takes {total / 1e9:.3f} G already: nothing has to be removed"
-        )
-    if aim >= 1:
-        raise TrainingError(
-            f"--budget {budget}: cannot be met by pruning the encoder: the head alone takes {head / 1e9:.3f} G of the "
-            f"model's {total / 1e9:.3f} G"
-        )
     return _Target(cost=cost, limit=allowed, sparsity=aim)
 
 
@@ -122,17 +119,15 @@ def _target(teacher: ModelArchitecture, config: PruneConfig, budget: str | None)
 class PruneStage(TeacherStage):
     """Distillation of a gated copy of the teacher, and its cut."""
 
+    request: PruneRequest
     config: PruneConfig
-    budget: str | None
     task: PruningTask = field(init=False)
-    target: _Target = field(init=False)
-    gates: EncoderGates = field(init=False)
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
         """Read the teacher; TrainingError when the target cannot be met whatever the gates learn."""
         super().read(dataset, progress)
         dense = self.teacher.architecture.encoder
-        self.target = target = _target(self.teacher.architecture, self.config, self.budget)
+        self.target = target = _target(self.teacher.architecture, self.config, self.request.budget)
         self.config = replace(self.config, sparsity=target.sparsity)
         empty = target.cost(dense.with_widths({name: [0] * dense.num_layers for name in dense.widths()}))
         if empty > target.limit:
@@ -142,20 +137,19 @@ class PruneStage(TeacherStage):
             )
         self.gates = EncoderGates(dense, self.config, self.request.recipe.seed)
         if self.config.round_to > 1:
-            # Blocks too coarse for the target show on fresh gates already: say so before training.
+            # Blocks too coarse for the target show on untrained gates too: fail before training, not after.
             self._check_sparsity(cut_architecture(dense, self._select()))
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> PruningTask:
         """Make the task; the student starts as the teacher, gates open."""
-        fraction = self.config.sparsity_warmup_fraction
-        warmup = (
-            self.config.sparsity_warmup_steps if fraction is None else max(1, round(fraction * num_steps))
-        )
+        warmup, fraction = self.config.sparsity_warmup_steps, self.config.sparsity_warmup_fraction
+        if fraction is not None:
+            warmup = max(1, round(fraction * num_steps))
         # Copied before the teacher's layers are packed, which cannot be trained.
-        student = self.prepare_student(copy.deepcopy(self.teacher.encoder))
-        task = PruningTask(student, self.teacher.encoder, self.gates, self.config, warmup)
-        self.place(task, accelerator)
-        return task
+        student = copy.deepcopy(self.teacher.encoder)
+        self.task = PruningTask(student, self.teacher.encoder, self.gates, self.config, warmup)
+        self.prepare(self.task, accelerator)
+        return self.task
 
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
         """Cut by the learned gates, write what is left, and measure how far the cut has moved it."""
@@ -179,7 +173,7 @@ class PruneStage(TeacherStage):
     def _check_sparsity(self, kept: EncoderArchitecture) -> float:
         """Return the counted sparsity; TrainingError when it lies outside of the promised range."""
         reached, wanted = sparsity(kept, self.teacher.architecture.encoder), self.config.sparsity
-        if self.budget is None and not wanted <= reached <= wanted + TOLERANCE:
+        if self.request.budget is None and not wanted <= reached <= wanted + TOLERANCE:
             raise TrainingError(
                 f"sparsity target missed: expected {wanted:.3f} to {wanted + TOLERANCE:.3f}, counted {reached:.4f};"
                 f" with --round-to {self.config.round_to} blocks are too coarse for this encoder: use a smaller one"

@@ -46,12 +46,15 @@ class Stage:
     request: RunRequest
     output: Output
     config: StageConfig | DistillConfig
-    label: str
-    """Shown beside the progress bar."""
-    validations: int = 1
+    validations: int
     """After how many even spans of the run `validate` is called, and the state saved."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Small JSON facts that survive a resume (main process)."""
+
+    @property
+    def label(self) -> str:
+        """Name beside the progress bar."""
+        return self.output.command
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
         """Read what the task is made from.
@@ -157,12 +160,6 @@ def batch_of_process(output: Output, data: DataConfig, num_processes: int) -> Da
     return replace(data, batch_size=begun // num_processes)
 
 
-def count_steps(dataset_size: int, data: DataConfig, epochs: float, num_processes: int) -> tuple[int, int]:
-    """Steps of an epoch and of the whole run."""
-    batches = EpochBatches(dataset_size, data, 0, num_processes=num_processes)
-    return batches.steps_per_epoch, max(1, round(epochs * batches.steps_per_epoch))
-
-
 class _Fit:
     """The run of a stage's task, and what the loop asks of it (`svkit.training.loop.Hooks`)."""
 
@@ -171,12 +168,13 @@ class _Fit:
     ) -> None:
         self.stage, self.dataset, self.accelerator, self.progress = stage, dataset, accelerator, progress
         self.directory, self.recipe = stage.output.path, stage.request.recipe
-        num_processes = accelerator.num_processes
-        self.data = batch_of_process(stage.output, stage.config.data, num_processes)
-        self.batch_size = self.data.batch_size * num_processes
-        self.per_epoch, self.num_steps = count_steps(
-            len(dataset), self.data, stage.config.epochs, num_processes
+        rank, num_processes = accelerator.process_index, accelerator.num_processes
+        data = batch_of_process(stage.output, stage.config.data, num_processes)
+        self.batches = EpochBatches(
+            len(dataset), data, self.recipe.seed, rank=rank, num_processes=num_processes
         )
+        self.num_steps = self.batches.count_steps(stage.config.epochs)
+        self.batch_size = data.batch_size * num_processes
         self.task = stage.make_task(accelerator, self.batch_size, self.num_steps)
         # Before the optimiser: it loads its state to where the parameters are.
         self.task.to(accelerator.device)
@@ -201,7 +199,7 @@ class _Fit:
             self.task.load_state_dict(state.task)
             _load_optimizer(self.optimizer, state.optimizer)
             stage.facts.update(state.facts)
-            self.progress.note(f"{stage.label}: going on after step {num_done}")
+            self.progress.note(f"{stage.label}: resuming after step {num_done}")
         return num_done
 
     def train(self) -> None:
@@ -209,20 +207,18 @@ class _Fit:
         accelerator, save = self.accelerator, self.recipe.save
         on_gpu = accelerator.device.type == "cuda"
         if accelerator.num_processes > 1 and on_gpu:
-            # Batch norms see the whole batch, as with one process; gloo on CPUs has no such module.
+            # The pooling synchronises its batch norm itself; this is torch's faster module, which needs GPUs.
             nn.SyncBatchNorm.convert_sync_batchnorm(self.task)
         wrapped = accelerator.prepare_model(self.task)
-        ranks = {"rank": accelerator.process_index, "num_processes": accelerator.num_processes}
-        batches = EpochBatches(len(self.dataset), self.data, self.recipe.seed, **ranks)
         loader = build_loader(
             self.dataset,
-            TrainSampler(batches, self.start, self.num_steps - self.start),
-            num_workers=self.data.num_workers,
+            TrainSampler(self.batches, self.start, self.num_steps - self.start),
+            num_workers=self.stage.config.data.num_workers,
             pin_memory=on_gpu,
         )
         plan = LoopPlan(
             num_steps=self.num_steps,
-            steps_per_epoch=self.per_epoch,
+            steps_per_epoch=self.batches.steps_per_epoch,
             seed=self.recipe.seed,
             optim=self.stage.config.optim,
             validate_after=validation_steps(self.num_steps, self.stage.validations),
@@ -252,14 +248,12 @@ class _Fit:
             self.progress.note(f"{label}: skipped {skipped} steps, their loss or gradient was not finite")
 
     def on_log(self, record: Record) -> None:
-        """Write a record and advance the bar."""
         self._write(record)
         shown = {name: record[name] for name in ("loss", "accuracy", "sparsity") if name in record}
         self.bar.advance(record["step"] - self.num_logged, **shown)
         self.num_logged = record["step"]
 
     def on_validate(self, num_done: int) -> None:
-        """Measure in every process; the main one keeps what comes of it, and its errors end all."""
         metrics = self.stage.validate(self.accelerator)
         if metrics is None:
             return
@@ -271,7 +265,6 @@ class _Fit:
         on_main(self.accelerator, action)
 
     def on_save(self, num_done: int) -> None:
-        """Save what the run is resumed from; see `svkit.store.checkpoint.write_resume`."""
 
         def action() -> None:
             facts = self.stage.facts
@@ -292,12 +285,11 @@ class _Fit:
         self.num_saved = num_done
 
     def should_stop(self) -> bool:
-        """Whether a signal has asked to stop."""
         return self.stop.received is not None
 
     def _what_is_kept(self) -> str:
         kept = f"the state after step {self.num_saved} is" if self.num_saved else "no state is"
-        return f"{kept} kept, the same command goes on"
+        return f"{kept} kept; run the same command again to resume"
 
     def _open_events(self) -> None:
         if self.accelerator.is_main_process:

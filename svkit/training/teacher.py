@@ -19,39 +19,30 @@ from svkit.training.stage import Stage
 from svkit.training.tasks import DistillationTask
 from svkit.training.validation import DistanceMeter
 
-_VALIDATIONS = 4
-
 
 @dataclass(kw_only=True)
 class TeacherStage(Stage):
     """A stage whose student follows the teacher among its inputs; its result has the teacher's head."""
 
     config: DistillConfig
-    teacher: SpeakerModel = field(init=False)
+    validations: int = 4
     task: DistillationTask = field(init=False)
-    meter: DistanceMeter | None = field(init=False)
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
         """Read the teacher, and the held-out crops where there are any."""
         inputs = self.output.inputs
         self.teacher = load_model(inputs["teacher"])
-        self.meter = None
+        self.meter: DistanceMeter | None = None
         if "valid" in inputs:
             self.meter = DistanceMeter(inputs["valid"], self.config.data, self.request.recipe.seed)
-            self.validations = _VALIDATIONS
 
-    def prepare_student(self, student: Encoder) -> Encoder:
-        """Let an encoder be trained as the recipe says (in place)."""
-        student.requires_grad_(True)
-        student.set_conv_dropout(self.config.conv_dropout)
-        student.checkpoint_layers = self.request.recipe.gradient_checkpointing
-        return student
-
-    def place(self, task: DistillationTask, accelerator: Accelerator) -> None:
-        """Move the stage's task to its device, where the teacher's layers are cast or packed for good."""
+    def prepare(self, task: DistillationTask, accelerator: Accelerator) -> None:
+        """Let the task's student be trained as the recipe says; cast or pack the teacher's layers on their device."""
+        task.student.requires_grad_(True)
+        task.student.set_conv_dropout(self.config.conv_dropout)
+        task.student.checkpoint_layers = self.request.recipe.gradient_checkpointing
         task.to(accelerator.device)
         task.prepare_teacher(product_dtype(accelerator.mixed_precision))
-        self.task = task
 
     def validate(self, accelerator: Accelerator) -> Record | None:
         """Measure the distance to the teacher."""

@@ -63,6 +63,6 @@ def test_a_lost_terminal_saves_the_state_unless_it_is_ignored(tmp_path: Path) ->
     assert 5 <= saved_at < 180
     again, said = lose_terminal(words, out, tmp_path / "nohup.out").wait(SECONDS), tmp_path / "nohup.out"
     assert again == 0 and (out / "provenance.json").exists()
-    assert f"going on after step {saved_at}" in said.read_text()
+    assert f"resuming after step {saved_at}" in said.read_text()
     logged = [json.loads(line)["step"] for line in (out / "train_log.jsonl").read_text().splitlines()]
     assert max(logged) == 180 and logged == sorted(logged)

@@ -112,7 +112,7 @@ def test_a_killed_and_a_stopped_job_go_on_and_end_with_one_process(exp: Path, tm
         job.send_signal(signal.SIGTERM)
         _, stderr = job.communicate(timeout=SECONDS)
     assert job.returncode != 0 and stderr.count("interrupted: the state is saved") == 1, stderr
-    assert f"going on after step {killed_at['num_done']}" in stderr
+    assert f"resuming after step {killed_at['num_done']}" in stderr
     stopped_at = state(out)["num_done"]
     assert killed_at["num_done"] + 15 <= stopped_at < 75 and not (out / "provenance.json").exists()
     alone(*of_two)

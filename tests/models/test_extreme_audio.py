@@ -178,7 +178,7 @@ def test_training_that_diverges_ends_with_exit_5_and_keeps_the_last_good_state(
     assert not (out / "provenance.json").exists() and (out / "resume" / "step-000000006").is_dir()
     # The cause mended, the same command goes on as if nothing had been tried.
     mended = run(*command)
-    assert mended.exit_code == 0 and "going on after step 6" in mended.stderr
+    assert mended.exit_code == 0 and "resuming after step 6" in mended.stderr
     whole = run(*command[:6], tmp_path / "whole", *command[7:])
     assert whole.exit_code == 0
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()

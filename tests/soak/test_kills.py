@@ -64,7 +64,7 @@ def test_the_workers_of_a_killed_run_do_not_hold_its_output(
     stage.remove_output()
     assert stage.run(*workers, kill_at=kill_at).code == -signal.SIGKILL
     ended = stage.run(*workers)
-    assert ended.code == 0 and "going on after step" in ended.log, ended.log
+    assert ended.code == 0 and "resuming after step" in ended.log, ended.log
     stage.remove_output()
     end = time.monotonic() + 60
     while orphans := _processes_writing(f"{stage.log} (deleted)"):  # the log of the killed run

@@ -83,7 +83,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(prepared, tmp_path, monkeypatch,
     assert not (tmp_path / "parts" / "provenance.json").exists()
     progress = Notes()
     finetune(prepared, tmp_path / "parts", progress=progress, **options)
-    assert f"going on after step {4 if kill else 5}" in progress
+    assert f"resuming after step {4 if kill else 5}" in progress
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     # A killed run logs some means over other spans; what it validated is the same.
     valid = [
@@ -114,7 +114,7 @@ def test_a_changed_state_is_not_trained_on(prepared, tmp_path, monkeypatch):
     states[0].write_text(before)
     progress = Notes()
     finetune(prepared, out, progress=progress, **options)
-    assert f"{weights}: expected sha256 " in progress and "going on after step 4" in progress
+    assert f"{weights}: expected sha256 " in progress and "resuming after step 4" in progress
     assert contents(out) == contents(tmp_path / "whole")
 
 

@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on_with_its_batch_whatever_the_recipe_gives_a_p
     )
     notes = Notes()
     finetune(tmp_path / "parts", 4, progress=notes)
-    assert "going on after step 3" in notes
+    assert "resuming after step 3" in notes
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert log(tmp_path / "parts")[-1]["step"] == log(tmp_path / "whole")[-1]["step"] == 7
 

@@ -176,7 +176,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(prepared, tmp_path, monkeypatch,
             once(tmp_path / "parts", SilentProgress())
     progress = Notes()
     once(tmp_path / "parts", progress)
-    assert "going on after step" in progress
+    assert "resuming after step" in progress
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert "model.safetensors" in contents(tmp_path / "whole")
 
