@@ -65,7 +65,7 @@ def final_models(exp: Path, progress: Progress | None = None) -> dict[str, Path]
         found = next((exp / stage for stage in stages if is_finished(exp / stage)), None)
         if found is not None:
             models[name] = found
-        if progress is not None and begun and begun[0] != found and not is_finished(begun[0]):
+        if progress is not None and begun and not is_finished(begun[0]):
             taken = f"{found} is taken for the {name} model" if found else f"there is no {name} model yet"
             progress.note(f"{begun[0]} is not finished: {taken}")
     return models

@@ -59,9 +59,8 @@ class DistillStage(TeacherStage):
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> DistillationTask:
         """Make the task."""
-        self.task = DistillationTask(self.student.encoder, self.teacher.encoder, self.config)
-        self.prepare(self.task, accelerator)
-        return self.task
+        task = DistillationTask(self.student.encoder, self.teacher.encoder, self.config)
+        return self.prepare(task, accelerator)
 
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
         """Write the student with the teacher's head."""

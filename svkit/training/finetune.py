@@ -4,7 +4,7 @@ Between the stages LoRA is merged and, for LMFT, the classifier is cut to the sp
 starts from the checkpoint before it, on disk, so any of them can be run or resumed alone.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,7 @@ class FinetuneStage(Stage):
     """Classification of the training speakers; keeps the best state on held-out ones beside the resume state."""
 
     config: StageConfig
+    task: ClassificationTask = field(init=False)
     name: str
     encoder: str | None
     """What it starts from by name, else from the checkpoint among its inputs."""
@@ -177,8 +178,7 @@ class FinetuneStage(Stage):
         # A frozen encoder runs without dropout, as published.
         network.encoder.set_conv_dropout(0.0 if self.name in FROZEN_ENCODER else config.conv_dropout)
         network.encoder.checkpoint_layers = self.request.recipe.gradient_checkpointing
-        self.task = ClassificationTask(network, classifier, config.margin, config.augment)
-        return self.task
+        return ClassificationTask(network, classifier, config.margin, config.augment)
 
     def validate(self, accelerator: Accelerator) -> Record | None:
         """Measure EER and minDCF."""

@@ -7,9 +7,9 @@ teacher's head and classifier are in place.
 import copy
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 
@@ -67,8 +67,7 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Target:
+class _Target(NamedTuple):
     """Limit of the final structure on an exact count."""
 
     cost: Callable[[EncoderArchitecture], int]
@@ -121,7 +120,6 @@ class PruneStage(TeacherStage):
 
     request: PruneRequest
     config: PruneConfig
-    task: PruningTask = field(init=False)
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
         """Read the teacher; TrainingError when the target cannot be met whatever the gates learn."""
@@ -140,16 +138,15 @@ class PruneStage(TeacherStage):
             # Blocks too coarse for the target show on untrained gates too: fail before training, not after.
             self._check_sparsity(cut_architecture(dense, self._select()))
 
-    def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> PruningTask:
+    def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> DistillationTask:
         """Make the task; the student starts as the teacher, gates open."""
         warmup, fraction = self.config.sparsity_warmup_steps, self.config.sparsity_warmup_fraction
         if fraction is not None:
             warmup = max(1, round(fraction * num_steps))
         # Copied before the teacher's layers are packed, which cannot be trained.
         student = copy.deepcopy(self.teacher.encoder)
-        self.task = PruningTask(student, self.teacher.encoder, self.gates, self.config, warmup)
-        self.prepare(self.task, accelerator)
-        return self.task
+        task = PruningTask(student, self.teacher.encoder, self.gates, self.config, warmup)
+        return self.prepare(task, accelerator)
 
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
         """Cut by the learned gates, write what is left, and measure how far the cut has moved it."""

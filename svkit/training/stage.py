@@ -50,6 +50,8 @@ class Stage:
     """After how many even spans of the run `validate` is called, and the state saved."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Small JSON facts that survive a resume (main process)."""
+    task: Task = field(init=False)
+    """What `make_task` has made."""
 
     @property
     def label(self) -> str:
@@ -175,7 +177,7 @@ class _Fit:
         )
         self.num_steps = self.batches.count_steps(stage.config.epochs)
         self.batch_size = data.batch_size * num_processes
-        self.task = stage.make_task(accelerator, self.batch_size, self.num_steps)
+        self.task = stage.task = stage.make_task(accelerator, self.batch_size, self.num_steps)
         # Before the optimiser: it loads its state to where the parameters are.
         self.task.to(accelerator.device)
         self.optimizer = make_optimizer(self.task, stage.config.optim)

@@ -36,13 +36,14 @@ class TeacherStage(Stage):
         if "valid" in inputs:
             self.meter = DistanceMeter(inputs["valid"], self.config.data, self.request.recipe.seed)
 
-    def prepare(self, task: DistillationTask, accelerator: Accelerator) -> None:
+    def prepare(self, task: DistillationTask, accelerator: Accelerator) -> DistillationTask:
         """Let the task's student be trained as the recipe says; cast or pack the teacher's layers on their device."""
         task.student.requires_grad_(True)
         task.student.set_conv_dropout(self.config.conv_dropout)
         task.student.checkpoint_layers = self.request.recipe.gradient_checkpointing
         task.to(accelerator.device)
         task.prepare_teacher(product_dtype(accelerator.mixed_precision))
+        return task
 
     def validate(self, accelerator: Accelerator) -> Record | None:
         """Measure the distance to the teacher."""
