@@ -3,14 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.cli.prune import Teacher
 
 Student = Annotated[
-    Path | None, typer.Option("--student", metavar="CKPT", help="Pruned checkpoint [default: exp/prune].")
+    Path | None, options.option("--student", "Pruned checkpoint [default: exp/prune].", "CKPT")
 ]
 
 

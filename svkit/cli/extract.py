@@ -3,21 +3,19 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.errors import ConfigError
 
 Models = Annotated[
     list[Path] | None,
-    typer.Option("--model", metavar="CKPT", help="Repeatable [default: final dense and final pruned model]."),
+    options.option("--model", "Repeatable [default: final dense and final pruned model].", "CKPT"),
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "int8"],
-    typer.Option(
+    options.option(
         "--dtype",
-        help="auto: bfloat16 where the device is fast at it, float32 otherwise; int8: x86 processors only.",
+        "auto: bfloat16 where the device is fast at it, float32 otherwise; int8: x86 processors only.",
     ),
 ]
 

@@ -3,18 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-import typer
-
 from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.errors import ConfigError
 
 Stage = Literal["lora", "head", "joint", "lmft"]
 Source = Annotated[
-    Path | None, typer.Option("--from", metavar="CKPT", help="Checkpoint to start from, such as exp/distill.")
+    Path | None, options.option("--from", "Checkpoint to start from, such as exp/distill.", "CKPT")
 ]
 OneStage = Annotated[
-    Stage | None, typer.Option("--stage", help="Run one stage only [default: the recipe's three in order].")
+    Stage | None, options.option("--stage", "Run one stage only [default: the recipe's three in order].")
 ]
 
 

@@ -49,15 +49,9 @@ Exp = Annotated[Path, typer.Option("--exp", envvar="SVKIT_EXP", help="Working di
 
 Channel = Annotated[
     str,
-    typer.Option(
-        "--channel",
-        metavar="N|mix|loudest",
-        help="Of recordings with several: from 0 on, their mean, the loudest.",
-    ),
+    option("--channel", "Of recordings with several: from 0 on, their mean, the loudest.", "N|mix|loudest"),
 ]
-AllowCut = Annotated[
-    bool, typer.Option("--allow-cut", help="Use what is there of recordings that are cut short.")
-]
+AllowCut = Annotated[bool, option("--allow-cut", "Use what is there of recordings that are cut short.")]
 
 
 def parse_channel(text: str) -> "int | Literal['mix', 'loudest']":
@@ -84,55 +78,36 @@ Preset = Annotated[
         autocompletion=_complete_preset,
     ),
 ]
-Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML laid over the preset.")]
+Config = Annotated[Path | None, option("--config", "TOML laid over the preset.", "FILE")]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value: optim.lr=1e-4; repeatable."),
+    list[str] | None, option("--set", "Change a value: optim.lr=1e-4; repeatable.", "KEY=VALUE")
 ]
-PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="Print the resolved recipe as TOML and exit.")
-]
+PrintConfig = Annotated[bool, option("--print-config", "Print the resolved recipe as TOML and exit.")]
 Overwrite = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite", help="Replace existing output; an unfinished run of this command is resumed."
-    ),
+    bool, option("--overwrite", "Replace existing output; an unfinished run of this command is resumed.")
 ]
 KeepFinished = Annotated[
     bool,
-    typer.Option(
+    option(
         "--keep-finished",
-        help="Keep finished output of the same inputs and settings; with --overwrite, replace any other.",
+        "Keep finished output of the same inputs and settings; with --overwrite, replace any other.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Write here instead of the default in --exp.")
-]
-Encoder = Annotated[
-    str | None, typer.Option("--encoder", help="Hub id, local transformers directory, or tiny.")
-]
+Json = Annotated[bool, option("--json", "Print the result as JSON.")]
+Out = Annotated[Path | None, option("--out", "Write here instead of the default in --exp.", "DIR")]
+Encoder = Annotated[str | None, option("--encoder", "Hub id, local transformers directory, or tiny.")]
 Manifest = Annotated[
-    Path | None,
-    typer.Option("--manifest", metavar="TSV", help="Utterances to use instead of the experiment's."),
+    Path | None, option("--manifest", "Utterances to use instead of the experiment's.", "TSV")
 ]
 AudioRoot = Annotated[
-    Path | None,
-    typer.Option("--audio-root", metavar="DIR", help="Directory that the manifest's paths are below."),
+    Path | None, option("--audio-root", "Directory that the manifest's paths are below.", "DIR")
 ]
-Noise = Annotated[
-    Path | None,
-    typer.Option("--noise", metavar="TSV", help="Noise and music list [default: the prepared one]."),
-]
-Rirs = Annotated[
-    Path | None,
-    typer.Option("--rirs", metavar="TSV", help="Room impulse responses [default: the prepared ones]."),
-]
+Noise = Annotated[Path | None, option("--noise", "Noise and music list [default: the prepared one].", "TSV")]
+Rirs = Annotated[Path | None, option("--rirs", "Room impulse responses [default: the prepared ones].", "TSV")]
 Augment = Annotated[
     bool | None,
-    typer.Option(
-        "--augment/--no-augment",
-        help="Noise and reverberation while training [default: as before, else with].",
+    option(
+        "--augment/--no-augment", "Noise and reverberation while training [default: as before, else with]."
     ),
 ]
 

@@ -4,15 +4,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
 Teacher = Annotated[
-    Path | None, typer.Option("--teacher", metavar="CKPT", help="Dense model [default: exp/finetune/joint].")
+    Path | None, options.option("--teacher", "Dense model [default: exp/finetune/joint].", "CKPT")
 ]
 Sparsity = Annotated[
     float | None,
@@ -21,7 +19,7 @@ Sparsity = Annotated[
     ),
 ]
 Budget = Annotated[
-    str | None, typer.Option("--budget", help="Instead of --sparsity, such as macs=6.3G for 1 s.")
+    str | None, options.option("--budget", "Instead of --sparsity, such as macs=6.3G for 1 s.")
 ]
 RoundTo = Annotated[
     int | None,
