@@ -1,6 +1,6 @@
 """`exp/config.toml`: what an experiment was made with, for the commands after it: preset, encoder, seed, augmentation.
 
-`svkit prepare` writes it; a later command whose flags choose something else notes that here, and says so.
+`svkit prepare` writes it; a later command whose flags choose something else notes that here and reports it.
 """
 
 from pathlib import Path

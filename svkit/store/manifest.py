@@ -169,7 +169,9 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
             refuse(name, ~table[name].str.fullmatch(form), expected)
     shards = [name for name in SHARD_COLUMNS if name in table.columns]
     if len(shards) == 1:
-        raise DataError(f"{path}:1: the column {shards[0]} is there without the other of {SHARD_COLUMNS}")
+        raise DataError(
+            f"{path}:1: expected both or none of the columns {', '.join(SHARD_COLUMNS)}, found {shards[0]} alone"
+        )
     if shards:
         unlike = table["shard_offset"].eq("") != table["shard_size"].isin(["", "0"])
         refuse("shard_size", unlike, "a number above 0 where and only where there is an offset")

@@ -1,8 +1,8 @@
-"""What a scan has found out about audio files, so that an interrupted one goes on where it was.
+"""What a scan has found out about audio files, so that an interrupted one continues where it was.
 
-A directory of small parquet files, one for a block of neighbouring files. Blocks end where the hash of a path says so:
-a file that comes or goes changes the block it is in and no other. An entry holds while its file has the size and the
-time of change it had.
+A directory of small parquet files, one for a block of neighbouring files. The hash of a path decides where a block
+ends: a file that comes or goes changes the block it is in and no other. An entry holds while its file has the size and
+the time of change it had.
 """
 
 import contextlib

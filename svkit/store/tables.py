@@ -230,7 +230,7 @@ def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) 
         raise DataError(f"{path}:1: missing column {', '.join(missing)}; found {first_five(columns)}")
     if len(set(columns)) != len(columns):
         twice = sorted({name for name in columns if columns.count(name) > 1})
-        raise DataError(f"{path}:1: the column {twice[0]!r} is there twice")
+        raise DataError(f"{path}:1: the column {twice[0]!r} appears twice")
 
 
 def _check_shape(path: Path, body: bytes, num_columns: int, first_line: int) -> None:

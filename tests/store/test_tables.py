@@ -41,7 +41,7 @@ def test_crlf_and_a_byte_order_mark_and_a_missing_last_line_end_are_accepted(tmp
         (None, "a.tsv: does not exist"),
         (b"", "a.tsv:1: expected a header"),
         (b"a\tc\n", "a.tsv:1: missing column b"),
-        (b"a\tb\ta\n", "a.tsv:1: the column 'a' is there twice"),
+        (b"a\tb\ta\n", "a.tsv:1: the column 'a' appears twice"),
         (b"a\tb\n1\t2\n1\n1\t2\t3\n", r"a.tsv:3: expected 2 .* found line 3 \(1\), line 4 \(3\)"),
         (b"a\tb\n1\t2\n\n1\t2\n", r"a.tsv:3: expected 2 .* line 3 \(1\)"),
         (b"a\tb\n1\t2\n1\t\xff\n", "a.tsv:3: not UTF-8 text: byte 0xff"),
