@@ -35,12 +35,7 @@ def embed_rows(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Embed this process's share of the rows of a manifest, in length-sorted padded batches.
 
-    Args:
-        network: on the accelerator's device, in evaluation mode.
-        manifest: the utterances.
-        extract: how long they may be, and how much fits a batch.
-        accelerator: processes and autocast.
-        done_rows: batches of these rows alone are left out.
+    Batches of `done_rows` alone are left out. The network is on the accelerator's device, in evaluation mode.
 
     Yields:
         Rows int64 [B] and their embeddings float32 [B, D] of each batch.

@@ -120,15 +120,7 @@ def run_loop(
     accelerator: Accelerator,
     hooks: Hooks,
 ) -> int:
-    """Train.
-
-    Args:
-        task: a `Task` as prepared by `accelerator`.
-        optimizer: over the task's parameters.
-        batches: of the steps from `plan.start` on.
-        plan: length and rhythm.
-        accelerator: device, precision, gradient exchange.
-        hooks: the stage's part.
+    """Train a task as prepared by the accelerator, on batches of the steps from `plan.start` on.
 
     Returns:
         The number of steps that were skipped because of a non-finite loss or gradient.

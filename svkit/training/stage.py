@@ -140,16 +140,10 @@ def _run(stage: Stage, accelerator: Accelerator, progress: Progress) -> None:
 
 
 def batch_of_process(output: Output, data: DataConfig, num_processes: int) -> DataConfig:
-    """Settle how many examples each process takes in a step.
+    """Return `data` with the batch size of each process; ConfigError when the batch cannot be shared out evenly.
 
     A run keeps the batch over all processes that it began with, so that steps, learning rates and the order of the
     examples stay what they are: resumed with another number of processes, each takes its part of that batch.
-
-    Returns:
-        `data` with the batch size of each process.
-
-    Raises:
-        ConfigError: the batch of the interrupted run cannot be shared out evenly.
     """
     begun = checkpoint.read_resume_batch(output.path) if output.is_resumed else None
     if begun is None:
@@ -267,7 +261,6 @@ class _Fit:
         on_main(self.accelerator, action)
 
     def on_save(self, num_done: int) -> None:
-
         def action() -> None:
             facts = self.stage.facts
             state = checkpoint.ResumeState(

@@ -30,12 +30,7 @@ class Validator:
     """EER of cosine scores on trials among held-out speakers."""
 
     def __init__(self, manifest_path: Path, trials_path: Path) -> None:
-        """Read both files.
-
-        Raises:
-            DataError: a trial names an utterance that the manifest lacks, an utterance is too short, or the trials
-                are of one class.
-        """
+        """Read both files; DataError when they do not fit together, or the trials are of one class."""
         self.manifest, trials = read_manifest(manifest_path), read_trials(trials_path)
         refuse_short(self.manifest)
         rows = {utterance: row for row, utterance in enumerate(self.manifest.utterance_ids)}
