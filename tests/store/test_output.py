@@ -1,0 +1,124 @@
+"""The one rule of what is kept, refused, replaced or continued, whatever the kind of output."""
+
+import pytest
+
+from svkit.errors import ArtifactError, ConfigError
+from svkit.progress import SilentProgress
+from svkit.store import output as protocol
+from svkit.store.output import Output, continue_parts
+from svkit.store.provenance import is_finished
+
+
+class Notes(SilentProgress):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, message):
+        self.lines.append(message)
+
+
+@pytest.fixture(params=["directory", "part", "file of a part"])
+def plan(tmp_path, request):
+    """Plans an output of each kind; the input has a name of its own in each test."""
+    (tmp_path / "in.tsv").write_text("x")
+
+    def make(seed=1, **options):
+        kind = "directory" if request.param == "directory" else "part"
+        path = tmp_path / ("out/noise.tsv" if request.param == "file of a part" else "out")
+        inputs = {"train": tmp_path / "in.tsv"}
+        return Output(path, command="prune", config={"seed": seed}, inputs=inputs, kind=kind, **options)
+
+    return make
+
+
+def finish(output, name="model.safetensors"):
+    with output.open():
+        file = output.path if output.path.suffix else output.path / name
+        file.write_text("made")
+        output.unmark()
+        output.finish(files=[file])
+
+
+def test_a_finished_output_is_kept_refused_or_replaced(plan, tmp_path):
+    progress = Notes()
+    assert not plan(keep_finished=True).is_kept(progress)
+    finish(plan())
+    assert plan(keep_finished=True).is_kept(progress) and plan(keep_finished=True, overwrite=True).is_kept(
+        progress
+    )
+    assert len(progress.lines) == 2 and all(
+        "is finished, with equal inputs" in line for line in progress.lines
+    )
+    for options in ({"keep_finished": True}, {}):
+        with pytest.raises(
+            ConfigError, match="was made with another config.seed: 1 then, 2 now; use --overwrite"
+        ):
+            plan(seed=2, **options).is_kept(progress)
+    with pytest.raises(ConfigError, match="is finished; use --overwrite"):
+        plan().open()
+    assert not plan(overwrite=True).is_kept(progress) and not plan(
+        seed=2, keep_finished=True, overwrite=True
+    ).is_kept(progress)
+    (tmp_path / "in.tsv").write_text("others")
+    with pytest.raises(ConfigError, match="was made with another train than there is now"):
+        plan(keep_finished=True).is_kept(progress)
+    (tmp_path / "in.tsv").unlink()  # named by the command, which knows what it is
+    assert not plan(keep_finished=True).is_kept(progress)
+
+
+def test_inputs_are_hashed_once_and_only_where_it_matters(plan, tmp_path, monkeypatch):
+    hashed = []
+    original = protocol.sha256_input
+    monkeypatch.setattr(protocol, "sha256_input", lambda path: hashed.append(path.name) or original(path))
+    output = plan()
+    assert not output.is_kept(Notes()) and hashed == []
+    finish(output)
+    assert hashed == ["in.tsv"] and output.hashes["train"]
+    assert not plan(seed=2).is_current and hashed == ["in.tsv"]
+    again = plan(keep_finished=True)
+    assert again.is_kept(Notes()) and again.is_current and hashed == ["in.tsv", "in.tsv"]
+
+
+def test_a_part_leaves_what_others_have_there(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.tsv").write_text("mine")
+    part = Output(tmp_path / "data", command="prepare", config={}, inputs={}, overwrite=True, kind="part")
+    for _ in range(2):
+        with part.open():
+            with pytest.raises(ArtifactError, match="another svkit command is writing here"):
+                Output(tmp_path / "data" / "noise.tsv", command="x", config={}, inputs={}, kind="part").open()
+            part.finish(files=[])
+    assert is_finished(tmp_path / "data") and (tmp_path / "data" / "mine.tsv").read_text() == "mine"
+
+
+def test_a_list_is_replaced_only_when_asked_and_never_by_what_is_read(tmp_path):
+    (tmp_path / "a.tsv").write_text("x")
+    wanted = {"command": "merge", "config": {}, "kind": "list"}
+    with pytest.raises(ConfigError, match="a.tsv: is read by this command; write to another file"):
+        Output(tmp_path / "a.tsv", inputs={"a": tmp_path / "a.tsv"}, overwrite=True, **wanted).open()
+    with pytest.raises(ConfigError, match="a.tsv already exists; use --overwrite to replace it"):
+        Output(tmp_path / "a.tsv", inputs={}, **wanted).open()
+    assert (
+        Output(tmp_path / "a.tsv", inputs={}, overwrite=True, **wanted).open().record.name
+        == "a.provenance.json"
+    )
+
+
+@pytest.mark.parametrize("num_finished", [0, 1, 2])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_command_of_several_outputs_continues_with_the_first_that_is_not_finished(
+    tmp_path, num_finished, overwrite
+):
+    def plans(**options):
+        return [Output(tmp_path / name, command="x", config={}, inputs={}, **options) for name in ("a", "b")]
+
+    for output in plans()[:num_finished]:
+        finish(output)
+    outputs = plans(overwrite=overwrite)
+    continue_parts(outputs)
+    if num_finished == 2 and not overwrite:
+        with pytest.raises(ConfigError, match="a is finished; use --overwrite"):
+            outputs[0].is_kept(Notes())
+    else:
+        kept = [output.is_kept(Notes()) for output in outputs]
+        assert kept == [num_finished == 1 and not overwrite, False]
