@@ -2,8 +2,7 @@
 
 import json
 import os
-import tempfile
-import threading
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from svkit.errors import ArtifactError
 
 _PREFIX = ".svkit-tmp-"
 _TEMPORARY = _PREFIX + "[0-9a-z_]" * 8 + "*"
-"""Names that `tempfile` makes with the prefix, and a suffix."""
+"""The prefix, eight characters (of `tempfile` in earlier versions), and a suffix."""
 
 
 @contextmanager
@@ -28,9 +27,6 @@ def one_line(path: Path) -> Iterator[None]:
         raise ArtifactError(
             f"{path}: cannot be written: {reason}; free some space or choose another directory"
         ) from error
-
-
-_UMASK_LOCK = threading.Lock()
 
 
 @contextmanager
@@ -46,12 +42,11 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with one_line(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=_PREFIX, suffix=path.suffix, dir=path.parent)
-            os.close(handle)
-            temporary = Path(name)
+            name = path.with_name(f"{_PREFIX}{secrets.token_hex(4)}{path.suffix}")
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            temporary = name
             yield temporary
             _flush(temporary)
-            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
             _flush(path.parent)
     finally:
@@ -78,14 +73,6 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
-    # It can only be read by setting it: two threads at once would leave it at 0.
-    with _UMASK_LOCK:
-        mask = os.umask(0)
-        os.umask(mask)
-    return mask
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with replacing(path) as temporary:
@@ -96,7 +83,7 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path` atomically, newlines as they are.
 
     Raises:
-        ArtifactError: it cannot be written, or holds what UTF-8 cannot say (the name of a file in another encoding).
+        ArtifactError: it cannot be written, or is not valid UTF-8 (a file name in another encoding).
     """
     try:
         data = text.encode("utf-8")
@@ -112,6 +99,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` as JSON in the given order.
 
     Raises:
-        ValueError: a NaN or an infinity in `content`, which JSON cannot say.
+        ValueError: a NaN or an infinity in `content`, for which JSON has no notation.
     """
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -29,7 +29,7 @@ def open_handle(path: Path) -> int:
     Raises:
         OSError: missing, unreadable, a directory, pipe, socket or device.
     """
-    # O_NONBLOCK: opening a pipe does not wait for its writer; regular files do not know it.
+    # O_NONBLOCK: opening a pipe does not wait for its writer; it does not affect regular files.
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL byte
@@ -55,12 +55,7 @@ def why_not(error: OSError) -> str:
 
 @contextmanager
 def open_file(path: Path, family: type[SvkitError], limit: int | None = None) -> Iterator[BinaryIO]:
-    """Open a regular file for reading.
-
-    Args:
-        path: of the file.
-        family: the error to raise.
-        limit: bytes it may have; None: any number.
+    """Open a regular file for reading, of at most `limit` bytes.
 
     Raises:
         SvkitError: of `family`: missing, unreadable, a directory, pipe, socket or device, or too long.
@@ -72,7 +67,7 @@ def open_file(path: Path, family: type[SvkitError], limit: int | None = None) ->
                 raise family(f"{path}: expected at most {limit:,} bytes, found {size:,}")
             yield file
     except OSError as error:
-        if error.errno is None:  # a library's word on the content
+        if error.errno is None:  # raised by a library, about the content
             raise
         raise family(f"{path}: {why_not(error)}") from error
 

@@ -43,7 +43,7 @@ RUN_FORMAT, RUN_VERSION = "svkit-run", 1
 _WRITTEN_IN = "adapter best best/adapter last last/adapter resume resume/step-* figures kaldi wespeaker"
 """Where commands write files below their output."""
 _KEPT = {"README.md", "checkpoints"}
-"""Never removed: a card is written again where it is svkit's; no svkit of today writes the other."""
+"""Never removed: a card is written again where it is svkit's; the other is of earlier versions."""
 _MADE = (
     "config.json model.safetensors classifier.safetensors speakers.tsv adapter best last"
     " embeddings.safetensors ids.tsv embeddings.json scores.tsv resamples.safetensors metrics.json kaldi wespeaker"

@@ -31,10 +31,8 @@ def recorded_path(path: Path, experiment: Path) -> str:
 def recorded_paths(directory: Path, record: Mapping[str, Any], experiment: Path | None) -> dict[str, Any]:
     """Return a record as it is written into a directory.
 
-    Args:
-        directory: of the record.
-        record: its paths are those of this process: absolute, or relative to the working directory.
-        experiment: None: there is none. It counts where the directory lies inside, else all paths are absolute.
+    The paths of `record` are those of this process: absolute, or relative to the working directory. Where the
+    directory lies inside the experiment, those inside become relative to it; all others become absolute.
     """
     below = None if experiment is None else _below(directory, experiment)
     if experiment is None or below is None:
@@ -44,14 +42,10 @@ def recorded_paths(directory: Path, record: Mapping[str, Any], experiment: Path 
 
 
 def usable_paths(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record with paths that this process can open, without the key `experiment`.
-
-    Args:
-        path: the file it was read from.
-        record: as it was written, by this or an earlier version.
+    """Return a record read from `path`, by this or an earlier version, with paths that this process can open.
 
     Raises:
-        ArtifactError: `experiment` is not text, or a path is none.
+        ArtifactError: `experiment` is not text, or a path holds a NUL.
     """
     directory = path.parent
     way = typed(path, record.get(EXPERIMENT, ""), str, EXPERIMENT)
@@ -117,5 +111,5 @@ def _place_of_old(directory: Path, path: str) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # no name that a file can have
+    except (OSError, ValueError):  # too long, or a NUL
         return False

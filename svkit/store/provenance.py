@@ -20,9 +20,8 @@ FORMAT, VERSION = "svkit-provenance", 1
 PROVENANCE_NAME, RUN_NAME = "provenance.json", "run.json"
 _LIBRARIES = "accelerate numpy pandas peft safetensors soundfile torch torchaudio transformers"
 _DATA_SUFFIXES = {".tsv", ".txt", ".parquet", ".csv", ".wav", ".flac"}
-NOT_CONTENT = {PROVENANCE_NAME, RUN_NAME, "train_log.jsonl", "calibration.json", "README.md"} | {
-    *("resume", "tensorboard", "checkpoints"),
-}
+NOT_CONTENT = {PROVENANCE_NAME, RUN_NAME, "train_log.jsonl", "calibration.json", "README.md"}
+NOT_CONTENT |= {"resume", "tensorboard", "checkpoints"}
 """Logs, state and documents beside the content: two artifacts that differ in them only are the same artifact."""
 
 
