@@ -161,7 +161,7 @@ def voxceleb(
 ) -> None:
     """Prepare VoxCeleb2 dev for training and the VoxCeleb1 trial lists (O, E, H) for evaluation.
 
-    AAC files, as VoxCeleb2 is distributed, are converted first; an interrupted conversion goes on.
+    AAC files, as VoxCeleb2 is distributed, are converted first; an interrupted conversion is resumed.
 
     Example: svkit prepare voxceleb /data/VoxCeleb
     """

@@ -28,7 +28,7 @@ def join_short(
 
     A joined utterance ends as soon as it is long enough; what is left over at the end of a group goes to the last
     one. A short utterance that is alone in its group stays as it is. The audio is kept under a name that tells its
-    parts, so that an interrupted run goes on and a finished one takes what is there.
+    parts, so that an interrupted run is resumed and a finished one reuses its files.
 
     Args:
         table: rows of a manifest with absolute paths.
