@@ -1,7 +1,7 @@
 """Log-mel features of w2v-BERT 2.0, for a padded batch at once, on the device of the waveforms.
 
 The same numbers as transformers' `SeamlessM4TFeatureExtractor` (to 1e-3), without a loop over frames or utterances:
-16 kHz, waveform scaled by 2^15, 25 ms povey window every 10 ms, each frame freed of its mean and pre-emphasised, 80
+16 kHz, waveform scaled by 2^15, 25 ms povey window every 10 ms, the mean of each frame removed, pre-emphasis, 80
 mel bands of the power spectrum from 20 Hz to 8 kHz, log; mean and variance normalised per utterance and band; two
 frames stacked, so one output frame is 20 ms; an odd last frame counts in the statistics and is then dropped.
 """

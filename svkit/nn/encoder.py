@@ -1,4 +1,4 @@
-"""The w2v-BERT 2.0 encoder, with a width of its own in every layer and, while pruning, gates.
+"""The w2v-BERT 2.0 encoder, with separate widths in each layer and, while pruning, gates.
 
 A Conformer with relative-key attention and a causal convolution (Chung et al. 2021; Barrault et al. 2023); parameter
 names are those of transformers' `Wav2Vec2BertModel`, so its weights load as they are (the two pointwise convolutions

@@ -60,7 +60,7 @@ def select(
     Returns:
         Gate values per layer on the CPU: soft values of the units that are kept, 0 elsewhere. The cost is within
         `limit` and no further unit (or block of `round_to` units) fits. Where blocks are so coarse that this leaves
-        more than `TOLERANCE` unused, blocks are exchanged for dearer ones.
+        more than `TOLERANCE` unused, blocks are exchanged for costlier ones.
 
     Raises:
         TrainingError: even the empty structure costs more than `limit`.
@@ -135,7 +135,7 @@ def _exchange(
 ) -> None:
     """While more than `tolerance` is unused, exchange the two blocks that leave least of it; changes `counts`.
 
-    No single block fits any more, so this moves a block from one group to a dearer one (a few steps at most).
+    No single block fits any more, so this moves a block from one group to a costlier one (a few steps at most).
     """
     left = unused(counts)
     while left > tolerance:

@@ -60,7 +60,7 @@ class _Audio(soundfile.SoundFile):  # type: ignore[misc]
     claim: Claim
 
     def seekable(self) -> bool:
-        """Say no: else each block ends with a seek, after which an MP3 decoder lacks the bits of earlier frames."""
+        """Return False: else each block ends with a seek, and an MP3 decoder lacks the bits of earlier frames."""
         return False
 
     def lead_samples(self) -> int:

@@ -1,6 +1,6 @@
 """What the header of an audio file claims about its length, compared with the file.
 
-libsndfile believes claims: of a WAV cut in half it reads what is left without a word, one from a pipe (no size, or the
+libsndfile believes claims: of a WAV cut in half it reads the rest silently, one from a pipe (no size, or the
 largest there is) has no samples or is refused, and for an MP3 that states no length it guesses one from a frame.
 """
 
