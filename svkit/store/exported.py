@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svkit.store.strict_json import read_json
 from svkit.store.atomic import write_json
 from svkit.store.places import usable_paths
+from svkit.store.strict_json import read_json
 
 FORMAT, VERSION = "svkit-export", 1
 FACTS_NAME = "export.json"

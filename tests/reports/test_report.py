@@ -390,6 +390,23 @@ def test_figures_are_the_same_for_the_same_facts(report):
     assert "<dc:date>" not in first
 
 
+def test_a_report_of_an_earlier_version_is_read_and_a_bad_value_named(facts, tmp_path):
+    old = json.loads(json.dumps(facts))
+    del old["cautions"]
+    for system in old["systems"]:
+        for key in ("no_interval", "unchecked", "cautions"):
+            del system[key]
+        del system["det"]["band"]
+    write_json(tmp_path / "report.json", old)
+    found = read_report(tmp_path)
+    assert found.cautions == () and found.systems[0].det.band is None
+    assert "pruned minus dense" in document.to_text(found, figures.panels(found))
+    old["models"][0]["sparsity"] = "much"
+    write_json(tmp_path / "report.json", old)
+    with pytest.raises(ArtifactError, match=r"models\[0\]\.sparsity: expected a number, found"):
+        read_report(tmp_path)
+
+
 def test_report_json_holds_plain_numbers(finished):
     json.loads(
         (finished / "report" / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name)
