@@ -153,7 +153,7 @@ def test_a_chain_of_two_recipes_is_named(exp):
         (["finetune", "--from", "x", "--encoder", "tiny"], "--from starts from a checkpoint, --encoder"),
         (["finetune", "--no-augment", "--noise", "n.tsv"], "--no-augment uses no material"),
         (["extract", "--dtype", "int8", "--set", "precision=bf16"], "--dtype and --set precision"),
-        (["score", "t.txt", "--top-n", "20"], "--top-n counts in --norm asnorm only"),
+        (["score", "t.txt", "--top-n", "20"], "--top-n applies to --norm asnorm only"),
         (["prepare", "voxceleb", "x", "--no-convert", "--format", "wav"], "--no-convert converts nothing"),
     ],
 )
