@@ -87,15 +87,8 @@ class DemoOptions(options.OutputOptions):
         return self.request(ScanOptions)
 
     def prepare(self, run: Callable[..., Any], root: Path | None = None, **own: Any) -> None:
-        """Prepare the corpus below `root` and print the directory of its lists, or all about it.
-
-        Args:
-            run: of its layout.
-            root: None: it is rendered.
-            own: the layout's own options.
-        """
-        from svkit.corpora.remembered import as_before
-        from svkit.corpora.request import CorpusRequest
+        """Prepare a corpus (`root` None: rendered) by its layout; print the directory of its lists, or all about it."""
+        from svkit.corpora.request import CorpusRequest, as_before
 
         request = self.request(CorpusRequest, root=root, scan=self.scan())
         done = with_table(lambda progress: run(as_before(request, progress, seed=self.seed), progress, **own))

@@ -47,15 +47,9 @@ def convert_files(
 ) -> tuple[list[Candidate], list[BadFile]]:
     """Convert the files that libsndfile cannot read to 16 kHz; what an earlier run finished is kept.
 
-    Args:
-        candidates: all files; readable ones pass through.
-        options: whether, and to what.
-        target_of: where the conversion of a file goes.
-        num_workers: conversions at once; None: one a core.
-        progress: counts files, notes the room needed.
-
     Returns:
-        The files, those converted with their new path and in their old order, and those that cannot be.
+        All files in their old order, those converted with the path that `target_of` gives them; and those that cannot
+        be converted.
 
     Raises:
         ConfigError: there is something to convert and no ffmpeg.

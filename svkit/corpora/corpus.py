@@ -10,7 +10,7 @@ import pandas as pd
 from svkit.corpora import membership, splits
 from svkit.corpora.derived import hours, movable_table
 from svkit.corpora.request import JOURNAL_NAME, LIST_ENDINGS, CorpusRequest, CorpusResult, EvaluationList
-from svkit.corpora.scan import BadFile, BadFilesError, ScanOptions, refuse_bad
+from svkit.corpora.scan import BadFile, ScanOptions, refuse_bad
 from svkit.errors import DataError, first_five, printable
 from svkit.progress import Progress
 from svkit.store.atomic import write_bytes
@@ -40,15 +40,10 @@ class DataDirectory(Output):
         default_preset: str,
         inputs: Mapping[str, Path] | None = None,
     ) -> None:
-        """Plan the output.
+        """Plan the output of the corpus of this name; `config` identifies the request.
 
-        Args:
-            request: the request.
-            progress: is told what changes.
-            corpus: its name.
-            config: what identifies the request.
-            default_preset: noted in `exp/config.toml` unless the request or the experiment has one.
-            inputs: name -> lists that the corpus consists of, beside those that the request names.
+        The default preset is noted in `exp/config.toml` unless the request or the experiment has one. The corpus itself
+        may consist of lists (`inputs`: name -> path), beside those that the request names.
 
         Raises:
             DataError: a given list does not exist.
@@ -113,10 +108,7 @@ class DataDirectory(Output):
         if bad:
             rows = [{key: printable(text) for key, text in asdict(file).items()} for file in bad]
             write_table(path, pd.DataFrame(rows))
-        try:
-            refuse_bad(bad, self._request.scan, num_files)
-        except BadFilesError as error:
-            raise BadFilesError(f"{error}; all are listed in {path}", bad) from None
+        refuse_bad(bad, self._request.scan, num_files, f"; all are listed in {path}")
 
     def write(
         self,
@@ -128,12 +120,8 @@ class DataDirectory(Output):
     ) -> CorpusResult:
         """Write all lists, note the preset, and finish.
 
-        Args:
-            train: rows of all training speakers; some are held out for validation here.
-            evaluation: rows of the utterances named in `lists`.
-            lists: evaluation lists.
-            bad: files that were left out.
-            eval_speakers: those for evaluation, also where no list names them.
+        Some of the training speakers (rows `train`) are held out for validation here. `evaluation` has the rows of the
+        utterances named in `lists`; `eval_speakers` evaluate also where no list names them.
 
         Raises:
             DataError: a training speaker also evaluates, or there are too few training speakers.
@@ -175,7 +163,7 @@ class DataDirectory(Output):
                 write_bytes(path, given[entry.name])
             if entry.enrollment is not None:
                 write_table(enroll, entry.enrollment)
-        result = self._summarize(train, valid, evaluation, lists, bad)
+        result = self._summarize({"train": train, "valid": valid, "eval": evaluation}, lists, bad)
         self._note_recipe()
         summary = {**asdict(result), "data": self.path.name, "bad_files": len(bad)}
         extra = {"summary": summary, "matched_ids": matched}
@@ -198,42 +186,31 @@ class DataDirectory(Output):
 
     def _note_recipe(self) -> None:
         """Note preset and encoder that were asked for; what an experiment was made with stays otherwise."""
-        exp, encoder = self._request.exp, self._request.encoder
-        noted = None if encoder is None else encoder_to_note(exp, encoder)
-        changes = {
-            key: value for key, value in (("preset", self._request.preset), ("encoder", noted)) if value
-        }
-        if "preset" not in read_noted(exp):
-            changes = {"preset": self._default_preset, **changes}
-        for change in update_experiment(exp, **changes):
+        exp, preset, encoder = self._request.exp, self._request.preset, self._request.encoder
+        if preset is None and "preset" not in read_noted(exp):
+            preset = self._default_preset
+        noted = {"preset": preset, "encoder": None if encoder is None else encoder_to_note(exp, encoder)}
+        for change in update_experiment(exp, **{key: value for key, value in noted.items() if value}):
             self._progress.note(change)
 
     def _summarize(
-        self,
-        train: pd.DataFrame,
-        valid: pd.DataFrame,
-        evaluation: pd.DataFrame,
-        lists: Sequence[EvaluationList],
-        bad: Sequence[BadFile],
+        self, parts: Mapping[str, pd.DataFrame], lists: Sequence[EvaluationList], bad: Sequence[BadFile]
     ) -> CorpusResult:
+        counts: dict[str, int] = {}
+        for part, table in parts.items():
+            counts[f"{part}_speakers"] = table["speaker_id"].nunique()
+            counts[f"{part}_utterances"] = len(table)
+        labels = {entry.name: entry.trials.labels for entry in lists}
         return CorpusResult(
             data=str(self.path),
             corpus=self._corpus,
-            train_speakers=train["speaker_id"].nunique(),
-            train_utterances=len(train),
-            train_hours=hours(train),
-            valid_speakers=valid["speaker_id"].nunique(),
-            valid_utterances=len(valid),
-            eval_speakers=evaluation["speaker_id"].nunique(),
-            eval_utterances=len(evaluation),
+            train_hours=hours(parts["train"]),
             trials={
-                entry.name: {
-                    "targets": int((entry.trials.labels == 1).sum()),
-                    "nontargets": int((entry.trials.labels == 0).sum()),
-                }
-                for entry in lists
+                name: {"targets": int((of == 1).sum()), "nontargets": int((of == 0).sum())}
+                for name, of in labels.items()
             },
             bad_files=tuple(bad),
+            **counts,
         )
 
 

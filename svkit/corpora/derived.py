@@ -14,12 +14,7 @@ from svkit.store.tables import integers
 
 
 def rebased_table(manifest: Manifest, directory: Path) -> pd.DataFrame:
-    """Return a manifest's table with paths for a list in another directory.
-
-    Args:
-        manifest: its relative paths are below its `root`.
-        directory: of the new list; paths below it are relative, others absolute.
-    """
+    """Return a manifest's table with paths for a list in `directory`: relative to it where they lie below it."""
     root, target = manifest.root.resolve(), directory.resolve()
     if root == target:
         return manifest.table
@@ -46,13 +41,7 @@ def hours(table: pd.DataFrame) -> float:
 def derived_lists(
     configs: Mapping[Path, Mapping[str, Any]], *, command: str, inputs: Mapping[str, Path], overwrite: bool
 ) -> list[Output]:
-    """Check the lists that a command will write and hash its inputs, before any work is done.
-
-    Args:
-        configs: list to be written -> what the command was asked for.
-        command: the verb.
-        inputs: name -> file that is read.
-        overwrite: replace existing lists.
+    """Check the lists that a command will write (path -> configuration) and hash its inputs, before any work is done.
 
     Raises:
         ConfigError: a list already exists, is one of the inputs, or has no known suffix.

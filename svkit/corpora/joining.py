@@ -34,9 +34,9 @@ def join_short(
         table: rows of a manifest with absolute paths.
         groups: of each row, such as `id00000/singing`; utterances of two speakers never share one.
         min_seconds: wanted length.
-        directory: where joined audio goes, below the manifest's own directory.
-        num_workers: files written at once; None: one a core.
-        progress: counts joined utterances.
+        directory: where joined audio goes, directly below the manifest's own directory.
+        num_workers: None: one a core.
+        progress: is told.
 
     Returns:
         The rows, joined ones (16-bit flac, paths relative to the parent of `directory`) instead of their parts.

@@ -73,13 +73,9 @@ def download_lists(entries: Sequence[OfficialList], directory: Path, progress: P
 def take_lists(
     paths: Sequence[Path], official: Mapping[str, OfficialList], allow_other: bool, progress: Progress
 ) -> list[EvaluationList]:
-    """Read lists; one with an official name must be that list.
+    """Read lists; one with the name of an official file must be that list, unless `allow_other`.
 
-    Args:
-        paths: of the lists.
-        official: by the name of their file.
-        allow_other: accept other counts under an official name.
-        progress: notes lists that are not byte for byte the published ones.
+    Lists that are not byte for byte the published ones are noted.
 
     Raises:
         DataError: another list than its name says; two lists of one name; see also `read_trials`.

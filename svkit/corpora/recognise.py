@@ -29,14 +29,7 @@ def corpus_root(root: Path | None, command: str, layout: str, default: str = "")
 
 
 def wrong_tree(root: Path, command: str, problem: str, layout: str) -> DataError:
-    """Return the one-line error for a place that does not hold a corpus.
-
-    Args:
-        root: where it was looked for.
-        command: the corpus asked for, as `svkit prepare` calls it.
-        problem: what is missing.
-        layout: what was expected.
-    """
+    """Return the error for a place that lacks (`problem`) what `svkit prepare COMMAND` expects there (`layout`)."""
     if not root.exists():
         return DataError(f"{root}: no such directory; {layout}")
     found = "a file"
@@ -50,7 +43,7 @@ def wrong_tree(root: Path, command: str, problem: str, layout: str) -> DataError
 def looks_like(root: Path, command: str) -> str:
     """Return the end of a message that says for which other command a tree is made; empty: for none."""
     guess = guess_corpus(root)
-    return "" if guess in (None, command) else f"; this looks like {guess}: svkit prepare {guess} {root}"
+    return f"; this looks like {guess}: svkit prepare {guess} {root}" if guess not in (None, command) else ""
 
 
 def guess_corpus(root: Path) -> str | None:

@@ -209,11 +209,9 @@ def _fault(candidate: Candidate, finding: Finding, options: ScanOptions) -> tupl
 def repeated_digests(
     digests: npt.NDArray[np.uint64], usable: npt.NDArray[np.bool_]
 ) -> Iterator[tuple[int, int]]:
-    """Yield the rows whose content an earlier usable row has, each with the first such row.
+    """Yield the rows whose content an earlier row has, each with the first such row; only `usable` rows [N] count.
 
-    Args:
-        digests: the first 128 bits of the content's sha256, `[N, 2]`; `[0, 2]` where no content was read.
-        usable: which rows count, `[N]`.
+    `digests` are the first 128 bits of the content's sha256, `[N, 2]`; `[0, 2]` where no content was read.
     """
     rows = np.flatnonzero(usable) if len(digests) else np.zeros(0, np.int64)
     order = rows[np.lexsort((digests[rows, 1], digests[rows, 0]))]  # stable: equal ones stay in their order
@@ -324,16 +322,15 @@ def _examine(source: Source, options: ScanOptions) -> Finding:
     )
 
 
-def refuse_bad(bad: Sequence[BadFile], options: ScanOptions, num_files: int) -> None:
-    """Raise unless bad files are to be left out.
+def refuse_bad(bad: Sequence[BadFile], options: ScanOptions, num_files: int, where: str = "") -> None:
+    """Raise unless bad files are to be left out; the message ends in `where` they are listed.
 
     Raises:
         BadFilesError: names the first five, counts the reasons, and says what to do.
     """
     if bad and not options.skip_bad:
-        raise BadFilesError(
-            f"{describe_bad(bad, num_files)}; fix them, or leave them out with --skip-bad", bad
-        )
+        advice = "fix them, or leave them out with --skip-bad"
+        raise BadFilesError(f"{describe_bad(bad, num_files)}; {advice}{where}", bad)
 
 
 def describe_bad(bad: Sequence[BadFile], num_files: int) -> str:

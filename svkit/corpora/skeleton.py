@@ -54,8 +54,8 @@ def prepare(
     """Prepare a corpus.
 
     Args:
-        request: the request.
-        progress: counts files, notes what the user should know.
+        request: of the user.
+        progress: is told.
         corpus: its name, and that of a list made here.
         find: of the layout; gets `exp/data`, where it may write audio.
         options: the layout's own; they identify a finished corpus like those of the request.
@@ -182,13 +182,14 @@ def compare_counts(
         DataError: they are not, and `is_strict`.
     """
     found = (len({file.speaker_id for file in files}), len(files))
-    if found != published and is_strict:
+    if found == published:
+        return
+    speakers, utterances = published
+    if is_strict:
         raise DataError(
-            f"{part}: expected {published[0]:,} speakers and {published[1]:,} utterances, found {found[0]:,} and"
+            f"{part}: expected {speakers:,} speakers and {utterances:,} utterances, found {found[0]:,} and"
             f" {found[1]:,}; complete it, or leave --strict out"
         )
-    if found != published:
-        progress.note(
-            f"{part}: {found[0]:,} speakers and {found[1]:,} utterances found, published"
-            f" {published[0]:,} and {published[1]:,}"
-        )
+    progress.note(
+        f"{part}: {found[0]:,} speakers and {found[1]:,} utterances found, published {speakers:,} and {utterances:,}"
+    )

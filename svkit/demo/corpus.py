@@ -27,10 +27,7 @@ def run(
 ) -> CorpusResult:
     """Render the demo corpus below `exp/data/demo` and write its lists.
 
-    Args:
-        request: of its fields, those about given recordings are not used.
-        progress: counts utterances.
-        plans: part of the corpus for tests (None: all of it, with the shipped protocol).
+    Tests give the `plans` of a part of it; None: all of it, with the shipped protocol.
     """
 
     def find(data: Path) -> Found:

@@ -37,11 +37,8 @@ def run(
 ) -> CorpusResult:
     """Prepare CN-Celeb1, CN-Celeb2 or both, from the directory of one of them or the one above.
 
-    Args:
-        request: with `root`.
-        progress: counts files.
-        join_below: seconds; shorter training utterances are joined with others of their speaker and genre; 0: none.
-        allow_other_lists: accept a `trials.lst` with other counts than the official one.
+    Training utterances shorter than `join_below` seconds are joined with others of their speaker and genre (0: none).
+    `allow_other_lists` accepts a `trials.lst` with other counts than the official one.
 
     Raises:
         DataError: the tree, the lists or the audio are not as they should be; see also `prepare`.

@@ -32,14 +32,21 @@ class Columns:
 
 
 USUAL_NAMES: Mapping[str, Sequence[str]] = {
-    "path": (
-        *("path", "wav", "audio", "file", "filename", "file_name"),
-        *("audio_path", "audio_filepath", "wav_path"),
-    ),
-    "speaker": ("speaker_id", "speaker", "spk_id", "spk", "client_id", "label"),
-    "utterance": ("utterance_id", "utterance", "utt_id", "utt", "id"),
-    "session": ("session_id", "session", "video", "recording", "chapter_id"),
-    "gender": ("gender", "sex"),
+    "path": [
+        "path",
+        "wav",
+        "audio",
+        "file",
+        "filename",
+        "file_name",
+        "audio_path",
+        "audio_filepath",
+        "wav_path",
+    ],
+    "speaker": ["speaker_id", "speaker", "spk_id", "spk", "client_id", "label"],
+    "utterance": ["utterance_id", "utterance", "utt_id", "utt", "id"],
+    "session": ["session_id", "session", "video", "recording", "chapter_id"],
+    "gender": ["gender", "sex"],
 }
 """Names looked for, whatever their case, in this order."""
 _PART_COLUMNS = ("start", "stop", "end", "offset", "begin")

@@ -90,11 +90,8 @@ def run(
     Evaluation takes the given trials, else the file `trials` of the directory unless evaluation speakers are asked
     for, else a made list.
 
-    Args:
-        request: with `root`.
-        progress: counts files.
-        allow_pipes: run the commands of `wav.scp` (lines that end in `|`) by the shell.
-        audio_root: directory that relative paths are below; None: the current one, as in Kaldi, else the root.
+    `allow_pipes` runs the commands of `wav.scp` (lines that end in `|`) by the shell. Relative paths are below
+    `audio_root`; None: below the current directory, as in Kaldi, else the root.
 
     Raises:
         ConfigError: there are commands and they are not allowed.
@@ -155,11 +152,9 @@ def _read_lists(
                 f"{inputs['segments']}: expected `{form}` in seconds, found `{name} {text[:80]}`"
             ) from None
     known, source = (segments, "segments") if segments else (recordings, "wav.scp")
+    homeless = {name for name, segment in segments.items() if segment.recording not in recordings}
     for what, names in (
-        (
-            "segments of recordings that wav.scp lacks",
-            {name for name, segment in segments.items() if segment.recording not in recordings},
-        ),
+        ("segments of recordings that wav.scp lacks", homeless),
         (f"utterances of utt2spk that {source} lacks", speakers.keys() - known.keys()),
         (f"utterances of {source} without a speaker in utt2spk", known.keys() - speakers.keys()),
     ):

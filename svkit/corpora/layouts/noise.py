@@ -93,12 +93,7 @@ def run_musan(request: NoiseRequest, progress: Progress) -> NoiseResult:
 def run_rirs(
     request: NoiseRequest, progress: Progress, types: Sequence[str] = PUBLISHED_RIR_TYPES
 ) -> NoiseResult:
-    """Prepare the room impulse responses of RIRS_NOISES; the list says the type of each.
-
-    Args:
-        request: the request.
-        progress: counts files.
-        types: of `RIR_TYPES`; the others are left out.
+    """Prepare the room impulse responses of RIRS_NOISES of some `RIR_TYPES`; the list says the type of each.
 
     Raises:
         ConfigError: an unknown type.
@@ -194,12 +189,8 @@ class _NoiseList(Output):
         wanted, entries = self.config["categories"], self.entries()
         replaced = sorted(entries if self.path.stem == "rirs" else entries.keys() & set(wanted))
         records = [
-            {
-                "command": entries[name]["command"],
-                "config": {**entries[name]["config"], "categories": replaced},
-                "inputs": [],
-            }
-            for name in replaced
+            {"command": entry["command"], "config": {**entry["config"], "categories": replaced}, "inputs": []}
+            for entry in (entries[name] for name in replaced)
         ]
         ours = {"command": self.command, "config": self.config, "inputs": []}
         return next((record for record in records if record != ours), records[0] if records else None)
@@ -251,12 +242,7 @@ def _scan(request: NoiseRequest, progress: Progress, sources: _Sources) -> tuple
         if not names:
             raise DataError(f"{root}: no audio files below it")
     candidates = [
-        Candidate(
-            utterance_id=f"{category}/{name}",
-            speaker_id=category,
-            session_id="",
-            path=f"{root.resolve().as_posix()}/{name}",
-        )
+        Candidate(f"{category}/{name}", category, "", f"{root.resolve().as_posix()}/{name}")
         for category, (root, names) in sources.items()
         for name in names
     ]
