@@ -1,4 +1,4 @@
-"""Noise at a signal-to-noise ratio and reverberation, on one waveform (paper, section 4.1).
+"""Noise at a signal-to-noise ratio and reverberation, on one waveform (arXiv 2510.04213).
 
 The noise is added by torchaudio. The convolution is scipy's: `torchaudio.functional.fftconvolve` transforms at the
 exact length, whatever its prime factors, and takes 10.8 ms for a crop of 3 s and a response of 0.7 s, where this

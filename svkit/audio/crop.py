@@ -1,4 +1,4 @@
-"""Crops of a wanted length; signals that are too short are repeated (paper, section 4.1)."""
+"""Crops of a wanted length; signals that are too short are repeated (arXiv 2510.04213)."""
 
 import numpy as np
 from numpy.typing import NDArray

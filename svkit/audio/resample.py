@@ -53,7 +53,7 @@ def change_speed(signal: NDArray[np.float32], speed: float) -> NDArray[np.float3
     Returns:
         float32 `[ceil(N / speed)]`, the speed rounded to a thousandth.
 
-    Source: speed perturbation, Ko et al. 2015; each speed of a speaker counts as a new speaker (paper, section 4.1).
+    Source: speed perturbation, Ko et al. 2015; each speed of a speaker counts as a new speaker (arXiv 2510.04213).
     """
     ratio = Fraction(round(speed * 1000), 1000)
     return resample(signal, ratio.numerator, ratio.denominator)

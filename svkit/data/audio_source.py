@@ -5,7 +5,7 @@ from math import ceil, gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from svkit.audio.crop import draw_start, kept_samples, repeat_to
+from svkit.audio.crop import draw_start, kept_samples, random_crop, repeat_to
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.errors import DataError
 from svkit.store.audio_file import AudioError, read_audio
@@ -18,13 +18,9 @@ CONTEXT_SAMPLES = 64
 def read_crop(
     manifest: Manifest, row: int, num_samples: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Read a crop at a random place of one utterance and nothing else of its file.
+    """Read a crop of `num_samples` at 16 kHz at a random place of one utterance and nothing else of its file.
 
-    Args:
-        manifest: the list of utterances.
-        row: which of them.
-        num_samples: wanted length at 16 kHz.
-        rng: where the place is drawn from (one draw, or none where the file is too short).
+    `rng` draws the place: one draw, or none where the file is too short.
 
     Returns:
         float32 `[min(num_samples, length of the file)]` at 16 kHz, of the channel that the manifest says (0).
@@ -104,9 +100,7 @@ class AudioBank:
         """Return a random crop of file `index`, repeated where the file is short: float32 `[num_samples]`."""
         if not self.is_kept:
             return repeat_to(read_crop(self._manifest, int(self._rows[index]), num_samples, rng), num_samples)
-        signal = self[index]
-        start = draw_start(len(signal), num_samples, rng)
-        return repeat_to(signal[start : start + num_samples], num_samples)
+        return random_crop(self[index], num_samples, rng)
 
 
 def decoded_bytes(seconds: NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""Which augmentation a crop gets and from which recordings (paper, section 4.1)."""
+"""Which augmentation a crop gets and from which recordings (arXiv 2510.04213)."""
 
 import numpy as np
 from numpy.typing import NDArray

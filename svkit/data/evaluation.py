@@ -12,44 +12,32 @@ from svkit.data.audio_source import read_whole
 from svkit.store.manifest import Manifest
 
 
-class LengthSortedBatches:
-    """Batches of rows, longest first, each with at most `batch_seconds` of padded audio, at least one row.
+def length_sorted_batches(
+    manifest: Manifest,
+    *,
+    max_seconds: float = 60.0,
+    batch_seconds: float = 160.0,
+    done_rows: Sequence[int] | NDArray[np.int64] = (),
+    rank: int = 0,
+    num_processes: int = 1,
+) -> list[NDArray[np.int64]]:
+    """Plan batches of rows, longest first, each with at most `batch_seconds` of padded audio, at least one row.
 
-    Rank r of n takes every n-th batch from r: all rows are taken once, and all ranks get similar lengths.
+    Rank r of n takes every n-th batch from r: all rows are taken once, and all ranks get similar lengths. Batches of
+    `done_rows` alone are left out, the others stay as they are: the rounding of an embedding depends on its batch, and
+    a resumed extraction gives the same bytes.
     """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        *,
-        max_seconds: float = 60.0,
-        batch_seconds: float = 160.0,
-        done_rows: Sequence[int] | NDArray[np.int64] = (),
-        rank: int = 0,
-        num_processes: int = 1,
-    ) -> None:
-        """Plan the batches.
-
-        Batches of `done_rows` alone are left out, the others stay as they are: the rounding of an embedding depends on
-        its batch, and a resumed extraction gives the same bytes.
-        """
-        seconds = np.minimum(manifest.durations_seconds, max_seconds)
-        order = np.argsort(-seconds, kind="stable")
-        is_done = np.isin(order, np.asarray(done_rows, dtype=np.int64))
-        batches = []
-        first = 0
-        while first < len(order):
-            last = first + max(1, int(batch_seconds / max(seconds[order[first]], 1e-3) + 1e-9))
-            if not is_done[first:last].all():
-                batches.append(order[first:last])
-            first = last
-        self._batches: list[NDArray[np.int64]] = batches[rank::num_processes]
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        return iter(self._batches)
+    seconds = np.minimum(manifest.durations_seconds, max_seconds)
+    order = np.argsort(-seconds, kind="stable")
+    is_done = np.isin(order, np.asarray(done_rows, dtype=np.int64))
+    batches = []
+    first = 0
+    while first < len(order):
+        last = first + max(1, int(batch_seconds / max(seconds[order[first]], 1e-3) + 1e-9))
+        if not is_done[first:last].all():
+            batches.append(order[first:last])
+        first = last
+    return batches[rank::num_processes]
 
 
 def read_batches(

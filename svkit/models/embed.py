@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from svkit.audio.features import is_too_short
 from svkit.config.schema import ExtractConfig
-from svkit.data.evaluation import LengthSortedBatches, read_batches
+from svkit.data.evaluation import length_sorted_batches, read_batches
 from svkit.errors import DataError, first_five
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store.manifest import Manifest
@@ -40,7 +40,7 @@ def embed_rows(
     Yields:
         Rows int64 [B] and their embeddings float32 [B, D] of each batch.
     """
-    batches = LengthSortedBatches(
+    batches = length_sorted_batches(
         manifest,
         max_seconds=extract.max_seconds,
         batch_seconds=extract.batch_seconds,

@@ -48,9 +48,7 @@ def _describe(architecture: ModelArchitecture, name: str, size_bytes: int | None
         teacher_parameters=encoder_parameters(dense) if architecture.is_pruned else None,
         head_parameters=head_parameters(architecture),
         sparsity=sparsity(architecture.encoder, dense),
-        macs_per_second=Macs(
-            total=work.total, encoder=work.encoder, head=work.head, positional=work.positional
-        ),
+        macs_per_second=Macs(total=work.total, **work._asdict()),
         widths=widths,
         dense_widths=dense_widths,
         size_bytes=size_bytes,

@@ -1,6 +1,6 @@
 """The speaker model: waveform -> features -> encoder -> layer adapters -> MFA -> ASP -> embedding.
 
-Paper: arXiv 2510.04213, section 3.1. A padded batch gives every utterance the embedding it has alone: the features
+Paper: arXiv 2510.04213. A padded batch gives every utterance the embedding it has alone: the features
 are normalised over its real samples, padded keys are masked, the convolution is causal, and ASP gives padded frames no
 weight.
 """

@@ -38,6 +38,7 @@ class _Group(NamedTuple):
 
 def _count_open(group: _Group, offset: float) -> int:
     size = len(group.order)
+    # In double precision: bisection moves the offset by less than a float32 log_alpha can show.
     log_alpha = group.gates.log_alpha.detach().double() + offset
     count = round(float(torch.sigmoid(log_alpha - group.gates.expected_shift).sum()))
     if group.step > 1 and count < size:
@@ -77,6 +78,7 @@ def select(
             widths[KINDS[group.kind]][group.layer] = count
         return limit - cost(dense.with_widths(widths))
 
+    # Before the bisection, which takes for granted that closing everything is enough.
     left = unused([0] * len(groups))
     if left < 0:
         raise TrainingError(
@@ -123,6 +125,7 @@ def _top_up(groups: list[_Group], counts: list[int], unused: Callable[[Sequence[
         best = -max(candidates)[1]
         before, counts[best] = counts[best], _one_more(groups[best], counts[best])
         if unused(counts) < 0:
+            # Nor will it fit later, with less left: the group is done, others may have cheaper units.
             counts[best] = before
             open_groups.remove(best)
 

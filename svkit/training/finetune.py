@@ -1,4 +1,4 @@
-"""`svkit finetune`: lora (or head), joint, lmft, each a checkpoint of its own (paper, section 4.2).
+"""`svkit finetune`: lora (or head), joint, lmft, each a checkpoint of its own (arXiv 2510.04213).
 
 Between the stages LoRA is merged and, for LMFT, the classifier is cut to the speakers at their own speed. Every stage
 starts from the checkpoint before it, on disk, so any of them can be run or resumed alone.

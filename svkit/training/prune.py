@@ -1,4 +1,4 @@
-"""`svkit prune`: gates under a Lagrangian, guided by distillation, then the cut (paper, section 3.2).
+"""`svkit prune`: gates under a Lagrangian, guided by distillation, then the cut (arXiv 2510.04213).
 
 The checkpoint that is written is already cut: its widths are in `config.json`, its sparsity is counted on it, and the
 teacher's head and classifier are in place.
@@ -127,16 +127,11 @@ class PruneStage(TeacherStage):
         dense = self.teacher.architecture.encoder
         self.target = target = _target(self.teacher.architecture, self.config, self.request.budget)
         self.config = replace(self.config, sparsity=target.sparsity)
-        empty = target.cost(dense.with_widths({name: [0] * dense.num_layers for name in dense.widths()}))
-        if empty > target.limit:
-            raise TrainingError(
-                f"the target cannot be met: what no gate can remove costs {empty:,}, the target allows"
-                f" {int(target.limit):,}"
-            )
         self.gates = EncoderGates(dense, self.config, self.request.recipe.seed)
+        # A target that cannot be met, and blocks too coarse for it, show on untrained gates too: fail before training.
+        kept = cut_architecture(dense, self._select())
         if self.config.round_to > 1:
-            # Blocks too coarse for the target show on untrained gates too: fail before training, not after.
-            self._check_sparsity(cut_architecture(dense, self._select()))
+            self._check_sparsity(kept)
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> DistillationTask:
         """Make the task; the student starts as the teacher, gates open."""
@@ -151,6 +146,7 @@ class PruneStage(TeacherStage):
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
         """Cut by the learned gates, write what is left, and measure how far the cut has moved it."""
         cut = cut_encoder(self.task.student, self._select())
+        # Counted on the module that is written: the gates' expectation is not what a user gets.
         facts: dict[str, Any] = {
             "sparsity": self._check_sparsity(cut.architecture),
             "encoder_parameters": encoder_parameters(cut.architecture),
@@ -158,6 +154,7 @@ class PruneStage(TeacherStage):
         dense = self.teacher.architecture.dense_encoder()
         write_pruned(self.output.path, self.output.inputs["teacher"], self.teacher, cut, dense)
         if self.meter is not None:
+            # Beside the last validation it shows a cut that is not the masked network: the two must agree.
             after = DistillationTask(cut, self.teacher.encoder, self.config).to(accelerator.device)
             facts["distance_after_cut"] = self.meter.measure(after, accelerator)
         return facts

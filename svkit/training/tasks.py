@@ -95,7 +95,7 @@ class ClassificationTask(Task):
 
 
 def distillation_losses(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Distance between hidden states [B, T, D], over the projection output and every layer (paper, section 3.2).
+    """Distance between hidden states [B, T, D], over the projection output and every layer (arXiv 2510.04213).
 
     Returns:
         mean |h_s - h_t| and mean cos(h_s, h_t), float32 scalars.

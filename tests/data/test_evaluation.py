@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from svkit.audio.resample import resample
 from svkit.data.audio_source import read_whole
-from svkit.data.evaluation import LengthSortedBatches, read_batches
+from svkit.data.evaluation import length_sorted_batches, read_batches
 from svkit.errors import DataError
 from svkit.store.manifest import COLUMNS, Manifest
 from tests.data.conftest import Row, tone
@@ -28,7 +28,7 @@ def test_ranks_share_all_rows_and_no_batch_is_too_large(seconds: list[float], pr
     manifest = listed(seconds)
     plans = [
         list(
-            LengthSortedBatches(
+            length_sorted_batches(
                 manifest, max_seconds=60, batch_seconds=130, rank=rank, num_processes=processes
             )
         )
@@ -37,7 +37,7 @@ def test_ranks_share_all_rows_and_no_batch_is_too_large(seconds: list[float], pr
     rows = np.concatenate([batch for plan in plans for batch in plan])
     np.testing.assert_array_equal(np.sort(rows), np.arange(len(seconds)))
     cut = np.minimum(manifest.durations_seconds, 60)
-    alone = list(LengthSortedBatches(manifest, max_seconds=60, batch_seconds=130))
+    alone = list(length_sorted_batches(manifest, max_seconds=60, batch_seconds=130))
     assert (np.diff(cut[np.concatenate(alone)]) <= 0).all()
     for batch in alone:
         assert len(batch) == 1 or len(batch) * cut[batch].max() <= 130.001
@@ -48,11 +48,11 @@ def test_ranks_share_all_rows_and_no_batch_is_too_large(seconds: list[float], pr
 
 def test_batches_that_are_done_are_left_out_and_the_others_stay_as_they_are() -> None:
     lengths, rows = listed([1, 5, 3, 2, 3, 1]), [1, 3]
-    whole = [batch.tolist() for batch in LengthSortedBatches(lengths, batch_seconds=6)]
+    whole = [batch.tolist() for batch in length_sorted_batches(lengths, batch_seconds=6)]
     assert whole == [[1], [2, 4], [3, 0, 5]]
-    rest = [batch.tolist() for batch in LengthSortedBatches(lengths, done_rows=rows, batch_seconds=6)]
+    rest = [batch.tolist() for batch in length_sorted_batches(lengths, done_rows=rows, batch_seconds=6)]
     assert rest == [[2, 4], [3, 0, 5]]
-    assert not len(LengthSortedBatches(lengths, done_rows=range(6), batch_seconds=6))
+    assert not len(length_sorted_batches(lengths, done_rows=range(6), batch_seconds=6))
 
 
 @pytest.mark.parametrize("rate", [8000, 16_000])
@@ -86,4 +86,4 @@ def test_batches_are_read_in_order_and_ahead_within_bounds(speakers: Manifest) -
 def test_a_missing_file_stops_reading_with_its_error(speakers: Manifest, tmp_path: Path) -> None:
     (tmp_path / "s0" / "1.wav").unlink()
     with pytest.raises(DataError, match="s0/1.wav"):
-        list(read_batches(speakers, LengthSortedBatches(speakers, batch_seconds=1.2)))
+        list(read_batches(speakers, length_sorted_batches(speakers, batch_seconds=1.2)))

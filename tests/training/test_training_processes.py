@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from svkit.config.schema import DataConfig
 from svkit.data.dataset import CropKey
-from svkit.data.evaluation import LengthSortedBatches
+from svkit.data.evaluation import length_sorted_batches
 from svkit.data.sampler import EpochBatches
 from svkit.errors import ConfigError
 from svkit.models import session
@@ -141,7 +141,7 @@ def test_an_extraction_goes_on_from_the_parts_of_any_processes(tmp_path: Path) -
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(tmp_path / "whole" / "run.json", out)  # begun as the whole one was
-    batches = list(LengthSortedBatches(read_manifest(exp / "data" / "train.tsv"), batch_seconds=1.0))
+    batches = list(length_sorted_batches(read_manifest(exp / "data" / "train.tsv"), batch_seconds=1.0))
     assert len(batches) >= 4
     marks = {}
     for rank, rows in enumerate((batches[0], batches[2], batches[3])):
