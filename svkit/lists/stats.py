@@ -71,9 +71,7 @@ def run(path: Path) -> Stats:
     speakers, names = pd.factorize(table["speaker_id"])
     counts = np.bincount(speakers)
     minutes = np.bincount(speakers, seconds) / 60
-    sessions, session_names = pd.factorize(table["session_id"])
-    known = table["session_id"].ne("").to_numpy(dtype=bool)
-    pairs = np.unique(speakers[known].astype(np.int64) * len(session_names) + sessions[known])
+    known = table["session_id"].ne("")
     rates, rate_counts = np.unique(manifest.sample_rates_hz, return_counts=True)
     others = (name for name in table.columns if name not in (*COLUMNS, *SHARD_COLUMNS))
     values = {str(name): table[name].value_counts() for name in others}
@@ -81,7 +79,7 @@ def run(path: Path) -> Stats:
         list=str(path),
         speakers=len(names),
         utterances=len(table),
-        sessions=len(pairs),
+        sessions=table[known].groupby(["speaker_id", "session_id"], sort=False).ngroups,
         hours=hours(table),
         sample_rates_hz={str(rate): int(count) for rate, count in zip(rates, rate_counts, strict=True)},
         in_shards=int(table[SHARD_COLUMNS[0]].ne("").sum()) if SHARD_COLUMNS[0] in table.columns else 0,
