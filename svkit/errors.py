@@ -32,7 +32,7 @@ class ArtifactError(SvkitError):
 
 
 class TrainingError(SvkitError):
-    """Training cannot go on: non-finite loss, sparsity target missed."""
+    """Training cannot continue: non-finite loss, sparsity target missed."""
 
     exit_code = 5
 

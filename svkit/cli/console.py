@@ -29,20 +29,13 @@ FILE_WIDTH = 200
 
 
 def result(values: object, *, as_json: bool = False) -> None:
-    """Print a command's result on stdout: a line for each value, or one JSON document.
-
-    Args:
-        values: a text, a path, or a list of them; any JSON value with `as_json`.
-        as_json: print one JSON document.
-    """
+    """Print a command's result on stdout: a text, a path, or a line for each of a list; or one JSON document."""
     if not is_main_process():
         return
     if as_json:
         is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-        say(json.dumps(values, indent=1, ensure_ascii=not is_unicode, default=str))
-        return
-    several = values if isinstance(values, list | tuple) else (values,)
-    for value in several:
+        values = json.dumps(values, indent=1, ensure_ascii=not is_unicode, default=str)
+    for value in values if isinstance(values, list | tuple) else (values,):
         say(str(value))
 
 

@@ -36,9 +36,7 @@ _TITLES = {
 def write_card(directory: Path, systems: Sequence[Metrics] = ()) -> None:
     """Write the card of a finished checkpoint, unless the user has put a document of that name in its place.
 
-    Args:
-        directory: the checkpoint.
-        systems: evaluations of it, as `report.json` has them; none: the card says that there are none yet.
+    `systems` are evaluations of it, as `report.json` has them; none: the card says that there are none yet.
     """
     path = directory / CARD_NAME
     if not path.exists() or _MARK.encode() in read_file(path, ArtifactError):

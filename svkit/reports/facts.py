@@ -48,13 +48,8 @@ def gather_systems(
 ) -> tuple[list[System], list[Comparison]]:
     """Describe every system, and compare those that share trials and back-end with the first of them, `dense` if any.
 
-    Args:
-        exp: the experiment.
-        measured: metrics by the directory of their scores.
-        checkpoints: sha256 of each checkpoint by its path below `exp`.
-        num_resamples: of the bootstrap.
-        seed: of the bootstrap.
-        progress: one task; a note where there is no comparison.
+    `measured` are the metrics by directory of scores, `checkpoints` the sha256 by path below `exp`; `num_resamples` and
+    `seed` are the bootstrap's.
     """
     groups: dict[tuple[str, LeftOut | None, str], list[Path]] = defaultdict(list)
     for directory, metrics in measured.items():
@@ -63,9 +58,7 @@ def gather_systems(
     comparisons: list[Comparison] = []
     with progress.task("compare systems", len(measured)) as task:
         for members in groups.values():
-            members.sort(
-                key=lambda directory: (measured[directory].name != "dense", measured[directory].name)
-            )
+            members.sort(key=lambda member: (measured[member].name != "dense", measured[member].name))
             rated = []
             for directory, scored in zip(members, read_systems(members), strict=True):
                 metrics = measured[directory]
@@ -96,14 +89,14 @@ def _system(
     floor = 0.5 / max(curve.num_targets, curve.num_nontargets)
     accept, miss = thin_curve(*det_corners(curve), DET_POINTS, floor)
     edges = np.linspace(scored.scores.min(), scored.scores.max() + 1e-9, HISTOGRAM_BINS + 1)
-    counts = [np.histogram(scored.scores[side], edges)[0].tolist() for side in (is_target, ~is_target)]
+    targets, nontargets = (
+        tuple(np.histogram(scored.scores[side], edges)[0].tolist()) for side in (is_target, ~is_target)
+    )
     return System(
         **{field.name: getattr(metrics, field.name) for field in fields(metrics)},
         directory=place.as_posix(),
         det=DetCurve(false_accept_rate=tuple(accept), miss_rate=tuple(miss), band=band),
-        histogram=Histogram(
-            edges=tuple(edges.tolist()), targets=tuple(counts[0]), nontargets=tuple(counts[1])
-        ),
+        histogram=Histogram(edges=tuple(edges.tolist()), targets=targets, nontargets=nontargets),
         tippett=None if scored.llrs is None else _tippett(scored.llrs, is_target),
         model_path=model_path,
     )
@@ -126,16 +119,14 @@ def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[Stage]:
     stages = []
     for directory in checkpoints:
         records = read_log(directory)
-        train, valid = (
-            _curves([record for record in records if record.get("kind") == kind])
-            for kind in ("train", "valid")
-        )
+        train, valid = (_curves(records, kind) for kind in ("train", "valid"))
         if train or valid:
             stages.append(Stage(stage=directory.relative_to(exp).as_posix(), train=train, valid=valid))
     return stages
 
 
-def _curves(records: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+def _curves(records: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Curve]:
+    records = [record for record in records if record.get("kind") == kind]
     curves = {}
     for name in _CURVES:
         points = [
@@ -156,16 +147,8 @@ def gather_provenance(exp: Path) -> list[Origin]:
     chain = []
     for directory in find_finished(exp):
         record = read_provenance(directory)
-        names = ("svkit", "git_commit", "seed", "device", "started", "finished")
-        inputs = [
-            Input(**{key: entry[key] for key in ("name", "path", "sha256")}) for entry in record["inputs"]
-        ]
-        chain.append(
-            Origin(
-                output=directory.relative_to(exp).as_posix(),
-                command=record["command"],
-                **{name: record.get(name) for name in names},
-                inputs=tuple(inputs),
-            )
-        )
+        facts: dict[str, Any] = {field.name: record.get(field.name) for field in fields(Origin)}
+        inputs = (Input(name=one["name"], path=one["path"], sha256=one["sha256"]) for one in record["inputs"])
+        facts |= {"output": directory.relative_to(exp).as_posix(), "inputs": tuple(inputs)}
+        chain.append(Origin(**facts))
     return chain

@@ -162,13 +162,8 @@ def _det(members: Sequence[System], looks: _Looks, axes: Axes) -> None:
         name, det = wording.label(system), system.det
         colour, style, marker = looks[name]
         point = _deviates(system.eer)
-        axes.plot(
-            _deviates(det.false_accept_rate),
-            _deviates(det.miss_rate),
-            style,
-            color=colour,
-            linewidth=1.8,
-        )
+        accept, miss = _deviates(det.false_accept_rate), _deviates(det.miss_rate)
+        axes.plot(accept, miss, style, color=colour, linewidth=1.8)
         axes.plot(point, point, marker, color=colour, markersize=7, markeredgecolor="white")
         axes.plot([], [], style, marker=marker, color=colour, label=f"{name}: EER {percent(system.eer)} %")
         if band := det.band:

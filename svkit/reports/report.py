@@ -82,12 +82,10 @@ def run(request: ReportRequest, progress: Progress) -> Path:
     if output.is_kept(progress):
         return output.path
     with output.open():
-        contents = {
-            path: output.hashes[path] for path in (_below(exp, directory) for directory in checkpoints)
-        }
-        systems, comparisons = facts.gather_systems(
-            exp, measured, contents, NUM_RESAMPLES, request.seed, progress
-        )
+        paths = [_below(exp, directory) for directory in checkpoints]
+        contents = {path: output.hashes[path] for path in paths}
+        bootstrap = (NUM_RESAMPLES, request.seed)
+        systems, comparisons = facts.gather_systems(exp, measured, contents, *bootstrap, progress)
         evaluated = {system.model_path for system in systems if system.model_path}
         mixed = [mixed_recipes(exp / path, exp) for path in sorted(evaluated)]
         guards.cautions.extend(dict.fromkeys(caution for caution in mixed if caution is not None))

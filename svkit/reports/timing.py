@@ -24,12 +24,6 @@ NUM_THREADS = 1
 Embed = Callable[[list[NDArray[np.float32]]], object]
 
 
-def timing_audio() -> list[NDArray[np.float32]]:
-    """Return the same noise on every call: the work of a model depends on lengths, not on what is said."""
-    rng = np.random.default_rng(np.random.SeedSequence(0))
-    return [rng.normal(scale=0.1, size=int(s * SAMPLE_RATE_HZ)).astype(np.float32) for s in LENGTHS_SECONDS]
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute on `NUM_THREADS` inside the block."""
@@ -46,17 +40,14 @@ def one_thread() -> Iterator[None]:
 def time_models(models: Mapping[str, Embed], progress: Progress, rounds: int = ROUNDS) -> dict[str, Timing]:
     """Time models one utterance at a time, taking turns round by round after a warm-up.
 
-    Args:
-        models: name -> function that embeds a list of recordings.
-        progress: gets one task.
-        rounds: the median of so many is reported.
-
-    Returns:
-        For each model the seconds that a second of audio takes: `wall` (real-time factor) and `cpu`, which
-        a busy machine disturbs less.
+    `models` are functions that embed a list of recordings, by name. The result holds for each of them the seconds that
+    a second of audio takes, the median of `rounds`: `wall` (real-time factor), and `cpu`, which a busy machine disturbs
+    less.
     """
-    audio = timing_audio()
-    seconds = sum(len(waveform) for waveform in audio) / SAMPLE_RATE_HZ
+    rng = np.random.default_rng(
+        0
+    )  # noise will do: the work of a model depends on lengths, not on what is said
+    audio = [rng.normal(scale=0.1, size=int(s * SAMPLE_RATE_HZ)).astype(np.float32) for s in LENGTHS_SECONDS]
     taken: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
     with progress.task("time the models", len(models) * (rounds + 1)) as task:
         for _ in range(rounds + 1):
@@ -64,7 +55,7 @@ def time_models(models: Mapping[str, Embed], progress: Progress, rounds: int = R
                 start = _now()
                 for waveform in audio:
                     embed([waveform])
-                taken[name].append((_now() - start) / seconds)
+                taken[name].append((_now() - start) / sum(LENGTHS_SECONDS))
                 task.advance(1, model=name)
     # The first round warms caches and allocators up.
     medians = {name: np.median(of_rounds[1:], axis=0) for name, of_rounds in taken.items()}

@@ -45,10 +45,8 @@ def headline(report: Report) -> list[str]:
     """Say in a few sentences what the pruned models cost and gain against the dense one."""
     evaluated = [model for model in report.models if model.is_evaluated]
     dense = [model for model in evaluated if model.sparsity == 0]
-    sentences = []
-    for model in evaluated:
-        if model.sparsity > 0 and dense:
-            sentences.append(_gain(model, dense[-1], report.systems))
+    pruned = [model for model in evaluated if model.sparsity > 0]
+    sentences = [_gain(model, dense[-1], report.systems) for model in pruned] if dense else []
     sentences += map(comparison_sentence, report.comparisons)
     return sentences + caution_sentences(report.systems, report.cautions)
 

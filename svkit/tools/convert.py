@@ -15,15 +15,7 @@ from svkit.store.upstream import read_published
 
 
 def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress: Progress) -> None:
-    """Convert a checkpoint.
-
-    Args:
-        source: a `.pth` file (with `config`, its encoder configuration) or a transformers directory, which gets a new,
-            untrained head.
-        out: checkpoint directory to write.
-        config: encoder configuration JSON; for a `.pth` only.
-        overwrite: replace finished output.
-        progress: receives notes.
+    """Convert a `.pth` file, with its encoder configuration, or a transformers directory, which gets an untrained head.
 
     Raises:
         ArtifactError: the source is missing, unsafe, or does not fit its configuration.
@@ -41,9 +33,7 @@ def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress:
         progress.note("the speaker head is new and untrained: fine-tune before use")
     else:
         if config is None:
-            raise ConfigError(
-                "--config: expected the encoder configuration (json) of the published checkpoint"
-            )
+            raise ConfigError("--config: expected the encoder configuration (json) of the checkpoint")
         inputs["config"] = config
         published = read_published(source, config)
         shapes = {key: tensor.shape for key, tensor in published.tensors.items()}
@@ -53,8 +43,9 @@ def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress:
         if published.classifier is not None:
             # The published files do not name their speakers.
             names = [f"class-{row:06d}" for row in range(len(published.classifier))]
-            speeds = [1.0] * len(names)
-            classifier = checkpoint.Classifier(weight=published.classifier, speakers=names, speeds=speeds)
+            classifier = checkpoint.Classifier(
+                weight=published.classifier, speakers=names, speeds=[1.0] * len(names)
+            )
     with Output(out, command="convert", config={}, inputs=inputs, overwrite=overwrite).open() as output:
         if classifier is not None:
             checkpoint.write_classifier(out, classifier)

@@ -21,10 +21,6 @@ from svkit.torch_pair import check_torch_pair
 OK, NOTE, ERROR = "ok", "note", "error"
 """Works; works, but something one may want is missing; svkit cannot work."""
 
-PYTHON_VERSIONS = ((3, 10), (3, 13))
-MIN_FREE_GB = 20.0
-"""Disk space below which a note is made: checkpoints of one full-size stage with its resume state take about 15 GB."""
-MIN_SHARED_MEMORY_GB = 1.0
 ENCODER = "facebook/w2v-bert-2.0"
 
 
@@ -66,7 +62,7 @@ def _said(error: Exception) -> str:
 
 
 def _python(exp: Path) -> Iterator[Check]:
-    low, high = PYTHON_VERSIONS
+    low, high = (3, 10), (3, 13)
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     remedy = f"make a virtual environment with Python {low[0]}.{low[1]} to {high[0]}.{high[1]}"
     yield _judge("python", low <= sys.version_info[:2] <= high, found, remedy, ERROR)
@@ -155,7 +151,7 @@ def _memory(exp: Path) -> Iterator[Check]:
     if shared.is_dir():
         size = shutil.disk_usage(shared).total / 2**30
         remedy = "start the container with --shm-size=8g, or --set data.num_workers=0"
-        yield _judge("shared memory", size >= MIN_SHARED_MEMORY_GB, f"{size:.1f} GB", remedy)
+        yield _judge("shared memory", size >= 1, f"{size:.1f} GB", remedy)
 
 
 def _disk(exp: Path) -> Iterator[Check]:
@@ -165,7 +161,7 @@ def _disk(exp: Path) -> Iterator[Check]:
         return
     free = shutil.disk_usage(place).free / 2**30
     remedy = "enough for small encoders; a full-size stage with its resume state takes about 15 GB"
-    yield _judge("disk", free >= MIN_FREE_GB, f"{free:,.0f} GB free at {place}", remedy)
+    yield _judge("disk", free >= 20, f"{free:,.0f} GB free at {place}", remedy)
 
 
 def _ffmpeg(exp: Path) -> Iterator[Check]:

@@ -123,14 +123,10 @@ def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progr
             name: {
                 "file": path.name,
                 "size_bytes": exported.size_bytes(path),
-                "cosine": {
-                    "min": min(cosines[name]),
-                    "mean": float(np.mean(cosines[name])),
-                    "required": MIN_COSINE[name],
-                },
+                "cosine": {"min": min(found), "mean": float(np.mean(found)), "required": MIN_COSINE[name]},
                 "real_time_factor": asdict(timings[name]),
             }
-            for name, path in paths.items()
+            for (name, path), found in zip(paths.items(), cosines.values(), strict=True)
         },
         "torch": {
             "size_bytes": (source / checkpoint.MODEL_NAME).stat().st_size,

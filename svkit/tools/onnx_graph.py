@@ -45,10 +45,7 @@ def require_packages() -> None:
 def write_graph(network: SpeakerNetwork, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a graph with dynamic batch and length; converts `network` to `dtype`.
 
-    Args:
-        network: the model; weights in place.
-        path: `.onnx` file; weights beyond 2 GB go to `path` + `.data`.
-        dtype: of the weights; inputs and output stay float32.
+    `dtype` is that of the weights, inputs and output stay float32; weights beyond 2 GB go to `path` + `.data`.
     """
     graph = GraphNetwork(network, dtype)
     waveforms = torch.zeros(len(_EXAMPLE_SAMPLES), max(_EXAMPLE_SAMPLES))
