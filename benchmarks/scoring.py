@@ -85,12 +85,16 @@ def rate_asnorm(rng: np.random.Generator, rounds: int) -> Row:
         top = np.sort(scores, axis=1)[:, -TOP_N:].astype(np.float64)
         return top.mean(axis=1), top.std(axis=1)
 
-    own = scoring.cohort_statistics(part, cohort, TOP_N)
+    def statistics(embeddings: np.ndarray) -> scoring.CohortStatistics:
+        unit, members = scoring.length_normalize(embeddings), scoring.length_normalize(cohort)
+        return scoring.product_statistics(unit, members, TOP_N)
+
+    own = statistics(part)
     for ours, theirs in zip((own.mean, own.std), sorted_matrix(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
     def svkit() -> object:
-        return scoring.cohort_statistics(rows, cohort, TOP_N)
+        return statistics(rows)
 
     peak = measuring.peak_gb_above(svkit)
     taken, ratio = _compare({"sorted": sorted_matrix, "svkit": svkit}, len(rows) / len(part), rounds)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,21 +15,6 @@ from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from svkit.scoring.score import ScoreResult
-
-
-class Norm(str, Enum):
-    """Score normalisation."""
-
-    NONE = "none"
-    SNORM = "snorm"
-    ASNORM = "asnorm"
-
-
-class Method(str, Enum):
-    """How two embeddings become a score."""
-
-    COSINE = "cosine"
-    PLDA = "plda"
 
 
 class Form(str, Enum):
@@ -50,7 +35,9 @@ class ScoreOptions(options.OutputOptions):
     embeddings: Annotated[
         Paths, option("--embeddings", "Repeatable [default: every directory in exp/embeddings].", "DIR")
     ] = None
-    method: Annotated[Method, option("--backend", "Cosine, or PLDA with --plda-train.")] = Method.COSINE
+    method: Annotated[
+        Literal["cosine", "plda"], option("--backend", "Cosine, or PLDA with --plda-train.")
+    ] = "cosine"
     plda_training: Annotated[
         Paths,
         option(
@@ -59,7 +46,9 @@ class ScoreOptions(options.OutputOptions):
             "PATH",
         ),
     ] = None
-    norm: Annotated[Norm, option("--norm", "S-norm, or adaptive S-norm with --top-n.")] = Norm.NONE
+    norm: Annotated[
+        Literal["none", "snorm", "asnorm"], option("--norm", "S-norm, or adaptive S-norm with --top-n.")
+    ] = "none"
     cohorts: Annotated[
         Paths,
         option("--cohort", "Embeddings or manifest of the cohort: one for all systems or one each.", "PATH"),
@@ -114,7 +103,8 @@ class ScoreOptions(options.OutputOptions):
         option("--sidecar", "Columns of the trials (enroll_id, test_id, ...), a row each.", "TSV"),
     ] = None
     forms: Annotated[
-        list[Form] | None, option("--format", "Also write scores and trials in this form; repeatable.")
+        list[Form] | None,
+        option("--format", "Also write scores and trials in this form; repeatable."),
     ] = None
     allow: Annotated[
         list[str] | None,
@@ -142,7 +132,7 @@ def score(trials: Trials, given: ScoreOptions) -> None:
 
     Example: svkit score exp/data/trials/demo.txt
     """
-    if given.top_n is not None and given.norm is not Norm.ASNORM:
+    if given.top_n is not None and given.norm != "asnorm":
         raise ConfigError("--top-n applies to --norm asnorm only; give both")
     from svkit.scoring.backend import Backend
     from svkit.scoring.score import ScoreRequest, run

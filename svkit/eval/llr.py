@@ -10,13 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svkit.errors import ConfigError
-from svkit.eval.metrics import (
-    ErrorCurve,
-    check_trials,
-    convex_hull,
-    detection_cost,
-    threshold_point,
-)
+from svkit.eval.metrics import ErrorCurve, check_trials, convex_hull, detection_cost, threshold_point
 from svkit.eval.results import OperatingPoint
 
 
@@ -34,12 +28,10 @@ def bayes_threshold(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> 
     return float(np.log(c_fa * (1 - p_target)) - np.log(c_miss * p_target))
 
 
-def act_dcf(
-    curve: ErrorCurve, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
-) -> tuple[float, OperatingPoint]:
+def act_dcf(curve: ErrorCurve, p_target: float) -> tuple[float, OperatingPoint]:
     """Return the normalised cost of a curve of log-likelihood ratios at the Bayes threshold, and that point."""
-    point = threshold_point(curve, bayes_threshold(p_target, c_miss, c_fa))
-    return float(detection_cost(point.miss_rate, point.false_accept_rate, p_target, c_miss, c_fa)), point
+    point = threshold_point(curve, bayes_threshold(p_target))
+    return float(detection_cost(point.miss_rate, point.false_accept_rate, p_target)), point
 
 
 def cllr(llrs: ArrayLike, labels: ArrayLike) -> float:

@@ -132,12 +132,11 @@ def convex_hull(curve: ErrorCurve) -> ErrorCurve:
     targets = np.diff(curve.num_misses[corners])
     counts = targets - np.diff(curve.num_false_accepts[corners])
     points = corners[isotonic_regression(targets / counts, weights=counts.astype(np.float64)).blocks]
-    return ErrorCurve(
+    return replace(
+        curve,
         thresholds=curve.thresholds[points],
         num_misses=curve.num_misses[points],
         num_false_accepts=curve.num_false_accepts[points],
-        num_targets=curve.num_targets,
-        num_nontargets=curve.num_nontargets,
     )
 
 
@@ -198,28 +197,19 @@ def threshold_point(curve: ErrorCurve, threshold: float) -> OperatingPoint:
     return replace(operating_point(curve, index), threshold=float(threshold))
 
 
-def detection_cost(
-    miss_rate: ArrayLike,
-    false_accept_rate: ArrayLike,
-    p_target: float,
-    c_miss: float = 1.0,
-    c_fa: float = 1.0,
-) -> Floats:
-    """Detection cost of rates of any one shape, divided by that of accepting all or rejecting all.
+def detection_cost(miss_rate: ArrayLike, false_accept_rate: ArrayLike, p_target: float) -> Floats:
+    """Detection cost, at unit costs, of rates of any one shape, divided by that of accepting all or rejecting all.
 
     Source: NIST SRE 2016 evaluation plan, section 3 (normalised C_det).
     """
-    miss_cost, accept_cost = c_miss * p_target, c_fa * (1 - p_target)
-    cost = miss_cost * np.asarray(miss_rate) + accept_cost * np.asarray(false_accept_rate)
-    return np.asarray(cost / min(miss_cost, accept_cost), dtype=np.float64)
+    cost = p_target * np.asarray(miss_rate) + (1 - p_target) * np.asarray(false_accept_rate)
+    return np.asarray(cost / min(p_target, 1 - p_target), dtype=np.float64)
 
 
-def min_dcf(
-    curve: ErrorCurve, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
-) -> tuple[float, OperatingPoint]:
+def min_dcf(curve: ErrorCurve, p_target: float) -> tuple[float, OperatingPoint]:
     """Return the lowest normalised detection cost over all thresholds and the lowest threshold giving it."""
-    per_miss = c_miss * p_target / curve.num_targets
-    per_accept = c_fa * (1 - p_target) / curve.num_nontargets
+    per_miss = p_target / curve.num_targets
+    per_accept = (1 - p_target) / curve.num_nontargets
     index, lowest = 0, np.inf
     for start in range(0, len(curve.thresholds), POINTS_PER_BLOCK):
         block = slice(start, start + POINTS_PER_BLOCK)
@@ -229,8 +219,7 @@ def min_dcf(
         if costs[cheapest] < lowest:
             index, lowest = start + cheapest, float(costs[cheapest])
     best = operating_point(curve, index)
-    cost = detection_cost(best.miss_rate, best.false_accept_rate, p_target, c_miss, c_fa)
-    return float(cost), best
+    return float(detection_cost(best.miss_rate, best.false_accept_rate, p_target)), best
 
 
 def corner_points(curve: ErrorCurve) -> Ints:

@@ -124,19 +124,6 @@ def pair_products(left: Floats32, right: Floats32, left_rows: Ints, right_rows: 
     return scores
 
 
-def cohort_statistics(
-    embeddings: NDArray[np.floating], cohort: NDArray[np.floating], top_n: int | None = None
-) -> CohortStatistics:
-    """Measure the cosine scores of each utterance [N, D] against the cohort [C, D]; see `product_statistics`.
-
-    Raises:
-        DataError: also where sizes differ.
-    """
-    if embeddings.shape[1] != cohort.shape[1]:
-        raise DataError(f"cohort: expected embeddings of size {embeddings.shape[1]}, found {cohort.shape[1]}")
-    return product_statistics(length_normalize(embeddings), length_normalize(cohort), top_n)
-
-
 def product_statistics(rows: Floats32, cohort: Floats32, top_n: int | None = None) -> CohortStatistics:
     """Measure the inner products of each row [N, D] with the rows of a cohort [C, D].
 
@@ -147,8 +134,10 @@ def product_statistics(rows: Floats32, cohort: Floats32, top_n: int | None = Non
 
     Raises:
         ConfigError: top_n is not between 2 and C.
-        DataError: a row scores alike against all of its cohort.
+        DataError: sizes differ, or a row scores alike against all of its cohort.
     """
+    if rows.shape[1] != cohort.shape[1]:
+        raise DataError(f"cohort: expected embeddings of size {rows.shape[1]}, found {cohort.shape[1]}")
     size = len(cohort)
     kept = size if top_n is None else top_n
     if not 2 <= kept <= size:

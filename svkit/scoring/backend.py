@@ -1,6 +1,5 @@
 """From trials and embeddings to scores: look up rows, centre, compare, normalise."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval import scoring
-from svkit.eval.plda import Plda, train_plda
+from svkit.eval.plda import Plda
 from svkit.scoring.trial_speakers import recorded_manifest
 from svkit.store.embeddings import Embeddings, read_embeddings
 from svkit.store.trials import Trials
@@ -63,14 +62,8 @@ class Lookup:
     """[T]."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class Scored:
-    """Scores and what they were normalised by."""
-
-    scores: NDArray[np.float64]
-    """[T], higher for the same speaker."""
-    cohort_means: tuple[NDArray[np.float64], NDArray[np.float64]] | None
-    """Mean cohort score of each enrollment [E] and each test [U], where there is a cohort."""
+CohortMeans = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Mean cohort score of each enrollment [E] and of each test [U]."""
 
 
 def read_material(what: str, directory: Path, embeddings: Embeddings, name: Path) -> Embeddings:
@@ -89,32 +82,12 @@ def read_material(what: str, directory: Path, embeddings: Embeddings, name: Path
     return material
 
 
-def cohort_members(cohort: Embeddings, backend: Backend) -> NDArray[np.float32]:
-    """Return the cohort [C, D]: its utterances, or a mean of each speaker.
+def speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
+    """Return the speaker [N] of each embedding by its manifest, 0 to S - 1, and S.
 
     Raises:
-        DataError: `cohort_speakers` and no manifest says who speaks.
+        DataError: the manifest is gone, has changed or lacks an utterance.
     """
-    if not backend.cohort_speakers:
-        return cohort.matrix
-    return scoring.group_means(cohort.matrix, *_speaker_groups(cohort))
-
-
-def matrix_sha256(embeddings: Embeddings) -> str:
-    """Return the sha256 of the numbers: what a cohort or PLDA training data contribute to scores."""
-    return hashlib.sha256(np.ascontiguousarray(embeddings.matrix).data).hexdigest()
-
-
-def train_backend(training: Embeddings) -> Plda:
-    """Train PLDA on embeddings whose manifest says who speaks.
-
-    Raises:
-        DataError: the manifest is gone, has changed or lacks an utterance, or there are too few embeddings.
-    """
-    return train_plda(training.matrix, *_speaker_groups(training))
-
-
-def _speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
     table = recorded_manifest(material.meta.get("manifest"))
     speaker = pd.Series(material.ids).map(dict(zip(table.utterance_ids, table.speaker_ids, strict=True)))
     if speaker.isna().any():
@@ -178,8 +151,12 @@ def _rows(index: pd.Index, ids: NDArray[np.object_], source: str, what: str) -> 
 
 def score_trials(
     lookup: Lookup, backend: Backend, cohort: NDArray[np.float32] | None, plda: Plda | None = None
-) -> Scored:
-    """Score every trial with a cohort [C, D], needed for normalisation, and PLDA where that is the method."""
+) -> tuple[NDArray[np.float64], CohortMeans | None]:
+    """Score every trial with a cohort [C, D], needed for normalisation, and PLDA where that is the method.
+
+    Returns:
+        [T] scores, higher for the same speaker; what they were normalised by, where there is a cohort.
+    """
     assert (backend.method == "plda") == (plda is not None), "a model for the method plda, and only for it"
     enroll, test = lookup.enroll, lookup.test
     if backend.center:
@@ -196,7 +173,7 @@ def score_trials(
         right = scoring.length_normalize(test)
     raw = scoring.pair_products(left, right, lookup.enroll_rows, lookup.test_rows)
     if cohort is None:
-        return Scored(scores=raw.astype(np.float64), cohort_means=None)
+        return raw.astype(np.float64), None
     # Against the cohort, a test stands where an enrollment of one utterance does.
     against = scoring.length_normalize(cohort) if plda is None else plda.test_factors(cohort)
     alone = right if plda is None else plda.enroll_factors(test, np.arange(len(test)), len(test))
@@ -206,4 +183,4 @@ def score_trials(
         scores = raw.astype(np.float64)
     else:
         scores = scoring.normalize_scores(raw, of_enroll, of_test, lookup.enroll_rows, lookup.test_rows)
-    return Scored(scores=scores, cohort_means=(of_enroll.mean, of_test.mean))
+    return scores, (of_enroll.mean, of_test.mean)

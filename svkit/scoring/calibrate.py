@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval.llr import count_bounds
-from svkit.eval.logistic import PRIOR, CrossValidated, LinearCalibration, fit_calibration, pair_quality
-from svkit.scoring.backend import Backend, Lookup, Scored
+from svkit.eval.logistic import PRIOR, LinearCalibration, fit_calibration, pair_quality
+from svkit.scoring.backend import Backend, CohortMeans, Lookup
 from svkit.scoring.subject import Subject
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration, write_calibration
@@ -27,7 +27,9 @@ class Features:
     """[T, F]; the score first."""
 
 
-def quality_features(scored: Scored, lookup: Lookup, subject: Subject) -> Features:
+def quality_features(
+    scores: NDArray[np.float64], cohort_means: CohortMeans | None, lookup: Lookup, subject: Subject
+) -> Features:
     """Return the score of each trial and the lower and higher value of each measure of quality of its two sides.
 
     The measures are the logarithms of the embeddings' norms (averaged over the utterances of an enrollment) and of the
@@ -44,12 +46,12 @@ def quality_features(scored: Scored, lookup: Lookup, subject: Subject) -> Featur
         "log_norm": (of_enroll[lookup.enroll_rows], norms[1][lookup.test_rows]),
         "log_duration": (np.log(seconds[0]), np.log(seconds[1])),
     }
-    if scored.cohort_means is not None:
-        enroll, test = scored.cohort_means
+    if cohort_means is not None:
+        enroll, test = cohort_means
         measures["cohort_mean"] = (enroll[lookup.enroll_rows], test[lookup.test_rows])
     names = [f"{name}_{end}" for name in measures for end in ("low", "high")]
     columns = [pair_quality(*sides) for sides in measures.values()]
-    values = np.concatenate([scored.scores[:, None], *columns], axis=1)
+    values = np.concatenate([scores[:, None], *columns], axis=1)
     return Features(names=("score", *names), values=values)
 
 
@@ -104,16 +106,6 @@ def bounds_gap(path: Path, record: CalibrationRecord) -> str | None:
     return (
         f"{path}: whether the trials it was learnt on have errors (an earlier svkit did not record it): log-likelihood"
         f" ratios are bounded by the number of trials alone, from {low:+.1f} to {high:+.1f}"
-    )
-
-
-def folds_caution(found: CrossValidated) -> str | None:
-    """Say that some maps of a cross-validation were learnt on trials without an error; None: none was."""
-    if not found.num_separable:
-        return None
-    return (
-        f"{found.num_separable} of the {found.num_maps} maps of the cross-validation were learnt on trials that a"
-        " threshold separates without an error; nothing but their penalty sets their slope"
     )
 
 

@@ -6,7 +6,6 @@ trials of a held-out list for later use; that list's own scores are still the cr
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -20,9 +19,8 @@ from svkit.scoring.request import ScoreRequest, SystemScore, score_output
 from svkit.scoring.subject import Subject, TrialSet
 from svkit.scoring.systems import one_each
 from svkit.store.calibration import FILE_NAME
-from svkit.store.metrics import BackendRecord, FusedSystem, ScoredList, read_metrics
+from svkit.store.metrics import BackendRecord, FusedSystem, read_metrics
 from svkit.store.provenance import is_finished
-from svkit.store.scores import Scores
 
 DEFAULT_FOLDS = 5
 
@@ -35,7 +33,12 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
         ArtifactError: scores that are not finished, stale, or of other trials than the list given.
     """
     directories = request.fuse
-    systems, metrics = _read(directories)
+    if len(directories) < 2 or len({path.resolve() for path in directories}) < len(directories):
+        raise ConfigError(f"--fuse: expected two or more scores directories, found {first_five(directories)}")
+    for directory in directories:
+        if not is_finished(directory):
+            raise ArtifactError(f"{directory}: no finished scores; run `svkit score` first")
+    systems, metrics = read_systems(directories), [read_metrics(directory) for directory in directories]
     if request.match_ids:  # what the scores have was matched before
         known = systems[0].trials.ids
         trial_set, _ = trial_set.matched(known, directories[0], guards, match_ids=True)
@@ -90,12 +93,3 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
                 progress.note(f"fusion: {output.path / FILE_NAME}")
             output.finish()
     return SystemScore(name=subject.name, directory=output.path, metrics=read_metrics(output.path))
-
-
-def _read(directories: tuple[Path, ...]) -> tuple[list[Scores], list[ScoredList]]:
-    if len(directories) < 2 or len({path.resolve() for path in directories}) < len(directories):
-        raise ConfigError(f"--fuse: expected two or more scores directories, found {first_five(directories)}")
-    for directory in directories:
-        if not is_finished(directory):
-            raise ArtifactError(f"{directory}: no finished scores; run `svkit score` first")
-    return read_systems(directories), [read_metrics(directory) for directory in directories]

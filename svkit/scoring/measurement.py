@@ -13,7 +13,7 @@ from svkit.eval.logistic import cross_validate
 from svkit.eval.summary import Draws, resample_errors, summarize, summarize_group
 from svkit.progress import Progress
 from svkit.scoring.breakdown import Grouping
-from svkit.scoring.calibrate import Features, apply, folds_caution, learn, separable_caution
+from svkit.scoring.calibrate import Features, apply, learn, separable_caution
 from svkit.scoring.comparison import NUM_RESAMPLES, keep_resamples
 from svkit.scoring.request import ScoreRequest
 from svkit.scoring.subject import Subject
@@ -120,7 +120,11 @@ def _calibrate(
         raise ConfigError(f"a cross-validation over speakers needs them: {problem}")
     labels = subject.trial_set.trials.labels
     found = cross_validate(features.values, labels, speakers, subject.num_folds, seed)
-    subject.guards.caution(folds_caution(found))
+    if found.num_separable:
+        subject.guards.caution(
+            f"{found.num_separable} of the {found.num_maps} maps of the cross-validation were learnt on trials that a"
+            " threshold separates without an error; nothing but their penalty sets their slope"
+        )
     by = CalibratedBy(method="cross-validation over speakers", num_folds=subject.num_folds)
     return found.unbounded, found.llrs, by
 

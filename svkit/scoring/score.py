@@ -1,5 +1,6 @@
 """`svkit score`: a trial list against embeddings, to scores and metrics with confidence intervals."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,16 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from svkit.errors import ArtifactError, DataError
+from svkit.eval.plda import train_plda
+from svkit.eval.scoring import group_means
 from svkit.progress import Progress
 from svkit.scoring.backend import (
     Lookup,
-    cohort_members,
     has_embeddings,
     look_up,
-    matrix_sha256,
     read_material,
     score_trials,
-    train_backend,
+    speaker_groups,
 )
 from svkit.scoring.calibrate import Features, check_calibration, describe_backend, install, quality_features
 from svkit.scoring.cohort import material_directory
@@ -125,7 +126,9 @@ def _score_system(
     # The number of cohort members that count is recorded as it is, so that calibrations of equal scores are equal.
     backend, cohort, cohort_size = request.backend, None, None
     if "cohort" in material:
-        cohort = cohort_members(material["cohort"], backend)
+        cohort = material["cohort"].matrix
+        if backend.cohort_speakers:
+            cohort = group_means(cohort, *speaker_groups(material["cohort"]))
         cohort_size = None if backend.norm == "snorm" else len(cohort)
         if cohort_size is not None and cohort_size < backend.top_n:
             if backend.norm == "asnorm":
@@ -134,7 +137,11 @@ def _score_system(
             backend = replace(backend, top_n=cohort_size)
     # Labels are checked on the whole list: a wrong one says something of trials that were left out too.
     check_labels(guards, trial_set.path, whole_list, meta.get("manifest"), enrollment)
-    hashes = {name: matrix_sha256(one) for name, one in material.items()}
+    # Of material, the numbers are recorded: they are what it contributes to scores.
+    hashes = {
+        name: hashlib.sha256(np.ascontiguousarray(one.matrix).data).hexdigest()
+        for name, one in material.items()
+    }
     subject = Subject(
         name=directory.name,
         trial_set=trial_set,
@@ -148,17 +155,18 @@ def _score_system(
     if "calibration" in inputs:
         record = check_calibration(inputs["calibration"], subject, cohort_size)
         subject = replace(subject, calibration=record)
-    plda = train_backend(material["plda_training"]) if "plda_training" in material else None
+    training = material.get("plda_training")
+    plda = None if training is None else train_plda(training.matrix, *speaker_groups(training))
     groupings = subject.groupings(request.by)
     with output.open():
         _say(guards.cautions[num_said:], progress)
-        scored = score_trials(lookup, backend, cohort, plda)
-        features = Features(names=("score",), values=scored.scores[:, None])
+        scores, cohort_means = score_trials(lookup, backend, cohort, plda)
+        features = Features(names=("score",), values=scores[:, None])
         if request.quality and (learns or subject.calibration is not None):
-            features = quality_features(scored, lookup, subject)
-            if scored.cohort_means is None:
+            features = quality_features(scores, cohort_means, lookup, subject)
+            if cohort_means is None:
                 progress.note("--qmf without --cohort: norms and durations, no mean scores against impostors")
-        learnt = judge(request, subject, features, scored.scores, groupings, output, progress)
+        learnt = judge(request, subject, features, scores, groupings, output, progress)
         if learnt is not None:
             installed = install(learnt, subject.checkpoint)
             progress.note(f"calibration: {installed or output.path / FILE_NAME}")

@@ -69,11 +69,16 @@ def test_group_means_average_normalised_rows(rng):
         scoring.group_means(embeddings, groups, 4)
 
 
+def cohort_statistics(embeddings, cohort, top_n=None):
+    unit, members = map(scoring.length_normalize, (embeddings, cohort))
+    return scoring.product_statistics(unit, members, top_n)
+
+
 @pytest.mark.parametrize("top_n", [None, 2, 5, 11])
 def test_cohort_statistics_equal_a_loop_across_blocks(rng, monkeypatch, top_n):
     monkeypatch.setattr(scoring, "BLOCK_BYTES", 4 * 11 * 2)  # two rows a block
     embeddings, cohort = rng.normal(size=(7, 4)), rng.normal(size=(11, 4))
-    found = scoring.cohort_statistics(embeddings, cohort, top_n)
+    found = cohort_statistics(embeddings, cohort, top_n)
     for row, embedding in enumerate(embeddings):
         against = sorted((cosine(embedding, member) for member in cohort), reverse=True)[: top_n or 11]
         mean = sum(against) / len(against)
@@ -94,10 +99,10 @@ def test_normalised_scores_average_both_sides():
 def test_bad_cohorts_are_refused(rng):
     embeddings = rng.normal(size=(3, 4))
     with pytest.raises(ConfigError, match="expected 2 to 5"):
-        scoring.cohort_statistics(embeddings, rng.normal(size=(5, 4)), 6)
+        cohort_statistics(embeddings, rng.normal(size=(5, 4)), 6)
     with pytest.raises(ConfigError, match="found 1"):
-        scoring.cohort_statistics(embeddings, rng.normal(size=(5, 4)), 1)
+        cohort_statistics(embeddings, rng.normal(size=(5, 4)), 1)
     with pytest.raises(DataError, match="size 4, found 3"):
-        scoring.cohort_statistics(embeddings, rng.normal(size=(5, 3)))
+        cohort_statistics(embeddings, rng.normal(size=(5, 3)))
     with pytest.raises(DataError, match="all score alike"):
-        scoring.cohort_statistics(embeddings, np.tile(rng.normal(size=4), (5, 1)))
+        cohort_statistics(embeddings, np.tile(rng.normal(size=4), (5, 1)))
