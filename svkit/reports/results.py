@@ -1,6 +1,7 @@
 """The tables of results: what `svkit score` prints, and what stands in the report."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from svkit.eval.results import DetectionCost, Group, OperatingPoint
 from svkit.reports.tables import MISSING, Table, number, percent
@@ -176,6 +177,7 @@ def model_size(size: ModelSize, title: str = "") -> Table:
 _MODEL_HEADINGS = (
     "model", "encoder, M", "head, M", "sparsity, %", "GMACs, 1 s", "size, MB", "RTF wall", "RTF CPU",
 )  # fmt: skip
+_BRIEF_MODEL_HEADINGS = ("model", "encoder, M", "sparsity, %", "GMACs, 1 s", "RTF CPU")
 
 
 def _model_cells(name: str, model: Model | None) -> list[str]:
@@ -198,6 +200,16 @@ def models(described: Sequence[Model], title: str = "") -> Table:
     """Size, work and time of checkpoints."""
     rows = [_model_cells(model.path, model) for model in described]
     return Table(title=title, headings=_MODEL_HEADINGS, rows=rows)
+
+
+def brief_models(described: Sequence[Model], title: str = "") -> Table:
+    """What fits 80 columns of it: numbers broken over two lines are misread."""
+    whole, kept = models(described, title), [_MODEL_HEADINGS.index(name) for name in _BRIEF_MODEL_HEADINGS]
+    return replace(
+        whole,
+        headings=_BRIEF_MODEL_HEADINGS,
+        rows=[[row[column] for column in kept] for row in whole.rows],
+    )
 
 
 def overview(report: Report) -> Table:

@@ -285,6 +285,15 @@ def test_a_number_is_written_with_its_interval():
     assert tables.number(None) == "-"
 
 
+def test_the_models_fit_a_terminal_of_80_columns_with_every_number_whole(report):
+    names = ("finetune/joint", "finetune-pruned/lmft")
+    models = [replace(report.models[0], path=name, is_evaluated=True) for name in names]
+    table = stage.brief_tables(replace(report, models=tuple(models)))[-1]
+    shown = tables.to_terminal(table, 80).splitlines()
+    for row in table.rows:
+        assert any(line.split() == list(row) for line in shown)
+
+
 def test_table_has_a_row_a_system_and_columns_a_list(report):
     table = results.overview(report)
     assert [row[0] for row in table.rows] == ["dense", "pruned"]
