@@ -38,7 +38,7 @@ def export(
 
     Example: svkit export exp/finetune-pruned/lmft --precision fp32 --precision int8
     """
-    from svkit.store.exported import read_facts
+    from svkit.store.exported import FORMAT, VERSION, read_facts
     from svkit.tools.export import ExportRequest, run, summary
 
     request = common.request(ExportRequest, checkpoint=checkpoint, out=out, precisions=precisions)
@@ -47,4 +47,5 @@ def export(
     facts = read_facts(directory)
     if not common.json:
         console.table(summary(facts))
-    common.show({"directory": directory.as_posix(), **facts}, directory)
+    answer = {"directory": directory.as_posix(), "format": FORMAT, "format_version": VERSION, **facts}
+    common.show(answer, directory)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from svkit.config.schema import LoraConfig
+from svkit.errors import ConfigError
 from svkit.nn.encoder import Encoder, replace_children
 
 
@@ -25,9 +26,19 @@ def _peft_config(config: LoraConfig) -> Any:
 
 
 def attach(encoder: Encoder, config: LoraConfig) -> None:
-    """Put LoRA on the target modules (in place) and freeze every other parameter of the encoder."""
+    """Put LoRA on the target modules (in place) and freeze every other parameter of the encoder.
+
+    Raises:
+        ConfigError: the encoder has no such modules: pruning may have removed every attention.
+    """
     import peft
 
+    names = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
+    if not names & set(config.target_modules):
+        raise ConfigError(
+            f"lora.target_modules: the encoder has no module {' or '.join(config.target_modules)}, its attention may"
+            " have been pruned; use --stage head in place of lora"
+        )
     peft.inject_adapter_in_model(_peft_config(config), encoder)
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_("lora_" in name)

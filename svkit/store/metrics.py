@@ -138,7 +138,7 @@ class Comparison:
 
 _ALWAYS = {
     *("model", "checkpoint", "checkpoint_sha256", "manifest", "calibration", "left_out"),
-    *("eer", "eer_interval", "no_interval", "min_dcf"),
+    *("eer", "eer_interval", "no_interval", "min_dcf", "miss_rate_interval", "false_accept_rate_interval"),
     # of `report.json`
     *("teacher_parameters", "size_bytes", "timing", "tippett", "model_path"),
     *("svkit", "git_commit", "seed", "device", "started", "finished"),

@@ -255,8 +255,11 @@ class Output:
         if difference is None:
             return None
         key, old, new = difference
-        if key.startswith("input.") and old is not None and new is not None:
-            return f"made with another {key.removeprefix('input.')} than there is now"
+        if key.startswith("input."):
+            name = key.removeprefix("input.")
+            if old is None:
+                return f"made without {name}, which there is now"
+            return f"made with {name}, which {'is missing now' if new is None else 'has changed since'}"
         return f"made with another {key}: {_short(old)} then, {_short(new)} now"
 
     def _refuse_finished(self) -> None:

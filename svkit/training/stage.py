@@ -18,7 +18,7 @@ from svkit.config.schema import DataConfig, DistillConfig, StageConfig
 from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
-from svkit.errors import ArtifactError, ConfigError, TrainingError
+from svkit.errors import ArtifactError, ConfigError, DataError, TrainingError
 from svkit.models.session import StopSignal, finish, make_accelerator, on_main, opened, unfinished
 from svkit.progress import Progress
 from svkit.progress import Task as Bar
@@ -89,9 +89,15 @@ def decisive(request: RunRequest, **own: Any) -> dict[str, Any]:
 
 
 def training_inputs(request: RunRequest, *, with_trials: bool = False) -> dict[str, Path]:
-    """Return the training list, and that of held-out speakers (and its trials) where there is one."""
+    """Return the training list, and that of held-out speakers (and its trials) where there is one.
+
+    Raises:
+        DataError: nothing was prepared, and no list was given.
+    """
     data = request.exp / "data"
     inputs = {"train": request.manifest or data / "train.tsv"}
+    if request.manifest is None and not inputs["train"].exists():
+        raise DataError(f"{inputs['train']}: does not exist; run `svkit prepare` first, or give --manifest")
     if (data / "valid.tsv").exists():
         inputs["valid"] = data / "valid.tsv"
         if with_trials:

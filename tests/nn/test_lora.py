@@ -8,6 +8,7 @@ from peft.tuners.lora import LoraLayer
 
 from svkit.config.architecture import EncoderArchitecture
 from svkit.config.schema import LoraConfig
+from svkit.errors import ConfigError
 from svkit.nn import lora
 from svkit.nn.encoder import Encoder
 from tests.random_models import random_encoder, relative_error
@@ -95,3 +96,9 @@ def test_the_configuration_is_plain_json():
     record = json.loads(json.dumps(lora.adapter_config(CONFIG)))
     assert (record["r"], record["lora_alpha"], record["target_modules"]) == (3, 5.0, ["linear_q", "linear_v"])
     assert record["peft_type"] == "LORA"
+
+
+def test_an_encoder_without_attention_is_refused() -> None:
+    pruned = ARCHITECTURE.with_widths({**ARCHITECTURE.widths(), "num_heads": [0, 0]})
+    with pytest.raises(ConfigError, match=r"no module linear_q or linear_v, .* use --stage head"):
+        lora.attach(random_encoder(pruned, 1), CONFIG)

@@ -333,7 +333,7 @@ def edit_an_input(stage: Stage, reference: Reference, tally: Tally) -> None:
     finally:
         path.write_bytes(before)
     assert ended.code == 4 and len(ended.errors) == 1, ended.log
-    assert "unfinished, made with another" in ended.errors[0] and "than there is now" in ended.errors[0], (
+    assert "unfinished, made with" in ended.errors[0] and "which has changed since" in ended.errors[0], (
         ended.log
     )
     tally.add("list edited, then as before")

@@ -67,6 +67,7 @@ def test_intervals_lie_where_readers_of_earlier_versions_look(tmp_path):
         assert (interval["level"], interval["num_resamples"]) == (0.95, 50)
     assert content["thresholds"]["far_0.01"]["is_resolved"] is True
     assert "is_resolved" not in content["thresholds"]["eer"]
+    assert all("miss_rate_interval" in point for point in content["min_dcf"])  # null where there is none
 
 
 def test_keys_of_other_versions_are_no_matter(tmp_path):

@@ -60,7 +60,7 @@ def test_a_finished_output_is_kept_refused_or_replaced(plan, tmp_path):
         seed=2, keep_finished=True, overwrite=True
     ).is_kept(progress)
     (tmp_path / "in.tsv").write_text("others")
-    with pytest.raises(ConfigError, match="was made with another train than there is now"):
+    with pytest.raises(ConfigError, match="was made with train, which has changed since"):
         plan(keep_finished=True).is_kept(progress)
     (tmp_path / "in.tsv").unlink()  # named by the command, which knows what it is
     assert not plan(keep_finished=True).is_kept(progress)
