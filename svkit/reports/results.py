@@ -124,7 +124,8 @@ def thresholds(system: Metrics, title: str = "", notes: Sequence[str] = ()) -> T
 
     def row(name: str, point: OperatingPoint, scale: str = "score") -> list[str]:
         rates = _rate_cells(point, system.num_targets, system.num_nontargets)
-        return [name, f"{scale} {number(point.threshold, digits=3)}", *rates]
+        digits = 4 if scale == "score" else 3  # scores of a good model lie close together
+        return [name, f"{scale} {number(point.threshold, digits=digits)}", *rates]
 
     rows = [row("EER", system.thresholds["eer"])]
     for rate, point in far_points(system):

@@ -78,7 +78,7 @@ def test_the_tables_say_what_the_metrics_say_and_fit_80_columns(exp, monkeypatch
         thresholds = lines[lines.index(f"Thresholds of {system['name']}") :]
         for name, point in (("FAR 1 %", "far_0.01"), ("EER", "eer")):
             found = next(line for line in thresholds if line.strip().startswith(name))
-            assert f"score {system['thresholds'][point]['threshold']:.3f}" in found
+            assert f"score {system['thresholds'][point]['threshold']:.4f}" in found
         bayes = next(line for line in thresholds if line.strip().startswith("Bayes 0.01"))
         assert f"LLR {np.log(99):.3f}" in bayes
 

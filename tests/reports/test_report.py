@@ -250,7 +250,7 @@ def test_the_figures_of_the_tables_are_those_of_the_json(finished, facts):
             assert numbers(cell) == pytest.approx(expected, abs=0.00051)
         assert float(error[7]) == pytest.approx(system["min_cllr"], abs=5e-4)
         point = system["thresholds"]["eer"]
-        assert points[0][:2] == ["EER", f"score {point['threshold']:.3f}"]
+        assert points[0][:2] == ["EER", f"score {point['threshold']:.4f}"]
         for cell, name in zip(points[0][2:], ("miss_rate", "false_accept_rate"), strict=True):
             interval = point[f"{name}_interval"]
             expected = [100 * value for value in (point[name], interval["low"], interval["high"])]
@@ -271,7 +271,7 @@ def test_errors_that_never_happened_have_no_interval_and_say_so(report):
         report.systems[0], num_targets=1234, num_nontargets=500, thresholds={"eer": point}, eer=0.0, eer_interval=None
     )  # fmt: skip
     row = results.thresholds(system).rows[0]
-    assert row == ["EER", "score 0.500", "0 (none of 1,234)", "0.40 (0.00 to 1.23)"]
+    assert row == ["EER", "score 0.5000", "0 (none of 1,234)", "0.40 (0.00 to 1.23)"]
     assert results.eer_cell(system) == "0.00"
     assert wording.interval_note([system]).startswith("No confidence intervals")
     assert "too narrow" in wording.interval_note([replace(system, eer_interval=interval)])
