@@ -111,7 +111,7 @@ def read_trials(path: Path) -> Trials:
             for line, _ in _find(path, coder, lambda text: text == ""):
                 raise DataError(f"{path}:{line}: {name}: expected an utterance, found nothing")
         if bad := _find(path, coders[2], lambda text: text.strip().lower() not in _ANY_LABEL):
-            found = first_five([f"{text!r} (line {line})" for line, text in bad])
+            found = first_five([f"{text[:80]!r} (line {line})" for line, text in bad])
             raise DataError(f"{path}:{bad[0][0]}: label: expected 1, 0, target or nontarget, found {found}")
     place, meanings = (2, _ANY_LABEL) if has_header else _form(path, coders)
     # Labels first: their codes go before the others are joined.
@@ -150,7 +150,7 @@ def _form(path: Path, coders: Sequence[Coder]) -> tuple[int, dict[str, int]]:
         if coders[place].values[0].lower() in meanings:
             line, text = _find(path, coders[place], lambda text: text.lower() not in meanings)[0]  # noqa: B023
             raise DataError(
-                f"{path}:{line}: line {first_line} has the form {description}, this one has {text!r} for a label;"
+                f"{path}:{line}: line {first_line} has the form {description}, this one has {text[:80]!r} for a label;"
                 " one file has one form"
             )
     forms = ", ".join(description for description, _, _ in _FORMS)

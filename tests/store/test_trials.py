@@ -208,3 +208,11 @@ def test_some_of_the_trials_are_as_if_no_others_had_been(rows, seed):
     assert trials.only(kept).equals(alone)
     assert trials.equals(trials.only(np.ones(len(rows), bool)))
     assert kept.all() or not trials.equals(alone)
+
+
+@pytest.mark.parametrize("rest", ["1 b c\n", "a b 1\n"])
+def test_a_label_without_end_does_not_fill_the_message(tmp_path, rest):
+    (tmp_path / "t.lst").write_text(f"a b 1\n{rest}c d {'x' * 100_000}\n")
+    with pytest.raises(DataError) as refused:
+        read_trials(tmp_path / "t.lst")
+    assert len(str(refused.value)) < 1_000
