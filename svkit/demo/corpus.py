@@ -17,8 +17,6 @@ from svkit.store.audio_file import write_flac
 from svkit.store.lists import DEMO_TRIALS, read_shipped
 from svkit.store.trials import read_trials
 
-PROTOCOL_SEED = 24
-"""The shipped trial list was made with this seed; `--seed` moves the validation speakers only."""
 _CHUNK_UTTERANCES = 6
 
 
