@@ -1,8 +1,10 @@
 """Parity with the published implementation, on numbers that it made (tolerances as they came with them)."""
 
+import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from numpy.lib.npyio import NpzFile
 from torch.nn import functional
 
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
-from svkit.config.schema import HeadConfig, MarginConfig, OptimConfig, PruneConfig
+from svkit.config.load import load_recipe
+from svkit.config.schema import HeadConfig, LoraConfig, MarginConfig, OptimConfig, PruneConfig
 from svkit.nn import encoder as encoder_module
+from svkit.nn import lora
 from svkit.nn.encoder import Encoder, LayerGates
 from svkit.nn.margin import ArcFaceClassifier, arcface_logits
 from svkit.nn.speaker import SpeakerNetwork
@@ -23,7 +27,7 @@ from svkit.pruning.cut import cut_encoder
 from svkit.pruning.gates import EncoderGates, HardConcrete
 from svkit.store.upstream import encoder_architecture, encoder_tensors, read_published
 from svkit.training.loop import LoopPlan, Record, make_optimizer, run_loop
-from svkit.training.tasks import ClassificationTask, distillation_losses
+from svkit.training.tasks import ClassificationTask, Losses, PruningTask, Task, distillation_losses
 from tests.random_models import relative_error
 
 SMALL_COPY = Path(__file__).parent
@@ -124,11 +128,16 @@ def test_hard_concrete_mask_and_l0():
 
 
 class _Recorder:
-    def __init__(self) -> None:
+    """Hooks that keep the records of a run, and what `look` sees after each step."""
+
+    def __init__(self, look: Callable[[], Any]) -> None:
         self.records: list[Record] = []
+        self.seen: list[Any] = []
+        self._look = look
 
     def on_log(self, record: Record) -> None:
         self.records.append(record)
+        self.seen.append(self._look())
 
     def on_validate(self, num_done: int) -> None:
         raise AssertionError("nothing to validate")
@@ -140,41 +149,71 @@ class _Recorder:
         return False
 
 
-def test_optimisation_trajectory():
+def trained(
+    task: Task, optim: OptimConfig, trajectory: NpzFile, steps_per_epoch: int, look: Callable[[], Any]
+) -> _Recorder:
+    """Run the project's loop over the batches of a trajectory; all steps count, none is skipped."""
     AcceleratorState._reset_state(True)  # whatever precision another test has asked for
+    batches = torch.from_numpy(trajectory["batches"])
+    is_labelled = "labels" in trajectory.files
+    labels = torch.from_numpy(trajectory["labels"]) if is_labelled else torch.zeros(batches.shape[:2])
+    plan = LoopPlan(
+        num_steps=len(batches), steps_per_epoch=steps_per_epoch, seed=0, optim=optim, validate_after=(),
+        save_every=100, log_every=1,
+    )  # fmt: skip
+    recorder = _Recorder(look)
+    accelerator, optimizer = Accelerator(cpu=True, mixed_precision="no"), make_optimizer(task, optim)
+    assert run_loop(task, optimizer, zip(batches, labels, strict=True), plan, accelerator, recorder) == 0
+    return recorder
+
+
+def columns(recorder: _Recorder, *names: str) -> np.ndarray:
+    """Metrics of every step, `[steps, names]`."""
+    return np.array([[record[name] for name in names] for record in recorder.records])
+
+
+def test_optimisation_trajectory():
     trajectory = vectors("trajectory")
-    network = published_network("plain").train()
+    network = published_network("plain")
     network.encoder.set_conv_dropout(0.0)
     classifier = ArcFaceClassifier(32, 15)
     classifier.weight.data = torch.from_numpy(trajectory["head_weight"])
     task = ClassificationTask(network, classifier, MarginConfig())
     optim = OptimConfig(lr=1e-3, schedule="constant", weight_decay=1e-4, clip_norm=1.0)
-    num_steps = len(trajectory["losses"])
-    plan = LoopPlan(
-        num_steps=num_steps, steps_per_epoch=num_steps, seed=0, optim=optim, validate_after=(), save_every=100,
-        log_every=1,
-    )  # fmt: skip
-    batches = zip(
-        torch.from_numpy(trajectory["batches"]), torch.from_numpy(trajectory["labels"]), strict=True
-    )
-    recorder = _Recorder()
-    assert (
-        run_loop(
-            task,
-            make_optimizer(task, optim),
-            batches,
-            plan,
-            Accelerator(cpu=True, mixed_precision="no"),
-            recorder,
-        )
-        == 0
-    )
-    found = [
-        [record[name] for record in recorder.records]
-        for name in ("loss", "grad_norm_model", "grad_norm_classifier")
-    ]
-    np.testing.assert_allclose(found[0], trajectory["losses"], rtol=TRAJECTORY_TOLERANCE)
-    np.testing.assert_allclose(np.array(found[1:]).T, trajectory["grad_norms"], rtol=TRAJECTORY_TOLERANCE)
+    found = trained(task, optim, trajectory, len(trajectory["losses"]), lambda: None)
+    norms = columns(found, "grad_norm_model", "grad_norm_classifier")
+    np.testing.assert_allclose(columns(found, "loss")[:, 0], trajectory["losses"], rtol=TRAJECTORY_TOLERANCE)
+    np.testing.assert_allclose(norms, trajectory["grad_norms"], rtol=TRAJECTORY_TOLERANCE)
+
+
+def test_lora_trajectory():
+    """Stage 1 as published: loss, rate of the warm-up, gradient norms, LoRA and classifier after each step."""
+    trajectory, start = vectors("lora_trajectory"), "front.encoder.base_model.model."
+    network = published_network("lora_start")
+    lora.attach(network.encoder, LoraConfig(rank=4, alpha=8.0))
+    names = [name.removeprefix("init/") for name in trajectory.files if name.startswith("init/")]
+    matrices = {name: network.encoder.get_parameter(name.removeprefix(start)) for name in names}
+    for name, matrix in matrices.items():
+        matrix.data = torch.from_numpy(trajectory[f"init/{name}"])
+    network.encoder.set_conv_dropout(0.0)
+    classifier = ArcFaceClassifier(32, len(trajectory["classifier"]))
+    classifier.weight.data = torch.from_numpy(trajectory["classifier"])
+    stage = load_recipe("w2v-bert-2.0").dense.lora
+    task = ClassificationTask(network, classifier, stage.margin)
+
+    def look() -> dict[str, np.ndarray]:
+        weights = {f"lora/{{}}/{name}": matrix for name, matrix in matrices.items()}
+        weights["classifier/{}"] = classifier.weight
+        return {name: weight.detach().numpy().copy() for name, weight in weights.items()}
+
+    found = trained(task, stage.optim, trajectory, 2, look)
+    np.testing.assert_allclose(columns(found, "loss")[:, 0], trajectory["loss"], rtol=1e-6)
+    np.testing.assert_allclose(columns(found, "lr")[:, 0], trajectory["lr"], rtol=1e-12)
+    norms = columns(found, "grad_norm_model", "grad_norm_classifier")
+    np.testing.assert_allclose(norms, trajectory["grad_norms"], rtol=TRAJECTORY_TOLERANCE)
+    for step in {0, len(found.seen) - 1} & {0, 7}:  # those there are numbers of
+        for name, weight in found.seen[step].items():
+            np.testing.assert_allclose(weight, trajectory[name.format(step)], rtol=0, atol=2e-8)
 
 
 _GATE_NAMES = {
@@ -185,21 +224,87 @@ _GATE_NAMES = {
 }
 
 
-def gated_student() -> tuple[Encoder, list[LayerGates]]:
-    """Build the published gated student: encoder and deterministic gate values."""
+def named_groups(gates: EncoderGates) -> dict[str, HardConcrete]:
+    """Groups of gates by their published names."""
+    return {
+        f"encoder.layers.{index}.{_GATE_NAMES[kind]}": group
+        for index, layer in enumerate(gates.groups())
+        for kind, group in layer.items()
+    }
+
+
+def gated_encoder(state: dict[str, torch.Tensor]) -> tuple[Encoder, EncoderGates]:
+    """Build encoder and gates from a published state, which loses its `log_alpha`s."""
     architecture = encoder_architecture(
         json.loads(golden("plain_config.json").read_text()), "plain_config.json"
     )
-    record = torch.load(golden("gated_student.pth"), weights_only=True)["encoder"]  # noqa: TID251
-    state = {name.removeprefix("encoder."): tensor for name, tensor in record.items()}
-    gates = EncoderGates(architecture, PruneConfig(), 0).eval()
-    for index, layer in enumerate(gates.layers):
-        for kind, group in layer.items():
-            group.log_alpha.data = state.pop(f"encoder.layers.{index}.{_GATE_NAMES[kind]}.log_alpha")
-    encoder = Encoder(architecture).eval()
+    gates = EncoderGates(architecture, PruneConfig(), 0)
+    for name, group in named_groups(gates).items():
+        group.log_alpha.data = state.pop(f"{name}.log_alpha")
+    encoder = Encoder(architecture)
     encoder.load_state_dict(encoder_tensors(state), strict=True)
+    return encoder, gates
+
+
+class _TargetOfTheNextStep(PruningTask):
+    """The published target: that of step + 1."""
+
+    def forward(self, waveforms_BN: torch.Tensor, labels_B: torch.Tensor, step: int) -> Losses:
+        return super().forward(waveforms_BN, labels_B, step + 1)
+
+
+def test_prune_trajectory(monkeypatch):
+    """The first pruning stage as published, with its layer norm, its target and its random numbers."""
+    monkeypatch.setattr(encoder_module, "gate_aware_layer_norm", _over_all_channels)
+    trajectory = vectors("prune_trajectory")
+    state = {
+        name.removeprefix("init/encoder."): torch.from_numpy(trajectory[name])
+        for name in trajectory.files
+        if name.startswith("init/")
+    }
+    config = load_recipe("w2v-bert-2.0").prune
+    student, gates = gated_encoder(state)
+    groups = {f"encoder.{name}": group for name, group in named_groups(gates).items()}
+    student.set_conv_dropout(0.0)
+    warmup, num_steps = int(trajectory["warmup_steps"]), len(trajectory["loss"])
+    task = _TargetOfTheNextStep(student, copy.deepcopy(student), gates, config, warmup)
+    noise = {
+        id(group.log_alpha): iter(
+            [torch.from_numpy(trajectory[f"noise/{step}/{name}"]) for step in range(num_steps)]
+        )
+        for name, group in groups.items()
+    }
+    monkeypatch.setattr(torch, "rand_like", lambda log_alpha: next(noise[id(log_alpha)]))
+
+    def look() -> dict[str, np.ndarray]:
+        return {name: group.log_alpha.detach().numpy().copy() for name, group in groups.items()} | {
+            "lambdas": np.array([parameter.item() for parameter in task.constraint.parameters()])
+        }
+
+    found = trained(task, config.optim, trajectory, num_steps, look)
+    for name, expected, tolerance in (
+        ("l1", "l1", LOSS_TOLERANCE),
+        ("cosine", "cos", LOSS_TOLERANCE),
+        ("loss", "loss", 2e-6),
+        ("sparsity", "sparsity", 1e-6),
+        ("target_sparsity", "target", 1e-7),
+    ):
+        np.testing.assert_allclose(columns(found, name)[:, 0], trajectory[expected], rtol=tolerance)
+    norms = columns(found, "grad_norm_model", "grad_norm_multipliers")
+    np.testing.assert_allclose(norms, trajectory["grad_norms"], rtol=TRAJECTORY_TOLERANCE)
+    # Where a gradient is near 0, AdamW makes more of its rounding: 4e-4 is a fiftieth of one step of the gates.
+    for number, seen in enumerate(found.seen):
+        np.testing.assert_allclose(seen.pop("lambdas"), trajectory["lambdas_after"][number], atol=2e-8)
+        for name, log_alpha in seen.items():
+            np.testing.assert_allclose(log_alpha, trajectory[f"log_alpha/{number}/{name}"], rtol=0, atol=4e-4)
+
+
+def gated_student() -> tuple[Encoder, list[LayerGates]]:
+    """Build the published gated student: encoder and deterministic gate values."""
+    record = torch.load(golden("gated_student.pth"), weights_only=True)["encoder"]  # noqa: TID251
+    encoder, gates = gated_encoder({name.removeprefix("encoder."): tensor for name, tensor in record.items()})
     with torch.no_grad():
-        return encoder, gates()
+        return encoder.eval(), gates.eval()()
 
 
 def _over_all_channels(hidden: torch.Tensor, norm: torch.nn.LayerNorm, gate: torch.Tensor) -> torch.Tensor:
