@@ -44,10 +44,9 @@ def run(num_classes: int, class_fraction: float, batch_size: int) -> dict[str, o
     network = SpeakerNetwork(
         ModelArchitecture(encoder=tiny_architecture(recipe.encoder_overrides), head=head)
     )
-    classifier = make_classifier(
-        EMBEDDING_DIM, num_classes, class_fraction=class_fraction, batch_size=batch_size, seed=0
-    )
     config = recipe.dense.joint
+    margin = replace(config.margin, class_fraction=class_fraction)
+    classifier = make_classifier(EMBEDDING_DIM, num_classes, margin, batch_size=batch_size, seed=0)
     task = ClassificationTask(network, classifier, config.margin).train()
     optimizer = make_optimizer(task, config.optim)
     for step in range(NUM_STEPS):

@@ -86,6 +86,8 @@ class MarginConfig:
     class_fraction: Fraction = 1.0
     """Classes in the softmax of a step: the batch's own and a random draw of the others, up to this fraction of all
     (partial FC, An et al. 2021, 2022; for hundreds of thousands of classes). 1: all of them, as published."""
+    uniform_start: Flag = True
+    """New class weights are uniform, every dimension scaled to norm 1 over the classes, as published. False: Xavier."""
 
 
 @configuration
@@ -140,6 +142,9 @@ class AugmentConfig:
     """The same whenever speech is in the mix (speech_music, babble)."""
     babble_speakers: Interval[BabbleSpeakers] = (3, 8)
     """Number of babble speakers, inclusive."""
+    published_mix: Flag = True
+    """Add the parts of speech_music and babble at the levels of their files, and draw babble with replacement, as
+    published. False: at equal power, all voices different."""
     allow_simulated_rooms: Flag = False
     """Simulate room impulse responses where no RIR files are given (off in the published recipes)."""
     allow_missing_noise: Flag = False
@@ -172,6 +177,9 @@ class DataConfig:
     (class = speaker + index in this list x number of speakers). The first must be 1."""
     crops_per_utterance: Count = 1
     """Visits an utterance gets in one epoch at each speed (more for small corpora)."""
+    random_seam: Flag = True
+    """What is too short is doubled until it is long enough and cropped at random, as published: where it repeats lies
+    anywhere. False: it begins at its beginning."""
     num_workers: Annotated[int, Range(ge=0, le=1024)] = 8
     """Loader processes; 0 loads in the training process."""
 
@@ -202,8 +210,11 @@ class StageConfig:
     margin: MarginConfig = MarginConfig()
     conv_dropout: Dropout = 0.1
     """Dropout after the convolution module while the encoder is trained; a frozen encoder runs without."""
-    validations: Count = 4
-    """How many times in the stage the validation EER is measured and a checkpoint kept, the last step included."""
+    validations: Optional[Count] = None
+    """How many times in the stage, evenly, the validation EER is measured and a checkpoint kept, the last step
+    included. None: after every epoch, as published."""
+    validate_every_steps: Optional[Count] = None
+    """Besides, after every so many steps of an epoch (published: 1,000 in `joint`, 500 in `lmft`)."""
     keep: Literal["best", "last"] = "best"
     """Which state becomes the stage's result, by the EER on held-out training speakers."""
 

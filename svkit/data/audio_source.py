@@ -5,7 +5,7 @@ from math import ceil, gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from svkit.audio.crop import draw_start, kept_samples, random_crop, repeat_to
+from svkit.audio.crop import draw_start, kept_samples, random_crop
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.errors import DataError
 from svkit.store.audio_file import AudioError, read_audio
@@ -96,11 +96,13 @@ class AudioBank:
             self._kept[index] = signal
         return signal
 
-    def crop(self, index: int, num_samples: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    def crop(
+        self, index: int, num_samples: int, rng: np.random.Generator, *, random_seam: bool
+    ) -> NDArray[np.float32]:
         """Return a random crop of file `index`, repeated where the file is short: float32 `[num_samples]`."""
-        if not self.is_kept:
-            return repeat_to(read_crop(self._manifest, int(self._rows[index]), num_samples, rng), num_samples)
-        return random_crop(self[index], num_samples, rng)
+        row = int(self._rows[index])
+        signal = self[index] if self.is_kept else read_crop(self._manifest, row, num_samples, rng)
+        return random_crop(signal, num_samples, rng, random_seam=random_seam)
 
 
 def decoded_bytes(seconds: NDArray[np.float64]) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svkit.audio.augment import add_noise, reverberate, sum_at_equal_power
-from svkit.audio.crop import repeat_to
+from svkit.audio.crop import random_crop
 from svkit.audio.rooms import RoomBank
 from svkit.config.schema import AugmentConfig
 from svkit.data.audio_source import AudioBank, decoded_bytes, read_crop
@@ -38,17 +38,20 @@ class Augmenter:
         train: Manifest,
         speakers: SpeakerIndex,
         seed: int,
+        random_seam: bool = True,
     ) -> None:
         """Check that the recordings which the recipe needs are there.
 
         `noise` has an extra column `category`: noise, music or speech. Where it has no speech and
-        `allow_missing_noise`, babble comes from other speakers of `train`. `seed` is that of the simulated rooms.
+        `allow_missing_noise`, babble comes from other speakers of `train`. `seed` is that of the simulated rooms;
+        `random_seam` is as in `DataConfig`, for material that is shorter than the crop.
 
         Raises:
             ConfigError: the recipe needs recordings that are not there.
             DataError: the noise list has no usable `category` column.
         """
         self._config, self._train, self._speakers = config, train, speakers
+        self._random_seam = random_seam
         self._banks = _open_banks(noise, _MAX_BANK_BYTES * 3 // 4)
         self.noise_kinds = self._usable_kinds() if config.noise_probability > 0 else ()
         """The kinds of noise that are drawn, with equal chances."""
@@ -75,22 +78,28 @@ class Augmenter:
             parts = self._draw_babble(len(crop), row, rng)
         else:
             parts = [self._draw_from(category, len(crop), rng) for category in _NEEDED[kind]]
-        noise = parts[0] if len(parts) == 1 else sum_at_equal_power(parts)
-        return add_noise(crop, noise, snr_db)
+        if self._config.published_mix or len(parts) == 1:
+            return add_noise(crop, np.sum(parts, axis=0), snr_db)
+        return add_noise(crop, sum_at_equal_power(parts), snr_db)
 
     def _draw_from(self, category: str, num_samples: int, rng: np.random.Generator) -> Crop:
         bank = self._banks[category]
-        return bank.crop(int(rng.integers(len(bank))), num_samples, rng)
+        return bank.crop(int(rng.integers(len(bank))), num_samples, rng, random_seam=self._random_seam)
 
     def _draw_babble(self, num_samples: int, row: int, rng: np.random.Generator) -> list[Crop]:
         low, high = self._config.babble_speakers
         count = int(rng.integers(low, high + 1))
         bank = self._banks.get("speech")
+        if bank is not None and self._config.published_mix:
+            return [self._draw_from("speech", num_samples, rng) for _ in range(count)]
         if bank is not None:
             chosen = rng.choice(len(bank), min(count, len(bank)), replace=False)
-            return [bank.crop(int(index), num_samples, rng) for index in chosen]
+            return [
+                bank.crop(int(index), num_samples, rng, random_seam=self._random_seam) for index in chosen
+            ]
         rows = self._speakers.draw_other_rows(row, count, rng)
-        return [repeat_to(read_crop(self._train, other, num_samples, rng), num_samples) for other in rows]
+        crops = [read_crop(self._train, other, num_samples, rng) for other in rows]
+        return [random_crop(crop, num_samples, rng, random_seam=self._random_seam) for crop in crops]
 
     def _draw_response(self, rng: np.random.Generator) -> Crop:
         assert self._responses is not None

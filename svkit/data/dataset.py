@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from svkit.audio.crop import random_crop, repeat_to
+from svkit.audio.crop import random_crop
 from svkit.audio.resample import change_speed
 from svkit.config.schema import AugmentConfig, DataConfig
 from svkit.data.audio_source import read_crop
@@ -49,8 +49,8 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
     ) -> None:
         """Index the speakers and check the recordings for augmentation.
 
-        Of `data` only the speeds count; `augment` None: no augmentation; `noise` has a column `category`: noise, music
-        or speech; `seed` is the root of all draws.
+        Of `data` only speeds and seam count; `augment` None: no augmentation; `noise` has a column `category`: noise,
+        music or speech; `seed` is the root of all draws.
 
         Raises:
             ConfigError: the recipe needs recordings for augmentation that are not there.
@@ -59,13 +59,15 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
         if len(train) == 0:
             raise DataError(f"{train.source}: expected at least one utterance to train on, found none")
         self._train, self._speeds, self._seed = train, data.speeds, seed
+        self._random_seam = data.random_seam
         train.index()
         self._index = SpeakerIndex(train)
         self._augmenter = None
         if augment is not None:
             self._augmenter = Augmenter(
-                augment, noise=noise, rirs=rirs, train=train, speakers=self._index, seed=seed
-            )
+                augment, noise=noise, rirs=rirs, train=train, speakers=self._index, seed=seed,
+                random_seam=data.random_seam,
+            )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._train)
@@ -90,10 +92,10 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
         entropy = [self._seed, key.epoch, key.row, key.speed_index, key.visit]
         crop_rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(1,)))
         signal = read_crop(self._train, key.row, key.num_samples, crop_rng)
-        signal = repeat_to(signal, key.num_samples)
+        signal = random_crop(signal, key.num_samples, crop_rng, random_seam=self._random_seam)
         if key.speed_index:
             signal = change_speed(signal, self._speeds[key.speed_index])
-            signal = random_crop(signal, key.num_samples, crop_rng)
+            signal = random_crop(signal, key.num_samples, crop_rng, random_seam=self._random_seam)
         if self._augmenter is not None:
             augment_rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(2,)))
             signal = self._augmenter(signal, key.row, augment_rng)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from svkit.config.schema import MarginConfig
 from svkit.nn.pooling import world_size
 
 _SINE_SQUARED_FLOOR = 1e-12
@@ -134,14 +135,21 @@ def _labels_of_all(labels_B: Tensor) -> Tensor:
 
 
 def make_classifier(
-    embedding_dim: int, num_classes: int, *, class_fraction: float, batch_size: int, seed: int
+    embedding_dim: int, num_classes: int, config: MarginConfig, *, batch_size: int, seed: int
 ) -> ArcFaceClassifier:
     """Make the classifier of a recipe.
 
-    A step's softmax runs over `class_fraction` of the classes (1: all of them, exactly), but at least as many as
-    `batch_size`, the examples of a step over all processes.
+    A step's softmax runs over `config.class_fraction` of the classes (1: all of them, exactly), but at least as many
+    as `batch_size`, the examples of a step over all processes.
     """
-    num_sampled = max(math.ceil(class_fraction * num_classes), min(batch_size, num_classes))
-    if num_sampled >= num_classes:
-        return ArcFaceClassifier(embedding_dim, num_classes)
-    return SampledClassifier(embedding_dim, num_classes, num_sampled, seed)
+    num_sampled = max(math.ceil(config.class_fraction * num_classes), min(batch_size, num_classes))
+    classifier = (
+        ArcFaceClassifier(embedding_dim, num_classes)
+        if num_sampled >= num_classes
+        else SampledClassifier(embedding_dim, num_classes, num_sampled, seed)
+    )
+    if config.uniform_start:
+        # A class then has a norm near sqrt(E / S), 0.7 of Xavier's: AdamW turns a shorter one farther in a step.
+        nn.init.uniform_(classifier.weight, -1, 1)
+        classifier.weight.data = functional.normalize(classifier.weight.data, dim=0)
+    return classifier

@@ -345,7 +345,9 @@ def continue_parts(outputs: Sequence[Output]) -> None:
 def _first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
     if isinstance(before, dict) and isinstance(now, dict):
         for name in [*before, *(name for name in now if name not in before)]:
-            found = _first_difference(before.get(name), now.get(name), f"{key}.{name}" if key else str(name))
+            # What an earlier version did not know yet was off.
+            old = before.get(name, False if now.get(name) is False else None)
+            found = _first_difference(old, now.get(name), f"{key}.{name}" if key else str(name))
             if found is not None:
                 return found
         return None

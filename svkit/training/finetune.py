@@ -76,6 +76,7 @@ def run(request: FinetuneRequest, progress: Progress) -> list[Path]:
                 output=output,
                 config=config,
                 validations=config.validations,
+                validate_every_steps=config.validate_every_steps,
                 name=name,
                 encoder=encoder,
             )
@@ -166,7 +167,7 @@ class FinetuneStage(Stage):
             classifier = make_classifier(
                 network.architecture.head.embedding_dim,
                 len(self.speakers),
-                class_fraction=config.margin.class_fraction,
+                config.margin,
                 batch_size=batch_size,
                 seed=seed,
             )

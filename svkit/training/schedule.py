@@ -29,6 +29,19 @@ def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, num_step
     return final + (config.lr - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def validation_steps(num_steps: int, count: int) -> tuple[int, ...]:
-    """Numbers of done steps after which to validate: `count` even spans, the end included."""
-    return tuple(sorted({max(1, round(num_steps * (index + 1) / count)) for index in range(count)}))
+def validation_steps(
+    num_steps: int, steps_per_epoch: int, count: int | None, every: int | None
+) -> tuple[int, ...]:
+    """Numbers of done steps after which to validate, the end included.
+
+    After `count` even spans (None: every epoch), and after every `every` steps of an epoch (None: not).
+    """
+    epochs = range(0, num_steps, steps_per_epoch)
+    if count is None:
+        moments = set(epochs[1:])
+    else:
+        moments = {max(1, round(num_steps * (index + 1) / count)) for index in range(count)}
+    if every is not None:
+        for first in epochs:
+            moments.update(range(first + every, min(first + steps_per_epoch, num_steps), every))
+    return tuple(sorted({*moments, num_steps}))

@@ -46,8 +46,10 @@ class Stage:
     request: RunRequest
     output: Output
     config: StageConfig | DistillConfig
-    validations: int
-    """After how many even spans of the run `validate` is called, and the state saved."""
+    validations: int | None
+    """After how many even spans of the run `validate` is called, and the state saved; None: after every epoch."""
+    validate_every_steps: int | None = None
+    """And after every so many steps of an epoch."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Small JSON facts that survive a resume (main process)."""
     task: Task = field(init=False)
@@ -223,7 +225,12 @@ class _Fit:
             steps_per_epoch=self.batches.steps_per_epoch,
             seed=self.recipe.seed,
             optim=self.stage.config.optim,
-            validate_after=validation_steps(self.num_steps, self.stage.validations),
+            validate_after=validation_steps(
+                self.num_steps,
+                self.batches.steps_per_epoch,
+                self.stage.validations,
+                self.stage.validate_every_steps,
+            ),
             save_every=save.every_steps,
             save_every_seconds=60 * save.every_minutes,
             start=self.start,

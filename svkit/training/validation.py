@@ -4,6 +4,7 @@ Fine-tuning measures the EER on trials among them; pruning and distillation meas
 crops of them.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ class DistanceMeter:
     def __init__(self, valid: Path, data: DataConfig, seed: int) -> None:
         """Read up to `NUM_CROPS` crops of the longest training length, evenly over the validation list."""
         manifest = read_manifest(valid)
-        dataset = CropDataset(manifest, DataConfig(batch_size=_BATCH, speeds=(1.0,)), None, seed=seed)
+        dataset = CropDataset(manifest, replace(data, speeds=(1.0,)), None, seed=seed)
         count, num_samples = min(NUM_CROPS, len(manifest)), int(data.crop_seconds[1] * SAMPLE_RATE_HZ)
         rows = [index * len(manifest) // count for index in range(count)]
         crops = [dataset[CropKey(0, row, 0, 0, num_samples)][0] for row in rows]

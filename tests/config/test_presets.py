@@ -2,7 +2,7 @@
 
 import pytest
 
-from svkit.config.load import load_recipe, preset_names
+from svkit.config.load import STAGES, load_recipe, preset_names
 from svkit.config.schema import AugmentConfig, DistillConfig, StageConfig
 
 PUBLISHED = ("w2v-bert-2.0", "w2v-bert-2.0-no-lora")
@@ -57,7 +57,10 @@ def test_published_fine_tuning(name: str) -> None:
     for stage in (lora, head, joint, lmft):
         assert stage.optim.weight_decay == 1e-4 and stage.optim.clip_norm == 1.0
         assert stage.optim.encoder_lr_factor == 1.0 and stage.conv_dropout == 0.1
-        assert stage.data.crops_per_utterance == 1
+        assert stage.data.crops_per_utterance == 1 and stage.data.random_seam
+        assert stage.margin.uniform_start and stage.validations is None and stage.keep == "best"
+    cadence = [stage.validate_every_steps for stage in (lora, head, joint, lmft)]
+    assert cadence == [None, None, 1000, 500]
     assert recipe.pruned.head == head and recipe.pruned.joint == joint and recipe.pruned.lmft == lmft
 
 
@@ -66,7 +69,7 @@ def _assert_published_augmentation(augment: AugmentConfig | None) -> None:
     assert augment.noise_probability == augment.reverb_probability == 1 / 3
     assert augment.noise_types == ("noise", "music", "speech_music", "babble")
     assert augment.snr_db == (5.0, 20.0) and augment.speech_snr_db == (15.0, 25.0)
-    assert augment.babble_speakers == (3, 8)
+    assert augment.babble_speakers == (3, 8) and augment.published_mix
     assert not augment.allow_simulated_rooms and not augment.allow_missing_noise
     assert augment.spec_time_masks == augment.spec_frequency_masks == 0
 
@@ -78,12 +81,23 @@ def test_published_pruning(name: str) -> None:
         assert part.epochs == 20 and part.augment is None and part.conv_dropout == 0.1
         assert (part.l1_weight, part.cosine_weight) == (1.0, 1.0)
         assert part.optim.lr == 2e-4 and part.optim.weight_decay == 0.0 and part.optim.clip_norm == 1.0
-        assert part.data.batch_size == 16 and part.data.crop_seconds == (4.0, 4.0)
+        assert part.data.batch_size == 16 and part.data.crop_seconds == (4.0, 4.0) and part.data.random_seam
     prune = recipe.prune
-    assert prune.gate_lr == 2e-2 and prune.temperature == 2 / 3
+    assert prune.gate_lr == 2e-2 and prune.temperature == 2 / 3 and prune.round_to == 1
     assert prune.sparsity_warmup_steps == 10_000 and prune.sparsity_warmup_fraction is None
     assert (prune.initial_drop_ffn, prune.initial_drop_heads, prune.initial_drop_conv) == (0.5, 0.01, 0.01)
     assert recipe.extract.max_seconds == 60.0
+
+
+@pytest.mark.parametrize("name", ["tiny", "smoke"])
+def test_the_own_presets_keep_what_their_results_were_made_with(name: str) -> None:
+    recipe = load_recipe(name)
+    stages = [getattr(part, stage) for part in (recipe.dense, recipe.pruned) for stage in STAGES]
+    for stage in stages:
+        assert not stage.data.random_seam and not stage.margin.uniform_start
+        assert stage.augment is None or not stage.augment.published_mix
+        assert stage.validations is not None and stage.validate_every_steps is None
+    assert not recipe.prune.data.random_seam and not recipe.distill.data.random_seam
 
 
 def test_the_published_distillation_rate_is_constant() -> None:

@@ -54,6 +54,7 @@ def lines_hz(signal: np.ndarray) -> set[int]:
     return {round((int(k) + 1) * 16_000 / len(signal) / 50) * 50 for k in np.flatnonzero(peaks)}
 
 
+@pytest.mark.parametrize("published_mix", [True, False])
 @pytest.mark.parametrize(
     ("kind", "lines", "snr_range"),
     [
@@ -64,9 +65,14 @@ def lines_hz(signal: np.ndarray) -> set[int]:
     ],
 )
 def test_each_kind_adds_its_material_at_its_ratio(
-    speakers: Manifest, material: Manifest, kind: str, lines: set[int], snr_range: tuple[float, float]
+    speakers: Manifest,
+    material: Manifest,
+    kind: str,
+    lines: set[int],
+    snr_range: tuple[float, float],
+    published_mix: bool,
 ) -> None:
-    augmenter = build(only(kind), speakers, material)
+    augmenter = build(only(kind, published_mix=published_mix), speakers, material)
     signal, rng = tone(500)[:NUM], np.random.default_rng(1)
     ratios, counts = [], set()
     for _ in range(60):
@@ -76,10 +82,24 @@ def test_each_kind_adds_its_material_at_its_ratio(
         speech = {hz for hz in found if hz >= SPEECH_HZ}
         counts.add(len(speech))
         assert found - speech == lines - {SPEECH_HZ}
-    assert counts == {"babble": set(range(3, 9)), "speech_music": {1}}.get(kind, {0})
+    voices = set(range(3, 9)) if not published_mix else set(range(1, 9)) & counts  # some are drawn twice
+    assert counts == {"babble": voices, "speech_music": {1}}.get(kind, {0})
     assert min(ratios) == pytest.approx(snr_range[0], abs=1.5)
     assert max(ratios) == pytest.approx(snr_range[1], abs=1.5)
     assert snr_range[0] - 0.01 < min(ratios) < max(ratios) < snr_range[1] + 0.01
+
+
+@pytest.mark.parametrize(("published_mix", "share"), [(True, 0.01 / 1.01), (False, 0.5)])
+def test_parts_of_a_mix_keep_their_levels_or_get_equal_power(
+    speakers: Manifest, make_manifest: Make, published_mix: bool, share: float
+) -> None:
+    rows: list[Row] = [("music/m.wav", "music", tone(MUSIC_HZ), 16_000, "music")]
+    rows += [("speech/s.wav", "s", 0.1 * tone(SPEECH_HZ), 16_000, "speech")]  # 20 dB below the music
+    augmenter = build(only("speech_music", published_mix=published_mix), speakers, make_manifest(rows))
+    signal = tone(500)[:NUM]
+    power = np.abs(np.fft.rfft(augmenter(signal, 0, np.random.default_rng(0)) - signal)) ** 2
+    speech, music = (power[round(hz * NUM / 16_000)] for hz in (SPEECH_HZ, MUSIC_HZ))
+    assert speech / (speech + music) == pytest.approx(share, rel=0.02)
 
 
 def test_noise_reverberation_and_clean_come_a_third_each(speakers: Manifest, material: Manifest) -> None:

@@ -89,19 +89,33 @@ def test_crop_is_a_piece_of_the_file(make_manifest: Make) -> None:
     assert len(starts) == 20
 
 
-def test_short_file_repeats_itself(make_manifest: Make) -> None:
-    dataset = CropDataset(make_manifest([("a.wav", "a", ramp(700), 16_000, "")]), DATA, None, seed=1)
-    crop = dataset[CropKey(0, 0, 0, 0, 2000)][0].numpy()
-    np.testing.assert_array_equal(crop, np.tile(ramp(700), 3)[:2000])
+@pytest.mark.parametrize("random_seam", [True, False])
+def test_short_file_repeats_itself(make_manifest: Make, random_seam: bool) -> None:
+    data = DataConfig(random_seam=random_seam)
+    dataset = CropDataset(make_manifest([("a.wav", "a", ramp(700), 16_000, "")]), data, None, seed=1)
+    crops = [dataset[CropKey(0, 0, 0, visit, 2000)][0].numpy() for visit in range(9)]
+    starts = {round(crop[0] * 65_536) for crop in crops}
+    assert len(starts) > 6 if random_seam else starts == {0}
+    for crop in crops:
+        np.testing.assert_array_equal(crop, np.tile(ramp(700), 4)[round(crop[0] * 65_536) :][:2000])
 
 
-def test_speed_changes_the_crop_then_crops_or_repeats_to_the_same_length(make_manifest: Make) -> None:
+@pytest.mark.parametrize("random_seam", [True, False])
+def test_speed_changes_the_crop_then_crops_or_repeats_to_the_same_length(
+    make_manifest: Make, random_seam: bool
+) -> None:
     """A file as long as the crop leaves no other choice than where to cut what 0.9 made longer."""
     signal = np.random.default_rng(0).standard_normal(4000).astype(np.float32)
-    dataset = CropDataset(make_manifest([("a.wav", "a", signal, 16_000, "")]), DATA, None, seed=1)
+    data = DataConfig(random_seam=random_seam)
+    dataset = CropDataset(make_manifest([("a.wav", "a", signal, 16_000, "")]), data, None, seed=1)
     slow, fast = change_speed(signal, 0.9), change_speed(signal, 1.1)
-    found = dataset[CropKey(0, 0, 2, 0, 4000)][0].numpy()
-    np.testing.assert_array_equal(found, np.concatenate([fast, fast])[:4000])
+    starts = set()
+    for visit in range(12):
+        found = dataset[CropKey(0, 0, 2, visit, 4000)][0].numpy()
+        start = int(np.flatnonzero(fast == found[0])[0])
+        np.testing.assert_array_equal(found, np.concatenate([fast, fast])[start : start + 4000])
+        starts.add(start)
+    assert len(starts) > 6 if random_seam else starts == {0}
     starts = set()
     for visit in range(12):
         found = dataset[CropKey(0, 0, 1, visit, 4000)][0].numpy()
@@ -171,7 +185,9 @@ def test_kept_and_unkept_material_have_their_lengths(speakers: Manifest, make_ma
         bank = svkit.data.audio_source.AudioBank(manifest, np.array([0]), max_bytes)
         assert bank.is_kept is is_kept
         rng = np.random.default_rng(0)
-        crop = bank.crop(0, 1000, rng)
+        crop = bank.crop(0, 1000, rng, random_seam=False)
         np.testing.assert_array_equal(crop, ramp(3000)[round(crop[0] * 65_536) :][:1000])
-        np.testing.assert_array_equal(bank.crop(0, 4000, rng), np.tile(ramp(3000), 2)[:4000])
+        long = bank.crop(0, 4000, rng, random_seam=False)
+        np.testing.assert_array_equal(long, np.tile(ramp(3000), 2)[:4000])
+        assert bank.crop(0, 4000, rng, random_seam=True)[0] > 0
         np.testing.assert_array_equal(bank[0], ramp(3000))

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from svkit.config.schema import MarginConfig
 from svkit.nn.margin import ArcFaceClassifier, SampledClassifier, arcface_logits, make_classifier
 
 SCALE = 32.0
@@ -193,11 +194,28 @@ def test_a_step_that_is_skipped_changes_no_class():
     assert classifier(torch.randn(4, DIM)).shape == (4, NUM_CLASSES)
 
 
+@pytest.mark.parametrize("fraction", [1.0, 0.1])
+def test_class_weights_start_as_published_or_as_xavier(fraction):
+    """Every dimension has norm 1 over the classes, so a class has a norm near sqrt(E / S): 0.119 as published."""
+    norms = {}
+    for uniform_start in (True, False):
+        torch.manual_seed(0)
+        config = MarginConfig(class_fraction=fraction, uniform_start=uniform_start)
+        weight = make_classifier(256, 17_982, config, batch_size=8, seed=0).weight.detach()
+        norms[uniform_start] = float(weight.norm(dim=1).mean())
+        largest = float(weight.abs().max() / weight.std())
+        assert largest < 1.8 if uniform_start else largest > 4  # uniform ends at sqrt(3) deviations
+        if uniform_start:
+            torch.testing.assert_close(weight.norm(dim=0), torch.ones(256))
+    assert norms[True] == pytest.approx(0.1193, abs=2e-4) and norms[False] == pytest.approx(0.1675, abs=4e-4)
+
+
 @pytest.mark.parametrize(
     ("fraction", "batch_size", "expected"), [(1.0, 8, None), (0.1, 8, 8), (0.3, 8, 12), (0.1, 64, None)]
 )
 def test_a_recipe_draws_a_fraction_and_at_least_a_batch(fraction, batch_size, expected):
-    classifier = make_classifier(DIM, NUM_CLASSES, class_fraction=fraction, batch_size=batch_size, seed=0)
+    config = MarginConfig(class_fraction=fraction)
+    classifier = make_classifier(DIM, NUM_CLASSES, config, batch_size=batch_size, seed=0)
     if expected is None:
         assert type(classifier) is ArcFaceClassifier
     else:

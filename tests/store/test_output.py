@@ -66,6 +66,16 @@ def test_a_finished_output_is_kept_refused_or_replaced(plan, tmp_path):
     assert not plan(keep_finished=True).is_kept(progress)
 
 
+def test_a_switch_that_an_earlier_version_did_not_know_was_off(tmp_path):
+    def output(**data):
+        config = {"data": {"speeds": [1.0], **data}}
+        return Output(tmp_path / "out", command="prune", config=config, inputs={}, keep_finished=True)
+
+    finish(output())
+    assert output(random_seam=False).is_current and output(final=None).is_current
+    assert not output(random_seam=True).is_current and not output(final=0).is_current
+
+
 def test_inputs_are_hashed_once_and_only_where_it_matters(plan, tmp_path, monkeypatch):
     hashed = []
     original = protocol.sha256_input

@@ -55,8 +55,36 @@ def test_warm_up_per_step_of_the_cosine_and_constant_schedules():
 
 @given(num_steps=st.integers(1, 500), count=st.integers(1, 12))
 def test_validations_are_even_and_end_with_the_run(num_steps, count):
-    steps = validation_steps(num_steps, count)
+    steps = validation_steps(num_steps, 7, count, None)
     assert steps[-1] == num_steps and steps[0] >= 1 and list(steps) == sorted(set(steps))
     assert len(steps) == min(count, num_steps) or num_steps < 2 * count
     gaps = [b - a for a, b in zip((0, *steps), steps, strict=False)]
     assert max(gaps) - min(gaps) <= 1
+
+
+@given(
+    num_steps=st.integers(1, 200), steps_per_epoch=st.integers(1, 60), every=st.none() | st.integers(1, 70)
+)
+def test_published_validations_follow_epochs_and_steps_of_an_epoch(num_steps, steps_per_epoch, every):
+    """The published loop counts the steps of every epoch from one again."""
+    expected = {num_steps}
+    for done in range(1, num_steps + 1):
+        of_epoch = (done - 1) % steps_per_epoch + 1
+        if of_epoch == steps_per_epoch or (every and of_epoch % every == 0):
+            expected.add(done)
+    assert validation_steps(num_steps, steps_per_epoch, None, every) == tuple(sorted(expected))
+
+
+def test_published_validations_of_the_full_size():
+    """Epochs of 3 x 1,092,009 crops in batches of 8 x 64 (LMFT: 1,092,009 in 8 x 32)."""
+    joint, lmft = PUBLISHED.joint, PUBLISHED.lmft
+    of_joint = validation_steps(4 * 6398, 6398, joint.validations, joint.validate_every_steps)
+    assert of_joint[:8] == (1000, 2000, 3000, 4000, 5000, 6000, 6398, 7398) and len(of_joint) == 28
+    of_lmft = validation_steps(2 * 4265, 4265, lmft.validations, lmft.validate_every_steps)
+    assert of_lmft[:10] == (*range(500, 4001, 500), 4265, 4765) and len(of_lmft) == 18
+    for stage in (PUBLISHED.lora, PUBLISHED.head):
+        assert validation_steps(3 * 6398, 6398, stage.validations, stage.validate_every_steps) == (
+            6398,
+            2 * 6398,
+            3 * 6398,
+        )
