@@ -1,5 +1,6 @@
 """The speaker model: a padded batch gives every utterance the embedding it has alone."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,19 @@ def test_embeddings_have_their_size_and_are_not_normalised():
 def test_the_head_is_counted_exactly(encoder):
     network = SpeakerNetwork(ModelArchitecture(encoder=encoder, head=HEAD))
     assert sum(p.numel() for p in network.head.parameters()) == head_parameters(network.architecture)
+
+
+def test_the_head_starts_by_torchs_defaults():
+    """Linear layers uniform within 1 / sqrt(inputs), norms at one and zero."""
+    torch.manual_seed(0)
+    for module in SpeakerNetwork(ModelArchitecture(encoder=ENCODER, head=HeadConfig())).head.modules():
+        if isinstance(module, torch.nn.Linear):
+            bound = module.in_features**-0.5
+            assert module.weight.abs().max() <= bound and module.bias.abs().max() <= bound
+            if module.weight.numel() > 500:
+                assert float(module.weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.1)
+        elif isinstance(module, torch.nn.LayerNorm | torch.nn.BatchNorm1d):
+            assert module.weight.eq(1).all() and module.bias.eq(0).all()
 
 
 def test_every_hidden_state_reaches_the_embedding():
