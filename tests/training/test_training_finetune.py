@@ -69,10 +69,18 @@ def test_the_three_stages_follow_each_other(prepared, tmp_path):
     assert "train" in kinds and "valid" in kinds and any((joint / "tensorboard").iterdir())
 
 
+AS_PUBLISHED = (
+    "validations=none", "validate_every_steps=3", "data.random_seam=true", "augment.published_mix=true",
+    "margin.uniform_start=true",
+)  # fmt: skip
+"""Of a stage; with half an epoch of 15 steps, three validations too."""
+
+
 @pytest.mark.parametrize("stage", ["lora", "head", "joint"])
 @pytest.mark.parametrize("kill", [False, True])
 def test_an_interrupted_run_goes_on_bit_for_bit(prepared, tmp_path, monkeypatch, stage, kill):
-    using = recipe(f"dense.{stage}.validations=3", "save.every_steps=2")
+    changes = AS_PUBLISHED if stage == "joint" else ("validations=3",)
+    using = recipe(*(f"dense.{stage}.{change}" for change in changes), "save.every_steps=2")
     options = {"stage": stage, "encoder": "tiny", "using": using}
     finetune(prepared, tmp_path / "whole", **options)
     with monkeypatch.context() as patch:
