@@ -103,9 +103,9 @@ def watch_draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     drawn: list[int] = []
     original = HardConcrete.sample
 
-    def watched(self: HardConcrete) -> Tensor:
+    def watched(self: HardConcrete, offset: Tensor | float = 0.0) -> Tensor:
         drawn.append(id(self))
-        return original(self)
+        return original(self, offset)
 
     monkeypatch.setattr(HardConcrete, "sample", watched)
     return drawn

@@ -4,6 +4,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.config.ranges import Range
@@ -27,6 +29,14 @@ RoundTo = Annotated[
         "--round-to", Range(ge=1, le=65_536), "Round widths to multiples of this within the same budget."
     ),
 ]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="GUARD",
+        help="Continue and record the exception: unconverged (gates far short of the target).",
+    ),
+]
 
 
 @takes_groups
@@ -36,6 +46,7 @@ def prune(
     sparsity: Sparsity = None,
     budget: Budget = None,
     round_to: RoundTo = None,
+    allow: Allow = None,
     common: options.RunOptions,
 ) -> None:
     """Prune the encoder's structure under distillation from the teacher, and cut it.
@@ -58,5 +69,8 @@ def prune(
     recipe = common.open_recipe(["prune"], upstream=teacher or common.exp / "finetune" / "joint")
     from svkit.training.prune import PruneRequest, run
 
-    done = common.run(run, common.request(PruneRequest, recipe=recipe, teacher=teacher, budget=budget))
+    request = common.request(
+        PruneRequest, recipe=recipe, teacher=teacher, budget=budget, allow=frozenset(allow or ())
+    )
+    done = common.run(run, request)
     common.show(asdict(done), done.checkpoint)

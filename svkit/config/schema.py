@@ -244,12 +244,18 @@ class DistillConfig:
 
 @configuration
 class PruneConfig(DistillConfig):
-    """Structured pruning with hard-concrete gates under a Lagrangian, guided by distillation (section 3.2)."""
+    """Structured pruning with hard-concrete gates under a constraint, guided by distillation (section 3.2)."""
 
     sparsity: Rate = 0.8
     """Target: 1 - parameters of the student's encoder / of the teacher's."""
+    constraint: Literal["lagrangian", "projection"] = "lagrangian"
+    """How the gates are held to the target: by multipliers that need many steps, as published, or exactly, after every
+    step (`svkit.pruning.projection`)."""
     gate_lr: Fraction = 2e-2
     """Learning rate of the gates' log_alpha and of the multipliers."""
+    gate_travel: Optional[Positive] = None
+    """How far log_alpha can move in the whole run: gate_lr times the number of steps (wins where given; for short
+    runs, whose gates would not have time to decide)."""
     sparsity_warmup_steps: Annotated[int, Range(ge=0, le=10**9)] = 10_000
     """Steps over which the target rises linearly from 0."""
     sparsity_warmup_fraction: Optional[Fraction] = None

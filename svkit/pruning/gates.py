@@ -43,10 +43,13 @@ class HardConcrete(nn.Module):
         """Chance of each gate to be open, [n]."""
         return torch.sigmoid(self.log_alpha - self.expected_shift)
 
-    def sample(self) -> Tensor:
-        """Draw gate values from torch's global generator, which the training loop seeds per step, [n]."""
+    def sample(self, offset: Tensor | float = 0.0) -> Tensor:
+        """Draw gate values from torch's global generator, which the training loop seeds per step, [n].
+
+        `offset` is added to log_alpha.
+        """
         noise = torch.rand_like(self.log_alpha).clamp_(1e-6, 1 - 1e-6)
-        concrete = torch.sigmoid((torch.logit(noise) + self.log_alpha) / self.temperature)
+        concrete = torch.sigmoid((torch.logit(noise) + self.log_alpha + offset) / self.temperature)
         return (concrete * (LIMIT_RIGHT - LIMIT_LEFT) + LIMIT_LEFT).clamp(0, 1)
 
     def soft_values(self) -> Tensor:
@@ -62,9 +65,9 @@ class HardConcrete(nn.Module):
         closed = torch.topk(soft, num_zeros, largest=False).indices
         return soft.index_fill(0, closed, 0.0)
 
-    def forward(self) -> Tensor:
-        """Sample while training, else the deterministic mask."""
-        return self.sample() if self.training else self.deterministic()
+    def forward(self, offset: Tensor | float = 0.0) -> Tensor:
+        """Sample while training (`offset` as in `sample`), else the deterministic mask."""
+        return self.sample(offset) if self.training else self.deterministic()
 
 
 class EncoderGates(nn.Module):
@@ -95,9 +98,11 @@ class EncoderGates(nn.Module):
             for layer in cast(Iterable[nn.ModuleDict], self.layers)
         ]
 
-    def forward(self) -> list[LayerGates]:
+    def forward(self, offset: Tensor | float = 0.0) -> list[LayerGates]:
         """Gate values of every layer; call once per forward pass of the encoder."""
-        return [LayerGates(**{kind: group() for kind, group in layer.items()}) for layer in self.groups()]
+        return [
+            LayerGates(**{kind: group(offset) for kind, group in layer.items()}) for layer in self.groups()
+        ]
 
     def expected_widths(self) -> list[dict[str, Tensor]]:
         """Expected number of open gates per layer and kind (scalars with gradient)."""

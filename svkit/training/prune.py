@@ -1,4 +1,4 @@
-"""`svkit prune`: gates under a Lagrangian, guided by distillation, then the cut (arXiv 2510.04213).
+"""`svkit prune`: gates under a sparsity constraint, guided by distillation, then the cut (arXiv 2510.04213).
 
 The checkpoint that is written is already cut: its widths are in `config.json`, its sparsity is counted on it, and the
 teacher's head and classifier are in place.
@@ -7,7 +7,7 @@ teacher's head and classifier are in place.
 import copy
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +22,15 @@ from svkit.progress import Progress
 from svkit.pruning.counting import encoder_parameters, macs, sparsity
 from svkit.pruning.cut import cut_architecture, cut_encoder
 from svkit.pruning.gates import EncoderGates
+from svkit.pruning.outcome import MAX_SHORTFALL, Outcome, vanished_kinds
 from svkit.pruning.selection import TOLERANCE, select
 from svkit.store import checkpoint
+from svkit.store.provenance import read_provenance
 from svkit.store.request import RunRequest
 from svkit.training.stage import decisive, run_stages, training_inputs
 from svkit.training.tasks import DistillationTask, PruningTask
 from svkit.training.teacher import TeacherStage, checked, write_pruned
+from svkit.training.validation import DistanceMeter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +40,8 @@ class PruneRequest(RunRequest):
     teacher: Path | None = None
     budget: str | None = None
     """`macs=6.3G`: MACs for 1 s of the whole model, instead of a sparsity."""
+    allow: frozenset[str] = frozenset()
+    """`unconverged`: cut gates that have not come near their target."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,11 +51,15 @@ class PruneResult:
     checkpoint: Path
     sparsity: float
     encoder_parameters: int
+    pruning: dict[str, Any]
+    """How the gates ended and what the cut changed, as in `provenance.json`."""
 
 
 def run(request: PruneRequest, progress: Progress) -> PruneResult:
     """Prune and cut. Errors as `svkit.training.stage.run_stages`."""
     config = request.recipe.prune
+    if unknown := sorted(request.allow - {"unconverged"}):
+        raise ConfigError(f"--allow: expected unconverged, found {unknown[0]!r}")
     teacher = checked(request.teacher or request.exp / "finetune" / "joint", "teacher", "finetune")
     output = request.output(
         request.out or request.exp / "prune",
@@ -64,6 +73,7 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
         checkpoint=output.path,
         sparsity=sparsity(architecture.encoder, architecture.dense_encoder()),
         encoder_parameters=encoder_parameters(architecture.encoder),
+        pruning=read_provenance(output.path).get("pruning", {}),
     )
 
 
@@ -73,7 +83,7 @@ class _Target(NamedTuple):
     cost: Callable[[EncoderArchitecture], int]
     limit: float
     sparsity: float
-    """What the Lagrangian aims at."""
+    """What the gates aim at."""
 
 
 def parse_budget(budget: str) -> int:
@@ -120,10 +130,12 @@ class PruneStage(TeacherStage):
 
     request: PruneRequest
     config: PruneConfig
+    task: PruningTask = field(init=False)
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
         """Read the teacher; TrainingError when the target cannot be met whatever the gates learn."""
         super().read(dataset, progress)
+        self.progress = progress
         dense = self.teacher.architecture.encoder
         self.target = target = _target(self.teacher.architecture, self.config, self.request.budget)
         self.config = replace(self.config, sparsity=target.sparsity)
@@ -135,29 +147,66 @@ class PruneStage(TeacherStage):
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> DistillationTask:
         """Make the task; the student starts as the teacher, gates open."""
-        warmup, fraction = self.config.sparsity_warmup_steps, self.config.sparsity_warmup_fraction
+        config = self.config
+        warmup, fraction, travel = (
+            config.sparsity_warmup_steps,
+            config.sparsity_warmup_fraction,
+            config.gate_travel,
+        )
         if fraction is not None:
             warmup = max(1, round(fraction * num_steps))
+        if travel is not None:
+            config = replace(config, gate_lr=min(1.0, travel / num_steps))
         # Copied before the teacher's layers are packed, which cannot be trained.
         student = copy.deepcopy(self.teacher.encoder)
-        task = PruningTask(student, self.teacher.encoder, self.gates, self.config, warmup)
-        return self.prepare(task, accelerator)
+        self.task = PruningTask(student, self.teacher.encoder, self.gates, config, warmup)
+        return self.prepare(self.task, accelerator)
 
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
         """Cut by the learned gates, write what is left, and measure how far the cut has moved it."""
+        expected = float(self.task.expected_sparsity().detach())
+        self._check_converged(expected)
         cut = cut_encoder(self.task.student, self._select())
         # Counted on the module that is written: the gates' expectation is not what a user gets.
-        facts: dict[str, Any] = {
-            "sparsity": self._check_sparsity(cut.architecture),
-            "encoder_parameters": encoder_parameters(cut.architecture),
-        }
+        counted = self._check_sparsity(cut.architecture)
         dense = self.teacher.architecture.dense_encoder()
         write_pruned(self.output.path, self.output.inputs["teacher"], self.teacher, cut, dense)
-        if self.meter is not None:
-            # Beside the last validation it shows a cut that is not the masked network: the two must agree.
-            after = DistillationTask(cut, self.teacher.encoder, self.config).to(accelerator.device)
-            facts["distance_after_cut"] = self.meter.measure(after, accelerator)
-        return facts
+        meter = self.meter or DistanceMeter(
+            self.output.inputs["train"], self.config.data, self.request.recipe.seed
+        )
+        # The deterministic mask is what was validated; a cut that is not the masked network shows in the difference.
+        before = meter.measure(self.task, accelerator)
+        after = meter.measure(
+            DistillationTask(cut, self.teacher.encoder, self.config).to(accelerator.device), accelerator
+        )
+        outcome = Outcome(
+            constraint=self.config.constraint,
+            target=self.config.sparsity,
+            expected=expected,
+            counted=counted,
+            before_cut=before,
+            after_cut=after,
+            vanished=vanished_kinds(cut.architecture, dense),
+        )
+        for caution in outcome.cautions:
+            self.progress.note(f"prune: caution: {caution}")
+        return {
+            "sparsity": counted,
+            "encoder_parameters": encoder_parameters(cut.architecture),
+            "distance_after_cut": after,
+            "pruning": outcome.record(),
+        }
+
+    def _check_converged(self, expected: float) -> None:
+        """TrainingError when the gates' expectation is far short of the target, unless that is allowed."""
+        target = self.config.sparsity
+        if target - expected > MAX_SHORTFALL and "unconverged" not in self.request.allow:
+            raise TrainingError(
+                f"prune: expected sparsity {target:.3f} when training ends, the gates reached {expected:.3f}: what is"
+                " cut beyond them was not learned; train longer (--set prune.epochs=...), or hold the gates to the"
+                " target (--set prune.constraint=projection), each with --overwrite; `--allow unconverged` cuts and"
+                " records the exception"
+            )
 
     def _select(self) -> list[LayerGates]:
         """Choose what is kept; the exact count meets the target, which the gates' expectation only comes near."""

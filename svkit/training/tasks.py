@@ -17,9 +17,10 @@ from svkit.nn import inference
 from svkit.nn.encoder import Encoder, LayerGates
 from svkit.nn.margin import ArcFaceClassifier, arcface_logits
 from svkit.nn.speaker import SpeakerNetwork
-from svkit.pruning.counting import encoder_parameters, expected_parameters
+from svkit.pruning.counting import encoder_parameters, expected_parameters, unit_costs
 from svkit.pruning.gates import EncoderGates
 from svkit.pruning.lagrangian import SparsityConstraint, target_sparsity
+from svkit.pruning.projection import Projection
 
 Losses = dict[str, Tensor]
 """`loss` (to be differentiated) and detached scalars to log."""
@@ -164,13 +165,19 @@ class PruningTask(DistillationTask):
     ) -> None:
         super().__init__(student, teacher, config)
         self.gates = gates
-        self.constraint = SparsityConstraint()
+        self.projection, self.constraint = None, None
+        if config.constraint == "projection":
+            self.projection = Projection(gates, student.architecture)
+        else:
+            self.constraint = SparsityConstraint()
         self.warmup_steps = warmup_steps
+        self.step = 0
         self.teacher_parameters = encoder_parameters(teacher.architecture)
 
     def draw_gates(self) -> Sequence[LayerGates]:
         """Draw every gate once."""
-        drawn: Sequence[LayerGates] = self.gates()
+        offset = self.projection.offset() if self.training and self.projection else 0.0
+        drawn: Sequence[LayerGates] = self.gates(offset)
         return drawn
 
     def expected_sparsity(self) -> Tensor:
@@ -178,30 +185,51 @@ class PruningTask(DistillationTask):
         expected = expected_parameters(self.student.architecture, self.gates.expected_widths())
         return 1 - expected / self.teacher_parameters
 
+    def counted_sparsity(self) -> Tensor:
+        """The same of the deterministic mask, whose branches without an open unit are absent."""
+        architecture, costs = self.student.architecture, unit_costs(self.student.architecture)
+        counts = [
+            {kind: width.detach().round() for kind, width in layer.items()}
+            for layer in self.gates.expected_widths()
+        ]
+        absent = sum((count == 0) * costs[kind].fixed for layer in counts for kind, count in layer.items())
+        return 1 - (expected_parameters(architecture, counts) - absent) / self.teacher_parameters
+
+    def target(self, step: int) -> float:
+        """Target at a step."""
+        return target_sparsity(step, self.config.sparsity, self.warmup_steps)
+
     def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
-        """Distillation losses plus the Lagrangian."""
+        """Distillation losses, plus the Lagrangian where it is the constraint."""
+        self.step = step
         losses = self.distance(waveforms_BN)
         # The constraint sees expectations, not this step's draw: its gradient has no sampling noise.
-        target = target_sparsity(step, self.config.sparsity, self.warmup_steps)
+        target = self.target(step)
         expected = self.expected_sparsity()
-        losses["loss"] = losses["loss"] + self.constraint(expected, target)
         losses["sparsity"] = expected.detach()
+        losses["counted_sparsity"] = self.counted_sparsity()
         losses["target_sparsity"] = torch.tensor(target)
-        losses["lambda1"] = self.constraint.lambda1.detach().clone()
-        losses["lambda2"] = self.constraint.lambda2.detach().clone()
+        if self.constraint is not None:
+            losses["loss"] = losses["loss"] + self.constraint(expected, target)
+            losses["lambda1"] = self.constraint.lambda1.detach().clone()
+            losses["lambda2"] = self.constraint.lambda2.detach().clone()
         return losses
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the gates meet the target of the next step after every step of the optimiser."""
+        if (projection := self.projection) is not None:
+            optimizer.register_step_post_hook(lambda *_: projection.project(self.target(self.step + 1)))
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Weights, gates at their own rate, multipliers at that rate and ascending."""
         # Weight decay would pull the gates to an even chance and the multipliers to 0, whatever the target.
         no_decay = {"weight_decay": 0.0, "lr_factor": self.config.gate_lr / optim.lr}
-        return [
-            *super().parameter_groups(optim),
-            {"params": list(self.gates.parameters()), **no_decay},
-            {"params": list(self.constraint.parameters()), "maximize": True, **no_decay},
-        ]
+        groups = [*super().parameter_groups(optim), {"params": list(self.gates.parameters()), **no_decay}]
+        if self.constraint is not None:
+            groups.append({"params": list(self.constraint.parameters()), "maximize": True, **no_decay})
+        return groups
 
     def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """Student with gates, and multipliers."""
-        model = trainable(self.student) + list(self.gates.parameters())
-        return {"model": model, "multipliers": list(self.constraint.parameters())}
+        multipliers = [] if self.constraint is None else list(self.constraint.parameters())
+        return {"model": trainable(self.student) + list(self.gates.parameters()), "multipliers": multipliers}

@@ -64,7 +64,7 @@ def test_prune_then_distill_through_the_command_line(prepared, tmp_path):
     teacher = next(entry for entry in record["inputs"] if entry["name"] == "teacher")
     assert teacher["sha256"] == sha256_artifact(prepared / "finetune" / "joint")
     lines = [line for line in log(tmp_path / "prune") if line["kind"] == "train"]
-    assert {"l1", "cosine", "sparsity", "target_sparsity", "lambda1", "lambda2"} <= set(lines[-1])
+    assert {"l1", "cosine", "sparsity", "target_sparsity", "counted_sparsity"} <= set(lines[-1])
 
     arguments = ["distill", "--exp", prepared, "--student", tmp_path / "prune", "--out", tmp_path / "distill"]
     result = CliRunner().invoke(app, [str(argument) for argument in [*arguments, *set_options()]])
@@ -82,12 +82,51 @@ def test_prune_then_distill_through_the_command_line(prepared, tmp_path):
     assert torch.equal(classifiers[0].weight, classifiers[1].weight)
 
 
-def test_the_cut_model_is_as_far_from_the_teacher_as_the_masked_one(prepared, tmp_path):
-    """The last validation sees the deterministic mask; the cut may select a few other units, no more."""
-    assert prune(prepared, tmp_path / "out", "--sparsity", "0.5").exit_code == 0
+def test_the_cut_does_not_move_what_was_learned_and_the_record_says_so(prepared, tmp_path):
+    result = prune(prepared, tmp_path / "out", "--sparsity", "0.5", "--json", overrides=("prune.epochs=1.2",))
+    assert result.exit_code == 0, result.stderr
+    record = read_provenance(tmp_path / "out")
     masked = [line for line in log(tmp_path / "out") if line["kind"] == "valid"][-1]
-    after = read_provenance(tmp_path / "out")["distance_after_cut"]
-    assert set(after) == {"l1", "cosine"} and after["l1"] < 2.5 * masked["l1"] + 0.1
+    found = record["pruning"]
+    assert found["before_cut"]["l1"] == pytest.approx(masked["l1"], rel=1e-6)
+    assert found["after_cut"] == record["distance_after_cut"] and set(found["after_cut"]) == {"l1", "cosine"}
+    assert found["moved"] == pytest.approx(abs(found["after_cut"]["l1"] / masked["l1"] - 1), rel=1e-5)
+    assert found["expected"] == pytest.approx(0.5, abs=1e-5) and found["counted"] == record["sparsity"]
+    assert found["constraint"] == "projection" and found["vanished"] == []
+    assert json.loads(result.stdout)["pruning"] == found
+
+
+@pytest.mark.parametrize("epochs", [0.4, 1.2])
+def test_the_projected_gates_are_at_their_target_in_every_step(prepared, tmp_path, epochs):
+    """However few the steps are."""
+    assert prune(prepared, tmp_path / "out", overrides=(f"prune.epochs={epochs}",)).exit_code == 0
+    for line in log(tmp_path / "out"):
+        if line["kind"] == "train":
+            assert line["sparsity"] == pytest.approx(line["target_sparsity"], abs=0.01)
+
+
+def test_gates_far_short_of_the_target_are_exit_5_unless_allowed(prepared, tmp_path):
+    published = ("prune.constraint=lagrangian", "prune.gate_travel=none", "prune.gate_lr=0.001")
+    refused = prune(prepared, tmp_path / "out", overrides=published)
+    assert refused.exit_code == 5 and refused.stderr.count("error: ") == 1
+    assert "expected sparsity 0.800 when training ends" in refused.stderr
+    assert "prune.constraint=projection" in refused.stderr and "--allow unconverged" in refused.stderr
+    assert not (tmp_path / "out" / "provenance.json").exists()
+    allowed = prune(prepared, tmp_path / "out", "--allow", "unconverged", overrides=published)
+    assert allowed.exit_code == 0 and "resuming after step" in allowed.stderr, "nothing is trained again"
+    found = read_provenance(tmp_path / "out")["pruning"]
+    assert found["expected"] < 0.78 and 0.8 <= found["counted"] <= 0.805
+    assert "of 80.0 %" in found["cautions"][0] and f"caution: {found['cautions'][0]}" in allowed.stderr
+    assert prune(prepared, tmp_path / "x", "--allow", "anything").exit_code == 2
+
+
+def test_without_held_out_speakers_the_cut_is_measured_on_training_crops(prepared, tmp_path):
+    options = ("--preset", "smoke", "--manifest", str(prepared / "data" / "train.tsv"))
+    teacher = ("--teacher", str(prepared / "finetune" / "joint"))
+    result = prune(tmp_path, tmp_path / "out", *options, *teacher)
+    assert result.exit_code == 0, result.stderr
+    assert not any(line["kind"] == "valid" for line in log(tmp_path / "out"))
+    assert read_provenance(tmp_path / "out")["pruning"]["after_cut"]["l1"] > 0
 
 
 def test_round_to_gives_multiples_within_the_target(prepared, tmp_path):

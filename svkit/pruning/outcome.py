@@ -1,0 +1,74 @@
+"""How pruning ended: what the gates reached, what the cut changed, and what of that a user has to know."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from svkit.config.architecture import EncoderArchitecture
+from svkit.nn.encoder import KINDS
+
+MAX_SHORTFALL = 0.02
+"""How far short of its target the gates' expected sparsity may end."""
+MAX_MOVED = 0.02
+"""How far the cut may move the student, as a part of its distance to the teacher."""
+_NAMES = {
+    "heads": "attention head",
+    "ffn1": "unit of the first FFN",
+    "ffn2": "unit of the second FFN",
+    "conv": "channel of the convolution",
+}
+
+
+def vanished_kinds(architecture: EncoderArchitecture, dense: EncoderArchitecture) -> list[str]:
+    """Kinds of units that some layer of the dense encoder has and no layer has any more."""
+    widths, before = architecture.widths(), dense.widths()
+    return [kind for kind, name in KINDS.items() if any(before[name]) and not any(widths[name])]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """Figures of a pruning that has been cut."""
+
+    constraint: str
+    target: float
+    expected: float
+    """Sparsity by the gates' expectation when training ended."""
+    counted: float
+    """Sparsity of the encoder that was cut."""
+    before_cut: Mapping[str, float]
+    """L1 and cosine to the teacher under the deterministic mask."""
+    after_cut: Mapping[str, float]
+    vanished: list[str]
+
+    @property
+    def moved(self) -> float:
+        """How far the cut moved the student, as a part of its distance to the teacher before it."""
+        before, after = self.before_cut["l1"], self.after_cut["l1"]
+        return abs(after - before) / max(before, 1e-12)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What does not hold of this pruning, one sentence each."""
+        cautions = []
+        if self.target - self.expected > MAX_SHORTFALL:
+            cautions.append(
+                f"the gates reached an expected sparsity of {100 * self.expected:.1f} % of"
+                f" {100 * self.target:.1f} %: the units beyond it were cut without having been learned"
+            )
+        if self.moved > MAX_MOVED:
+            cautions.append(
+                f"the cut moved the student's L1 distance to the teacher from {self.before_cut['l1']:.3f} to"
+                f" {self.after_cut['l1']:.3f}, by {100 * self.moved:.0f} % (expected: at most {100 * MAX_MOVED:.0f} %):"
+                " the gates had not settled; prune for longer, or with constraint=projection"
+            )
+        if self.vanished:
+            kinds = " and no ".join(_NAMES[kind] for kind in self.vanished)
+            other = "a larger gate_travel" if self.constraint == "projection" else "constraint=projection"
+            cautions.append(
+                f"no {kinds} is left in any layer; prune for longer, with {other}, or to a lower sparsity"
+            )
+        return cautions
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures as JSON."""
+        return asdict(self) | {"moved": self.moved, "cautions": self.cautions}
