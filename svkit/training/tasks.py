@@ -196,7 +196,8 @@ class PruningTask(DistillationTask):
         return 1 - (expected_parameters(architecture, counts) - absent) / self.teacher_parameters
 
     def target(self, step: int) -> float:
-        """Target at a step."""
+        """Target at a step; of the Lagrangian that of the step after it, as published."""
+        step += self.constraint is not None
         return target_sparsity(step, self.config.sparsity, self.warmup_steps)
 
     def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:

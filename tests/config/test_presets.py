@@ -84,6 +84,7 @@ def test_published_pruning(name: str) -> None:
         assert part.data.batch_size == 16 and part.data.crop_seconds == (4.0, 4.0) and part.data.random_seam
     prune = recipe.prune
     assert prune.gate_lr == 2e-2 and prune.temperature == 2 / 3 and prune.round_to == 1
+    assert prune.constraint == "lagrangian" and prune.gate_travel is None
     assert prune.sparsity_warmup_steps == 10_000 and prune.sparsity_warmup_fraction is None
     assert (prune.initial_drop_ffn, prune.initial_drop_heads, prune.initial_drop_conv) == (0.5, 0.01, 0.01)
     assert recipe.extract.max_seconds == 60.0

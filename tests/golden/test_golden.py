@@ -27,7 +27,7 @@ from svkit.pruning.cut import cut_encoder
 from svkit.pruning.gates import EncoderGates, HardConcrete
 from svkit.store.upstream import encoder_architecture, encoder_tensors, read_published
 from svkit.training.loop import LoopPlan, Record, make_optimizer, run_loop
-from svkit.training.tasks import ClassificationTask, Losses, PruningTask, Task, distillation_losses
+from svkit.training.tasks import ClassificationTask, PruningTask, Task, distillation_losses
 from tests.random_models import relative_error
 
 SMALL_COPY = Path(__file__).parent
@@ -246,15 +246,8 @@ def gated_encoder(state: dict[str, torch.Tensor]) -> tuple[Encoder, EncoderGates
     return encoder, gates
 
 
-class _TargetOfTheNextStep(PruningTask):
-    """The published target: that of step + 1."""
-
-    def forward(self, waveforms_BN: torch.Tensor, labels_B: torch.Tensor, step: int) -> Losses:
-        return super().forward(waveforms_BN, labels_B, step + 1)
-
-
 def test_prune_trajectory(monkeypatch):
-    """The first pruning stage as published, with its layer norm, its target and its random numbers."""
+    """The first pruning stage as published, with its layer norm and its random numbers."""
     monkeypatch.setattr(encoder_module, "gate_aware_layer_norm", _over_all_channels)
     trajectory = vectors("prune_trajectory")
     state = {
@@ -267,7 +260,7 @@ def test_prune_trajectory(monkeypatch):
     groups = {f"encoder.{name}": group for name, group in named_groups(gates).items()}
     student.set_conv_dropout(0.0)
     warmup, num_steps = int(trajectory["warmup_steps"]), len(trajectory["loss"])
-    task = _TargetOfTheNextStep(student, copy.deepcopy(student), gates, config, warmup)
+    task = PruningTask(student, copy.deepcopy(student), gates, config, warmup)
     noise = {
         id(group.log_alpha): iter(
             [torch.from_numpy(trajectory[f"noise/{step}/{name}"]) for step in range(num_steps)]
