@@ -5,16 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from scipy.special import expit
 
-from svkit.audio import quality
-from svkit.audio.crop import kept_samples
-from svkit.audio.features import refuse_short
-from svkit.audio.resample import SAMPLE_RATE_HZ, resample
-from svkit.config.schema import ExtractConfig
-from svkit.errors import ArtifactError, ConfigError, DataError
+from svkit.errors import ArtifactError, ConfigError
 from svkit.eval.llr import bayes_threshold
 from svkit.eval.scoring import cosine_scores, group_means
 from svkit.models.extract import final_model
@@ -23,11 +16,10 @@ from svkit.progress import Progress
 from svkit.scoring.backend import Backend
 from svkit.scoring.calibrate import bounds_gap, describe_backend, map_of, separable_caution
 from svkit.scoring.lineage import training_lists
-from svkit.store.audio_file import Channel, channel_levels_db, probe, read_audio
+from svkit.scoring.listen import Heard, Recording, embed_heard, hear, notes_on
+from svkit.store.audio_file import Channel
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
 from svkit.store.provenance import is_finished, read_provenance, sha256_input
-
-HIGHEST_RATE_HZ = 768_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,23 +43,6 @@ class VerifyRequest:
     """Which channel is listened to of recordings with several."""
     allow_cut: bool = False
     """Listen to what is there of files whose header says that they were longer."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recording:
-    """One file and what it is worth."""
-
-    path: Path
-    sample_rate_hz: int
-    seconds: float
-    """As long as it was listened to."""
-    is_cut: bool
-    """The file is longer."""
-    sound_seconds: float
-    channel: Channel
-    """Which one was listened to."""
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,9 +73,6 @@ class VerifyResult:
     """`{path, trials, num_targets, num_nontargets, bounds, is_separable}`."""
 
 
-_Heard = dict[Path, tuple[Recording, NDArray[np.float32]]]
-
-
 def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     """Compare the recordings of both sides.
 
@@ -112,21 +84,12 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     if not request.enroll or not request.test:
         raise ConfigError("verify: expected at least one file a side")
     neutral = bayes_threshold(request.prior)  # checks the prior before anything slow
-    heard = {path: _read(path, request) for path in dict.fromkeys((*request.enroll, *request.test))}
+    heard = hear((*request.enroll, *request.test), request.channel, allow_cut=request.allow_cut)
     checkpoint = request.model or final_model(request.exp, progress)
     model = load_model(checkpoint)
     sha256 = sha256_input(checkpoint)
     calibration = _find_calibration(request.calibration, checkpoint, sha256)
-    if torch.cuda.is_available():
-        model.to("cuda")
-    embedded = {}
-    with progress.task(f"verify with {checkpoint}", len(heard)) as task:
-        for path, (_, waveform) in heard.items():
-            embedding = model.embed([waveform])[0]
-            if not np.isfinite(embedding).all() or not embedding.any():
-                raise DataError(f"{path}: the model gives no usable embedding for it; check the audio")
-            embedded[path] = embedding
-            task.advance(1)
+    embedded = embed_heard(model, heard, progress, f"verify with {checkpoint}")
     # The mean of normalised embeddings, as a trial list with an enrollment map is scored.
     sides = [
         group_means(np.stack([embedded[path] for path in side]), np.zeros(len(side), dtype=np.int64), 1)
@@ -134,7 +97,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     ]
     first = np.zeros(1, dtype=np.int64)
     score = float(cosine_scores(sides[0], sides[1], first, first)[0])
-    warnings, notes, about_bounds = _warnings(request, heard), _notes(heard), list[str]()
+    warnings, notes, about_bounds = _warnings(request, heard), notes_on(heard), list[str]()
     llr, threshold, source = None, request.threshold, None if request.threshold is None else "given"
     is_accepted = None if threshold is None else score >= threshold
     if calibration is not None:
@@ -181,44 +144,6 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     )
 
 
-def _read(path: Path, request: VerifyRequest) -> tuple[Recording, NDArray[np.float32]]:
-    """Read a recording as extraction does: one channel, cut at 60 s, at 16 kHz."""
-    channel, max_seconds = request.channel, ExtractConfig().max_seconds
-    info = probe(path, 0 if channel == "loudest" else channel, allow_cut=request.allow_cut)
-    rate = info.sample_rate_hz
-    if not 1 <= rate <= HIGHEST_RATE_HZ:
-        raise DataError(f"{path}: expected a sample rate up to {HIGHEST_RATE_HZ} Hz, found {rate} Hz")
-    kept = kept_samples(info.num_samples, rate, max_seconds)
-    refuse_short(str(path), kept, rate)
-    levels = channel_levels_db(path, kept)
-    if channel == "loudest":
-        channel = int(np.argmax(levels))
-    notes = []
-    if channel != "mix" and (louder := quality.louder_channel(levels, channel)):
-        notes.append(f"{louder}; channel {channel} was used, --channel N|mix|loudest chooses")
-    if info.missing:
-        notes.append(f"{info.missing}; what is there was used")
-    signal = read_audio(path, 0, kept, channel, length=info.num_samples)
-    measured = quality.measure(signal, rate)
-    warnings = measured.warnings()
-    if rate < SAMPLE_RATE_HZ:
-        warnings.append(
-            f"narrow: sampled at {rate:,} Hz, so it has content up to {rate // 2:,} Hz only; the model was made for"
-            f" {SAMPLE_RATE_HZ:,} Hz, content up to {SAMPLE_RATE_HZ // 2:,} Hz"
-        )
-    recording = Recording(
-        path=path,
-        sample_rate_hz=rate,
-        seconds=measured.seconds,
-        is_cut=kept < info.num_samples,
-        sound_seconds=measured.sound_seconds,
-        channel=channel,
-        warnings=tuple(warnings),
-        notes=tuple(notes),
-    )
-    return recording, resample(signal, rate)
-
-
 def _find_calibration(
     given: Path | None, checkpoint: Path, sha256: str
 ) -> tuple[Path, CalibrationRecord] | None:
@@ -246,25 +171,13 @@ def _find_calibration(
     raise ArtifactError(f"{path}: expected {wanted}, found {found}; {again}")
 
 
-def _warnings(request: VerifyRequest, heard: _Heard) -> list[str]:
+def _warnings(request: VerifyRequest, heard: Heard) -> list[str]:
     found = [f"{path}: {warning}" for path, (recording, _) in heard.items() for warning in recording.warnings]
     for one in dict.fromkeys(request.enroll):
         for other in dict.fromkeys(request.test):
             if np.array_equal(heard[one][1], heard[other][1]):
                 found.append(f"{one} and {other}: the same recording on both sides")
     return found
-
-
-def _notes(heard: _Heard) -> list[str]:
-    recordings = {path: recording for path, (recording, _) in heard.items()}
-    return [
-        *(
-            f"{path}: the first {one.seconds:.0f} s were used"
-            for path, one in recordings.items()
-            if one.is_cut
-        ),
-        *(f"{path}: {note}" for path, one in recordings.items() for note in one.notes),
-    ]
 
 
 def _notes_on_bounds(

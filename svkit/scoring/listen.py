@@ -1,0 +1,127 @@
+"""Recordings as `svkit verify`, `enroll` and `identify` hear them: read, judged and embedded, one at a time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from svkit.audio import quality
+from svkit.audio.crop import kept_samples
+from svkit.audio.features import refuse_short
+from svkit.audio.resample import SAMPLE_RATE_HZ, resample
+from svkit.config.schema import ExtractConfig
+from svkit.errors import DataError
+from svkit.models.load import SpeakerModel
+from svkit.progress import Progress
+from svkit.store.audio_file import Channel, channel_levels_db, probe, read_audio
+
+HIGHEST_RATE_HZ = 768_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    """One file and what it is worth."""
+
+    path: Path
+    sample_rate_hz: int
+    seconds: float
+    """As long as it was listened to."""
+    file_seconds: float
+    is_cut: bool
+    """The file is longer."""
+    sound_seconds: float
+    channel: Channel
+    """Which one was listened to."""
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+Heard = dict[Path, tuple[Recording, NDArray[np.float32]]]
+"""Each recording with its samples at 16 kHz."""
+
+
+def hear(paths: Iterable[Path], channel: Channel | Literal["loudest"], *, allow_cut: bool) -> Heard:
+    """Read recordings, each once.
+
+    Raises:
+        DataError: audio that is missing, unreadable, empty, not finite, or shorter than 35 ms.
+    """
+    return {path: _hear_one(path, channel, allow_cut=allow_cut) for path in dict.fromkeys(paths)}
+
+
+def embed_heard(
+    model: SpeakerModel, heard: Heard, progress: Progress, title: str
+) -> dict[Path, NDArray[np.float32]]:
+    """Return the embedding [D] of each recording, not length-normalised; on a GPU if there is one.
+
+    Raises:
+        DataError: the model gives none that is finite and not zero.
+    """
+    if torch.cuda.is_available():
+        model.to("cuda")
+    embedded = {}
+    with progress.task(title, len(heard)) as task:
+        for path, (_, waveform) in heard.items():
+            embedding = model.embed([waveform])[0]
+            if not np.isfinite(embedding).all() or not embedding.any():
+                raise DataError(f"{path}: the model gives no usable embedding for it; check the audio")
+            embedded[path] = embedding
+            task.advance(1)
+    return embedded
+
+
+def notes_on(heard: Heard) -> list[str]:
+    """Return what to know of recordings that are worth their answer all the same."""
+    recordings = {path: recording for path, (recording, _) in heard.items()}
+    return [
+        *(
+            f"{path}: the first {one.seconds:.0f} s were used"
+            for path, one in recordings.items()
+            if one.is_cut
+        ),
+        *(f"{path}: {note}" for path, one in recordings.items() for note in one.notes),
+    ]
+
+
+def _hear_one(
+    path: Path, channel: Channel | Literal["loudest"], *, allow_cut: bool
+) -> tuple[Recording, NDArray[np.float32]]:
+    """Read a recording as extraction does: one channel, cut at 60 s, at 16 kHz."""
+    info = probe(path, 0 if channel == "loudest" else channel, allow_cut=allow_cut)
+    rate = info.sample_rate_hz
+    if not 1 <= rate <= HIGHEST_RATE_HZ:
+        raise DataError(f"{path}: expected a sample rate up to {HIGHEST_RATE_HZ} Hz, found {rate} Hz")
+    kept = kept_samples(info.num_samples, rate, ExtractConfig().max_seconds)
+    refuse_short(str(path), kept, rate)
+    levels = channel_levels_db(path, kept)
+    if channel == "loudest":
+        channel = int(np.argmax(levels))
+    notes = []
+    if channel != "mix" and (louder := quality.louder_channel(levels, channel)):
+        notes.append(f"{louder}; channel {channel} was used, --channel N|mix|loudest chooses")
+    if info.missing:
+        notes.append(f"{info.missing}; what is there was used")
+    signal = read_audio(path, 0, kept, channel, length=info.num_samples)
+    measured = quality.measure(signal, rate)
+    warnings = measured.warnings()
+    if rate < SAMPLE_RATE_HZ:
+        warnings.append(
+            f"narrow: sampled at {rate:,} Hz, so it has content up to {rate // 2:,} Hz only; the model was made for"
+            f" {SAMPLE_RATE_HZ:,} Hz, content up to {SAMPLE_RATE_HZ // 2:,} Hz"
+        )
+    recording = Recording(
+        path=path,
+        sample_rate_hz=rate,
+        seconds=measured.seconds,
+        file_seconds=info.num_samples / rate,
+        is_cut=kept < info.num_samples,
+        sound_seconds=measured.sound_seconds,
+        channel=channel,
+        warnings=tuple(warnings),
+        notes=tuple(notes),
+    )
+    return recording, resample(signal, rate)
