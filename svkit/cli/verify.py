@@ -34,9 +34,13 @@ def verify(
         typer.Option("--calibration", metavar="FILE", help="[default: calibration.json beside the model]"),
     ] = None,
     prior: Annotated[
-        float,
-        options.number("--prior", Range(gt=0, lt=1), "Probability of the same speaker before listening."),
-    ] = 0.5,
+        float | None,
+        options.number(
+            "--prior",
+            Range(gt=0, lt=1),
+            "Probability of the same speaker before listening [default: as `svkit calibrate` was asked, else 0.5].",
+        ),
+    ] = None,
     threshold: Annotated[
         float | None,
         options.number(
@@ -97,7 +101,7 @@ def _print(done: "VerifyResult") -> None:
         shown = "below 0.001" if value < 0.001 else "above 0.999" if value > 0.999 else f"{value:.3f}"
         rows.append([f"probability at prior {done.prior:g}", shown])
     if done.threshold is not None:
-        kind = "given" if done.threshold_from == "given" else f"Bayes, prior {done.prior:g}, equal costs"
+        kind = _threshold_kind(done)
         rows.append([f"threshold ({kind})", f"{done.threshold:.4f}"])
     rows.append(["model", f"{done.model['path']} (sha256 {done.model['sha256'][:12]})"])
     lists = [f"{entry['path']} (sha256 {entry['sha256'][:12]})" for entry in done.model["trained_on"]]
@@ -114,6 +118,13 @@ def _print(done: "VerifyResult") -> None:
     if done.warnings:
         notes.append("Do not trust this: " + "; ".join(done.warnings))
     console.table(Table(title=_VERDICTS[done.is_accepted], headings=["", ""], rows=rows, notes=notes))
+
+
+def _threshold_kind(done: "VerifyResult") -> str:
+    if done.calibration is not None and done.threshold_from == "false accepts":
+        return f"false accepts up to {100 * done.calibration['decision']['false_accepts']:g} %"
+    costs = "equal costs" if done.c_miss == done.c_fa else f"costs {done.c_miss:g} and {done.c_fa:g}"
+    return "given" if done.threshold_from == "given" else f"Bayes, prior {done.prior:g}, {costs}"
 
 
 _VERDICTS = {None: "UNDECIDED", True: "ACCEPT: the same speaker", False: "REJECT: different speakers"}

@@ -1,6 +1,6 @@
 """Learns and applies calibrations, and sees that none is judged on what it was learnt from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,20 @@ class Features:
     names: tuple[str, ...]
     values: NDArray[np.float64]
     """[T, F]; the score first."""
+
+
+PAIR_FEATURES = ("score", "log_norm_low", "log_norm_high", "log_duration_low", "log_duration_high")
+"""What is known of two recordings without a cohort."""
+
+
+def pair_features(score: float, log_norms: Sequence[float], seconds: Sequence[float]) -> NDArray[np.float64]:
+    """Return the `PAIR_FEATURES` of one trial, [1, 5]; `log_norms` and `seconds` of its two sides."""
+    return np.array([[score, *sorted(log_norms), *np.log(sorted(seconds))]])
+
+
+def needs_a_cohort(record: CalibrationRecord) -> bool:
+    """Whether a calibration of cosine scores asks for more than two recordings."""
+    return record.features not in (PAIR_FEATURES[:1], PAIR_FEATURES)
 
 
 def quality_features(
@@ -173,11 +187,11 @@ def apply(record: CalibrationRecord, features: Features) -> tuple[NDArray[np.flo
 
 
 def install(record: CalibrationRecord, checkpoint: Mapping[str, str] | None) -> Path | None:
-    """Put a calibration of plain scores beside the checkpoint, where `svkit verify` looks; return where.
+    """Put a calibration of cosine scores beside the checkpoint, where `svkit verify` looks; return where.
 
-    None where the checkpoint is not in its recorded place, has changed, or the calibration needs more than a score.
+    None where the checkpoint is not in its recorded place, has changed, or the calibration needs a cohort.
     """
-    if record.features != ("score",) or record.backend.name != "cosine" or not checkpoint:
+    if needs_a_cohort(record) or record.backend.name != "cosine" or not checkpoint:
         return None
     directory = Path(checkpoint.get("path") or "")
     if not directory.name or not directory.is_dir() or sha256_artifact(directory) != checkpoint.get("sha256"):

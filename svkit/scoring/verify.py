@@ -1,10 +1,12 @@
 """`svkit verify`: are these recordings of one speaker? Score, calibrated log-likelihood ratio, decision."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit
 
 from svkit.errors import ArtifactError, ConfigError
@@ -14,11 +16,19 @@ from svkit.models.extract import final_model
 from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.scoring.backend import Backend
-from svkit.scoring.calibrate import bounds_gap, describe_backend, map_of, separable_caution
+from svkit.scoring.calibrate import (
+    bounds_gap,
+    describe_backend,
+    map_of,
+    needs_a_cohort,
+    pair_features,
+    separable_caution,
+)
 from svkit.scoring.lineage import training_lists
 from svkit.scoring.listen import Heard, Recording, embed_heard, hear, notes_on
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
+from svkit.store.metrics import plain_record
 from svkit.store.provenance import is_finished, read_provenance, sha256_input
 
 
@@ -35,10 +45,10 @@ class VerifyRequest:
     """Checkpoint; None: the experiment's final pruned model, else its final dense one."""
     calibration: Path | None = None
     """None: `calibration.json` beside the model, where there is one."""
-    prior: float = 0.5
-    """Probability of the same speaker before listening."""
+    prior: float | None = None
+    """Probability of the same speaker before listening; None: what the calibration was made to decide by, else 0.5."""
     threshold: float | None = None
-    """Accept from this score on; None: the Bayes threshold, for which a calibration is needed."""
+    """Accept from this score on; None: by the calibration and the prior."""
     channel: Channel | Literal["loudest"] = 0
     """Which channel is listened to of recordings with several."""
     allow_cut: bool = False
@@ -54,12 +64,16 @@ class VerifyResult:
     llr: float | None
     """Natural-log likelihood ratio, within what the calibration's trials support; None: not calibrated."""
     prior: float
+    c_miss: float
+    """What the Bayes threshold takes an error to cost."""
+    c_fa: float
     posterior: float | None
     """Probability of the same speaker at `prior`; None: not calibrated."""
     threshold: float | None
-    """Score from which it is accepted; None: no decision, or one that the bounds of the likelihood ratio make alone."""
+    """Score from which it is accepted, with measures of quality as these recordings'; None: no decision, or one that
+    the bounds of the likelihood ratio make alone."""
     threshold_from: str | None
-    """`bayes` or `given`."""
+    """`bayes`, `given`, or `false accepts`: that for which `svkit calibrate` was asked."""
     is_accepted: bool | None
     warnings: tuple[str, ...]
     """Why the answer should not be trusted."""
@@ -70,7 +84,21 @@ class VerifyResult:
     model: dict[str, Any]
     """`{path, sha256, command, finished, svkit, trained_on: [{path, sha256}]}`."""
     calibration: dict[str, Any] | None
-    """`{path, trials, num_targets, num_nontargets, bounds, is_separable}`."""
+    """`{path, trials, num_targets, num_nontargets, bounds, is_separable, features, decision}`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Verdict:
+    """Part of the answer; names as there."""
+
+    llr: float | None
+    prior: float
+    costs: tuple[float, float]
+    threshold: float | None
+    threshold_from: str | None
+    is_accepted: bool | None
+    decides_by: float | None = None
+    """The ratio, within bounds, that it is accepted from."""
 
 
 def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
@@ -83,7 +111,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     """
     if not request.enroll or not request.test:
         raise ConfigError("verify: expected at least one file a side")
-    neutral = bayes_threshold(request.prior)  # checks the prior before anything slow
+    bayes_threshold(0.5 if request.prior is None else request.prior)  # checks it before anything slow
     heard = hear((*request.enroll, *request.test), request.channel, allow_cut=request.allow_cut)
     checkpoint = request.model or final_model(request.exp, progress)
     model = load_model(checkpoint)
@@ -98,19 +126,12 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     first = np.zeros(1, dtype=np.int64)
     score = float(cosine_scores(sides[0], sides[1], first, first)[0])
     warnings, notes, about_bounds = _warnings(request, heard), notes_on(heard), list[str]()
-    llr, threshold, source = None, request.threshold, None if request.threshold is None else "given"
-    is_accepted = None if threshold is None else score >= threshold
+    unbounded = None
     if calibration is not None:
         path, record = calibration
-        learnt = map_of(record)
-        unbounded = float(learnt.apply(np.array([[score]]))[0])
-        llr = float(np.clip(unbounded, *learnt.bounds))
-        decides_by = None
-        if threshold is None:
-            source, is_accepted, decides_by = "bayes", llr >= neutral, neutral
-            threshold = (neutral - learnt.offset) / learnt.weights[0]
-            if abs(threshold) <= 1 and not learnt.bounds[0] <= neutral <= learnt.bounds[1]:
-                threshold = None  # no score decides: the bounds do
+        unbounded = float(map_of(record).apply(_features(record, score, request, heard, embedded))[0])
+    verdict = _decide(request, score, calibration and calibration[1], unbounded)
+    if calibration is not None and unbounded is not None:
         if (caution := separable_caution(record)) is not None:
             warnings.append(caution)
         if max(len(request.enroll), len(request.test)) > 1:
@@ -118,18 +139,20 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
                 "several files a side: the calibration was learnt on single utterances, so the likelihood ratio"
                 " is an approximation"
             )
-        about_bounds = _notes_on_bounds(path, record, unbounded, decides_by)
-    if threshold is not None and threshold > 1:
+        about_bounds = _notes_on_bounds(path, record, unbounded, verdict.decides_by)
+    if verdict.threshold is not None and verdict.threshold > 1:
         notes.append("no score reaches the threshold: at this prior the model never accepts")
     record_of_model = read_provenance(checkpoint) if is_finished(checkpoint) else {}
     return VerifyResult(
         score=score,
-        llr=llr,
-        prior=request.prior,
-        posterior=None if llr is None else float(expit(llr - neutral)),
-        threshold=threshold,
-        threshold_from=source,
-        is_accepted=is_accepted,
+        llr=verdict.llr,
+        prior=verdict.prior,
+        c_miss=verdict.costs[0],
+        c_fa=verdict.costs[1],
+        posterior=None if verdict.llr is None else float(expit(verdict.llr - bayes_threshold(verdict.prior))),
+        threshold=verdict.threshold,
+        threshold_from=verdict.threshold_from,
+        is_accepted=verdict.is_accepted,
         warnings=tuple(warnings),
         notes=(*notes, *about_bounds),
         enroll=tuple(heard[path][0] for path in request.enroll),
@@ -150,7 +173,7 @@ def _find_calibration(
     """Return the calibration of this model's cosine scores; None where there is none beside the model.
 
     Raises:
-        ArtifactError: it belongs to another model or back-end, needs more than a score, or falls with it.
+        ArtifactError: it belongs to another model or back-end, needs a cohort, or falls with the score.
     """
     path = given or checkpoint / FILE_NAME
     if given is None and not path.exists():
@@ -160,15 +183,67 @@ def _find_calibration(
     if record.checkpoint_sha256 != sha256:
         wanted = f"a calibration of {checkpoint} (sha256 {sha256[:12]})"
         found = f"one of another model (sha256 {str(record.checkpoint_sha256)[:12]})"
-    elif record.backend != describe_backend(Backend()) or record.features != ("score",):
-        wanted = "a calibration of plain cosine scores, which verify computes"
-        found = f"one of {record.backend.name} with {', '.join(record.features)}"
-        again += ", without --norm, --center, --backend and --qmf"
+    elif record.backend != describe_backend(Backend()) or needs_a_cohort(record):
+        wanted = "a calibration of cosine scores, with or without --qmf: verify has two sides and no cohort"
+        found = f"one of {record.backend.name} scores with {', '.join(record.features)}"
+        again += ", without --norm, --center, --backend and --cohort"
     elif not record.weights[0] > 0:
         wanted, found = "a positive weight of the score", f"{record.weights[0]:g}"
     else:
         return path, record
     raise ArtifactError(f"{path}: expected {wanted}, found {found}; {again}")
+
+
+def _decide(
+    request: VerifyRequest, score: float, record: CalibrationRecord | None, unbounded: float | None
+) -> _Verdict:
+    """Decide by the threshold that is given, else by the calibration; `unbounded` is what it makes of the trial."""
+    given, prior, costs = request.threshold, 0.5 if request.prior is None else request.prior, (1.0, 1.0)
+    decision = record.decision if record is not None and request.prior is None else None
+    if decision is not None:
+        prior, costs = decision.p_target, (decision.c_miss, decision.c_fa)
+    accepts, source = (None, None) if given is None else (score >= given, "given")
+    if record is None or unbounded is None:
+        return _Verdict(
+            llr=None, prior=prior, costs=costs, threshold=given, threshold_from=source, is_accepted=accepts
+        )
+    learnt, threshold, decides_by = map_of(record), given, None
+    llr = float(np.clip(unbounded, *learnt.bounds))
+    if given is None and decision is not None and decision.false_accepts is not None:
+        source, accepts = "false accepts", unbounded >= decision.point.threshold
+        threshold = score + (decision.point.threshold - unbounded) / learnt.weights[0]
+    elif given is None:
+        decides_by = bayes_threshold(prior, *costs)
+        source, accepts = "bayes", llr >= decides_by
+        threshold = score + (decides_by - unbounded) / learnt.weights[0]
+        if abs(threshold) <= 1 and not learnt.bounds[0] <= decides_by <= learnt.bounds[1]:
+            threshold = None  # no score decides: the bounds do
+    return _Verdict(
+        llr=llr,
+        prior=prior,
+        costs=costs,
+        threshold=threshold,
+        threshold_from=source,
+        is_accepted=accepts,
+        decides_by=decides_by,
+    )
+
+
+def _features(
+    record: CalibrationRecord,
+    score: float,
+    request: VerifyRequest,
+    heard: Heard,
+    embedded: Mapping[Path, NDArray[np.float32]],
+) -> NDArray[np.float64]:
+    """Return what the calibration sees of this trial, [1, F], as scoring a list measures it."""
+    sides = (request.enroll, request.test)
+    log_norms = [
+        float(np.mean([np.log(np.linalg.norm(embedded[path].astype(np.float64))) for path in side]))
+        for side in sides
+    ]
+    seconds = [sum(heard[path][0].file_seconds for path in side) for side in sides]
+    return pair_features(score, log_norms, seconds)[:, : len(record.features)]
 
 
 def _warnings(request: VerifyRequest, heard: Heard) -> list[str]:
@@ -206,4 +281,5 @@ def _describe(path: Path, record: CalibrationRecord) -> dict[str, Any]:
     trials = {"name": record.trials.name, "sha256": record.trials.sha256}
     counts = {"num_targets": record.num_targets, "num_nontargets": record.num_nontargets}
     bounds = {"bounds": map_of(record).bounds, "is_separable": record.is_separable}
-    return {"path": path.as_posix(), "trials": trials, **counts, **bounds}
+    more = {"features": record.features, "decision": plain_record(record.decision)}
+    return {"path": path.as_posix(), "trials": trials, **counts, **bounds, **more}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError, first_five
+from svkit.eval.results import OperatingPoint
 from svkit.store.atomic import write_json
 from svkit.store.metrics import BackendRecord, ListId, plain_record
 from svkit.store.provenance import check_outputs
@@ -12,6 +13,22 @@ from svkit.store.strict_json import read_json, typed
 
 FORMAT, VERSION = "svkit-calibration", 1
 FILE_NAME = "calibration.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """The operating point that `svkit calibrate` was asked for."""
+
+    point: OperatingPoint
+    """Accept from this natural-log likelihood ratio on (before bounds); its errors among people that neither it nor the
+    map was learnt on."""
+    false_accepts: float | None = None
+    """Highest rate that was asked for; None: the cheapest decision was."""
+    p_target: float = 0.5
+    """Prior probability of the same speaker; the threshold follows from it and the costs, or the ratio is weighed by
+    it."""
+    c_miss: float = 1.0
+    c_fa: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +55,8 @@ class CalibrationRecord:
     """Lowest and highest log-likelihood ratio that those trials support; None: written before there were bounds."""
     is_separable: bool | None = None
     """Those trials had no error at some threshold, so that the weights mean little; None: as above."""
+    decision: Decision | None = None
+    """Where to accept, unless `svkit verify` is told otherwise; None: nobody asked."""
 
 
 def write_calibration(path: Path, record: CalibrationRecord) -> None:

@@ -9,10 +9,11 @@ import soundfile
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
+from svkit.eval.results import OperatingPoint
 from svkit.models.load import load_model
 from svkit.scoring.backend import Backend
-from svkit.scoring.calibrate import describe_backend
-from svkit.store.calibration import CalibrationRecord, write_calibration
+from svkit.scoring.calibrate import PAIR_FEATURES, describe_backend
+from svkit.store.calibration import CalibrationRecord, Decision, write_calibration
 from svkit.store.metrics import ListId
 from svkit.store.provenance import sha256_artifact
 from tests.fake_experiment import DENSE, make_checkpoint, pruned
@@ -170,14 +171,62 @@ def test_calibrations_of_others_are_refused(home):
     calibrate(home, backend=describe_backend(Backend(norm="asnorm")))
     done = run(home, *files)
     assert done.exit_code == 4 and "found one of asnorm" in done.stderr
-    calibrate(home, features=("score", "log_norm_low"), weights=(1.0, 1.0))
-    assert run(home, *files).exit_code == 4
+    measures = (*PAIR_FEATURES, "cohort_mean_low", "cohort_mean_high")
+    calibrate(home, features=measures, weights=(1.0,) * 7)
+    done = run(home, *files)
+    assert done.exit_code == 4 and "no cohort" in done.stderr and "cohort_mean_low" in done.stderr
     calibrate(home, weights=(-1.0,))
     done = run(home, *files)
     assert done.exit_code == 4 and "positive weight" in done.stderr
     assert run(home, *files, "--calibration", home / "nowhere.json").exit_code == 4
     calibrate(home, path=home / "mine.json")
     assert answer(home, *files, "--calibration", home / "mine.json")["llr"] is not None
+
+
+@pytest.mark.parametrize("test", ["b", "long"])
+def test_measures_of_quality_are_those_of_the_two_recordings(home, test):
+    """Norms of the embeddings, durations of the files: also where only the first 60 s are listened to."""
+    write(home / "long.wav", voice(5, 61.5, 4000), 4000)
+    weights = (12.0, 0.3, -0.2, 0.7, -0.4)
+    calibrate(home, features=PAIR_FEATURES, weights=weights)
+    found = answer(home, home / "a.wav", home / f"{test}.wav")
+    model = load_model(home / "exp" / "finetune-pruned" / "lmft")
+    norms = sorted(np.log(np.linalg.norm(model.embed(home / f"{name}.wav"))) for name in ("a", test))
+    seconds = np.log([1.5, 1.5 if test == "b" else 61.5])
+    llr = np.dot(weights, [found["score"], *norms, *seconds]) - 5
+    assert found["llr"] == pytest.approx(llr, abs=1e-4)
+    rest = llr - 12 * found["score"]
+    assert found["threshold"] == pytest.approx(-rest / 12, abs=1e-4)
+    assert found["calibration"]["features"] == list(PAIR_FEATURES)
+    files = ["--enroll", home / "a.wav", "--enroll", home / "c.wav", home / "b.wav"]
+    several = answer(home, *files)
+    sides = [
+        [np.log(np.linalg.norm(model.embed(home / f"{name}.wav"))) for name in names] for names in ("ac", "b")
+    ]
+    norms = sorted(np.mean(side) for side in sides)
+    llr = np.dot(weights, [several["score"], *norms, *np.log([1.5, 3.0])]) - 5
+    assert several["llr"] == pytest.approx(llr, abs=1e-4) and "approximation" in several["notes"][0]
+
+
+def test_the_operating_point_of_the_calibration_decides_unless_a_prior_or_a_threshold_is_given(home):
+    files = (home / "a.wav", home / "b.wav")
+    llr = 12 * answer(home, *files)["score"] - 5
+    for limit, verdict in ((llr + 0.1, "REJECT"), (llr - 0.1, "ACCEPT")):
+        point = OperatingPoint(threshold=limit, miss_rate=0.1, false_accept_rate=0.001)
+        calibrate(home, decision=Decision(point=point, false_accepts=0.001))
+        found = answer(home, *files)
+        assert found["is_accepted"] == (verdict == "ACCEPT") and found["threshold_from"] == "false accepts"
+        assert found["threshold"] == pytest.approx((limit + 5) / 12) and found["prior"] == 0.5
+        done = run(home, *files)
+        assert done.stdout.startswith(verdict) and "false accepts up to 0.1 %" in done.stdout
+        assert answer(home, *files, "--prior", 0.5)["threshold_from"] == "bayes"
+        assert answer(home, *files, "--threshold", 2)["threshold_from"] == "given"
+    point = OperatingPoint(threshold=np.log(99 * 10), miss_rate=0.1, false_accept_rate=0.001)
+    calibrate(home, decision=Decision(point=point, p_target=0.01, c_fa=10.0))
+    found = answer(home, *files)
+    assert 12 * found["threshold"] - 5 == pytest.approx(np.log(990)) and found["prior"] == 0.01
+    assert "Bayes, prior 0.01, costs 1 and 10" in run(home, *files).stdout
+    assert "Bayes, prior 0.01, equal costs" in run(home, *files, "--prior", "0.01").stdout
 
 
 def test_a_prior_at_which_nothing_is_accepted_is_said(home):

@@ -79,12 +79,18 @@ def test_it_is_installed_beside_the_checkpoint_without_changing_its_hash(exp):
     assert sha256_artifact(exp / "finetune" / "lmft") == before
 
 
-def test_a_calibration_of_quality_measures_is_not_installed(exp):
+def test_a_calibration_of_quality_measures_is_installed_unless_it_needs_a_cohort(exp):
     directory = score(exp, "held", calibrate=True, quality=True).systems[0].directory
     record = read_calibration(directory / "calibration.json")
     measures = ("log_norm_low", "log_norm_high", "log_duration_low", "log_duration_high")
     assert record.features == ("score", *measures)
-    assert not (exp / "finetune" / "lmft" / "calibration.json").exists()
+    installed = exp / "finetune" / "lmft" / "calibration.json"
+    assert installed.read_text() == (directory / "calibration.json").read_text()
+    installed.unlink()
+    cohort = {"cohorts": (exp / "embeddings" / "dense",), "allow": frozenset({"shared-speakers"})}
+    score(exp, "eval", calibrate=True, quality=True, **cohort)
+    assert not installed.exists()
+    shutil.rmtree(exp / "scores" / "dense" / "eval")
     done = score(exp, "eval", calibrations=(directory / "calibration.json",), quality=True)
     assert np.isfinite(read_scores(done.systems[0].directory).llrs).all()
     with pytest.raises(ConfigError, match="--qmf"):
