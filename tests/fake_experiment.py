@@ -25,8 +25,22 @@ HEAD = HeadConfig(adapter_dim=8, attention_dim=8, embedding_dim=12)
 DENSE = ModelArchitecture(encoder=ENCODER, head=HEAD)
 
 
-def finish(directory: Path, command: str = "test") -> None:
-    """Mark an output as complete."""
+PRUNING = {
+    "constraint": "projection",
+    "target": 0.8,
+    "expected": 0.795,
+    "counted": 0.8004,
+    "before_cut": {"l1": 0.2, "cosine": 0.955},
+    "after_cut": {"l1": 0.205, "cosine": 0.953},
+    "moved": 0.025,
+    "vanished": [],
+    "cautions": [],
+}
+"""What `svkit prune` records."""
+
+
+def finish(directory: Path, command: str = "test", made_from: dict[str, Path] | None = None, **facts) -> None:
+    """Mark an output as complete, made from artifacts beside it by name."""
     write_json(
         directory / "provenance.json",
         {
@@ -40,7 +54,11 @@ def finish(directory: Path, command: str = "test") -> None:
             "started": "2026-01-01T00:00:00+00:00",
             "finished": "2026-01-01T00:01:00+00:00",
             "config": {},
-            "inputs": [],
+            "inputs": [
+                {"name": name, "path": path.as_posix(), "sha256": sha256_artifact(path)}
+                for name, path in (made_from or {}).items()
+            ],
+            **facts,
         },
     )
 
@@ -84,7 +102,8 @@ def pruning_log() -> list[dict]:
     """A sparsity that follows its target."""
     return [
         {"kind": "train", "step": step, "epoch": 0, "loss": 2.0 - step / 40, "l1": 1.0, "cosine": 0.5,
-         "sparsity": 0.8 * min(1, step / 28), "target_sparsity": 0.8 * min(1, step / 25)}
+         "sparsity": 0.8 * min(1, step / 28), "target_sparsity": 0.8 * min(1, step / 25),
+         "counted_sparsity": 0.8 * min(1, step / 26)}
         for step in range(1, 41)
     ]  # fmt: skip
 
@@ -121,6 +140,13 @@ def make_embeddings(exp: Path, name: str, ids: list[str], noise: float, checkpoi
     finish(directory)
 
 
+def finish_chain(exp: Path, pruned_into: str = "prune", **facts) -> None:
+    """Record that the pruned model comes from `exp/prune`, and that from the dense one; `facts` are of the pruning."""
+    finish(exp / pruned_into, "prune", {"teacher": exp / "finetune/joint"}, **(facts or {"pruning": PRUNING}))
+    finish(exp / "distill", "distill", {"student": exp / pruned_into, "teacher": exp / "finetune/joint"})
+    finish(exp / "finetune-pruned/lmft", "finetune", {"checkpoint": exp / "distill"})
+
+
 def make_experiment(
     exp: Path, num_speakers: int = 8, per_speaker: int = 4, architecture: ModelArchitecture = DENSE
 ) -> None:
@@ -137,6 +163,7 @@ def make_experiment(
     # Random weights are equal in every stage; make the contents differ as trained ones would.
     for number, path in enumerate(("finetune/joint", "distill")):
         (exp / path / "classifier.safetensors").write_bytes(json.dumps(number).encode())
+    finish_chain(exp)
     ids = make_lists(exp, num_speakers, per_speaker)
     make_embeddings(exp, "dense", ids, 0.6, exp / "finetune" / "lmft")
     make_embeddings(exp, "pruned", ids, 0.8, exp / "finetune-pruned" / "lmft")

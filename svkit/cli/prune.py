@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from svkit.cli import options
+from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError
@@ -67,10 +67,14 @@ def prune(
     flags = [f"prune.{key}={value!r}" for key, value in values.items() if value is not None]
     common = replace(common, overrides=[*(common.overrides or ()), *flags])
     recipe = common.open_recipe(["prune"], upstream=teacher or common.exp / "finetune" / "joint")
+    from svkit.reports.results import pruning
+    from svkit.store.report import read_pruning
     from svkit.training.prune import PruneRequest, run
 
     request = common.request(
         PruneRequest, recipe=recipe, teacher=teacher, budget=budget, allow=frozenset(allow or ())
     )
     done = common.run(run, request)
+    if not common.json:
+        console.table(pruning({done.checkpoint.name: read_pruning(done.checkpoint)}, "Pruning"))
     common.show(asdict(done), done.checkpoint)

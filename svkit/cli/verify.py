@@ -96,7 +96,8 @@ def _print(done: "VerifyResult") -> None:
         # Beyond a thousand times the digits mean nothing.
         times = f"{math.exp(abs(done.llr)):,.2g}" if abs(done.llr) < 7 else "over 1,000"
         who = "one speaker" if done.llr >= 0 else "two speakers"
-        rows.append(["log-likelihood ratio", f"{done.llr:+.2f} (natural): {times} times likelier for {who}"])
+        says = f"{times} times likelier for {who}" if times != "1" else "as likely for one speaker as for two"
+        rows.append(["log-likelihood ratio", f"{done.llr:+.2f} (natural): {says}"])
         value = done.posterior or 0.0
         shown = "below 0.001" if value < 0.001 else "above 0.999" if value > 0.999 else f"{value:.3f}"
         rows.append([f"probability at prior {done.prior:g}", shown])

@@ -5,6 +5,7 @@ from pathlib import Path
 from svkit.config.architecture import ModelArchitecture
 from svkit.errors import ArtifactError
 from svkit.pruning.counting import encoder_parameters, head_parameters, macs, sparsity
+from svkit.pruning.outcome import vanished_kinds
 from svkit.store import checkpoint
 from svkit.store.provenance import check_outputs
 from svkit.store.report import Macs, ModelSize
@@ -51,5 +52,6 @@ def _describe(architecture: ModelArchitecture, name: str, size_bytes: int | None
         macs_per_second=Macs(total=work.total, **work._asdict()),
         widths=widths,
         dense_widths=dense_widths,
+        vanished=tuple(vanished_kinds(architecture.encoder, dense)),
         size_bytes=size_bytes,
     )

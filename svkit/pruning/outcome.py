@@ -1,6 +1,6 @@
 """How pruning ended: what the gates reached, what the cut changed, and what of that a user has to know."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +23,11 @@ def vanished_kinds(architecture: EncoderArchitecture, dense: EncoderArchitecture
     """Kinds of units that some layer of the dense encoder has and no layer has any more."""
     widths, before = architecture.widths(), dense.widths()
     return [kind for kind, name in KINDS.items() if any(before[name]) and not any(widths[name])]
+
+
+def vanished_sentence(kinds: Sequence[str]) -> str:
+    """Say which kinds of units have vanished."""
+    return f"no {' and no '.join(_NAMES[kind] for kind in kinds)} is left in any layer"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +67,9 @@ class Outcome:
                 " the gates had not settled; prune for longer, or with constraint=projection"
             )
         if self.vanished:
-            kinds = " and no ".join(_NAMES[kind] for kind in self.vanished)
             other = "a larger gate_travel" if self.constraint == "projection" else "constraint=projection"
             cautions.append(
-                f"no {kinds} is left in any layer; prune for longer, with {other}, or to a lower sparsity"
+                f"{vanished_sentence(self.vanished)}; prune for longer, with {other}, or to a lower sparsity"
             )
         return cautions
 

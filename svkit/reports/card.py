@@ -4,22 +4,25 @@ A stage writes what is known when it ends; `svkit report` writes it again with t
 document, not content: it does not enter the checkpoint's hash.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError
 from svkit.models.info import describe_checkpoint
+from svkit.pruning.outcome import vanished_sentence
 from svkit.reports import results, wording
 from svkit.reports.tables import Table
 from svkit.reports.templates import render_markdown
 from svkit.scoring.calibrate import bounds_gap, map_of, separable_caution
+from svkit.scoring.lineage import pruned_by
 from svkit.store import calibration
 from svkit.store.atomic import write_text
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.files import read_file
 from svkit.store.metrics import Metrics
-from svkit.store.provenance import read_provenance, sha256_artifact
+from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
+from svkit.store.report import Pruning, read_pruning
 from svkit.store.tables import read_artifact_table
 
 CARD_NAME = "README.md"
@@ -33,19 +36,28 @@ _TITLES = {
 }
 
 
-def write_card(directory: Path, systems: Sequence[Metrics] = ()) -> None:
+def write_card(
+    directory: Path, systems: Sequence[Metrics] = (), hash_file: Callable[[Path], str] = sha256_file
+) -> None:
     """Write the card of a finished checkpoint, unless the user has put a document of that name in its place.
 
     `systems` are evaluations of it, as `report.json` has them; none: the card says that there are none yet.
     """
     path = directory / CARD_NAME
     if not path.exists() or _MARK.encode() in read_file(path, ArtifactError):
-        write_text(path, render(directory, systems))
+        write_text(path, render(directory, systems, hash_file))
 
 
-def render(directory: Path, systems: Sequence[Metrics]) -> str:
+def render(
+    directory: Path, systems: Sequence[Metrics], hash_file: Callable[[Path], str] = sha256_file
+) -> str:
     """Return the card as markdown."""
     record, facts = read_provenance(directory), describe_checkpoint(directory)
+    source = pruned_by(directory, hash_file)
+    pruning = Pruning() if source is None else read_pruning(source)
+    limits = list(pruning.cautions)
+    if facts.vanished and not pruning.vanished:
+        limits.append(vanished_sentence(facts.vanished))
     inputs = [[entry["name"], Path(entry["path"]).name, entry["sha256"][:16]] for entry in record["inputs"]]
     return render_markdown(
         "card.md.j2",
@@ -54,9 +66,11 @@ def render(directory: Path, systems: Sequence[Metrics]) -> str:
         num_layers=len(facts.widths["num_heads"]),
         kind="dense" if facts.teacher_parameters is None else f"cut by {100 * facts.sparsity:.1f} %",
         record=record,
-        sha256=sha256_artifact(directory),
+        sha256=sha256_artifact(directory, hash_file),
         mark=_MARK,
         size=results.model_size(facts),
+        pruning=results.pruning({"" if source is None else source.name: pruning}),
+        pruning_cautions=wording.caution_sentences([], limits),
         training=_training(directory, record),
         inputs=Table(headings=["input", "file", "sha256"], rows=inputs),
         evaluation=_evaluation(systems),

@@ -39,12 +39,17 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
     """Return the parts of the report that have anything to show, in their order."""
     systems = report.systems
     drawn = {group: [panel for panel in panels if panel.group == group] for group in GROUPS}
+    breakdowns = results.breakdowns(systems)
     tables = {
-        "errors": [results.errors(systems), *results.breakdowns(systems)],
+        "errors": [results.errors(systems), *breakdowns],
         "calibration": [results.calibration(systems)],
+        "structure": [results.pruning(report.prunings, "Pruning")],
     }
+    notes = {"errors": list(dict.fromkeys(note for table in breakdowns for note in table.notes))}
     figures = {
-        group: Section(title=title, tables=tables.get(group, []), panels=drawn[group])
+        group: Section(
+            title=title, tables=tables.get(group, []), notes=notes.get(group, []), panels=drawn[group]
+        )
         for group, title in GROUPS.items()
     }
     thresholds = [results.thresholds(system, wording.system_title(system)) for system in systems]

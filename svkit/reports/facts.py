@@ -1,7 +1,7 @@
 """Collects the facts of an experiment for the report: what was measured, trained and made."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from svkit.eval.metrics import det_corners, error_curve, thin_curve
 from svkit.eval.results import Band
 from svkit.progress import Progress
 from svkit.scoring.comparison import compare_systems, det_band, find_resamples, read_systems
+from svkit.scoring.lineage import remade_sources, shown_path
 from svkit.store.metrics import Comparison, LeftOut, Metrics
 from svkit.store.provenance import read_provenance
 from svkit.store.report import (
@@ -35,7 +36,9 @@ HISTOGRAM_BINS = 60
 CURVE_POINTS = 300
 TIPPETT_POINTS = 200
 RELIABILITY_BINS = 20
-_CURVES = ("loss", "accuracy", "l1", "cosine", "sparsity", "target_sparsity", "eer", "min_dcf", "lr")
+_CURVES = (
+    "loss", "accuracy", "l1", "cosine", "sparsity", "target_sparsity", "counted_sparsity", "eer", "min_dcf", "lr",
+)  # fmt: skip
 
 
 def gather_systems(
@@ -121,8 +124,21 @@ def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[Stage]:
         records = read_log(directory)
         train, valid = (_curves(records, kind) for kind in ("train", "valid"))
         if train or valid:
-            stages.append(Stage(stage=directory.relative_to(exp).as_posix(), train=train, valid=valid))
+            stages.append(Stage(stage=shown_path(directory, exp), train=train, valid=valid))
     return stages
+
+
+def stale_cautions(exp: Path, checkpoints: Sequence[Path], hash_file: Callable[[Path], str]) -> list[str]:
+    """Say which checkpoints come from others that have been made again, or changed, since."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in checkpoints:
+        for source, made in remade_sources(path, hash_file):
+            found[shown_path(source, exp), shown_path(made, exp)].append(shown_path(path, exp))
+    return [
+        f"{source} is no longer what {made} was made from: {' and '.join(later)}"
+        f" {'come' if len(later) > 1 else 'comes'} from the earlier one; run the commands after it again"
+        for (source, made), later in found.items()
+    ]
 
 
 def _curves(records: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Curve]:

@@ -92,10 +92,10 @@ class Panel:
 
 def panels(report: Report) -> list[Panel]:
     """Return every figure that the facts allow, in the order of the report."""
-    groups = (_errors(report), _calibration(report), _cost(report), _structure(report), _training(report))
+    groups = (_errors(report), _calibration(report), _cost(report), _structure(report), _sparsities(report))
     names: set[str] = set()
     found = []
-    for panel in itertools.chain(*groups):
+    for panel in itertools.chain(*groups, _training(report)):
         name = re.sub(r"[^A-Za-z0-9._+]+", "-", panel.name).strip("-")[:100]
         while name in names:
             name += "-2"
@@ -312,6 +312,27 @@ def _widths(kept: NDArray[np.int64], dense: NDArray[np.int64], axes: Axes) -> No
         axes.annotate(str(value), (layer, value), ha="center", va="bottom", fontsize=9, color=BLACK)
 
 
+def _sparsities(report: Report) -> Iterator[Panel]:
+    for stage in report.training:
+        if "sparsity" in stage.train:
+            caption = f"{stage.stage}: sparsity; to be reached, expected by the gates, counted if cut there"
+            yield Panel(
+                name=f"sparsity-{stage.stage}", group="structure", caption=caption, height_inches=3.4,
+                xlabel="step", ylabel="sparsity, %", legend_columns=3, plot=partial(_sparsity, stage),
+            )  # fmt: skip
+
+
+def _sparsity(stage: Stage, axes: Axes) -> None:
+    for name, label, colour, style in (
+        ("counted_sparsity", "counted", ORANGE, "--"),
+        ("sparsity", "expected", GREEN, "-"),
+        ("target_sparsity", "target", BLACK, ":"),  # over the others, which may lie on it
+    ):
+        if curve := stage.train.get(name):
+            axes.plot(curve.step, 100 * np.asarray(curve.value), style, color=colour, label=label)
+    axes.set_ylim(bottom=0)
+
+
 def _training(report: Report) -> Iterator[Panel]:
     for stage in report.training:
         yield Panel(
@@ -324,21 +345,15 @@ def _curves(stage: Stage, axes: Axes) -> None:
     train, valid = stage.train, stage.valid
     if loss := train.get("loss"):
         axes.plot(loss.step, loss.value, color=BLUE, label="training loss", linewidth=1.3)
-    shares = [
-        (valid.get("eer"), VERMILLION, "validation EER", "EER, %", "o--"),
-        (train.get("sparsity"), GREEN, "sparsity", "sparsity, %", "-."),
-        (train.get("target_sparsity"), BLACK, "target sparsity", "sparsity, %", ":"),
-    ]
-    shown = [share for share in shares if share[0]]
-    if shown:
+    if eer := valid.get("eer"):
         other = axes.twinx()
         other.spines["right"].set_visible(True)
         other.grid(visible=False)
-        for curve, colour, label, _, style in shown:
-            if curve:
-                values = 100 * np.asarray(curve.value)
-                other.plot(curve.step, values, style, color=colour, label=label, linewidth=1.3, markersize=4)
-        other.set(ylabel=" and ".join(dict.fromkeys(share[3] for share in shown)))
+        values = 100 * np.asarray(eer.value)
+        other.plot(
+            eer.step, values, "o--", color=VERMILLION, label="validation EER", linewidth=1.3, markersize=4
+        )
+        other.set(ylabel="EER, %")
         other.set_ylim(bottom=0)
     elif distance := valid.get("l1"):
         axes.plot(distance.step, distance.value, "o--", color=VERMILLION, label="validation L1", markersize=4)

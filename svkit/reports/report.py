@@ -10,12 +10,12 @@ from typing import Any
 from svkit.errors import ArtifactError, terminal_text
 from svkit.models.info import describe_checkpoint
 from svkit.progress import Progress
-from svkit.reports import document, facts, figures, results, timing
+from svkit.reports import document, facts, figures, results, timing, wording
 from svkit.reports.card import write_card
 from svkit.reports.tables import Table
 from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.scoring.guards import Guards, check_scores
-from svkit.scoring.lineage import mixed_recipes
+from svkit.scoring.lineage import mixed_recipes, pruned_by, shown_path
 from svkit.store.atomic import write_bytes, write_text
 from svkit.store.metrics import Metrics, read_metrics
 from svkit.store.output import Output
@@ -28,6 +28,7 @@ from svkit.store.report import (
     Report,
     find_checkpoints,
     find_scores,
+    read_pruning,
     read_report,
     write_report,
 )  # fmt: skip
@@ -89,20 +90,31 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         evaluated = {system.model_path for system in systems if system.model_path}
         mixed = [mixed_recipes(exp / path, exp) for path in sorted(evaluated)]
         guards.cautions.extend(dict.fromkeys(caution for caution in mixed if caution is not None))
+        guards.cautions.extend(facts.stale_cautions(exp, checkpoints, hash_once))
+        sources = {path: source for path in paths if (source := pruned_by(exp / path, hash_once)) is not None}
+        cuts = {shown_path(source, exp): source for source in sources.values()}
+        prunings = {name: read_pruning(source) for name, source in cuts.items()}
+        elsewhere = [source for name, source in cuts.items() if name not in paths]
+        models = [
+            replace(model, pruned_by=shown_path(sources[model.path], exp) if model.path in sources else None)
+            for model in _describe_models(exp, contents, evaluated, progress)
+        ]
+        guards.cautions.extend(wording.pruning_cautions(models, prunings))
         report = Report(
             machine=timing.describe_machine(),
-            models=tuple(_describe_models(exp, contents, evaluated, progress)),
+            models=tuple(models),
             systems=tuple(systems),
             comparisons=tuple(comparisons),
-            training=tuple(facts.gather_training(exp, checkpoints)),
+            training=tuple(facts.gather_training(exp, [*checkpoints, *elsewhere])),
             provenance=tuple(facts.gather_provenance(exp)),
+            prunings=prunings,
             cautions=tuple(guards.cautions),
         )
         write_report(output, report)
         _render(output.path, progress)
         output.finish()
     for path in contents:
-        write_card(exp / path, [system for system in systems if system.model_path == path])
+        write_card(exp / path, [system for system in systems if system.model_path == path], hash_once)
     return output.path
 
 

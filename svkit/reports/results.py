@@ -1,13 +1,14 @@
 """The tables of results: what `svkit score` prints, and what stands in the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from svkit.eval.results import DetectionCost, Group, OperatingPoint
+from svkit.pruning.outcome import vanished_sentence
 from svkit.reports.tables import MISSING, Table, number, percent
 from svkit.reports.wording import calibration_text, label, model_of, system_title, trial_names
 from svkit.store.metrics import Breakdown, Metrics
-from svkit.store.report import Model, ModelSize, Origin, Report
+from svkit.store.report import Distance, Model, ModelSize, Origin, Pruning, Report
 
 MEGA, GIGA = 1e6, 1e9
 EER = "EER, % (95 %)"
@@ -18,6 +19,8 @@ THRESHOLD_NOTE = (
     " Rates with their 95 % intervals, for the threshold as it stands. All but the Bayes thresholds were chosen on"
     " these very trials: other recordings give other rates."
 )
+
+ONE_CLASS_NOTE = f"{MISSING}: an EER needs target and nontarget trials, and the group has none of one kind."
 
 
 def eer_cell(facts: Metrics | Group) -> str:
@@ -155,7 +158,9 @@ def breakdowns(systems: Sequence[Metrics]) -> list[Table]:
             counts = [f"{group[0].num_targets:,}", f"{group[0].num_nontargets:,}"]
             rows.append([group[0].value, *counts, *rates])
         headings = [column, "targets", "nontargets", *(f"{name}: {EER}" for name, _ in members)]
-        tables.append(Table(title=f"EER by {column} on {trials}", headings=headings, rows=rows))
+        is_one_sided = any(not (one.num_targets and one.num_nontargets) for one in members[0][1].groups)
+        notes = [ONE_CLASS_NOTE] if is_one_sided else []
+        tables.append(Table(title=f"EER by {column} on {trials}", headings=headings, rows=rows, notes=notes))
     return tables
 
 
@@ -169,10 +174,34 @@ def model_size(size: ModelSize, title: str = "") -> Table:
     work = size.macs_per_second
     counts = [work.total, work.encoder, work.head, work.positional]
     names = ["MACs for 1 s", "  of the encoder", "  of the head", "  positional, not in the sum"]
-    rows += [[name, f"{count / GIGA:,.3f} G"] for name, count in zip(names, counts, strict=True)]
+    unit, sign = (GIGA, "G") if work.total >= GIGA / 10 else (MEGA, "M")
+    rows += [[name, f"{count / unit:,.3f} {sign}"] for name, count in zip(names, counts, strict=True)]
     if size.size_bytes is not None:
         rows.append(["size of the weights", f"{size.size_bytes / MEGA:,.1f} MB"])
-    return Table(title=title, headings=["", "count"], rows=rows)
+    notes = [f"Vanished: {vanished_sentence(size.vanished)}."] if size.vanished else []
+    return Table(title=title, headings=["", "count"], rows=rows, notes=notes)
+
+
+def pruning(prunings: Mapping[str, Pruning], title: str = "") -> Table:
+    """What the gates reached and what the cut changed, a column a pruning; what none has recorded is left out."""
+    found = prunings.values()
+    before, after = [facts.before_cut for facts in found], [facts.after_cut for facts in found]
+
+    def distances(pair: Sequence[Distance | None], measure: str) -> list[str]:
+        return [number(None if one is None else getattr(one, measure), digits=4) for one in pair]
+
+    rows = [
+        ["target sparsity, %", *(percent(facts.target) for facts in found)],
+        ["expected by the gates, %", *(percent(facts.expected) for facts in found)],
+        ["counted after the cut, %", *(percent(facts.counted) for facts in found)],
+        ["L1 to the teacher before the cut", *distances(before, "l1")],
+        ["L1 after it", *distances(after, "l1")],
+        ["moved by the cut, % of L1", *(percent(facts.moved) for facts in found)],
+        ["cosine with the teacher before the cut", *distances(before, "cosine")],
+        ["cosine after it", *distances(after, "cosine")],
+    ]
+    rows = [row for row in rows if any(cell != MISSING for cell in row[1:])]
+    return Table(title=title, headings=["", *prunings], rows=rows)
 
 
 _MODEL_HEADINGS = (

@@ -1,10 +1,11 @@
 """What the report says in sentences; the terminal, the markdown and the page share them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from svkit.pruning.outcome import vanished_sentence
 from svkit.reports.tables import MISSING, percent
 from svkit.store.metrics import CalibratedBy, Comparison, Metrics, ScoredList
-from svkit.store.report import Model, Report, System
+from svkit.store.report import Model, Pruning, Report, System
 
 _SIGNIFICANT = 0.05
 _FEW_SPEAKERS = 15
@@ -91,6 +92,18 @@ def caution_sentences(systems: Sequence[ScoredList], others: Sequence[str] = ())
     found = [f"Caution: {caution}." for caution in (*cautions, *others)]
     found += [f"Not checked: {gap}." for system in systems for gap in system.unchecked]
     return list(dict.fromkeys(found))
+
+
+def pruning_cautions(models: Sequence[Model], prunings: Mapping[str, Pruning]) -> list[str]:
+    """Say what the prunings have recorded against themselves, and which kinds of units have vanished."""
+    cautions = [f"{name}: {caution}" for name, facts in prunings.items() for caution in facts.cautions]
+    told = [name for name, facts in prunings.items() if facts.vanished]
+    cautions += [
+        f"{model.pruned_by or model.path}: {vanished_sentence(model.vanished)}"
+        for model in models
+        if model.vanished and model.pruned_by not in told
+    ]
+    return list(dict.fromkeys(cautions))
 
 
 def interval_note(systems: Sequence[Metrics]) -> str:

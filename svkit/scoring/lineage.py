@@ -1,12 +1,12 @@
 """What a checkpoint was trained on: its provenance, walked back through the checkpoints it was made from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError
 from svkit.scoring.trial_speakers import speakers_of_manifest
-from svkit.store.provenance import is_finished, read_provenance
+from svkit.store.provenance import is_finished, read_provenance, sha256_artifact, sha256_file
 from svkit.store.tables import read_artifact_table
 
 
@@ -60,13 +60,43 @@ def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
     for directory, _ in _ancestors(checkpoint):
         name, _ = made_with(directory)
         if name is not None:
-            inside = directory.resolve().is_relative_to(exp.resolve())
-            shown = directory.resolve().relative_to(exp.resolve()) if inside else directory
-            stages.setdefault(name, []).append(shown.as_posix())
+            stages.setdefault(name, []).append(shown_path(directory, exp))
     if len(stages) < 2:
         return None
     parts = [f"{name} made {', '.join(reversed(made))}" for name, made in reversed(stages.items())]
     return f"the chain mixes recipes: {'; '.join(parts)}"
+
+
+def pruned_by(checkpoint: Path, hash_file: Callable[[Path], str] = sha256_file) -> Path | None:
+    """Return the output of `svkit prune` that a checkpoint is or comes from; None: none, or it is gone."""
+
+    def is_student(entry: Mapping[str, str]) -> bool:
+        return entry["name"] in ("checkpoint", "student") and not _is_other(entry, hash_file)
+
+    chain = _ancestors(checkpoint, is_student)
+    return next((directory for directory, record in chain if record["command"] == "prune"), None)
+
+
+def remade_sources(
+    checkpoint: Path, hash_file: Callable[[Path], str] = sha256_file
+) -> Iterator[tuple[Path, Path]]:
+    """Yield (source, made) of the chain up to a checkpoint where `made` was made from what the source is no longer."""
+    for made, record in _ancestors(checkpoint, lambda entry: not _is_other(entry, hash_file)):
+        for entry in record["inputs"]:
+            if _is_other(entry, hash_file):
+                yield Path(entry["path"]), made
+
+
+def shown_path(directory: Path, exp: Path) -> str:
+    """Name an artifact: by its path in the experiment where it lies inside."""
+    whole, root = directory.resolve(), exp.resolve()
+    return (whole.relative_to(root) if whole.is_relative_to(root) else directory).as_posix()
+
+
+def _is_other(entry: Mapping[str, str], hash_file: Callable[[Path], str]) -> bool:
+    """Say whether a finished artifact is in an input's place that is not the recorded one."""
+    path = Path(entry["path"])
+    return path.is_dir() and is_finished(path) and sha256_artifact(path, hash_file) != entry["sha256"]
 
 
 def _own_lists(record: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -74,8 +104,13 @@ def _own_lists(record: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {entry["sha256"]: {"path": entry["path"], "sha256": entry["sha256"]} for entry in inputs}
 
 
-def _ancestors(checkpoint: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield a finished checkpoint and those it was made from, with their provenance, as far as they exist."""
+def _ancestors(
+    checkpoint: Path, follows: Callable[[Mapping[str, str]], bool] = lambda entry: True
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield a finished checkpoint and those it was made from, with their provenance, as far as they exist.
+
+    `follows` says of an entry of `inputs` whether to go on to it.
+    """
     waiting, seen = [checkpoint], {checkpoint.resolve()}
     for current in waiting:  # grows on the way
         if not is_finished(current):
@@ -84,6 +119,6 @@ def _ancestors(checkpoint: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield current, record
         for entry in record.get("inputs", []):
             path = Path(entry["path"])
-            if path.is_dir() and path.resolve() not in seen:
+            if path.is_dir() and path.resolve() not in seen and follows(entry):
                 seen.add(path.resolve())
                 waiting.append(path)

@@ -4,7 +4,7 @@ The types are the schema of `report.json`: fields keep their names and nesting i
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from svkit.store.checkpoint import CONFIG_NAME, LOG_NAME, MODEL_NAME
 from svkit.store.files import LOG_BYTES, read_file
 from svkit.store.metrics import METRICS_NAME, Comparison, Metrics, plain_record
 from svkit.store.output import Output
-from svkit.store.provenance import is_finished
-from svkit.store.strict_json import read_json
+from svkit.store.provenance import PROVENANCE_NAME, is_finished, read_provenance
+from svkit.store.strict_json import read_json, typed
 
 FORMAT, VERSION = "svkit-report", 1
 REPORT_NAME, MARKDOWN_NAME, PAGE_NAME, FIGURES_NAME = "report.json", "report.md", "report.html", "figures"
@@ -50,6 +50,8 @@ class ModelSize:
     widths: dict[str, tuple[int, ...]]
     """Per layer, by kind."""
     dense_widths: dict[str, tuple[int, ...]]
+    vanished: tuple[str, ...] = ()
+    """Kinds of units of which no layer has any left."""
     size_bytes: int | None
     """Of the weights; None: there are none."""
 
@@ -73,6 +75,33 @@ class Model(ModelSize):
     is_evaluated: bool
     size_bytes: int
     timing: Timing | None
+    pruned_by: str | None = None
+    """The output of `svkit prune` that it comes from, as `Report.prunings` names it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distance:
+    """Of a student's hidden states to its teacher's, on held-out crops."""
+
+    l1: float
+    cosine: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pruning:
+    """How the gates of a `svkit prune` ended and what the cut changed; None: an earlier svkit did not record it."""
+
+    target: float | None = None
+    expected: float | None = None
+    """Sparsity by the gates' expectation when training ended."""
+    counted: float | None = None
+    """Sparsity of the encoder that was cut."""
+    before_cut: Distance | None = None
+    after_cut: Distance | None = None
+    moved: float | None = None
+    """Change of the L1 distance by the cut, as a part of it."""
+    vanished: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +212,8 @@ class Report:
     comparisons: tuple[Comparison, ...]
     training: tuple[Stage, ...]
     provenance: tuple[Origin, ...]
+    prunings: dict[str, Pruning] = field(default_factory=dict)
+    """By the path of the output, below the experiment where it lies inside."""
     cautions: tuple[str, ...] = ()
 
 
@@ -236,6 +267,17 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
             )
         records.append(record)
     return records
+
+
+def read_pruning(directory: Path) -> Pruning:
+    """Read what a finished output of `svkit prune` recorded of its gates and its cut.
+
+    Raises:
+        ArtifactError: a value of another type.
+    """
+    record = read_provenance(directory)
+    of_earlier = {"counted": record.get("sparsity"), "after_cut": record.get("distance_after_cut")}
+    return typed(directory / PROVENANCE_NAME, record.get("pruning", of_earlier), Pruning, "pruning")
 
 
 def report_record(report: Report) -> dict[str, Any]:

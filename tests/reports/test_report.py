@@ -22,6 +22,7 @@ from svkit.scoring.score import ScoreRequest
 from svkit.scoring.score import run as run_score
 from svkit.store.atomic import write_json
 from svkit.store.metrics import Comparison, metrics_record, read_metrics
+from svkit.store.provenance import sha256_artifact
 from svkit.store.report import find_checkpoints, read_log, read_report, report_record
 from tests.fake_experiment import finish, make_experiment
 
@@ -61,6 +62,7 @@ def test_files(finished):
         f"structure-finetune-pruned-lmft-{kind}"
         for kind in ("attention-heads", "FFN-1", "convolution", "FFN-2")
     ]
+    drawn += ["sparsity-prune"]
     drawn += [
         f"training-{stage}" for stage in ("finetune-joint", "finetune-lmft", "prune", "finetune-pruned-lmft")
     ]
@@ -130,7 +132,7 @@ def test_page_stands_alone(finished, facts):
     text = (finished / "report" / "report.html").read_text()
     assert not re.search(r"""(src|href)=["'](?!data:)""", text)
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
-    assert text.count("<img") == 13
+    assert text.count("<img") == 14
     for system in facts["systems"]:
         assert f"{100 * system['eer']:.2f} % EER" in text
     assert str(finished) not in text.replace(facts["systems"][0]["trials"]["path"], "")
@@ -216,7 +218,7 @@ def test_page_and_markdown_hold_the_same_tables(finished):
     page.feed((finished / "report" / "report.html").read_text())
     text = (finished / "report" / "report.md").read_text()
     assert sorted(page.tables) == sorted(markdown_tables(text))
-    assert len(page.tables) == 6  # results, errors, two of thresholds, checkpoints, provenance
+    assert len(page.tables) == 7  # results, errors, two of thresholds, pruning, checkpoints, provenance
     plain = html.unescape((finished / "report" / "report.html").read_text())
     for line in text.splitlines():
         if line and not line.startswith(("|", "#", "!")):
@@ -347,7 +349,7 @@ def test_a_chain_that_mixes_recipes_says_so_everywhere(finished, tmp_path):
         path = exp / place / "provenance.json"
         record = {**json.loads(path.read_text()), "config": {"preset": preset}, "inputs": before}
         path.write_text(json.dumps(record))
-        before = [{"name": "checkpoint", "path": str(exp / place), "sha256": "0" * 64}]
+        before = [{"name": "checkpoint", "path": str(exp / place), "sha256": sha256_artifact(exp / place)}]
     done = run(exp)
     sentence = (
         "the chain mixes recipes: smoke made finetune/joint, prune; tiny made distill, finetune-pruned/lmft"
@@ -401,7 +403,10 @@ def test_figures_are_the_same_for_the_same_facts(report):
 
 def test_a_report_of_an_earlier_version_is_read_and_a_bad_value_named(facts, tmp_path):
     old = json.loads(json.dumps(facts))
-    del old["cautions"]
+    del old["cautions"], old["prunings"]
+    for model in old["models"]:
+        del model["vanished"]
+        model.pop("pruned_by", None)
     for system in old["systems"]:
         for key in ("no_interval", "unchecked", "cautions"):
             del system[key]
