@@ -91,7 +91,8 @@ def _failed(error: Exception) -> int:
             usage.show()  # the help
         else:
             where = f" (see `{usage.ctx.command_path} --help`)" if usage.ctx else ""
-            console.error(f"{usage.format_message()}{where}")
+            text = usage.format_message().replace("Value error, ", "")  # pydantic's, which says nothing
+            console.error(f"{text}{where}")
         return 2
     if isinstance(error, OSError) and error.errno in (*_UNWRITABLE, *_NO_PATH):
         console.error(f"{error.filename or 'output'}: {error.strerror}")

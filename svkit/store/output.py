@@ -104,6 +104,11 @@ class Output:
         return self.path / PROVENANCE_NAME
 
     @property
+    def title(self) -> str:
+        """What messages call it."""
+        return str(self.path)
+
+    @property
     def _is_file(self) -> bool:
         return self.kind != "directory" and self.path.suffix in LIST_SUFFIXES
 
@@ -148,7 +153,7 @@ class Output:
         if not self.record.exists() or not all(path.exists() for path in self.inputs.values()):
             return False
         if self.keep_finished and self.is_current:
-            progress.note(f"{self.path} is finished, with equal inputs and configuration; kept")
+            progress.note(f"{self.title} is finished, with equal inputs and configuration; kept")
             return True
         self._refuse_finished()
         return False
@@ -260,6 +265,10 @@ class Output:
             if old is None:
                 return f"made without {name}, which there is now"
             return f"made with {name}, which {'is missing now' if new is None else 'has changed since'}"
+        if old is None:
+            return f"made without {key}, which is {_short(new)} now"
+        if new is None:
+            return f"made with {key} {_short(old)}, which is not set now"
         return f"made with another {key}: {_short(old)} then, {_short(new)} now"
 
     def _refuse_finished(self) -> None:
@@ -267,7 +276,7 @@ class Output:
         if earlier is not None:
             difference = self._difference(earlier)
             otherwise = f", and was {difference}" if difference else ""
-            raise ConfigError(f"{self.path} is finished{otherwise}; use --overwrite to make it again")
+            raise ConfigError(f"{self.title} is finished{otherwise}; use --overwrite to make it again")
 
     def _begin(self) -> None:
         """Resume the unfinished run that is here, or write `run.json` into an empty or emptied directory."""
@@ -336,8 +345,24 @@ class Output:
 
 
 def continue_parts(outputs: Sequence[Output]) -> None:
-    """Let a command of several outputs that was killed continue: what it has finished is kept, unless all of it is."""
-    if not outputs[0].overwrite and not all(output.is_current for output in outputs):
+    """Let a command of several outputs that was killed continue: what it has finished is kept, unless all of it is.
+
+    Raises:
+        ConfigError: one is finished that is made from another which is not, found before that is made for nothing.
+    """
+    if outputs[0].overwrite:
+        return
+    to_make: list[Path] = []
+    for output in outputs:
+        source = next((path for path in output.inputs.values() if path in to_make), None)
+        if source is not None and output.record.exists():
+            raise ConfigError(
+                f"{output.title} is finished, but {source}, which it is made from here, is not; use --overwrite to"
+                " make it again"
+            )
+        if source is not None or not output.is_current:
+            to_make.append(output.path)
+    if to_make:
         for output in outputs:
             output.keep_finished = True
 

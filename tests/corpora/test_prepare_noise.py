@@ -111,7 +111,9 @@ def test_finished_material_is_kept_if_it_is_the_same(tmp_path, musan, ask):
     assert noise.run_musan(request, SilentProgress()).list == str(moved)
     (tmp_path / "moved").rename(tmp_path / "exp")
     sound(tmp_path / "n" / "a.wav")
-    with pytest.raises(ConfigError, match="noise.tsv is finished, and was made with another command"):
+    with pytest.raises(
+        ConfigError, match=r"noise.tsv \(noise\) is finished, and was made with another command"
+    ):
         noise.run_tree(ask(tmp_path / "n", keep_finished=True), SilentProgress(), "noise")
     noise.run_tree(ask(tmp_path / "n", keep_finished=True, overwrite=True), SilentProgress(), "noise")
     assert listed(tmp_path)["noise/a.wav"] == "noise"
@@ -154,7 +156,7 @@ def test_other_types_of_responses_replace_the_earlier_ones(tmp_path, ask):
     root = corpus_trees.rirs(tmp_path / "RIRS_NOISES")
     noise.run_rirs(ask(root), SilentProgress(), ["smallroom", "real"])
     with pytest.raises(
-        ConfigError, match="rirs.tsv is finished, and was made with another config.categories"
+        ConfigError, match=r"rirs.tsv \(smallroom\) is finished, and was made with another config.categories"
     ):
         noise.run_rirs(ask(root, keep_finished=True), SilentProgress(), ["smallroom"])
     progress = corpus_trees.Notes()

@@ -132,3 +132,34 @@ def test_a_command_of_several_outputs_continues_with_the_first_that_is_not_finis
     else:
         kept = [output.is_kept(Notes()) for output in outputs]
         assert kept == [num_finished == 1 and not overwrite, False]
+
+
+def test_what_is_finished_from_another_source_is_refused_before_that_is_made(tmp_path):
+    """Such as stages of an experiment that began with another first stage."""
+
+    def plans(first, **options):
+        names = {first: {}, "joint": {"checkpoint": tmp_path / first}}
+        return [
+            Output(tmp_path / name, command="x", config={}, inputs=inputs, **options)
+            for name, inputs in names.items()
+        ]
+
+    for output in plans("head"):
+        finish(output)
+    with pytest.raises(
+        ConfigError, match="joint is finished, but .*lora, which it is made from here, is not"
+    ):
+        continue_parts(plans("lora", keep_finished=True))
+    continue_parts(plans("lora", keep_finished=True, overwrite=True))
+    continue_parts(plans("head", keep_finished=True))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [({"cut": True}, {}, "made with config.cut true, which is not set now"),
+     ({}, {"cut": True}, "made without config.cut, which is true now")],
+)  # fmt: skip
+def test_a_setting_that_is_there_only_once_is_said_as_such(tmp_path, before, now, said):
+    finish(Output(tmp_path / "a", command="x", config=before, inputs={}))
+    with pytest.raises(ConfigError, match=said):
+        Output(tmp_path / "a", command="x", config=now, inputs={}).is_kept(Notes())

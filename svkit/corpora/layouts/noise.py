@@ -176,6 +176,11 @@ class _Entry:
 class _NoiseList(Output):
     """A list of several commands, each of which replaces the rows of its own categories; of `rirs`: all."""
 
+    @property
+    def title(self) -> str:
+        """The list, and the categories of this command."""
+        return f"{self.path} ({', '.join(self.config['categories'])})"
+
     def entries(self) -> dict[str, dict[str, Any]]:
         """Return what is recorded about each category; nothing where the list is unfinished."""
         if not self.record.exists() or not self.path.exists():
