@@ -49,6 +49,8 @@ def table(shown: "Table") -> None:
     """Print a table on stdout, as wide as the terminal; in a file or pipe its lines are not wrapped."""
     from svkit.reports.tables import to_terminal
 
+    if not is_main_process():
+        return
     sys.stdout.write(f"{to_terminal(shown, None if sys.stdout.isatty() else FILE_WIDTH)}\n")
     for text in shown.notes:
         sentence(text)

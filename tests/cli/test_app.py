@@ -240,3 +240,8 @@ def test_files_stay_signatures() -> None:
     for path in folder.glob("*.py"):
         top_level = [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
         assert not [line for line in top_level if line.split()[1].startswith(HEAVY_ROOMS)], path.name
+
+
+def test_a_value_that_is_no_choice_is_named_without_the_librarys_own_words():
+    text = CliRunner().invoke(app, ["finetune", "--stage", "joint,lmft"]).stderr
+    assert "'joint,lmft' is not one of 'lora'" in text and "Value error" not in text

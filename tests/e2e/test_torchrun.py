@@ -129,7 +129,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
     (root / "commands.json").write_text(json.dumps([[str(word) for word in words] for words in two.values()]))
     done = launch("tests.e2e.in_turn", root / "commands.json")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == [str(root / "two" / name) for name in two]  # said once each
+    paths = [line for line in done.stdout.splitlines() if line.startswith(str(root))]
+    assert paths == [str(root / "two" / name) for name in two]  # said once each
+    assert done.stdout.count("target sparsity, %") == 1
     for words in one.values():
         alone(*words)
     return Outputs(two=root / "two", one=root / "one")
