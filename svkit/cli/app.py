@@ -18,10 +18,13 @@ from svkit.cli import (
     convert,
     distill,
     doctor,
+    enroll,
     export,
     extract,
     finetune,
+    identify,
     info,
+    people,
     prepare,
     prune,
     report,
@@ -162,8 +165,12 @@ def root(
         check_torch_pair()
 
 
+_COMMANDS = (
+    finetune, prune, distill, extract, score, report, verify, enroll, identify, info, convert, export, doctor,
+)  # fmt: skip
 app.add_typer(prepare.app, name="prepare")
-for _module in (finetune, prune, distill, extract, score, report, verify, info, convert, export, doctor):
+app.add_typer(people.app, name="people")
+for _module in _COMMANDS:
     app.command()(getattr(_module, _module.__name__.rpartition(".")[2]))
 
 

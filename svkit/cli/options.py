@@ -52,6 +52,27 @@ Channel = Annotated[
     option("--channel", "Of recordings with several: from 0 on, their mean, the loudest.", "N|mix|loudest"),
 ]
 AllowCut = Annotated[bool, option("--allow-cut", "Use what is there of recordings that are cut short.")]
+Gallery = Annotated[
+    Path | None, option("--gallery", "Directory of enrolled people [default: gallery in --exp].", "DIR")
+]
+Model = Annotated[
+    Path | None,
+    option("--model", "[default: that of the gallery, else final pruned, else final dense]", "CKPT"),
+]
+Calibration = Annotated[
+    Path | None, option("--calibration", "[default: calibration.json beside the model]", "FILE")
+]
+REJECTED, UNDECIDED = 10, 11
+ExitCode = Annotated[
+    bool, option("--exit-code", f"Exit with {REJECTED} where rejected, {UNDECIDED} where undecided.")
+]
+
+
+def exit_decided(decisions: "Sequence[bool | None]", *, asked: bool) -> None:
+    """End with the exit code of decisions, where it was asked for: the least certain one counts."""
+    code = UNDECIDED if None in decisions else 0 if all(decisions) else REJECTED
+    if asked and code:
+        raise typer.Exit(code)
 
 
 def parse_channel(text: str) -> "int | Literal['mix', 'loudest']":

@@ -19,20 +19,20 @@ def verify(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="Two recordings; with --enroll, those of the unknown speaker."
+            metavar="FILE...",
+            help="Two recordings; with --enroll, those of the unknown speaker; with --gallery NAME FILE...",
         ),
     ],
     enroll: Annotated[
         list[Path] | None,
         typer.Option("--enroll", metavar="FILE", help="Recording of the known speaker; repeatable."),
     ] = None,
-    model: Annotated[
-        Path | None, typer.Option("--model", metavar="CKPT", help="[default: final pruned, else final dense]")
-    ] = None,
-    calibration: Annotated[
+    gallery: Annotated[
         Path | None,
-        typer.Option("--calibration", metavar="FILE", help="[default: calibration.json beside the model]"),
+        options.option("--gallery", "Of `svkit enroll`: the first argument is a name in it.", "DIR"),
     ] = None,
+    model: options.Model = None,
+    calibration: options.Calibration = None,
     prior: Annotated[
         float | None,
         options.number(
@@ -53,14 +53,18 @@ def verify(
     allow_cut: options.AllowCut = False,
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
+    exit_code: options.ExitCode = False,
 ) -> None:
     """Say whether recordings are of one speaker: score, log-likelihood ratio, posterior, decision.
 
     Several files a side: svkit verify --enroll a1.wav --enroll a2.wav b1.wav b2.wav
+    Somebody who is enrolled: svkit verify alice b.wav --gallery people
 
     Example: svkit verify a.wav b.wav --prior 0.01
     """
-    if not enroll and len(files) != 2:
+    if gallery is not None and (enroll or len(files) < 2):
+        raise ConfigError("verify: expected NAME FILE... with --gallery, and no --enroll")
+    if not enroll and gallery is None and len(files) != 2:
         raise ConfigError(
             f"verify: expected two files, found {len(files)}; several a side: --enroll A1 --enroll A2 B1 B2"
         )
@@ -68,8 +72,10 @@ def verify(
 
     request = VerifyRequest(
         exp=exp,
-        enroll=tuple(enroll or files[:1]),
+        enroll=tuple(enroll or (files[:1] if gallery is None else ())),
         test=tuple(files if enroll else files[1:]),
+        person=None if gallery is None else str(files[0]),
+        gallery=gallery,
         model=model,
         calibration=calibration,
         prior=prior,
@@ -82,8 +88,10 @@ def verify(
         for warning in done.warnings if json else ():  # the table has them
             progress.note(f"warning: {warning}")
     if json:
-        return console.result({**asdict(done), "is_trusted": not done.warnings}, as_json=True)
-    return _print(done)
+        console.result({**asdict(done), "is_trusted": not done.warnings}, as_json=True)
+    else:
+        _print(done)
+    options.exit_decided([done.is_accepted], asked=exit_code)
 
 
 def _print(done: "VerifyResult") -> None:
@@ -104,6 +112,10 @@ def _print(done: "VerifyResult") -> None:
     if done.threshold is not None:
         kind = _threshold_kind(done)
         rows.append([f"threshold ({kind})", f"{done.threshold:.4f}"])
+    if (person := done.person) is not None:
+        rows.append(
+            ["enrolled", f"{person['name']} (recordings: {person['recordings']}, {person['seconds']:.1f} s)"]
+        )
     rows.append(["model", f"{done.model['path']} (sha256 {done.model['sha256'][:12]})"])
     lists = [f"{entry['path']} (sha256 {entry['sha256'][:12]})" for entry in done.model["trained_on"]]
     rows.append(["trained on", ", ".join(lists) or "not recorded"])

@@ -124,3 +124,19 @@ def reliability(
     mixed = (targets > 0) & (nontargets > 0)
     stated = np.bincount(bins, share * ordered, num_bins)[mixed] / weights[mixed]
     return stated, np.log(targets[mixed] / nontargets[mixed])
+
+
+def open_set_posteriors(llrs: NDArray[np.float64], prior: float) -> tuple[NDArray[np.float64], float]:
+    """Return the probability of each of N people [N], and that it is none of them.
+
+    Args:
+        llrs: natural-log ratios [N] of "it is this person" over "it is somebody else".
+        prior: probability, before listening, that it is one of them; each has an N-th of it.
+
+    Raises:
+        ConfigError: the prior is not inside (0, 1).
+    """
+    odds = np.append(llrs - bayes_threshold(prior) - np.log(len(llrs)), 0.0)  # over "none of them"
+    shares = np.exp(odds - odds.max())
+    shares /= shares.sum()
+    return shares[:-1], float(shares[-1])

@@ -1,6 +1,6 @@
 """Learns and applies calibrations, and sees that none is judged on what it was learnt from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -31,9 +31,15 @@ PAIR_FEATURES = ("score", "log_norm_low", "log_norm_high", "log_duration_low", "
 """What is known of two recordings without a cohort."""
 
 
-def pair_features(score: float, log_norms: Sequence[float], seconds: Sequence[float]) -> NDArray[np.float64]:
-    """Return the `PAIR_FEATURES` of one trial, [1, 5]; `log_norms` and `seconds` of its two sides."""
-    return np.array([[score, *sorted(log_norms), *np.log(sorted(seconds))]])
+def pair_features(
+    scores: NDArray[np.float64],
+    log_norms: tuple[NDArray[np.float64], float],
+    seconds: tuple[NDArray[np.float64], float],
+) -> NDArray[np.float64]:
+    """Return the `PAIR_FEATURES` [T, 5] of the trials of T enrolled sides with one test side."""
+    sides = (log_norms, (np.log(seconds[0]), np.log(seconds[1])))
+    measures = [pair_quality(enroll, np.full(len(scores), test)) for enroll, test in sides]
+    return np.concatenate([scores[:, None], *measures], axis=1)
 
 
 def needs_a_cohort(record: CalibrationRecord) -> bool:

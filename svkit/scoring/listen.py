@@ -1,5 +1,6 @@
 """Recordings as `svkit verify`, `enroll` and `identify` hear them: read, judged and embedded, one at a time."""
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from svkit.audio.features import refuse_short
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.schema import ExtractConfig
 from svkit.errors import DataError
+from svkit.models.extract import final_model
 from svkit.models.load import SpeakerModel
 from svkit.progress import Progress
 from svkit.store.audio_file import Channel, channel_levels_db, probe, read_audio
+from svkit.store.gallery import Gallery, GalleryModel, refuse_other_model
+from svkit.store.provenance import sha256_input
 
 HIGHEST_RATE_HZ = 768_000
 
@@ -125,3 +129,26 @@ def _hear_one(
         notes=tuple(notes),
     )
     return recording, resample(signal, rate)
+
+
+def fingerprint(waveform: NDArray[np.float32]) -> bytes:
+    """Return what tells a recording, as it is heard, from any other: it does not contain the voice."""
+    return hashlib.sha256(waveform.tobytes()).digest()
+
+
+def choose_model(
+    given: Path | None, exp: Path, directory: Path | None, gallery: Gallery | None, progress: Progress
+) -> tuple[Path, GalleryModel]:
+    """Return the checkpoint to embed with, and as a gallery names it: the given, the gallery's, or the final one.
+
+    Raises:
+        ArtifactError: there is none, or it is not that of the gallery.
+    """
+    checkpoint = given
+    if checkpoint is None and gallery is not None and gallery.names and Path(gallery.model.path).exists():
+        checkpoint = Path(gallery.model.path)
+    checkpoint = checkpoint or final_model(exp, progress)
+    model = GalleryModel(path=checkpoint.resolve().as_posix(), sha256=sha256_input(checkpoint))
+    if directory is not None and gallery is not None and gallery.names:
+        refuse_other_model(directory, gallery, model)
+    return checkpoint, model

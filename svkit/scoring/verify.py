@@ -1,6 +1,6 @@
 """`svkit verify`: are these recordings of one speaker? Score, calibrated log-likelihood ratio, decision."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,6 @@ from scipy.special import expit
 from svkit.errors import ArtifactError, ConfigError
 from svkit.eval.llr import bayes_threshold
 from svkit.eval.scoring import cosine_scores, group_means
-from svkit.models.extract import final_model
 from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.scoring.backend import Backend
@@ -25,11 +24,12 @@ from svkit.scoring.calibrate import (
     separable_caution,
 )
 from svkit.scoring.lineage import training_lists
-from svkit.scoring.listen import Heard, Recording, embed_heard, hear, notes_on
+from svkit.scoring.listen import Heard, Recording, choose_model, embed_heard, fingerprint, hear, notes_on
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
+from svkit.store.gallery import Gallery, read_gallery
 from svkit.store.metrics import plain_record
-from svkit.store.provenance import is_finished, read_provenance, sha256_input
+from svkit.store.provenance import is_finished, read_provenance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +38,14 @@ class VerifyRequest:
 
     exp: Path
     enroll: tuple[Path, ...]
-    """Recordings of the known speaker."""
+    """Recordings of the known speaker; none with `person`."""
     test: tuple[Path, ...]
     """Recordings of one unknown speaker."""
+    person: str | None = None
+    """Name of the known speaker in `gallery`."""
+    gallery: Path | None = None
     model: Path | None = None
-    """Checkpoint; None: the experiment's final pruned model, else its final dense one."""
+    """Checkpoint; None: that of the gallery, else the experiment's final pruned model, else its final dense one."""
     calibration: Path | None = None
     """None: `calibration.json` beside the model, where there is one."""
     prior: float | None = None
@@ -79,6 +82,8 @@ class VerifyResult:
     """Why the answer should not be trusted."""
     notes: tuple[str, ...]
     """What else to know about it."""
+    person: dict[str, Any] | None
+    """`{gallery, name, recordings, seconds}` of who is enrolled; then `enroll` is empty."""
     enroll: tuple[Recording, ...]
     test: tuple[Recording, ...]
     model: dict[str, Any]
@@ -101,6 +106,19 @@ class _Verdict:
     """The ratio, within bounds, that it is accepted from."""
 
 
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class _Side:
+    """What is compared, of one or more recordings of a speaker."""
+
+    mean: NDArray[np.float32]
+    """[1, D], of length-normalised embeddings: as a trial list with an enrollment map is scored."""
+    log_norm: float
+    """Mean logarithm of their lengths before that."""
+    seconds: float
+    """Of all files together."""
+    count: int
+
+
 def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     """Compare the recordings of both sides.
 
@@ -109,34 +127,32 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         DataError: audio that is missing, unreadable, empty, not finite, or shorter than 35 ms.
         ArtifactError: no model, or a calibration of another model or back-end.
     """
-    if not request.enroll or not request.test:
+    if not (request.enroll or request.person) or not request.test:
         raise ConfigError("verify: expected at least one file a side")
     bayes_threshold(0.5 if request.prior is None else request.prior)  # checks it before anything slow
+    gallery = None if request.gallery is None else read_gallery(request.gallery)
+    row = 0 if gallery is None else gallery.row_of(str(request.person), Path(str(request.gallery)))
     heard = hear((*request.enroll, *request.test), request.channel, allow_cut=request.allow_cut)
-    checkpoint = request.model or final_model(request.exp, progress)
-    model = load_model(checkpoint)
-    sha256 = sha256_input(checkpoint)
-    calibration = _find_calibration(request.calibration, checkpoint, sha256)
+    checkpoint, chosen = choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    model, sha256 = load_model(checkpoint), chosen.sha256
+    calibration = find_calibration(request.calibration, checkpoint, sha256)
     embedded = embed_heard(model, heard, progress, f"verify with {checkpoint}")
-    # The mean of normalised embeddings, as a trial list with an enrollment map is scored.
-    sides = [
-        group_means(np.stack([embedded[path] for path in side]), np.zeros(len(side), dtype=np.int64), 1)
-        for side in (request.enroll, request.test)
-    ]
+    known = _side(request.enroll, heard, embedded) if gallery is None else _enrolled(gallery, row)
+    sides = (known, _side(request.test, heard, embedded))
     first = np.zeros(1, dtype=np.int64)
-    score = float(cosine_scores(sides[0], sides[1], first, first)[0])
-    warnings, notes, about_bounds = _warnings(request, heard), notes_on(heard), list[str]()
+    score = float(cosine_scores(sides[0].mean, sides[1].mean, first, first)[0])
+    warnings, notes, about_bounds = _warnings(request, heard, gallery), notes_on(heard), list[str]()
     unbounded = None
     if calibration is not None:
         path, record = calibration
-        unbounded = float(map_of(record).apply(_features(record, score, request, heard, embedded))[0])
+        unbounded = float(map_of(record).apply(_features(record, score, *sides))[0])
     verdict = _decide(request, score, calibration and calibration[1], unbounded)
     if calibration is not None and unbounded is not None:
         if (caution := separable_caution(record)) is not None:
             warnings.append(caution)
-        if max(len(request.enroll), len(request.test)) > 1:
+        if max(side.count for side in sides) > 1:
             notes.append(
-                "several files a side: the calibration was learnt on single utterances, so the likelihood ratio"
+                "several recordings a side: the calibration was learnt on single utterances, so the likelihood ratio"
                 " is an approximation"
             )
         about_bounds = _notes_on_bounds(path, record, unbounded, verdict.decides_by)
@@ -155,6 +171,14 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         is_accepted=verdict.is_accepted,
         warnings=tuple(warnings),
         notes=(*notes, *about_bounds),
+        person=None
+        if gallery is None
+        else {
+            "gallery": str(request.gallery),
+            "name": gallery.names[row],
+            "recordings": known.count,
+            "seconds": known.seconds,
+        },
         enroll=tuple(heard[path][0] for path in request.enroll),
         test=tuple(heard[path][0] for path in request.test),
         model={
@@ -163,11 +187,11 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
             **{key: record_of_model.get(key) for key in ("command", "finished", "svkit")},
             "trained_on": training_lists(checkpoint),
         },
-        calibration=None if calibration is None else _describe(*calibration),
+        calibration=None if calibration is None else describe_calibration(*calibration),
     )
 
 
-def _find_calibration(
+def find_calibration(
     given: Path | None, checkpoint: Path, sha256: str
 ) -> tuple[Path, CalibrationRecord] | None:
     """Return the calibration of this model's cosine scores; None where there is none beside the model.
@@ -229,29 +253,42 @@ def _decide(
     )
 
 
-def _features(
-    record: CalibrationRecord,
-    score: float,
-    request: VerifyRequest,
-    heard: Heard,
-    embedded: Mapping[Path, NDArray[np.float32]],
-) -> NDArray[np.float64]:
+def _side(paths: Sequence[Path], heard: Heard, embedded: Mapping[Path, NDArray[np.float32]]) -> _Side:
+    embeddings = np.stack([embedded[path] for path in paths])
+    return _Side(
+        mean=group_means(embeddings, np.zeros(len(paths), dtype=np.int64), 1),
+        log_norm=float(np.mean(np.log(np.linalg.norm(embeddings.astype(np.float64), axis=1)))),
+        seconds=sum(heard[path][0].file_seconds for path in paths),
+        count=len(paths),
+    )
+
+
+def _enrolled(gallery: Gallery, row: int) -> _Side:
+    count = int(gallery.counts[row])
+    return _Side(
+        mean=gallery.sums[row][None] / count,
+        log_norm=float(gallery.log_norms[row]) / count,
+        seconds=float(gallery.seconds[row]),
+        count=count,
+    )
+
+
+def _features(record: CalibrationRecord, score: float, enroll: _Side, test: _Side) -> NDArray[np.float64]:
     """Return what the calibration sees of this trial, [1, F], as scoring a list measures it."""
-    sides = (request.enroll, request.test)
-    log_norms = [
-        float(np.mean([np.log(np.linalg.norm(embedded[path].astype(np.float64))) for path in side]))
-        for side in sides
-    ]
-    seconds = [sum(heard[path][0].file_seconds for path in side) for side in sides]
-    return pair_features(score, log_norms, seconds)[:, : len(record.features)]
+    log_norms = (np.array([enroll.log_norm]), test.log_norm)
+    seconds = (np.array([enroll.seconds]), test.seconds)
+    return pair_features(np.array([score]), log_norms, seconds)[:, : len(record.features)]
 
 
-def _warnings(request: VerifyRequest, heard: Heard) -> list[str]:
+def _warnings(request: VerifyRequest, heard: Heard, gallery: Gallery | None) -> list[str]:
     found = [f"{path}: {warning}" for path, (recording, _) in heard.items() for warning in recording.warnings]
-    for one in dict.fromkeys(request.enroll):
-        for other in dict.fromkeys(request.test):
-            if np.array_equal(heard[one][1], heard[other][1]):
+    for other in dict.fromkeys(request.test):
+        waveform = heard[other][1]
+        for one in dict.fromkeys(request.enroll):
+            if np.array_equal(heard[one][1], waveform):
                 found.append(f"{one} and {other}: the same recording on both sides")
+        if gallery is not None and (owner := gallery.owner_of(fingerprint(waveform))) is not None:
+            found.append(f"{other}: this very recording is enrolled, as {owner}")
     return found
 
 
@@ -277,7 +314,8 @@ def _notes_on_bounds(
     return found if gap is None else [*found, f"not known: {gap}"]
 
 
-def _describe(path: Path, record: CalibrationRecord) -> dict[str, Any]:
+def describe_calibration(path: Path, record: CalibrationRecord) -> dict[str, Any]:
+    """Return what an answer tells of its calibration."""
     trials = {"name": record.trials.name, "sha256": record.trials.sha256}
     counts = {"num_targets": record.num_targets, "num_nontargets": record.num_nontargets}
     bounds = {"bounds": map_of(record).bounds, "is_separable": record.is_separable}

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from svkit.errors import ArtifactError
@@ -10,10 +11,11 @@ from svkit.errors import ArtifactError
 LOCK_NAME = ".lock"
 
 
-def lock_directory(directory: Path) -> int:
+def lock_directory(directory: Path, wait_seconds: float = 0.0) -> int:
     """Make `directory` if needed and lock it against other svkit processes.
 
-    `release_directory` (or the end of the process) releases it.
+    `release_directory` (or the end of the process) releases it. Where another process holds it, it is asked for again
+    until `wait_seconds` have passed.
 
     Returns:
         The handle of the lock.
@@ -26,17 +28,23 @@ def lock_directory(directory: Path) -> int:
         handle = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise ArtifactError(f"{directory}: cannot be written: {error.strerror}") from error
+    until = time.monotonic() + wait_seconds
+    while not _try(handle):
+        if time.monotonic() >= until:
+            os.close(handle)
+            raise ArtifactError(f"{directory}: another svkit command is writing here; wait for it to end")
+        time.sleep(0.02)
+    _locks.add(handle)
+    return handle
+
+
+def _try(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         # Some network file systems have no locks; there, one writer at a time is up to the user.
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            os.close(handle)
-            raise ArtifactError(
-                f"{directory}: another svkit command is writing here; wait for it to end"
-            ) from error
-    _locks.add(handle)
-    return handle
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
 
 
 def release_directory(lock: int) -> None:

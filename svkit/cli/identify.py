@@ -1,0 +1,123 @@
+"""`svkit identify`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svkit.cli import console, options
+from svkit.config.ranges import Range
+
+if TYPE_CHECKING:
+    from svkit.scoring.identify import Answer, Identified
+
+
+def identify(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of unknown speakers.")],
+    gallery: options.Gallery = None,
+    one_speaker: Annotated[
+        bool, options.option("--one-speaker", "The files are of one speaker; otherwise each is judged alone.")
+    ] = False,
+    model: options.Model = None,
+    calibration: options.Calibration = None,
+    prior: Annotated[
+        float,
+        options.number(
+            "--prior",
+            Range(gt=0, lt=1),
+            "Probability, before listening, that it is somebody of the gallery; of N people each has an N-th.",
+        ),
+    ] = 0.5,
+    threshold: Annotated[
+        float | None,
+        options.number(
+            "--threshold",
+            Range(ge=-2, le=2),
+            "Accept the best from this score on [default: by the calibration and the prior].",
+        ),
+    ] = None,
+    margin: Annotated[
+        float,
+        options.number(
+            "--margin",
+            Range(ge=0, le=1000),
+            "Undecided where the best is not so far ahead of the second (LLR if calibrated, else score).",
+        ),
+    ] = 0.0,
+    top: Annotated[int, options.number("--top", Range(ge=1, le=1000), "How many people are told.")] = 5,
+    channel: options.Channel = "0",
+    allow_cut: options.AllowCut = False,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+    exit_code: options.ExitCode = False,
+) -> None:
+    """Say who of a gallery is heard, or that it is none of them.
+
+    Enroll people first: svkit enroll NAME FILE... --gallery people
+
+    Example: svkit identify unknown.wav --gallery people --prior 0.1
+    """
+    from svkit.scoring.identify import IdentifyRequest, run
+
+    request = IdentifyRequest(
+        exp=exp,
+        gallery=gallery or exp / "gallery",
+        files=tuple(files),
+        is_one_speaker=one_speaker,
+        model=model,
+        calibration=calibration,
+        prior=prior,
+        threshold=threshold,
+        margin=margin,
+        top=top,
+        channel=options.parse_channel(channel),
+        allow_cut=allow_cut,
+    )
+    with console.progress() as progress:
+        done = run(request, progress)
+        for text in done.notes if json else ():  # the tables have them
+            progress.note(text)
+    if json:
+        answers = [{**asdict(answer), "is_trusted": not answer.warnings} for answer in done.answers]
+        console.result({**asdict(done), "answers": answers}, as_json=True)
+    for answer in done.answers if not json else ():
+        _print(answer, done)
+    options.exit_decided([answer.is_accepted for answer in done.answers], asked=exit_code)
+
+
+def _print(answer: "Answer", done: "Identified") -> None:
+    from svkit.reports.tables import Table
+
+    def text(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    rows = [
+        [one.name, text(one.score, ".4f"), text(one.llr, "+.2f"), text(one.posterior, ".3f")]
+        for one in answer.candidates
+    ]
+    if answer.posterior_of_none is not None:
+        rows.append(["none of them", "", "", text(answer.posterior_of_none, ".3f")])
+    prior = f"of {done.people:,}, prior {done.prior:g}, {done.prior_per_person:.2g} a person"
+    notes = []
+    if answer.margin_score is not None:
+        llr = "" if answer.margin_llr is None else f", {answer.margin_llr:.2f} in log-likelihood ratio"
+        notes.append(f"Margin of the best before the second: {answer.margin_score:.4f} in score{llr}.")
+    if done.threshold is not None:
+        kind = f"log-likelihood ratio ({prior})" if done.threshold_of == "llr" else "score (given)"
+        notes.append(f"Accepted from a {kind} of {done.threshold:.4g} on.")
+    notes += [*answer.notes, *done.notes]
+    if answer.warnings:
+        notes.append("Do not trust this: " + "; ".join(answer.warnings))
+    verdict = {None: "UNDECIDED", True: f"IDENTIFIED: {answer.name}", False: "NONE OF THEM"}
+    names = ", ".join(str(one.path) for one in answer.files)
+    headings = ["name", "score (cosine)", "log-likelihood ratio", "probability"]
+    columns = 2 if answer.posterior_of_none is None else 4
+    console.table(
+        Table(
+            title=f"{verdict[answer.is_accepted]} ({names})",
+            headings=headings[:columns],
+            rows=[row[:columns] for row in rows],
+            notes=notes,
+        )
+    )

@@ -1,0 +1,272 @@
+"""`svkit identify`: who of a gallery is it, or none of them?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svkit.errors import ArtifactError
+from svkit.eval.llr import bayes_threshold, open_set_posteriors
+from svkit.eval.scoring import group_means
+from svkit.models.load import load_model
+from svkit.progress import Progress
+from svkit.scoring.calibrate import bounds_gap, map_of, pair_features, separable_caution
+from svkit.scoring.listen import Heard, Recording, choose_model, embed_heard, fingerprint, hear, notes_on
+from svkit.scoring.verify import describe_calibration, find_calibration
+from svkit.store.audio_file import Channel
+from svkit.store.calibration import CalibrationRecord
+from svkit.store.gallery import Gallery, read_gallery
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdentifyRequest:
+    """Which recordings to look for, where, and how to decide."""
+
+    exp: Path
+    gallery: Path
+    files: tuple[Path, ...]
+    is_one_speaker: bool = False
+    """The recordings are of one speaker; otherwise each is looked for alone."""
+    model: Path | None = None
+    """Checkpoint; None: that of the gallery."""
+    calibration: Path | None = None
+    """None: `calibration.json` beside the model, where there is one."""
+    prior: float = 0.5
+    """Probability, before listening, that it is somebody of the gallery; all are taken as equally likely."""
+    threshold: float | None = None
+    """Accept the best from this cosine score on; None: from the ratio that outweighs the prior of a person."""
+    margin: float = 0.0
+    """Decide nothing where the best is not so far ahead of the second: in log-likelihood ratio, else in score."""
+    top: int = 5
+    """How many people are told."""
+    channel: Channel | Literal["loudest"] = 0
+    allow_cut: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A person of the gallery, and how much speaks for them."""
+
+    name: str
+    score: float
+    """Cosine with the mean of the person's length-normalised embeddings."""
+    llr: float | None
+    """Natural-log ratio of "this person" over "somebody else", within bounds; None: not calibrated."""
+    posterior: float | None
+    """Probability that it is this person, all others and nobody of them considered."""
+    recordings: int
+    """That the person is enrolled with."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """Who it is."""
+
+    files: tuple[Recording, ...]
+    is_accepted: bool | None
+    """True: it is `name`; False: none of them; None: undecided."""
+    name: str | None
+    """The best person, where accepted."""
+    candidates: tuple[Candidate, ...]
+    """Best first."""
+    posterior_of_none: float | None
+    margin_score: float | None
+    """Best minus second; None: one person only."""
+    margin_llr: float | None
+    warnings: tuple[str, ...]
+    """Why the answer should not be trusted."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Identified:
+    """All answers, and what they rest on."""
+
+    answers: tuple[Answer, ...]
+    gallery: Path
+    people: int
+    prior: float
+    """That it is somebody of the gallery."""
+    prior_per_person: float
+    threshold: float | None
+    """From which the best is accepted; None: no decision."""
+    threshold_of: str | None
+    """`llr` or `score`."""
+    model: dict[str, str]
+    calibration: dict[str, Any] | None
+    notes: tuple[str, ...]
+    """What holds for every answer."""
+
+
+_Calibration = tuple[Path, CalibrationRecord] | None
+
+
+def run(request: IdentifyRequest, progress: Progress) -> Identified:
+    """Look for the speakers of recordings among the people of a gallery.
+
+    Raises:
+        ConfigError: a prior outside (0, 1).
+        DataError: audio as `svkit verify` refuses it.
+        ArtifactError: no gallery, nobody in it, one of another model, or a calibration that does not fit.
+    """
+    bayes_threshold(request.prior)  # checks it before anything slow
+    gallery = read_gallery(request.gallery)
+    if not gallery.names:
+        raise ArtifactError(f"{request.gallery}: nobody is enrolled; `svkit enroll NAME FILE...` first")
+    heard = hear(request.files, request.channel, allow_cut=request.allow_cut)
+    checkpoint, model = choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    calibration = find_calibration(request.calibration, checkpoint, model.sha256)
+    embedded = embed_heard(load_model(checkpoint), heard, progress, f"identify with {checkpoint}")
+    threshold, kind = request.threshold, None if request.threshold is None else "score"
+    if threshold is None and calibration is not None:
+        threshold, kind = bayes_threshold(request.prior) + float(np.log(len(gallery.names))), "llr"
+    groups = [tuple(heard)] if request.is_one_speaker else [(path,) for path in heard]
+    return Identified(
+        answers=tuple(
+            answer(request, gallery, calibration, {path: heard[path] for path in group}, embedded)
+            for group in groups
+        ),
+        gallery=request.gallery,
+        people=len(gallery.names),
+        prior=request.prior,
+        prior_per_person=request.prior / len(gallery.names),
+        threshold=threshold,
+        threshold_of=kind,
+        model={"path": checkpoint.as_posix(), "sha256": model.sha256},
+        calibration=None if calibration is None else describe_calibration(*calibration),
+        notes=tuple(_notes(request, calibration, len(gallery.names), threshold if kind == "llr" else None)),
+    )
+
+
+def search(gallery: Gallery, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine of each person [N] with the speaker of recordings [n, D]."""
+    probe = group_means(embeddings, np.zeros(len(embeddings), dtype=np.int64), 1)[0]
+    lengths = np.sqrt(np.einsum("nd,nd->n", gallery.sums, gallery.sums))
+    return (gallery.sums @ probe).astype(np.float64) / (lengths * np.linalg.norm(probe))
+
+
+def answer(
+    request: IdentifyRequest,
+    gallery: Gallery,
+    calibration: _Calibration,
+    heard: Heard,
+    embedded: Mapping[Path, NDArray[np.float32]],
+) -> Answer:
+    """Say who of the gallery the one speaker of recordings is, by their embeddings [D]."""
+    scores = search(gallery, np.stack([embedded[path] for path in heard]))
+    llrs, posteriors, of_none = None, None, None
+    ranked = scores
+    if calibration is not None:
+        record = calibration[1]
+        learnt = map_of(record)
+        ranked = learnt.apply(_features(gallery, scores, heard, embedded)[:, : len(record.features)])
+        llrs = np.clip(ranked, *learnt.bounds)
+        posteriors, of_none = open_set_posteriors(llrs, request.prior)
+    order = np.argsort(-ranked, kind="stable")[: max(request.top, 2)]
+    counts = gallery.counts
+    found = tuple(
+        Candidate(
+            name=gallery.names[row],
+            score=float(scores[row]),
+            llr=None if llrs is None else float(llrs[row]),
+            posterior=None if posteriors is None else float(posteriors[row]),
+            recordings=int(counts[row]),
+        )
+        for row in order
+    )
+    margins = _margins(found)
+    is_accepted, why = _decide(request, found, margins, len(gallery.names))
+    return Answer(
+        files=tuple(recording for recording, _ in heard.values()),
+        is_accepted=is_accepted,
+        name=found[0].name if is_accepted else None,
+        candidates=found[: request.top],
+        posterior_of_none=of_none,
+        margin_score=margins[0],
+        margin_llr=margins[1],
+        warnings=tuple(_warnings(gallery, heard, calibration)),
+        notes=(*notes_on(heard), *why),
+    )
+
+
+def _features(
+    gallery: Gallery,
+    scores: NDArray[np.float64],
+    heard: Heard,
+    embedded: Mapping[Path, NDArray[np.float32]],
+) -> NDArray[np.float64]:
+    """Return the `PAIR_FEATURES` [N, 5] of every person with the recordings, as scoring a list measures them."""
+    log_norm = float(np.mean([np.log(np.linalg.norm(embedded[path].astype(np.float64))) for path in heard]))
+    seconds = sum(recording.file_seconds for recording, _ in heard.values())
+    return pair_features(scores, (gallery.log_norms / gallery.counts, log_norm), (gallery.seconds, seconds))
+
+
+def _margins(found: Sequence[Candidate]) -> tuple[float | None, float | None]:
+    if len(found) < 2:
+        return None, None
+    first, second = found[:2]
+    llr = None if first.llr is None or second.llr is None else first.llr - second.llr
+    return first.score - second.score, llr
+
+
+def _decide(
+    request: IdentifyRequest,
+    found: Sequence[Candidate],
+    margins: tuple[float | None, float | None],
+    people: int,
+) -> tuple[bool | None, list[str]]:
+    """Decide about the best, and say why nothing is decided."""
+    best = found[0]
+    if request.threshold is not None:
+        passes = best.score >= request.threshold
+    elif best.llr is not None:
+        passes = best.llr >= bayes_threshold(request.prior) + np.log(people)
+    else:
+        return None, []
+    margin = margins[0] if margins[1] is None else margins[1]
+    if passes and margin is not None and margin < request.margin:
+        return None, [
+            f"{best.name} or {found[1].name}: the margin is {margin:.3g}, asked for {request.margin:g}"
+        ]
+    return bool(passes), []
+
+
+def _warnings(gallery: Gallery, heard: Heard, calibration: _Calibration) -> list[str]:
+    found = [f"{path}: {text}" for path, (recording, _) in heard.items() for text in recording.warnings]
+    for path, (_, waveform) in heard.items():
+        if (owner := gallery.owner_of(fingerprint(waveform))) is not None:
+            found.append(f"{path}: this very recording is enrolled, as {owner}")
+    if calibration is not None and (caution := separable_caution(calibration[1])) is not None:
+        found.append(caution)
+    return found
+
+
+def _notes(
+    request: IdentifyRequest, calibration: _Calibration, people: int, needed: float | None
+) -> list[str]:
+    """Say what limits every answer."""
+    if calibration is None:
+        return [
+            "This model is not calibrated: scores are cosines, which say who is nearest but not whether it is them."
+            + (
+                ""
+                if request.threshold is not None
+                else " Give --threshold, or calibrate the model, to decide."
+            )
+        ]
+    path, record = calibration
+    found = []
+    low, high = map_of(record).bounds
+    if needed is not None and needed > high:
+        found.append(
+            f"nobody is ever accepted: of {people:,} people, at this prior, a ratio of {needed:+.2f} is needed, and the"
+            f" calibration's {record.num_nontargets:,} nontarget trials support none beyond {high:+.2f}; learn it on"
+            " more, or give --prior or --threshold"
+        )
+    elif needed is not None and needed < low:
+        found.append(f"somebody is always accepted: at this prior a ratio of {needed:+.2f} is enough")
+    gap = bounds_gap(path, record)
+    return found if gap is None else [*found, f"not known: {gap}"]

@@ -1,0 +1,289 @@
+"""`svkit enroll`, `identify`, `people` and `verify NAME` from the command line, with a random model of milliseconds."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from svkit.cli.app import app
+from svkit.scoring.calibrate import PAIR_FEATURES
+from tests.cli.test_verify import calibrate, cosine, template, voice, write  # noqa: F401
+from tests.fake_experiment import DENSE, make_checkpoint
+
+
+@pytest.fixture
+def home(template, tmp_path, monkeypatch):  # noqa: F811
+    target = tmp_path / "home"
+    shutil.copytree(template, target)
+    monkeypatch.chdir(target)
+    return target
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def answer(*arguments):
+    done = run(*arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def enroll_three():
+    for name, file in (("alice", "a.wav"), ("bob", "b.wav"), ("Zoë", "c.wav")):
+        assert run("enroll", name, file).exit_code == 0
+
+
+def test_who_is_nearest_without_a_calibration_and_that_this_decides_nothing(home):
+    enroll_three()
+    found = answer("identify", "d.wav")
+    only = found["answers"][0]
+    scores = {one["name"]: one["score"] for one in only["candidates"]}
+    expected = {name: cosine(home, "d", file) for name, file in (("alice", "a"), ("bob", "b"), ("Zoë", "c"))}
+    assert scores == pytest.approx(expected, abs=1e-5)
+    best, second, _ = sorted(expected, key=expected.get, reverse=True)
+    assert only["candidates"][0]["name"] == best
+    assert only["margin_score"] == pytest.approx(expected[best] - expected[second], abs=1e-5)
+    assert [only[key] for key in ("is_accepted", "name", "margin_llr", "posterior_of_none")] == [None] * 4
+    assert "not calibrated: scores are cosines" in found["notes"][0]
+    done = run("identify", "d.wav")
+    assert done.stdout.startswith("UNDECIDED (d.wav)") and "not calibrated" in done.stdout
+    assert "probability" not in done.stdout.split("Margin")[0]
+
+
+def test_the_prior_is_shared_by_the_people_and_none_of_them_is_an_answer(home):
+    calibrate(home, weights=(40.0,), offset=-30.0)
+    enroll_three()
+    for prior in (0.5, 0.01):
+        found = answer("identify", "d.wav", "--prior", prior)
+        only = found["answers"][0]
+        llrs = np.array([40 * one["score"] - 30 for one in only["candidates"]])
+        odds = prior / 3 * np.exp(llrs)
+        shares = odds / (odds.sum() + 1 - prior)
+        assert [one["llr"] for one in only["candidates"]] == pytest.approx(llrs, abs=1e-3)
+        assert [one["posterior"] for one in only["candidates"]] == pytest.approx(shares, abs=1e-4)
+        assert only["posterior_of_none"] == pytest.approx(1 - shares.sum(), abs=1e-4)
+        assert found["prior_per_person"] == pytest.approx(prior / 3)
+        assert found["threshold"] == pytest.approx(np.log(3 * (1 - prior) / prior))
+        assert only["is_accepted"] == (llrs[0] >= found["threshold"])
+        assert only["name"] == (only["candidates"][0]["name"] if only["is_accepted"] else None)
+    calibrate(home, weights=(40.0,), offset=-60.0)
+    done = run("identify", "d.wav")
+    assert done.stdout.startswith("NONE OF THEM (d.wav)") and "of 3, prior 0.5, 0.17 a person" in done.stdout
+    calibrate(home, weights=(40.0,), offset=-10.0)
+    assert run("identify", "d.wav").stdout.startswith("IDENTIFIED: ")
+
+
+def test_a_prior_beyond_the_bounds_of_the_calibration_is_said(home):
+    calibrate(home, weights=(40.0,), offset=0.0, bounds=(-2.0, 2.0))
+    enroll_three()
+    found = answer("identify", "d.wav", "--prior", 0.1)
+    assert found["answers"][0]["is_accepted"] is False
+    assert "nobody is ever accepted: of 3 people" in found["notes"][0]
+    assert "support none beyond +2.00" in found["notes"][0]
+
+
+@pytest.mark.parametrize(("arguments", "code"), [
+    (["--threshold", "-2"], 0), (["--threshold", "1.5"], 10), ([], 11), (["--threshold", "-2", "--margin", "3"], 11),
+])  # fmt: skip
+def test_exit_codes_say_the_decision_when_asked(home, arguments, code):
+    enroll_three()
+    assert run("identify", "d.wav", *arguments).exit_code == 0
+    done = run("identify", "d.wav", *arguments, "--exit-code")
+    assert done.exit_code == code
+    if "--margin" in arguments:
+        assert "the margin is" in done.stdout and done.stdout.startswith("UNDECIDED")
+
+
+def test_files_are_judged_alone_or_as_one_speaker(home):
+    enroll_three()
+    apart = answer("identify", "a.wav", "d.wav")["answers"]
+    assert [[one["path"] for one in found["files"]] for found in apart] == [["a.wav"], ["d.wav"]]
+    assert apart[0]["candidates"][0]["name"] == "alice" and not apart[0]["is_trusted"]
+    assert "this very recording is enrolled, as alice" in apart[0]["warnings"][0]
+    together = answer("identify", "b.wav", "d.wav", "--one-speaker")["answers"]
+    scores = {one["name"]: one["score"] for one in together[0]["candidates"]}
+    assert scores["alice"] == pytest.approx(cosine(home, "bd", "a"), abs=1e-5) and len(together) == 1
+    assert len(answer("identify", "d.wav", "--top", "1")["answers"][0]["candidates"]) == 1
+
+
+def test_several_recordings_a_person_are_averaged_and_none_counts_twice(home):
+    first = answer("enroll", "alice", "a.wav", "b.wav", "a.wav")
+    assert (first["added"], first["recordings"], first["people"]) == (["a.wav", "b.wav"], 2, 1)
+    again = answer("enroll", "alice", "b.wav", "c.wav")
+    assert (again["added"], again["recordings"], again["seconds"]) == (["c.wav"], 3, pytest.approx(4.5))
+    assert "this recording of alice is there already" in again["notes"][-1]
+    found = answer("identify", "d.wav")["answers"][0]["candidates"][0]
+    assert found["recordings"] == 3 and found["score"] == pytest.approx(cosine(home, "abc", "d"), abs=1e-5)
+    done = run("enroll", "bob", "a.wav", "d.wav")
+    assert done.exit_code == 3 and "a.wav: is enrolled as alice already" in done.stderr
+    assert [one["name"] for one in answer("people", "list")["people"]] == ["alice"]  # all or none
+
+
+def test_people_are_listed_and_removed_without_a_trace(home):
+    enroll_three()
+    rows = answer("people", "list")["people"]
+    assert [(one["name"], one["recordings"], one["seconds"]) for one in rows] == [
+        ("alice", 1, 1.5), ("bob", 1, 1.5), ("Zoë", 1, 1.5)
+    ]  # fmt: skip
+    before = load_file(home / "exp/gallery/people.safetensors")
+    assert "3 people" in run("people", "list").stdout
+    assert run("people", "remove", "bob", "nobody").exit_code == 2
+    assert len(answer("people", "list")["people"]) == 3
+    assert answer("people", "remove", "bob", "Zoe\u0308") == {
+        "gallery": "exp/gallery", "removed": ["bob", "Zoe\u0308"], "people": 1
+    }  # fmt: skip
+    stored = b"".join(path.read_bytes() for path in (home / "exp/gallery").iterdir())
+    for trace in (b"bob", before["sums"][1].tobytes(), before["fingerprints"][2].tobytes()):
+        assert trace not in stored
+    assert before["sums"][0].tobytes() in stored
+    assert [one["name"] for one in answer("identify", "b.wav")["answers"][0]["candidates"]] == ["alice"]
+    assert answer("people", "remove", "alice")["people"] == 0
+    done = run("identify", "d.wav")
+    assert done.exit_code == 4 and "nobody is enrolled" in done.stderr
+
+
+def test_what_is_stored_is_no_audio_and_for_the_owner_alone(home):
+    enroll_three()
+    gallery = home / "exp" / "gallery"
+    assert stat.S_IMODE(gallery.stat().st_mode) == 0o700
+    assert sorted(path.name for path in gallery.iterdir()) == [".lock", "gallery.json", "people.safetensors"]
+    facts = json.loads((gallery / "gallery.json").read_text())
+    assert facts["format"] == "svkit-gallery" and facts["model"]["path"].endswith("finetune-pruned/lmft")
+    size = (gallery / "people.safetensors").stat().st_size
+    assert run("enroll", "alice", write(home / "long.wav", voice(3, 50))).exit_code == 0
+    assert (gallery / "people.safetensors").stat().st_size - size < 64  # a fingerprint, whatever the length
+
+
+def test_a_gallery_of_another_model_is_refused_with_what_to_do(home):
+    enroll_three()
+    other = home / "exp" / "finetune" / "lmft"
+    for command in (["enroll", "eve", "d.wav"], ["identify", "d.wav"], ["verify", "alice", "d.wav"]):
+        done = run(*command, "--gallery", "exp/gallery", "--model", other)
+        assert (
+            done.exit_code == 4 and "into another --gallery" in done.stderr and "lmft (sha256" in done.stderr
+        )
+    # Without --model it is the gallery's own, also where the experiment has another final one.
+    for name in ("alice", "bob", "Zoë"):
+        assert run("people", "remove", name).exit_code == 0
+    assert run("enroll", "eve", "d.wav", "--model", other).exit_code == 0
+    assert answer("identify", "a.wav")["model"]["path"] == str(other)
+    make_checkpoint(other, DENSE, [])
+    weights = load_file(other / "model.safetensors")
+    changed = next(name for name in weights if name.endswith("bias"))
+    save_file(weights | {changed: weights[changed] + 1}, other / "model.safetensors")
+    done = run("identify", "a.wav")
+    assert done.exit_code == 4 and "expected its own model" in done.stderr
+
+
+def test_verify_takes_a_name_and_measures_as_with_the_files(home):
+    """With a calibration that hears the lengths of embeddings and files, too."""
+    calibrate(home, features=PAIR_FEATURES, weights=(20.0, 1.0, -0.5, 2.0, -1.0), offset=-15.0)
+    assert run("enroll", "alice", "a.wav", "b.wav").exit_code == 0
+    assert run("enroll", "bob", write(home / "e.wav", voice(8, 2.5))).exit_code == 0
+    by_name = answer("verify", "alice", "c.wav", "d.wav", "--gallery", "exp/gallery")
+    by_files = answer("verify", "--enroll", "a.wav", "--enroll", "b.wav", "c.wav", "d.wav")
+    for key in ("score", "llr", "posterior", "threshold"):
+        assert by_name[key] == pytest.approx(by_files[key], abs=1e-4)
+    assert by_name["is_accepted"] == by_files["is_accepted"] and by_name["enroll"] == []
+    gallery = {"gallery": "exp/gallery", "name": "alice", "recordings": 2, "seconds": 3.0}
+    assert by_name["person"] == gallery and by_files["person"] is None
+    assert [one["path"] for one in by_name["test"]] == ["c.wav", "d.wav"]
+    # Of all of a gallery, identify says the same.
+    for one in answer("identify", "c.wav", "d.wav", "--one-speaker")["answers"][0]["candidates"]:
+        alone = answer("verify", one["name"], "c.wav", "d.wav", "--gallery", "exp/gallery")
+        assert (one["score"], one["llr"]) == pytest.approx((alone["score"], alone["llr"]), abs=1e-4)
+    itself = answer("verify", "alice", "a.wav", "--gallery", "exp/gallery")
+    assert "this very recording is enrolled, as alice" in itself["warnings"][0]
+    done = run("verify", "eve", "c.wav", "--gallery", "exp/gallery")
+    assert done.exit_code == 2 and "(alice, bob), found 'eve'" in done.stderr
+    for wrong in (["alice"], ["--enroll", "a.wav", "alice", "c.wav"]):
+        assert run("verify", *wrong, "--gallery", "exp/gallery").exit_code == 2
+
+
+def test_verify_says_the_decision_by_its_exit_code_when_asked(home):
+    for arguments, code in ((["--threshold", "-1"], 0), (["--threshold", "1.5"], 10), ([], 11)):
+        assert run("verify", "a.wav", "b.wav", *arguments).exit_code == 0
+        done = run("verify", "a.wav", "b.wav", *arguments, "--exit-code", "--json")
+        assert done.exit_code == code and "score" in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a safetensors file"),
+    (lambda path: save_file(load_file(path) | {"owners": np.array([0, 0, 7])}, path), "recordings of nobody"),
+    (lambda path: save_file(load_file(path) | {"seconds": np.array([0.0])}, path), "seconds: not of the size"),
+    (lambda path: save_file(load_file(path) | {"names": np.array([255], dtype=np.uint8)}, path), "not UTF-8"),
+])  # fmt: skip
+def test_a_damaged_gallery_is_refused_by_name(home, damage, said):
+    enroll_three()
+    damage(home / "exp" / "gallery" / "people.safetensors")
+    for command in (["identify", "d.wav"], ["people", "list"], ["enroll", "eve", "d.wav"]):
+        done = run(*command)
+        assert done.exit_code == 4 and said in done.stderr and "people.safetensors" in done.stderr
+
+
+def test_slips_are_answered(home):
+    done = run("enroll", "a.wav", "b.wav")
+    assert done.exit_code == 2 and "is a file, expected a name" in done.stderr
+    for name in ("", " alice", "a\nb", "x" * 201):
+        assert run("enroll", name, "a.wav").exit_code == 2
+    assert not (home / "exp" / "gallery").exists()
+    done = run("identify", "a.wav", "--gallery", "nowhere")
+    assert done.exit_code == 4 and "svkit enroll NAME FILE" in done.stderr
+    done = run("enroll", "alice", "a.wav", "--gallery", "exp/finetune")
+    assert done.exit_code == 4 and "holds files but no gallery" in done.stderr
+    assert not [path for path in (home / "exp" / "finetune").iterdir() if path.name == "gallery.json"]
+    assert run("enroll", "alice", "missing.wav").exit_code == 3
+    assert run("people", "remove", "alice", "--gallery", "nowhere").exit_code == 4
+    assert not (home / "nowhere").exists()
+
+
+@pytest.mark.e2e
+def test_enrolments_at_once_lose_nobody(home):
+    """As processes of their own, which load what takes seconds first, so that they write as close as they can."""
+    write_with = [sys.executable, "-c", _ENROLL]
+    names = [f"person {number}" for number in range(4)]
+    jobs = [subprocess.Popen([*write_with, str(home / "exp" / "gallery"), name, "25"]) for name in names]
+    assert [job.wait(timeout=120) for job in jobs] == [0] * 4
+    rows = answer("people", "list")["people"]
+    assert sorted((one["name"], one["recordings"]) for one in rows) == [(name, 25) for name in names]
+
+
+@pytest.mark.e2e
+def test_a_killed_enrolment_loses_nobody_and_leaves_nothing(home):
+    gallery = home / "exp" / "gallery"
+    for turn in range(5):
+        job = subprocess.Popen([sys.executable, "-c", _ENROLL, str(gallery), f"person {turn}", "100000"])
+        while not (gallery / "people.safetensors").exists() or f"person {turn}" not in _names():
+            time.sleep(0.01)
+        time.sleep(0.003 * turn)
+        os.kill(job.pid, signal.SIGKILL)
+        job.wait()
+    assert _names() == [f"person {turn}" for turn in range(5)]
+    assert run("people", "remove", "person 0").exit_code == 0
+    assert sorted(path.name for path in gallery.iterdir()) == [".lock", "gallery.json", "people.safetensors"]
+
+
+def _names():
+    return [one["name"] for one in answer("people", "list")["people"]]
+
+
+_ENROLL = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from svkit.store.gallery import GalleryModel, NewRecording, add_recordings
+model = GalleryModel(path="/model", sha256="0" * 64)
+for number in range(int(sys.argv[3])):
+    one = NewRecording(embedding=np.ones(8, dtype=np.float32), seconds=1.0, fingerprint=os.urandom(32))
+    add_recordings(Path(sys.argv[1]), model, sys.argv[2], {Path("a.wav"): one})
+"""
