@@ -79,6 +79,8 @@ benchmarks := $(dir $(lastword $(MAKEFILE_LIST)))benchmarks
 # What is timed on random weights and random numbers; the reading of crops is timed where there are recordings.
 speed := features encoder_speed pruned_speed training_speed scoring
 VOICES ?= ../shared/voices
+FOLDS ?= exp-folds
+ONLY_FOLDS ?=
 
 data := $(EXP)/.make/prepared
 dense := $(EXP)/finetune/lmft/provenance.json
@@ -148,14 +150,17 @@ report: $(EXP)/scores/.scored | $(SETUP)
 	$(SVKIT) report --exp $(EXP) --keep-finished --overwrite
 
 # EER against parameters, MACs and time at sparsities of 0.5 to 0.9, into $(EXP)/report/sweep; then what the guided cut is
-# worth against magnitude pruning and training from scratch, into docs/results. Both keep what is finished.
+# worth against other ways to the same size, over four folds of the voices, into docs/results: hours on two cores. Both
+# keep what is finished; ONLY_FOLDS="0 1" in one terminal and "2 3" in another use both cores.
 sparsity-sweep: report
 	$(VENV)/bin/python $(benchmarks)/sparsity_sweep.py --exp $(EXP) --preset $(call quote,$(PRESET)) \
 	    $(call option,--seed,$(SEED)) $(filter --no-augment,$(augment)) $(if $(LEVELS),--levels $(LEVELS))
 
-pruning-quality: $(dense)
-	$(VENV)/bin/python $(benchmarks)/pruning_quality.py --exp $(EXP) --preset $(call quote,$(PRESET)) \
-	    --sparsity $(SPARSITY) $(if $(SEED),--seeds $(SEED))
+# The peer's library is no part of the set-up: what pruning is worth is measured once, not by every user.
+pruning-quality: $(SETUP)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(VENV)/bin/python $(benchmarks)/pruning_quality.py --voices $(call quote,$(VOICES)) --home $(FOLDS) \
+	    $(if $(ONLY_FOLDS),--folds $(ONLY_FOLDS)) --sparsity $(SPARSITY) --set precision=bf16
 
 # ---- Checks -------------------------------------------------------------------------------------------------------
 

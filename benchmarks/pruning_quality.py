@@ -1,48 +1,54 @@
-"""What the guided cut is worth: against one-shot magnitude pruning and against the small structure from scratch.
+"""What the guided cut is worth, over four folds of the voices: against dense, one-shot cuts, and the structure alone.
 
-    python benchmarks/pruning_quality.py --exp exp-folder [--preset tiny] [--seeds 24 25 26] [--out docs/results]
+    python benchmarks/pruning_quality.py [--folds 0 1 2 3] [--methods ours magnitude ...] [--set precision=bf16]
 
-Needs an experiment with data (speakers held out for validation among them) and a trained dense model. All methods get
-the same teacher, the same counted sparsity and the same number of training steps:
+Every speaker of `../shared/voices` is evaluated once, by models trained on the other folds (`folds.py`, which also
+trains the dense models). In each fold all methods get the same teacher, the same counted sparsity and the same number
+of training steps since the teacher:
 
-- ours: prune (gates, Lagrangian), distil, fine-tune, as the recipe says;
-- magnitude: units with the smallest L2 norm of their weights are cut at once, then distilled for the steps of our
-  pruning and distillation together, then fine-tuned like ours;
-- scratch: a random model with the widths that ours found, trained as a dense one (ArcFace only) for all of our steps.
+- ours: prune (gates), distil, fine-tune, as the recipe says;
+- magnitude: units with the smallest L2 norm of their weights are cut at once (`magnitude.py`), then distilled for the
+  steps of our pruning and distillation together, then fine-tuned like ours;
+- peer: the same with the cut of Torch-Pruning (`peer.py`, which needs `pip install -e '.[bench]'`);
+- scratch: a random model with the widths that ours found, trained as a dense one (ArcFace only) for all of our steps;
+- shares: ours with the published shares of the steps, most of them distillation;
+- continued: the teacher itself, trained on for all of our steps.
 
-The dense model is trained once; seeds are those of everything after it. Distances to the teacher are measured on crops
-of held-out speakers; every reported model is evaluated once on the evaluation trials, and nothing is chosen by them.
-Finished parts are kept in EXP/pruning-quality, so an interrupted run goes on; `quality_page.py` renders the page.
+Distances to the teacher are measured on crops of held-out training speakers, and whatever was chosen was chosen by
+those speakers; every final model is evaluated once on the trials of its fold. Finished parts are kept in HOME/fold-N,
+so that the same command goes on after an interruption, and several can work on different folds side by side. Each ends
+with the page of all that is finished (`quality_page.py`); `--page-only` does nothing else.
 """
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+from folds import NUM_FOLDS, make_fold
 from magnitude import RULES, cut_by_magnitude
 from quality_page import render
-from stage_commands import is_current, make, score
+from quality_pool import pool_methods
+from stage_commands import make, score
 
-from svkit.cli.options import RunOptions
 from svkit.config.architecture import ModelArchitecture
+from svkit.config.load import load_recipe
 from svkit.config.schema import Recipe
 from svkit.data.sampler import EpochBatches
 from svkit.models.load import load_model, new_network
 from svkit.models.session import make_accelerator
 from svkit.nn.encoder import Encoder, initialise
-from svkit.progress import SilentProgress
 from svkit.pruning.counting import sparsity
 from svkit.reports.timing import describe_machine
-from svkit.scoring import comparison
 from svkit.store import checkpoint as store
 from svkit.store.atomic import write_json, write_text
 from svkit.store.manifest import read_manifest
-from svkit.store.metrics import Metrics, metrics_record, plain_record, read_metrics
+from svkit.store.metrics import metrics_record, read_metrics
 from svkit.store.output import Output
 from svkit.store.provenance import is_finished, read_provenance
 from svkit.store.report import read_log
@@ -50,23 +56,26 @@ from svkit.training.tasks import DistillationTask
 from svkit.training.validation import DistanceMeter, Validator
 
 STAGES = ("head", "joint", "lmft")
-NUM_RESAMPLES = 1000
-COMPARED = ("ours", "magnitude", "scratch")
+PUBLISHED = "w2v-bert-2.0"
+"""Recipe whose shares of the steps `shares` takes."""
+ROWS_NAME = "metrics.json"
+MANY_ROWS = 10_000_000
+"""With so many recordings the published steps are whole numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One seed of the comparison."""
+    """One fold."""
 
     exp: Path
-    work: Path
+    fold: int
     recipe: Recipe
-    """As resolved for this seed."""
     options: list[str]
     """The same as options of every command."""
     target: float
     rule: str
-    trials: Path
+    """Of magnitude pruning."""
+    peer_rule: str
 
     @property
     def teacher(self) -> Path:
@@ -75,8 +84,18 @@ class Run:
 
     @property
     def home(self) -> Path:
-        """Where this seed's own parts are."""
-        return self.work / f"seed-{self.recipe.seed}"
+        """Where the methods of this fold are."""
+        return self.exp / "quality"
+
+    @property
+    def train(self) -> Path:
+        """The training list."""
+        return self.exp / "data" / "train.tsv"
+
+    @property
+    def trials(self) -> Path:
+        """Trials among the speakers of the fold."""
+        return self.exp / "data" / "trials" / f"fold-{self.fold}.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,75 +116,139 @@ def num_steps(*checkpoints: Path) -> int:
     )
 
 
-def epochs_for(run: Run, data: Any, steps: int) -> str:
-    """Epochs that make so many steps."""
-    rows = len(read_manifest(run.exp / "data" / "train.tsv"))
-    return repr(steps / EpochBatches(rows, data, 0).steps_per_epoch)
+def stage_parts(recipe: Recipe) -> dict[str, Any]:
+    """The stages between teacher and result, by the names of their tables."""
+    return {"prune": recipe.prune, "distill": recipe.distill} | {
+        f"pruned.{stage}": getattr(recipe.pruned, stage) for stage in STAGES
+    }
 
 
-def run_ours(run: Run) -> list[Model]:
-    """Prune, distil, fine-tune; what the experiment itself has made from the same is taken from there."""
-    prune = ["prune", *run.options, "--sparsity", f"{run.target:g}", "--teacher", run.teacher]
-    distil = ["distill", *run.options, "--teacher", run.teacher, "--student"]
-    exp, home = run.exp, run.home / "ours"
-    cut, distilled, tuned = exp / "prune", exp / "distill", exp / "finetune-pruned"
-    has_all = all(is_finished(path) for path in (cut, distilled, *(tuned / stage for stage in STAGES)))
-    if not (
-        has_all
-        and is_current([cut], *prune)
-        and is_current([distilled], *distil, cut)
-        and is_current([tuned / stage for stage in STAGES], "finetune", *run.options, "--from", distilled)
-    ):
-        cut = make(home / "prune", *prune)
-        distilled = make(home / "distill", *distil, cut)
-        tuned = home / "finetune"
-        make(tuned, "finetune", *run.options, "--from", distilled, last="lmft")
-    steps = [num_steps(cut), num_steps(distilled), num_steps(*(tuned / stage for stage in STAGES))]
+def planned_steps(recipe: Recipe, rows: int) -> dict[str, int]:
+    """Steps of each stage with so many training recordings."""
+    return {
+        name: EpochBatches(rows, part.data, 0).count_steps(part.epochs)
+        for name, part in stage_parts(recipe).items()
+    }
+
+
+def our_steps(run: Run) -> dict[str, int]:
+    """Steps of each stage of ours in this fold."""
+    return planned_steps(run.recipe, len(read_manifest(run.train)))
+
+
+def epochs(run: Run, table: str, steps: int) -> list[str]:
+    """The option that gives a stage so many steps; `table` is `prune`, or such as `pruned.joint`."""
+    part: Any = run.recipe
+    for name in table.split("."):
+        part = getattr(part, name)
+    batches = EpochBatches(len(read_manifest(run.train)), part.data, 0)
+    return ["--set", f"{table}.epochs={steps / batches.steps_per_epoch!r}"]
+
+
+def finish_cut(run: Run, method: str, cut: Path, steps: int, extra: Sequence[str] = ()) -> list[Model]:
+    """Distil a cut encoder for the steps that are left of our pruning and distillation, then fine-tune it like ours."""
+    home, ours = run.home / method, our_steps(run)
+    distil = epochs(run, "distill", ours["prune"] + ours["distill"] - steps)
+    distilled = make(
+        home / "distill",
+        *("distill", *run.options, "--teacher", run.teacher, "--student", cut, *(extra or distil)),
+    )
+    final = make(home / "finetune", "finetune", *run.options, "--from", distilled, *extra, last="lmft")
+    made = [steps, steps + num_steps(distilled)]
+    made.append(made[1] + num_steps(*(home / "finetune" / stage for stage in STAGES)))
+    assert made[2] == sum(ours.values()), f"{method}: {made[2]} steps, ours {ours}"
     return [
-        Model(method="ours", stage="cut", checkpoint=cut, steps=steps[0]),
-        Model(method="ours", stage="distilled", checkpoint=distilled, steps=sum(steps[:2])),
-        Model(method="ours", stage="fine-tuned", checkpoint=tuned / "lmft", steps=sum(steps)),
+        Model(method=method, stage="cut", checkpoint=cut, steps=made[0]),
+        Model(method=method, stage="distilled", checkpoint=distilled, steps=made[1]),
+        Model(method=method, stage="fine-tuned", checkpoint=final, steps=made[2]),
     ]
 
 
-def run_magnitude(run: Run, ours: list[Model]) -> list[Model]:
-    """Cut by weight norms at once, distil for the steps of our pruning and distillation, fine-tune."""
-    home = run.home / f"magnitude-{run.rule}"
-    cut = cut_by_magnitude(run.work / f"magnitude-{run.rule}", run.teacher, run.target, run.rule)
-    epochs = epochs_for(run, run.recipe.distill.data, ours[1].steps)
-    distil = [
-        "distill",
+def run_dense(run: Run) -> list[Model]:
+    """The teacher, and the model of its recipe's last stage."""
+    stages = {"joint (teacher)": run.teacher, "lmft": run.exp / "finetune" / "lmft"}
+    return [
+        Model(method="dense", stage=stage, checkpoint=path, steps=num_steps(path) if stage == "lmft" else 0)
+        for stage, path in stages.items()
+    ]
+
+
+def run_ours(run: Run, method: str = "ours", extra: Sequence[str] = ()) -> list[Model]:
+    """Prune, distil, fine-tune."""
+    prune = ["prune", *run.options, "--sparsity", f"{run.target:g}", "--teacher", run.teacher, *extra]
+    cut = make(run.home / method / "prune", *prune)
+    return finish_cut(run, method, cut, num_steps(cut), extra)
+
+
+def run_shares(run: Run) -> list[Model]:
+    """Ours with the published shares of the same steps."""
+    published, ours = planned_steps(load_recipe(PUBLISHED), MANY_ROWS), our_steps(run)
+    total, left = sum(published.values()), sum(ours.values())
+    extra = []
+    for name, steps in published.items():
+        mine = left if name == "pruned.lmft" else round(sum(ours.values()) * steps / total)
+        left -= mine
+        extra += epochs(run, name, mine)
+    return run_ours(run, "shares", extra)
+
+
+def run_magnitude(run: Run) -> list[Model]:
+    """Cut by weight norms at once."""
+    cut = cut_by_magnitude(run.home / "magnitude" / "cut", run.teacher, run.target, run.rule)
+    return finish_cut(run, "magnitude", cut, 0)
+
+
+def run_peer(run: Run) -> list[Model]:
+    """Cut by Torch-Pruning at once."""
+    from peer import cut_by_peer
+
+    out, recipe = run.home / "peer" / "cut", run.recipe
+    cut = cut_by_peer(out, run.teacher, run.train, recipe.dense.joint, run.target, run.peer_rule, recipe.seed)
+    return finish_cut(run, "peer", cut, 0)
+
+
+def train_whole(run: Run, method: str, start: Path, extra: Sequence[str] = ()) -> list[Model]:
+    """Train a model by the dense recipe (joint, lmft) for all of our steps."""
+    home, dense = run.home / method, run.recipe.dense
+    lmft = EpochBatches(len(read_manifest(run.train)), dense.lmft.data, 0).count_steps(dense.lmft.epochs)
+    steps = sum(our_steps(run).values())
+    finetune = [
+        "finetune",
         *run.options,
-        "--teacher",
-        run.teacher,
-        "--student",
-        cut,
-        "--set",
-        f"distill.epochs={epochs}",
+        *epochs(run, "dense.joint", max(1, steps - lmft)),
+        *extra,
+        "--stage",
     ]
-    distilled = make(home / "distill", *distil)
-    final = make(home / "finetune", "finetune", *run.options, "--from", distilled, last="lmft")
-    steps = [num_steps(distilled), num_steps(*(home / "finetune" / stage for stage in STAGES))]
-    assert steps[0] == ours[1].steps and sum(steps) == ours[2].steps
-    return [
-        Model(method="magnitude", stage="cut", checkpoint=cut, steps=0),
-        Model(method="magnitude", stage="distilled", checkpoint=distilled, steps=steps[0]),
-        Model(method="magnitude", stage="fine-tuned", checkpoint=final, steps=sum(steps)),
-    ]
-
-
-def run_scratch(run: Run, ours: list[Model]) -> list[Model]:
-    """Train our structure from random weights by the dense recipe (joint, lmft) for all of our steps."""
-    home = run.home / "scratch"
-    start = draw_model(home / "start", ours[2].checkpoint, run.recipe.seed)
-    dense = run.recipe.dense
-    rows = len(read_manifest(run.exp / "data" / "train.tsv"))
-    lmft_steps = EpochBatches(rows, dense.lmft.data, 0).count_steps(dense.lmft.epochs)
-    epochs = epochs_for(run, dense.joint.data, max(1, ours[2].steps - lmft_steps))
-    finetune = ["finetune", *run.options, "--set", f"dense.joint.epochs={epochs}", "--stage"]
     joint = make(home / "joint", *finetune, "joint", "--from", start)
     final = make(home / "lmft", *finetune, "lmft", "--from", joint)
-    return [Model(method="scratch", stage="trained", checkpoint=final, steps=num_steps(joint, final))]
+    made = num_steps(joint, final)
+    assert made == steps, f"{method}: {made} steps, ours {steps}"
+    return [Model(method=method, stage="trained", checkpoint=final, steps=made)]
+
+
+def run_scratch(run: Run) -> list[Model]:
+    """Train our structure from random weights."""
+    ours = run.home / "ours" / "prune"
+    if not is_finished(ours):
+        sys.exit(f"{ours}: not finished; scratch takes the widths of ours")
+    return train_whole(run, "scratch", draw_model(run.home / "scratch" / "start", ours, run.recipe.seed))
+
+
+def run_continued(run: Run) -> list[Model]:
+    """Train the teacher on, at the rate of our fine-tuning."""
+    rate = f"dense.joint.optim.lr={run.recipe.pruned.joint.optim.lr!r}"
+    return train_whole(run, "continued", run.teacher, ["--set", rate])
+
+
+METHODS: dict[str, Callable[[Run], list[Model]]] = {
+    "dense": run_dense,
+    "ours": run_ours,
+    "magnitude": run_magnitude,
+    "scratch": run_scratch,
+    "peer": run_peer,
+    "shares": run_shares,
+    "continued": run_continued,
+}
 
 
 def draw_model(out: Path, structure: Path, seed: int) -> Path:
@@ -187,7 +270,7 @@ def draw_model(out: Path, structure: Path, seed: int) -> Path:
 
 
 class Measure:
-    """Distances and error rates of models, each on the same material."""
+    """Distances and error rates of the models of a fold, each on the same material."""
 
     def __init__(self, run: Run) -> None:
         data = run.exp / "data"
@@ -197,87 +280,78 @@ class Measure:
         self.meter = DistanceMeter(data / "valid.tsv", run.recipe.prune.data, run.recipe.seed)
         self.teacher = load_model(run.teacher)
 
-    def gates(self, pruned: Path) -> dict[str, Any]:
-        """Distance under the gates' deterministic mask at the end of pruning, as its last validation found it."""
-        last = [record for record in read_log(pruned) if record["kind"] == "valid"][-1]
-        return {"l1": last["l1"], "cosine": last["cosine"]}
+    def row(self, model: Model, scores: Path) -> dict[str, Any]:
+        """A row of the table; `scores` are those of the fold's trials."""
+        network = load_model(model.checkpoint)
+        distance: dict[str, Any] = {"l1": None, "cosine": None}
+        if model.method != "scratch":  # it was never near the teacher
+            task = DistillationTask(
+                load_model(model.checkpoint).encoder, self.teacher.encoder, self.run.recipe.distill
+            )
+            distance = self.meter.measure(task.to(self.accelerator.device), self.accelerator)
+        network.to(self.accelerator.device)
+        metrics = metrics_record(read_metrics(scores))
+        return {
+            "method": model.method,
+            "stage": model.stage,
+            "steps": model.steps,
+            "sparsity": sparsity(network.architecture.encoder, self.teacher.architecture.encoder),
+            **distance,
+            "valid_eer": self.validator.measure(network, self.run.recipe.extract, self.accelerator)["eer"],
+            "eer": metrics["eer"],
+            "widths": network.architecture.encoder.widths(),
+            "scores": scores.relative_to(self.run.exp).as_posix(),
+        }
 
-    def distance(self, model: Model) -> dict[str, Any]:
-        """Distance to the teacher's hidden states; none for a model that was never near them."""
-        if model.method == "scratch":
-            return {"l1": None, "cosine": None}
-        student = load_model(model.checkpoint).encoder
-        task = DistillationTask(student, self.teacher.encoder, self.run.recipe.distill).to(
-            self.accelerator.device
-        )
-        return self.meter.measure(task, self.accelerator)
 
-    def valid_eer(self, model: Model) -> float:
-        """EER on trials among held-out training speakers."""
-        network = load_model(model.checkpoint).to(self.accelerator.device)
-        return self.validator.measure(network, self.run.recipe.extract, self.accelerator)["eer"]
-
-
-def evaluate(run: Run, models: list[Model]) -> Iterator[tuple[Model, Path]]:
-    """Score models on the evaluation trials; yields each with its scores directory."""
-    names = [f"{model.method}-{model.stage.split()[0]}" for model in models]
+def measure(run: Run, method: str, models: Sequence[Model]) -> None:
+    """Measure what a method has made, once: its rows go to `quality/measured/METHOD/metrics.json`."""
+    output = Output(
+        run.home / "measured" / method,
+        command="measure",
+        config={"target": run.target},
+        inputs={model.stage.split()[0]: model.checkpoint for model in models} | {"trials": run.trials},
+        overwrite=True,
+    )
+    if output.is_current:
+        return
     embeddings = [
-        make(run.home / "embeddings" / name, "extract", *run.options, "--model", model.checkpoint)
-        for name, model in zip(names, models, strict=True)
+        make(
+            run.home / "embeddings" / f"{method}-{model.stage.split()[0]}",
+            *("extract", *run.options, "--model", model.checkpoint),
+        )
+        for model in models
     ]
     scores = score(run.home, run.trials, embeddings)
-    return zip(models, (scores[name] for name in names), strict=True)
-
-
-def measure_run(run: Run, models: list[Model]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Measure every model of a seed; returns the rows and the paired differences of the final ones."""
-    measure = Measure(run)
-    rows, finals = [], {}
-    for model, directory in evaluate(run, models):
-        architecture = store.read_architecture(model.checkpoint)
-        metrics = metrics_record(read_metrics(directory))
-        rows.append(
-            {
-                "method": model.method,
-                "stage": model.stage,
-                "seed": run.recipe.seed,
-                "steps": model.steps,
-                "sparsity": sparsity(architecture.encoder, measure.teacher.architecture.encoder),
-                **measure.distance(model),
-                "valid_eer": measure.valid_eer(model),
-                "eer": metrics["eer"],
-                "eer_interval": metrics["eer_interval"],
-                "min_dcf": metrics["min_dcf"],
-            }
-        )
-        finals[model.method] = directory  # the last of a method
-    pruned = next(model.checkpoint for model in models if (model.method, model.stage) == ("ours", "cut"))
-    gated = {"method": "ours", "stage": "gates", "seed": run.recipe.seed, "steps": num_steps(pruned)}
-    rows.append({**gated, **measure.gates(pruned)})
-    return rows, differences(run, finals)
-
-
-def differences(run: Run, finals: dict[str, Path]) -> list[dict[str, Any]]:
-    """Paired differences of EER, ours minus the other, over resampled speakers."""
-    names = [name for name in (*COMPARED, "dense") if name in finals]
-    found = []
-    for name in names:
-        metrics = read_metrics(finals[name])
-        assert isinstance(metrics, Metrics), f"{finals[name]}: trials of one class"
-        resamples = comparison.find_resamples(finals[name], metrics, NUM_RESAMPLES, 24, SilentProgress())
-        assert resamples is not None, f"{finals[name]}: too few speakers for a comparison"
-        found.append((metrics, resamples))
-    differences = [comparison.compare(found[0], other) for other in found[1:]]
-    return [
-        {**plain_record(one), "seed": run.recipe.seed, "first": names[0], "second": name}
-        for name, one in zip(names[1:], differences, strict=True)
+    meter = Measure(run)
+    rows = [
+        meter.row(model, scores[directory.name]) for model, directory in zip(models, embeddings, strict=True)
     ]
+    pruning = read_provenance(models[0].checkpoint).get("pruning")
+    if pruning:
+        gates = {
+            "method": method,
+            "stage": "gates",
+            "steps": models[0].steps,
+            "sparsity": pruning["expected"],
+        }
+        rows.insert(0, gates | pruning["before_cut"])
+    with output.open():
+        write_json(output.path / ROWS_NAME, rows)
+        output.finish()
 
 
-def dense_models(run: Run) -> list[Model]:
-    """The teacher and the final dense model."""
-    stages = {"joint (teacher)": run.teacher, "lmft": run.exp / "finetune" / "lmft"}
-    return [Model(method="dense", stage=stage, checkpoint=path, steps=0) for stage, path in stages.items()]
+def gather(home: Path) -> dict[int, dict[str, list[dict[str, Any]]]]:
+    """Return the rows of every finished fold and method."""
+    found: dict[int, dict[str, list[dict[str, Any]]]] = {}
+    for fold in range(NUM_FOLDS):
+        done = {method: home / f"fold-{fold}" / "quality" / "measured" / method for method in METHODS}
+        found[fold] = {
+            method: json.loads((path / ROWS_NAME).read_text(encoding="utf-8"))
+            for method, path in done.items()
+            if is_finished(path)
+        }
+    return found
 
 
 def parse() -> argparse.Namespace:
@@ -285,80 +359,59 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--exp", type=Path, default=Path("exp-folder"))
-    parser.add_argument("--preset", help="recipe (default: the experiment's)")
+    parser.add_argument("--voices", type=Path, default=Path("../shared/voices"))
+    parser.add_argument("--home", type=Path, default=Path("exp-folds"), help="where the folds are made")
+    parser.add_argument("--folds", type=int, nargs="+", choices=range(NUM_FOLDS), default=range(NUM_FOLDS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--preset", default="tiny")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--seeds", type=int, nargs="+", help="default: the recipe's")
     parser.add_argument("--sparsity", type=float, default=0.8)
-    parser.add_argument(
-        "--rule", choices=RULES, default=RULES[0], help="which units the magnitude baseline cuts"
-    )
-    parser.add_argument(
-        "--trials", type=Path, help="evaluation trials (default: the experiment's first list)"
-    )
-    parser.add_argument("--work", type=Path, help="default: EXP/pruning-quality")
+    parser.add_argument("--rule", choices=RULES, default=RULES[0], help="units that `magnitude` cuts")
+    parser.add_argument("--peer-rule", default="taylor-isomorphic", help="of peer.py: importance-scope")
+    parser.add_argument("--page-only", action="store_true", help="train nothing")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    options = parser.parse_args()
-    missing = [
-        path
-        for path in (
-            "data/train.tsv",
-            "data/valid.tsv",
-            "finetune/joint/provenance.json",
-            "finetune/lmft/provenance.json",
-        )
-        if not (options.exp / path).is_file()
-    ]
-    if missing:
-        parser.error(
-            f"{options.exp}: {missing[0]} is missing; prepare with held-out speakers and finetune first"
-        )
-    return options
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Run every method with every seed, measure, write, print the page."""
+    """Run the methods in the folds, then write the page of everything that is finished."""
     options = parse()
-    exp: Path = options.exp
-    trials = options.trials or sorted((exp / "data" / "trials").glob("*.txt"))[0]
-    asked = RunOptions(exp=exp, preset=options.preset, overrides=options.overrides)
-    base = asked.open_recipe(["prune", "distill", "dense", "pruned"])
-    rows: list[dict[str, Any]] = []
-    pairs: list[dict[str, Any]] = []
-    seeds = options.seeds or [base.seed]
-    for seed in seeds:
-        flags = ["--exp", str(exp), "--preset", base.name]
-        flags += [word for override in (*options.overrides, f"seed={seed}") for word in ("--set", override)]
+    flags = ["--preset", options.preset]
+    flags += [word for override in options.overrides for word in ("--set", override)]
+    recipe = load_recipe(options.preset, overrides=options.overrides)
+    for fold in () if options.page_only else options.folds:
+        exp = make_fold(options.voices, options.home, fold, flags)
         run = Run(
             exp=exp,
-            work=options.work or exp / "pruning-quality",
-            recipe=replace(base, seed=seed),
-            options=flags,
+            fold=fold,
+            recipe=recipe,
+            options=["--exp", str(exp), *flags],
             target=options.sparsity,
             rule=options.rule,
-            trials=trials,
+            peer_rule=options.peer_rule,
         )
-        ours = run_ours(run)
-        models = [*dense_models(run), *ours, *run_magnitude(run, ours), *run_scratch(run, ours)]
-        found, compared = measure_run(run, models)
-        rows += found
-        pairs += compared
+        for method in options.methods:
+            measure(run, method, METHODS[method](run))
+    rows = gather(options.home)
     facts = {
         "date": date.today().isoformat(),
         "machine": asdict(describe_machine()),
         "command": " ".join(["python", "benchmarks/pruning_quality.py", *sys.argv[1:]]),
-        "preset": base.name,
-        "teacher_seed": read_provenance(exp / "finetune" / "joint")["seed"],
-        "seeds": seeds,
+        "preset": recipe.name,
+        "seed": recipe.seed,
+        "precision": recipe.precision,
         "target_sparsity": options.sparsity,
         "magnitude_rule": options.rule,
-        "trials": trials.stem,
-        "rows": rows,
-        "differences": pairs,
+        "peer_rule": options.peer_rule,
+        "num_folds": NUM_FOLDS,
+        "rows": [
+            {"fold": fold, **row} for fold, methods in rows.items() for one in methods.values() for row in one
+        ],
+        "pooled": pool_methods(options.home, rows),
     }
     write_json(
         options.out / "pruning_quality.json",
-        {"format": "svkit-pruning-quality", "format_version": 1, **facts},
+        {"format": "svkit-pruning-quality", "format_version": 2, **facts},
     )
     write_text(options.out / "pruning_quality.md", render(facts))
     print(render(facts))

@@ -1,101 +1,166 @@
 """Renders the facts of `pruning_quality.py` as a page of markdown."""
 
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
-ROWS = (
+from svkit.reports.tables import Table, to_markdown
+
+ORDER = (
     ("dense", "joint (teacher)"),
     ("dense", "lmft"),
-    ("ours", "gates"),
-    ("ours", "cut"),
-    ("ours", "distilled"),
-    ("ours", "fine-tuned"),
-    ("magnitude", "cut"),
-    ("magnitude", "distilled"),
-    ("magnitude", "fine-tuned"),
+    *(
+        (method, stage)
+        for method in ("ours", "shares")
+        for stage in ("gates", "cut", "distilled", "fine-tuned")
+    ),
+    *((method, stage) for method in ("magnitude", "peer") for stage in ("cut", "distilled", "fine-tuned")),
     ("scratch", "trained"),
+    ("continued", "trained"),
 )
-FINAL = {"ours": "fine-tuned", "magnitude": "fine-tuned", "scratch": "trained"}
+RIVALS = ("magnitude", "peer", "scratch")
+LEVEL = 0.05
+MARGIN = 0.015
+"""Largest upper limit of pruned minus dense that is aimed at."""
 
 
-def _mean(values: Sequence[float | None], scale: float, digits: int) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    text = f"{scale * statistics.mean(known):.{digits}f}"
-    return text if len(known) < 2 else f"{text} +- {scale * statistics.stdev(known):.{digits}f}"
+def _points(value: float) -> str:
+    return f"{100 * value:+.2f}"
 
 
-def _members(facts: dict[str, Any], method: str, stage: str) -> list[dict[str, Any]]:
-    return [row for row in facts["rows"] if (row["method"], row["stage"]) == (method, stage)]
+def _pooled(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {one["method"]: one for one in facts["pooled"]}
 
 
-def verdict(facts: dict[str, Any]) -> str:
-    """Say whether ours beats each baseline, by the mean EER over the seeds on both trial lists."""
-    sentences = []
-    for other in ("magnitude", "scratch"):
-        for key, where in (("valid_eer", "held-out training speakers"), ("eer", "evaluation trials")):
-            mine, theirs = (
-                statistics.mean(row[key] for row in _members(facts, method, FINAL[method]))
-                for method in ("ours", other)
+def verdict(facts: dict[str, Any]) -> list[str]:
+    """Say of each target whether it is met: ours ahead of each rival, and not far behind dense."""
+    pooled, sentences = _pooled(facts), []
+    for rival in RIVALS:
+        if rival in pooled:
+            found = pooled[rival]["pooled"]["ours_minus_it"]
+            is_ahead = found["difference"] < 0 and found["p_value"] < LEVEL
+            sentences.append(
+                f"- Ours ahead of {rival}: {'met' if is_ahead else 'missed'} ({_points(found['difference'])} points,"
+                f" p = {found['p_value']:.3f})."
             )
-            word = "beats" if mine < theirs else "does not beat"
-            sentences.append(f"{word} {other} on the {where} ({100 * mine:.2f} against {100 * theirs:.2f} %)")
-    return "Ours " + "; ".join(sentences) + "."
+    if "dense" in pooled:
+        high = pooled["dense"]["pooled"]["ours_minus_it"]["high"]
+        sentences.append(
+            f"- Upper limit of pruned minus dense at most {_points(MARGIN)} points:"
+            f" {'met' if high <= MARGIN else 'missed'} ({_points(high)})."
+        )
+    return sentences
 
 
-def _row(facts: dict[str, Any], method: str, stage: str) -> str:
-    members = _members(facts, method, stage)
+def _comparison(facts: dict[str, Any]) -> Table:
+    rows = []
+    for one in facts["pooled"]:
+        cells = [one["method"], str(len(one["folds"])), str(one["num_speakers"])]
+        for kind in ("pooled", "mean"):
+            found = one[kind]
+            cells.append(f"{100 * found['eer']:.2f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})")
+            pair = found.get("ours_minus_it")
+            cells.append(
+                f"{_points(pair['difference'])} ({_points(pair['low'])} to {_points(pair['high'])}), p = "
+                f"{pair['p_value']:.3f}"
+                if pair
+                else ""
+            )
+        rows.append(cells)
+    headings = [
+        "method",
+        "folds",
+        "speakers",
+        "EER, pooled, %",
+        "ours minus it, points",
+        "mean of the folds' EERs, %",
+        "ours minus it, points",
+    ]
+    return Table(headings=headings, rows=rows)
 
-    def cell(key: str, scale: float = 1.0, digits: int = 4) -> str:
-        return _mean([row.get(key) for row in members], scale, digits)
 
-    return (
-        f"| {method} | {stage} | {members[0]['steps']:,} | {cell('sparsity')} | {cell('l1')} | {cell('cosine')} | "
-        f"{cell('valid_eer', 100, 2)} | {cell('eer', 100, 2)} |"
-    )
+def _stages(facts: dict[str, Any]) -> Table:
+    def cell(members: list[dict[str, Any]], key: str, scale: float, digits: int) -> str:
+        values = [row[key] for row in members if row.get(key) is not None]
+        if not values:
+            return ""
+        text = f"{scale * statistics.mean(values):.{digits}f}"
+        return text if len(values) < 2 else f"{text} +- {scale * statistics.stdev(values):.{digits}f}"
+
+    rows = []
+    for method, stage in ORDER:
+        members = [row for row in facts["rows"] if (row["method"], row["stage"]) == (method, stage)]
+        if members:
+            steps = sorted({row["steps"] for row in members})
+            rows.append(
+                [
+                    method,
+                    stage,
+                    str(len(members)),
+                    f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}",
+                    cell(members, "sparsity", 1, 4),
+                    cell(members, "l1", 1, 4),
+                    cell(members, "cosine", 1, 4),
+                    cell(members, "valid_eer", 100, 2),
+                    cell(members, "eer", 100, 2),
+                ]
+            )
+    headings = [
+        "method",
+        "stage",
+        "folds",
+        "steps",
+        "sparsity",
+        "L1",
+        "cosine",
+        "EER, validation, %",
+        "EER, evaluation, %",
+    ]
+    return Table(headings=headings, rows=rows)
+
+
+def _by_fold(facts: dict[str, Any]) -> Table:
+    methods = [one["method"] for one in facts["pooled"]]
+    finals = {(row["fold"], row["method"]): row for row in facts["rows"]}  # the last stage of each
+    folds = sorted({fold for fold, _ in finals})
+    rows = [
+        [str(fold), *(f"{100 * finals[fold, m]['eer']:.2f}" if (fold, m) in finals else "" for m in methods)]
+        for fold in folds
+    ]
+    return Table(headings=["fold", *methods], rows=rows)
 
 
 def render(facts: dict[str, Any]) -> str:
     """The page."""
-    seeds = ", ".join(str(seed) for seed in facts["seeds"])
+    complete = len(_pooled(facts).get("ours", {"folds": []})["folds"])
     lines = [
         "# Pruning quality",
         "",
         f"- Written by `{facts['command']}` on {facts['date']}; {facts['machine']['processor']}, "
         f"{facts['machine']['num_cores']} cores.",
-        f"- Preset `{facts['preset']}`; one teacher (seed {facts['teacher_seed']}), seeds after it: {seeds}. Target "
-        f"sparsity {facts['target_sparsity']:g}; magnitude baseline: shares `{facts['magnitude_rule']}`.",
-        "- Same steps for all: magnitude is distilled for our pruning and distillation together, then fine-tuned like "
-        "ours; scratch trains our widths from random weights by the dense recipe for all of our steps.",
-        "- L1 and cosine: distance to the teacher's hidden states on crops of held-out speakers (`gates`: before the "
-        "cut, deterministic mask of the gates' own expectation; `cut`: after it, on the structure that meets the "
-        f"target). Validation: trials among held-out training speakers. Evaluation: `{facts['trials']}`, once a row."
-        + (" Mean +- standard deviation over seeds." if len(facts["seeds"]) > 1 else ""),
+        f"- 62 real speakers in {facts['num_folds']} folds (`benchmarks/folds.py`), each evaluated by models that were "
+        f"trained on the others. **{complete} of {facts['num_folds']} folds** are finished for ours; the same command "
+        "goes on with the rest.",
+        f"- Preset `{facts['preset']}`, seed {facts['seed']}, {facts['precision']}, target sparsity "
+        f"{facts['target_sparsity']:g}; `magnitude`: shares `{facts['magnitude_rule']}`; `peer`: Torch-Pruning, "
+        f"`{facts['peer_rule']}`, chosen on the validation speakers (`benchmarks/peer.py`).",
+        "- Same teacher and same steps since then for all but dense: `magnitude` and `peer` are cut at once, distilled "
+        "for our pruning and distillation together, and fine-tuned like ours; `scratch` trains our widths from random "
+        "weights by the dense recipe; `shares` is ours with the published shares of the steps; `continued` is the "
+        "teacher trained on.",
+        "- Pooled: the trials of all folds at one threshold; beside it the mean of the folds' EERs, each at a threshold"
+        " of its own. 95 % intervals and p-values: bootstrap over all speakers, paired, on the folds that both have.",
         "",
-        verdict(facts),
+        *verdict(facts),
         "",
-        "| method | stage | steps | sparsity, counted | L1 | cosine | EER, validation, % | EER, evaluation, % |",
-        "|---|---|---|---|---|---|---|---|",
-        *(_row(facts, method, stage) for method, stage in ROWS),
+        to_markdown(_comparison(facts)),
         "",
-        "Evaluation EER of the final models, 95 % intervals (bootstrap over speakers), and ours minus the other, "
-        "paired:",
+        "Evaluation EER of the final models by fold, %:",
         "",
-        "| seed | ours, % | against | other, % | ours - other, points | 95 % | p |",
-        "|---|---|---|---|---|---|---|",
+        to_markdown(_by_fold(facts)),
+        "",
+        "Stages, mean +- standard deviation over folds. L1 and cosine: distance to the teacher's hidden states on "
+        "crops of held-out training speakers (`gates`: before the cut). Validation: trials among these five.",
+        "",
+        to_markdown(_stages(facts)),
     ]
-    for pair in facts["differences"]:
-        stage = FINAL.get(pair["second"], "lmft")
-        cells = []
-        for method, last in (("ours", "fine-tuned"), (pair["second"], stage)):
-            row = next(row for row in _members(facts, method, last) if row["seed"] == pair["seed"])
-            interval = row["eer_interval"]
-            spread = f" ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})" if interval else ""
-            cells.append(f"{100 * row['eer']:.2f}{spread}")
-        lines.append(
-            f"| {pair['seed']} | {cells[0]} | {pair['second']} | {cells[1]} | {100 * pair['eer_difference']:+.2f} | "
-            f"{100 * pair['low']:+.2f} to {100 * pair['high']:+.2f} | {pair['p_value']:.3f} |"
-        )
     return "\n".join(lines) + "\n"

@@ -8,7 +8,9 @@ from svkit.config.architecture import EncoderArchitecture
 from svkit.nn.encoder import KINDS
 
 MAX_SHORTFALL = 0.02
-"""How far short of its target the gates' expected sparsity may end."""
+"""How far short of its target the gates' expected sparsity may end; further is an error."""
+MAX_MISS = 0.01
+"""How far from the target, on either side, it may end without a caution."""
 MAX_MOVED = 0.02
 """How far the cut may move the student, as a part of its distance to the teacher."""
 _NAMES = {
@@ -55,10 +57,10 @@ class Outcome:
     def cautions(self) -> list[str]:
         """What does not hold of this pruning, one sentence each."""
         cautions = []
-        if self.target - self.expected > MAX_SHORTFALL:
+        if abs(self.target - self.expected) > MAX_MISS:
             cautions.append(
-                f"the gates reached an expected sparsity of {100 * self.expected:.1f} % of"
-                f" {100 * self.target:.1f} %: the units beyond it were cut without having been learned"
+                f"the gates ended at an expected sparsity of {100 * self.expected:.1f} %, the target is"
+                f" {100 * self.target:.1f} %: the cut made up for the difference, which was not learned"
             )
         if self.moved > MAX_MOVED:
             cautions.append(
