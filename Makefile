@@ -149,7 +149,7 @@ $(EXP)/scores/.scored: $(embeddings) | $(SETUP)
 report: $(EXP)/scores/.scored | $(SETUP)
 	$(SVKIT) report --exp $(EXP) --keep-finished --overwrite
 
-# EER against parameters, MACs and time at sparsities of 0.5 to 0.9, into $(EXP)/report/sweep; then what the guided cut is
+# EER against parameters, MACs and time at sparsities of 0.5 to 0.95, into $(EXP)/report/sweep; then what the guided cut is
 # worth against other ways to the same size, over four folds of the voices, into docs/results: hours on two cores. Both
 # keep what is finished; ONLY_FOLDS="0 1" in one terminal and "2 3" in another use both cores.
 sparsity-sweep: report

@@ -1,10 +1,11 @@
 """The whole curve of pruning: EER against parameters, MACs and measured time, at several sparsities.
 
-    python benchmarks/sparsity_sweep.py --exp exp [--preset tiny] [--levels 0.5 0.6 0.7 0.8 0.9]
+    python benchmarks/sparsity_sweep.py --exp exp [--preset tiny] [--levels 0.5 0.6 0.7 0.8 0.9 0.95]
 
-Needs an experiment that `make all` has finished. Prunes, distils and fine-tunes its dense model once a level in
-`EXP/sweep` (the level that the experiment has already is taken from it), scores every model on the same trials, and
-writes figure, table and `sweep.json` to `EXP/report/sweep`. Finished parts are kept, so an interrupted sweep goes on.
+Needs an experiment with a finished dense model, by `make all` or a fold of `folds.py`. Prunes, distils and fine-tunes
+it once a level in `EXP/sweep` (the level that `make all` or `pruning_quality.py` has made is taken from there), scores
+every model on the same trials, and writes figure, table and `sweep.json` to `EXP/report/sweep`. Finished parts are
+kept, so an interrupted sweep goes on.
 """
 
 import argparse
@@ -29,18 +30,22 @@ from svkit.reports.results import EER
 from svkit.reports.tables import Table, percent, to_markdown
 from svkit.store.atomic import write_bytes, write_json, write_text
 from svkit.store.metrics import metrics_record, read_metrics
-from svkit.store.provenance import read_provenance
+from svkit.store.provenance import is_finished, read_provenance
 
-LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9)
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 DENSE = "dense"
 
 
 def make_level(exp: Path, work: Path, recipe: list[str], augment: list[str], level: float) -> Path:
     """Prune, distil and fine-tune at one sparsity; return the final checkpoint."""
     prune = ["prune", *recipe, "--sparsity", f"{level:g}"]
-    own = exp / "finetune-pruned" / "lmft"
-    if is_current([exp / "prune", exp / "distill", own], *prune):
-        return own
+    quality = exp / "quality" / "ours"
+    for cut, distilled, own in (
+        (exp / "prune", exp / "distill", exp / "finetune-pruned" / "lmft"),
+        (quality / "prune", quality / "distill", quality / "finetune" / "lmft"),
+    ):
+        if is_current([cut, distilled, own], *prune, "--out", cut):
+            return own
     home = work / f"{level:g}"
     cut = make(home / "prune", *prune)
     distilled = make(home / "distill", "distill", *recipe, "--student", cut)
@@ -177,6 +182,7 @@ def main() -> None:
     parser.add_argument("--exp", type=Path, default=Path("exp"))
     parser.add_argument("--preset", help="recipe (default: the experiment's)")
     parser.add_argument("--seed", type=int, help="seed (default: the recipe's)")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--levels", type=float, nargs="+", default=LEVELS, metavar="SPARSITY")
     parser.add_argument("--no-augment", action="store_true", help="fine-tune without augmentation")
     parser.add_argument("--trials", type=Path, help="trial list (default: the experiment's first)")
@@ -184,11 +190,12 @@ def main() -> None:
     options = parser.parse_args()
     exp: Path = options.exp
     lists = [options.trials] if options.trials else sorted((exp / "data" / "trials").glob("*.txt"))
-    if not (exp / "report" / "provenance.json").is_file() or not lists:
-        parser.error(f"{exp}: not a finished experiment; run `make all` first")
+    if not is_finished(exp / "finetune" / "lmft") or not lists:
+        parser.error(f"{exp}: expected a finished dense model and trials; run `make all` or folds.py first")
     recipe = ["--exp", str(exp)]
     recipe += ["--preset", options.preset] if options.preset else []
     recipe += ["--set", f"seed={options.seed}"] if options.seed is not None else []
+    recipe += [word for override in options.overrides for word in ("--set", override)]
     augment = ["--no-augment"] if options.no_augment else []
     work = exp / "sweep"
     models = {DENSE: exp / "finetune" / "lmft"}
