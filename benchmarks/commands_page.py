@@ -22,7 +22,9 @@ _HEAD = """# Commands
 
 Written by `benchmarks/commands_page.py` from the code; do not edit. Results go to stdout (JSON with `--json`), progress
 and notes to stderr. Exit codes: 0 done, 1 a bug, 2 configuration or usage, 3 data, 4 artifact, 5 training, 130 Ctrl-C,
-143 SIGTERM or SIGHUP. `svkit --version`, `svkit --install-completion`, `svkit COMMAND --help`.
+143 SIGTERM or SIGHUP; of `verify` and `identify` with `--exit-code` 0 accepted, 10 rejected, 11 undecided (of several
+files the least certain: undecided before rejected before accepted). `svkit --version`,
+`svkit --install-completion`, `svkit COMMAND --help`.
 """
 _TYPES = {bool: "", int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
