@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from svkit.cli import (
+    calibrate,
     console,
     convert,
     distill,
@@ -166,7 +167,8 @@ def root(
 
 
 _COMMANDS = (
-    finetune, prune, distill, extract, score, report, verify, enroll, identify, info, convert, export, doctor,
+    *(finetune, prune, distill, extract, score, report),
+    *(calibrate, verify, enroll, identify, info, convert, export, doctor),
 )  # fmt: skip
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(people.app, name="people")

@@ -126,7 +126,7 @@ def _print(done: "VerifyResult") -> None:
     if done.is_accepted is None:
         notes.append(
             "No decision: this model is not calibrated, its score alone is no probability. Learn one with"
-            " `svkit score HELD_OUT_TRIALS --calibrate`, or give --threshold."
+            " `svkit calibrate PEOPLE`, or give --threshold."
         )
     if done.warnings:
         notes.append("Do not trust this: " + "; ".join(done.warnings))

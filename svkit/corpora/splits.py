@@ -158,12 +158,14 @@ def read_speakers(path: Path, known: Iterable[str]) -> list[str]:
     return sorted({speaker for _, speaker in named})
 
 
-def make_trials(table: pd.DataFrame, seed: int, name: str) -> Trials:
+def make_trials(
+    table: pd.DataFrame, seed: int, name: str, per_utterance: int = TRIALS_PER_UTTERANCE
+) -> Trials:
     """Make a trial list from utterances.
 
     Target trials pair utterances of one speaker from different sessions (where sessions are known), nontarget
     trials those of different speakers (of one gender where the column `gender` is there). Both are drawn
-    without replacement, each pair once, up to `TRIALS_PER_UTTERANCE` an utterance.
+    without replacement, each pair once, up to `per_utterance` an utterance.
 
     Raises:
         DataError: there are no target or no nontarget pairs.
@@ -174,16 +176,12 @@ def make_trials(table: pd.DataFrame, seed: int, name: str) -> Trials:
     sessions = pd.factorize(table["session_id"].where(table["session_id"] != "", table["utterance_id"]))[0]
     genders = pd.factorize(table["gender"])[0] if "gender" in table else np.zeros_like(speakers)
     rng = generator(seed, f"trials {name}")
-    targets = _target_pairs(speakers, sessions, rng)
+    targets = _target_pairs(speakers, sessions, rng, per_utterance)
     if not len(targets):
-        raise DataError(
-            f"{name}: no target trials: no evaluation speaker has two utterances from different sessions"
-        )
-    nontargets = _nontarget_pairs(speakers, genders, rng)
+        raise DataError(f"{name}: no target trials: no speaker has two utterances from different sessions")
+    nontargets = _nontarget_pairs(speakers, genders, rng, per_utterance)
     if not len(nontargets):
-        raise DataError(
-            f"{name}: no nontarget trials: expected at least two evaluation speakers of one gender"
-        )
+        raise DataError(f"{name}: no nontarget trials: expected at least two speakers of one gender")
     pairs = np.concatenate([targets, nontargets])
     labels = np.repeat([1, 0], [len(targets), len(nontargets)]).astype(np.int8)
     order = np.lexsort((pairs[:, 1], pairs[:, 0]))
@@ -191,7 +189,7 @@ def make_trials(table: pd.DataFrame, seed: int, name: str) -> Trials:
     return Trials.of(ids[pairs[order, 0]], ids[pairs[order, 1]], labels[order])
 
 
-def _target_pairs(speakers: Codes, sessions: Codes, rng: np.random.Generator) -> Pairs:
+def _target_pairs(speakers: Codes, sessions: Codes, rng: np.random.Generator, per_utterance: int) -> Pairs:
     found = [np.zeros((0, 2), np.int64)]
     order = np.argsort(speakers, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(speakers[order])) + 1):
@@ -200,16 +198,16 @@ def _target_pairs(speakers: Codes, sessions: Codes, rng: np.random.Generator) ->
             chosen = np.sort(rng.choice(rows, _MAX_PAIRED_UTTERANCES, replace=False))
         pairs = chosen[np.stack(np.triu_indices(len(chosen), k=1), axis=1)]
         pairs = pairs[sessions[pairs[:, 0]] != sessions[pairs[:, 1]]]
-        found.append(_draw(pairs, TRIALS_PER_UTTERANCE * len(rows), rng))
+        found.append(_draw(pairs, per_utterance * len(rows), rng))
     return np.concatenate(found)
 
 
-def _nontarget_pairs(speakers: Codes, genders: Codes, rng: np.random.Generator) -> Pairs:
+def _nontarget_pairs(speakers: Codes, genders: Codes, rng: np.random.Generator, per_utterance: int) -> Pairs:
     def only_nontargets(pairs: Pairs) -> Pairs:
         first, second = pairs[:, 0], pairs[:, 1]
         return pairs[(speakers[first] != speakers[second]) & (genders[first] == genders[second])]
 
-    wanted = TRIALS_PER_UTTERANCE * len(speakers)
+    wanted = per_utterance * len(speakers)
     if len(speakers) <= _MAX_ENUMERATED:
         pairs = np.stack(np.triu_indices(len(speakers), k=1), axis=1)
         return _draw(only_nontargets(pairs), wanted, rng)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from svkit.errors import ConfigError, DataError
 from svkit.eval.bootstrap import TrialSpeakers
 from svkit.eval.llr import supported_bounds
-from svkit.eval.metrics import check_trials
+from svkit.eval.metrics import check_trials, error_curve, far_point
 
 Floats = NDArray[np.float64]
 
@@ -97,6 +97,8 @@ class CrossValidated:
     """[N], what to rank by."""
     llrs: Floats
     """[N] natural-log likelihood ratios, each within the bounds of its map."""
+    thresholds: Floats
+    """[N] from which unbounded ratio each map's own trials have the false-accept rate asked for; NaN: none was."""
     num_maps: int
     num_separable: int
     """Maps whose trials had no error."""
@@ -109,11 +111,13 @@ def cross_validate(
     num_folds: int,
     seed: int,
     prior: float = PRIOR,
+    false_accept_rate: float | None = None,
 ) -> CrossValidated:
     """Calibrate every trial with a map learnt on trials of other speakers only.
 
-    Speakers are dealt into folds; a trial between folds f and g gets the map of the trials without a speaker
-    of f or g.
+    Speakers are dealt into folds, those with target trials first, so that every fold has as many of them; a trial
+    between folds f and g gets the map of the trials without a speaker of f or g, and with `false_accept_rate` the
+    lowest threshold at which these have no higher rate.
 
     Raises:
         ConfigError: fewer than 3 folds, or more than speakers.
@@ -126,10 +130,12 @@ def cross_validate(
         )
     given = np.asarray(labels)
     order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(speakers.num_speakers)
+    has_targets = np.isin(order, speakers.enroll[given == 1])
+    order = order[np.argsort(~has_targets, kind="stable")]
     fold = np.empty(speakers.num_speakers, dtype=np.int64)
     fold[order] = np.arange(speakers.num_speakers) % num_folds
     left, right = fold[speakers.enroll], fold[speakers.test]
-    unbounded, llrs = np.full((2, len(given)), np.nan)
+    unbounded, llrs, thresholds = np.full((3, len(given)), np.nan)
     fitted: list[LinearCalibration] = []
     for first in range(num_folds):
         for second in range(first, num_folds):
@@ -139,9 +145,13 @@ def cross_validate(
                 fitted.append(fit_calibration(features[others], given[others], prior))
                 unbounded[held_out] = fitted[-1].apply(features[held_out])
                 llrs[held_out] = fitted[-1].bounded(features[held_out])
+                if false_accept_rate is not None:
+                    curve = error_curve(fitted[-1].apply(features[others]), given[others])
+                    thresholds[held_out] = far_point(curve, false_accept_rate).threshold
     return CrossValidated(
         unbounded=unbounded,
         llrs=llrs,
+        thresholds=thresholds,
         num_maps=len(fitted),
         num_separable=sum(one.is_separable for one in fitted),
     )

@@ -203,7 +203,7 @@ def find_calibration(
     if given is None and not path.exists():
         return None
     record = read_calibration(path)
-    again = "learn it again with `svkit score HELD_OUT_TRIALS --calibrate`"
+    again = "learn it again with `svkit calibrate PEOPLE` or `svkit score HELD_OUT_TRIALS --calibrate`"
     if record.checkpoint_sha256 != sha256:
         wanted = f"a calibration of {checkpoint} (sha256 {sha256[:12]})"
         found = f"one of another model (sha256 {str(record.checkpoint_sha256)[:12]})"

@@ -116,7 +116,10 @@ def test_gates_far_short_of_the_target_are_exit_5_unless_allowed(prepared, tmp_p
     assert allowed.exit_code == 0 and "resuming after step" in allowed.stderr, "nothing is trained again"
     found = read_provenance(tmp_path / "out")["pruning"]
     assert found["expected"] < 0.78 and 0.8 <= found["counted"] <= 0.805
-    assert "the target is 80.0 %" in found["cautions"][0] and f"caution: {found['cautions'][0]}" in allowed.stderr
+    assert (
+        "the target is 80.0 %" in found["cautions"][0]
+        and f"caution: {found['cautions'][0]}" in allowed.stderr
+    )
     assert prune(prepared, tmp_path / "x", "--allow", "anything").exit_code == 2
 
 

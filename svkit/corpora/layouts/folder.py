@@ -3,14 +3,23 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import regex
 
 from svkit.corpora.recognise import corpus_root, guess_corpus
 from svkit.corpora.request import CorpusRequest, CorpusResult
-from svkit.corpora.scan import BadFile, Candidate, CandidateTable
+from svkit.corpora.scan import (
+    BadFile,
+    Candidate,
+    CandidateTable,
+    ScanOptions,
+    describe_bad,
+    refuse_bad,
+    scan_files,
+)
 from svkit.corpora.skeleton import Found, prepare
 from svkit.corpora.walk import find_audio
-from svkit.errors import ConfigError, printable
+from svkit.errors import ConfigError, DataError, printable
 from svkit.progress import Progress
 
 LAYOUT = "expected a folder with one directory a speaker"
@@ -42,6 +51,29 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
         return Found(groups=[CandidateTable(_list_files(root, pattern, bad))], bad=bad)
 
     return prepare(request, progress, "folder", find, {"speaker_regex": speaker_regex})
+
+
+def list_recordings(
+    root: Path, scan: ScanOptions, progress: Progress, *, speaker_regex: str | None = None
+) -> pd.DataFrame:
+    """Return the rows of a manifest of all recordings of a folder, without any split.
+
+    Raises:
+        ConfigError: an expression that cannot be used.
+        DataError: no such directory, no audio, or bad files that are not left out.
+    """
+    root = corpus_root(root, "folder", LAYOUT)
+    bad: list[BadFile] = []
+    found = CandidateTable(_list_files(root, None if speaker_regex is None else _compile(speaker_regex), bad))
+    table, unusable = scan_files(found, scan, progress)
+    num_files = len(found) + len(bad)
+    if not num_files:
+        raise DataError(f"{root}: no audio files below it")
+    bad += unusable
+    refuse_bad(bad, scan, num_files)
+    if bad:
+        progress.note(f"left out: {describe_bad(bad, num_files)}")
+    return table
 
 
 def _compile(expression: str) -> regex.Pattern[str]:

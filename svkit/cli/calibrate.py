@@ -1,0 +1,182 @@
+"""`svkit calibrate`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from svkit.cli import console, options
+from svkit.cli.options import option
+from svkit.config.ranges import Range
+from svkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from svkit.tools.calibrate import CalibrateResult
+
+_COST = Range(gt=0, le=1e9)
+
+
+def calibrate(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER|TSV", help="A directory a person with recordings, or a manifest."),
+    ],
+    model: Annotated[
+        Path | None, option("--model", "[default: final pruned, else final dense]", "CKPT")
+    ] = None,
+    false_accepts: Annotated[
+        str | None,
+        option("--false-accepts", "Accept at most this share of other people: 0.1% or 0.001.", "RATE"),
+    ] = None,
+    p_target: Annotated[
+        float | None,
+        options.number(
+            "--p-target", Range(gt=0, lt=1), "Prior probability of the same speaker [default: 0.5]."
+        ),
+    ] = None,
+    c_miss: Annotated[
+        float | None, options.number("--c-miss", _COST, "Cost of rejecting the same speaker [default: 1].")
+    ] = None,
+    c_fa: Annotated[
+        float | None, options.number("--c-fa", _COST, "Cost of accepting another speaker [default: 1].")
+    ] = None,
+    quality: Annotated[
+        bool, option("--qmf", "Calibrate on durations and norms as well as the score.")
+    ] = False,
+    out: Annotated[
+        Path | None, option("--out", "Write here instead of calibration.json beside the model.", "FILE")
+    ] = None,
+    speaker_regex: Annotated[
+        str | None,
+        option("--speaker-regex", "Its first group, found in the path below FOLDER, is the person."),
+    ] = None,
+    channel: options.Channel = "0",
+    skip_bad: Annotated[bool, option("--skip-bad", "Leave bad files out instead of refusing.")] = False,
+    allow_cut: options.AllowCut = False,
+    allow: Annotated[
+        list[str] | None,
+        option(
+            "--allow", "Continue and say so: trained-speakers (people the model was trained on).", "GUARD"
+        ),
+    ] = None,
+    seed: options.Seed = 24,
+    overwrite: Annotated[bool, option("--overwrite", "Replace a calibration that is there.")] = False,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
+    """Learn from recordings of your people where to decide, and say what that means for others.
+
+    Example: svkit calibrate people --model exp/finetune-pruned/lmft --false-accepts 0.1%
+    """
+    costs = {"p_target": p_target, "c_miss": c_miss, "c_fa": c_fa}
+    given = {name: value for name, value in costs.items() if value is not None}
+    if false_accepts is not None and given:
+        raise ConfigError(
+            "--false-accepts and costs (--p-target, --c-miss, --c-fa) are two wishes; give one of them"
+        )
+    rate = None if false_accepts is None else parse_rate(false_accepts)
+    from svkit.corpora.scan import ScanOptions
+    from svkit.tools.calibrate import CalibrateRequest, run
+
+    request = CalibrateRequest(
+        source=source,
+        exp=exp,
+        model=model,
+        out=out,
+        false_accepts=rate,
+        **given,
+        quality=quality,
+        speaker_regex=speaker_regex,
+        scan=ScanOptions(channel=options.parse_channel(channel), skip_bad=skip_bad, allow_cut=allow_cut),
+        allow=tuple(allow or ()),
+        overwrite=overwrite,
+        seed=seed,
+    )
+    with console.progress() as progress:
+        done = run(request, progress)
+    if json:
+        return console.result(asdict(done), as_json=True)
+    _print(done)
+    return console.result(done.calibration)
+
+
+def parse_rate(text: str) -> float:
+    """Return the rate that `0.1%` or `0.001` says (ConfigError: neither, or not above 0 and at most a half)."""
+    try:
+        rate = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate <= 0.5:
+        raise ConfigError(
+            f"--false-accepts {text}: expected a rate above 0 and up to 50%, such as 0.1% or 0.001"
+        )
+    return rate
+
+
+def _print(done: "CalibrateResult") -> None:
+    from svkit.reports.tables import Table, number, percent
+
+    decision, point = done.decision, done.decision.point
+    if decision.false_accepts is None:
+        wish = f"the cheapest decision at prior {decision.p_target:g}"
+        if decision.c_miss != decision.c_fa:
+            wish += f", a miss costing {decision.c_miss:g} and a false accept {decision.c_fa:g}"
+    else:
+        wish = f"false accepts up to {100 * decision.false_accepts:g} %"
+    rows = [
+        ["people, recordings", f"{done.people:,}, {done.recordings:,}"],
+        ["pairs of one person, of two", f"{done.targets:,}, {done.nontargets:,}"],
+        ["EER, %; Cllr, bits", f"{percent(done.eer)}; {number(done.cllr, digits=3)}"],
+        ["accept from log-likelihood ratio", f"{point.threshold:+.2f}"],
+        ["accept from score", "by the recordings' quality" if done.score is None else f"{done.score:.4f}"],
+        ["one person rejected (miss), %", _rate(point.miss_rate, point.miss_rate_interval, done.targets)],
+        [
+            "another person accepted, %",
+            _rate(point.false_accept_rate, point.false_accept_rate_interval, done.nontargets),
+        ],
+    ]
+    notes = [
+        f"In brackets 95 % intervals over people. Each pair was judged by a map and threshold that were learnt on"
+        f" other people ({done.folds} folds)."
+    ]
+    if done.people_once:
+        notes.append(
+            f"{done.people_once} of {done.people} people have one recording, or one session, only and so say nothing"
+            " of misses: record them again, on another day."
+        )
+    notes += filter(None, (_missing(done),))
+    notes += done.cautions
+    notes.append(
+        f"`svkit verify` decides so with {done.calibration}, unless --prior or --threshold is given."
+    )
+    console.table(
+        Table(title=f"Decisions of {done.model}: {wish}", headings=["", ""], rows=rows, notes=notes)
+    )
+
+
+def _rate(rate: float, interval: object, num_trials: int) -> str:
+    from svkit.eval.results import Interval
+    from svkit.reports.tables import percent
+
+    assert isinstance(interval, Interval)
+    return percent(rate, interval) if rate else f"none of {num_trials:,} (at most {percent(interval.high)})"
+
+
+def _missing(done: "CalibrateResult") -> str | None:
+    """Say what the wish lacks; None: nothing."""
+    missing, decision = done.missing, done.decision
+    if missing is None:
+        return None
+    needed = f"{missing.people_needed:,} people with two recordings or more each"
+    lacking = f"at least {missing.people:,} people and {missing.recordings:,} recordings are missing"
+    shown = f"no rate below {100 * done.lowest_shown:.2g} %"
+    if decision.false_accepts is None:
+        return (
+            f"A ratio of {decision.point.threshold:+.2f} cannot be shown with {done.people} people, whose pairs show"
+            f" {shown}: it takes {needed}; {lacking}."
+        )
+    return (
+        f"{100 * decision.false_accepts:g} % false accepts cannot be shown with {done.people} people: without a single"
+        f" error their pairs show {shown}. It takes {needed}; {lacking}. Until then the threshold is that of these few."
+    )

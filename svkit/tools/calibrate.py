@@ -1,0 +1,286 @@
+"""`svkit calibrate`: from recordings of people to a calibration beside the model, and what deciding by it means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svkit.config.load import load_recipe
+from svkit.config.schema import ExtractConfig
+from svkit.corpora.layouts.folder import list_recordings
+from svkit.corpora.scan import ScanOptions
+from svkit.corpora.splits import TRIALS_PER_UTTERANCE, make_trials
+from svkit.errors import ArtifactError, ConfigError, DataError
+from svkit.eval.bootstrap import MIN_SPEAKERS, TrialSpeakers
+from svkit.eval.decision import highest_unseen, judge, people_to_show
+from svkit.eval.llr import bayes_threshold, cllr
+from svkit.eval.logistic import CrossValidated, cross_validate
+from svkit.eval.metrics import equal_error_rate, error_curve, far_point
+from svkit.models import extract
+from svkit.models.extract import ExtractRequest, final_model, model_name
+from svkit.progress import Progress
+from svkit.scoring.backend import Backend, look_up, score_trials
+from svkit.scoring.calibrate import (
+    Features,
+    describe_backend,
+    learn,
+    map_of,
+    quality_features,
+    separable_caution,
+)
+from svkit.scoring.comparison import NUM_RESAMPLES
+from svkit.scoring.guards import Guards, check_training
+from svkit.scoring.subject import Subject, TrialSet
+from svkit.scoring.trial_speakers import find_speakers
+from svkit.store.calibration import FILE_NAME, CalibrationRecord, Decision, write_calibration
+from svkit.store.embeddings import read_embeddings
+from svkit.store.manifest import read_manifest, write_manifest
+from svkit.store.trials import Trials, write_trials
+
+MAX_FOLDS = 10
+_NUM_TRIALS, _MAX_PER_UTTERANCE = 300_000, 1_000
+"""About so many nontarget trials are drawn; of fewer than some 800 recordings, all pairs are trials."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrateRequest:
+    """Whose recordings to learn from, and what to decide by."""
+
+    source: Path
+    """A folder with a directory a person, or a manifest."""
+    exp: Path = Path("exp")
+    model: Path | None = None
+    """Checkpoint; None: the experiment's final pruned model, else its final dense one."""
+    out: Path | None = None
+    """None: `calibration.json` beside the model."""
+    false_accepts: float | None = None
+    """Highest rate of other people accepted; None: decide by prior and costs."""
+    p_target: float = 0.5
+    c_miss: float = 1.0
+    c_fa: float = 1.0
+    quality: bool = False
+    """Learn from durations and norms as well as the score."""
+    speaker_regex: str | None = None
+    scan: ScanOptions = field(default_factory=ScanOptions)
+    allow: tuple[str, ...] = ()
+    """Guards that may be passed (`svkit.scoring.guards`)."""
+    overwrite: bool = False
+    seed: int = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Missing:
+    """What the recordings lack to show the wish."""
+
+    people_needed: int
+    """With two recordings or more each."""
+    people: int
+    recordings: int
+    """To be added, at the least."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrateResult:
+    """What was learnt, judged on people it was not learnt on."""
+
+    calibration: str
+    """The file written."""
+    model: str
+    people: int
+    people_once: int
+    """Those of whom no two recordings, of different sessions where these are known, can be compared."""
+    recordings: int
+    targets: int
+    nontargets: int
+    folds: int
+    eer: float
+    cllr: float
+    """Bits."""
+    decision: Decision
+    score: float | None
+    """Cosine to accept from; None: it depends on the recordings' quality."""
+    lowest_shown: float
+    """Lowest false-accept rate that so many people can show."""
+    missing: Missing | None
+    """None: the people are enough for the wish."""
+    bounds: tuple[float, float]
+    """Of the likelihood ratios."""
+    cautions: tuple[str, ...]
+    trials: str
+    """The list that the trials were written to."""
+
+
+def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
+    """Embed, compare within and across people, learn, judge by folds of people, and write.
+
+    The list, its trials and the embeddings stay in `exp/calibrate`, so that another wish needs no embedding.
+
+    Raises:
+        ConfigError: the calibration exists already, or costs that make no sense.
+        DataError: recordings that cannot be used, too few people, or people that the model was trained on.
+        ArtifactError: no model, one that does not tell people apart, or a file that cannot be written.
+    """
+    guards = Guards(allowed=frozenset(request.allow))
+    bayes_threshold(request.p_target, request.c_miss, request.c_fa)  # checks them before anything slow
+    checkpoint = request.model or final_model(request.exp, progress)
+    out = request.out or checkpoint / FILE_NAME
+    if out.exists() and not request.overwrite:
+        raise ConfigError(
+            f"{out} already exists; use --overwrite to replace it, or --out FILE to write another"
+        )
+    home = request.exp / "calibrate" / f"{model_name(request.exp, checkpoint)}-{_name(request.source)}"
+    manifest, table = _recordings(request, home, progress)
+    trials, once = _trials(table, request.seed)
+    trial_path = home / f"{_name(request.source)}.txt"
+    write_trials(trial_path, trials)
+    directory = _embed(request, checkpoint, manifest, home, progress)
+    embeddings = read_embeddings(directory)
+    check_training(guards, directory, embeddings, trials, None)
+    subject = Subject(
+        name=directory.name,
+        trial_set=TrialSet(path=trial_path, trials=trials, enrollment=None, sidecar=None),
+        guards=guards,
+        backend=describe_backend(Backend()),
+        manifest=embeddings.meta["manifest"],
+        checkpoint=embeddings.meta["checkpoint"],
+    )
+    lookup = look_up(trials, embeddings, str(directory))
+    scores, _ = score_trials(lookup, Backend(), None)
+    features = Features(names=("score",), values=scores[:, None])
+    if request.quality:
+        features = quality_features(scores, None, lookup, subject)
+    speakers, _ = find_speakers(trials, subject.manifest)
+    num_folds = min(MAX_FOLDS, speakers.num_speakers)
+    with progress.task("judge by folds of people", 1) as task:
+        folds = cross_validate(
+            features.values, trials.labels, speakers, num_folds, request.seed,
+            false_accept_rate=request.false_accepts,
+        )  # fmt: skip
+        task.advance(1)
+    record = learn(subject, features)
+    eer = equal_error_rate(error_curve(scores, trials.labels))
+    if record.weights[0] <= 0:
+        raise ArtifactError(
+            f"{checkpoint}: does not tell these people apart: expected higher scores for recordings of one person than"
+            f" of two, found the contrary (EER {100 * eer:.1f} %); is it a trained speaker model?"
+        )
+    guards.caution(separable_caution(record))
+    record = replace(record, decision=_decide(request, record, features, folds, trials, speakers))
+    write_calibration(out, record)
+    return _result(request, record, folds, trials, {
+        "calibration": out.as_posix(),
+        "model": checkpoint.as_posix(),
+        "people": table["speaker_id"].nunique(),
+        "people_once": once,
+        "recordings": len(table),
+        "folds": num_folds,
+        "eer": eer,
+        "cautions": (*guards.cautions, *(f"not checked: {words}" for words in guards.unchecked)),
+        "trials": trial_path.as_posix(),
+    })  # fmt: skip
+
+
+def _name(source: Path) -> str:
+    return source.resolve().name if source.is_dir() else source.stem
+
+
+def _recordings(request: CalibrateRequest, home: Path, progress: Progress) -> tuple[Path, pd.DataFrame]:
+    """Return the manifest to embed, and its rows; a folder's is written."""
+    if not request.source.is_dir():
+        if not request.source.exists():
+            raise DataError(f"{request.source}: does not exist; expected a folder or a manifest")
+        return request.source, read_manifest(request.source).table
+    scan = replace(request.scan, journal=home / ".scan")
+    table = list_recordings(request.source, scan, progress, speaker_regex=request.speaker_regex)
+    manifest = home / f"{_name(request.source)}.tsv"
+    write_manifest(manifest, table)
+    return manifest, table
+
+
+def _trials(table: pd.DataFrame, seed: int) -> tuple[Trials, int]:
+    """Return trials within and across people, and the number of those who are in none of the former.
+
+    Raises:
+        DataError: fewer people than an interval needs.
+    """
+    session = table["session_id"].where(table["session_id"] != "", table["utterance_id"])
+    sessions = session.groupby(table["speaker_id"]).nunique()
+    several = int((sessions > 1).sum())
+    if several < MIN_SPEAKERS:
+        raise DataError(
+            f"calibrate: expected at least {MIN_SPEAKERS} people with two recordings or more (of different sessions,"
+            f" where these are known), found {several} of {len(sessions)}: with fewer nothing can be said of others"
+        )
+    per_utterance = min(_MAX_PER_UTTERANCE, max(TRIALS_PER_UTTERANCE, _NUM_TRIALS // len(table)))
+    rows = table.drop(columns="gender", errors="ignore")
+    return make_trials(rows, seed, "calibrate", per_utterance), len(sessions) - several
+
+
+def _embed(
+    request: CalibrateRequest, checkpoint: Path, manifest: Path, home: Path, progress: Progress
+) -> Path:
+    """Embed as `svkit verify` does, in float32; what is there of the same model and list is kept."""
+    recipe = replace(load_recipe("tiny"), extract=ExtractConfig())
+    asked = ExtractRequest(
+        exp=request.exp, recipe=recipe, models=(checkpoint,), dtype="float32", manifest=manifest,
+        out=home / "embeddings", overwrite=True, keep_finished=True,
+    )  # fmt: skip
+    return extract.run(asked, progress)[0]
+
+
+def _decide(
+    request: CalibrateRequest,
+    record: CalibrationRecord,
+    features: Features,
+    folds: CrossValidated,
+    trials: Trials,
+    speakers: TrialSpeakers,
+) -> Decision:
+    """Choose the threshold on all trials, and judge it by thresholds and maps that other people's trials chose."""
+    if request.false_accepts is None:
+        limit = bayes_threshold(request.p_target, request.c_miss, request.c_fa)
+        margins = folds.llrs - limit
+    else:
+        curve = error_curve(map_of(record).apply(features.values), trials.labels)
+        limit = far_point(curve, request.false_accepts).threshold
+        margins = folds.unbounded - folds.thresholds
+    point = judge(margins, trials.labels, speakers, NUM_RESAMPLES, request.seed)
+    return Decision(
+        point=replace(point, threshold=limit),
+        false_accepts=request.false_accepts,
+        p_target=request.p_target,
+        c_miss=request.c_miss,
+        c_fa=request.c_fa,
+    )
+
+
+def _result(
+    request: CalibrateRequest,
+    record: CalibrationRecord,
+    folds: CrossValidated,
+    trials: Trials,
+    facts: Mapping[str, Any],
+) -> CalibrateResult:
+    decision, learnt = record.decision, map_of(record)
+    assert decision is not None
+    people, once = facts["people"], facts["people_once"]
+    # A ratio of N to 1 needs N pairs of people in whom it was not seen, as a rate of 1 in N does.
+    rate = request.false_accepts or float(np.exp(-max(decision.point.threshold, 0)))
+    needed = people_to_show(rate) if rate < 1 else MIN_SPEAKERS
+    lacking = max(0, needed - people)
+    missing = Missing(people_needed=needed, people=lacking, recordings=2 * lacking + once)
+    plain = len(record.weights) == 1
+    return CalibrateResult(
+        **facts,
+        targets=record.num_targets,
+        nontargets=record.num_nontargets,
+        cllr=cllr(folds.llrs, trials.labels),
+        decision=decision,
+        score=(decision.point.threshold - learnt.offset) / learnt.weights[0] if plain else None,
+        lowest_shown=highest_unseen(people * (people - 1) // 2),
+        missing=missing if lacking else None,
+        bounds=learnt.bounds,
+    )
