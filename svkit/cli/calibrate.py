@@ -67,7 +67,7 @@ def calibrate(
 ) -> None:
     """Learn from recordings of your people where to decide, and say what that means for others.
 
-    Example: svkit calibrate people --model exp/finetune-pruned/lmft --false-accepts 0.1%
+    Example: svkit calibrate people --model model --false-accepts 0.1%
     """
     costs = {"p_target": p_target, "c_miss": c_miss, "c_fa": c_fa}
     given = {name: value for name, value in costs.items() if value is not None}

@@ -65,17 +65,16 @@ def test_nontarget_trials_are_of_one_gender_where_known():
     assert all(len({gender[name] for name in pair}) == 1 for pair in nontargets)
 
 
-def test_caps_and_the_seed(monkeypatch):
-    monkeypatch.setattr(splits, "TRIALS_PER_UTTERANCE", 2)
+def test_caps_and_the_seed():
     table = corpus(5, 3, 3)
-    first, again, other = (splits.make_trials(table, seed, "x") for seed in (1, 1, 2))
+    first, again, other = (splits.make_trials(table, seed, "x", per_utterance=2) for seed in (1, 1, 2))
     assert np.array_equal(first.enroll_ids, again.enroll_ids) and np.array_equal(
         first.test_ids, again.test_ids
     )
     assert as_sets(first)[0] != as_sets(other)[0]
-    assert as_sets(splits.make_trials(table, 1, "y"))[0] != as_sets(first)[0]
+    assert as_sets(splits.make_trials(table, 1, "y", per_utterance=2))[0] != as_sets(first)[0]
     assert (first.labels == 1).sum() == (first.labels == 0).sum() == 2 * len(table)
-    shuffled = splits.make_trials(table.sample(frac=1, random_state=0), 1, "x")
+    shuffled = splits.make_trials(table.sample(frac=1, random_state=0), 1, "x", per_utterance=2)
     assert np.array_equal(first.enroll_ids, shuffled.enroll_ids)
 
 
