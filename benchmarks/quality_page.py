@@ -138,8 +138,8 @@ def render(facts: dict[str, Any]) -> str:
         f"- Written by `{facts['command']}` on {facts['date']}; {facts['machine']['processor']}, "
         f"{facts['machine']['num_cores']} cores.",
         f"- 62 real speakers in {facts['num_folds']} folds (`benchmarks/folds.py`), each evaluated by models that were "
-        f"trained on the others. **{complete} of {facts['num_folds']} folds** are finished for ours; the same command "
-        "goes on with the rest.",
+        f"trained on the others. **{complete} of {facts['num_folds']} folds** are finished for ours; "
+        "`make pruning-quality` goes on with the rest.",
         f"- Preset `{facts['preset']}`, seed {facts['seed']}, {facts['precision']}, target sparsity "
         f"{facts['target_sparsity']:g}; `magnitude`: shares `{facts['magnitude_rule']}`; `peer`: Torch-Pruning, "
         f"`{facts['peer_rule']}`, chosen on the validation speakers (`benchmarks/peer.py`).",

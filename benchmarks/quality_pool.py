@@ -62,7 +62,7 @@ def pool_methods(home: Path, rows: dict[int, dict[str, list[dict[str, Any]]]]) -
     """Pool the final model of every method over the folds that it shares with ours, and compare the two there."""
     found = []
     for method in sorted(
-        {name for methods in rows.values() for name in methods}, key=lambda name: name != OURS
+        {name for methods in rows.values() for name in methods}, key=lambda name: (name != OURS, name)
     ):
         folds = [fold for fold, methods in rows.items() if OURS in methods and method in methods]
         if not folds:
