@@ -1,6 +1,6 @@
 """Speaker verification with w2v-BERT 2.0: fine-tune, prune, distill, and measure honestly.
 
-In Python: `svkit.load(DIR).embed("a.wav")`, or `.embed([waveform, ...], sample_rate=16000) -> float32 [N, D]`.
+In Python: `svkit.load("DIR or org/name").embed("a.wav")`, or `.embed([waveform, ...], sample_rate=16000)`: [N, D].
 Importing `svkit` is cheap; torch is imported when a model is first loaded.
 """
 
@@ -13,11 +13,18 @@ if TYPE_CHECKING:
 __all__ = ["SpeakerModel", "__version__", "load"]
 
 
-def load(directory: str | os.PathLike[str]) -> "SpeakerModel":
-    """Load a checkpoint directory, in evaluation mode on the CPU; see `SpeakerModel.from_pretrained`."""
-    from svkit.models.load import SpeakerModel
+def load(name: str | os.PathLike[str], file: str | None = None) -> "SpeakerModel":
+    """Load a checkpoint, in evaluation mode on the CPU; see `SpeakerModel.from_pretrained`.
 
-    return SpeakerModel.from_pretrained(directory)
+    Args:
+        name: directory, or name on the Hugging Face hub: `org/name`, `org/name@revision`, `hub:org/name`.
+        file: which of the `.pth` files of a repository on the hub is meant.
+    """
+    from svkit.models.load import SpeakerModel
+    from svkit.progress import SilentProgress
+    from svkit.tools.convert import local_checkpoint
+
+    return SpeakerModel.from_pretrained(local_checkpoint(name, file, SilentProgress()))
 
 
 def __getattr__(name: str) -> Any:

@@ -8,24 +8,35 @@ import typer
 from svkit.cli import console, options
 
 Source = Annotated[
-    Path, typer.Argument(metavar="SOURCE", help="Published .pth checkpoint or transformers directory.")
+    Path,
+    typer.Argument(
+        metavar="SOURCE", help="Published .pth, its name on the hub, or a transformers directory."
+    ),
 ]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Checkpoint directory to write.")]
 EncoderConfig = Annotated[
     Path | None,
-    typer.Option("--config", metavar="JSON", help="Encoder configuration of a published checkpoint."),
+    typer.Option(
+        "--config",
+        metavar="JSON",
+        help="Encoder configuration of a .pth [default: what its shapes say].",
+    ),
 ]
 
 
 def convert(
-    source: Source, out: Target, config: EncoderConfig = None, overwrite: options.Overwrite = False
+    source: Source,
+    out: Target,
+    config: EncoderConfig = None,
+    file: options.HubFile = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Turn a published checkpoint or a transformers directory into an svkit checkpoint.
 
-    Example: svkit convert model.pth checkpoints/published --config encoder.json
+    Example: svkit convert model_lmft_0.14.pth checkpoints/published
     """
-    from svkit.tools.convert import run
+    from svkit.tools import convert as tool
 
     with console.progress() as progress:
-        run(source, out, config, overwrite, progress)
+        tool.convert(source, out, config, overwrite, file, progress)
     console.result(out)

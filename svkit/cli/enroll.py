@@ -14,6 +14,7 @@ def enroll(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of this person.")],
     gallery: options.Gallery = None,
     model: options.Model = None,
+    file: options.HubFile = None,
     channel: options.Channel = "0",
     allow_cut: options.AllowCut = False,
     exp: options.Exp = Path("exp"),
@@ -32,7 +33,7 @@ def enroll(
         gallery=gallery or exp / "gallery",
         name=name,
         files=tuple(files),
-        model=model,
+        model=options.on_disk(model, file),
         channel=options.parse_channel(channel),
         allow_cut=allow_cut,
     )

@@ -19,7 +19,7 @@ class Precision(str, Enum):
 
 
 Checkpoint = Annotated[
-    Path | None, typer.Argument(metavar="CKPT", help="[default: final pruned, else final dense]")
+    Path | None, typer.Argument(metavar="CKPT", help="Or a name on the hub [default: final pruned, else final dense]")
 ]
 Precisions = Annotated[
     list[Precision] | None, typer.Option("--precision", help="Repeatable [default: all three].")
@@ -30,6 +30,7 @@ Precisions = Annotated[
 def export(
     *,
     checkpoint: Checkpoint = None,
+    file: options.HubFile = None,
     precisions: Precisions = None,
     out: options.Out = None,
     common: options.OutputOptions,
@@ -41,6 +42,7 @@ def export(
     from svkit.store.exported import FORMAT, VERSION, read_facts
     from svkit.tools.export import ExportRequest, run, summary
 
+    checkpoint = options.on_disk(checkpoint, file)
     request = common.request(ExportRequest, checkpoint=checkpoint, out=out, precisions=precisions)
     with console.progress() as progress:
         directory = run(request, progress)

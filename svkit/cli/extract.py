@@ -9,7 +9,9 @@ from svkit.errors import ConfigError
 
 Models = Annotated[
     list[Path] | None,
-    options.option("--model", "Repeatable [default: final dense and final pruned model].", "CKPT"),
+    options.option(
+        "--model", "Or a name on the hub; repeatable [default: final dense and final pruned].", "CKPT"
+    ),
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "int8"],
@@ -21,7 +23,13 @@ Precision = Annotated[
 
 
 @takes_groups
-def extract(*, models: Models = None, dtype: Precision = "auto", common: options.RunOptions) -> None:
+def extract(
+    *,
+    models: Models = None,
+    file: options.HubFile = None,
+    dtype: Precision = "auto",
+    common: options.RunOptions,
+) -> None:
     """Compute the embedding of every utterance of a manifest.
 
     Example: svkit extract --model exp/finetune/lmft --manifest mine.tsv --out exp/embeddings/mine
@@ -31,5 +39,7 @@ def extract(*, models: Models = None, dtype: Precision = "auto", common: options
     recipe = common.open_recipe(["extract"])
     from svkit.models.extract import ExtractRequest, run
 
-    embeddings = common.run(run, common.request(ExtractRequest, recipe=recipe, models=models, dtype=dtype))
+    places = [options.on_disk(model, file) for model in models or ()]
+    request = common.request(ExtractRequest, recipe=recipe, models=places, dtype=dtype)
+    embeddings = common.run(run, request)
     common.show({"embeddings": embeddings}, embeddings)

@@ -9,7 +9,8 @@ from svkit.errors import ConfigError
 
 Stage = Literal["lora", "head", "joint", "lmft"]
 Source = Annotated[
-    Path | None, options.option("--from", "Checkpoint to start from, such as exp/distill.", "CKPT")
+    Path | None,
+    options.option("--from", "Checkpoint to start from, such as exp/distill, or a name on the hub.", "CKPT"),
 ]
 OneStage = Annotated[
     Stage | None, options.option("--stage", "Run one stage only [default: the recipe's three in order].")
@@ -20,6 +21,7 @@ OneStage = Annotated[
 def finetune(
     *,
     source: Source = None,
+    file: options.HubFile = None,
     stage: OneStage = None,
     encoder: options.Encoder = None,
     noise: options.Noise = None,
@@ -37,6 +39,7 @@ def finetune(
         raise ConfigError("--from starts from a checkpoint, --encoder from an encoder; give one of them")
     if augment is False and (noise is not None or rirs is not None):
         raise ConfigError("--no-augment uses no material; leave --noise and --rirs out")
+    source = options.on_disk(source, file)
     recipe = common.open_recipe(sections, encoder, source)
     from svkit.store.experiment import encoder_to_note
     from svkit.store.places import recorded_path

@@ -20,6 +20,7 @@ def identify(
         bool, options.option("--one-speaker", "The files are of one speaker; otherwise each is judged alone.")
     ] = False,
     model: options.Model = None,
+    file: options.HubFile = None,
     calibration: options.Calibration = None,
     prior: Annotated[
         float,
@@ -65,7 +66,7 @@ def identify(
         gallery=gallery or exp / "gallery",
         files=tuple(files),
         is_one_speaker=one_speaker,
-        model=model,
+        model=options.on_disk(model, file),
         calibration=calibration,
         prior=prior,
         threshold=threshold,

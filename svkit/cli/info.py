@@ -16,7 +16,8 @@ Checkpoint = Annotated[
     Path | None,
     typer.Argument(
         metavar="CKPT",
-        help="Checkpoint, or a published encoder configuration (json); with --check any output or experiment.",
+        help="Checkpoint, name on the hub, or published encoder configuration (json); with --check any output or"
+        " experiment.",
     ),
 ]
 Check = Annotated[
@@ -31,6 +32,7 @@ Check = Annotated[
 def info(
     checkpoint: Checkpoint = None,
     check: Check = False,
+    file: options.HubFile = None,
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
@@ -44,7 +46,7 @@ def info(
         raise typer.BadParameter("expected CKPT, a checkpoint, or --check")
     from svkit.models.info import run
 
-    size = run(checkpoint)
+    size = run(options.on_disk(checkpoint, file) or checkpoint)
     return console.result(asdict(size), as_json=True) if json else _print(size)
 
 

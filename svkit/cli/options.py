@@ -57,7 +57,7 @@ Gallery = Annotated[
 ]
 Model = Annotated[
     Path | None,
-    option("--model", "[default: that of the gallery, else final pruned, else final dense]", "CKPT"),
+    option("--model", "Or a name on the hub [default: the gallery's, else final pruned, else dense]", "CKPT"),
 ]
 Calibration = Annotated[
     Path | None, option("--calibration", "[default: calibration.json beside the model]", "FILE")
@@ -115,6 +115,9 @@ KeepFinished = Annotated[
     ),
 ]
 Json = Annotated[bool, option("--json", "Print the result as JSON.")]
+HubFile = Annotated[
+    str | None, option("--file", "Which .pth is meant, where the model is a name on the hub.", "FILE")
+]
 Out = Annotated[Path | None, option("--out", "Write here instead of the default in --exp.", "DIR")]
 Encoder = Annotated[str | None, option("--encoder", "Hub id, local transformers directory, or tiny.")]
 Manifest = Annotated[
@@ -230,6 +233,18 @@ class RunOptions(OutputOptions):
                 for change in update_experiment(self.exp, **changes) if changes else ():
                     progress.note(change)
         return done
+
+
+def on_disk(model: Path | None, file: str | None) -> Path | None:
+    """Return where a model is: a path as it is; a name on the hub fetched, and converted once into the user's cache."""
+    if model is None:
+        if file is not None:
+            raise ConfigError("--file: chooses a file of a model on the hub; name that model too")
+        return None
+    from svkit.tools.convert import local_checkpoint
+
+    with console.progress() as progress:
+        return local_checkpoint(model, file, progress)
 
 
 def material(exp: Path, noise: Path | None, rirs: Path | None) -> tuple[Path | None, Path | None]:

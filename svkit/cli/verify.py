@@ -32,6 +32,7 @@ def verify(
         options.option("--gallery", "Of `svkit enroll`: the first argument is a name in it.", "DIR"),
     ] = None,
     model: options.Model = None,
+    file: options.HubFile = None,
     calibration: options.Calibration = None,
     prior: Annotated[
         float | None,
@@ -76,7 +77,7 @@ def verify(
         test=tuple(files if enroll else files[1:]),
         person=None if gallery is None else str(files[0]),
         gallery=gallery,
-        model=model,
+        model=options.on_disk(model, file),
         calibration=calibration,
         prior=prior,
         threshold=threshold,

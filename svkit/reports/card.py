@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from svkit.errors import ArtifactError
 from svkit.models.info import describe_checkpoint
 from svkit.pruning.outcome import vanished_sentence
@@ -24,6 +26,7 @@ from svkit.store.metrics import Metrics
 from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
 from svkit.store.report import Pruning, read_pruning
 from svkit.store.tables import read_artifact_table
+from svkit.store.upstream import published_classes
 
 CARD_NAME = "README.md"
 _MARK = "(of svkit's artifact hash)"
@@ -76,6 +79,7 @@ def render(
         evaluation=_evaluation(systems),
         cautions=wording.caution_sentences(systems),
         calibration=_calibration(directory),
+        origin=record.get("origin"),
     )
 
 
@@ -92,12 +96,22 @@ def _training(directory: Path, record: Mapping[str, Any]) -> Table:
     }
     if (directory / SPEAKERS_NAME).exists():
         classes = read_artifact_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
-        facts["classifier"] = f"{classes['speaker_id'].nunique():,} speakers, {len(classes):,} classes"
+        facts["classifier"] = _classifier(classes, is_foreign=record["command"] == "convert")
+    if origin := record.get("origin"):
+        facts["converted from"] = f"{origin['repository']} at {origin['revision']}: {origin['file']}"
     last = (record.get("validation") or {}).get("last") or {}
     if "eer" in last:
         facts["EER on held-out training speakers, last step"] = f"{100 * last['eer']:.2f} %"
     rows = [[name, str(value)] for name, value in facts.items() if value is not None]
     return Table(headings=["", ""], rows=rows)
+
+
+def _classifier(classes: pd.DataFrame, *, is_foreign: bool) -> str:
+    if is_foreign and published_classes(len(classes)) is None:
+        return f"{len(classes):,} classes; the source does not say of which speakers, at which speeds"
+    speakers, speeds = classes["speaker_id"].nunique(), classes["speed"].nunique()
+    at_speeds = f" at {speeds} speeds" if speeds > 1 else ""
+    return f"{speakers:,} speakers{at_speeds}, {len(classes):,} classes"
 
 
 def _evaluation(systems: Sequence[Metrics]) -> Table:

@@ -21,6 +21,7 @@ from svkit.config.typed import Misfit, fit
 from svkit.errors import ArtifactError, ConfigError, first_five, first_line
 from svkit.store.files import open_file
 from svkit.store.strict_json import load_json, typed
+from svkit.store.upstream_shapes import architecture_of_shapes
 
 
 class PublishedCheckpoint(NamedTuple):
@@ -30,6 +31,23 @@ class PublishedCheckpoint(NamedTuple):
     tensors: dict[str, Tensor]
     classifier: Tensor | None
     """[classes, embedding_dim]"""
+    said: list[str]
+    """What the user should know of how it was read."""
+
+
+SPEEDS = (1.0, 0.9, 1.1)
+"""Of the published classifiers, in the order of their rows: a speaker at another speed is a class of its own."""
+_SPEAKERS = (5_994, 5_994 + 111_284)
+"""Of the published classifiers: VoxCeleb2 dev, alone and with VoxBlink2."""
+
+
+def published_classes(num_classes: int) -> tuple[int, tuple[float, ...]] | None:
+    """Return how many speakers at which speeds the rows of a published classifier are; None: of another training."""
+    for speeds in (SPEEDS, SPEEDS[:1]):
+        speakers, rest = divmod(num_classes, len(speeds))
+        if not rest and speakers in _SPEAKERS:
+            return speakers, speeds
+    return None
 
 
 _UNUSED_ENCODER_KEYS = ("masked_spec_embed",)
@@ -202,22 +220,31 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return typed(path, load_json(path), dict[str, Any])
 
 
-def read_published(path: Path, config_path: Path, lora_alpha: float | None = None) -> PublishedCheckpoint:
+def read_published(
+    path: Path, config_path: Path | None = None, lora_alpha: float | None = None
+) -> PublishedCheckpoint:
     """Read a published checkpoint: plain, with unmerged LoRA, or pruned.
 
-    The `.pth` file holds `{"modules": {"spk_model": ..., "classifier": ...}}` and is read with `weights_only=True`.
+    The `.pth` file holds `{"modules": {"spk_model": ..., "classifier": ...}}` and is read with `weights_only=True`; the
+    same states in other common wrappings are found too. Without a configuration of the encoder it is read off the
+    shapes of the weights.
 
     Raises:
         ArtifactError: missing file, code in the pickle, unknown or missing key, wrong shape.
     """
     # A bad configuration is reported before gigabytes are read.
-    architecture = model_architecture(read_json_object(config_path), str(config_path))
-    modules = _load_pth(path)
+    architecture = None
+    if config_path is not None:
+        architecture = model_architecture(read_json_object(config_path), str(config_path))
+    modules, said = _load_pth(path)
     state, classifier_state = modules["spk_model"], modules.get("classifier", {})
     prefix = "front.encoder."
     upstream = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
-    tensors = encoder_tensors(merge_lora(upstream, lora_alpha, str(path)))
-    tensors = {f"encoder.{name}": tensor for name, tensor in tensors.items()} | _head_tensors(
+    encoder = encoder_tensors(merge_lora(upstream, lora_alpha, str(path)))
+    if architecture is None:
+        architecture, assumed = architecture_of_shapes(encoder, str(path))
+        said += [assumed] if assumed else []
+    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.items()} | _head_tensors(
         state, str(path)
     )
     try:
@@ -237,11 +264,21 @@ def read_published(path: Path, config_path: Path, lora_alpha: float | None = Non
         )
     if classifier_state:
         raise ArtifactError(f"{path}: unknown classifier keys {first_five(sorted(classifier_state))}")
-    return PublishedCheckpoint(replace(architecture, head=head), tensors, classifier)
+    return PublishedCheckpoint(replace(architecture, head=head), tensors, classifier, said)
 
 
-def _load_pth(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Read the states of the speaker model and, where there is one, of the classifier; nothing else may be there."""
+_WRAPPERS = ("modules", "state_dict", "model_state_dict", "model")
+"""Under which training programs keep their states."""
+_PREFIXES = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"}
+"""What wraps a module while it is trained, and stays in the names of its state."""
+
+
+def _load_pth(path: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """Read the states of the speaker model and, where there is one, of the classifier; nothing else may be there.
+
+    Returns:
+        The states by module, and from what they had to be unwrapped.
+    """
     try:
         with open_file(path, ArtifactError) as file:
             record = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 - their format
@@ -251,8 +288,9 @@ def _load_pth(path: Path) -> dict[str, dict[str, Tensor]]:
         raise ArtifactError(
             f"{path}: not a checkpoint that can be read safely ({first_line(error)})"
         ) from error
-    modules = record.get("modules") if isinstance(record, dict) else None
-    if not isinstance(modules, dict) or "spk_model" not in modules:
+    said: list[str] = []
+    modules = _find_modules(record, said)
+    if modules is None:
         found = first_five(sorted(map(str, record))) if isinstance(record, dict) else type(record).__name__
         raise ArtifactError(f"{path}: expected modules.spk_model, found {found}")
     unknown = sorted(str(name) for name in modules if name not in ("spk_model", "classifier"))
@@ -263,7 +301,44 @@ def _load_pth(path: Path) -> dict[str, dict[str, Tensor]]:
             raise ArtifactError(
                 f"{path}: modules.{name}: expected named tensors, found {type(state).__name__}"
             )
-    return {name: dict(state) for name, state in modules.items()}
+    states = {name: _unprefixed(state, said) for name, state in modules.items()}
+    return states, [f"{path.name}: {text}" for text in dict.fromkeys(said)]
+
+
+def _find_modules(record: Any, said: list[str]) -> dict[str, Any] | None:
+    """Return the states by module, wherever in the record they are; `said` gets what they are unwrapped from."""
+    for _ in _WRAPPERS:  # each at most once: a record may hold itself
+        wrapper = next((name for name in _WRAPPERS if _has_dict(record, name)), None)
+        if wrapper is None or _has_dict(record, "spk_model"):
+            break
+        said += [] if wrapper == "modules" else [f"the weights lie in {wrapper!r}: taken out of it"]
+        record = record[wrapper]
+    if not isinstance(record, dict) or "spk_model" in record:
+        return record if isinstance(record, dict) else None
+    if not record or not all(map(_is_plain, record, record.values())):
+        return None
+    state = _unprefixed(record, said)
+    if not any(name.startswith("spk_model.") for name in state):
+        is_model = any(name.startswith("front.encoder.") for name in state)
+        return {"spk_model": state} if is_model else None
+    modules: dict[str, Any] = {}
+    for name, tensor in state.items():
+        module, _, rest = name.partition(".")
+        modules.setdefault(module, {})[rest] = tensor
+    return modules
+
+
+def _has_dict(record: Any, name: str) -> bool:
+    return isinstance(record, dict) and isinstance(record.get(name), dict)
+
+
+def _unprefixed(state: Mapping[str, Tensor], said: list[str]) -> dict[str, Tensor]:
+    """Return a state without what all its names begin with because the module was wrapped."""
+    found = dict(state)
+    while prefix := next((one for one in _PREFIXES if found and all(n.startswith(one) for n in found)), None):
+        said.append(f"names begin with {prefix!r} ({_PREFIXES[prefix]}): left out")
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
 
 
 def _is_plain(name: Any, tensor: Any) -> bool:

@@ -1,25 +1,116 @@
-"""`svkit convert`: published `.pth` checkpoints and transformers directories become checkpoint directories."""
+"""`svkit convert`: published `.pth` checkpoints and transformers directories become checkpoint directories.
 
+Every command that takes a checkpoint takes the name of one on the hub too: it is fetched, and converted once into the
+user's cache (`local_checkpoint`).
+"""
+
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from svkit.config.architecture import ModelArchitecture
 from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError, ConfigError
+from svkit.models import hub
 from svkit.models.load import check_buildable, load_into, load_transformers_encoder, new_network
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
 from svkit.reports.card import write_card
 from svkit.store import checkpoint
 from svkit.store.output import Output
-from svkit.store.upstream import read_published
+from svkit.store.provenance import is_finished
+from svkit.store.upstream import published_classes, read_published
 
 
-def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress: Progress) -> None:
-    """Convert a `.pth` file, with its encoder configuration, or a transformers directory, which gets an untrained head.
+def local_checkpoint(name: str | os.PathLike[str], file: str | None, progress: Progress) -> Path:
+    """Return the directory of a checkpoint: a path as it is, or what a name on the hub means (`svkit.models.hub`).
+
+    What was fetched once needs no connection.
+
+    Args:
+        name: path, or name on the hub.
+        file: of a repository on the hub, which of its published checkpoints is meant.
+        progress: is told what is fetched and converted.
+
+    Raises:
+        ConfigError: `file` and a path, or a choice that is not clear.
+        ArtifactError: neither there nor on the hub; no connection; or no speaker model.
+    """
+    wanted = hub.parse(name)
+    if wanted is None:
+        _refuse_file(name, file)
+        return Path(name)
+    pin = hub.known_pin(wanted)
+    is_new = pin is None
+    if pin is None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                f"{wanted}: not fetched yet; run `svkit info {wanted}` once, in one process, before the processes start"
+            )
+        pin = hub.ask(wanted, file)
+    chosen = hub.choose(wanted, pin, file)
+    leaf = wanted.repository.partition("/")[2]
+    if chosen is not None:
+        leaf += "-" + Path(chosen).with_suffix("").as_posix().replace("/", "-")
+    place = wanted.cache / pin.commit / leaf
+    if not is_finished(place):
+        progress.note(f"{wanted}: {chosen or 'a checkpoint of svkit'} at {pin.commit}, into {place}")
+        if chosen is None:
+            hub.download_checkpoint(wanted, pin, place, progress)
+        else:
+            source = hub.download_file(wanted, pin, chosen, progress)
+            run(source, place, None, False, progress, hub.origin(wanted, pin, chosen))
+    if is_new:
+        hub.write_pin(wanted, pin)
+    return place
+
+
+def convert(
+    source: Path, out: Path, config: Path | None, overwrite: bool, file: str | None, progress: Progress
+) -> None:
+    """Convert a source on disk or, by its name, on the hub; as `run`."""
+    wanted = hub.parse(source)
+    if wanted is None:
+        _refuse_file(source, file)
+        return run(source, out, config, overwrite, progress)
+    pin = hub.known_pin(wanted) or hub.ask(wanted, file)
+    chosen = hub.choose(wanted, pin, file)
+    if chosen is None:
+        raise ConfigError(
+            f"{wanted} is a checkpoint of svkit already: name it where a checkpoint is asked for"
+        )
+    progress.note(f"{wanted}: {chosen} at {pin.commit}")
+    downloaded = hub.download_file(wanted, pin, chosen, progress)
+    run(downloaded, out, config, overwrite, progress, hub.origin(wanted, pin, chosen))
+    return hub.write_pin(wanted, pin)
+
+
+def _refuse_file(path: str | os.PathLike[str], file: str | None) -> None:
+    if file is not None:
+        raise ConfigError(
+            f"--file {file}: chooses a file of a model on the hub, and {path} is a path on this machine"
+        )
+
+
+def run(
+    source: Path,
+    out: Path,
+    config: Path | None,
+    overwrite: bool,
+    progress: Progress,
+    origin: Mapping[str, Any] | None = None,
+) -> None:
+    """Convert a `.pth` file, or a transformers directory, which gets an untrained head.
+
+    `config` is the encoder's configuration of a `.pth`; without it, the shapes of the weights say what it is. `origin`
+    is where on the hub the source comes from (`svkit.models.hub.origin`).
 
     Raises:
         ArtifactError: the source is missing, unsafe, or does not fit its configuration.
-        ConfigError: `config` is missing or not wanted.
+        ConfigError: `config` is not wanted.
     """
     if not source.exists():
         raise ArtifactError(f"{source}: does not exist")
@@ -32,23 +123,29 @@ def run(source: Path, out: Path, config: Path | None, overwrite: bool, progress:
         network = new_network(ModelArchitecture(encoder=encoder, head=HeadConfig()), state, seed=0)
         progress.note("the speaker head is new and untrained: fine-tune before use")
     else:
-        if config is None:
-            raise ConfigError("--config: expected the encoder configuration (json) of the checkpoint")
-        inputs["config"] = config
+        inputs |= {} if config is None else {"config": config}
         published = read_published(source, config)
+        for text in published.said:
+            progress.note(text)
         shapes = {key: tensor.shape for key, tensor in published.tensors.items()}
         check_buildable(published.architecture, shapes, str(source))
         network = SpeakerNetwork(published.architecture)
         load_into(network, published.tensors, str(source))
         if published.classifier is not None:
-            # The published files do not name their speakers.
-            names = [f"class-{row:06d}" for row in range(len(published.classifier))]
-            classifier = checkpoint.Classifier(
-                weight=published.classifier, speakers=names, speeds=[1.0] * len(names)
-            )
+            classifier = _named(published.classifier)
     with Output(out, command="convert", config={}, inputs=inputs, overwrite=overwrite).open() as output:
         if classifier is not None:
             checkpoint.write_classifier(out, classifier)
         checkpoint.write_model(out, network.architecture, network.state_dict())
-        output.finish()
+        output.finish({} if origin is None else {"origin": origin})
         write_card(out)
+
+
+def _named(weight: Tensor) -> checkpoint.Classifier:
+    """Give the rows of a published classifier, which has no names, numbered speakers, at the speeds that are known."""
+    num_speakers, speeds = published_classes(len(weight)) or (len(weight), (1.0,))
+    return checkpoint.Classifier(
+        weight=weight,
+        speakers=[f"class-{row % num_speakers:06d}" for row in range(len(weight))],
+        speeds=[speeds[row // num_speakers] for row in range(len(weight))],
+    )

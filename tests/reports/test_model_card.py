@@ -41,7 +41,7 @@ def test_the_card_says_size_training_and_what_is_not_known(checkpoint):
     card = (checkpoint / CARD_NAME).read_text()
     assert sha256_artifact(checkpoint) == before and before in card
     assert card.startswith("# lmft: ") and "(dense)" in card and 'svkit.load("this directory")' in card
-    assert "| classifier | 5 speakers, 15 classes |" in card
+    assert "| classifier | 5 speakers at 3 speeds, 15 classes |" in card
     assert "None yet" in card and "no calibration" in card and "licences" in card
     (checkpoint / "calibration.json").write_text("{}")
     assert "It has a calibration" in render(checkpoint, ())

@@ -1,0 +1,292 @@
+"""Models by their names on the Hugging Face hub: asked for once, pinned to a commit, fetched with its own client.
+
+A name is `org/name`, `org/name@revision`, or either after `hub:`. Without `hub:`, what is on disk wins: a name that
+exists, or begins with a directory that does, is a path. The first fetch pins a name to the commit that it means then,
+so that a model never changes unseen; another commit is another name, `org/name@COMMIT`.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from svkit.errors import ArtifactError, ConfigError, first_five, first_line
+from svkit.progress import Progress, SilentProgress
+from svkit.store.atomic import write_json
+from svkit.store.calibration import FILE_NAME
+from svkit.store.checkpoint import (
+    ADAPTER_NAME,
+    BEST_NAME,
+    CLASSIFIER_NAME,
+    CONFIG_NAME,
+    LAST_NAME,
+    MODEL_NAME,
+    SPEAKERS_NAME,
+)
+from svkit.store.provenance import PROVENANCE_NAME, recorded_files, refuse_changed, sha256_file
+from svkit.store.strict_json import read_json
+
+FORMAT, VERSION = "svkit-hub-pins", 1
+_NAME = re.compile(r"(hub:)?([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w-][\w./-]*))?", re.ASCII)
+_FILES = {".pth", ".pt", ".ckpt", ".json", ".safetensors", ".tsv"}
+_WEIGHTS = (".pth", ".pt", ".ckpt")
+_OURS = {CONFIG_NAME, MODEL_NAME, PROVENANCE_NAME}
+"""What every checkpoint of svkit has."""
+_CHECKPOINT = (
+    *(CONFIG_NAME, MODEL_NAME, CLASSIFIER_NAME, SPEAKERS_NAME, PROVENANCE_NAME, FILE_NAME, "README.md"),
+    *(f"{name}/*" for name in (ADAPTER_NAME, BEST_NAME, LAST_NAME)),
+)
+"""Patterns of its files: what else the repository holds is no part of it."""
+
+
+class _Known(NamedTuple):
+    file: str
+    """Which one is meant where none is named: the published model after LMFT."""
+    licence: str
+
+
+_KNOWN = {
+    "zl389/w2v-bert-2.0_SV": _Known(
+        "model_lmft_0.14.pth", "CC BY-NC-SA 4.0, as the authors' code (github.com/ZXHY-82/w2v-BERT-2.0_SV)"
+    ),
+}
+"""Repositories whose content is known; nothing else in svkit depends on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A model as it was named."""
+
+    repository: str
+    revision: str = ""
+    """Branch, tag or commit; empty: the default branch."""
+
+    def __str__(self) -> str:
+        """Return the name as a user would write it."""
+        return f"{self.repository}@{self.revision}" if self.revision else self.repository
+
+    @property
+    def cache(self) -> Path:
+        """Directory of everything that was fetched from this repository."""
+        return cache_directory() / "hub" / self.repository.replace("/", "--")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pin:
+    """What a name meant when it was first fetched."""
+
+    commit: str
+    licence: str | None
+    """As the repository's card states it; None: it states none."""
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pins:
+    pins: dict[str, Pin]
+    """By revision as it was named."""
+
+
+def cache_directory() -> Path:
+    """Where converted models are kept: `SVKIT_CACHE`, else `svkit` in the user's cache directory."""
+    if own := os.environ.get("SVKIT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svkit"
+
+
+def parse(name: str | os.PathLike[str]) -> HubName | None:
+    """Return what a name means on the hub; None: it is a path.
+
+    Raises:
+        ConfigError: `hub:` is followed by no name of a repository.
+    """
+    text = os.fspath(name)
+    match = _NAME.fullmatch(text)
+    if match is None:
+        if text.startswith("hub:"):
+            raise ConfigError(f"{text}: expected hub:ORG/NAME or hub:ORG/NAME@REVISION")
+        return None
+    forced, repository, revision = match.groups()
+    path = Path(text)
+    if not forced and (path.exists() or Path(path.parts[0]).is_dir() or path.suffix in _FILES):
+        return None
+    return HubName(repository, revision or "")
+
+
+def known_pin(name: HubName) -> Pin | None:
+    """Return what a name was pinned to; None: it has not been fetched."""
+    path = name.cache / "pins.json"
+    return read_json(path, FORMAT, VERSION, _Pins).pins.get(name.revision) if path.exists() else None
+
+
+def write_pin(name: HubName, pin: Pin) -> None:
+    """Pin a name, and its commit as a name of its own."""
+    path = name.cache / "pins.json"
+    pins = read_json(path, FORMAT, VERSION, _Pins).pins if path.exists() else {}
+    pins |= {name.revision: pin, pin.commit: pin}
+    content = {key: asdict(value) for key, value in pins.items()}
+    write_json(path, {"format": FORMAT, "format_version": VERSION, "pins": content})
+
+
+def ask(name: HubName, file: str | None) -> Pin:
+    """Ask the hub what a name means now; where it cannot be reached, its client's cache may know.
+
+    Raises:
+        ArtifactError: no such model, or no answer: then the message says what to fetch, and where to put it.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        with _told(name, file):
+            info = HfApi().model_info(name.repository, revision=name.revision or None)
+    except _UnreachableError:
+        wanted = file or (_KNOWN[name.repository].file if name.repository in _KNOWN else None)
+        with contextlib.suppress(Exception):  # what is not in the client's cache is told as unreachable
+            found = hf_hub_download(
+                name.repository, str(wanted), revision=name.revision or None, local_files_only=True
+            )
+            commit = Path(found).parts[::-1][str(wanted).count("/") + 1]
+            return Pin(commit=commit, licence=None, files=(str(wanted),))
+        raise
+    card = info.card_data
+    licence = None if card is None else card.get("license_name") or card.get("license")
+    files = tuple(sorted(entry.rfilename for entry in info.siblings or ()))
+    return Pin(commit=str(info.sha), licence=None if licence is None else str(licence), files=files)
+
+
+def choose(name: HubName, pin: Pin, file: str | None) -> str | None:
+    """Return the file of a repository that is meant; None: the repository is a checkpoint of svkit.
+
+    Raises:
+        ConfigError: no such file, or several of which none was named.
+        ArtifactError: there is no speaker model in it.
+    """
+    weights = [other for other in pin.files if other.endswith(_WEIGHTS)]
+    known = _KNOWN.get(name.repository)
+    if file is not None:
+        if file not in pin.files:
+            raise ConfigError(
+                f"--file {file}: not in {name} at {pin.commit[:12]}, which has"
+                f" {first_five(weights) or 'no such weights'}"
+            )
+        return file
+    if set(pin.files) >= _OURS:
+        return None
+    if known is not None and known.file in weights:
+        return known.file
+    if len(weights) > 1:
+        raise ConfigError(f"{name}: choose one of its checkpoints with --file: {first_five(weights)}")
+    if not weights:
+        what = "an encoder without a speaker head? (--encoder)" if CONFIG_NAME in pin.files else ""
+        raise ArtifactError(
+            f"{name}: expected a checkpoint of svkit or a published .pth, found {first_five(pin.files) or 'no file'}"
+            f" {what}".rstrip()
+        )
+    return weights[0]
+
+
+def origin(name: HubName, pin: Pin, file: str | None) -> dict[str, Any]:
+    """Return what the record of a converted checkpoint says of where it comes from."""
+    licence = pin.licence
+    if licence is None and name.repository in _KNOWN:
+        licence = _KNOWN[name.repository].licence
+    return {"repository": name.repository, "revision": pin.commit, "file": file, "licence": licence}
+
+
+def download_file(name: HubName, pin: Pin, file: str, progress: Progress) -> Path:
+    """Fetch one file into the cache of the hub's client, or find it there."""
+    from huggingface_hub import hf_hub_download
+
+    with _told(name, file):
+        found = hf_hub_download(name.repository, file, revision=pin.commit, tqdm_class=_bars(progress))
+    return Path(found)
+
+
+def download_checkpoint(name: HubName, pin: Pin, place: Path, progress: Progress) -> None:
+    """Fetch a checkpoint of svkit into a directory; an interrupted fetch goes on where it was.
+
+    Raises:
+        ArtifactError: it is not what its record says.
+    """
+    from huggingface_hub import hf_hub_download
+
+    wanted = [file for file in pin.files if any(fnmatchcase(file, pattern) for pattern in _CHECKPOINT)]
+    # Last, as everywhere: the mark of completeness.
+    for file in sorted(wanted, key=lambda file: (file == PROVENANCE_NAME, file)):
+        with _told(name, None):
+            hf_hub_download(
+                name.repository, file, revision=pin.commit, local_dir=place, tqdm_class=_bars(progress)
+            )
+    for path, entry in recorded_files(place).items():
+        if path.exists():
+            refuse_changed(path, entry["sha256"], sha256_file(path), f"it was finished: {name} is damaged")
+            os.utime(path, ns=(entry["mtime_ns"], entry["mtime_ns"]))  # spares later hashing
+
+
+class _UnreachableError(ArtifactError):
+    pass
+
+
+@contextlib.contextmanager
+def _told(name: HubName, file: str | None) -> Iterator[None]:
+    """Say in one line of ours what the hub's client says in many ways."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ArtifactError(
+            f"{name}: its owners ask for agreement: give it on its page, then `hf auth login`"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ArtifactError(
+            f"{name}: neither a directory here nor a model on the hub (a private one needs `hf auth login`)"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ArtifactError(f"{name}: the model has no such revision") from error
+    except Exception as error:  # the client and what it builds on raise many types
+        if isinstance(error, ArtifactError):
+            raise
+        known = _KNOWN.get(name.repository)
+        wanted = file or (known.file if known else None)
+        if wanted is None:
+            command, then = f"{name.repository} --local-dir DIR", "copy DIR here, then name DIR instead"
+        else:
+            command = f"{name.repository} {wanted} --local-dir DIR"
+            then = (
+                f"copy DIR/{wanted} here, then `svkit convert {Path(wanted).name} CKPT` and name CKPT instead"
+            )
+        revision = f" --revision {name.revision}" if name.revision else ""
+        raise _UnreachableError(
+            f"{name}: the hub cannot be reached ({first_line(error)}); where it can: `hf download {command}{revision}`,"
+            f" {then}"
+        ) from error
+
+
+def _bars(progress: Progress) -> Any:
+    """Return a class of bars, as the hub's client wants it, that counts on ours; None: the client's own."""
+    if isinstance(progress, SilentProgress):
+        return None
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **{**settings, "disable": True})
+            self._open = contextlib.ExitStack()
+            self._task = self._open.enter_context(
+                progress.task(f"fetch {settings.get('desc')}", settings.get("total"))
+            )
+            self._task.advance(settings.get("initial") or 0)
+
+        def update(self, n: float | None = 1) -> None:
+            self._task.advance(n or 0)
+
+        def close(self) -> None:
+            self._open.close()
+            super().close()
+
+    return Bar
