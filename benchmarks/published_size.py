@@ -1,8 +1,8 @@
-"""Convert a pruned model of the published structure at full size, from a `.pth` alone, and compare two recordings with it.
+"""Convert a pruned model of the published structure at full size from a `.pth` alone, and compare two recordings.
 
 The weights are random: this tries the size, the format and the memory, not the decisions. The file is written in the
-published format (names as in the published code, wrapped for DistributedDataParallel), so nothing is downloaded. Needs 2 GB
-of disk and 3 GB of memory: `python benchmarks/published_size.py [DIR]`.
+published format (names as in the published code, wrapped for DistributedDataParallel), so nothing is downloaded.
+Needs 2 GB of disk and 3 GB of memory: `python benchmarks/published_size.py [DIR]`.
 """
 
 import argparse
@@ -37,10 +37,7 @@ def published_state(network: SpeakerNetwork) -> dict[str, Tensor]:
     state = {}
     for name, tensor in network.state_dict().items():
         if name.startswith("encoder."):
-            is_pointwise = "pointwise_conv" in name
-            state[f"front.encoder.{name.removeprefix('encoder.')}"] = (
-                tensor.unsqueeze(-1) if is_pointwise else tensor
-            )
+            state[f"front.{name}"] = tensor.unsqueeze(-1) if "pointwise_conv" in name else tensor
             continue
         convolved = ".attention_" in name and name.endswith("weight")
         for ours, theirs in _HEAD.items():
