@@ -100,7 +100,9 @@ def test_every_command_that_takes_a_checkpoint_takes_a_name(published, tmp_path)
         "--no-augment", code=3,
     ).stderr  # fmt: skip
     (tmp_path / "onnx").mkdir()
-    (tmp_path / "onnx/mine.txt").touch()  # export begins once it has read the model: the rest is its own tests'
+    (
+        tmp_path / "onnx/mine.txt"
+    ).touch()  # export begins once it has read the model: the rest is its own tests'
     refused = run("export", PUBLISHED, "--out", tmp_path / "onnx", code=4)
     assert "holds files that svkit did not write" in refused.stderr
 
