@@ -63,10 +63,13 @@ class Outcome:
                 f" {100 * self.target:.1f} %: the cut made up for the difference, which was not learned"
             )
         if self.moved > MAX_MOVED:
+            why = "the gates had not settled; prune for longer, or with constraint=projection"
+            if self.constraint == "projection":
+                why = "blocks of round_to or a budget of MACs give other widths than the gates"
             cautions.append(
                 f"the cut moved the student's L1 distance to the teacher from {self.before_cut['l1']:.3f} to"
                 f" {self.after_cut['l1']:.3f}, by {100 * self.moved:.0f} % (expected: at most {100 * MAX_MOVED:.0f} %):"
-                " the gates had not settled; prune for longer, or with constraint=projection"
+                f" {why}"
             )
         if self.vanished:
             other = "a larger gate_travel" if self.constraint == "projection" else "constraint=projection"

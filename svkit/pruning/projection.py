@@ -54,8 +54,8 @@ class Projection:
         none_open = [dict.fromkeys(layer, 0) for layer in self.gates.groups()]
         wanted = (1 - target) * self.total - expected_parameters(self.dense, none_open)
         is_met = ((costs * torch.sigmoid(chances)).sum() - wanted).abs() <= _TOLERANCE * self.total
-        high = chances.abs().max() + _SATURATION
-        low = -high
+        # Ends where all are closed or open for good: a target out of reach leaves them there, step after step.
+        low, high = -_SATURATION - chances.max(), _SATURATION - chances.min()
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             is_below = (costs * torch.sigmoid(chances + middle)).sum() < wanted

@@ -34,6 +34,13 @@ def test_each_fault_is_one_sentence_with_figures(change, said):
     assert len(cautions) == 1 and said in cautions[0]
 
 
+def test_advice_is_of_the_constraint_that_there_was():
+    moved = dataclasses.replace(GOOD, after_cut={"l1": 0.3, "cosine": 0.9})
+    assert "round_to" in moved.cautions[0] and "constraint=projection" not in moved.cautions[0]
+    (caution,) = dataclasses.replace(moved, constraint="lagrangian").cautions
+    assert caution.endswith("or with constraint=projection")
+
+
 def test_a_kind_has_vanished_when_no_layer_has_any_left():
     widths = DENSE.widths() | {"num_heads": [0, 0], "conv_dim": [0, 12]}
     assert vanished_kinds(DENSE.with_widths(widths), DENSE) == ["heads"]

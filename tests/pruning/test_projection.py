@@ -56,6 +56,14 @@ def test_a_target_beyond_all_gates_closes_them():
     assert all(float(width.detach()) < 1e-6 for layer in gates.expected_widths() for width in layer.values())
 
 
+def test_a_target_out_of_reach_leaves_gates_where_they_are_step_after_step():
+    gates = spread_gates()
+    for target in [0.999] * 9 + [0.5]:
+        Projection(gates, SMALL).project(target)
+        assert log_alphas(gates).abs().max() < 60
+    assert expected_sparsity(gates) == pytest.approx(0.5, abs=1e-5), "nor is there no way back"
+
+
 def test_the_gradient_is_that_of_the_projected_loss():
     gates = spread_gates()
     projection = Projection(gates, SMALL)
