@@ -19,7 +19,7 @@ from svkit.data.dataset import CropDataset
 from svkit.errors import ConfigError, TrainingError
 from svkit.nn.encoder import LayerGates
 from svkit.progress import Progress
-from svkit.pruning.counting import encoder_parameters, macs, sparsity
+from svkit.pruning.counting import encoder_parameters, expected_parameters, macs, sparsity
 from svkit.pruning.cut import cut_architecture, cut_encoder
 from svkit.pruning.gates import EncoderGates
 from svkit.pruning.outcome import MAX_SHORTFALL, Outcome, vanished_kinds
@@ -82,8 +82,6 @@ class _Target(NamedTuple):
 
     cost: Callable[[EncoderArchitecture], int]
     limit: float
-    sparsity: float
-    """What the gates aim at."""
 
 
 def parse_budget(budget: str) -> int:
@@ -103,16 +101,14 @@ def parse_budget(budget: str) -> int:
 def _target(teacher: ModelArchitecture, config: PruneConfig, budget: str | None) -> _Target:
     if budget is None:
         limit = (1 - config.sparsity) * encoder_parameters(teacher.encoder)
-        return _Target(cost=encoder_parameters, limit=limit, sparsity=config.sparsity)
+        return _Target(cost=encoder_parameters, limit=limit)
     allowed, counts = parse_budget(budget), macs(teacher)
-    # MACs fall nearly in proportion to parameters: aim the gates there, the final choice counts MACs exactly.
-    aim = 1 - (allowed - counts.head) / counts.encoder
     total = f"{counts.total / 1e9:.3f} G"
-    if aim <= 0:
+    if allowed >= counts.total:
         raise TrainingError(
             f"--budget {budget}: the dense model takes only {total}: nothing has to be removed"
         )
-    if aim >= 1:
+    if allowed <= counts.head:
         raise TrainingError(
             f"--budget {budget}: cannot be met by pruning the encoder: the head alone takes"
             f" {counts.head / 1e9:.3f} G of the model's {total}"
@@ -121,7 +117,7 @@ def _target(teacher: ModelArchitecture, config: PruneConfig, budget: str | None)
     def cost(architecture: EncoderArchitecture) -> int:
         return macs(replace(teacher, encoder=architecture)).total
 
-    return _Target(cost=cost, limit=allowed, sparsity=aim)
+    return _Target(cost=cost, limit=allowed)
 
 
 @dataclass(kw_only=True)
@@ -137,13 +133,19 @@ class PruneStage(TeacherStage):
         super().read(dataset, progress)
         self.progress = progress
         dense = self.teacher.architecture.encoder
-        self.target = target = _target(self.teacher.architecture, self.config, self.request.budget)
-        self.config = replace(self.config, sparsity=target.sparsity)
+        self.target = _target(self.teacher.architecture, self.config, self.request.budget)
         self.gates = EncoderGates(dense, self.config, self.request.recipe.seed)
         # A target that cannot be met, and blocks too coarse for it, show on untrained gates too: fail before training.
         kept = cut_architecture(dense, self._select())
-        if self.config.round_to > 1:
+        if self.request.budget is not None:
+            # Gates count parameters, the final choice MACs: aim at the parameters of a structure within the budget.
+            self.config = replace(self.config, sparsity=sparsity(kept, dense))
+        elif self.config.round_to > 1:
             self._check_sparsity(kept)
+        # The exact count loses the norms of a branch with its last unit, the gates' expectation never does.
+        none_open = [dict.fromkeys(layer, 0) for layer in self.gates.groups()]
+        reachable = 1 - expected_parameters(dense, none_open) / encoder_parameters(dense)
+        self._check_converged(reachable, "all gates closed come to", "remove less")
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> DistillationTask:
         """Make the task; the student starts as the teacher, gates open."""
@@ -165,7 +167,11 @@ class PruneStage(TeacherStage):
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
         """Cut by the learned gates, write what is left, and measure how far the cut has moved it."""
         expected = float(self.task.expected_sparsity().detach())
-        self._check_converged(expected)
+        advice = "or hold the gates to the target (--set prune.constraint=projection)"
+        if self.config.constraint == "projection":
+            advice = "or let the target rise faster (--set prune.sparsity_warmup_fraction=0.4)"
+        advice = f"train longer (--set prune.epochs=...), {advice}, each with --overwrite"
+        self._check_converged(expected, "the gates ended at", advice)
         cut = cut_encoder(self.task.student, self._select())
         # Counted on the module that is written: the gates' expectation is not what a user gets.
         counted = self._check_sparsity(cut.architecture)
@@ -186,7 +192,7 @@ class PruneStage(TeacherStage):
             counted=counted,
             before_cut=before,
             after_cut=after,
-            vanished=vanished_kinds(cut.architecture, dense),
+            vanished=vanished_kinds(cut.architecture, self.teacher.architecture.encoder),
         )
         for caution in outcome.cautions:
             self.progress.note(f"prune: caution: {caution}")
@@ -197,15 +203,13 @@ class PruneStage(TeacherStage):
             "pruning": outcome.record(),
         }
 
-    def _check_converged(self, expected: float) -> None:
+    def _check_converged(self, reached: float, found: str, advice: str) -> None:
         """TrainingError when the gates' expectation is far short of the target, unless that is allowed."""
         target = self.config.sparsity
-        if target - expected > MAX_SHORTFALL and "unconverged" not in self.request.allow:
+        if target - reached > MAX_SHORTFALL and "unconverged" not in self.request.allow:
             raise TrainingError(
-                f"prune: expected sparsity {target:.3f} when training ends, the gates reached {expected:.3f}: what is"
-                " cut beyond them was not learned; train longer (--set prune.epochs=...), or hold the gates to the"
-                " target (--set prune.constraint=projection), each with --overwrite; `--allow unconverged` cuts and"
-                " records the exception"
+                f"prune: expected sparsity {target:.3f}, {found} {reached:.3f}: what is cut beyond is not learned;"
+                f" {advice}; `--allow unconverged` cuts and records the exception"
             )
 
     def _select(self) -> list[LayerGates]:
@@ -217,8 +221,11 @@ class PruneStage(TeacherStage):
         """Return the counted sparsity; TrainingError when it lies outside of the promised range."""
         reached, wanted = sparsity(kept, self.teacher.architecture.encoder), self.config.sparsity
         if self.request.budget is None and not wanted <= reached <= wanted + TOLERANCE:
+            units = "the units of this encoder are too coarse: choose another sparsity"
+            if (block := self.config.round_to) > 1:
+                units = f"with --round-to {block} blocks are too coarse for this encoder: use a smaller one"
             raise TrainingError(
                 f"sparsity target missed: expected {wanted:.3f} to {wanted + TOLERANCE:.3f}, counted {reached:.4f};"
-                f" with --round-to {self.config.round_to} blocks are too coarse for this encoder: use a smaller one"
+                f" {units}"
             )
         return reached
