@@ -99,14 +99,15 @@ def _print(answer: "Answer", done: "Identified") -> None:
     ]
     if answer.posterior_of_none is not None:
         rows.append(["none of them", "", "", text(answer.posterior_of_none, ".3f")])
-    prior = f"of {done.people:,}, prior {done.prior:g}, {done.prior_per_person:.2g} a person"
     notes = []
     if answer.margin_score is not None:
         llr = "" if answer.margin_llr is None else f", {answer.margin_llr:.2f} in log-likelihood ratio"
         notes.append(f"Margin of the best before the second: {answer.margin_score:.4f} in score{llr}.")
     if done.threshold is not None:
-        kind = f"log-likelihood ratio ({prior})" if done.threshold_of == "llr" else "score (given)"
-        notes.append(f"Accepted from a {kind} of {done.threshold:.4g} on.")
+        given = f"Accepted from the given score of {done.threshold:.4g} on."
+        prior = f"prior {done.prior:g} that it is one of {done.people:,} people, {done.prior_per_person:.2g} for each"
+        bayes = f"None of them below a log-likelihood ratio of {done.threshold:.2f}: {prior}."
+        notes.append(bayes if done.threshold_of == "llr" else given)
     notes += [*answer.notes, *done.notes]
     if answer.warnings:
         notes.append("Do not trust this: " + "; ".join(answer.warnings))

@@ -37,7 +37,8 @@ class IdentifyRequest:
     prior: float = 0.5
     """Probability, before listening, that it is somebody of the gallery; all are taken as equally likely."""
     threshold: float | None = None
-    """Accept the best from this cosine score on; None: from the ratio that outweighs the prior of a person."""
+    """Accept the best from this cosine score on; None: where its ratio outweighs the prior and, after listening, it is
+    likelier than all else together."""
     margin: float = 0.0
     """Decide nothing where the best is not so far ahead of the second: in log-likelihood ratio, else in score."""
     top: int = 5
@@ -92,7 +93,7 @@ class Identified:
     """That it is somebody of the gallery."""
     prior_per_person: float
     threshold: float | None
-    """From which the best is accepted; None: no decision."""
+    """Below which the best is rejected; None: no decision."""
     threshold_of: str | None
     """`llr` or `score`."""
     model: dict[str, str]
@@ -227,6 +228,9 @@ def _decide(
     else:
         return None, []
     margin = margins[0] if margins[1] is None else margins[1]
+    if passes and request.threshold is None and best.posterior is not None and best.posterior < 0.5:
+        share = f"{best.name}, the best, has a probability of {best.posterior:.2f} only"
+        return None, [f"likely somebody enrolled, but who is not clear: {share}"]
     if passes and margin is not None and margin < request.margin:
         return None, [
             f"{best.name} or {found[1].name}: the margin is {margin:.3g}, asked for {request.margin:g}"

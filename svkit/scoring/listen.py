@@ -15,7 +15,7 @@ from svkit.audio.crop import kept_samples
 from svkit.audio.features import refuse_short
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.schema import ExtractConfig
-from svkit.errors import DataError
+from svkit.errors import ArtifactError, DataError
 from svkit.models.extract import final_model
 from svkit.models.load import SpeakerModel
 from svkit.progress import Progress
@@ -145,8 +145,13 @@ def choose_model(
         ArtifactError: there is none, or it is not that of the gallery.
     """
     checkpoint = given
-    if checkpoint is None and gallery is not None and gallery.names and Path(gallery.model.path).exists():
+    if checkpoint is None and gallery is not None and gallery.names:
         checkpoint = Path(gallery.model.path)
+        if not checkpoint.exists():
+            raise ArtifactError(
+                f"{directory}: its model, {checkpoint} (sha256 {gallery.model.sha256[:12]}), is not there any more;"
+                " say with --model where it is now"
+            )
     checkpoint = checkpoint or final_model(exp, progress)
     model = GalleryModel(path=checkpoint.resolve().as_posix(), sha256=sha256_input(checkpoint))
     if directory is not None and gallery is not None and gallery.names:

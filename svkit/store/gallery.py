@@ -18,10 +18,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
+from svkit.config.ranges import Range
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five, printable
 from svkit.store.arrays import Array, read_arrays, write_arrays
 from svkit.store.atomic import one_line, remove_unfinished, write_json
@@ -57,7 +59,7 @@ class GalleryModel:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Facts:
     model: GalleryModel
-    dim: int
+    dim: Annotated[int, Range(ge=1, le=1 << 16)]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)

@@ -74,13 +74,18 @@ def test_the_prior_is_shared_by_the_people_and_none_of_them_is_an_answer(home):
         assert only["posterior_of_none"] == pytest.approx(1 - shares.sum(), abs=1e-4)
         assert found["prior_per_person"] == pytest.approx(prior / 3)
         assert found["threshold"] == pytest.approx(np.log(3 * (1 - prior) / prior))
-        assert only["is_accepted"] == (llrs[0] >= found["threshold"])
+        assert only["is_accepted"] == (llrs[0] >= found["threshold"] and (shares[0] >= 0.5 or None))
         assert only["name"] == (only["candidates"][0]["name"] if only["is_accepted"] else None)
     calibrate(home, weights=(40.0,), offset=-60.0)
     done = run("identify", "d.wav")
-    assert done.stdout.startswith("NONE OF THEM (d.wav)") and "of 3, prior 0.5, 0.17 a person" in done.stdout
-    calibrate(home, weights=(40.0,), offset=-10.0)
-    assert run("identify", "d.wav").stdout.startswith("IDENTIFIED: ")
+    assert done.stdout.startswith("NONE OF THEM (d.wav)")
+    assert "prior 0.5 that it is one of 3 people, 0.17 for each" in done.stdout
+    # Nearly alike: somebody of them, but who?
+    calibrate(home, weights=(1.0,), offset=9.0)
+    done = run("identify", "d.wav")
+    assert done.stdout.startswith("UNDECIDED") and "has a probability of 0.33 only" in done.stdout
+    calibrate(home, weights=(5000.0,), offset=-4950.0, bounds=(-50.0, 50.0))
+    assert run("identify", "a.wav").stdout.startswith("IDENTIFIED: alice")
 
 
 def test_a_prior_beyond_the_bounds_of_the_calibration_is_said(home):
@@ -177,6 +182,10 @@ def test_a_gallery_of_another_model_is_refused_with_what_to_do(home):
         assert run("people", "remove", name).exit_code == 0
     assert run("enroll", "eve", "d.wav", "--model", other).exit_code == 0
     assert answer("identify", "a.wav")["model"]["path"] == str(other)
+    other.rename(other.with_name("moved"))
+    done = run("identify", "a.wav")
+    assert done.exit_code == 4 and "is not there any more; say with --model" in done.stderr
+    assert run("identify", "a.wav", "--model", other.with_name("moved")).exit_code == 0
     make_checkpoint(other, DENSE, [])
     weights = load_file(other / "model.safetensors")
     changed = next(name for name in weights if name.endswith("bias"))

@@ -37,6 +37,7 @@ from svkit.store.calibration import CalibrationRecord, read_calibration, write_c
 from svkit.store.embeddings import read_embeddings, read_facts, write_embeddings
 from svkit.store.enrollment import read_enrollment
 from svkit.store.experiment import read_experiment
+from svkit.store.gallery import GalleryModel, NewRecording, add_recordings, read_gallery
 from svkit.store.manifest import COLUMNS, read_manifest, write_manifest
 from svkit.store.metrics import BackendRecord, ListId, Metrics, TrialList, read_metrics, write_metrics
 from svkit.store.output import Output
@@ -256,6 +257,11 @@ def make_adapter(root: Path) -> None:
     store.write_adapter(root, lora.adapter_config(settings), lora.adapter_state(encoder))
 
 
+def make_gallery(root: Path) -> None:
+    one = NewRecording(embedding=np.ones(4, dtype=np.float32), seconds=1.0, fingerprint=bytes(32))
+    add_recordings(root, GalleryModel(path="/model", sha256="aa"), "anna", {Path("a.wav"): one})
+
+
 def make_embeddings(root: Path) -> None:
     facts = {
         "model": "dense",
@@ -296,6 +302,7 @@ JSONS = {
     "architecture, counted": JsonReader("config.json", make_model, info.run),
     "published configuration": JsonReader("encoder.json", make_published, lambda root: info.run(root / "encoder.json")),
     "embeddings": JsonReader("embeddings.json", make_embeddings, read_embeddings),
+    "gallery": JsonReader("gallery.json", make_gallery, read_gallery),
     "embedding facts": JsonReader("embeddings.json", make_embeddings, read_facts),
 }  # fmt: skip
 
