@@ -63,7 +63,9 @@ def refused(result: Result, code: int, *words: str, layout: bool = False) -> Non
 
 
 def training(command: str, *overrides: str) -> list[str]:
-    return [command, *set_options(*overrides)]
+    # The experiments hold a teacher in finetune/joint: fine-tuning replaces it.
+    replace = ["--overwrite"] if command == "finetune" else []
+    return [command, *replace, *set_options(*overrides)]
 
 
 def manifest(path: Path, *files: tuple[Path, str]) -> Path:
