@@ -566,33 +566,21 @@ def test_a_published_configuration_that_does_not_fit_its_weights(tmp_path: Path)
 # ---- Audio ----------------------------------------------------------------------------------------------------------
 
 
-def sounds(directory: Path) -> dict[str, bytes]:
+SOUNDS = {"a.wav": {"subtype": "PCM_16"}, "f.wav": {"subtype": "FLOAT"}}
+SOUNDS |= {f"a.{kind}": {} for kind in ("flac", "ogg", "w64", "aiff", "au", "caf", "mp3")}
+
+
+@pytest.fixture(scope="module")
+def valid_sounds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    directory, found = tmp_path_factory.mktemp("sounds"), {}
     wave = 0.1 * np.random.default_rng(0).standard_normal(400).astype(np.float32)
-    found = {}
-    for name, options in (
-        ("a.wav", {"subtype": "PCM_16"}),
-        ("f.wav", {"subtype": "FLOAT"}),
-        ("a.flac", {}),
-        ("a.ogg", {}),
-        ("a.w64", {}),
-        ("a.aiff", {}),
-        ("a.au", {}),
-        ("a.caf", {}),
-        ("a.mp3", {}),
-    ):
+    for name, options in SOUNDS.items():
         soundfile.write(directory / name, wave, 16_000, **options)
         found[name] = (directory / name).read_bytes()
     return found
 
 
-@pytest.fixture(scope="module")
-def valid_sounds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    return sounds(tmp_path_factory.mktemp("sounds"))
-
-
-@pytest.mark.parametrize(
-    "name", ["a.wav", "f.wav", "a.flac", "a.ogg", "a.w64", "a.aiff", "a.au", "a.caf", "a.mp3"]
-)
+@pytest.mark.parametrize("name", SOUNDS)
 @given(data=st.data())
 @examples(40)
 def test_damaged_audio(
