@@ -46,6 +46,9 @@ class ArcFaceClassifier(nn.Module):
         """Choose the classes of a training step, here all of them; returns where among them the labels are, [B]."""
         return labels_B
 
+    def attach(self, optimizer: torch.optim.AdamW) -> None:
+        """Do what has to be done around the steps of an optimiser; here nothing."""
+
     def rows(self) -> Tensor:
         """Weights of the chosen classes."""
         return self.weight

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from svkit.config.schema import OptimConfig
 from svkit.errors import TrainingError
-from svkit.nn.margin import SampledClassifier
 from svkit.training.schedule import learning_rate
-from svkit.training.tasks import PruningTask, Task
+from svkit.training.tasks import Task
 
 MAX_SKIPPED_STEPS = 20
 """Consecutive steps with a non-finite loss or gradient before training gives up."""
@@ -73,9 +72,7 @@ def make_optimizer(task: Task, optim: OptimConfig) -> torch.optim.AdamW:
     wanted = {id(parameter) for parameter in task.parameters() if parameter.requires_grad}
     assert len(grouped) == len(set(grouped)) and set(grouped) == wanted
     optimizer = torch.optim.AdamW(groups, lr=optim.lr, fused=True)
-    for module in task.modules():
-        if isinstance(module, SampledClassifier | PruningTask):
-            module.attach(optimizer)
+    task.attach(optimizer)
     return optimizer
 
 

@@ -46,6 +46,9 @@ class Task(nn.Module):
         """Parameters whose gradient norm is limited together, by the name their norm is logged under."""
         raise NotImplementedError
 
+    def attach(self, optimizer: torch.optim.AdamW) -> None:
+        """Register what has to happen around the steps of the optimiser of these groups."""
+
 
 class ClassificationTask(Task):
     """ArcFace over the training speakers."""
@@ -89,6 +92,10 @@ class ClassificationTask(Task):
             {"params": head + trainable(self.classifier), "lr_factor": 1.0},
         ]
         return [group | {"weight_decay": optim.weight_decay} for group in groups if group["params"]]
+
+    def attach(self, optimizer: torch.optim.AdamW) -> None:
+        """Let a classifier that draws its classes update them."""
+        self.classifier.attach(optimizer)
 
     def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
         """Speaker model, and classifier."""
@@ -216,7 +223,7 @@ class PruningTask(DistillationTask):
             losses["lambda2"] = self.constraint.lambda2.detach().clone()
         return losses
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, optimizer: torch.optim.AdamW) -> None:
         """Let the gates meet the target of the next step after every step of the optimiser."""
         if (projection := self.projection) is not None:
             optimizer.register_step_post_hook(lambda *_: projection.project(self.target(self.step + 1)))

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from svkit.config.schema import OptimConfig
 from svkit.errors import TrainingError
 from svkit.training.loop import MAX_SKIPPED_STEPS, Interrupted, LoopPlan, make_optimizer, run_loop, seed_step
+from svkit.training.tasks import Task
 from tests.training.conftest import Recorder
 
 OPTIM = OptimConfig(lr=1e-2, schedule="constant")
 Batches = list[tuple[Tensor, Tensor]]
 
 
-class ToyTask(nn.Module):
+class ToyTask(Task):
     """Two modules with dropout and a batch norm; the loss of step n is multiplied by `scales[n]`."""
 
     def __init__(self, scales: dict[int, float] | None = None) -> None:
