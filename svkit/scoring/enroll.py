@@ -7,7 +7,7 @@ from typing import Literal
 from svkit.errors import ConfigError
 from svkit.models.load import load_model
 from svkit.progress import Progress
-from svkit.scoring.listen import choose_model, embed_heard, fingerprint, hear, notes_on
+from svkit.scoring.listen import choose_model, embed_heard, fingerprint, hear, notes_on, warnings_on
 from svkit.store.audio_file import Channel
 from svkit.store.gallery import (
     GalleryModel,
@@ -85,6 +85,6 @@ def run(request: EnrollRequest, progress: Progress) -> Enrolled:
         seconds=float(gallery.seconds[row]),
         people=len(gallery.names),
         model=gallery.model,
-        warnings=tuple(f"{path}: {text}" for path, (one, _) in heard.items() for text in one.warnings),
+        warnings=tuple(warnings_on(heard)),
         notes=(*notes_on(heard), *known),
     )

@@ -14,7 +14,16 @@ from svkit.eval.scoring import group_means
 from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.scoring.calibrate import bounds_gap, map_of, pair_features, separable_caution
-from svkit.scoring.listen import Heard, Recording, choose_model, embed_heard, fingerprint, hear, notes_on
+from svkit.scoring.listen import (
+    Heard,
+    Recording,
+    choose_model,
+    embed_heard,
+    enrolled_among,
+    hear,
+    notes_on,
+    warnings_on,
+)
 from svkit.scoring.verify import describe_calibration, find_calibration
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import CalibrationRecord
@@ -239,10 +248,7 @@ def _decide(
 
 
 def _warnings(gallery: Gallery, heard: Heard, calibration: _Calibration) -> list[str]:
-    found = [f"{path}: {text}" for path, (recording, _) in heard.items() for text in recording.warnings]
-    for path, (_, waveform) in heard.items():
-        if (owner := gallery.owner_of(fingerprint(waveform))) is not None:
-            found.append(f"{path}: this very recording is enrolled, as {owner}")
+    found = [*warnings_on(heard), *enrolled_among(heard, gallery)]
     if calibration is not None and (caution := separable_caution(calibration[1])) is not None:
         found.append(caution)
     return found

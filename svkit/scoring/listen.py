@@ -78,6 +78,21 @@ def embed_heard(
     return embedded
 
 
+def warnings_on(heard: Heard) -> list[str]:
+    """Return what may make recordings a bad example of the voice."""
+    return [f"{path}: {text}" for path, (recording, _) in heard.items() for text in recording.warnings]
+
+
+def enrolled_among(heard: Heard, gallery: Gallery) -> list[str]:
+    """Return a warning for each recording that the gallery was made from: it proves nothing."""
+    owners = {path: gallery.owner_of(fingerprint(waveform)) for path, (_, waveform) in heard.items()}
+    return [
+        f"{path}: this very recording is enrolled, as {owner}"
+        for path, owner in owners.items()
+        if owner is not None
+    ]
+
+
 def notes_on(heard: Heard) -> list[str]:
     """Return what to know of recordings that are worth their answer all the same."""
     recordings = {path: recording for path, (recording, _) in heard.items()}

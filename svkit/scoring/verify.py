@@ -24,7 +24,16 @@ from svkit.scoring.calibrate import (
     separable_caution,
 )
 from svkit.scoring.lineage import training_lists
-from svkit.scoring.listen import Heard, Recording, choose_model, embed_heard, fingerprint, hear, notes_on
+from svkit.scoring.listen import (
+    Heard,
+    Recording,
+    choose_model,
+    embed_heard,
+    enrolled_among,
+    hear,
+    notes_on,
+    warnings_on,
+)
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
 from svkit.store.gallery import Gallery, read_gallery
@@ -281,15 +290,12 @@ def _features(record: CalibrationRecord, score: float, enroll: _Side, test: _Sid
 
 
 def _warnings(request: VerifyRequest, heard: Heard, gallery: Gallery | None) -> list[str]:
-    found = [f"{path}: {warning}" for path, (recording, _) in heard.items() for warning in recording.warnings]
+    found = warnings_on(heard)
     for other in dict.fromkeys(request.test):
-        waveform = heard[other][1]
         for one in dict.fromkeys(request.enroll):
-            if np.array_equal(heard[one][1], waveform):
+            if np.array_equal(heard[one][1], heard[other][1]):
                 found.append(f"{one} and {other}: the same recording on both sides")
-        if gallery is not None and (owner := gallery.owner_of(fingerprint(waveform))) is not None:
-            found.append(f"{other}: this very recording is enrolled, as {owner}")
-    return found
+    return found if gallery is None else [*found, *enrolled_among(heard, gallery)]
 
 
 def _notes_on_bounds(
