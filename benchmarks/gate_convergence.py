@@ -14,7 +14,6 @@ chance to be open lies between 0.1 and 0.9.
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from svkit.nn.encoder import Encoder
 from svkit.pruning.counting import unit_costs
 from svkit.pruning.gates import EncoderGates
 from svkit.training.loop import make_optimizer
+from svkit.training.schedule import paced
 from svkit.training.tasks import Losses, PruningTask
 
 STEPS = {"w2v-bert-2.0": (656, 10_000, 30_000, 170_620), "tiny": (6, 20, 144, 656, 2_000, 10_000)}
@@ -61,13 +61,9 @@ class GatesAlone(PruningTask):
 
 def run(config: PruneConfig, num_steps: int) -> dict[str, Any]:
     """Train the gates for so many steps; say where they end and when they stay near the target."""
-    warmup, fraction = config.sparsity_warmup_steps, config.sparsity_warmup_fraction
-    if fraction is not None:
-        warmup = max(1, round(fraction * num_steps))
-    if config.gate_travel is not None:
-        config = replace(config, gate_lr=min(1.0, config.gate_travel / num_steps))
+    config = paced(config, num_steps)
     torch.manual_seed(24)
-    task = GatesAlone(config, warmup).train()
+    task = GatesAlone(config, config.sparsity_warmup_steps).train()
     optim = OptimConfig(lr=config.optim.lr, schedule="constant", weight_decay=0.0)
     optimizer = make_optimizer(task, optim)
     for group in optimizer.param_groups:
@@ -89,7 +85,7 @@ def run(config: PruneConfig, num_steps: int) -> dict[str, Any]:
     )
     return {
         "steps": num_steps,
-        "warmup_steps": warmup,
+        "warmup_steps": config.sparsity_warmup_steps,
         "gate_lr": config.gate_lr,
         "expected": float(task.expected_sparsity().detach()),
         "farthest_in_last_fifth": float((last_fifth - config.sparsity).abs().max()),

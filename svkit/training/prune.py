@@ -27,6 +27,7 @@ from svkit.pruning.selection import TOLERANCE, select
 from svkit.store import checkpoint
 from svkit.store.provenance import read_provenance
 from svkit.store.request import RunRequest
+from svkit.training.schedule import paced
 from svkit.training.stage import decisive, run_stages, training_inputs
 from svkit.training.tasks import DistillationTask, PruningTask
 from svkit.training.teacher import TeacherStage, checked, write_pruned
@@ -149,19 +150,12 @@ class PruneStage(TeacherStage):
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> DistillationTask:
         """Make the task; the student starts as the teacher, gates open."""
-        config = self.config
-        warmup, fraction, travel = (
-            config.sparsity_warmup_steps,
-            config.sparsity_warmup_fraction,
-            config.gate_travel,
-        )
-        if fraction is not None:
-            warmup = max(1, round(fraction * num_steps))
-        if travel is not None:
-            config = replace(config, gate_lr=min(1.0, travel / num_steps))
+        config = paced(self.config, num_steps)
         # Copied before the teacher's layers are packed, which cannot be trained.
         student = copy.deepcopy(self.teacher.encoder)
-        self.task = PruningTask(student, self.teacher.encoder, self.gates, config, warmup)
+        self.task = PruningTask(
+            student, self.teacher.encoder, self.gates, config, config.sparsity_warmup_steps
+        )
         return self.prepare(self.task, accelerator)
 
     def write(self, accelerator: Accelerator) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Functions of the step: learning-rate factor, moments of validation. No state, so nothing to save."""
 
 import math
+from dataclasses import replace
 
-from svkit.config.schema import OptimConfig
+from svkit.config.schema import OptimConfig, PruneConfig
 
 
 def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, num_steps: int) -> float:
@@ -27,6 +28,16 @@ def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, num_step
     span = config.cosine_epochs * steps_per_epoch if config.cosine_epochs else num_steps - warmup
     progress = min(1.0, (step - warmup) / max(span, 1))
     return final + (config.lr - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def paced(config: PruneConfig, num_steps: int) -> PruneConfig:
+    """Return the settings of pruning with what is given by the length of the run, in steps and a rate."""
+    warmup, rate = config.sparsity_warmup_steps, config.gate_lr
+    if config.sparsity_warmup_fraction is not None:
+        warmup = max(1, round(config.sparsity_warmup_fraction * num_steps))
+    if config.gate_travel is not None:
+        rate = min(1.0, config.gate_travel / num_steps)
+    return replace(config, sparsity_warmup_steps=warmup, gate_lr=rate)
 
 
 def validation_steps(
