@@ -1,28 +1,33 @@
 """Convert a pruned model of the published structure at full size from a `.pth` alone, and compare two recordings.
 
+    python benchmarks/published_size.py [--work DIR] [--json FILE]
+
 The weights are random: this tries the size, the format and the memory, not the decisions. The file is written in the
-published format (names as in the published code, wrapped for DistributedDataParallel), so nothing is downloaded.
-Needs 2 GB of disk and 3 GB of memory: `python benchmarks/published_size.py [DIR]`.
+published format (names as in the published code, wrapped for DistributedDataParallel), so nothing is downloaded. The
+embeddings of the converted checkpoint must be those of the model that was written. Needs 2 GB of disk in DIR.
 """
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import measuring
 import numpy as np
+import pruned_speed
 import soundfile
 import torch
 from torch import Tensor
 
-from svkit.config.architecture import ModelArchitecture
+import svkit
+from svkit.config.architecture import W2V_BERT_2, ModelArchitecture
 from svkit.config.schema import HeadConfig
 from svkit.nn.speaker import SpeakerNetwork
-from tests.pruning.published import PRUNED
+from svkit.store.upstream import SPEEDS
 
 _HEAD = {
     ".down.": ".0.", ".norm.": ".1.", ".out.": ".3.", "head.layer_adapters.": "adapter_layers.",
@@ -46,53 +51,70 @@ def published_state(network: SpeakerNetwork) -> dict[str, Tensor]:
     return state
 
 
-def timed(*command: str) -> tuple[str, float]:
-    """Run svkit in a process of its own; return what it prints and its seconds."""
+def timed(*command: object) -> tuple[str, float, float]:
+    """Run svkit in a process of its own; return what it prints, its seconds and its peak of memory in GB."""
     started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "svkit", *command], capture_output=True, text=True, check=True
-    )
-    print(done.stderr, end="", file=sys.stderr)
-    return done.stdout, time.monotonic() - started
+    with subprocess.Popen(
+        [sys.executable, "-m", "svkit", *map(str, command)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        printed = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"svkit {' '.join(map(str, command))}: exit code {process.returncode}")
+    return printed, time.monotonic() - started, usage.ru_maxrss / 2**20
 
 
 def main() -> None:
     """Write, convert, describe, compare."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", nargs="?", type=Path)
-    with tempfile.TemporaryDirectory(dir=parser.parse_args().directory) as folder:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, help="directory of the temporary files")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    measuring.start(options.threads)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the commands
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
         home = Path(folder)
         torch.manual_seed(0)
-        network = SpeakerNetwork(ModelArchitecture(encoder=PRUNED, head=HeadConfig()))
+        pruned = W2V_BERT_2.with_widths(
+            {
+                kind: [int(width) for width in widths.split()]
+                for kind, widths in pruned_speed.PUBLISHED.items()
+            }
+        )
+        network = SpeakerNetwork(ModelArchitecture(encoder=pruned, head=HeadConfig())).eval()
         state = {f"module.{name}": tensor for name, tensor in published_state(network).items()}
-        classifier = {"module.weight": torch.randn(5_994, 256)}
-        pth = home / "pruned.pth"
+        classifier = {"module.weight": torch.randn(5_994 * len(SPEEDS), 256)}
+        pth, out = home / "pruned.pth", home / "out"
         torch.save({"modules": {"spk_model": state, "classifier": classifier}}, pth)
         rng = np.random.default_rng(0)
-        waves = [0.1 * rng.standard_normal(16_000 * seconds).astype(np.float32) for seconds in (3, 5)]
-        for name, wave in zip("ab", waves, strict=True):
-            soundfile.write(home / f"{name}.wav", wave, 16_000)
+        paths = [home / "a.wav", home / "b.wav"]
+        for seconds, path in zip((3, 5), paths, strict=True):
+            soundfile.write(path, 0.1 * rng.standard_normal(16_000 * seconds), 16_000, subtype="FLOAT")
+        waves = [soundfile.read(path, dtype="float32")[0] for path in paths]
         with torch.inference_mode():
-            expected = network.eval().embed_padded(waves)
-        del network, state
-        out = str(home / "out")
-        _, convert_seconds = timed("convert", str(pth), out)
+            expected = np.concatenate([network.embed_padded([wave]) for wave in waves])
+        del network, state, classifier
+        _, convert_seconds, convert_gb = timed("convert", pth, out)
         facts = json.loads(timed("info", out, "--json")[0])
-        answer, verify_seconds = timed(
-            "verify", str(home / "a.wav"), str(home / "b.wav"), "--model", out, "--json"
-        )
-        a, b = expected.astype(np.float64)
-        cosine = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        printed, verify_seconds, verify_gb = timed("verify", *paths, "--model", out, "--json")
+        embeddings = np.concatenate([svkit.load(out).embed([wave]) for wave in waves])
+        a, b = (row / np.linalg.norm(row) for row in expected.astype(np.float64))
         result = {
-            "pth_megabytes": round(pth.stat().st_size / 1e6),
+            "pth_mb": pth.stat().st_size / 1e6,
             "encoder_parameters": facts["encoder_parameters"],
-            "sparsity": round(facts["sparsity"], 4),
-            "convert_seconds": round(convert_seconds, 1),
-            "verify_seconds": round(verify_seconds, 1),
-            "cosine_minus_that_before": json.loads(answer)["score"] - cosine,
-            "peak_memory_gigabytes": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 1),
+            "sparsity": facts["sparsity"],
+            "convert": {"seconds": convert_seconds, "peak_gb": convert_gb},
+            "verify": {"seconds": verify_seconds, "peak_gb": verify_gb},
+            "embedding_difference": float(np.abs(embeddings - expected).max() / np.abs(expected).max()),
+            "score_difference": abs(json.loads(printed)["score"] - float(a @ b)),
+            "score": float(a @ b),
         }
-        print(json.dumps(result, indent=1))
+    print(json.dumps(result, indent=1))
+    if max(result["embedding_difference"], result["score_difference"]) > 1e-5:
+        raise SystemExit("the converted checkpoint is not the model that was written")
+    measuring.save(options.json, options.threads, **result)
 
 
 if __name__ == "__main__":
