@@ -20,6 +20,8 @@ from svkit.store.provenance import is_finished
 from svkit.store.trials import Trials, write_trials
 
 NUM_FOLDS = 4
+SEED = 24
+"""Of trials and validation speakers."""
 VALID_SPEAKERS = 5
 """Training speakers of a fold that are held out to choose by."""
 MAX_TARGETS = 45
@@ -91,35 +93,43 @@ def make_trials(speakers: pd.DataFrame, utterances: dict[str, list[str]], seed: 
     return Trials.of(enroll, test, labels)
 
 
-def make_fold(voices: Path, home: Path, fold: int, flags: list[str], seed: int = 24) -> Path:
-    """Prepare the experiment of a fold and train its dense model; return its directory.
+def fold_trials(voices: Path, fold: int, seed: int = SEED) -> tuple[list[str], Trials]:
+    """Return the speakers that a fold evaluates, and the trials among them; always the same of the same voices."""
+    speakers = read_speakers(voices)
+    names = fold_speakers(speakers)[fold]
+    utterances = {
+        name: sorted(f"{name}/{path.name}" for path in (voices / "wav" / name).glob("*.flac"))
+        for name in names
+    }
+    return names, make_trials(speakers.loc[names], utterances, seed)
+
+
+def prepare_fold(voices: Path, home: Path, fold: int) -> Path:
+    """Prepare the experiment of a fold; return its directory.
 
     Args:
         voices: the corpus, with `wav`, `noise`, `music` and `speakers.tsv`.
         home: directory of all folds.
         fold: from 0.
-        flags: recipe options of the training commands, without `--exp`.
-        seed: of trials and validation speakers.
     """
     exp = home / f"fold-{fold}"
     if not is_finished(exp / "data"):
-        speakers = read_speakers(voices)
-        names = fold_speakers(speakers)[fold]
-        utterances = {
-            name: sorted(f"{name}/{path.name}" for path in (voices / "wav" / name).glob("*.flac"))
-            for name in names
-        }
+        names, trials = fold_trials(voices, fold)
         write_text(exp / "eval_speakers.txt", "".join(f"{name}\n" for name in names))
-        write_trials(exp / f"fold-{fold}.txt", make_trials(speakers.loc[names], utterances, seed))
+        write_trials(exp / f"fold-{fold}.txt", trials)
         svkit(
             "prepare", "folder", voices / "wav", "--exp", exp, "--overwrite", "--preset", "tiny",
             "--eval-speakers", exp / "eval_speakers.txt", "--trials", exp / f"fold-{fold}.txt",
-            "--valid-speakers", VALID_SPEAKERS, "--seed", seed,
+            "--valid-speakers", VALID_SPEAKERS, "--seed", SEED,
         )  # fmt: skip
     for kind in ("noise", "music"):
         svkit("prepare", kind, voices / kind, "--exp", exp, "--keep-finished", "--overwrite")
-    make(exp / "finetune", "finetune", "--exp", exp, *flags, last="lmft")
     return exp
+
+
+def train_dense(exp: Path, flags: list[str]) -> Path:
+    """Train the dense model of a fold; `flags` are recipe options of the training commands."""
+    return make(exp / "finetune", "finetune", "--exp", exp, *flags, last="lmft")
 
 
 def main() -> None:
@@ -135,7 +145,7 @@ def main() -> None:
     options = parser.parse_args()
     flags = ["--preset", options.preset]
     flags += [word for override in options.overrides for word in ("--set", override)]
-    print(make_fold(options.voices, options.home, options.fold, flags))
+    print(train_dense(prepare_fold(options.voices, options.home, options.fold), flags))
 
 
 if __name__ == "__main__":

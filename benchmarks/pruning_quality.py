@@ -16,12 +16,12 @@ of training steps since the teacher:
 
 Distances to the teacher are measured on crops of held-out training speakers, and whatever was chosen was chosen by
 those speakers; every final model is evaluated once on the trials of its fold. Finished parts are kept in HOME/fold-N,
-so that the same command goes on after an interruption, and several can work on different folds side by side. Each ends
-with the page of all that is finished (`quality_page.py`); `--page-only` does nothing else.
+so that the same command goes on after an interruption, and several can work on different folds side by side. What a
+fold shows of a method is kept in OUT/folds (`evidence.py`), which is in the repository: no machine trains it again.
+Each run ends with the page of all that is known (`quality_page.py`); `--page-only` does nothing else.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,17 +30,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from folds import NUM_FOLDS, make_fold
+from evidence import Evidence, check_trials, read_evidence, trials_sha256, write_evidence
+from folds import NUM_FOLDS, fold_trials, prepare_fold, train_dense
 from magnitude import RULES, cut_by_magnitude
 from quality_page import render
 from quality_pool import pool_methods
 from stage_commands import make, score
 
-from svkit.config.architecture import ModelArchitecture
+from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
 from svkit.config.load import load_recipe
 from svkit.config.schema import Recipe
 from svkit.data.sampler import EpochBatches
-from svkit.models.load import load_model, new_network
+from svkit.models.load import load_encoder, load_model, new_network
 from svkit.models.session import make_accelerator
 from svkit.nn.encoder import Encoder, initialise
 from svkit.pruning.counting import sparsity
@@ -50,15 +51,16 @@ from svkit.store.atomic import write_json, write_text
 from svkit.store.manifest import read_manifest
 from svkit.store.metrics import metrics_record, read_metrics
 from svkit.store.output import Output
-from svkit.store.provenance import is_finished, read_provenance
+from svkit.store.provenance import read_provenance, sha256_file
 from svkit.store.report import read_log
+from svkit.store.scores import read_scores
+from svkit.store.trials import Trials
 from svkit.training.tasks import DistillationTask
 from svkit.training.validation import DistanceMeter, Validator
 
 STAGES = ("head", "joint", "lmft")
 PUBLISHED = "w2v-bert-2.0"
 """Recipe whose shares of the steps `shares` takes."""
-ROWS_NAME = "metrics.json"
 MANY_ROWS = 10_000_000
 """With so many recordings the published steps are whole numbers."""
 
@@ -73,9 +75,26 @@ class Run:
     options: list[str]
     """The same as options of every command."""
     target: float
-    rule: str
-    """Of magnitude pruning."""
-    peer_rule: str
+    rules: dict[str, str]
+    """Of the one-shot cuts, by method."""
+    changed: list[str]
+    """Settings other than precision and seed that differ from the preset's."""
+    out: Path
+    """Where evidence goes: docs/results."""
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """What evidence of this method must share to be pooled."""
+        recipe = self.recipe
+        return {
+            "preset": recipe.name,
+            "seed": recipe.seed,
+            "changed": self.changed,
+            "target": self.target,
+        } | ({"rule": self.rules[method]} if method in self.rules else {})
+
+    def known(self, method: str) -> Evidence | None:
+        """Read what is kept of a method in this fold."""
+        return read_evidence(self.out, self.fold, method, self.settings(method))
 
     @property
     def teacher(self) -> Path:
@@ -194,7 +213,7 @@ def run_shares(run: Run) -> list[Model]:
 
 def run_magnitude(run: Run) -> list[Model]:
     """Cut by weight norms at once."""
-    cut = cut_by_magnitude(run.home / "magnitude" / "cut", run.teacher, run.target, run.rule)
+    cut = cut_by_magnitude(run.home / "magnitude" / "cut", run.teacher, run.target, run.rules["magnitude"])
     return finish_cut(run, "magnitude", cut, 0)
 
 
@@ -202,8 +221,8 @@ def run_peer(run: Run) -> list[Model]:
     """Cut by Torch-Pruning at once."""
     from peer import cut_by_peer
 
-    out, recipe = run.home / "peer" / "cut", run.recipe
-    cut = cut_by_peer(out, run.teacher, run.train, recipe.dense.joint, run.target, run.peer_rule, recipe.seed)
+    out, recipe, rule = run.home / "peer" / "cut", run.recipe, run.rules["peer"]
+    cut = cut_by_peer(out, run.teacher, run.train, recipe.dense.joint, run.target, rule, recipe.seed)
     return finish_cut(run, "peer", cut, 0)
 
 
@@ -228,10 +247,10 @@ def train_whole(run: Run, method: str, start: Path, extra: Sequence[str] = ()) -
 
 def run_scratch(run: Run) -> list[Model]:
     """Train our structure from random weights."""
-    ours = run.home / "ours" / "prune"
-    if not is_finished(ours):
-        sys.exit(f"{ours}: not finished; scratch takes the widths of ours")
-    return train_whole(run, "scratch", draw_model(run.home / "scratch" / "start", ours, run.recipe.seed))
+    ours = run.known("ours")
+    if ours is None:
+        sys.exit(f"fold {run.fold}: scratch takes the widths of ours, which is not finished")
+    return train_whole(run, "scratch", draw_model(run, ours.rows[-1]["widths"]))
 
 
 def run_continued(run: Run) -> list[Model]:
@@ -249,20 +268,24 @@ METHODS: dict[str, Callable[[Run], list[Model]]] = {
     "shares": run_shares,
     "continued": run_continued,
 }
+WITHOUT_TEACHER = {"scratch"}
 
 
-def draw_model(out: Path, structure: Path, seed: int) -> Path:
-    """Write a random model with the widths of a pruned one, as if they were its own."""
-    output = Output(
-        out, command="draw", config={"seed": seed}, inputs={"structure": structure}, overwrite=True
-    )
+def dense_architecture(recipe: Recipe) -> EncoderArchitecture:
+    """The encoder before any cut."""
+    return load_encoder(recipe.encoder, recipe)[0]
+
+
+def draw_model(run: Run, widths: dict[str, list[int]]) -> Path:
+    """Write a random model of these widths, as if they were its own."""
+    out, seed = run.home / "scratch" / "start", run.recipe.seed
+    output = Output(out, command="draw", config={"seed": seed, "widths": widths}, inputs={}, overwrite=True)
     if output.is_current:
         return out
-    pruned = store.read_architecture(structure)
-    architecture = ModelArchitecture(encoder=pruned.encoder, head=pruned.head)
+    encoder = Encoder(dense_architecture(run.recipe).with_widths(widths))
+    initialise(encoder, torch.Generator().manual_seed(seed))
+    architecture = ModelArchitecture(encoder=encoder.architecture, head=run.recipe.head)
     with output.open():
-        encoder = Encoder(architecture.encoder)
-        initialise(encoder, torch.Generator().manual_seed(seed))
         network = new_network(architecture, encoder.state_dict(), seed)
         store.write_model(out, architecture, network.state_dict())
         output.finish()
@@ -278,15 +301,16 @@ class Measure:
         self.accelerator = make_accelerator(run.recipe.precision)
         self.validator = Validator(data / "valid.tsv", data / "valid_trials.txt")
         self.meter = DistanceMeter(data / "valid.tsv", run.recipe.prune.data, run.recipe.seed)
-        self.teacher = load_model(run.teacher)
+        self.dense = dense_architecture(run.recipe)
 
     def row(self, model: Model, scores: Path) -> dict[str, Any]:
         """A row of the table; `scores` are those of the fold's trials."""
         network = load_model(model.checkpoint)
         distance: dict[str, Any] = {"l1": None, "cosine": None}
-        if model.method != "scratch":  # it was never near the teacher
+        if model.method not in WITHOUT_TEACHER:
+            teacher = load_model(self.run.teacher)
             task = DistillationTask(
-                load_model(model.checkpoint).encoder, self.teacher.encoder, self.run.recipe.distill
+                load_model(model.checkpoint).encoder, teacher.encoder, self.run.recipe.distill
             )
             distance = self.meter.measure(task.to(self.accelerator.device), self.accelerator)
         network.to(self.accelerator.device)
@@ -295,26 +319,16 @@ class Measure:
             "method": model.method,
             "stage": model.stage,
             "steps": model.steps,
-            "sparsity": sparsity(network.architecture.encoder, self.teacher.architecture.encoder),
+            "sparsity": sparsity(network.architecture.encoder, self.dense),
             **distance,
             "valid_eer": self.validator.measure(network, self.run.recipe.extract, self.accelerator)["eer"],
             "eer": metrics["eer"],
             "widths": network.architecture.encoder.widths(),
-            "scores": scores.relative_to(self.run.exp).as_posix(),
         }
 
 
-def measure(run: Run, method: str, models: Sequence[Model]) -> None:
-    """Measure what a method has made, once: its rows go to `quality/measured/METHOD/metrics.json`."""
-    output = Output(
-        run.home / "measured" / method,
-        command="measure",
-        config={"target": run.target},
-        inputs={model.stage.split()[0]: model.checkpoint for model in models} | {"trials": run.trials},
-        overwrite=True,
-    )
-    if output.is_current:
-        return
+def measure(run: Run, method: str, models: Sequence[Model], trials: Trials) -> Evidence:
+    """Measure what a method has made."""
     embeddings = [
         make(
             run.home / "embeddings" / f"{method}-{model.stage.split()[0]}",
@@ -336,22 +350,73 @@ def measure(run: Run, method: str, models: Sequence[Model]) -> None:
             "sparsity": pruning["expected"],
         }
         rows.insert(0, gates | pruning["before_cut"])
-    with output.open():
-        write_json(output.path / ROWS_NAME, rows)
-        output.finish()
+    final = read_scores(scores[embeddings[-1].name])
+    assert trials_sha256(final.trials) == trials_sha256(trials), "scores keep the order of the list"
+    return Evidence(
+        fold=run.fold,
+        method=method,
+        settings=run.settings(method),
+        made={
+            "date": date.today().isoformat(),
+            "machine": asdict(describe_machine()),
+            "precision": run.recipe.precision,
+            "teacher": None if method in WITHOUT_TEACHER else sha256_file(run.teacher / store.MODEL_NAME),
+        },
+        rows=rows,
+        scores=final.scores,
+        trials_sha256=trials_sha256(trials),
+    )
 
 
-def gather(home: Path) -> dict[int, dict[str, list[dict[str, Any]]]]:
-    """Return the rows of every finished fold and method."""
-    found: dict[int, dict[str, list[dict[str, Any]]]] = {}
-    for fold in range(NUM_FOLDS):
-        done = {method: home / f"fold-{fold}" / "quality" / "measured" / method for method in METHODS}
-        found[fold] = {
-            method: json.loads((path / ROWS_NAME).read_text(encoding="utf-8"))
-            for method, path in done.items()
-            if is_finished(path)
-        }
-    return found
+def work(run: Run, methods: Sequence[str], voices: Path, home: Path) -> None:
+    """Train and measure what is not known yet of these methods in this fold."""
+    missing = [method for method in methods if run.known(method) is None]
+    if not missing:
+        return
+    prepare_fold(voices, home, run.fold)
+    if set(missing) - WITHOUT_TEACHER:
+        train_dense(run.exp, run.options)
+    trials = fold_trials(voices, run.fold)[1]
+    for method in missing:
+        write_evidence(run.out, measure(run, method, METHODS[method](run), trials))
+
+
+MADE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "dates": lambda made: made["date"],
+    "processors": lambda made: made["machine"]["processor"],
+    "precisions": lambda made: made["precision"],
+    "teachers": lambda made: made["teacher"],
+}
+
+
+def gather(runs: Sequence[Run], voices: Path) -> dict[str, Any]:
+    """Pool everything that is known."""
+    found: dict[str, dict[int, Evidence]] = {}
+    for method in METHODS:
+        known = {run.fold: run.known(method) for run in runs}
+        found[method] = {fold: one for fold, one in known.items() if one is not None}
+    folds = sorted({fold for known in found.values() for fold in known})
+    trials = {fold: fold_trials(voices, fold)[1] for fold in folds}
+    everything = [one for known in found.values() for one in known.values()]
+    for fold in folds:
+        check_trials([one for one in everything if one.fold == fold], trials[fold])
+    return {
+        "settings": runs[0].settings("ours"),
+        "made": [
+            {"fold": fold}
+            | {
+                name: sorted({str(get(one.made)) for one in everything if one.fold == fold})
+                for name, get in MADE.items()
+            }
+            for fold in folds
+        ],
+        "rows": [
+            {"fold": one.fold, **row}
+            for one in sorted(everything, key=lambda one: one.fold)
+            for row in one.rows
+        ],
+        "pooled": pool_methods(found, trials),
+    }
 
 
 def parse() -> argparse.Namespace:
@@ -379,39 +444,30 @@ def main() -> None:
     flags = ["--preset", options.preset]
     flags += [word for override in options.overrides for word in ("--set", override)]
     recipe = load_recipe(options.preset, overrides=options.overrides)
-    for fold in () if options.page_only else options.folds:
-        exp = make_fold(options.voices, options.home, fold, flags)
-        run = Run(
-            exp=exp,
+    runs = [
+        Run(
+            exp=options.home / f"fold-{fold}",
             fold=fold,
             recipe=recipe,
-            options=["--exp", str(exp), *flags],
+            options=["--exp", str(options.home / f"fold-{fold}"), *flags],
             target=options.sparsity,
-            rule=options.rule,
-            peer_rule=options.peer_rule,
+            rules={"magnitude": options.rule, "peer": options.peer_rule},
+            changed=sorted(o for o in options.overrides if o.split("=")[0] not in ("precision", "seed")),
+            out=options.out,
         )
-        for method in options.methods:
-            measure(run, method, METHODS[method](run))
-    rows = gather(options.home)
-    facts = {
-        "date": date.today().isoformat(),
-        "machine": asdict(describe_machine()),
+        for fold in range(NUM_FOLDS)
+    ]
+    for fold in () if options.page_only else options.folds:
+        work(runs[fold], options.methods, options.voices, options.home)
+    facts = gather(runs, options.voices) | {
         "command": " ".join(["python", "benchmarks/pruning_quality.py", *sys.argv[1:]]),
-        "preset": recipe.name,
-        "seed": recipe.seed,
-        "precision": recipe.precision,
-        "target_sparsity": options.sparsity,
         "magnitude_rule": options.rule,
         "peer_rule": options.peer_rule,
         "num_folds": NUM_FOLDS,
-        "rows": [
-            {"fold": fold, **row} for fold, methods in rows.items() for one in methods.values() for row in one
-        ],
-        "pooled": pool_methods(options.home, rows),
     }
     write_json(
         options.out / "pruning_quality.json",
-        {"format": "svkit-pruning-quality", "format_version": 2, **facts},
+        {"format": "svkit-pruning-quality", "format_version": 3, **facts},
     )
     write_text(options.out / "pruning_quality.md", render(facts))
     print(render(facts))

@@ -129,19 +129,30 @@ def _by_fold(facts: dict[str, Any]) -> Table:
     return Table(headings=["fold", *methods], rows=rows)
 
 
+def _made(facts: dict[str, Any]) -> str:
+    """Where and when each fold was trained; methods of a fold that were guided by unlike teachers are said."""
+    sentences = []
+    for one in facts["made"]:
+        words = [", ".join(one[name]) for name in ("dates", "processors", "precisions")]
+        teachers = len(set(one["teachers"]) - {"None"})
+        words += [f"{teachers} teachers of equal settings"] if teachers > 1 else []
+        sentences.append(f"Fold {one['fold']}: {'; '.join(words)}.")
+    return " ".join(sentences)
+
+
 def render(facts: dict[str, Any]) -> str:
     """The page."""
+    settings = facts["settings"]
     complete = len(_pooled(facts).get("ours", {"folds": []})["folds"])
     lines = [
         "# Pruning quality",
         "",
-        f"- Written by `{facts['command']}` on {facts['date']}; {facts['machine']['processor']}, "
-        f"{facts['machine']['num_cores']} cores.",
+        f"- Written by `{facts['command']}`. {_made(facts)}",
         f"- 62 real speakers in {facts['num_folds']} folds (`benchmarks/folds.py`), each evaluated by models that were "
         f"trained on the others. **{complete} of {facts['num_folds']} folds** are finished for ours; "
         "`make pruning-quality` goes on with the rest.",
-        f"- Preset `{facts['preset']}`, seed {facts['seed']}, {facts['precision']}, target sparsity "
-        f"{facts['target_sparsity']:g}; `magnitude`: shares `{facts['magnitude_rule']}`; `peer`: Torch-Pruning, "
+        f"- Preset `{settings['preset']}`, seed {settings['seed']}, target sparsity "
+        f"{settings['target']:g}; `magnitude`: shares `{facts['magnitude_rule']}`; `peer`: Torch-Pruning, "
         f"`{facts['peer_rule']}`, chosen on the validation speakers (`benchmarks/peer.py`).",
         "- Same teacher and same steps since then for all but dense: `magnitude` and `peer` are cut at once, distilled "
         "for our pruning and distillation together, and fine-tuned like ours; `scratch` trains our widths from random "

@@ -1,18 +1,18 @@
 """Error rates of methods over folds: trials pooled, speakers resampled, differences paired."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from evidence import Evidence
 from numpy.typing import NDArray
 
 from svkit.eval import bootstrap
 from svkit.eval.bootstrap import TrialSpeakers
 from svkit.eval.metrics import equal_error_rate, error_curve
-from svkit.scoring.trial_speakers import find_speakers
-from svkit.store.metrics import read_metrics
-from svkit.store.scores import Scores, read_scores
+from svkit.store.scores import Scores
+from svkit.store.trials import Trials
 
 NUM_RESAMPLES = 4000
 SEED = 24
@@ -58,25 +58,34 @@ class Pool:
         return float(np.mean(points)), np.mean(resampled, axis=0)
 
 
-def pool_methods(home: Path, rows: dict[int, dict[str, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-    """Pool the final model of every method over the folds that it shares with ours, and compare the two there."""
-    found = []
-    for method in sorted(
-        {name for methods in rows.values() for name in methods}, key=lambda name: (name != OURS, name)
-    ):
-        folds = [fold for fold, methods in rows.items() if OURS in methods and method in methods]
+def speakers_of(trials: Trials) -> TrialSpeakers:
+    """Number the speakers of the trials of a fold, whose ids are `SPEAKER/RECORDING`."""
+    sides = [[name.split("/")[0] for name in side[:]] for side in (trials.enroll, trials.test)]
+    number, names = pd.factorize(np.array([*sides[0], *sides[1]], dtype=object), sort=True)
+    enroll, test = number[: len(trials)], number[len(trials) :]
+    return TrialSpeakers(enroll=enroll, test=test, num_speakers=len(names))
+
+
+def pool_methods(
+    found: Mapping[str, Mapping[int, Evidence]], trials: Mapping[int, Trials]
+) -> list[dict[str, Any]]:
+    """Pool the final model of every method over the folds that it shares with ours, and compare the two there.
+
+    Args:
+        found: the evidence of each method in each fold.
+        trials: of each of these folds.
+    """
+    facts = []
+    for method in sorted(found, key=lambda name: (name != OURS, name)):
+        folds = sorted(set(found.get(OURS, {})) & set(found[method]))
         if not folds:
             continue
-        directories = {
-            name: [home / f"fold-{fold}" / rows[fold][name][-1]["scores"] for fold in folds]
+        pool = Pool([speakers_of(trials[fold]) for fold in folds])
+        own, ours = (
+            [Scores(trials=trials[fold], scores=found[name][fold].scores, llrs=None) for fold in folds]
             for name in (method, OURS)
-        }
-        own, ours = ([read_scores(path) for path in directories[name]] for name in (method, OURS))
-        manifests = [read_metrics(path).manifest for path in directories[method]]
-        pool = Pool(
-            [find_speakers(fold.trials, manifest)[0] for fold, manifest in zip(own, manifests, strict=True)]
         )
-        facts: dict[str, Any] = {
+        one: dict[str, Any] = {
             "method": method,
             "folds": folds,
             "num_speakers": pool.num_speakers,
@@ -85,17 +94,17 @@ def pool_methods(home: Path, rows: dict[int, dict[str, list[dict[str, Any]]]]) -
         for name, measure in (("pooled", pool.pooled), ("mean", pool.mean)):
             eer, resampled = measure(own)
             interval = bootstrap.percentile_interval(resampled, pool.num_speakers)
-            facts[name] = {"eer": eer, "low": interval.low, "high": interval.high}
+            one[name] = {"eer": eer, "low": interval.low, "high": interval.high}
             if method != OURS:
                 our_eer, our_resampled = measure(ours)
                 difference = bootstrap.paired_difference(
                     our_resampled, resampled, (our_eer, eer), pool.num_speakers
                 )
-                facts[name]["ours_minus_it"] = {
+                one[name]["ours_minus_it"] = {
                     "difference": difference.difference,
                     "low": difference.interval.low,
                     "high": difference.interval.high,
                     "p_value": difference.p_value,
                 }
-        found.append(facts)
-    return found
+        facts.append(one)
+    return facts

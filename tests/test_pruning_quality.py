@@ -113,6 +113,59 @@ def test_folds_are_pooled_at_one_threshold_or_each_at_its_own(benchmark: Any) ->
     assert abs(np.nanmean(resampled) - mean) < 0.03
 
 
+def evidence(module: ModuleType, trials: Trials, **changes: Any) -> Any:
+    facts = {
+        "fold": 2,
+        "method": "ours",
+        "settings": {"preset": "tiny", "seed": 24},
+        "made": {"date": "2026-11-26", "precision": "fp32", "teacher": "ab", "machine": {"processor": "x"}},
+        "rows": [{"stage": "cut", "eer": 0.125}],
+        "scores": np.linspace(-1, 1, len(trials)).round(6),
+        "trials_sha256": module.trials_sha256(trials),
+    }
+    return module.Evidence(**facts | changes)
+
+
+def test_evidence_of_a_fold_comes_back_and_is_pooled_by_speakers(benchmark: Any, tmp_path: Path) -> None:
+    module, pool = benchmark("evidence"), benchmark("quality_pool")
+    folds = {fold: benchmark("folds").make_trials(*fold_of(fold), 24) for fold in (2, 3)}
+    found: dict[str, dict[int, Any]] = {"ours": {}, "dense": {}}
+    for fold, trials in folds.items():
+        for method in found:
+            kept = evidence(module, trials, fold=fold, method=method)
+            module.write_evidence(tmp_path, kept)
+            again = module.read_evidence(tmp_path, fold, method, kept.settings)
+            np.testing.assert_array_equal(again.scores, kept.scores)
+            assert (again.rows, again.made) == (kept.rows, kept.made)
+            module.check_trials([again], trials)
+            found[method][fold] = again
+    assert module.read_evidence(tmp_path, 0, "ours", {}) is None
+    ours, dense = pool.pool_methods(found, folds)
+    assert (ours["method"], ours["num_speakers"], ours["num_trials"]) == (
+        "ours",
+        12,
+        sum(map(len, folds.values())),
+    )
+    assert dense["pooled"]["ours_minus_it"]["difference"] == 0, "the same scores"
+    assert benchmark("quality_pool").speakers_of(folds[2]).num_speakers == 6
+
+
+def fold_of(fold: int) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    table = speakers(6, fold)
+    return table, {name: [f"{name}/{i}.flac" for i in range(4)] for name in table.index}
+
+
+def test_evidence_of_other_settings_or_trials_is_refused(benchmark: Any, tmp_path: Path) -> None:
+    module = benchmark("evidence")
+    trials, others = (benchmark("folds").make_trials(*fold_of(fold), 24) for fold in (2, 3))
+    kept = evidence(module, trials)
+    module.write_evidence(tmp_path, kept)
+    with pytest.raises(SystemExit, match="made with .*'seed': 24.*, not with .*25"):
+        module.read_evidence(tmp_path, 2, "ours", {"preset": "tiny", "seed": 25})
+    with pytest.raises(SystemExit, match="fold 2, ours: not of the trials"):
+        module.check_trials([kept], others)
+
+
 def pooled_facts(difference: float, high: float, p_value: float) -> dict[str, Any]:
     pair = {"difference": difference, "low": difference - 0.01, "high": high, "p_value": p_value}
     return {"pooled": {"ours_minus_it": pair}}

@@ -1,0 +1,94 @@
+"""What a fold has shown of a method: kept with the code, small, so that a fold is trained once and by any machine.
+
+`docs/results/folds/fold-N/METHOD.json` holds the rows of the table and the final model's score of every trial. The
+trials themselves are drawn anew (`folds.make_trials` always draws the same); their sha256 says that they are those.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svkit.store.atomic import write_json
+from svkit.store.trials import Trials
+
+FORMAT, VERSION = "svkit-fold-evidence", 1
+DIGITS = 6
+"""Of a cosine score: as many as float32 has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One method in one fold."""
+
+    fold: int
+    method: str
+    settings: dict[str, Any]
+    """Preset, seed and so on, which other evidence must share to be pooled with this."""
+    made: dict[str, Any]
+    """Date, machine, precision, and sha256 of the teacher's weights."""
+    rows: list[dict[str, Any]]
+    """A row a stage, the final model last."""
+    scores: NDArray[np.float64]
+    """Of the final model, [N], in the order of the trials."""
+    trials_sha256: str
+
+
+def trials_sha256(trials: Trials) -> str:
+    """Name a trial list by its content."""
+    lines = zip(trials.labels.tolist(), trials.enroll[:], trials.test[:], strict=True)
+    return hashlib.sha256("".join(f"{label} {a} {b}\n" for label, a, b in lines).encode()).hexdigest()
+
+
+def path_of(home: Path, fold: int, method: str) -> Path:
+    """Where the evidence of a method in a fold is."""
+    return home / "folds" / f"fold-{fold}" / f"{method}.json"
+
+
+def write_evidence(home: Path, found: Evidence) -> None:
+    """Write evidence below `home`, docs/results."""
+    facts = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        **{
+            name: getattr(found, name)
+            for name in ("fold", "method", "settings", "made", "trials_sha256", "rows")
+        },
+        "scores": " ".join(f"{score:.{DIGITS}f}" for score in found.scores),
+    }
+    path = path_of(home, found.fold, found.method)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, facts)
+
+
+def read_evidence(home: Path, fold: int, method: str, settings: dict[str, Any]) -> Evidence | None:
+    """Read what is kept of a method in a fold, None if nothing is.
+
+    Ends the script where it was made with other settings: two kinds of evidence are never pooled.
+    """
+    path = path_of(home, fold, method)
+    if not path.exists():
+        return None
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if (facts["format"], facts["format_version"]) != (FORMAT, VERSION):
+        sys.exit(f"{path}: expected {FORMAT} {VERSION}, found {facts['format']} {facts['format_version']}")
+    if facts["settings"] != settings:
+        sys.exit(f"{path}: made with {facts['settings']}, not with {settings}; use those, or another --out")
+    scores = np.array(facts["scores"].split(), dtype=np.float64)
+    names = ("fold", "method", "settings", "made", "trials_sha256", "rows")
+    return Evidence(scores=scores, **{name: facts[name] for name in names})
+
+
+def check_trials(found: Sequence[Evidence], trials: Trials) -> None:
+    """End the script unless this evidence is of these trials."""
+    for one in found:
+        if one.trials_sha256 != trials_sha256(trials) or len(one.scores) != len(trials):
+            sys.exit(
+                f"fold {one.fold}, {one.method}: not of the trials that folds.py draws from these voices"
+            )
