@@ -24,3 +24,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
         is_fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         return "bf16" if is_fast else "fp32"
     return "fp32"
+
+
+def is_emulated(precision: str, device: torch.device) -> bool:
+    """Say whether `precision` asks for bf16 of a device without instructions for it: far slower than fp32."""
+    return precision == "bf16" and resolve_precision("auto", device) == "fp32"

@@ -20,6 +20,7 @@ from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
 from svkit.errors import ArtifactError, ConfigError, DataError, TrainingError
 from svkit.models.session import StopSignal, finish, make_accelerator, on_main, opened, unfinished
+from svkit.nn.precision import is_emulated
 from svkit.progress import Progress
 from svkit.progress import Task as Bar
 from svkit.reports.card import write_card
@@ -117,7 +118,13 @@ def run_stages(stages: Sequence[Stage], progress: Progress) -> None:
         ArtifactError: a checkpoint is missing or corrupt, or the output belongs to another run.
         TrainingError: training diverged, or its target cannot be met.
     """
-    accelerator = make_accelerator(stages[0].request.recipe.precision)
+    precision = stages[0].request.recipe.precision
+    accelerator = make_accelerator(precision)
+    if is_emulated(precision, accelerator.device):
+        progress.note(
+            f"caution: precision = bf16, but this {accelerator.device.type} has no bf16 instructions: a step may take"
+            " ten times as long as in fp32; precision = auto takes what is fast"
+        )
     for number in unfinished([stage.output for stage in stages], accelerator, progress):
         _run(stages[number], accelerator, progress)
 

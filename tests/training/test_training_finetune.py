@@ -271,6 +271,16 @@ def test_another_precision_in_one_python_process(prepared, tmp_path):
         assert read_provenance(out)["config"]["precision"] == precision
 
 
+@pytest.mark.parametrize("has_bf16", [False, True])
+def test_bf16_without_instructions_for_it_is_said(prepared, tmp_path, monkeypatch, has_bf16):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    notes = Notes()
+    options = {"stage": "head", "encoder": "tiny", "using": recipe("precision=bf16"), "progress": notes}
+    finetune(prepared, tmp_path / "out", **options)
+    assert ("this cpu has no bf16 instructions" in notes) == (not has_bf16)
+
+
 @pytest.mark.parametrize(("stage", "expected"), [("lora", 0.0), ("head", 0.0), ("joint", 0.1), ("lmft", 0.1)])
 def test_dropout_follows_the_stage(prepared, tmp_path, monkeypatch, stage, expected):
     """A frozen encoder runs without; validation never sees any."""
