@@ -14,8 +14,6 @@ from svkit.errors import ConfigError
 if TYPE_CHECKING:
     from svkit.tools.calibrate import CalibrateResult
 
-_COST = Range(gt=0, le=1e9)
-
 
 def calibrate(
     source: Annotated[
@@ -36,10 +34,12 @@ def calibrate(
         ),
     ] = None,
     c_miss: Annotated[
-        float | None, options.number("--c-miss", _COST, "Cost of rejecting the same speaker [default: 1].")
+        float | None,
+        options.number("--c-miss", options.COST, "Cost of rejecting the same speaker [default: 1]."),
     ] = None,
     c_fa: Annotated[
-        float | None, options.number("--c-fa", _COST, "Cost of accepting another speaker [default: 1].")
+        float | None,
+        options.number("--c-fa", options.COST, "Cost of accepting another speaker [default: 1]."),
     ] = None,
     quality: Annotated[
         bool, option("--qmf", "Calibrate on durations and norms as well as the score.")

@@ -1,7 +1,7 @@
 """Options that several commands share, and what follows from them: recipe and defaults."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -16,6 +16,7 @@ from svkit.errors import ConfigError
 if TYPE_CHECKING:
     from svkit.config.schema import Recipe
     from svkit.progress import Progress
+    from svkit.reports.tables import Table
     from svkit.store.request import RunRequest
 
     Asked = TypeVar("Asked", bound=RunRequest)
@@ -29,11 +30,12 @@ def option(flag: str, description: str, metavar: str | None = None) -> typer.mod
 
 
 def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
-    """Declare an option that takes a number in a range; one outside of it is a usage error under the option's name."""
+    """Declare an option that takes a number in a range, or several; others are usage errors under its name."""
 
-    def check(value: float | None) -> float | None:
-        if value is not None and value not in limits:
-            raise typer.BadParameter(limits.misfit(value, is_whole=isinstance(value, int)))
+    def check(value: float | list[float] | None) -> float | list[float] | None:
+        for one in value if isinstance(value, list) else (value,):
+            if one is not None and one not in limits:
+                raise typer.BadParameter(limits.misfit(one, is_whole=isinstance(one, int)))
         return value
 
     return typer.Option(flag, callback=check, help=f"{description} [{limits}]", **settings)
@@ -62,6 +64,7 @@ Model = Annotated[
 Calibration = Annotated[
     Path | None, option("--calibration", "[default: calibration.json beside the model]", "FILE")
 ]
+COST = Range(gt=0, le=1e9)
 REJECTED, UNDECIDED = 10, 11
 ExitCode = Annotated[
     bool, option("--exit-code", f"Exit with {REJECTED} where rejected, {UNDECIDED} where undecided.")
@@ -148,6 +151,40 @@ class OutputOptions(OptionGroup):
     def show(self, facts: object, lines: object) -> None:
         """Print the result: `facts` with `--json`, else `lines`."""
         console.result(facts if self.json else lines, as_json=self.json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(OutputOptions):
+    """Options of the commands that show tables."""
+
+    csv: Annotated[Path | None, option("--csv", "Also write each table as a CSV file into DIR.", "DIR")] = (
+        None
+    )
+    latex: Annotated[
+        Path | None, option("--latex", "Also write each table as LaTeX (booktabs) into DIR.", "DIR")
+    ] = None
+
+    def check_tables(self) -> None:
+        """Raise ConfigError, before anything slow, where the tables cannot be written or others are there already."""
+        for flag, directory, suffix in self._table_forms():
+            if directory.suffix == f".{suffix}" or directory.exists() and not directory.is_dir():
+                raise ConfigError(
+                    f"{flag} {directory}: expected a directory, in which each table becomes a file of its own"
+                )
+            if any(directory.glob(f"*.{suffix}")) and not (self.overwrite or self.keep_finished):
+                raise ConfigError(f"{flag} {directory}: has tables already; give --overwrite to replace them")
+
+    def write_tables(self, tables: "Mapping[str, Table]") -> None:
+        """Write the tables in the forms that were asked for, and say where."""
+        from svkit.reports.tables import write_tables
+
+        for _, directory, suffix in self._table_forms():
+            for path in write_tables(directory, suffix, tables):
+                console.note(f"table: {path}")
+
+    def _table_forms(self) -> list[tuple[str, Path, str]]:
+        forms = (("--csv", self.csv, "csv"), ("--latex", self.latex, "tex"))
+        return [(flag, directory, suffix) for flag, directory, suffix in forms if directory is not None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,19 +14,21 @@ Allow = Annotated[
 
 
 @takes_groups
-def report(*, allow: Allow = None, common: options.OutputOptions) -> None:
+def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     """Put every score and checkpoint on one page: table, DET plot, thresholds, structure, training.
 
     Example: svkit report --exp exp
     """
+    common.check_tables()
+    from svkit.reports import document, wording
     from svkit.reports import report as reporting
-    from svkit.reports import wording
     from svkit.store.report import PAGE_NAME, read_report, report_record
 
     request = common.request(reporting.ReportRequest, allow=frozenset(allow or ()))
     with console.progress() as progress:
         directory = reporting.run(request, progress)
     done = read_report(directory)
+    common.write_tables(document.tables(done))
     if not common.json:
         for text in wording.headline(done):
             console.sentence(text)

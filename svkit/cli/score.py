@@ -14,6 +14,7 @@ from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from svkit.eval.results import Application
     from svkit.scoring.score import ScoreResult
 
 
@@ -26,10 +27,11 @@ class Form(str, Enum):
 
 Trials = Annotated[Path, typer.Argument(metavar="TRIALS", help="Trial list in any of the usual forms.")]
 Paths = list[Path] | None
+Numbers = list[float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions(options.OutputOptions):
+class ScoreOptions(options.TableOptions):
     """Fields of `ScoreRequest` and of its `Backend`."""
 
     embeddings: Annotated[
@@ -94,6 +96,18 @@ class ScoreOptions(options.OutputOptions):
             "DIR",
         ),
     ] = None
+    p_target: Annotated[
+        Numbers,
+        options.number(
+            "--p-target", Range(gt=0, lt=1), "Prior of a target to judge by besides the usual; repeatable."
+        ),
+    ] = None
+    c_miss: Annotated[
+        Numbers, options.number("--c-miss", options.COST, "Cost of a miss: for all or each --p-target.")
+    ] = None
+    c_fa: Annotated[
+        Numbers, options.number("--c-fa", options.COST, "Cost of a false accept: for all or each --p-target.")
+    ] = None
     by: Annotated[
         list[str] | None,
         option("--by", "Break down by a column of manifest or sidecar, or duration; repeatable.", "COLUMN"),
@@ -134,13 +148,18 @@ def score(trials: Trials, given: ScoreOptions) -> None:
     """
     if given.top_n is not None and given.norm != "asnorm":
         raise ConfigError("--top-n applies to --norm asnorm only; give both")
+    given.check_tables()
     from svkit.scoring.backend import Backend
     from svkit.scoring.score import ScoreRequest, run
     from svkit.store.metrics import metrics_record, plain_record
 
-    request = given.request(ScoreRequest, trials=trials, backend=given.request(Backend))
+    asked = {"backend": given.request(Backend), "applications": _applications(given)}
+    request = given.request(ScoreRequest, trials=trials, **asked)
     with console.progress() as progress:
         done = run(request, progress)
+    from svkit.reports.results import tables
+
+    given.write_tables(tables([system.metrics for system in done.systems]))
     if not given.json:
         _print(done)
         return console.result([system.directory for system in done.systems])
@@ -152,22 +171,40 @@ def score(trials: Trials, given: ScoreOptions) -> None:
     return console.result(answer, as_json=True)
 
 
+def _applications(given: ScoreOptions) -> "tuple[Application, ...]":
+    """Return the points that priors and costs name together; ConfigError unless there is one cost for all or each."""
+    from svkit.eval.results import Application
+
+    priors = given.p_target or []
+    costs = []
+    for flag, values in (("--c-miss", given.c_miss or [1.0]), ("--c-fa", given.c_fa or [1.0])):
+        if len(values) not in (1, len(priors)):
+            raise ConfigError(
+                f"{flag}: expected one cost for all, or one for each of {len(priors)} --p-target, found {len(values)}"
+            )
+        costs.append(values if len(values) == len(priors) else values * len(priors))
+    if not priors and (given.c_miss or given.c_fa):
+        raise ConfigError("--c-miss and --c-fa are the costs at a --p-target; give that too")
+    return tuple(
+        Application(p_target=prior, c_miss=miss, c_fa=accept)
+        for prior, miss, accept in zip(priors, *costs, strict=True)
+    )
+
+
 def _print(done: "ScoreResult") -> None:
     """Print what a person decides by: errors, comparison, calibration, thresholds, breakdowns; 80 columns wide."""
     from svkit.reports import results, wording
-    from svkit.reports.tables import Table
-    from svkit.store.metrics import Metrics
 
     scored = [system.metrics for system in done.systems]
-    systems = [metrics for metrics in scored if isinstance(metrics, Metrics)]
     title, cautions = f"Trials {done.trials}", wording.caution_sentences(scored)
-    if len(systems) < len(scored):  # trials of one class, allowed: there are no error rates
-        rows = [[one.name, f"{one.num_targets:,}", f"{one.num_nontargets:,}"] for one in scored]
-        headings = ["system", "targets", "nontargets"]
-        return console.table(Table(title=title, headings=headings, rows=rows, notes=cautions))
+    systems = results.rated(scored)
+    if not systems:  # trials of one class, allowed: there are no error rates
+        return console.table(results.counts(scored, title, cautions))
     notes = [wording.trials_note(systems[:1]), wording.interval_note(systems)]
     notes += [*map(wording.comparison_sentence, done.comparisons), *cautions]
     console.table(results.brief_errors(systems, f"{title} ({systems[0].backend.name})", notes))
+    for table in results.asked_costs(systems):
+        console.table(table)
     if systems[0].cllr is not None:
         console.table(results.brief_calibration(systems))
     for one in systems:

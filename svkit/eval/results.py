@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from svkit.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
@@ -15,6 +17,41 @@ class Interval:
     level: float = 0.95
     speakers_from: str | None = None
     """`manifest` or `trials`, where it is recorded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Application:
+    """What decisions are for: how likely a target is before listening, and what each kind of error costs.
+
+    Raises:
+        ConfigError: not 0 < p_target < 1, a cost that is not positive, or a prior that is 0 or 1 with the costs in it.
+    """
+
+    p_target: float
+    c_miss: float = 1.0
+    c_fa: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p_target < 1 or min(self.c_miss, self.c_fa) <= 0 or not 0 < self.effective_prior < 1:
+            raise ConfigError(
+                "decision costs: expected 0 < p_target < 1 and positive costs, found"
+                f" p_target={self.p_target}, c_miss={self.c_miss}, c_fa={self.c_fa}"
+            )
+
+    @property
+    def effective_prior(self) -> float:
+        """The prior that, at unit costs, gives the same decisions and the same normalised costs.
+
+        Source: N. Brummer and J. du Preez, "Application-independent evaluation of speaker detection", 2006.
+        """
+        missed = self.p_target * self.c_miss
+        return missed / (missed + (1 - self.p_target) * self.c_fa)
+
+    @property
+    def name(self) -> str:
+        """How tables call it: the prior, and the costs of a miss and of a false accept unless both are 1."""
+        costs = "" if self.c_miss == self.c_fa == 1 else f", costs {self.c_miss:g}:{self.c_fa:g}"
+        return f"{self.p_target:g}{costs}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +79,11 @@ class DetectionCost(OperatingPoint):
     c_fa: float = 1.0
     interval: Interval | None = None
 
+    @property
+    def application(self) -> Application:
+        """What it is the cost of."""
+        return Application(p_target=self.p_target, c_miss=self.c_miss, c_fa=self.c_fa)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
@@ -64,7 +106,7 @@ class Rates:
     act_dcf: tuple[DetectionCost, ...] | None = None
     min_dcf_llr: tuple[DetectionCost, ...] | None = None
     bayes_thresholds: dict[str, OperatingPoint] | None = None
-    """`p_target_PRIOR`."""
+    """`p_target_NAME`, the name being that of an `Application`: its prior where costs are 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,10 +21,10 @@ from svkit.eval.metrics import (
     min_dcf,
     threshold_point,
 )
-from svkit.eval.results import DetectionCost, Group, Interval, OperatingPoint, Rates
+from svkit.eval.results import Application, DetectionCost, Group, Interval, OperatingPoint, Rates
 
-PRIORS = (0.01, 0.05, 0.001)
-"""Target priors of minDCF and actDCF, with unit costs."""
+APPLICATIONS = tuple(Application(p_target=prior) for prior in (0.01, 0.05, 0.005, 0.001))
+"""Of minDCF and actDCF: the usual target priors, with unit costs. Source: NIST SRE evaluation plans 2012 to 2021."""
 FALSE_ACCEPT_RATES = (0.01, 0.001, 0.0001)
 """Rates whose thresholds are reported."""
 BAND_RATES = tuple(float(rate) for rate in np.geomspace(1e-4, 0.6, 40))
@@ -52,22 +52,24 @@ class Resampled:
     eer: Floats
     """[R]."""
     min_dcf: Floats
-    """[R, len(PRIORS)]."""
+    """[R, len(applications)]."""
     misses: Floats
     """[R, len(BAND_RATES)] miss rates at the false-accept rates of the DET band."""
 
 
-def resample_errors(scores: ArrayLike, labels: ArrayLike, draws: Draws) -> Resampled:
-    """Measure scores [N] with labels [N] in every resample."""
+def resample_errors(
+    scores: ArrayLike, labels: ArrayLike, draws: Draws, applications: Sequence[Application] = APPLICATIONS
+) -> Resampled:
+    """Measure scores [N] with labels [N] in every resample; minDCF for each application."""
     band = bootstrap.miss_statistic(BAND_RATES)
-    costs = [bootstrap.min_dcf_statistic(prior) for prior in PRIORS]
+    costs = [bootstrap.min_dcf_statistic(one.effective_prior) for one in applications]
 
     def statistic(miss: Floats, false_accept: Floats) -> Floats:
         columns = [one(miss, false_accept)[:, None] for one in (bootstrap.eer_statistic, *costs)]
         return np.concatenate([*columns, band(miss, false_accept)], axis=1)
 
     found = bootstrap.resample(scores, labels, draws.speakers, draws.multiplicities, statistic)
-    first_miss = 1 + len(PRIORS)
+    first_miss = 1 + len(costs)
     return Resampled(eer=found[:, 0], min_dcf=found[:, 1:first_miss], misses=found[:, first_miss:])
 
 
@@ -77,6 +79,7 @@ def summarize(
     llrs: ArrayLike | None = None,
     draws: Draws | None = None,
     resampled: Resampled | None = None,
+    applications: Sequence[Application] = APPLICATIONS,
 ) -> Rates:
     """Compute every metric of scored trials.
 
@@ -85,7 +88,8 @@ def summarize(
         labels: [N] 1 for target, 0 for nontarget.
         llrs: [N] natural-log likelihood ratios of the same trials; adds Cllr, actDCF and the Bayes decisions.
         draws: resampled speakers of the trials; adds intervals.
-        resampled: what `resample_errors` found for them; given with `draws`.
+        resampled: what `resample_errors` found for them and the same applications; given with `draws`.
+        applications: of the detection costs.
 
     Raises:
         DataError: see `metrics.check_trials`; or most resamples are undefined.
@@ -95,7 +99,7 @@ def summarize(
     for rate in sorted(FALSE_ACCEPT_RATES, reverse=True):
         is_resolved = curve.num_nontargets * rate * (1 + 1e-12) >= 1
         thresholds[f"far_{rate:g}"] = replace(far_point(curve, rate), is_resolved=is_resolved)
-    minima = _lowest_costs(curve)
+    minima = _lowest_costs(curve, applications)
     eer_interval = None
     if draws is not None and resampled is not None:
         num_speakers = draws.speakers.num_speakers
@@ -118,22 +122,28 @@ def summarize(
         min_cllr=min_cllr(curve),
         thresholds=thresholds,
     )
-    return rates if llrs is None else _with_llrs(rates, llrs, labels, draws)
+    return rates if llrs is None else _with_llrs(rates, llrs, labels, draws, applications)
 
 
-def _with_llrs(rates: Rates, llrs: ArrayLike, labels: ArrayLike, draws: Draws | None) -> Rates:
+def _with_llrs(
+    rates: Rates,
+    llrs: ArrayLike,
+    labels: ArrayLike,
+    draws: Draws | None,
+    applications: Sequence[Application],
+) -> Rates:
     """Add what log-likelihood ratios [N] give when they decide by themselves."""
     curve = error_curve(llrs, labels)
-    priors = (*PRIORS, 0.5)
-    points = [threshold_point(curve, bayes_threshold(prior)) for prior in priors]
-    cost_intervals: list[Interval | None] = [None] * len(priors)
+    decided = list(dict.fromkeys((*applications, Application(p_target=0.5))))
+    points = [threshold_point(curve, bayes_threshold(one.effective_prior)) for one in decided]
+    cost_intervals: list[Interval | None] = [None] * len(decided)
     cllr_interval = None
     if draws is not None:
         num_speakers = draws.speakers.num_speakers
         points, misses, accepts = _with_intervals(points, llrs, labels, draws)
         cost_intervals = [
-            _interval(detection_cost(misses[:, place], accepts[:, place], prior), num_speakers)
-            for place, prior in enumerate(priors)
+            _interval(detection_cost(misses[:, place], accepts[:, place], one.effective_prior), num_speakers)
+            for place, one in enumerate(decided)
         ]
         cllr_interval = _interval(_resampled_cllr(llrs, labels, draws), num_speakers)
     return replace(
@@ -142,11 +152,11 @@ def _with_llrs(rates: Rates, llrs: ArrayLike, labels: ArrayLike, draws: Draws | 
         cllr_interval=cllr_interval,
         min_cllr_llr=min_cllr(curve),
         act_dcf=tuple(
-            _cost(prior, act_dcf(curve, prior)[0], point, interval)
-            for prior, point, interval in zip(PRIORS, points, cost_intervals, strict=False)
+            _cost(one, act_dcf(curve, one.effective_prior)[0], point, interval)
+            for one, point, interval in zip(applications, points, cost_intervals, strict=False)
         ),
-        min_dcf_llr=tuple(_lowest_costs(curve)),
-        bayes_thresholds={f"p_target_{prior:g}": point for prior, point in zip(priors, points, strict=True)},
+        min_dcf_llr=tuple(_lowest_costs(curve, applications)),
+        bayes_thresholds={f"p_target_{one.name}": point for one, point in zip(decided, points, strict=True)},
     )
 
 
@@ -183,19 +193,22 @@ def summarize_group(
         if present >= bootstrap.MIN_SPEAKERS and 2 * np.count_nonzero(np.isfinite(eers)) >= len(eers):
             interval = _interval(eers, present)
     return replace(
-        group, eer=equal_error_rate(curve), eer_interval=interval, min_dcf=tuple(_lowest_costs(curve))
+        group,
+        eer=equal_error_rate(curve),
+        eer_interval=interval,
+        min_dcf=tuple(_lowest_costs(curve, APPLICATIONS)),
     )
 
 
-def _lowest_costs(curve: ErrorCurve) -> list[DetectionCost]:
-    return [_cost(prior, *min_dcf(curve, prior)) for prior in PRIORS]
+def _lowest_costs(curve: ErrorCurve, applications: Sequence[Application]) -> list[DetectionCost]:
+    return [_cost(one, *min_dcf(curve, one.effective_prior)) for one in applications]
 
 
 def _cost(
-    prior: float, value: float, point: OperatingPoint, interval: Interval | None = None
+    application: Application, value: float, point: OperatingPoint, interval: Interval | None = None
 ) -> DetectionCost:
-    at = {field.name: getattr(point, field.name) for field in fields(point)}
-    return DetectionCost(**at, p_target=prior, value=value, interval=interval)
+    at = {field.name: getattr(part, field.name) for part in (point, application) for field in fields(part)}
+    return DetectionCost(**at, value=value, interval=interval)
 
 
 def _with_intervals(

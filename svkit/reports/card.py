@@ -121,7 +121,7 @@ def _evaluation(systems: Sequence[Metrics]) -> Table:
             f"{system.num_targets:,} / {system.num_nontargets:,}",
             system.backend.name,
             results.eer_cell(system),
-            *results.cost_cells(system.min_dcf, [0.01]),
+            *results.cost_cells(system.min_dcf, results.BRIEF[:1]),
         ]
         for system in systems
     ]

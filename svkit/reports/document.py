@@ -35,6 +35,12 @@ def to_text(report: Report, panels: Sequence[Panel]) -> str:
     )
 
 
+def tables(report: Report) -> dict[str, Table]:
+    """Return every table of the page under a name of its own."""
+    found = [(part.title, table) for part in _sections(report, ()) for table in part.tables]
+    return {" ".join(filter(None, (title, table.title))): table for title, table in found}
+
+
 def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
     """Return the parts of the report that have anything to show, in their order."""
     systems = report.systems

@@ -7,7 +7,6 @@ well.
 
 import io
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +22,7 @@ from scipy.special import ndtri
 
 from svkit.reports import wording
 from svkit.reports.results import MEGA, far_points
-from svkit.reports.tables import percent
+from svkit.reports.tables import file_names, percent
 from svkit.store.report import Report, Stage, System, Tippett
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY = (
@@ -93,15 +92,9 @@ class Panel:
 def panels(report: Report) -> list[Panel]:
     """Return every figure that the facts allow, in the order of the report."""
     groups = (_errors(report), _calibration(report), _cost(report), _structure(report), _sparsities(report))
-    names: set[str] = set()
-    found = []
-    for panel in itertools.chain(*groups, _training(report)):
-        name = re.sub(r"[^A-Za-z0-9._+]+", "-", panel.name).strip("-")[:100]
-        while name in names:
-            name += "-2"
-        names.add(name)
-        found.append(replace(panel, name=name))
-    return found
+    found = [*itertools.chain(*groups, _training(report))]
+    names = file_names(panel.name for panel in found)
+    return [replace(panel, name=name) for panel, name in zip(found, names, strict=True)]
 
 
 def draw(panel: Panel) -> tuple[bytes, str]:

@@ -176,5 +176,6 @@ def _printable(value: Any) -> Any:
 def brief_tables(report: Report) -> list[Table]:
     """Return what fits a terminal of 80 columns: errors and models."""
     tables = [results.brief_errors(report.systems, "Errors")] if report.systems else []
+    tables += results.asked_costs(report.systems)
     evaluated = [model for model in report.models if model.is_evaluated]
     return tables + ([results.brief_models(evaluated, "Models")] if evaluated else [])

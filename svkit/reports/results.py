@@ -3,19 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from svkit.eval.results import DetectionCost, Group, OperatingPoint
+from svkit.eval.results import Application, DetectionCost, Group, OperatingPoint
+from svkit.eval.summary import APPLICATIONS
 from svkit.pruning.outcome import vanished_sentence
-from svkit.reports.tables import MISSING, Table, number, percent
+from svkit.reports.tables import LEVEL, MISSING, Table, number, percent
 from svkit.reports.wording import calibration_text, label, model_of, system_title, trial_names
-from svkit.store.metrics import Breakdown, Metrics
+from svkit.store.metrics import Breakdown, Metrics, ScoredList
 from svkit.store.report import Distance, Model, ModelSize, Origin, Pruning, Report
 
 MEGA, GIGA = 1e6, 1e9
-EER = "EER, % (95 %)"
-PRIORS, BRIEF_PRIORS = (0.01, 0.05, 0.001), (0.01, 0.05)
+EER = f"EER, %{LEVEL}"
+BRIEF = APPLICATIONS[:2]
 THRESHOLD_NOTE = (
     "EER: where both error rates are equal; FAR: false-accept rate, of which one in N needs N nontarget trials to be"
-    " seen once; minDCF, Bayes: lowest cost at that prior of a target, where a miss costs as much as a false accept."
+    " seen once; minDCF, Bayes: lowest cost at that prior of a target, where a miss costs as much as a false accept"
+    " unless costs are given (of a miss : of a false accept)."
     " Rates with their 95 % intervals, for the threshold as it stands. All but the Bayes thresholds were chosen on"
     " these very trials: other recordings give other rates."
 )
@@ -29,16 +31,19 @@ def eer_cell(facts: Metrics | Group) -> str:
 
 
 def cost_cells(
-    costs: Sequence[DetectionCost] | None, priors: Sequence[float], *, interval: bool = False
+    costs: Sequence[DetectionCost] | None, applications: Sequence[Application], *, interval: bool = False
 ) -> list[str]:
-    """Write the detection costs at some priors."""
-    found = {cost.p_target: cost for cost in costs or ()}
+    """Write the detection costs of some applications."""
+    found = {cost.application: cost for cost in costs or ()}
     return [
-        number(found[prior].value, found[prior].interval if interval else None, 3)
-        if prior in found
-        else MISSING
-        for prior in priors
+        number(found[one].value, found[one].interval if interval else None, 3) if one in found else MISSING
+        for one in applications
     ]
+
+
+def applications_of(systems: Sequence[Metrics]) -> list[Application]:
+    """Return the applications that the systems were judged for."""
+    return list(dict.fromkeys(cost.application for system in systems for cost in system.min_dcf))
 
 
 def _rate_cells(point: OperatingPoint, num_targets: int, num_nontargets: int) -> list[str]:
@@ -53,12 +58,35 @@ def _rate_cells(point: OperatingPoint, num_targets: int, num_nontargets: int) ->
     ]
 
 
+def rated(scored: Sequence[ScoredList]) -> list[Metrics]:
+    """Return scored lists with their error rates; none of them where any has trials of one class only."""
+    found = [metrics for metrics in scored if isinstance(metrics, Metrics)]
+    return found if len(found) == len(scored) else []
+
+
+def tables(scored: Sequence[ScoredList]) -> dict[str, Table]:
+    """Return every table of some systems on one trial list, whole, under a name of its own."""
+    systems = rated(scored)
+    if not systems:
+        return {"trials": counts(scored)}
+    found = {"errors": errors(systems), "calibration": calibration(systems)}
+    found |= {f"thresholds {label(one)}": thresholds(one) for one in systems}
+    return found | {table.title: table for table in breakdowns(systems)}
+
+
+def counts(scored: Sequence[ScoredList], title: str = "", notes: Sequence[str] = ()) -> Table:
+    """The trials of systems without error rates."""
+    rows = [[label(one), f"{one.num_targets:,}", f"{one.num_nontargets:,}"] for one in scored]
+    return Table(title=title, headings=["system", "targets", "nontargets"], rows=rows, notes=notes)
+
+
 def errors(systems: Sequence[Metrics]) -> Table:
     """What needs no threshold, with every interval."""
+    applications = applications_of(systems)
     return Table(
         headings=[
             *("system", "trials", EER, "convex hull EER, %"),
-            *(f"minDCF {prior:g} (95 %)" for prior in PRIORS),
+            *(f"minDCF {one.name}{LEVEL}" for one in applications),
             "minCllr, bits",
         ],
         rows=[
@@ -67,7 +95,7 @@ def errors(systems: Sequence[Metrics]) -> Table:
                 system.trials.name,
                 eer_cell(system),
                 percent(system.eer_convex_hull),
-                *cost_cells(system.min_dcf, PRIORS, interval=True),
+                *cost_cells(system.min_dcf, applications, interval=True),
                 number(system.min_cllr, digits=3),
             ]
             for system in systems
@@ -80,23 +108,41 @@ def brief_errors(systems: Sequence[Metrics], title: str, notes: Sequence[str] = 
     """What fits 80 columns of it; systems on several lists are named with theirs."""
     name = label if len(trial_names(systems)) == 1 else system_title
     rows = [
-        [name(one), eer_cell(one), *cost_cells(one.min_dcf, BRIEF_PRIORS), number(one.min_cllr, digits=3)]
+        [name(one), eer_cell(one), *cost_cells(one.min_dcf, BRIEF), number(one.min_cllr, digits=3)]
         for one in systems
     ]
     headings = ["system", EER, "minDCF 0.01", "minDCF 0.05", "minCllr, bits"]
     return Table(title=title, headings=headings, rows=rows, notes=notes)
 
 
+def asked_costs(systems: Sequence[Metrics]) -> list[Table]:
+    """The costs of the applications that were asked for, with their intervals; no table where none were."""
+    asked = [one for one in applications_of(systems) if one not in APPLICATIONS]
+    rows = [
+        [
+            system_title(system),
+            one.name,
+            *cost_cells(system.min_dcf, [one], interval=True),
+            *cost_cells(system.act_dcf, [one], interval=True),
+        ]
+        for one in asked
+        for system in systems
+    ]
+    headings = ["system", "prior of a target", f"minDCF{LEVEL}", f"actDCF{LEVEL}"]
+    return [Table(title="Detection costs", headings=headings, rows=rows)] if asked else []
+
+
 def calibration(systems: Sequence[Metrics]) -> Table:
     """The log-likelihood ratios' quality, each measure beside the best that any map reaches."""
-    headings = ["system", "trials", "calibrated by", "Cllr, bits (95 %)", "minCllr, bits"]
-    for prior in PRIORS:
-        headings += [f"actDCF {prior:g} (95 %)", f"minDCF {prior:g}"]
+    headings = ["system", "trials", "calibrated by", f"Cllr, bits{LEVEL}", "minCllr, bits"]
+    applications = applications_of(systems)
+    for one in applications:
+        headings += [f"actDCF {one.name}{LEVEL}", f"minDCF {one.name}"]
     rows = []
     for system in systems:
         if system.cllr is not None:
-            actual = cost_cells(system.act_dcf, PRIORS, interval=True)
-            best = cost_cells(system.min_dcf_llr, PRIORS)
+            actual = cost_cells(system.act_dcf, applications, interval=True)
+            best = cost_cells(system.min_dcf_llr, applications)
             costs = [number(system.cllr, system.cllr_interval, 3), number(system.min_cllr_llr, digits=3)]
             costs += [cell for pair in zip(actual, best, strict=True) for cell in pair]
             rows.append([label(system), system.trials.name, calibration_text(system.calibration), *costs])
@@ -108,8 +154,8 @@ def brief_calibration(systems: Sequence[Metrics]) -> Table:
     headings = ["system", "Cllr, bits (at best)", "actDCF 0.01 (at best)", "actDCF 0.05 (at best)"]
     rows = []
     for system in systems:
-        actual = [number(system.cllr, digits=3), *cost_cells(system.act_dcf, BRIEF_PRIORS)]
-        best = [number(system.min_cllr_llr, digits=3), *cost_cells(system.min_dcf_llr, BRIEF_PRIORS)]
+        actual = [number(system.cllr, digits=3), *cost_cells(system.act_dcf, BRIEF)]
+        best = [number(system.min_cllr_llr, digits=3), *cost_cells(system.min_dcf_llr, BRIEF)]
         cells = [f"{cost} ({least})" for cost, least in zip(actual, best, strict=True)]
         rows.append([label(system), *cells])
     note = f"Log-likelihood ratios: {calibration_text(systems[0].calibration)}."
@@ -135,7 +181,7 @@ def thresholds(system: Metrics, title: str = "", notes: Sequence[str] = ()) -> T
         name = f"FAR {100 * rate:g} %"
         unknown = [name, MISSING, MISSING, f"needs {round(1 / rate):,} trials"]
         rows.append(row(name, point) if point.is_resolved else unknown)
-    rows += [row(f"minDCF {point.p_target:g}", point) for point in system.min_dcf]
+    rows += [row(f"minDCF {point.application.name}", point) for point in system.min_dcf]
     for name, point in (system.bayes_thresholds or {}).items():
         rows.append(row(f"Bayes {name.removeprefix('p_target_')}", point, "LLR"))
     headings = ["decide by", "accept from", "misses, %", "false accepts, %"]
@@ -253,7 +299,7 @@ def overview(report: Report) -> Table:
         row = _model_cells(key, model_of(report, next(iter(members.values()))))
         for name in names:
             one = members.get(name)
-            row += [eer_cell(one), *cost_cells(one.min_dcf, BRIEF_PRIORS)] if one else [MISSING] * 3
+            row += [eer_cell(one), *cost_cells(one.min_dcf, BRIEF)] if one else [MISSING] * 3
         rows.append(row)
     return Table(headings=headings, rows=rows)
 

@@ -1,12 +1,16 @@
-"""One table and its renderings: terminal, markdown and page (by `page.html.j2`); and how numbers are written."""
+"""One table and its renderings, the page's being in `page.html.j2`; and how numbers are written."""
 
+import csv
+import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from svkit.errors import terminal_text
 from svkit.eval.results import Interval
+from svkit.store.atomic import write_text
 
 MISSING = "-"
 _MARKS = re.compile(
@@ -16,6 +20,23 @@ _MARKS = re.compile(
     | ^[#>](?=[#>\s])""",
     re.VERBOSE,
 )
+
+
+LEVEL = " (95 %)"
+"""What ends the heading of a column of numbers with intervals."""
+_SPREAD = re.compile(r"(\S+)(?: \((\S+) to (\S+)\)| \(none of \S+\))?")
+"""A number as `number` writes it, or as `reports.results` writes a rate of no errors."""
+_THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
+_LATEX = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,3 +103,70 @@ def to_terminal(table: Table, width: int | None) -> str:
     with console.capture() as capture:
         console.print(drawn)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def to_csv(table: Table) -> str:
+    """Render headings and rows for programs: no value is an empty cell, both ends of intervals have their own columns.
+
+    Numbers are those of the other renderings, as rounded as there, without commas between thousands.
+    """
+    columns: list[list[str]] = []
+    for index, heading in enumerate(table.headings):
+        cells = [terminal_text(row[index], sys.maxsize) for row in table.rows]
+        if index in table.left:
+            columns.append([heading, *cells])
+            continue
+        cells = [cell.replace(",", "") if _THOUSANDS.fullmatch(cell) else cell for cell in cells]
+        cells = ["" if cell == MISSING else cell for cell in cells]
+        found = [_SPREAD.fullmatch(cell) for cell in cells]
+        if heading.endswith(LEVEL) or any(spread and spread[2] for spread in found):
+            name = heading.removesuffix(LEVEL)
+            parts = [
+                spread.groups("") if spread else (cell, "", "")
+                for spread, cell in zip(found, cells, strict=True)
+            ]
+            headings = (name, f"{name}, low{LEVEL}", f"{name}, high{LEVEL}")
+            columns += [list(column) for column in zip(headings, *parts, strict=True)]
+        else:
+            columns.append([heading, *cells])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(zip(*columns, strict=True))
+    return text.getvalue()
+
+
+def to_latex(table: Table) -> str:
+    """Render headings and rows as a `tabular` with the rules of the package booktabs; any text is shown as it is."""
+
+    def line(cells: Sequence[str]) -> str:
+        shown = (
+            "--" if cell == MISSING else terminal_text(cell, sys.maxsize).replace("\n", " ") for cell in cells
+        )
+        return " & ".join("".join(_LATEX.get(mark, mark) for mark in cell) for cell in shown) + r" \\"
+
+    sides = "".join("l" if index in table.left else "r" for index in range(len(table.headings)))
+    rules = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", line(table.headings), r"\midrule"]
+    return "\n".join([*rules, *map(line, table.rows), r"\bottomrule", r"\end{tabular}", ""])
+
+
+FORMS: Mapping[str, Callable[[Table], str]] = {"csv": to_csv, "tex": to_latex}
+"""By the suffix of their files."""
+
+
+def write_tables(directory: Path, suffix: str, tables: Mapping[str, Table]) -> list[Path]:
+    """Write each table that has rows, in one of `FORMS`, into a file of its own named after it."""
+    shown = {name: table for name, table in tables.items() if table.rows}
+    paths = [directory / f"{name}.{suffix}" for name in file_names(shown)]
+    for path, table in zip(paths, shown.values(), strict=True):
+        write_text(path, FORMS[suffix](table))
+    return paths
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """Return what is good as the name of a file for each of some names, all different."""
+    found: dict[str, None] = {}
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9._+]+", "-", name).strip("-")[:100]
+        while plain in found:
+            plain += "-2"
+        found[plain] = None
+    return list(found)

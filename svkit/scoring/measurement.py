@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from svkit.errors import ConfigError, DataError
 from svkit.eval.bootstrap import TrialSpeakers, draw_multiplicities
 from svkit.eval.logistic import cross_validate
-from svkit.eval.summary import Draws, resample_errors, summarize, summarize_group
+from svkit.eval.summary import APPLICATIONS, Draws, resample_errors, summarize, summarize_group
 from svkit.progress import Progress
 from svkit.scoring.breakdown import Grouping
 from svkit.scoring.calibrate import Features, apply, learn, separable_caution
@@ -83,15 +83,16 @@ def judge(
         metrics = ScoredList(num_targets=num_targets, num_nontargets=num_nontargets, **facts)
     else:
         resampled = None
+        applications = tuple(dict.fromkeys((*APPLICATIONS, *request.applications)))
         if draws is not None:
-            resampled = resample_errors(scores, trials.labels, draws)
+            resampled = resample_errors(scores, trials.labels, draws, applications)
             write_resamples(output.path, keep_resamples(draws, request.seed, resampled))
         try:
-            rates = summarize(scores, trials.labels, llrs, draws, resampled)
+            rates = summarize(scores, trials.labels, llrs, draws, resampled, applications)
         except DataError as error:  # most resamples lack a class
             no_interval = str(error)
             progress.note(f"no confidence interval: {error}")
-            rates = summarize(scores, trials.labels, llrs)
+            rates = summarize(scores, trials.labels, llrs, applications=applications)
         facts |= {field.name: getattr(rates, field.name) for field in fields(rates)}
         breakdown = _break_down(groupings, scores, trials.labels, draws)
         metrics = Metrics(**facts, no_interval=no_interval, breakdown=breakdown)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from svkit.errors import ConfigError
+from svkit.eval.results import Application
 from svkit.scoring.backend import Backend
 from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.store.metrics import Comparison, ScoredList
@@ -39,6 +40,8 @@ class ScoreRequest(Request):
     """Calibrations see norms, durations and cohort means as well as the score."""
     fuse: tuple[Path, ...] = ()
     """Scores directories of these trials to fuse, instead of embeddings to score."""
+    applications: tuple[Application, ...] = ()
+    """Priors and costs to judge by, besides the usual ones."""
     by: tuple[str, ...] = ()
     """Breakdowns: columns of the sidecar or the manifest, or `duration`."""
     sidecar: Path | None = None
@@ -125,6 +128,7 @@ def score_output(
         "forms": list(request.forms),
         "allow": sorted(request.allow),
         **({"match_ids": True} if request.match_ids else {}),
+        **({"applications": [asdict(one) for one in request.applications]} if request.applications else {}),
         **(changes or {}),
     }
     stem = "-".join(filter(None, (request.trials.stem, request.backend.suffix)))

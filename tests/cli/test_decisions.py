@@ -58,7 +58,7 @@ def answer(answers, *words):
 
 
 def test_every_command_of_the_page_runs(answers):
-    assert len(answers) == 8
+    assert len(answers) == 9
 
 
 def test_the_page_names_what_the_commands_print(answers):
@@ -75,6 +75,7 @@ def test_the_page_names_what_the_commands_print(answers):
     )
     verdict = answer(answers, "verify")
     assert verdict.startswith(("ACCEPT", "REJECT")) and "probability at prior 0.01" in verdict
+    assert "minDCF 0.02, costs 10:1" in answer(answers, "--c-miss")
     assert "5 folds of speakers" in answer(answers, "--calibrate-folds")
     assert re.search(
         r"pruned minus dense: \+.*significant", answer(answers, "--embeddings exp/embeddings/dense")

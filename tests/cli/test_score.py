@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -120,3 +121,87 @@ def test_guards_stop_and_are_passed_on_record(exp):
     assert done.exit_code == 0 and "Caution: " in done.stdout and "allowed, and recorded" in done.stderr
     assert run(exp, "--allow", "anything").exit_code == 2
     assert run(exp, "--backend", "plda").exit_code == 2
+
+
+def test_a_point_of_ones_own_is_judged_as_the_usual_ones_are(exp):
+    points = ("--p-target", "0.02", "--c-miss", "10", "--p-target", "0.3", "--c-miss", "1")
+    done = run(exp, *points, "--calibrate-folds", "4", "--json")
+    assert done.exit_code == 0, done.stderr
+    usual = [(0.01, 1, 1), (0.05, 1, 1), (0.005, 1, 1), (0.001, 1, 1)]
+    for system in json.loads(done.stdout)["systems"]:
+        for kind in ("min_dcf", "act_dcf", "min_dcf_llr"):
+            found = [(cost["p_target"], cost["c_miss"], cost["c_fa"]) for cost in system[kind]]
+            assert found == [*usual, (0.02, 10, 1), (0.3, 1, 1)], kind
+        for kind in ("min_dcf", "act_dcf"):
+            cost = system[kind][4]
+            expected = 0.02 * 10 * cost["miss_rate"] + 0.98 * cost["false_accept_rate"]
+            assert cost["value"] == pytest.approx(expected / min(0.02 * 10, 0.98))
+            assert cost["interval"]["low"] <= cost["value"] <= cost["interval"]["high"]
+        assert system["act_dcf"][4]["threshold"] == pytest.approx(np.log(0.98 / (10 * 0.02)))
+        assert {"p_target_0.02, costs 10:1", "p_target_0.3"} < set(system["bayes_thresholds"])
+    shown = run(exp, *points, "--calibrate-folds", "4", "--keep-finished").stdout
+    assert "Detection costs" in shown and shown.count("0.02, costs 10:1") == 2 + 2 * 2
+    assert "Detection costs" not in run(exp, "--overwrite").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--c-miss", "10"), "give that too"),
+        (("--p-target", "0.1", "--c-fa", "1", "--c-fa", "2"), "--c-fa: expected one cost for all"),
+        (("--p-target", "1"), "expected a number > 0 and < 1, found 1"),
+        (("--p-target", "0.5", "--c-miss", "0"), "expected a number > 0"),
+    ],
+)
+def test_points_that_are_none(exp, options, message):
+    done = run(exp, *options)
+    assert done.exit_code == 2 and message in " ".join(done.stderr.replace("│", " ").split()), done.stderr
+    assert not (exp / "scores").exists()
+
+
+def test_every_table_as_csv_and_as_latex(exp, tmp_path):
+    out = tmp_path / "tables"
+    done = run(exp, "--by", "gender", "--calibrate-folds", "4", "--csv", out, "--latex", out, "--json")
+    assert done.exit_code == 0, done.stderr
+    names = {"errors", "calibration", "thresholds-dense", "thresholds-pruned", "EER-by-gender-on-all"}
+    assert {path.name for path in out.iterdir()} == {
+        f"{name}.{suffix}" for name in names for suffix in ("csv", "tex")
+    }
+    errors = pd.read_csv(out / "errors.csv", index_col="system")
+    groups = pd.read_csv(out / "EER-by-gender-on-all.csv", index_col="gender")
+    for system in json.loads(done.stdout)["systems"]:
+        row, interval = errors.loc[system["name"]], system["eer_interval"]
+        shown = [row["EER, %"], row["EER, %, low (95 %)"], row["EER, %, high (95 %)"]]
+        assert shown == pytest.approx(
+            [100 * value for value in (system["eer"], interval["low"], interval["high"])], abs=0.006
+        )
+        assert row["minDCF 0.005"] == pytest.approx(system["min_dcf"][2]["value"], abs=6e-4)
+        tex = (out / "errors.tex").read_text()
+        assert rf"{system['name']} & all & {shown[0]:.2f} ({shown[1]:.2f} to {shown[2]:.2f}) & " in tex
+        thresholds = pd.read_csv(out / f"thresholds-{system['name']}.csv", index_col="decide by")
+        assert float(thresholds.loc["EER", "misses, %"]) == pytest.approx(
+            100 * system["thresholds"]["eer"]["miss_rate"], abs=0.006
+        )
+        for group in system["breakdown"][0]["groups"]:
+            expected = np.nan if group["eer"] is None else 100 * group["eer"]
+            found = groups.loc[group["value"], f"{system['name']}: EER, %"]
+            assert found == pytest.approx(expected, abs=0.006, nan_ok=True)
+            assert groups.loc[group["value"], "nontargets"] == group["num_nontargets"]
+    assert tex.startswith("\\begin{tabular}{llrrrrrrr}\n\\toprule\nsystem & trials & EER, \\% (95 \\%) & ")
+    assert tex.endswith(" \\\\\n\\bottomrule\n\\end{tabular}\n")
+
+
+def test_tables_are_not_written_over_others(exp, tmp_path):
+    out = tmp_path / "tables"
+    assert run(exp, "--csv", out).exit_code == 0
+    (out / "errors.csv").write_text("mine")
+    done = run(exp, "--csv", out)
+    assert done.exit_code == 2 and "--overwrite" in done.stderr and (out / "errors.csv").read_text() == "mine"
+    assert (
+        run(exp, "--csv", out, "--keep-finished").exit_code == 0
+        and (out / "errors.csv").read_text() != "mine"
+    )
+    for name in ("errors.csv", "file"):
+        (tmp_path / "file").touch()
+        done = run(exp, "--csv", tmp_path / name, "--overwrite")
+        assert done.exit_code == 2 and "expected a directory" in done.stderr

@@ -1,5 +1,6 @@
 """`svkit report` on a small experiment of real directories; what it says must follow from what is there."""
 
+import csv
 import html
 import json
 import re
@@ -10,7 +11,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from typer.testing import CliRunner
 
+from svkit.cli.app import app
 from svkit.errors import ArtifactError, ConfigError, terminal_text
 from svkit.eval.results import Interval, OperatingPoint
 from svkit.models.info import describe_checkpoint
@@ -116,6 +119,24 @@ def test_curves_come_from_the_logs(facts):
     assert set(stages) == {"finetune/joint", "finetune/lmft", "prune", "finetune-pruned/lmft"}
     assert stages["finetune/joint"]["valid"]["eer"] == {"step": [10, 20, 40], "value": [0.04, 0.02, 0.01]}
     assert stages["prune"]["train"]["target_sparsity"]["value"][-1] == 0.8
+
+
+def test_every_table_of_the_page_as_csv_and_as_latex(finished, facts, tmp_path):
+    words = ["report", "--exp", str(finished), "--keep-finished"]
+    done = CliRunner().invoke(app, [*words, "--csv", str(tmp_path), "--latex", str(tmp_path)])
+    assert done.exit_code == 0, done.stderr
+    names = {"Results", "Errors", "Thresholds-dense-on-all", "Thresholds-pruned-on-all", "Structure-Pruning",
+             "Checkpoints", "Provenance"}  # fmt: skip
+    assert {path.stem for path in tmp_path.glob("*.csv")} == names
+    assert {path.stem for path in tmp_path.glob("*.tex")} == names
+    with (tmp_path / "Results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, system in zip(rows, facts["systems"], strict=True):
+        assert row["model"] == system["name"]
+        ends = [row[f"all: EER, %{end}"] for end in ("", ", low (95 %)", ", high (95 %)")]
+        interval = system["eer_interval"]
+        assert ends == [f"{100 * value:.2f}" for value in (system["eer"], interval["low"], interval["high"])]
+    assert len(done.stderr.splitlines()) >= 2 * len(names)
 
 
 def test_markdown_is_rendered_from_the_json_alone(finished, facts, report):
@@ -457,7 +478,7 @@ def test_calibrated_systems_get_their_figure_and_table(finished, tmp_path):
         cells = f"{system['cllr']:.3f} {spread} | {system['min_cllr_llr']:.3f}"
         assert f"| 4 folds of speakers | {cells}" in (exp / "report" / "report.md").read_text()
         assert f"{system['cllr']:.3f} {spread}" in page
-        for prior in (0.01, 0.05, 0.001, 0.5):
+        for prior in (0.01, 0.05, 0.005, 0.001, 0.5):
             threshold = np.log((1 - prior) / prior)
             point = system["bayes_thresholds"][f"p_target_{prior:g}"]
             assert point["threshold"] == pytest.approx(threshold)

@@ -69,7 +69,7 @@ def test_learnt_on_held_out_trials_and_applied_to_others(exp):
     assert done.metrics.cllr == pytest.approx(cllr(found.llrs, found.trials.labels), abs=1e-6)
     assert done.metrics.min_cllr <= done.metrics.cllr < 1
     assert done.metrics.calibration.trials.name == "held"
-    assert [entry.p_target for entry in done.metrics.act_dcf] == [0.01, 0.05, 0.001]
+    assert [entry.p_target for entry in done.metrics.act_dcf] == [0.01, 0.05, 0.005, 0.001]
 
 
 def test_it_is_installed_beside_the_checkpoint_without_changing_its_hash(exp):

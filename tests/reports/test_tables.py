@@ -1,0 +1,46 @@
+"""One table in the forms that other programs read."""
+
+import csv
+import io
+
+from svkit.reports.tables import Table, file_names, to_csv, to_latex
+
+ODD = 'a_b & 50 % $x$ #1 {c} ~ ^ \\ < > | "q"\x1b[31m'
+
+
+def test_csv_has_numbers_where_tables_have_sentences():
+    table = Table(
+        headings=["name", "trials, n", "EER, % (95 %)", "misses, %", "from"],
+        rows=[
+            ["1,234", "1,234,567", "3.10 (2.00 to 4.50)", "0 (none of 2,189)", "score 0.1"],
+            ["-", "12", "-", "1.5 (-1.0 to 2)", "-"],
+        ],
+    )
+    rows = list(csv.reader(io.StringIO(to_csv(table))))
+    assert rows == [
+        ["name", "trials, n", "EER, %", "EER, %, low (95 %)", "EER, %, high (95 %)",
+         "misses, %", "misses, %, low (95 %)", "misses, %, high (95 %)", "from"],
+        ["1,234", "1234567", "3.10", "2.00", "4.50", "0", "", "", "score 0.1"],
+        ["-", "12", "", "", "", "1.5", "-1.0", "2", ""],
+    ]  # fmt: skip
+
+
+def test_latex_shows_any_name_as_it_is():
+    text = to_latex(Table(headings=["name", "n"], rows=[[ODD, "-"]]))
+    assert text.splitlines() == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"name & n \\",
+        r"\midrule",
+        r"a\_b \& 50 \% \$x\$ \#1 \{c\} \textasciitilde{} \textasciicircum{} \textbackslash{} \textless{}"
+        r" \textgreater{} \textbar{} \textquotedbl{}q\textquotedbl{}\textbackslash{}x1b[31m & -- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert list(csv.reader(io.StringIO(to_csv(Table(headings=["name"], rows=[[ODD]])))))[1] == [
+        ODD.replace("\x1b", r"\x1b")
+    ]
+
+
+def test_names_of_files_are_different_and_plain():
+    assert file_names(["a b", "a/b", "../x", "a-b"]) == ["a-b", "a-b-2", "..-x", "a-b-2-2"]
