@@ -198,6 +198,10 @@ def _print(done: "ScoreResult") -> None:
     scored = [system.metrics for system in done.systems]
     title, cautions = f"Trials {done.trials}", wording.caution_sentences(scored)
     systems = results.rated(scored)
+    if (num_trials := scored[0].num_unlabelled) is not None:
+        for text in (f"{title}: {num_trials:,} without labels: scores only, no error rates.", *cautions):
+            console.sentence(text)
+        return None
     if not systems:  # trials of one class, allowed: there are no error rates
         return console.table(results.counts(scored, title, cautions))
     notes = [wording.trials_note(systems[:1]), wording.interval_note(systems)]

@@ -65,7 +65,12 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         if isinstance(metrics, Metrics):
             measured[directory] = metrics
         else:  # trials of one class have no rates: they are recorded, and there is nothing to draw
+            if metrics.num_unlabelled is not None:
+                progress.note(f"{directory}: has no labels, so there is nothing to report of it; left out")
+                continue
             guards.cautions.extend(f"{_below(exp, directory)}: {caution}" for caution in metrics.cautions)
+    if not measured and not guards.cautions:
+        raise ArtifactError(f"{exp / 'scores'}: no scores of trials with labels, which a report needs")
     output = Output(
         exp / "report",
         command="report",

@@ -76,6 +76,9 @@ def tables(scored: Sequence[ScoredList]) -> dict[str, Table]:
 
 def counts(scored: Sequence[ScoredList], title: str = "", notes: Sequence[str] = ()) -> Table:
     """The trials of systems without error rates."""
+    if scored[0].num_unlabelled is not None:
+        rows = [[label(one), f"{one.num_unlabelled:,}"] for one in scored]
+        return Table(title=title, headings=["system", "trials without labels"], rows=rows, notes=notes)
     rows = [[label(one), f"{one.num_targets:,}", f"{one.num_nontargets:,}"] for one in scored]
     return Table(title=title, headings=["system", "targets", "nontargets"], rows=rows, notes=notes)
 

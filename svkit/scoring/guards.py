@@ -114,7 +114,7 @@ def check_speakers(
 def check_classes(guards: Guards, path: Path, labels: NDArray[np.int8], *, learns: bool) -> None:
     """Stop if there are no target or no nontarget trials (DataError), in any case if a calibration `learns` on them."""
     num_targets = int(np.count_nonzero(labels))
-    if num_targets in (0, len(labels)):
+    if num_targets in (0, len(labels)) and labels.min() >= 0:
         error = DataError(
             f"{path}: expected target and nontarget trials, found {num_targets} targets and"
             f" {len(labels) - num_targets} nontargets; error rates need both"
@@ -209,7 +209,7 @@ def check_labels(
     Nothing is checked where the manifest behind the embeddings, `{path, sha256}`, is gone or has changed.
     """
     known = speakers_of_manifest(manifest)
-    if known is None:
+    if known is None or not trials.has_labels:
         return
     whole = f"of {len(trials):,} trials have"
     if enrollment is not None:
@@ -264,7 +264,7 @@ def _stop_at(
     """Stop at the first rows of a list, or record them where it is a published one."""
     lines = ", ".join(f"{path}:{line}" for line in find_lines(path, rows[:5]))
     error = DataError(f"{path}: {what}: {lines}")
-    title = published_title(path, len(trials), int(np.count_nonzero(trials.labels)))
+    title = published_title(path, len(trials), int(np.count_nonzero(trials.labels == 1)))
     if title is None:
         guards.stop(name, error)
     else:

@@ -57,9 +57,10 @@ def judge(
     # Labels may contradict the speakers, and speakers may be too few to draw from: then there are no intervals.
     speakers, draws, no_interval = None, None, None
     try:
-        speakers, source = find_speakers(trials, subject.manifest, trial_set.enrollment)
-        drawn = draw_multiplicities(speakers.num_speakers, NUM_RESAMPLES, request.seed)
-        draws = Draws(speakers=speakers, multiplicities=drawn, source=source)
+        if trials.has_labels:
+            speakers, source = find_speakers(trials, subject.manifest, trial_set.enrollment)
+            drawn = draw_multiplicities(speakers.num_speakers, NUM_RESAMPLES, request.seed)
+            draws = Draws(speakers=speakers, multiplicities=drawn, source=source)
     except (ConfigError, DataError) as error:
         no_interval = str(error)
         progress.note(f"no confidence interval: {error}")
@@ -78,7 +79,10 @@ def judge(
         "unchecked": tuple(guards.unchecked),
     }
     num_targets = int(np.count_nonzero(trials.labels))
-    if num_targets in (0, len(trials)):  # a guard let this pass: counts, and no rates
+    metrics: ScoredList
+    if not trials.has_labels:
+        metrics = ScoredList(num_targets=0, num_nontargets=0, num_unlabelled=len(trials), **facts)
+    elif num_targets in (0, len(trials)):  # a guard let this pass: counts, and no rates
         num_nontargets = len(trials) - num_targets
         metrics = ScoredList(num_targets=num_targets, num_nontargets=num_nontargets, **facts)
     else:

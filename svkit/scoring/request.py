@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from svkit.errors import ConfigError
+from svkit.errors import ConfigError, DataError
 from svkit.eval.results import Application
 from svkit.scoring.backend import Backend
 from svkit.scoring.comparison import NUM_RESAMPLES
@@ -77,7 +77,20 @@ class ScoreResult:
 
 
 def check_options(request: ScoreRequest, trials: Trials) -> None:
-    """Raise ConfigError for options that contradict each other, DataError for ids that a form cannot hold."""
+    """Raise ConfigError for options that contradict each other, DataError for trials that lack what they need."""
+    if not trials.has_labels:
+        needing = {
+            "--calibrate": request.calibrate,
+            "--calibrate-folds": request.calibrate_folds,
+            "--fuse without --calibration": request.fuse and not request.calibrations,
+            "--by": request.by,
+            "--p-target": request.applications,
+        }
+        if wished := [name for name, value in needing.items() if value]:
+            raise DataError(
+                f"{request.trials}: has no labels, so there are scores only; {', '.join(wished)}: expected trials such"
+                " as `1 enroll test`"
+            )
     for form in request.forms:
         if form not in FORMS:
             raise ConfigError(f"--format {form}: expected {' or '.join(FORMS)}")

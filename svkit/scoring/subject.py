@@ -38,7 +38,7 @@ class TrialSet:
     @classmethod
     def read(cls, request: ScoreRequest) -> "TrialSet":
         """Read the files that the request names."""
-        trials = read_trials(request.trials)
+        trials = read_trials(request.trials, needs_labels=False)
         return cls(
             path=request.trials,
             trials=trials,

@@ -89,7 +89,7 @@ class Breakdown:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredList:
-    """A scored trial list; of one class where it is no `Metrics`, so that it has counts and no rates."""
+    """A scored trial list; where it is no `Metrics`, of one class or without labels: it has counts and no rates."""
 
     name: str
     """Of the system."""
@@ -97,6 +97,8 @@ class ScoredList:
     backend: BackendRecord
     num_targets: int
     num_nontargets: int
+    num_unlabelled: int | None = None
+    """Trials of a list without labels, which have scores only; None: the list has labels."""
     model: str | None = None
     checkpoint: dict[str, str] | None = None
     """`{path, sha256}`, as the embeddings record it; None: not known, or several."""

@@ -25,6 +25,8 @@ def check_ids(form: str, trials: Trials) -> None:
 def write_form(directory: Path, form: str, trials: Trials, scores: npt.NDArray[np.floating]) -> list[Path]:
     """Write scores [N] and trials in another toolkit's form, one of `FORMS`, into the directory of its name below.
 
+    Trials without labels have no word for them.
+
     `kaldi`: `trials` (`enroll test target|nontarget`) and `scores` (`enroll test score`). `wespeaker`:
     `trials.kaldi`, of the same form, and `scores.score` (`enroll test score target|nontarget`).
 
@@ -32,16 +34,17 @@ def write_form(directory: Path, form: str, trials: Trials, scores: npt.NDArray[n
         DataError: see `check_ids`.
     """
     check_ids(form, trials)
-    words = Coded(np.array(["nontarget", "target"], dtype=object), trials.labels.astype(np.int32))
+    words = [Coded(np.array(["nontarget", "target"], dtype=object), trials.labels.astype(np.int32))]
+    words = words if trials.has_labels else []
     names = ("trials", "scores") if form == "kaldi" else ("trials.kaldi", "scores.score")
     sides: list[Any] = [trials.enroll, trials.test]
-    scored = (
-        ("%s %s %.9g\n", [*sides, scores])
-        if form == "kaldi"
-        else ("%s %s %.9g %s\n", [*sides, scores, words])
-    )
+    kept = words if form == "wespeaker" else []
+    lines = [
+        ("%s %s" + " %s" * len(words) + "\n", [*sides, *words]),
+        ("%s %s %.9g" + " %s" * len(kept) + "\n", [*sides, scores, *kept]),
+    ]
     paths = [directory / form / name for name in names]
-    for path, (line, columns) in zip(paths, (("%s %s %s\n", [*sides, words]), scored), strict=True):
+    for path, (line, columns) in zip(paths, lines, strict=True):
         with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(format_rows(line, columns))
     return paths

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,11 @@ from svkit.store.atomic import replacing
 from svkit.store.coded import Coder, dictionary_block
 from svkit.store.provenance import check_outputs
 from svkit.store.tables import format_rows, table_blocks
-from svkit.store.trials import Trials
+from svkit.store.trials import UNLABELLED, Trials
 
 SCORES_NAME, RESAMPLES_NAME = "scores.tsv", "resamples.safetensors"
-COLUMNS = ("enroll_id", "test_id", "label", "score")
+COLUMNS = ("enroll_id", "test_id", "score")
+"""That are always there; `label` where it is known, `llr` where scores are calibrated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +58,16 @@ def write_scores(
     assert len(trials) == len(scores) and (llrs is None or len(llrs) == len(scores)), "one score a trial"
     if any(mark in name for name in trials.ids for mark in "\t\n\r"):
         raise DataError(f"{directory / SCORES_NAME}: an utterance id holds a tab or a line end")
-    header, form = "\t".join(COLUMNS), "%s\t%s\t%d\t%.9g\n"
-    columns = [trials.enroll, trials.test, trials.labels, scores]
+    columns: dict[str, tuple[str, Any]] = {"enroll_id": ("%s", trials.enroll), "test_id": ("%s", trials.test)}
+    if trials.has_labels:
+        columns["label"] = ("%d", trials.labels)
+    columns["score"] = ("%.9g", scores)
     if llrs is not None:
-        columns.append(llrs)
-        header, form = header + "\tllr", "%s\t%s\t%d\t%.9g\t%.9g\n"
+        columns["llr"] = ("%.9g", llrs)
+    forms, values = zip(*columns.values(), strict=True)
     with replacing(directory / SCORES_NAME) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(header + "\n")
-        file.writelines(format_rows(form, columns))
+        file.write("\t".join(columns) + "\n")
+        file.writelines(format_rows("\t".join(forms) + "\n", values))
 
 
 def read_scores(directory: Path) -> Scores:
@@ -86,7 +90,12 @@ def _read(path: Path) -> Scores:
     sides, labels = [Coder() for _ in COLUMNS[:2]], [np.zeros(0, np.int8)]
     numbers: dict[str, list[npt.NDArray[np.float64]]] = {}
     for line, table in table_blocks(path, COLUMNS):
-        labels.append(_labels(path, table.column("label"), line))
+        is_labelled = "label" in table.column_names
+        labels.append(
+            _labels(path, table.column("label"), line)
+            if is_labelled
+            else np.full(len(table), UNLABELLED, np.int8)
+        )
         for name in ("score", "llr"):
             if name in table.column_names:
                 numbers.setdefault(name, []).append(_numbers(path, table.column(name), name, line))

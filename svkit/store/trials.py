@@ -3,11 +3,13 @@
 `label enroll test` (VoxCeleb, 1 or 0), `enroll test target|nontarget` (Kaldi), `enroll test tgt|imp` (VOiCES, SITW),
 `enroll test 1|0` (CN-Celeb), with any mix of tabs and spaces between fields, and TSV with a header that has
 `enroll_id`, `test_id` and `label`. Words may be in any case; blank lines and lines that begin with `#` are no trials.
+A list without labels, as of a blind evaluation, has `enroll test` in each of its lines, or a header of these two.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,7 @@ _FORMS = (
 """Each with the column of its labels and their meanings."""
 _ANY_LABEL = {**_DIGITS, **_WORDS, **_SHORT_WORDS}
 _COLUMNS = ("first", "second", "third")
+UNLABELLED = -1
 _NEWLINE, _TAB, _HASH = 10, 9, 35
 
 Lines = npt.NDArray[np.int64]
@@ -46,7 +49,7 @@ class Trials:
     test: Coded
     """[N] utterances."""
     labels: npt.NDArray[np.int8]
-    """[N], 1 target, 0 nontarget."""
+    """[N], 1 target, 0 nontarget; all of them `UNLABELLED` where it is not known which are which."""
 
     @classmethod
     def of(
@@ -61,6 +64,11 @@ class Trials:
     def __len__(self) -> int:
         """Return the number of trials."""
         return len(self.labels)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether it is known which trials are targets: of all of them, or of none."""
+        return not len(self) or bool(self.labels[0] != UNLABELLED)
 
     @property
     def enroll_ids(self) -> npt.NDArray[np.object_]:
@@ -91,14 +99,15 @@ class Trials:
         return same and self.enroll.equals(other.enroll) and self.test.equals(other.test)
 
 
-def read_trials(path: Path) -> Trials:
+def read_trials(path: Path, *, needs_labels: bool = True) -> Trials:
     """Read a trial list in any of the forms, a block at a time.
 
     Raises:
-        DataError: missing, empty, or a line that does not fit; a file that fits two forms or mixes them.
+        DataError: missing, empty, or a line that does not fit; a file that fits two forms or mixes them; no labels
+            where they are needed.
     """
-    has_header, blocks = _open(path)
-    names = HEADER if has_header else _COLUMNS
+    names, blocks = _open(path)
+    has_header = names[0] == HEADER[0]
     coders = [Coder() for _ in names]
     for table, _ in blocks:
         for coder, name in zip(coders, names, strict=True):
@@ -110,9 +119,18 @@ def read_trials(path: Path) -> Trials:
         for name, coder in zip(HEADER[:2], coders[:2], strict=True):
             for line, _ in _find(path, coder, lambda text: text == ""):
                 raise DataError(f"{path}:{line}: {name}: expected an utterance, found nothing")
-        if bad := _find(path, coders[2], lambda text: text.strip().lower() not in _ANY_LABEL):
+        marks = coders[2:]
+        if bad := marks and _find(path, marks[0], lambda text: text.strip().lower() not in _ANY_LABEL):
             found = first_five([f"{text[:80]!r} (line {line})" for line, text in bad])
             raise DataError(f"{path}:{bad[0][0]}: label: expected 1, 0, target or nontarget, found {found}")
+    if len(coders) == 2:
+        if needs_labels:
+            (line,) = find_lines(path, np.zeros(1, np.int64))
+            raise DataError(
+                f"{path}:{line}: expected trials with labels, such as `1 enroll test`, found none"
+            )
+        enroll, test = (coder.finish() for coder in coders)
+        return Trials(enroll, test, np.full(len(enroll), UNLABELLED, np.int8))
     place, meanings = (2, _ANY_LABEL) if has_header else _form(path, coders)
     # Labels first: their codes go before the others are joined.
     column = coders.pop(place).finish()
@@ -172,51 +190,63 @@ def find_lines(path: Path, rows: npt.NDArray[np.int64]) -> list[int]:
     return found
 
 
-def _open(path: Path) -> tuple[bool, Iterator[tuple[pa.Table, Lines]]]:
-    """Say whether a list has a header, and return its rows a block at a time, with the line of each."""
+def _open(path: Path) -> tuple[Sequence[str], Iterator[tuple[pa.Table, Lines]]]:
+    """Return the columns of a list, of `HEADER` if it has one, and its rows a block at a time, with their lines."""
     with open_text(path) as file:
         line, first = 1, file.readline()
         while first and (not first.strip() or first.lstrip().startswith(b"#")):
             line, first = line + 1, file.readline()
-    if set(HEADER) <= set(first.rstrip(b"\r\n").decode(errors="replace").split("\t")):
-        blocks = table_blocks(path, HEADER, header_line=line, has_comments=True)
-        return True, ((table, np.arange(line, line + len(table))) for line, table in blocks)
-    return False, _without_header(path)
+    found = set(first.rstrip(b"\r\n").decode(errors="replace").split("\t"))
+    if set(HEADER) <= found or found == set(HEADER[:2]):
+        names = HEADER[: min(3, len(found))]
+        blocks = table_blocks(path, names, header_line=line, has_comments=True)
+        return names, ((table, np.arange(line, line + len(table))) for line, table in blocks)
+    counts = {len([*filter(None, map(bytes.strip, first.split(b"\t")))]), len(first.split())}
+    names = _COLUMNS[:2] if 2 in counts and 3 not in counts else _COLUMNS
+    return names, _without_header(path, names)
 
 
-def _without_header(path: Path) -> Iterator[tuple[pa.Table, Lines]]:
-    """Yield rows of three fields; a fault is raised once the rows before it have been yielded."""
+def _without_header(path: Path, names: Sequence[str]) -> Iterator[tuple[pa.Table, Lines]]:
+    """Yield rows of so many fields; a fault is raised once the rows before it have been yielded."""
     shapes: dict[str, int] = {}
     """The first line with a space inside a field, and the first with spaces between fields: a list has one of them."""
     with open_text(path) as file:
         for line, block in line_blocks(path, file, 1):
-            tidy = _tidy(block)
+            tidy = _tidy(block, len(names))
             if tidy is not None:
                 if b"\t" not in block:
                     shapes.setdefault("between", line)
                 elif b" " in tidy:
                     shapes.setdefault("inside", line + tidy.count(b"\n", 0, tidy.index(b" ")))
                 if len(shapes) < 2:
-                    yield parse_rows(tidy, _COLUMNS), np.arange(line, line + tidy.count(b"\n"))
+                    yield parse_rows(tidy, names), np.arange(line, line + tidy.count(b"\n"))
                     continue
             rows, lines = [], []
             for number, text in enumerate(block[:-1].split(b"\n"), start=line):
-                fields = _fields(text.strip(b" \t\r"), shapes, number)
+                fields = _fields(text.strip(b" \t\r"), shapes, number, len(names))
                 if fields[:1] and not fields[0].startswith(b"#"):
-                    _check_fields(path, number, text, fields, shapes)
+                    _check_fields(path, number, text, fields, shapes, len(names))
                     rows.append(b"\t".join(fields) + b"\n")
                     lines.append(number)
             if rows:
-                yield parse_rows(b"".join(rows), _COLUMNS), np.array(lines, dtype=np.int64)
+                yield parse_rows(b"".join(rows), names), np.array(lines, dtype=np.int64)
 
 
 def _check_fields(
-    path: Path, number: int, text: bytes, fields: Sequence[bytes], shapes: Mapping[str, int]
+    path: Path,
+    number: int,
+    text: bytes,
+    fields: Sequence[bytes],
+    shapes: Mapping[str, int],
+    num_fields: int,
 ) -> None:
-    if len(fields) != 3 or b"\r" in b"".join(fields):
+    if len(fields) != num_fields or b"\r" in b"".join(fields):
+        expected = {3: "three fields, such as `1 enroll test`", 2: "two fields, as before"}[num_fields]
+        mixed = (
+            "; all trials of a list have labels, or none has" if {len(fields), num_fields} == {2, 3} else ""
+        )
         raise DataError(
-            f"{path}:{number}: expected three fields, such as `1 enroll test`, found {len(fields)}:"
-            f" {text.decode()[:80]!r}"
+            f"{path}:{number}: expected {expected}, found {len(fields)}: {text.decode()[:80]!r}{mixed}"
         )
     if len(shapes) == 2 and number >= max(shapes.values()):
         raise DataError(
@@ -225,51 +255,56 @@ def _check_fields(
         )
 
 
-def _tidy(block: bytes) -> bytes | None:
-    """Return a block with tabs between fields where all of its lines have three and nothing is to be trimmed."""
+def _tidy(block: bytes, num_fields: int) -> bytes | None:
+    """Return a block with tabs between fields where all of its lines have so many and nothing is to be trimmed."""
     if b"\t" not in block:
         block = block.replace(b" ", b"\t")
     elif block.startswith(b" ") or any(mark in block for mark in (b" \t", b"\t ", b" \n", b"\n ")):
         return None
     codes = np.frombuffer(block, np.uint8)
     ends, marks = np.flatnonzero(codes == _NEWLINE), np.flatnonzero(codes == _TAB)
-    if b"\r" in block or len(marks) != 2 * len(ends):
+    if b"\r" in block or len(marks) != (num_fields - 1) * len(ends):
         return None
-    first, second = marks.reshape(-1, 2).T
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    is_tidy = (starts < first) & (first + 1 < second) & (second + 1 < ends) & (codes[starts] != _HASH)
-    return block if is_tidy.all() else None
+    before = np.concatenate([[-1], ends[:-1]])
+    edges = np.column_stack([before, marks.reshape(len(ends), -1), ends])
+    is_tidy = (np.diff(edges, axis=1) > 1).all() and (codes[before + 1] != _HASH).all()
+    return block if is_tidy else None
 
 
-def _fields(line: bytes, shapes: dict[str, int], number: int) -> list[bytes]:
-    """Split a line between tabs, where that gives three fields, which may hold spaces, else between any blanks."""
+def _fields(line: bytes, shapes: dict[str, int], number: int, num_fields: int) -> list[bytes]:
+    """Split a line between tabs, where that gives so many fields, which may hold spaces, else between any blanks."""
     fields = [field.strip(b" ") for field in line.split(b"\t")]
-    if line.startswith(b"#") or len(fields) == 3 and all(fields):
+    if line.startswith(b"#") or len(fields) == num_fields and all(fields):
         if b" " in b"".join(fields) and not line.startswith(b"#"):
             shapes.setdefault("inside", number)
         return fields
     fields = [field for field in line.replace(b"\t", b" ").split(b" ") if field]
-    if len(fields) == 3:
+    if len(fields) == num_fields:
         shapes.setdefault("between", number)
     return fields
 
 
 def write_trials(path: Path, trials: Trials) -> None:
-    """Write a trial list in the VoxCeleb form, or with a header and tabs where that would not be read back."""
+    """Write a trial list in the VoxCeleb form, or with a header and tabs where that would not be read back.
+
+    Trials without labels have neither a label in that form nor its column.
+    """
     ids = trials.ids
     plain = all(str(name).split() == [name] for name in ids)
     # Utterances called 0 and 1 on the test side would be taken for labels.
     tests = {str(name).lower() for name in trials.test.values}
     plain = plain and not any(tests <= set(names) for names in (_DIGITS, _WORDS, _SHORT_WORDS))
+    plain = plain and (trials.has_labels or not any(name.startswith("#") for name in trials.enroll.values))
     broken = [name for name in ids if not name or any(mark in name for mark in "\t\n\r")]
     if broken:
         raise DataError(
             f"{path}: utterance ids with a tab or a line end: {first_five([repr(b) for b in broken])}"
         )
-    sides = [trials.enroll, trials.test]
+    sides: list[Any] = [trials.enroll, trials.test]
+    labels: list[Any] = [trials.labels] if trials.has_labels else []
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         if plain:
-            file.writelines(format_rows("%d %s %s\n", [trials.labels, *sides]))
+            file.writelines(format_rows("%d " * len(labels) + "%s %s\n", [*labels, *sides]))
         else:
-            file.write("\t".join(HEADER) + "\n")
-            file.writelines(format_rows("%s\t%s\t%d\n", [*sides, trials.labels]))
+            file.write("\t".join(HEADER[: 2 + len(labels)]) + "\n")
+            file.writelines(format_rows("%s\t%s" + "\t%d" * len(labels) + "\n", [*sides, *labels]))

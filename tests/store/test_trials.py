@@ -216,3 +216,30 @@ def test_a_label_without_end_does_not_fill_the_message(tmp_path, rest):
     with pytest.raises(DataError) as refused:
         read_trials(tmp_path / "t.lst")
     assert len(str(refused.value)) < 1_000
+
+
+UNLABELLED = {
+    "spaces": "a/1.wav a/2.wav\na/1.wav b/1.wav\n007 NA\n",
+    "tabs": "a/1.wav\ta/2.wav\na/1.wav\tb/1.wav\n007\tNA",
+    "ragged": "\n# x y z\n a/1.wav \ta/2.wav\r\n\na/1.wav  b/1.wav\n007\tNA \n",
+    "header": "test_id\tenroll_id\na/2.wav\ta/1.wav\n# x\nb/1.wav\ta/1.wav\nNA\t007\n",
+}
+
+
+@pytest.mark.parametrize("form", sorted(UNLABELLED))
+def test_a_list_without_labels_is_read_where_none_are_needed(tmp_path, form):
+    path = tmp_path / "t.txt"
+    path.write_bytes(UNLABELLED[form].encode())
+    trials = read_trials(path, needs_labels=False)
+    assert (trials.enroll_ids.tolist(), trials.test_ids.tolist()) == EXPECTED[:2]
+    assert not trials.has_labels
+    with pytest.raises(DataError, match=r"t.txt:[123]: expected trials with labels, .* found none"):
+        read_trials(path)
+
+
+@pytest.mark.parametrize("ids", [("a", "b"), ("a b", "c"), ("#a", "b"), ("1", "0")])
+def test_lists_without_labels_come_back(tmp_path, ids):
+    sides = [np.array([name, "z"], dtype=object) for name in ids]
+    trials = Trials.of(*sides, np.full(2, -1, np.int8))
+    write_trials(tmp_path / "t.txt", trials)
+    assert read_trials(tmp_path / "t.txt", needs_labels=False).equals(trials)
