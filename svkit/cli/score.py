@@ -37,6 +37,13 @@ class ScoreOptions(options.TableOptions):
     embeddings: Annotated[
         Paths, option("--embeddings", "Repeatable [default: every directory in exp/embeddings].", "DIR")
     ] = None
+    scores: Annotated[
+        Paths,
+        option(
+            "--scores", "Scores of another toolkit, with --name; repeatable, beside --embeddings.", "FILE"
+        ),
+    ] = None
+    names: Annotated[list[str] | None, option("--name", "Of the system behind --scores.", "NAME")] = None
     method: Annotated[
         Literal["cosine", "plda"], option("--backend", "Cosine, or PLDA with --plda-train.")
     ] = "cosine"

@@ -15,7 +15,7 @@ from svkit.eval.results import Band
 from svkit.progress import Progress
 from svkit.scoring.comparison import compare_systems, det_band, find_resamples, read_systems
 from svkit.scoring.lineage import remade_sources, shown_path
-from svkit.store.metrics import Comparison, LeftOut, Metrics
+from svkit.store.metrics import IMPORTED, Comparison, LeftOut, Metrics
 from svkit.store.provenance import read_provenance
 from svkit.store.report import (
     Curve,
@@ -56,12 +56,14 @@ def gather_systems(
     """
     groups: dict[tuple[str, LeftOut | None, str], list[Path]] = defaultdict(list)
     for directory, metrics in measured.items():
-        groups[metrics.trials.sha256, metrics.trials.left_out, metrics.backend.name].append(directory)
+        backend = metrics.backend.name  # what others have made is compared with plain cosine
+        backend = "cosine" if backend == IMPORTED else backend
+        groups[metrics.trials.sha256, metrics.trials.left_out, backend].append(directory)
     systems: list[System] = []
     comparisons: list[Comparison] = []
     with progress.task("compare systems", len(measured)) as task:
         for members in groups.values():
-            members.sort(key=lambda member: (measured[member].name != "dense", measured[member].name))
+            members.sort(key=lambda member: _place(measured[member]))
             rated = []
             for directory, scored in zip(members, read_systems(members), strict=True):
                 metrics = measured[directory]
@@ -73,6 +75,11 @@ def gather_systems(
             comparisons += compare_systems(rated, progress)
             task.advance(len(members))
     return systems, comparisons
+
+
+def _place(metrics: Metrics) -> tuple[bool, bool, str]:
+    """Order systems: the first one is what others are compared with."""
+    return metrics.name != "dense", metrics.backend.name == IMPORTED, metrics.name
 
 
 def _model_path(exp: Path, metrics: Metrics, checkpoints: Mapping[str, str]) -> str | None:

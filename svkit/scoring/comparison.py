@@ -112,7 +112,7 @@ def compare(first: tuple[Metrics, Resamples], second: tuple[Metrics, Resamples])
     found = bootstrap.paired_difference(resamples.eer, base.eer, eers, base.num_speakers)
     return Comparison(
         trials=metrics.trials.name,
-        backend=metrics.backend.name,
+        backend=reference.backend.name,
         first=metrics.name,
         second=reference.name,
         eer_difference=found.difference,

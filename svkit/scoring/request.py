@@ -23,6 +23,10 @@ class ScoreRequest(Request):
     trials: Path
     embeddings: tuple[Path, ...] = ()
     """Empty: every finished directory in exp/embeddings."""
+    scores: tuple[Path, ...] = ()
+    """Files of scores that other toolkits made of the trials; then there is no default for `embeddings`."""
+    names: tuple[str, ...] = ()
+    """Of the systems behind `scores`."""
     backend: Backend = field(default_factory=Backend)
     cohorts: tuple[Path, ...] = ()
     """Embeddings, or a manifest to embed: one for all systems, or one for each, in their order."""
@@ -101,6 +105,10 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
         "--plda-train": request.plda_training, "a back-end": backend != Backend(),
     }  # fmt: skip
     given = [name for name, value in not_for_fusion.items() if value] if request.fuse else []
+    without_ours = (
+        {**not_for_fusion, "--embeddings": False} if not request.embeddings else {"--qmf": request.quality}
+    )
+    not_imported = [name for name, value in without_ours.items() if value] if request.scores else []
     uses_cohort = backend.norm != "none" or backend.center or request.quality
     contradictions = {
         "--calibration applies what was learnt elsewhere, --calibrate and --calibrate-folds learn; give one of them": (
@@ -108,6 +116,10 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
         ),
         "--sidecar gives columns for --by; name one with --by COLUMN": request.sidecar and not request.by,
         f"--fuse takes scores as they are; leave out {', '.join(given)}": given,
+        f"--scores are taken as they are; leave out {', '.join(not_imported)}": not_imported,
+        "--scores and --fuse are two steps: first import scores, then fuse their directories": (
+            request.scores and request.fuse
+        ),
         "--cohort-speakers needs --cohort": backend.cohort_speakers and not cohorts,
         "--cohort is used by --norm, --center and --qmf; give one of them": cohorts and not uses_cohort,
         f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest": (

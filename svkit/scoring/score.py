@@ -32,6 +32,7 @@ from svkit.scoring.guards import (
     check_speakers,
     check_training,
 )
+from svkit.scoring.imported import plan_imported, score_imported
 from svkit.scoring.measurement import judge
 from svkit.scoring.request import ScoreRequest, ScoreResult, SystemScore, check_options, score_output
 from svkit.scoring.subject import Subject, TrialSet
@@ -59,14 +60,17 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     name = request.trials.stem
     if request.fuse:
         return ScoreResult(trials=name, systems=(fuse(request, trial_set, guards, progress),))
-    outputs = _plan(request, trial_set, progress)
+    imported, own_request = plan_imported(request)
+    outputs = _plan(own_request, trial_set, progress) if request.embeddings or not imported else []
+    outputs += imported
     systems = []
     with progress.task(f"score {name}", len(outputs)) as task:
         for output in outputs:
-            system = output.inputs["embeddings"].name
+            system = output.path.parent.name
             if not output.is_kept(progress):
                 own = replace(guards, cautions=[*guards.cautions], unchecked=[])
-                _score_system(request, trial_set, output, own, progress)
+                score_one = score_imported if "scores" in output.inputs else _score_system
+                score_one(request, trial_set, output, own, progress)
             metrics = read_metrics(output.path)
             systems.append(SystemScore(name=system, directory=output.path, metrics=metrics))
             task.advance(1, system=system)

@@ -16,6 +16,8 @@ from svkit.store.strict_json import read_json, typed
 
 FORMAT, VERSION = "svkit-metrics", 1
 METRICS_NAME = "metrics.json"
+IMPORTED = "imported"
+"""Back-end of scores that another toolkit made."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,8 +59,9 @@ class BackendRecord:
     """What made the scores; calibrations hold for scores of an equal one."""
 
     name: str
-    """`cosine`, `plda`, with `center` and the normalisation; or `fusion`, which has `systems` only."""
+    """`cosine`, `plda`, with `center` and the normalisation; `fusion`, which has `systems` only; or `IMPORTED`."""
     method: str | None = None
+    """Of imported scores, the name of the system."""
     norm: str | None = None
     top_n: int | None = None
     center: bool | None = None

@@ -1,18 +1,162 @@
-"""Scores in the text forms that other toolkits read."""
+"""Scores in the text forms that other toolkits read and write.
 
+Read are lines of scores alone, in the order of the trials; with labels (`label score`); with the trial (`enroll test
+score`, of Kaldi and many others, or `score enroll test`, of VoxSRC); or with both (`enroll test label score`, of
+SpeechBrain, `enroll test score target|nontarget`, of WeSpeaker, `label enroll test score`); and TSV with a header that
+has `enroll_id`, `test_id` and `score`. What they are is seen by content, never by name.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
 
-from svkit.errors import DataError, first_five
+from svkit.errors import ArtifactError, DataError, first_five
 from svkit.store.atomic import replacing
-from svkit.store.coded import Coded
-from svkit.store.tables import format_rows
-from svkit.store.trials import Trials
+from svkit.store.coded import Coded, Coder, dictionary_block
+from svkit.store.scores import COLUMNS, finite_numbers
+from svkit.store.tables import format_rows, table_blocks
+from svkit.store.trials import ANY_LABEL, UNLABELLED, Trials, field_blocks, first_row
 
 FORMS = ("kaldi", "wespeaker")
+_READABLE = tuple(
+    tuple(form.split())
+    for form in (
+        "score", "label score", "score label", "enroll_id test_id score", "score enroll_id test_id",
+        "enroll_id test_id score label", "enroll_id test_id label score", "label enroll_id test_id score",
+    )
+)  # fmt: skip
+"""The columns of lines without a header."""
+_ADVICE = f"name the columns in a header line `{' '.join(COLUMNS)}` separated by tabs"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class ForeignScores:
+    """Scores that another toolkit wrote, M lines of them."""
+
+    path: Path
+    scores: npt.NDArray[np.float64]
+    """[M]."""
+    lines: npt.NDArray[np.int64]
+    """[M] numbers of the lines."""
+    enroll: Coded | None
+    """[M]; None: the lines are in the order of the trials, and do not name them."""
+    test: Coded | None
+    labels: npt.NDArray[np.int8] | None
+    """[M] 1 target, 0 nontarget, where the lines say so."""
+
+
+def read_form(path: Path, trials: Trials) -> ForeignScores:
+    """Read scores of another toolkit, a block at a time; the ids of the trials tell forms apart that look alike.
+
+    Raises:
+        ArtifactError: missing, empty, of no form or of several, or a line that does not fit.
+    """
+    try:
+        return _read(path, trials)
+    except DataError as error:
+        raise ArtifactError(str(error)) from error
+
+
+def _read(path: Path, trials: Trials) -> ForeignScores:
+    sides, scores, labels, lines = (Coder(), Coder()), [], [], []
+    columns: Sequence[str] = ()
+    for table, numbers in _blocks(path):
+        if not columns:  # by the first block, so that what does not fit later has a line
+            columns = table.column_names if "score" in table.column_names else _columns(path, table, trials)
+        table = table.rename_columns(columns)
+        scores.append(finite_numbers(path, table.column("score"), "score", numbers))
+        lines.append(numbers)
+        if "label" in columns:
+            labels.append(_labels(path, table.column("label"), numbers))
+        for coder, name in zip(sides, COLUMNS[:2], strict=True):
+            if name in columns:
+                coder.add(dictionary_block(table.column(name)))
+    if not sum(map(len, lines)):
+        raise DataError(f"{path}: no scores; expected lines such as `enroll test score`")
+    enroll, test = (coder.finish() for coder in sides)
+    has_ids = COLUMNS[0] in columns
+    return ForeignScores(
+        path=path,
+        scores=np.concatenate(scores),
+        lines=np.concatenate(lines),
+        enroll=enroll if has_ids else None,
+        test=test if has_ids else None,
+        labels=np.concatenate(labels) if labels else None,
+    )
+
+
+def _blocks(path: Path) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:
+    line, first = first_row(path)
+    if set(COLUMNS) <= set(first.rstrip(b"\r\n").decode(errors="replace").split("\t")):
+        for start, table in table_blocks(path, COLUMNS, header_line=line, has_comments=True):
+            yield table, np.arange(start, start + len(table))
+        return
+    num_fields = len(first.split())
+    if num_fields > max(map(len, _READABLE)):  # ids may have spaces where tabs stand between fields
+        num_fields = len([*filter(None, map(bytes.strip, first.split(b"\t")))])
+    names = [str(place) for place in range(max(1, num_fields))]
+    yield from field_blocks(path, names, f"{num_fields} fields, as in line {line}")
+
+
+def _columns(path: Path, table: pa.Table, trials: Trials) -> Sequence[str]:
+    """Find the form that most rows of the first block fit; DataError unless there is exactly one."""
+    found = [_Column(column.to_pandas()) for column in table.columns]
+    known = dict(zip(COLUMNS, (set(trials.enroll.values), set(trials.test.values)), strict=False))
+    fitting = [
+        form
+        for form in _READABLE
+        if len(form) == len(found)
+        and all(
+            column.is_label if name == "label" else column.is_score if name == "score" else True
+            for name, column in zip(form, found, strict=True)
+        )
+    ]
+    if len(fitting) > 1:  # an id may be a number
+        fitting = [
+            form
+            for form in fitting
+            if all(column.has(known[name]) for name, column in zip(form, found, strict=True) if name in known)
+        ]
+    if len(fitting) == 1:
+        return fitting[0]
+    line, first = first_row(path)
+    others = [form for form in _READABLE if len(form) == len(found) > 1] or _READABLE
+    forms = " or ".join(" ".join(form) for form in fitting or others)
+    words = "ambiguous: it could be" if fitting else "expected"
+    only = "" if fitting else " (0 or 1 in every line is no score)"
+    shown = first.decode(errors="replace").strip()[:80]
+    raise DataError(f"{path}:{line}: {words} {forms}{only}, found {shown!r}; {_ADVICE}")
+
+
+class _Column:
+    """What a column without a name may be, by most of its texts."""
+
+    def __init__(self, texts: pd.Series) -> None:
+        self._texts = texts
+        labels = texts.str.lower().isin(list(ANY_LABEL)).mean()
+        self.is_label = bool(labels > 0.5)
+        self.is_score = bool(pd.to_numeric(texts, errors="coerce").notna().mean() > 0.5 and labels < 1)
+
+    def has(self, known: set[str]) -> bool:
+        """Whether some of the texts are known."""
+        return bool(self._texts.isin(known).any())
+
+
+def _labels(path: Path, column: pa.ChunkedArray, lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+    labels: npt.NDArray[np.int8] = (
+        column.to_pandas().str.strip().str.lower().map(ANY_LABEL).fillna(UNLABELLED).to_numpy(np.int8)
+    )
+    bad = np.flatnonzero(labels == UNLABELLED)
+    if len(bad):
+        found = column[int(bad[0])].as_py()
+        raise DataError(f"{path}:{lines[bad[0]]}: label: expected 1, 0, target or nontarget, found {found!r}")
+    return labels
 
 
 def check_ids(form: str, trials: Trials) -> None:

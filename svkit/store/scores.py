@@ -1,5 +1,6 @@
 """Score directories: a score a trial, with its log-likelihood ratio where calibrated, and resampled error rates."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,9 @@ def _read(path: Path) -> Scores:
         )
         for name in ("score", "llr"):
             if name in table.column_names:
-                numbers.setdefault(name, []).append(_numbers(path, table.column(name), name, line))
+                numbers.setdefault(name, []).append(
+                    finite_numbers(path, table.column(name), name, range(line, line + len(table)))
+                )
         for coder, name in zip(sides, COLUMNS[:2], strict=True):
             coder.add(dictionary_block(table.column(name)))
     joined = {name: np.concatenate(blocks) for name, blocks in numbers.items()}
@@ -115,7 +118,14 @@ def _labels(path: Path, column: pa.ChunkedArray, line: int) -> npt.NDArray[np.in
     return is_target.astype(np.int8)
 
 
-def _numbers(path: Path, column: pa.ChunkedArray, name: str, line: int) -> npt.NDArray[np.float64]:
+def finite_numbers(
+    path: Path, column: pa.ChunkedArray, name: str, lines: Sequence[int] | npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return a column of text [N] in the `lines` [N] of a file as numbers.
+
+    Raises:
+        DataError: one that is no finite number; the first is named.
+    """
     try:
         numbers = np.asarray(pc.cast(column, pa.float64()))
     except pa.ArrowInvalid:  # says neither which, nor all
@@ -123,7 +133,7 @@ def _numbers(path: Path, column: pa.ChunkedArray, name: str, line: int) -> npt.N
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         found = column[int(bad[0])].as_py()
-        raise DataError(f"{path}:{bad[0] + line}: {name}: expected a finite number, found {found!r}")
+        raise DataError(f"{path}:{lines[bad[0]]}: {name}: expected a finite number, found {found!r}")
     return numbers
 
 

@@ -32,9 +32,14 @@ _FORMS = (
     ("`enroll test 1|0`", 2, _DIGITS),
 )
 """Each with the column of its labels and their meanings."""
-_ANY_LABEL = {**_DIGITS, **_WORDS, **_SHORT_WORDS}
+ANY_LABEL = {**_DIGITS, **_WORDS, **_SHORT_WORDS}
+"""What each label means; in lower case."""
 _COLUMNS = ("first", "second", "third")
 UNLABELLED = -1
+_EXPECTED = {
+    2: "two fields in every line, as in the first: a list has labels in all of its lines or in none",
+    3: "three fields, such as `1 enroll test`, in every line",
+}
 _NEWLINE, _TAB, _HASH = 10, 9, 35
 
 Lines = npt.NDArray[np.int64]
@@ -120,7 +125,7 @@ def read_trials(path: Path, *, needs_labels: bool = True) -> Trials:
             for line, _ in _find(path, coder, lambda text: text == ""):
                 raise DataError(f"{path}:{line}: {name}: expected an utterance, found nothing")
         marks = coders[2:]
-        if bad := marks and _find(path, marks[0], lambda text: text.strip().lower() not in _ANY_LABEL):
+        if bad := marks and _find(path, marks[0], lambda text: text.strip().lower() not in ANY_LABEL):
             found = first_five([f"{text[:80]!r} (line {line})" for line, text in bad])
             raise DataError(f"{path}:{bad[0][0]}: label: expected 1, 0, target or nontarget, found {found}")
     if len(coders) == 2:
@@ -131,7 +136,7 @@ def read_trials(path: Path, *, needs_labels: bool = True) -> Trials:
             )
         enroll, test = (coder.finish() for coder in coders)
         return Trials(enroll, test, np.full(len(enroll), UNLABELLED, np.int8))
-    place, meanings = (2, _ANY_LABEL) if has_header else _form(path, coders)
+    place, meanings = (2, ANY_LABEL) if has_header else _form(path, coders)
     # Labels first: their codes go before the others are joined.
     column = coders.pop(place).finish()
     labels = column.look_up(np.array([meanings[text.strip().lower()] for text in column.values], np.int8))
@@ -172,9 +177,9 @@ def _form(path: Path, coders: Sequence[Coder]) -> tuple[int, dict[str, int]]:
                 " one file has one form"
             )
     forms = ", ".join(description for description, _, _ in _FORMS)
-    first_row = " ".join(coder.values[0] for coder in coders)
+    shown = " ".join(coder.values[0] for coder in coders)
     raise DataError(
-        f"{path}:{first_line}: expected {forms} or a TSV header `{' '.join(HEADER)}`, found {first_row[:80]!r}"
+        f"{path}:{first_line}: expected {forms} or a TSV header `{' '.join(HEADER)}`, found {shown[:80]!r}"
     )
 
 
@@ -192,10 +197,7 @@ def find_lines(path: Path, rows: npt.NDArray[np.int64]) -> list[int]:
 
 def _open(path: Path) -> tuple[Sequence[str], Iterator[tuple[pa.Table, Lines]]]:
     """Return the columns of a list, of `HEADER` if it has one, and its rows a block at a time, with their lines."""
-    with open_text(path) as file:
-        line, first = 1, file.readline()
-        while first and (not first.strip() or first.lstrip().startswith(b"#")):
-            line, first = line + 1, file.readline()
+    line, first = first_row(path)
     found = set(first.rstrip(b"\r\n").decode(errors="replace").split("\t"))
     if set(HEADER) <= found or found == set(HEADER[:2]):
         names = HEADER[: min(3, len(found))]
@@ -203,11 +205,24 @@ def _open(path: Path) -> tuple[Sequence[str], Iterator[tuple[pa.Table, Lines]]]:
         return names, ((table, np.arange(line, line + len(table))) for line, table in blocks)
     counts = {len([*filter(None, map(bytes.strip, first.split(b"\t")))]), len(first.split())}
     names = _COLUMNS[:2] if 2 in counts and 3 not in counts else _COLUMNS
-    return names, _without_header(path, names)
+    return names, field_blocks(path, names, _EXPECTED[len(names)])
 
 
-def _without_header(path: Path, names: Sequence[str]) -> Iterator[tuple[pa.Table, Lines]]:
-    """Yield rows of so many fields; a fault is raised once the rows before it have been yielded."""
+def first_row(path: Path) -> tuple[int, bytes]:
+    """Return the first line that is neither blank nor a comment, and its number; an empty one where there is none."""
+    with open_text(path) as file:
+        line, first = 1, file.readline()
+        while first and (not first.strip() or first.lstrip().startswith(b"#")):
+            line, first = line + 1, file.readline()
+    return line, first
+
+
+def field_blocks(path: Path, names: Sequence[str], expected: str) -> Iterator[tuple[pa.Table, Lines]]:
+    """Yield rows of so many fields between blanks or tabs, and the line of each, a block at a time.
+
+    Raises:
+        DataError: a line that does not fit, saying what was `expected`, once the rows before it have been yielded.
+    """
     shapes: dict[str, int] = {}
     """The first line with a space inside a field, and the first with spaces between fields: a list has one of them."""
     with open_text(path) as file:
@@ -225,7 +240,7 @@ def _without_header(path: Path, names: Sequence[str]) -> Iterator[tuple[pa.Table
             for number, text in enumerate(block[:-1].split(b"\n"), start=line):
                 fields = _fields(text.strip(b" \t\r"), shapes, number, len(names))
                 if fields[:1] and not fields[0].startswith(b"#"):
-                    _check_fields(path, number, text, fields, shapes, len(names))
+                    _check_fields((path, number, text), fields, shapes, len(names), expected)
                     rows.append(b"\t".join(fields) + b"\n")
                     lines.append(number)
             if rows:
@@ -233,21 +248,15 @@ def _without_header(path: Path, names: Sequence[str]) -> Iterator[tuple[pa.Table
 
 
 def _check_fields(
-    path: Path,
-    number: int,
-    text: bytes,
+    found: tuple[Path, int, bytes],
     fields: Sequence[bytes],
     shapes: Mapping[str, int],
     num_fields: int,
+    expected: str,
 ) -> None:
+    path, number, text = found
     if len(fields) != num_fields or b"\r" in b"".join(fields):
-        expected = {3: "three fields, such as `1 enroll test`", 2: "two fields, as before"}[num_fields]
-        mixed = (
-            "; all trials of a list have labels, or none has" if {len(fields), num_fields} == {2, 3} else ""
-        )
-        raise DataError(
-            f"{path}:{number}: expected {expected}, found {len(fields)}: {text.decode()[:80]!r}{mixed}"
-        )
+        raise DataError(f"{path}:{number}: expected {expected}, found {len(fields)}: {text.decode()[:80]!r}")
     if len(shapes) == 2 and number >= max(shapes.values()):
         raise DataError(
             f"{path}:{number}: ambiguous: line {shapes['inside']} has a space inside a field, line"

@@ -40,6 +40,13 @@ def answers(tmp_path_factory):
             part = Trials.of(every.enroll_ids[rows], every.test_ids[rows], every.labels[rows])
             write_trials(exp / "data" / "trials" / f"{name}.txt", part)
         (exp / "data" / "trials" / "all.txt").unlink()
+        pairs = [
+            line.split(" ")[1:] for line in (exp / "data" / "trials" / "eval.txt").read_text().splitlines()
+        ]
+        noise = np.random.default_rng(0).normal(size=len(pairs))
+        theirs = [f"{a} {b} {(a[:5] == b[:5]) + one}\n" for (a, b), one in zip(pairs, noise, strict=True)]
+        Path("theirs.txt").write_text("".join(theirs))
+        Path("blind.txt").write_text("".join(f"{a} {b}\n" for a, b in pairs))
         for number, name in enumerate("ab"):
             soundfile.write(f"{name}.wav", 0.1 * np.random.default_rng(number).normal(size=24000), 16000)
         found = {}
@@ -58,7 +65,7 @@ def answer(answers, *words):
 
 
 def test_every_command_of_the_page_runs(answers):
-    assert len(answers) == 9
+    assert len(answers) == 11
 
 
 def test_the_page_names_what_the_commands_print(answers):
@@ -76,6 +83,8 @@ def test_the_page_names_what_the_commands_print(answers):
     verdict = answer(answers, "verify")
     assert verdict.startswith(("ACCEPT", "REJECT")) and "probability at prior 0.01" in verdict
     assert "minDCF 0.02, costs 10:1" in answer(answers, "--c-miss")
+    assert "theirs minus dense: +" in answer(answers, "--name theirs")
+    assert "without labels: scores only" in answer(answers, "blind.txt")
     assert "5 folds of speakers" in answer(answers, "--calibrate-folds")
     assert re.search(
         r"pruned minus dense: \+.*significant", answer(answers, "--embeddings exp/embeddings/dense")

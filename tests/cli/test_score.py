@@ -123,6 +123,7 @@ def test_guards_stop_and_are_passed_on_record(exp):
     assert run(exp, "--backend", "plda").exit_code == 2
 
 
+@pytest.mark.usefixtures("plain_reports")
 def test_a_point_of_ones_own_is_judged_as_the_usual_ones_are(exp):
     points = ("--p-target", "0.02", "--c-miss", "10", "--p-target", "0.3", "--c-miss", "1")
     done = run(exp, *points, "--calibrate-folds", "4", "--json")
@@ -141,6 +142,13 @@ def test_a_point_of_ones_own_is_judged_as_the_usual_ones_are(exp):
         assert {"p_target_0.02, costs 10:1", "p_target_0.3"} < set(system["bayes_thresholds"])
     shown = run(exp, *points, "--calibrate-folds", "4", "--keep-finished").stdout
     assert "Detection costs" in shown and shown.count("0.02, costs 10:1") == 2 + 2 * 2
+    report = CliRunner().invoke(app, ["report", "--exp", str(exp)])
+    assert report.exit_code == 0 and "Detection costs" in report.stdout, report.stderr
+    page = (exp / "report" / "report.md").read_text()
+    cost = json.loads(done.stdout)["systems"][0]["act_dcf"][4]
+    low, high = cost["interval"]["low"], cost["interval"]["high"]
+    assert "| actDCF 0.02, costs 10:1 (95 %) |" in page and "| Bayes 0.02, costs 10:1 |" in page
+    assert f"| {cost['value']:.3f} ({low:.3f} to {high:.3f}) |" in page
     assert "Detection costs" not in run(exp, "--overwrite").stdout
 
 

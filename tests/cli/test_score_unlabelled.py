@@ -102,6 +102,7 @@ def test_what_needs_labels_is_refused(exp, options):
     assert done.exit_code == 3 and "--fuse without --calibration" in done.stderr
 
 
+@pytest.mark.usefixtures("plain_reports")
 def test_the_report_leaves_them_out_and_says_so(exp):
     assert run(exp, "blind").exit_code == 0
     done = run(exp, None, command="report")
@@ -118,11 +119,11 @@ def test_the_report_leaves_them_out_and_says_so(exp):
     [
         (
             "a b\nc d\n1 a b\n",
-            "blind.txt:3: expected two fields, as before, found 3: '1 a b'; all trials of a list",
+            "blind.txt:3: expected two fields in every line, as in the first: a list has labels in all",
         ),
         (
             "# x\n1 a b\na b\n",
-            "blind.txt:3: expected three fields, such as `1 enroll test`, found 2: 'a b'; all tr",
+            "blind.txt:3: expected three fields, such as `1 enroll test`, in every line, found 2: 'a b'",
         ),
         ("enroll_id\ttest_id\na\tb\na\tb\t1\n", "blind.txt:3: expected 2 tab-separated columns"),
     ],
