@@ -170,6 +170,9 @@ class DataConfig:
 
     batch_size: Count = 64
     """Utterances a batch and a process (GPU)."""
+    micro_batch: Optional[Count] = None
+    """Utterances of a batch that a process computes at once, their gradients added up: less memory, the same step but
+    for dropout and the batch norm of the pooling, which sees these utterances only. None: the whole batch."""
     crop_seconds: Interval[Seconds] = (2.0, 3.0)
     """One crop length a batch, uniform in this range."""
     speeds: tuple[Speed, ...] = (1.0, 0.9, 1.1)

@@ -5,9 +5,10 @@ before the step; the data of a step and the learning rate are functions of the s
 step, the tensors of the task and of the optimiser, and a resumed run equals an uninterrupted one bit for bit on a CPU.
 """
 
+import contextlib
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from svkit.config.schema import OptimConfig
 from svkit.errors import TrainingError
 from svkit.training.schedule import learning_rate
-from svkit.training.tasks import Task
+from svkit.training.tasks import Losses, Task
 
 MAX_SKIPPED_STEPS = 20
 """Consecutive steps with a non-finite loss or gradient before training gives up."""
+
+LOG_EVERY = 10
 
 Batch = tuple[Tensor, Tensor]
 Record = dict[str, Any]
@@ -60,9 +63,14 @@ class LoopPlan:
     """Numbers of done steps."""
     save_every: int
     save_every_seconds: float = math.inf
-    log_every: int = 10
+    log_every: int = LOG_EVERY
     start: int = 0
     """Steps already done (resume)."""
+    ask_every: int = 1
+    """Steps between two questions whose answers the device has; divides `log_every`. To ask is to wait until a GPU has
+    done everything before; on a CPU it is free."""
+    micro_batch: int | None = None
+    """Examples of a process whose activations are held at once; None: the whole batch."""
 
 
 def make_optimizer(task: Task, optim: OptimConfig) -> torch.optim.AdamW:
@@ -87,26 +95,104 @@ class _Meter:
     """Sums of the metrics since the last record, on the device: reading a value would wait for the GPU."""
 
     sums: dict[str, Tensor] = field(default_factory=dict)
-    count: int = 0
     examples: int = 0
     since: float = field(default_factory=time.perf_counter)
 
-    def add(self, losses: Mapping[str, Tensor], norms: Mapping[str, Tensor], examples: int) -> None:
-        values = {**losses, **{f"grad_norm_{name}": norm for name, norm in norms.items()}}
-        for name, value in values.items():
-            value = value.detach().float()
+    def add(self, values: Mapping[str, Tensor], is_good: Tensor, examples: int) -> None:
+        """Add the values of a step, which count nothing unless `is_good`."""
+        for name, value in {**values, _COUNT: is_good}.items():
+            value = torch.where(is_good, value.detach().float(), 0.0)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.count += 1
         self.examples += examples
 
-    def record(self, accelerator: Accelerator) -> Record:
+    def record(self, accelerator: Accelerator, counts: Tensor) -> tuple[Record | None, list[int]]:
+        """Read, at once, means over the good steps and all processes (None where no step was good), and `counts`."""
         names = sorted(self.sums)
-        means = torch.stack([self.sums[name].to(accelerator.device) for name in names]) / self.count
+        sums = torch.stack([self.sums[name] for name in names])
         if accelerator.num_processes > 1:
-            means = accelerator.reduce(means, "mean")
+            sums = accelerator.reduce(sums, "mean")
+        values = torch.cat([sums / self.sums[_COUNT], counts]).tolist()
+        means = dict(zip(names, values, strict=False))
+        counted = [round(value) for value in values[len(names) :]]
+        if means.pop(_COUNT) != 1:  # NaN: 0 of 0 steps
+            return None, counted
         elapsed = max(time.perf_counter() - self.since, 1e-9)
         rate = self.examples * accelerator.num_processes / elapsed
-        return {**dict(zip(names, means.tolist(), strict=True)), "examples_per_second": round(rate, 2)}
+        return {**means, "examples_per_second": round(rate, 2)}, counted
+
+
+_COUNT = "count"
+"""Of the good steps, among the sums of a meter."""
+
+
+class _Skips:
+    """Steps whose loss or gradient is not finite: counted, and undone, on the device."""
+
+    def __init__(self, task: nn.Module, accelerator: Accelerator) -> None:
+        norms = [module for module in task.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self._statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        self._before: list[Tensor] = []
+        self.counts = torch.zeros(2, device=accelerator.device)
+        """Steps skipped so far, and how many of them in a row just now."""
+        self._accelerator = accelerator
+
+    def begin(self) -> None:
+        """Remember what a forward pass changes: a step that is skipped must not leave its NaN there."""
+        self._before = [buffer.clone() for buffer in self._statistics]
+
+    def step(self, optimizer: torch.optim.AdamW, values: Sequence[Tensor]) -> Tensor:
+        """Let the optimiser take its step if these values are finite in all processes; returns whether they are.
+
+        All or none: the exchanged gradients are alike, but a loss may be bad in one process alone, and the processes
+        would drift apart for good.
+        """
+        is_bad = ~torch.stack(list(values)).isfinite().all()
+        if self._accelerator.num_processes > 1:
+            is_bad = self._accelerator.reduce(is_bad.float(), "sum") > 0
+        # How GradScaler has the fused optimiser skip a step: its kernel reads the flag, the host does not.
+        optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
+        optimizer.step()
+        for buffer, value in zip(self._statistics, self._before, strict=True):
+            buffer.copy_(torch.where(is_bad, value, buffer))
+        self.counts = torch.stack([self.counts[0] + is_bad, (self.counts[1] + 1) * is_bad])
+        return ~is_bad
+
+
+def backward(task: nn.Module, batch: Batch, step: int, plan: LoopPlan, accelerator: Accelerator) -> Losses:
+    """Add the gradients of a step's loss; returns its losses.
+
+    A batch larger than `plan.micro_batch` is taken in parts whose losses, weighted by their examples, and gradients add
+    up to those of the whole; processes exchange gradients once, with the last part. What a step draws once (classes,
+    gates) is the same in every part. Batch norm alone sees a part at a time, see `pace_batch_norms`.
+    """
+    waveforms, labels = (tensor.to(accelerator.device, non_blocking=True) for tensor in batch)
+    size = plan.micro_batch or len(labels)
+    seed_step(plan.seed, step, accelerator.process_index)
+    if len(labels) <= size:
+        losses: Losses = task(waveforms, labels, step)
+        accelerator.backward(losses["loss"])
+        return losses
+    labels = accelerator.unwrap_model(task).choose(labels, step)
+    parts = list(zip(waveforms.split(size), labels.split(size), strict=True))
+    total: Losses = {}
+    for number, (some_waveforms, some_labels) in enumerate(parts):
+        seed_step(plan.seed, step, accelerator.process_index)
+        exchange = contextlib.nullcontext() if number == len(parts) - 1 else accelerator.no_sync(task)
+        with exchange:
+            losses = task(some_waveforms, some_labels, step, number)
+            share = len(some_labels) / len(labels)
+            accelerator.backward(share * losses["loss"])
+        for name, value in losses.items():
+            value = share * value.detach()
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+def pace_batch_norms(task: nn.Module, num_parts: int) -> None:
+    """Let the running statistics move as far in the parts of a batch together as they would in the whole."""
+    for module in task.modules() if num_parts > 1 else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
+            module.momentum = 1 - (1 - module.momentum) ** (1 / num_parts)
 
 
 def run_loop(
@@ -127,76 +213,69 @@ def run_loop(
         Interrupted: a hook asked to stop; the state was saved.
     """
     groups = accelerator.unwrap_model(task).clip_groups()
-    meter, skipped, skipped_in_a_row = _Meter(), 0, 0
-    norms = [module for module in task.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    statistics = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+    meter, skips, num_skipped, in_a_row = _Meter(), _Skips(task, accelerator), 0, 0
     task.train()
     saved_at = time.monotonic()
-    for step, (waveforms, labels) in enumerate(batches, start=plan.start):
+    for step, batch in enumerate(batches, start=plan.start):
         # From here to the optimiser, everything follows from the step and the state: no draw is left over from the
         # step before, so it does not matter whether this process has made that one.
         lr = learning_rate(plan.optim, step, plan.steps_per_epoch, plan.num_steps)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
-        seed_step(plan.seed, step, accelerator.process_index)
-        # A forward pass changes the batch norms' statistics: a step that is skipped must not leave its NaN there.
-        before = [buffer.clone() for buffer in statistics]
-        losses = task(waveforms.to(accelerator.device), labels.to(accelerator.device), step)
+        skips.begin()
         optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(losses["loss"])
+        losses = backward(task, batch, step, plan, accelerator)
         # Each group on its own, as published: a large gradient of the classifier would else shrink the encoder's.
-        grad_norms = {
-            name: torch.nn.utils.clip_grad_norm_(parameters, plan.optim.clip_norm)
+        norms = {
+            f"grad_norm_{name}": torch.nn.utils.clip_grad_norm_(parameters, plan.optim.clip_norm)
             for name, parameters in groups.items()
             if parameters
         }
-        finite = torch.stack([losses["loss"].detach(), *grad_norms.values()]).isfinite().all()
-        # All or none: the exchanged gradients are alike, but a loss may be bad in one process alone, and the
-        # processes would drift apart for good.
-        if not _any_process(not bool(finite), accelerator):
-            optimizer.step()
-            meter.add(losses, grad_norms, len(labels))
-            skipped_in_a_row = 0
-        else:
-            for buffer, value in zip(statistics, before, strict=True):
-                buffer.copy_(value)
-            skipped, skipped_in_a_row = skipped + 1, skipped_in_a_row + 1
-            if skipped_in_a_row >= MAX_SKIPPED_STEPS:
-                # Skipped steps leave no trace: this is the state after the last good one.
-                hooks.on_save(step + 1 - skipped_in_a_row)
-                raise TrainingError(
-                    f"step {step}: the loss or its gradient was not finite in {skipped_in_a_row} steps in a row; "
-                    "the last good state is kept: lower the learning rate (--set optim.lr=...) or check the audio"
-                )
+        is_good = skips.step(optimizer, [losses["loss"].detach(), *norms.values()])
+        meter.add({**losses, **norms}, is_good, len(batch[1]))
         done = step + 1
-        if meter.count and (done % plan.log_every == 0 or done == plan.num_steps):
+        must_log = done % plan.log_every == 0 or done == plan.num_steps
+        may_ask = must_log or done % plan.ask_every == 0
+        record: Record | None = None
+        if must_log:
+            record, (num_skipped, in_a_row) = meter.record(accelerator, skips.counts)
+            meter = _Meter()
+        elif may_ask:
+            num_skipped, in_a_row = skips.counts.int().tolist()
+        if may_ask and in_a_row >= MAX_SKIPPED_STEPS:
+            # Skipped steps leave no trace: this is the state after the last good one.
+            hooks.on_save(done - in_a_row)
+            raise TrainingError(
+                f"step {step}: the loss or its gradient was not finite in {in_a_row} steps in a row; "
+                "the last good state is kept: lower the learning rate (--set optim.lr=...) or check the audio"
+            )
+        if record:
             epoch = round(done / plan.steps_per_epoch, 4)
             hooks.on_log(
-                {"kind": "train", "step": done, "epoch": epoch, "lr": lr, "skipped": skipped}
-                | meter.record(accelerator)
+                {"kind": "train", "step": done, "epoch": epoch, "lr": lr, "skipped": num_skipped} | record
             )
-            meter = _Meter()
         if done in plan.validate_after:
             task.eval()
             hooks.on_validate(done)
             task.train()
             meter.since = time.perf_counter()
-        # Signals and clocks differ between processes: what one wants, all do, at the same step. A stop may arrive
-        # between the two questions, so the second asks all again instead of trusting the first.
+        # Signals and clocks differ between processes: what one wants, all do, at the same step.
         is_late = time.monotonic() - saved_at >= plan.save_every_seconds
-        must_save = _any_process(hooks.should_stop() or is_late, accelerator)
-        must_stop = must_save and _any_process(hooks.should_stop(), accelerator)
+        must_stop, must_save = _any_process([hooks.should_stop(), is_late], may_ask, accelerator)
         # After a validation too: the best state is named by its step, and the facts that mention it are in the state.
-        if must_save or done % plan.save_every == 0 or done in plan.validate_after:
+        if must_stop or must_save or done % plan.save_every == 0 or done in plan.validate_after:
             hooks.on_save(done)
             saved_at = time.monotonic()
         if must_stop:
             raise Interrupted
-    return skipped
+    return num_skipped
 
 
-def _any_process(flag: bool, accelerator: Accelerator) -> bool:
+def _any_process(flags: list[bool], may_ask: bool, accelerator: Accelerator) -> list[bool]:
+    """Say which of the flags any process has raised; none is, between processes, at a step that may not ask."""
     if accelerator.num_processes == 1:
-        return flag
-    count = torch.tensor([int(flag)], device=accelerator.device)
-    return bool(accelerator.reduce(count, "sum").item())
+        return flags
+    if not may_ask:
+        return [False] * len(flags)
+    counts = torch.tensor(flags, dtype=torch.int64, device=accelerator.device)
+    return [count > 0 for count in accelerator.reduce(counts, "sum").tolist()]

@@ -5,6 +5,7 @@ A stage (`finetune`, `prune`, `distill`) says what decides its result and how it
 """
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +30,15 @@ from svkit.store.atomic import one_line
 from svkit.store.manifest import Manifest, read_manifest
 from svkit.store.output import Output
 from svkit.store.request import RunRequest
-from svkit.training.loop import Interrupted, LoopPlan, Record, make_optimizer, run_loop
+from svkit.training.loop import (
+    LOG_EVERY,
+    Interrupted,
+    LoopPlan,
+    Record,
+    make_optimizer,
+    pace_batch_norms,
+    run_loop,
+)
 from svkit.training.schedule import validation_steps
 from svkit.training.tasks import Task
 
@@ -187,6 +196,7 @@ class _Fit:
         self.num_steps = self.batches.count_steps(stage.config.epochs)
         self.batch_size = data.batch_size * num_processes
         self.task = stage.task = stage.make_task(accelerator, self.batch_size, self.num_steps)
+        pace_batch_norms(self.task, math.ceil(data.batch_size / (data.micro_batch or data.batch_size)))
         # Before the optimiser: it loads its state to where the parameters are.
         self.task.to(accelerator.device)
         self.optimizer = make_optimizer(self.task, stage.config.optim)
@@ -241,6 +251,8 @@ class _Fit:
             save_every=save.every_steps,
             save_every_seconds=60 * save.every_minutes,
             start=self.start,
+            ask_every=LOG_EVERY if on_gpu else 1,
+            micro_batch=self.stage.config.data.micro_batch,
         )
         label = self.stage.label
         with self.stop.installed(), self.progress.task(label, self.num_steps) as self.bar:

@@ -31,12 +31,22 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
+def draw_apart(part: int | None) -> None:
+    """Let what follows be drawn for this part of a batch alone; so far all parts have drawn the same."""
+    if part:
+        torch.manual_seed(torch.initial_seed() + part)
+
+
 class Task(nn.Module):
     """What the loop trains: losses of a batch, and how the parameters are treated."""
 
-    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
-        """Losses of a step."""
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int | None = None) -> Losses:
+        """Losses of a step, or of a part of its batch, whose labels have been through `choose` for the whole batch."""
         raise NotImplementedError
+
+    def choose(self, labels_B: Tensor, step: int) -> Tensor:
+        """Choose what the parts of a batch with these labels share, and return their labels."""
+        return labels_B
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Groups for AdamW; `lr_factor` multiplies the scheduled rate."""
@@ -66,8 +76,14 @@ class ClassificationTask(Task):
         self.margin = margin
         self.augment = augment
 
-    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
+    def choose(self, labels_B: Tensor, step: int) -> Tensor:
+        """Choose the classes of a step; returns where among them the labels are."""
+        return self.classifier.choose(labels_B, step)
+
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int | None = None) -> Losses:
         """Cross-entropy of the margin logits over the step's classes; accuracy is measured without the margin."""
+        targets_B = self.choose(labels_B, step) if part is None else labels_B
+        draw_apart(part)
         features, _ = self.network.features(waveforms_BN)
         augment = self.augment
         if augment is not None and (augment.spec_time_masks or augment.spec_frequency_masks):
@@ -78,7 +94,6 @@ class ClassificationTask(Task):
                 frequency_masks=augment.spec_frequency_masks,
                 frequency_bins=augment.spec_frequency_bins,
             )
-        targets_B = self.classifier.choose(labels_B, step)
         cosine = self.classifier(self.network.embed_features(features))
         logits = arcface_logits(cosine, targets_B, self.margin.scale, self.margin.margin)
         accuracy = (cosine.argmax(1) == targets_B).float().mean()
@@ -140,18 +155,20 @@ class DistillationTask(Task):
         """Draw the gates of the student; None: it has none."""
         return None
 
-    def distance(self, waveforms_BN: Tensor) -> Losses:
+    def distance(self, waveforms_BN: Tensor, part: int | None = None) -> Losses:
         """Distillation losses; in evaluation mode, gates have their deterministic values."""
         features, _ = self.features(waveforms_BN)
         with torch.no_grad():
             targets = self._teacher[0](features)
-        l1, cosine = distillation_losses(self.student(features, gates=self.draw_gates()), targets)
+        gates = self.draw_gates()
+        draw_apart(part)
+        l1, cosine = distillation_losses(self.student(features, gates=gates), targets)
         loss = self.config.l1_weight * l1 - self.config.cosine_weight * cosine
         return {"loss": loss, "l1": l1.detach(), "cosine": cosine.detach()}
 
-    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int | None = None) -> Losses:
         """Distillation losses; labels are not used."""
-        return self.distance(waveforms_BN)
+        return self.distance(waveforms_BN, part)
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """One group."""
@@ -207,16 +224,16 @@ class PruningTask(DistillationTask):
         step += self.constraint is not None
         return target_sparsity(step, self.config.sparsity, self.warmup_steps)
 
-    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int) -> Losses:
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int | None = None) -> Losses:
         """Distillation losses, plus the Lagrangian where it is the constraint."""
         self.step = step
-        losses = self.distance(waveforms_BN)
+        losses = self.distance(waveforms_BN, part)
         # The constraint sees expectations, not this step's draw: its gradient has no sampling noise.
         target = self.target(step)
         expected = self.expected_sparsity()
         losses["sparsity"] = expected.detach()
         losses["counted_sparsity"] = self.counted_sparsity()
-        losses["target_sparsity"] = torch.tensor(target)
+        losses["target_sparsity"] = torch.full_like(losses["sparsity"], target)
         if self.constraint is not None:
             losses["loss"] = losses["loss"] + self.constraint(expected, target)
             losses["lambda1"] = self.constraint.lambda1.detach().clone()

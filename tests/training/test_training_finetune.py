@@ -271,6 +271,24 @@ def test_another_precision_in_one_python_process(prepared, tmp_path):
         assert read_provenance(out)["config"]["precision"] == precision
 
 
+def test_a_batch_in_parts_trains_much_the_same_model(prepared, tmp_path):
+    states = []
+    for micro_batch in ("none", "3"):
+        using = recipe(f"dense.head.data.micro_batch={micro_batch}")
+        (out,) = finetune(prepared, tmp_path / micro_batch, stage="head", encoder="tiny", using=using)
+        states.append(store.read_tensors(out / store.MODEL_NAME))
+        recorded = str(read_provenance(out)["config"])
+        assert f"'micro_batch': {'None' if micro_batch == 'none' else 3}" in recorded
+    whole, parts = states
+    moved = [
+        name
+        for name in whole
+        if "head" in name and "batch_norm" not in name and whole[name].is_floating_point()
+    ]
+    for name in moved:  # the batch norm's statistics are of a part
+        torch.testing.assert_close(parts[name], whole[name], rtol=0.2, atol=0.02)
+
+
 @pytest.mark.parametrize("has_bf16", [False, True])
 def test_bf16_without_instructions_for_it_is_said(prepared, tmp_path, monkeypatch, has_bf16):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_bf16)
