@@ -21,8 +21,10 @@ def calibrate(
         typer.Argument(metavar="FOLDER|TSV", help="A directory a person with recordings, or a manifest."),
     ],
     model: Annotated[
-        Path | None, option("--model", "[default: final pruned, else final dense]", "CKPT")
+        Path | None,
+        option("--model", "Or a name on the hub [default: final pruned, else final dense]", "CKPT"),
     ] = None,
+    file: options.HubFile = None,
     false_accepts: Annotated[
         str | None,
         option("--false-accepts", "Accept at most this share of other people: 0.1% or 0.001.", "RATE"),
@@ -47,12 +49,9 @@ def calibrate(
     out: Annotated[
         Path | None, option("--out", "Write here instead of calibration.json beside the model.", "FILE")
     ] = None,
-    speaker_regex: Annotated[
-        str | None,
-        option("--speaker-regex", "Its first group, found in the path below FOLDER, is the person."),
-    ] = None,
+    speaker_regex: options.PersonRegex = None,
     channel: options.Channel = "0",
-    skip_bad: Annotated[bool, option("--skip-bad", "Leave bad files out instead of refusing.")] = False,
+    skip_bad: options.SkipBad = False,
     allow_cut: options.AllowCut = False,
     allow: Annotated[
         list[str] | None,
@@ -82,7 +81,7 @@ def calibrate(
     request = CalibrateRequest(
         source=source,
         exp=exp,
-        model=model,
+        model=options.on_disk(model, file),
         out=out,
         false_accepts=rate,
         **given,

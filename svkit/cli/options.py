@@ -53,6 +53,10 @@ Channel = Annotated[
     str,
     option("--channel", "Of recordings with several: from 0 on, their mean, the loudest.", "N|mix|loudest"),
 ]
+SkipBad = Annotated[bool, option("--skip-bad", "Leave bad files out instead of refusing.")]
+PersonRegex = Annotated[
+    str | None, option("--speaker-regex", "Its first group, found in the path below FOLDER, is the person.")
+]
 AllowCut = Annotated[bool, option("--allow-cut", "Use what is there of recordings that are cut short.")]
 Gallery = Annotated[
     Path | None, option("--gallery", "Directory of enrolled people [default: gallery in --exp].", "DIR")

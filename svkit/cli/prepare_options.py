@@ -27,7 +27,7 @@ class _ScanGroup(options.OutputOptions):
     """Options of every command that reads recordings as they are given."""
 
     channel: options.Channel = "0"
-    skip_bad: Annotated[bool, option("--skip-bad", "Leave bad files out instead of refusing.")] = False
+    skip_bad: options.SkipBad = False
     allow_cut: options.AllowCut = False
     reads_samples: Annotated[
         bool,

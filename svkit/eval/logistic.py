@@ -5,6 +5,7 @@ logistic regression); J. Thienpondt et al., "The IDLab VoxCeleb speaker recognit
 description" (quality measures: duration, embedding norm, mean score against impostors).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -112,12 +113,14 @@ def cross_validate(
     seed: int,
     prior: float = PRIOR,
     false_accept_rate: float | None = None,
+    on_map: Callable[[], object] = lambda: None,
 ) -> CrossValidated:
     """Calibrate every trial with a map learnt on trials of other speakers only.
 
     Speakers are dealt into folds, those with target trials first, so that every fold has as many of them; a trial
     between folds f and g gets the map of the trials without a speaker of f or g, and with `false_accept_rate` the
-    lowest threshold at which these have no higher rate.
+    lowest threshold at which these have no higher rate. `on_map` is called after each of the
+    num_folds * (num_folds + 1) / 2 pairs of folds.
 
     Raises:
         ConfigError: fewer than 3 folds, or more than speakers.
@@ -148,6 +151,7 @@ def cross_validate(
                 if false_accept_rate is not None:
                     curve = error_curve(fitted[-1].apply(features[others]), given[others])
                     thresholds[held_out] = far_point(curve, false_accept_rate).threshold
+            on_map()
     return CrossValidated(
         unbounded=unbounded,
         llrs=llrs,

@@ -154,12 +154,11 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
         features = quality_features(scores, None, lookup, subject)
     speakers, _ = find_speakers(trials, subject.manifest)
     num_folds = min(MAX_FOLDS, speakers.num_speakers)
-    with progress.task("judge by folds of people", 1) as task:
+    with progress.task("judge by folds of people", num_folds * (num_folds + 1) // 2) as task:
         folds = cross_validate(
             features.values, trials.labels, speakers, num_folds, request.seed,
-            false_accept_rate=request.false_accepts,
+            false_accept_rate=request.false_accepts, on_map=lambda: task.advance(1),
         )  # fmt: skip
-        task.advance(1)
     record = learn(subject, features)
     eer = equal_error_rate(error_curve(scores, trials.labels))
     if record.weights[0] <= 0:

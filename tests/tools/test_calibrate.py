@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from svkit.cli import console
 from svkit.cli.app import app
 from svkit.cli.calibrate import parse_rate
 from svkit.errors import ConfigError
@@ -133,6 +134,13 @@ def test_a_wish_is_met_by_enough_people_and_otherwise_said_to_lack_them(here, mo
     many = answer("calibrate", listed(here, 80, 1.0, monkeypatch), *asked, "0.1%")
     assert many["missing"] is None
     assert answer("calibrate", listed(here, 10, 1.0, monkeypatch), *asked, "10%")["missing"] is None
+
+
+def test_the_folds_are_counted_as_they_are_judged(here, monkeypatch):
+    monkeypatch.setattr(console.PlainProgress.__init__, "__defaults__", (0.0,))
+    done = invoke("calibrate", listed(here, 7, 1.0, monkeypatch), "--model", "model")
+    lines = [line for line in done.stderr.splitlines() if line.startswith("judge by folds of people")]
+    assert done.exit_code == 0 and len(lines) == 29 and "28/28" in lines[-1], lines
 
 
 def test_what_is_reported_was_not_fitted_on_the_same_people(here, monkeypatch):
