@@ -23,19 +23,20 @@ def identify(
     file: options.HubFile = None,
     calibration: options.Calibration = None,
     prior: Annotated[
-        float,
+        float | None,
         options.number(
             "--prior",
             Range(gt=0, lt=1),
-            "Probability, before listening, that it is somebody of the gallery; of N people each has an N-th.",
+            "Probability, before listening, that it is somebody of the gallery; of N people each has an N-th"
+            " [default: decide by the false accepts `svkit calibrate` was asked for, else 0.5].",
         ),
-    ] = 0.5,
+    ] = None,
     threshold: Annotated[
         float | None,
         options.number(
             "--threshold",
             Range(ge=-2, le=2),
-            "Accept the best from this score on [default: by the calibration and the prior].",
+            "Accept the best from this score on [default: by the calibration and --prior].",
         ),
     ] = None,
     margin: Annotated[
@@ -104,10 +105,7 @@ def _print(answer: "Answer", done: "Identified") -> None:
         llr = "" if answer.margin_llr is None else f", {answer.margin_llr:.2f} in log-likelihood ratio"
         notes.append(f"Margin of the best before the second: {answer.margin_score:.4f} in score{llr}.")
     if done.threshold is not None:
-        given = f"Accepted from the given score of {done.threshold:.4g} on."
-        prior = f"prior {done.prior:g} that it is one of {done.people:,} people, {done.prior_per_person:.2g} for each"
-        bayes = f"None of them below a log-likelihood ratio of {done.threshold:.2f}: {prior}."
-        notes.append(bayes if done.threshold_of == "llr" else given)
+        notes.append(_threshold(done, done.threshold))
     notes += [*answer.notes, *done.notes]
     if answer.warnings:
         notes.append("Do not trust this: " + "; ".join(answer.warnings))
@@ -122,4 +120,20 @@ def _print(answer: "Answer", done: "Identified") -> None:
             rows=[row[:columns] for row in rows],
             notes=notes,
         )
+    )
+
+
+def _threshold(done: "Identified", threshold: float) -> str:
+    """Say from where on the best is accepted, and what that means with so many people."""
+    if done.threshold_from == "given":
+        return f"Accepted from the given score of {threshold:.4g} on."
+    below = f"None of them below a log-likelihood ratio of {threshold:.2f}"
+    if done.threshold_from == "bayes":
+        each = f"{done.prior_per_person:.2g} for each"
+        return f"{below}: prior {done.prior:g} that it is one of {done.people:,} people, {each}."
+    assert done.calibration is not None
+    rate = done.calibration["decision"]["false_accepts"]
+    return (
+        f"{below}: false accepts up to {100 * rate:g} % for each person, so up to"
+        f" {100 * min(1, rate * done.people):.3g} % of strangers are taken for one of {done.people:,} people."
     )

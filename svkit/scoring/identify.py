@@ -1,7 +1,7 @@
 """`svkit identify`: who of a gallery is it, or none of them?"""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.scoring.calibrate import bounds_gap, map_of, pair_features, separable_caution
 from svkit.scoring.listen import (
+    Embedded,
     Heard,
     Recording,
     choose_model,
@@ -43,11 +44,12 @@ class IdentifyRequest:
     """Checkpoint; None: that of the gallery."""
     calibration: Path | None = None
     """None: `calibration.json` beside the model, where there is one."""
-    prior: float = 0.5
-    """Probability, before listening, that it is somebody of the gallery; all are taken as equally likely."""
+    prior: float | None = None
+    """Probability, before listening, that it is somebody of the gallery; all are taken as equally likely. None: decide
+    by the false accepts that the calibration was asked for, else by 0.5."""
     threshold: float | None = None
-    """Accept the best from this cosine score on; None: where its ratio outweighs the prior and, after listening, it is
-    likelier than all else together."""
+    """Accept the best from this cosine score on; None: where its ratio outweighs the prior, or reaches what the
+    calibration was asked for, and, after listening, it is likelier than all others together."""
     margin: float = 0.0
     """Decide nothing where the best is not so far ahead of the second: in log-likelihood ratio, else in score."""
     top: int = 5
@@ -105,6 +107,8 @@ class Identified:
     """Below which the best is rejected; None: no decision."""
     threshold_of: str | None
     """`llr` or `score`."""
+    threshold_from: str | None
+    """As of `svkit verify`: `bayes`, `given`, or `false accepts`."""
     model: dict[str, str]
     calibration: dict[str, Any] | None
     notes: tuple[str, ...]
@@ -112,6 +116,16 @@ class Identified:
 
 
 _Calibration = tuple[Path, CalibrationRecord] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Limit:
+    """From where on the best is accepted; names as in the result."""
+
+    prior: float
+    threshold: float | None
+    threshold_of: str | None
+    threshold_from: str | None
 
 
 def run(request: IdentifyRequest, progress: Progress) -> Identified:
@@ -122,7 +136,7 @@ def run(request: IdentifyRequest, progress: Progress) -> Identified:
         DataError: audio as `svkit verify` refuses it.
         ArtifactError: no gallery, nobody in it, one of another model, or a calibration that does not fit.
     """
-    bayes_threshold(request.prior)  # checks it before anything slow
+    bayes_threshold(0.5 if request.prior is None else request.prior)  # checks it before anything slow
     gallery = read_gallery(request.gallery)
     if not gallery.names:
         raise ArtifactError(f"{request.gallery}: nobody is enrolled; `svkit enroll NAME FILE...` first")
@@ -130,9 +144,7 @@ def run(request: IdentifyRequest, progress: Progress) -> Identified:
     checkpoint, model = choose_model(request.model, request.exp, request.gallery, gallery, progress)
     calibration = find_calibration(request.calibration, checkpoint, model.sha256)
     embedded = embed_heard(load_model(checkpoint), heard, progress, f"identify with {checkpoint}")
-    threshold, kind = request.threshold, None if request.threshold is None else "score"
-    if threshold is None and calibration is not None:
-        threshold, kind = bayes_threshold(request.prior) + float(np.log(len(gallery.names))), "llr"
+    limit = _limit(request, calibration, len(gallery.names))
     groups = [tuple(heard)] if request.is_one_speaker else [(path,) for path in heard]
     return Identified(
         answers=tuple(
@@ -141,14 +153,27 @@ def run(request: IdentifyRequest, progress: Progress) -> Identified:
         ),
         gallery=request.gallery,
         people=len(gallery.names),
-        prior=request.prior,
-        prior_per_person=request.prior / len(gallery.names),
-        threshold=threshold,
-        threshold_of=kind,
+        **asdict(limit),
+        prior_per_person=limit.prior / len(gallery.names),
         model={"path": checkpoint.as_posix(), "sha256": model.sha256},
         calibration=None if calibration is None else describe_calibration(*calibration),
-        notes=tuple(_notes(request, calibration, len(gallery.names), threshold if kind == "llr" else None)),
+        notes=tuple(_notes(limit, calibration, len(gallery.names))),
     )
+
+
+def _limit(request: IdentifyRequest, calibration: _Calibration, people: int) -> _Limit:
+    """Return what to decide by; a prior or a threshold that is given goes before what the calibration was asked for."""
+    prior = 0.5 if request.prior is None else request.prior
+    decision = None if calibration is None or request.prior is not None else calibration[1].decision
+    if request.threshold is not None:
+        found = (request.threshold, "score", "given")
+    elif decision is not None and decision.false_accepts is not None:
+        found = (decision.point.threshold, "llr", "false accepts")
+    elif calibration is not None:
+        found = (bayes_threshold(prior) + float(np.log(people)), "llr", "bayes")
+    else:
+        return _Limit(prior=prior, threshold=None, threshold_of=None, threshold_from=None)
+    return _Limit(prior=prior, threshold=found[0], threshold_of=found[1], threshold_from=found[2])
 
 
 def search(gallery: Gallery, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -163,9 +188,10 @@ def answer(
     gallery: Gallery,
     calibration: _Calibration,
     heard: Heard,
-    embedded: Mapping[Path, NDArray[np.float32]],
+    embedded: Embedded,
 ) -> Answer:
     """Say who of the gallery the one speaker of recordings is, by their embeddings [D]."""
+    limit = _limit(request, calibration, len(gallery.names))
     scores = search(gallery, np.stack([embedded[path] for path in heard]))
     llrs, posteriors, of_none = None, None, None
     ranked = scores
@@ -174,7 +200,7 @@ def answer(
         learnt = map_of(record)
         ranked = learnt.apply(_features(gallery, scores, heard, embedded)[:, : len(record.features)])
         llrs = np.clip(ranked, *learnt.bounds)
-        posteriors, of_none = open_set_posteriors(llrs, request.prior)
+        posteriors, of_none = open_set_posteriors(llrs, limit.prior)
     order = np.argsort(-ranked, kind="stable")[: max(request.top, 2)]
     counts = gallery.counts
     found = tuple(
@@ -188,7 +214,11 @@ def answer(
         for row in order
     )
     margins = _margins(found)
-    is_accepted, why = _decide(request, found, margins, len(gallery.names))
+    reached, clear = found[0].llr, found[0].posterior
+    if llrs is not None and limit.threshold_from == "false accepts":
+        # Ratios beyond the bounds count, as in verify; that it is somebody, the target decides, not a prior.
+        reached, clear = float(ranked[order[0]]), float(1 / np.exp(llrs - llrs.max()).sum())
+    is_accepted, why = _decide(request, limit, found, margins, reached, clear)
     return Answer(
         files=tuple(recording for recording, _ in heard.values()),
         is_accepted=is_accepted,
@@ -206,7 +236,7 @@ def _features(
     gallery: Gallery,
     scores: NDArray[np.float64],
     heard: Heard,
-    embedded: Mapping[Path, NDArray[np.float32]],
+    embedded: Embedded,
 ) -> NDArray[np.float64]:
     """Return the `PAIR_FEATURES` [N, 5] of every person with the recordings, as scoring a list measures them."""
     log_norm = float(np.mean([np.log(np.linalg.norm(embedded[path].astype(np.float64))) for path in heard]))
@@ -224,21 +254,21 @@ def _margins(found: Sequence[Candidate]) -> tuple[float | None, float | None]:
 
 def _decide(
     request: IdentifyRequest,
+    limit: _Limit,
     found: Sequence[Candidate],
     margins: tuple[float | None, float | None],
-    people: int,
+    reached: float | None,
+    clear: float | None,
 ) -> tuple[bool | None, list[str]]:
-    """Decide about the best, and say why nothing is decided."""
+    """Decide about the best by its ratio `reached` and how probable it is, and say why nothing is decided."""
     best = found[0]
-    if request.threshold is not None:
-        passes = best.score >= request.threshold
-    elif best.llr is not None:
-        passes = best.llr >= bayes_threshold(request.prior) + np.log(people)
-    else:
+    value = best.score if limit.threshold_of == "score" else reached
+    if limit.threshold is None or value is None:
         return None, []
+    passes = value >= limit.threshold
     margin = margins[0] if margins[1] is None else margins[1]
-    if passes and request.threshold is None and best.posterior is not None and best.posterior < 0.5:
-        share = f"{best.name}, the best, has a probability of {best.posterior:.2f} only"
+    if passes and request.threshold is None and clear is not None and clear < 0.5:
+        share = f"{best.name}, the best, has a probability of {clear:.2f} only"
         return None, [f"likely somebody enrolled, but who is not clear: {share}"]
     if passes and margin is not None and margin < request.margin:
         return None, [
@@ -254,22 +284,17 @@ def _warnings(gallery: Gallery, heard: Heard, calibration: _Calibration) -> list
     return found
 
 
-def _notes(
-    request: IdentifyRequest, calibration: _Calibration, people: int, needed: float | None
-) -> list[str]:
+def _notes(limit: _Limit, calibration: _Calibration, people: int) -> list[str]:
     """Say what limits every answer."""
     if calibration is None:
         return [
             "This model is not calibrated: scores are cosines, which say who is nearest but not whether it is them."
-            + (
-                ""
-                if request.threshold is not None
-                else " Give --threshold, or calibrate the model, to decide."
-            )
+            + ("" if limit.threshold is not None else " Give --threshold, or calibrate the model, to decide.")
         ]
     path, record = calibration
     found = []
     low, high = map_of(record).bounds
+    needed = limit.threshold if limit.threshold_from == "bayes" else None
     if needed is not None and needed > high:
         found.append(
             f"nobody is ever accepted: of {people:,} people, at this prior, a ratio of {needed:+.2f} is needed, and the"
