@@ -40,7 +40,7 @@ def make_gallery(directory: Path, people: int, recordings: int, dim: int) -> Gal
     """Write a gallery of random people, and return it."""
     rng = np.random.default_rng(0)
     first = NewRecording(embedding=np.ones(dim, dtype=np.float32), seconds=1.0, fingerprint=bytes(32))
-    add_recordings(directory, MODEL, "first", {Path("first.wav"): first})
+    add_recordings(directory, MODEL, {"first": {Path("first.wav"): first}})
     sums = rng.normal(size=(people, dim)).astype(np.float32)
     owners = np.repeat(np.arange(people), recordings)
     made = Gallery(
@@ -103,7 +103,7 @@ def main() -> None:
         new = NewRecording(embedding=probe, seconds=3.0, fingerprint=b"n" * 32)
 
         def come_and_go() -> None:
-            add_recordings(directory, MODEL, "new", {wav: new})
+            add_recordings(directory, MODEL, {"new": {wav: new}})
             remove_people(directory, ["new"])
 
         calls = {

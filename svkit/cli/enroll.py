@@ -2,46 +2,105 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from svkit.cli import console, options
+from svkit.errors import ConfigError, first_five
+
+if TYPE_CHECKING:
+    from svkit.scoring.enroll import Enrolled
 
 
 def enroll(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose recordings they are.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of this person.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FOLDER|TSV",
+            help="Whose recordings they are; or everybody of a folder or a manifest.",
+        ),
+    ],
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", help="Recordings of this person.")
+    ] = None,
     gallery: options.Gallery = None,
     model: options.Model = None,
     file: options.HubFile = None,
     channel: options.Channel = "0",
     allow_cut: options.AllowCut = False,
+    skip_bad: options.SkipBad = False,
+    speaker_regex: options.PersonRegex = None,
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
     """Add recordings of a person to a gallery, as embeddings: no audio is kept.
 
     Again for the same name: more recordings of the person. See `svkit people` to list and remove.
+    Many people at once, a directory a person: svkit enroll recordings --gallery people
 
     Example: svkit enroll alice monday.wav tuesday.wav --gallery people
     """
+    _refuse_slips(name, files, has_scan_options=skip_bad or speaker_regex is not None)
+    from svkit.corpora.scan import ScanOptions
     from svkit.scoring.enroll import EnrollRequest, run
+    from svkit.store.audio_file import Channel, Place
+    from svkit.tools.people import list_people
 
-    request = EnrollRequest(
-        exp=exp,
-        gallery=gallery or exp / "gallery",
-        name=name,
-        files=tuple(files),
-        model=options.on_disk(model, file),
-        channel=options.parse_channel(channel),
-        allow_cut=allow_cut,
-    )
+    checkpoint, parsed = options.on_disk(model, file), options.parse_channel(channel)
     with console.progress() as progress:
+        if files:
+            people, channels = {name: tuple[Place, ...](files)}, dict[Place, Channel]()
+        else:
+            scan = ScanOptions(channel=parsed, skip_bad=skip_bad, allow_cut=allow_cut)
+            people, channels = list_people(Path(name), scan, progress, speaker_regex=speaker_regex)
+        request = EnrollRequest(
+            exp=exp,
+            gallery=gallery or exp / "gallery",
+            people=people,
+            model=checkpoint,
+            channel=parsed,
+            channels=channels,
+            allow_cut=allow_cut,
+        )
         done = run(request, progress)
-        for text in (*(f"warning: {warning}" for warning in done.warnings), *done.notes):
+        for text in _remarks(done):
             progress.note(text)
+    now, total = [{**asdict(one), "is_trusted": not one.warnings} for one in done], done[-1].people
     if json:
-        return console.result({**asdict(done), "is_trusted": not done.warnings}, as_json=True)
-    added = f"{len(done.added)} new, {done.recordings} in all, {done.seconds:.1f} s"
-    return console.result(f"{done.gallery}: {done.name}: recordings: {added}; people: {done.people:,}")
+        every = {"gallery": request.gallery, "people": total, "enrolled": now}
+        return console.result(now[0] if files else every, as_json=True)
+    who = done[0].name if files else f"{len(done):,} people"
+    added, known = sum(len(one.added) for one in done), sum(one.recordings for one in done)
+    recordings = f"{added:,} new, {known:,} in all, {sum(one.seconds for one in done):,.1f} s"
+    return console.result(f"{request.gallery}: {who}: recordings: {recordings}; people: {total:,}")
+
+
+def _refuse_slips(name: str, files: list[Path] | None, *, has_scan_options: bool) -> None:
+    """Raise ConfigError for what is neither a person with files nor a folder or a manifest of people."""
+    path = Path(name)
+    if files and path.is_file():
+        raise ConfigError(f"{name}: is a file, expected a name: svkit enroll NAME FILE...")
+    if files and has_scan_options:
+        raise ConfigError("enroll: --skip-bad and --speaker-regex are for a folder of people")
+    is_list = path.suffix in (".tsv", ".parquet") and path.is_file()
+    if not files and not path.is_dir() and not is_list:
+        raise ConfigError(
+            f"enroll: expected recordings after {name!r} (svkit enroll NAME FILE...), or alone a folder with a"
+            " directory a person, or a manifest (.tsv, .parquet)"
+        )
+    if is_list and has_scan_options:
+        raise ConfigError(f"{name}: --skip-bad and --speaker-regex are for a folder; this is a manifest")
+
+
+def _remarks(done: "tuple[Enrolled, ...]") -> list[str]:
+    """Return what is to be said: of many people the first of each kind, the rest is in --json."""
+    warnings = [f"warning: {text}" for one in done for text in one.warnings]
+    notes = [text for one in done for text in one.notes]
+    if len(done) == 1:
+        return [*warnings, *notes]
+    return [
+        f"{len(texts):,} {kind} (all with --json): {first_five(texts)}"
+        for kind, texts in (("warnings", warnings), ("notes", notes))
+        if texts
+    ]

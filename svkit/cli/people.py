@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.errors import ConfigError
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List and remove the people of a gallery."
@@ -54,20 +55,48 @@ def list_people(
 @app.command("remove")
 def remove(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Who is removed.")],
+    recordings: Annotated[
+        list[Path] | None,
+        options.option(
+            "--recording",
+            "Remove only this recording of the one NAME, which it takes for that; repeatable.",
+            "FILE",
+        ),
+    ] = None,
     gallery: options.Gallery = None,
+    model: options.Model = None,
+    channel: options.Channel = "0",
+    allow_cut: options.AllowCut = False,
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
-    """Remove people from a gallery, with all that is stored of them.
+    """Remove people from a gallery, with all that is stored of them; or a recording that was no good.
 
     Example: svkit people remove alice --gallery people
     """
-    from svkit.store.gallery import remove_people
-
     directory = gallery or exp / "gallery"
-    left = remove_people(directory, names)
-    if json:
-        return console.result(
-            {"gallery": directory, "removed": names, "people": len(left.names)}, as_json=True
+    if recordings:
+        if len(names) > 1:
+            raise ConfigError(f"people remove: --recording is of one person, found {len(names)} names")
+        from svkit.scoring.enroll import EnrollRequest, take_out
+
+        request = EnrollRequest(
+            exp=exp,
+            gallery=directory,
+            people={names[0]: tuple(recordings)},
+            model=options.on_disk(model, None),
+            channel=options.parse_channel(channel),
+            allow_cut=allow_cut,
         )
-    return console.result(f"{directory}: removed {', '.join(names)}; people: {len(left.names):,}")
+        with console.progress() as progress:
+            left = take_out(request, progress)
+    else:
+        from svkit.store.gallery import remove_people
+
+        left = remove_people(directory, names)
+    taken = [str(path) for path in recordings or ()]
+    if json:
+        answer = {"gallery": directory, "removed": names, "people": len(left.names)}
+        return console.result(answer | ({"recordings": taken} if taken else {}), as_json=True)
+    what = f"{', '.join(taken)} of {names[0]}" if taken else ", ".join(names)
+    return console.result(f"{directory}: removed {what}; people: {len(left.names):,}")

@@ -1,21 +1,26 @@
-"""`svkit enroll`: recordings of a person into a gallery, as embeddings."""
+"""`svkit enroll`: recordings of people into a gallery, as embeddings; and single ones out of it again."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from svkit.errors import ConfigError
-from svkit.models.load import load_model
-from svkit.progress import Progress
-from svkit.scoring.listen import choose_model, embed_heard, fingerprint, hear, notes_on, warnings_on
-from svkit.store.audio_file import Channel
+from svkit.models.load import SpeakerModel, load_model
+from svkit.progress import Progress, SilentProgress
+from svkit.scoring.listen import Heard, choose_model, embed_heard, fingerprint, hear, notes_on, warnings_on
+from svkit.store.audio_file import Channel, Place
 from svkit.store.gallery import (
+    Gallery,
     GalleryModel,
     NewRecording,
     add_recordings,
     check_name,
     read_gallery,
+    remove_recordings,
 )
+
+AT_ONCE = 100
+"""People that are enrolled in one step: of many, an interruption loses these, and the same command again goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,21 +29,23 @@ class EnrollRequest:
 
     exp: Path
     gallery: Path
-    name: str
-    files: tuple[Path, ...]
+    people: Mapping[str, tuple[Place, ...]]
+    """Recordings by name."""
     model: Path | None = None
     """Checkpoint; None: that of the gallery, in a new one the experiment's final model."""
     channel: Channel | Literal["loudest"] = 0
+    channels: Mapping[Place, Channel] = field(default_factory=dict)
+    """Of single recordings, instead of `channel`."""
     allow_cut: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Enrolled:
-    """What the gallery has of the person now."""
+    """What the gallery has of a person now."""
 
     gallery: Path
     name: str
-    added: tuple[Path, ...]
+    added: tuple[str, ...]
     """Recordings that were new."""
     recordings: int
     """Of this person, in all."""
@@ -51,40 +58,101 @@ class Enrolled:
     notes: tuple[str, ...]
 
 
-def run(request: EnrollRequest, progress: Progress) -> Enrolled:
-    """Embed recordings and add them to the gallery: all of them, or none.
+def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
+    """Embed recordings and add them to the gallery: of up to `AT_ONCE` people all of them, or none.
 
     Raises:
-        ConfigError: a name that cannot be one, or no file.
+        ConfigError: a name that cannot be one.
         DataError: audio as `svkit verify` refuses it; a recording that is enrolled as somebody else.
         ArtifactError: no model, or a gallery of another one.
     """
-    if Path(request.name).is_file():
-        raise ConfigError(f"{request.name}: is a file, expected a name: svkit enroll NAME FILE...")
-    name = check_name(request.name)
-    heard = hear(request.files, request.channel, allow_cut=request.allow_cut)
+    people = {check_name(name): places for name, places in request.people.items()}
     gallery = read_gallery(request.gallery) if (request.gallery / "gallery.json").exists() else None
-    checkpoint, model = choose_model(request.model, request.exp, request.gallery, gallery, progress)
-    embedded = embed_heard(load_model(checkpoint), heard, progress, f"enroll {name} with {checkpoint}")
-    recordings = {
-        path: NewRecording(
-            embedding=embedded[path],
-            seconds=recording.file_seconds,
-            fingerprint=fingerprint(waveform),
+    checkpoint, named = choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    model: SpeakerModel | None = None
+    waiting: dict[str, tuple[Heard, dict[Place, NewRecording]]] = {}
+    done: list[Enrolled] = []
+    whom = next(iter(people)) if len(people) == 1 else f"{len(people):,} people"
+    with progress.task(f"enroll {whom} with {checkpoint}", sum(map(len, people.values()))) as task:
+        for number, (name, places) in enumerate(people.items(), start=1):
+            heard = _hear(request, places)
+            model = model or load_model(checkpoint)
+            unknown = {
+                place: one
+                for place, one in heard.items()
+                if gallery is None or gallery.owner_of(fingerprint(one[1])) != name
+            }
+            # What was judged stays, the samples go: of thousands of people they would not fit.
+            judged = {place: (one, waveform[:0]) for place, (one, waveform) in heard.items()}
+            waiting[name] = judged, _new_recordings(model, unknown)
+            task.advance(len(places))
+            if len(waiting) == AT_ONCE or number == len(people):
+                gallery, found = _commit(request, named, gallery, waiting)
+                done += found
+                waiting = {}
+    return tuple(done)
+
+
+def take_out(request: EnrollRequest, progress: Progress) -> Gallery:
+    """Take recordings of one person out of the gallery again; return who is left.
+
+    Raises:
+        ConfigError: nobody of that name.
+        DataError: audio that cannot be read, or that is not enrolled as this person.
+        ArtifactError: no gallery, or one of another model.
+    """
+    ((name, places),) = request.people.items()
+    gallery = read_gallery(request.gallery)
+    gallery.row_of(name, request.gallery)
+    heard = _hear(request, places)
+    checkpoint, named = choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    recordings = _new_recordings(load_model(checkpoint), heard)
+    return remove_recordings(request.gallery, named, name, recordings.items())
+
+
+def _hear(request: EnrollRequest, places: tuple[Place, ...]) -> Heard:
+    heard: Heard = {}
+    for place in places:
+        heard |= hear([place], request.channels.get(place, request.channel), allow_cut=request.allow_cut)
+    return heard
+
+
+def _new_recordings(model: SpeakerModel, heard: Heard) -> dict[Place, NewRecording]:
+    embedded = embed_heard(model, heard, SilentProgress(), "")
+    return {
+        place: NewRecording(
+            embedding=embedded[place], seconds=recording.file_seconds, fingerprint=fingerprint(waveform)
         )
-        for path, (recording, waveform) in heard.items()
+        for place, (recording, waveform) in heard.items()
     }
-    gallery, added = add_recordings(request.gallery, model, name, recordings)
-    row = gallery.row_of(name, request.gallery)
-    known = [f"{path}: this recording of {name} is there already" for path in heard if path not in added]
-    return Enrolled(
-        gallery=request.gallery,
-        name=name,
-        added=tuple(added),
-        recordings=int(gallery.counts[row]),
-        seconds=float(gallery.seconds[row]),
-        people=len(gallery.names),
-        model=gallery.model,
-        warnings=tuple(warnings_on(heard)),
-        notes=(*notes_on(heard), *known),
-    )
+
+
+def _commit(
+    request: EnrollRequest,
+    model: GalleryModel,
+    gallery: Gallery | None,
+    waiting: Mapping[str, tuple[Heard, dict[Place, NewRecording]]],
+) -> tuple[Gallery, list[Enrolled]]:
+    people = {name: recordings for name, (_, recordings) in waiting.items() if recordings}
+    added: list[Place] = []
+    if people or gallery is None:
+        gallery, added = add_recordings(request.gallery, model, people)
+    counts, new = gallery.counts, set(added)
+    found = []
+    for name, (heard, _) in waiting.items():
+        row = gallery.row_of(name, request.gallery)
+        known = [f"{place}: this recording of {name} is there already" for place in heard if place not in new]
+        found.append(
+            Enrolled(
+                gallery=request.gallery,
+                name=name,
+                added=tuple(str(place) for place in heard if place in new),
+                recordings=int(counts[row]),
+                seconds=float(gallery.seconds[row]),
+                people=len(gallery.names),
+                model=gallery.model,
+                warnings=tuple(warnings_on(heard)),
+                notes=(*notes_on(heard), *known),
+            )
+        )
+    return gallery, found

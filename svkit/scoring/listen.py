@@ -19,7 +19,7 @@ from svkit.errors import ArtifactError, DataError
 from svkit.models.extract import final_model
 from svkit.models.load import SpeakerModel
 from svkit.progress import Progress
-from svkit.store.audio_file import Channel, channel_levels_db, probe, read_audio
+from svkit.store.audio_file import Channel, Place, channel_levels_db, probe, read_audio
 from svkit.store.gallery import Gallery, GalleryModel, refuse_other_model
 from svkit.store.provenance import sha256_input
 
@@ -30,7 +30,7 @@ HIGHEST_RATE_HZ = 768_000
 class Recording:
     """One file and what it is worth."""
 
-    path: Path
+    path: Place
     sample_rate_hz: int
     seconds: float
     """As long as it was listened to."""
@@ -44,11 +44,13 @@ class Recording:
     notes: tuple[str, ...]
 
 
-Heard = dict[Path, tuple[Recording, NDArray[np.float32]]]
+Heard = dict[Place, tuple[Recording, NDArray[np.float32]]]
 """Each recording with its samples at 16 kHz."""
+Embedded = dict[Place, NDArray[np.float32]]
+"""The embedding [D] of each, not length-normalised."""
 
 
-def hear(paths: Iterable[Path], channel: Channel | Literal["loudest"], *, allow_cut: bool) -> Heard:
+def hear(paths: Iterable[Place], channel: Channel | Literal["loudest"], *, allow_cut: bool) -> Heard:
     """Read recordings, each once.
 
     Raises:
@@ -57,17 +59,15 @@ def hear(paths: Iterable[Path], channel: Channel | Literal["loudest"], *, allow_
     return {path: _hear_one(path, channel, allow_cut=allow_cut) for path in dict.fromkeys(paths)}
 
 
-def embed_heard(
-    model: SpeakerModel, heard: Heard, progress: Progress, title: str
-) -> dict[Path, NDArray[np.float32]]:
-    """Return the embedding [D] of each recording, not length-normalised; on a GPU if there is one.
+def embed_heard(model: SpeakerModel, heard: Heard, progress: Progress, title: str) -> Embedded:
+    """Embed recordings, on a GPU if there is one.
 
     Raises:
         DataError: the model gives none that is finite and not zero.
     """
     if torch.cuda.is_available():
         model.to("cuda")
-    embedded = {}
+    embedded: Embedded = {}
     with progress.task(title, len(heard)) as task:
         for path, (_, waveform) in heard.items():
             embedding = model.embed([waveform])[0]
@@ -107,7 +107,7 @@ def notes_on(heard: Heard) -> list[str]:
 
 
 def _hear_one(
-    path: Path, channel: Channel | Literal["loudest"], *, allow_cut: bool
+    path: Place, channel: Channel | Literal["loudest"], *, allow_cut: bool
 ) -> tuple[Recording, NDArray[np.float32]]:
     """Read a recording as extraction does: one channel, cut at 60 s, at 16 kHz."""
     info = probe(path, 0 if channel == "loudest" else channel, allow_cut=allow_cut)

@@ -1,6 +1,6 @@
 """`svkit verify`: are these recordings of one speaker? Score, calibrated log-likelihood ratio, decision."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from svkit.scoring.calibrate import (
 )
 from svkit.scoring.lineage import training_lists
 from svkit.scoring.listen import (
+    Embedded,
     Heard,
     Recording,
     choose_model,
@@ -262,7 +263,7 @@ def _decide(
     )
 
 
-def _side(paths: Sequence[Path], heard: Heard, embedded: Mapping[Path, NDArray[np.float32]]) -> _Side:
+def _side(paths: Sequence[Path], heard: Heard, embedded: Embedded) -> _Side:
     embeddings = np.stack([embedded[path] for path in paths])
     return _Side(
         mean=group_means(embeddings, np.zeros(len(paths), dtype=np.int64), 1),

@@ -14,9 +14,9 @@ with the recordings but for a fingerprint of each:
 
 import time
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +27,7 @@ from svkit.config.ranges import Range
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five, printable
 from svkit.store.arrays import Array, read_arrays, write_arrays
 from svkit.store.atomic import one_line, remove_unfinished, write_json
+from svkit.store.audio_file import Place
 from svkit.store.locks import LOCK_NAME, lock_directory, release_directory
 from svkit.store.strict_json import read_json
 
@@ -180,9 +181,9 @@ def _check(gallery: Gallery, dim: int, path: Path) -> None:
 
 
 def add_recordings(
-    directory: Path, model: GalleryModel, name: str, recordings: Mapping[Path, NewRecording]
-) -> tuple[Gallery, list[Path]]:
-    """Enroll recordings of one person; other commands that write here are waited for.
+    directory: Path, model: GalleryModel, people: Mapping[str, Mapping[Place, NewRecording]]
+) -> tuple[Gallery, list[Place]]:
+    """Enroll recordings of people by name, all or none; other commands that write here are waited for.
 
     Returns:
         The gallery, and which of the recordings were new: one that the person has already is not counted twice.
@@ -191,7 +192,7 @@ def add_recordings(
         DataError: a recording is enrolled as somebody else.
         ArtifactError: the gallery is of another model, or the directory is none of ours or cannot be written.
     """
-    dim = len(next(iter(recordings.values())).embedding)
+    dim = next(len(one.embedding) for recordings in people.values() for one in recordings.values())
     with _locked(directory):
         if not (directory / _FACTS_NAME).exists():
             _refuse_foreign(directory)
@@ -202,20 +203,58 @@ def add_recordings(
             _write_facts(directory, model, dim)
             gallery = read_gallery(directory)
         refuse_other_model(directory, gallery, model)
-        added: dict[bytes, Path] = {}
-        for path, recording in recordings.items():
-            owner = gallery.owner_of(recording.fingerprint)
-            if owner not in (None, name):
-                raise DataError(
-                    f"{path}: is enrolled as {owner} already, expected a recording of {name};"
-                    f" `svkit people remove` takes somebody out"
-                )
-            if owner is None:
-                added.setdefault(recording.fingerprint, path)
+        added: list[Place] = []
+        for name, recordings in people.items():
+            new: dict[bytes, Place] = {}
+            for place, recording in recordings.items():
+                owner = gallery.owner_of(recording.fingerprint)
+                if owner not in (None, name):
+                    raise DataError(
+                        f"{place}: is enrolled as {owner} already, expected a recording of {name};"
+                        f" `svkit people remove` takes somebody out"
+                    )
+                if owner is None:
+                    new.setdefault(recording.fingerprint, place)
+            if new:
+                gallery = _with(gallery, name, [recordings[place] for place in new.values()])
+                added += new.values()
         if added:
-            gallery = _with(gallery, name, [recordings[path] for path in added.values()])
             write_people(directory, gallery)
-    return gallery, list(added.values())
+    return gallery, added
+
+
+def remove_recordings(
+    directory: Path, model: GalleryModel, name: str, recordings: Iterable[tuple[Place, NewRecording]]
+) -> Gallery:
+    """Take single recordings of a person out, who goes with the last one; return who is left.
+
+    Only sums over recordings are kept, so this takes the recordings themselves, as they were heard.
+
+    Raises:
+        ConfigError: nobody of that name.
+        DataError: a recording is not enrolled as this person; then all stay.
+        ArtifactError: the gallery is of another model, or cannot be written.
+    """
+    with _locked(directory):
+        gallery = read_gallery(directory)
+        refuse_other_model(directory, gallery, model)
+        row = gallery.row_of(name, directory)
+        gone: dict[bytes, NewRecording] = {}
+        for place, recording in recordings:
+            if (owner := gallery.owner_of(recording.fingerprint)) != gallery.names[row]:
+                raise DataError(
+                    f"{place}: expected a recording that is enrolled as {name}, found {owner or 'nobody'}'s; is it the"
+                    " very file, heard with the same --channel?"
+                )
+            gone[recording.fingerprint] = recording
+        stays = np.array([one.tobytes() not in gone for one in gallery.fingerprints])
+        gallery = replace(gallery, fingerprints=gallery.fingerprints[stays], owners=gallery.owners[stays])
+        if (gallery.owners == row).any():
+            _add(gallery, row, list(gone.values()), -1)
+        else:
+            gallery = _without(gallery, [row])
+        write_people(directory, gallery)
+    return gallery
 
 
 def remove_people(directory: Path, names: Sequence[str]) -> Gallery:
@@ -228,16 +267,7 @@ def remove_people(directory: Path, names: Sequence[str]) -> Gallery:
     read_gallery(directory)  # before a lock is put into what is no gallery
     with _locked(directory):
         gallery = read_gallery(directory)
-        keep = np.ones(len(gallery.names), dtype=bool)
-        keep[[gallery.row_of(name, directory) for name in names]] = False
-        kept = keep[gallery.owners]
-        gallery = Gallery(
-            model=gallery.model,
-            names=tuple(name for name, stays in zip(gallery.names, keep, strict=True) if stays),
-            **{key: getattr(gallery, key)[keep] for key in _OF_PEOPLE},
-            fingerprints=gallery.fingerprints[kept],
-            owners=(np.cumsum(keep) - 1)[gallery.owners[kept]],
-        )
+        gallery = _without(gallery, [gallery.row_of(name, directory) for name in names])
         write_people(directory, gallery)
     return gallery
 
@@ -260,19 +290,38 @@ def _with(gallery: Gallery, name: str, recordings: Sequence[NewRecording]) -> Ga
         names, row = (*gallery.names, name), len(gallery.names)
         columns = {key: np.concatenate([array, np.zeros_like(array, shape=(1, *array.shape[1:]))])
                    for key, array in columns.items()}  # fmt: skip
-    embeddings = np.stack([one.embedding for one in recordings]).astype(np.float64)
-    norms = np.linalg.norm(embeddings, axis=1)
-    columns["sums"][row] += (embeddings / norms[:, None]).sum(axis=0)
-    columns["log_norms"][row] += np.log(norms).sum()
-    columns["seconds"][row] += sum(one.seconds for one in recordings)
     columns["enrolled"][row] = int(time.time())
     prints = np.stack([np.frombuffer(one.fingerprint, dtype=np.uint8) for one in recordings])
-    return Gallery(
+    changed = Gallery(
         model=gallery.model,
         names=names,
         fingerprints=np.concatenate([gallery.fingerprints, prints]),
         owners=np.append(gallery.owners, np.full(len(recordings), row)),
         **columns,
+    )
+    _add(changed, row, recordings, 1)
+    return changed
+
+
+def _add(gallery: Gallery, row: int, recordings: Sequence[NewRecording], sign: int) -> None:
+    """Add recordings to the sums of a person, or with a `sign` of -1 take them out."""
+    embeddings = np.stack([one.embedding for one in recordings]).astype(np.float64)
+    norms = np.linalg.norm(embeddings, axis=1)
+    gallery.sums[row] += sign * (embeddings / norms[:, None]).sum(axis=0)
+    gallery.log_norms[row] += sign * np.log(norms).sum()
+    gallery.seconds[row] += sign * sum(one.seconds for one in recordings)
+
+
+def _without(gallery: Gallery, rows: Sequence[int]) -> Gallery:
+    keep = np.ones(len(gallery.names), dtype=bool)
+    keep[rows] = False
+    kept = keep[gallery.owners]
+    return Gallery(
+        model=gallery.model,
+        names=tuple(name for name, stays in zip(gallery.names, keep, strict=True) if stays),
+        **{key: getattr(gallery, key)[keep] for key in _OF_PEOPLE},
+        fingerprints=gallery.fingerprints[kept],
+        owners=(np.cumsum(keep) - 1)[gallery.owners[kept]],
     )
 
 

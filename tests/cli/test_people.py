@@ -2,22 +2,32 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
+from svkit.eval.results import OperatingPoint
 from svkit.scoring.calibrate import PAIR_FEATURES
+from svkit.store.calibration import Decision
 from tests.cli.test_verify import calibrate, cosine, template, voice, write  # noqa: F401
 from tests.fake_experiment import DENSE, make_checkpoint
+from tests.tools.test_calibrate import record
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -88,6 +98,43 @@ def test_the_prior_is_shared_by_the_people_and_none_of_them_is_an_answer(home):
     assert run("identify", "a.wav").stdout.startswith("IDENTIFIED: alice")
 
 
+def test_the_false_accept_target_of_the_calibration_decides_as_in_verify(home):
+    """Beyond the bounds too; a prior or a threshold that is given goes before it."""
+    point = OperatingPoint(threshold=0.0, miss_rate=0.1, false_accept_rate=0.02)
+    enroll_three()
+    scores = sorted(
+        (cosine(home, "d", file), name) for name, file in (("alice", "a"), ("bob", "b"), ("Zoë", "c"))
+    )
+    best = scores[-1]
+    slope = 20 / (best[0] - scores[-2][0])  # the best has a ratio of 10, the next -10
+    for limit, is_accepted in ((9.0, True), (11.0, False)):
+        calibrate(home, weights=(slope,), offset=10 - slope * best[0], bounds=(-2.0, 5.0),
+                  decision=Decision(point=replace(point, threshold=limit), false_accepts=0.02))  # fmt: skip
+        found = answer("identify", "d.wav")
+        assert (found["threshold"], found["threshold_from"]) == (pytest.approx(limit), "false accepts")
+        only = found["answers"][0]
+        by_name = answer("verify", best[1], "d.wav", "--gallery", "exp/gallery")
+        assert only["is_accepted"] == by_name["is_accepted"] == is_accepted
+        assert only["name"] == (best[1] if is_accepted else None)
+    done = run("identify", "d.wav").stdout
+    assert "false accepts up to 2 % for each person, so up to 6 % of strangers" in done
+    assert answer("identify", "d.wav", "--prior", "0.5")["threshold_from"] == "bayes"
+    given = answer("identify", "d.wav", "--threshold", "-2")
+    assert given["threshold_from"] == "given" and given["answers"][0]["name"] == best[1]
+    # Costs say nothing of how likely it is that somebody of a gallery speaks.
+    calibrate(home, decision=Decision(point=point, p_target=0.01))
+    assert answer("identify", "d.wav")["prior"] == 0.5
+    # Several near enough: somebody, but who?
+    calibrate(
+        home,
+        weights=(1.0,),
+        offset=0.0,
+        decision=Decision(point=replace(point, threshold=-9.0), false_accepts=0.02),
+    )
+    done = run("identify", "d.wav")
+    assert done.stdout.startswith("UNDECIDED") and "who is not clear" in done.stdout
+
+
 def test_a_prior_beyond_the_bounds_of_the_calibration_is_said(home):
     calibrate(home, weights=(40.0,), offset=0.0, bounds=(-2.0, 2.0))
     enroll_three()
@@ -132,6 +179,100 @@ def test_several_recordings_a_person_are_averaged_and_none_counts_twice(home):
     done = run("enroll", "bob", "a.wav", "d.wav")
     assert done.exit_code == 3 and "a.wav: is enrolled as alice already" in done.stderr
     assert [one["name"] for one in answer("people", "list")["people"]] == ["alice"]  # all or none
+
+
+def folder_of_people(home):
+    """Three people in a folder with two recordings each, one of them in a directory of a session."""
+    for number, name in enumerate(("ann", "ben", "Zoe\u0308")):
+        for take in range(2):
+            path = home / "people" / name / ("2024" if take else "") / f"{take}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, voice(10 * number + take))
+    return home / "people"
+
+
+@pytest.mark.parametrize("at_once", [100, 2])
+def test_everybody_of_a_folder_is_enrolled_as_one_by_one(home, monkeypatch, at_once):
+    monkeypatch.setattr("svkit.scoring.enroll.AT_ONCE", at_once)
+    people = folder_of_people(home)
+    found = answer("enroll", people)
+    assert [(one["name"], len(one["added"]), one["recordings"]) for one in found["enrolled"]] == [
+        ("Zoë", 2, 2), ("ann", 2, 2), ("ben", 2, 2)
+    ]  # fmt: skip
+    assert found["people"] == 3 and found["gallery"] == "exp/gallery"
+    for name in ("Zoe\u0308", "ann", "ben"):
+        files = sorted((people / name).rglob("*.wav"))
+        assert run("enroll", name, *files, "--gallery", "one-by-one").exit_code == 0
+    every, alone = (load_file(f"{place}/people.safetensors") for place in ("exp/gallery", "one-by-one"))
+    for key in ("names", "sums", "log_norms", "seconds", "owners"):
+        assert np.array_equal(every[key], alone[key]), key
+    # Again: only what is new; text for people, too.
+    write(people / "ann" / "3.wav", voice(99))
+    done = run("enroll", people)
+    assert done.stdout == "exp/gallery: 3 people: recordings: 1 new, 7 in all, 10.5 s; people: 3\n"
+    assert "6 notes (all with --json)" in done.stderr and "is there already" in done.stderr
+
+
+def test_everybody_of_a_manifest_with_the_channel_that_it_names(home):
+    silent = np.zeros(24_000)
+    for number, name in enumerate(("x", "y")):
+        write(home / f"{name}.wav", np.stack([silent, voice(number)], axis=1))
+    rows = ["x\tann\tx.wav\t16000\t24000\t\t1", "y\tben\ty.wav\t16000\t24000\t\t1"]
+    head = "utterance_id\tspeaker_id\tpath\tsample_rate_hz\tnum_samples\tsession_id\tchannel"
+    (home / "list.tsv").write_text("\n".join([head, *rows]) + "\n")
+    found = answer("enroll", "list.tsv")
+    assert [one["name"] for one in found["enrolled"]] == ["ann", "ben"]
+    assert all(one["is_trusted"] for one in found["enrolled"])
+    assert answer("verify", "ann", "a.wav", "--gallery", "exp/gallery")["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_what_cannot_be_enrolled_together_is_said(home):
+    done = run("enroll", "alice")
+    assert done.exit_code == 2 and "expected recordings after 'alice'" in done.stderr
+    assert run("enroll", "a.wav").exit_code == 2
+    done = run("enroll", "alice", "a.wav", "--skip-bad")
+    assert done.exit_code == 2 and "for a folder of people" in done.stderr
+    people = folder_of_people(home)
+    (people / "ben" / "bad.wav").write_bytes(b"no audio")
+    done = run("enroll", people)
+    assert done.exit_code == 3 and "--skip-bad" in done.stderr and not (home / "exp" / "gallery").exists()
+    done = run("enroll", people, "--skip-bad")
+    assert done.exit_code == 0 and "3 people" in done.stdout
+    # A recording of somebody else stops the step that it is in.
+    shutil.rmtree(people / "ben")
+    (people / "eve").mkdir()
+    write(people / "eve" / "0.wav", voice(10))
+    done = run("enroll", people)
+    assert done.exit_code == 3 and "is enrolled as ben already, expected a recording of eve" in done.stderr
+
+
+def test_a_recording_is_taken_out_by_itself(home):
+    assert run("enroll", "alice", "a.wav", "b.wav", "c.wav").exit_code == 0
+    assert run("enroll", "bob", "d.wav").exit_code == 0
+    before = load_file(home / "exp/gallery/people.safetensors")
+    for wrong, code in (["bob", "a.wav"], 3), (["eve", "a.wav"], 2), (["alice", "missing.wav"], 3):
+        done = run("people", "remove", wrong[0], "--recording", wrong[1])
+        assert done.exit_code == code
+    assert "expected a recording that is enrolled as bob, found alice's" in run(
+        "people", "remove", "bob", "--recording", "a.wav").stderr  # fmt: skip
+    assert run("people", "remove", "alice", "bob", "--recording", "a.wav").exit_code == 2
+    after = load_file(home / "exp/gallery/people.safetensors")
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+    found = answer("people", "remove", "alice", "--recording", "b.wav", "--recording", "b.wav")
+    assert found["people"] == 2 and found["recordings"] == ["b.wav", "b.wav"]
+    assert run("enroll", "alice", "a.wav", "c.wav", "--gallery", "other").exit_code == 0
+    left, expected = (load_file(f"{place}/people.safetensors") for place in ("exp/gallery", "other"))
+    assert np.array_equal(left["fingerprints"][:2], expected["fingerprints"]) and left["owners"].tolist() == [
+        0,
+        0,
+        1,
+    ]
+    for key in ("sums", "log_norms", "seconds"):
+        assert np.allclose(left[key][:1], expected[key], atol=1e-5), key
+    assert before["fingerprints"][1].tobytes() not in (home / "exp/gallery/people.safetensors").read_bytes()
+    done = run("people", "remove", "bob", "--recording", "d.wav")  # the last one
+    assert done.stdout == "exp/gallery: removed d.wav of bob; people: 1\n"
+    assert [one["name"] for one in answer("people", "list")["people"]] == ["alice"]
 
 
 def test_people_are_listed_and_removed_without_a_trace(home):
@@ -226,6 +367,22 @@ def test_verify_says_the_decision_by_its_exit_code_when_asked(home):
         assert done.exit_code == code and "score" in json.loads(done.stdout)
 
 
+@pytest.mark.parametrize("page", ["quickstart", "own_data"])
+def test_the_commands_of_the_pages_run_in_order(home, page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    (block,) = [block for block in re.findall(r"```bash\n(.*?)```", text, re.S) if "svkit enroll" in block]
+    for number, name in enumerate(("monday.wav", "tuesday.wav", "bob.flac", "unknown.wav")):
+        soundfile.write(home / name, voice(20 + number), 16_000)
+    for number, name in enumerate("uvwxyz"):
+        for take in range(2):
+            record(home / "recordings", f"{number}{name}", take)
+    lines = block.splitlines()
+    assert len(lines) >= 5
+    for line in lines:
+        done = run(*shlex.split(line)[1:])
+        assert done.exit_code == 0, f"{line}\n{done.stderr}"
+
+
 @pytest.mark.parametrize(("damage", "said"), [
     (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a safetensors file"),
     (lambda path: save_file(load_file(path) | {"owners": np.array([0, 0, 7])}, path), "recordings of nobody"),
@@ -294,5 +451,5 @@ from svkit.store.gallery import GalleryModel, NewRecording, add_recordings
 model = GalleryModel(path="/model", sha256="0" * 64)
 for number in range(int(sys.argv[3])):
     one = NewRecording(embedding=np.ones(8, dtype=np.float32), seconds=1.0, fingerprint=os.urandom(32))
-    add_recordings(Path(sys.argv[1]), model, sys.argv[2], {Path("a.wav"): one})
+    add_recordings(Path(sys.argv[1]), model, {sys.argv[2]: {Path("a.wav"): one}})
 """

@@ -259,7 +259,7 @@ def make_adapter(root: Path) -> None:
 
 def make_gallery(root: Path) -> None:
     one = NewRecording(embedding=np.ones(4, dtype=np.float32), seconds=1.0, fingerprint=bytes(32))
-    add_recordings(root, GalleryModel(path="/model", sha256="aa"), "anna", {Path("a.wav"): one})
+    add_recordings(root, GalleryModel(path="/model", sha256="aa"), {"anna": {Path("a.wav"): one}})
 
 
 def make_embeddings(root: Path) -> None:

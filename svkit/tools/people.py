@@ -1,0 +1,36 @@
+"""Everybody of a folder or a manifest, for `svkit enroll`."""
+
+from pathlib import Path
+
+from svkit.corpora.layouts.folder import list_recordings
+from svkit.corpora.scan import ScanOptions
+from svkit.progress import Progress
+from svkit.store.audio_file import Channel, Place
+from svkit.store.gallery import check_name
+from svkit.store.manifest import CHANNEL_COLUMN, Manifest, read_manifest
+
+
+def list_people(
+    source: Path, scan: ScanOptions, progress: Progress, *, speaker_regex: str | None = None
+) -> tuple[dict[str, tuple[Place, ...]], dict[Place, Channel]]:
+    """Return the recordings of each person of a folder with a directory a person, or of a manifest; and their channels.
+
+    Files of a folder are examined first, all of them. Channels are those that the scan chose, or the manifest names.
+
+    Raises:
+        ConfigError: a directory whose name cannot be one of a person, or an expression that cannot be used.
+        DataError: no recordings, bad files that are not left out, or a manifest that cannot be read.
+    """
+    if source.is_dir():
+        table = list_recordings(source, scan, progress, speaker_regex=speaker_regex)
+        manifest = Manifest(source, source, table)
+    else:
+        manifest = read_manifest(source)
+    people: dict[str, tuple[Place, ...]] = {}
+    channels: dict[Place, Channel] = {}
+    for row, speaker in enumerate(manifest.speaker_ids):
+        name, place = check_name(speaker), manifest.audio(row)
+        people[name] = (*people.get(name, ()), place)
+        if CHANNEL_COLUMN in manifest.table.columns:
+            channels[place] = manifest.channel(row)
+    return people, channels
