@@ -32,10 +32,13 @@ def export(
     checkpoint: Checkpoint = None,
     file: options.HubFile = None,
     precisions: Precisions = None,
+    calibration: options.Calibration = None,
     out: options.Out = None,
     common: options.OutputOptions,
 ) -> None:
     """Write a checkpoint as ONNX, waveform in and embedding out; check it against torch and time both.
+
+    Beside the graphs lie the calibration and decide.py, which compares two recordings by them without svkit.
 
     Example: svkit export exp/finetune-pruned/lmft --precision fp32 --precision int8
     """
@@ -43,7 +46,9 @@ def export(
     from svkit.tools.export import ExportRequest, run, summary
 
     checkpoint = options.on_disk(checkpoint, file)
-    request = common.request(ExportRequest, checkpoint=checkpoint, out=out, precisions=precisions)
+    request = common.request(
+        ExportRequest, checkpoint=checkpoint, out=out, precisions=precisions, calibration=calibration
+    )
     with console.progress() as progress:
         directory = run(request, progress)
     facts = read_facts(directory)

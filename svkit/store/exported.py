@@ -1,4 +1,4 @@
-"""Exported models: `model.onnx` and its variants, `export.json` with what was checked and timed."""
+"""Exported models: `model.onnx` and its variants, what decides by them, and `export.json`: what was checked and timed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from svkit.store.places import usable_paths
 from svkit.store.strict_json import read_json
 
 FORMAT, VERSION = "svkit-export", 1
-FACTS_NAME = "export.json"
+FACTS_NAME, DECIDE_NAME = "export.json", "decide.py"
 FILE_NAMES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 """Graph of each precision; weights beyond 2 GB lie beside it, in a file of the same name with `.data`."""
 

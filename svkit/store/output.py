@@ -48,7 +48,7 @@ _MADE = (
     "config.json model.safetensors classifier.safetensors speakers.tsv adapter best last"
     " embeddings.safetensors ids.tsv embeddings.json scores.tsv resamples.safetensors metrics.json kaldi wespeaker"
     " report.json report.md report.html figures"
-    " export.json model.onnx* model.fp16.onnx* model.int8.onnx* shard-??????.tar"
+    " export.json decide.py model.onnx* model.fp16.onnx* model.int8.onnx* shard-??????.tar"
 )
 """Names of the content that commands write into an output; a packed list has the name of its input."""
 

@@ -1,7 +1,11 @@
-"""`svkit export`: a checkpoint as ONNX in float32, float16 and int8, each checked against torch and timed."""
+"""`svkit export`: a checkpoint as ONNX in float32, float16 and int8, each checked against torch and timed.
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+Beside the graphs lie the calibration of the checkpoint and a script that decides by it without svkit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +20,13 @@ from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.reports import timing
 from svkit.reports.tables import Table
+from svkit.scoring.calibrate import map_of
+from svkit.scoring.verify import describe_calibration, find_calibration
 from svkit.store import checkpoint, exported
-from svkit.store.atomic import one_line
+from svkit.store.atomic import one_line, write_bytes
+from svkit.store.calibration import FILE_NAME, CalibrationRecord, write_calibration
 from svkit.store.output import Output
-from svkit.store.provenance import sha256_artifact
+from svkit.store.provenance import sha256_file, sha256_input
 from svkit.store.request import Request
 from svkit.tools import onnx_graph
 
@@ -40,6 +47,8 @@ class ExportRequest(Request):
     out: Path | None = None
     precisions: tuple[str, ...] = ()
     """None given: all of `MIN_COSINE`."""
+    calibration: Path | None = None
+    """None: `calibration.json` beside the checkpoint, where it fits."""
 
 
 def run(request: ExportRequest, progress: Progress) -> Path:
@@ -47,34 +56,92 @@ def run(request: ExportRequest, progress: Progress) -> Path:
 
     Raises:
         ConfigError: the `export` extra is not installed, an unknown precision, or the output is finished.
-        ArtifactError: no checkpoint, or a graph does not give torch's embeddings.
+        ArtifactError: no checkpoint, a calibration that was given does not fit it, or a graph does not give torch's
+            embeddings.
     """
     unknown = [name for name in request.precisions if name not in MIN_COSINE]
     if unknown:
         raise ConfigError(f"--precision: expected some of {', '.join(MIN_COSINE)}, found {unknown[0]!r}")
     onnx_graph.require_packages()
     source = request.checkpoint or final_model(request.exp, progress)
-    checkpoint.read_architecture(source)
+    architecture = checkpoint.read_architecture(source)
+    sha256 = sha256_input(source)
+    calibration = _calibration(request, source, sha256, progress)
     out = request.out or request.exp / "onnx" / model_name(request.exp, source)
     wanted = [name for name in MIN_COSINE if name in (request.precisions or MIN_COSINE)]
     output = Output(
         out,
         command="export",
-        config={"precisions": wanted, "opset": onnx_graph.OPSET},
-        inputs={"checkpoint": source},
+        # `decides`: folders of an earlier svkit had no script and no calibration.
+        config={"precisions": wanted, "opset": onnx_graph.OPSET, "decides": True},
+        inputs={"checkpoint": source} | ({"calibration": calibration[0]} if calibration else {}),
         overwrite=request.overwrite,
         keep_finished=request.keep_finished,
         experiment=request.exp,
     )
     if not output.is_kept(progress):
         with output.open():
-            _write_graphs(source, out, wanted, progress)
-            exported.write_facts(out, output.recorded(_examine(source, out, wanted, progress)))
+            decides = _write_decision(out, calibration)
+            metadata = _metadata(architecture.head.embedding_dim, sha256, decides)
+            _write_graphs(source, out, wanted, metadata, progress)
+            facts = {"checkpoint": {"path": source.as_posix(), "sha256": sha256}, "calibration": decides}
+            facts |= {"metadata": metadata, **_examine(source, out, wanted, progress)}
+            exported.write_facts(out, output.recorded(facts))
             output.finish()
     return out
 
 
-def _write_graphs(source: Path, out: Path, precisions: Sequence[str], progress: Progress) -> None:
+def _calibration(
+    request: ExportRequest, source: Path, sha256: str, progress: Progress
+) -> tuple[Path, CalibrationRecord] | None:
+    """Return what to decide by; where there is nothing, or nothing that two recordings suffice for, say so."""
+    try:
+        found = find_calibration(request.calibration, source, sha256)
+    except ArtifactError as error:
+        if request.calibration is not None:
+            raise
+        progress.note(f"the calibration is left out, {exported.DECIDE_NAME} gives scores only: {error}")
+        return None
+    if found is None:
+        progress.note(
+            f"{source}: not calibrated, so {exported.DECIDE_NAME} gives scores only; to decide, `svkit calibrate PEOPLE"
+            f" --model {source}` and export again"
+        )
+    return found
+
+
+def _write_decision(out: Path, calibration: tuple[Path, CalibrationRecord] | None) -> dict[str, Any] | None:
+    """Write the script, and the calibration with the bounds that `svkit verify` keeps to; return what is told of it."""
+    script = files("svkit.tools").joinpath(exported.DECIDE_NAME)
+    write_bytes(out / exported.DECIDE_NAME, script.read_bytes())
+    (out / FILE_NAME).unlink(missing_ok=True)  # of a run that is resumed
+    if calibration is None:
+        return None
+    path, record = calibration
+    write_calibration(out / FILE_NAME, replace(record, bounds=map_of(record).bounds))
+    return {**describe_calibration(path, record), "sha256": sha256_file(out / FILE_NAME)}
+
+
+def _metadata(embedding_dim: int, sha256: str, decides: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return what the graphs say of themselves: names as sherpa-onnx reads them, where they mean the same here."""
+    known = {
+        "framework": "svkit",
+        "format": exported.FORMAT,
+        "format_version": str(exported.VERSION),
+        "sample_rate": str(SAMPLE_RATE_HZ),
+        "output_dim": str(embedding_dim),
+        "normalize_samples": "1",
+        "input": f"waveforms [batch, samples]: one channel, from -1 to 1, padded on the right; num_samples [batch]: of"
+        f" each, at least {MIN_SAMPLES}",
+        "output": "embeddings [batch, output_dim]: not length-normalised, compared by their cosine",
+        "checkpoint_sha256": sha256,
+    }
+    return known | ({} if decides is None else {"calibration_sha256": decides["sha256"]})
+
+
+def _write_graphs(
+    source: Path, out: Path, precisions: Sequence[str], metadata: Mapping[str, str], progress: Progress
+) -> None:
     """Write the graphs; float32 is written for int8 too, and removed where it was not asked for."""
     needed = list(precisions) if "fp32" in precisions or "int8" not in precisions else ["fp32", *precisions]
     paths = {name: out / exported.FILE_NAMES[name] for name in needed}
@@ -85,7 +152,7 @@ def _write_graphs(source: Path, out: Path, precisions: Sequence[str], progress: 
                     onnx_graph.quantise(paths["fp32"], path)
                 else:
                     dtype = torch.float16 if name == "fp16" else torch.float32
-                    onnx_graph.write_graph(load_model(source), path, dtype)
+                    onnx_graph.write_graph(load_model(source), path, dtype, metadata)
             task.advance(1, precision=name)
     if "fp32" not in precisions and "fp32" in paths:
         exported.remove_graph(paths["fp32"])
@@ -112,7 +179,6 @@ def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progr
                     )
         timings = timing.time_models({"torch": model.embed, **runners}, progress)
     return {
-        "checkpoint": {"path": source.as_posix(), "sha256": sha256_artifact(source)},
         "sample_rate_hz": SAMPLE_RATE_HZ,
         "min_samples": MIN_SAMPLES,
         "embedding_dim": model.architecture.head.embedding_dim,

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.config.load import load_recipe
 from tests.e2e.conftest import REPOSITORY, speech
+from tests.tools.test_calibrate import record
 from tests.training_experiment import make_teacher, one_process, write_list
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
@@ -162,7 +163,12 @@ def test_the_examples_of_the_python_page_run_in_order(
         done = CliRunner().invoke(app, ["extract", "--exp", str(tmp_path), *map(str, arguments)])
     assert done.exit_code == 0, done.stderr
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"CHECKPOINT": str(checkpoint), "EMBEDDINGS": str(tmp_path / "embeddings")}
+    for person in "uvwxyz":  # names that the teacher was not trained on
+        for take in range(2):
+            record(tmp_path / "people", f"of-{person}", take)
+    names: dict[str, Any] = {
+        "CHECKPOINT": str(checkpoint), "EMBEDDINGS": str(tmp_path / "embeddings"), "PEOPLE": str(tmp_path / "people")
+    }  # fmt: skip
     found = blocks(REPOSITORY / "docs" / "python.md", "python")
     assert len(found) >= 5
     for number, block in enumerate(found):

@@ -1,9 +1,11 @@
 """`svkit export`: graphs that give torch's embeddings for any length, batch and structure."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,17 @@ import svkit
 from svkit.cli.app import app
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import HeadConfig
+from svkit.eval.llr import bayes_threshold
+from svkit.eval.results import OperatingPoint
 from svkit.nn.speaker import SpeakerNetwork
+from svkit.scoring.backend import Backend
+from svkit.scoring.calibrate import PAIR_FEATURES, describe_backend
 from svkit.store import checkpoint as store
-from svkit.store.provenance import read_provenance, sha256_artifact
+from svkit.store.calibration import CalibrationRecord, Decision, read_calibration, write_calibration
+from svkit.store.metrics import ListId
+from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
 from svkit.tools import export as stage
 from svkit.tools import onnx_graph
-from tests.e2e.conftest import REPOSITORY
 from tests.random_models import draw_weights
 from tests.training_experiment import TEACHER, finish, make_teacher
 
@@ -44,8 +51,12 @@ def make_checkpoint(directory: Path, encoder: EncoderArchitecture, seed: int = 1
     return directory
 
 
+def invoke(*arguments: Any) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
 def export(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+    return invoke("export", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +64,24 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cut model in all precisions, where `svkit export` puts it without being told."""
     exp = tmp_path_factory.mktemp("export")
     make_checkpoint(exp / "finetune-pruned" / "lmft", CUT)
+    calibrate(exp)
     result = export("--exp", exp)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[-1] == str(exp / "onnx" / "pruned")
     assert "onnx int8" in result.stdout and "times torch" in result.stdout
     return exp
+
+
+def calibrate(exp: Path, path: Path | None = None, **changes: Any) -> None:
+    """Write a calibration of the pruned model, whose scores of noise are near 1."""
+    directory = exp / "finetune-pruned" / "lmft"
+    facts = {
+        "features": ("score",), "weights": (12.0,), "offset": -10.0, "prior": 0.05,
+        "backend": describe_backend(Backend()), "checkpoint_sha256": sha256_artifact(directory),
+        "trials": ListId(name="held-out", sha256="0"), "num_targets": 100, "num_nontargets": 900,
+        "bounds": (-20.0, 20.0), "is_separable": False,
+    }  # fmt: skip
+    write_calibration(path or directory / "calibration.json", CalibrationRecord(**(facts | changes)))
 
 
 def noise(seed: int, num_samples: int) -> np.ndarray:
@@ -73,6 +97,7 @@ def test_files_and_facts(exported):
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
     assert names == {
         "model.onnx", "model.fp16.onnx", "model.int8.onnx", "export.json", "provenance.json", "run.json",
+        "calibration.json", "decide.py",
     }  # fmt: skip
     facts = json.loads((out / "export.json").read_text())
     assert facts["checkpoint"]["sha256"] == sha256_artifact(exported / "finetune-pruned" / "lmft")
@@ -89,7 +114,7 @@ def test_files_and_facts(exported):
             and graph["size_bytes"] == (out / graph["file"]).stat().st_size
         )
     assert facts["torch"]["real_time_factor"]["cpu"] > 0 and facts["versions"]["onnxruntime"]
-    assert [entry["name"] for entry in read_provenance(out)["inputs"]] == ["checkpoint"]
+    assert [entry["name"] for entry in read_provenance(out)["inputs"]] == ["checkpoint", "calibration"]
 
 
 @pytest.mark.parametrize(
@@ -105,19 +130,126 @@ def test_any_length_and_batch_gives_torchs_embedding(exported, lengths):
         assert found.shape == expected.shape and cosines(found, expected).min() >= limit, name
 
 
-def test_the_consumer_example_needs_neither_torch_nor_svkit(exported, tmp_path):
-    example = REPOSITORY / "docs" / "examples" / "onnx_embed.py"
-    source = example.read_text()
-    assert len(source.splitlines()) <= 30 and "import svkit" not in source and "torch\n" not in source
-    waves = [noise(1, 16_000), noise(2, 24_000)]
-    for name, wave in zip("ab", waves, strict=True):
-        soundfile.write(tmp_path / f"{name}.wav", wave, 16_000, subtype="FLOAT")
-    graph = exported / "onnx" / "pruned" / "model.onnx"
-    command = [sys.executable, example, graph, tmp_path / "a.wav", tmp_path / "b.wav"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    model = svkit.load(exported / "finetune-pruned" / "lmft")
-    a, b = model.embed(waves)
-    assert abs(float(done.stdout.removeprefix("cosine ")) - cosines(a[None], b[None])[0]) < 1e-3
+def record(path: Path, seed: int, rate: int = 44_100, seconds: float = 1.6) -> Path:
+    """Write 16-bit stereo; the second channel is another voice."""
+    rng = np.random.default_rng(seed)
+    wave = rng.standard_normal((round(rate * seconds), 2))
+    smooth = np.stack(
+        [np.convolve(wave[:, side], np.ones(3 + seed % 5 + 2 * side), "same") for side in (0, 1)], axis=1
+    )
+    soundfile.write(path, 0.05 * smooth, rate, subtype="PCM_16")
+    return path
+
+
+DECISION = Decision(point=OperatingPoint(threshold=1.5, miss_rate=0.1, false_accept_rate=0.01))
+
+
+@pytest.mark.parametrize(
+    ("changes", "prior"),
+    [
+        ({}, None),
+        ({"bounds": None, "is_separable": None}, 0.2),
+        ({"features": PAIR_FEATURES, "weights": (9.0, 0.5, -0.4, 2.0, -1.0)}, None),
+        ({"decision": replace(DECISION, false_accepts=0.01)}, None),
+        ({"decision": replace(DECISION, p_target=0.01, c_fa=10.0), "bounds": (-3.0, 2.0)}, None),
+        ({"decision": DECISION}, 0.9),
+    ],
+)
+def test_the_script_in_the_folder_decides_as_verify_does(exported, tmp_path, changes, prior):
+    """Files of 44.1 kHz and 22.05 kHz, stereo, one beyond 60 s: score to 1e-4, ratio to 2e-3."""
+    if changes.get("decision") and changes["decision"].c_fa > 1:
+        limit = bayes_threshold(0.01, 1.0, 10.0)
+        changes["decision"] = replace(changes["decision"], point=replace(DECISION.point, threshold=limit))
+    checkpoint = exported / "finetune-pruned" / "lmft"
+    calibrate(exported, path=tmp_path / "mine.json", **changes)
+    folder = tmp_path / "folder"
+    shutil.copytree(exported / "onnx" / "pruned", folder)
+    written = stage._write_decision(
+        folder, (tmp_path / "mine.json", read_calibration(tmp_path / "mine.json"))
+    )
+    assert written is not None
+    pair = [
+        record(tmp_path / "a.wav", 1),
+        record(tmp_path / "b.flac", 2, rate=22_050, seconds=61.5 if not changes else 2.0),
+    ]
+    asked = ["verify", *pair, "--model", checkpoint, "--calibration", tmp_path / "mine.json", "--json"]
+    done = invoke(*asked, *([] if prior is None else ["--prior", prior]))
+    assert done.exit_code == 0, done.stderr
+    expected = json.loads(done.stdout)
+    said = decide(folder, *pair, *([] if prior is None else [prior]))
+    score, ratio, verdict = re.fullmatch(
+        r"score (.+)\nlog-likelihood ratio (.+)\n(accept|reject) .*\n", said
+    ).groups()
+    assert float(score) == pytest.approx(expected["score"], abs=1e-4)
+    assert float(ratio) == pytest.approx(expected["llr"], abs=2e-3)
+    assert (verdict == "accept") == expected["is_accepted"]
+
+
+def decide(folder: Path, *arguments: Any, code: int = 0) -> str:
+    """Run the script where neither torch nor svkit can be imported; return what it says."""
+    blocked = "import runpy, sys; sys.modules.update(torch=None, svkit=None); sys.argv = sys.argv[1:];"
+    command = [sys.executable, "-c", f"{blocked} runpy.run_path(sys.argv[0], run_name='__main__')"]
+    words = [*command, folder / "decide.py", *arguments]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_what_the_folder_says_of_itself(exported):
+    import onnxruntime
+
+    out, checkpoint = exported / "onnx" / "pruned", exported / "finetune-pruned" / "lmft"
+    facts = json.loads((out / "export.json").read_text())
+    assert read_calibration(out / "calibration.json") == read_calibration(checkpoint / "calibration.json")
+    assert facts["calibration"]["sha256"] == sha256_file(out / "calibration.json")
+    for name in ("model.onnx", "model.fp16.onnx", "model.int8.onnx"):
+        session = onnxruntime.InferenceSession(out / name, providers=["CPUExecutionProvider"])
+        found = session.get_modelmeta().custom_metadata_map
+        assert facts["metadata"].items() <= found.items(), name
+    assert facts["metadata"]["calibration_sha256"] == facts["calibration"]["sha256"]
+    known = {"framework": "svkit", "format_version": "1", "sample_rate": "16000", "output_dim": "8"}
+    known |= {"normalize_samples": "1", "checkpoint_sha256": sha256_artifact(checkpoint)}
+    assert known.items() <= facts["metadata"].items() and "waveforms" in facts["metadata"]["input"]
+    lines = (out / "decide.py").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("folder ="))
+    assert sum(bool(line.strip()) for line in lines[start:]) <= 40
+
+
+def test_a_calibration_that_cannot_come_along_is_left_out_and_that_is_said(exported, tmp_path, monkeypatch):
+    written = exported / "onnx" / "pruned" / "model.onnx"
+    monkeypatch.setattr(onnx_graph, "write_graph", lambda network, path, *_: shutil.copy(written, path))
+    source = exported / "finetune-pruned" / "lmft"
+    checkpoint = tmp_path / "model"
+    shutil.copytree(source, checkpoint)
+    asked = [checkpoint, "--out", tmp_path / "out", "--precision", "fp32"]
+    calibrate(
+        exported,
+        path=checkpoint / "calibration.json",
+        features=("score", "cohort_mean_low"),
+        weights=(1.0, 1.0),
+    )
+    result = export(*asked)
+    assert result.exit_code == 0 and "the calibration is left out" in result.stderr
+    assert "cohort_mean_low" in result.stderr
+    out = tmp_path / "out"
+    assert not (out / "calibration.json").exists()
+    assert json.loads((out / "export.json").read_text())["calibration"] is None
+    pair = [record(tmp_path / "a.wav", 1), record(tmp_path / "b.wav", 2)]
+    assert "undecided" in decide(out, *pair, code=1)
+    # One that is given has to fit; one that fits makes the folder anew, with another it is another folder.
+    given = export(*asked, "--calibration", checkpoint / "calibration.json", "--overwrite")
+    assert given.exit_code == 4 and "two sides and no cohort" in given.stderr
+    (checkpoint / "calibration.json").unlink()
+    kept = export(*asked, "--keep-finished")
+    assert kept.exit_code == 0 and "svkit calibrate PEOPLE --model" in kept.stderr
+    calibrate(exported, path=checkpoint / "calibration.json")
+    assert export(*asked, "--keep-finished").exit_code == 2
+    assert export(*asked, "--keep-finished", "--overwrite").exit_code == 0
+    said = decide(out, *pair)
+    assert "log-likelihood ratio" in said and ("accept" in said) != ("reject" in said)
+    content = json.loads((out / "calibration.json").read_text())
+    (out / "calibration.json").write_text(json.dumps(content | {"checkpoint_sha256": "0" * 64}))
+    assert "of another model" in decide(out, *pair, code=1)
 
 
 def test_linear_layers_are_int8_and_features_are_not(exported):
@@ -166,7 +298,7 @@ def test_a_dense_model_with_weights_in_a_file_of_their_own(tmp_path, monkeypatch
 
 def test_int8_alone_leaves_no_other_graph(exported, tmp_path, monkeypatch):
     written = exported / "onnx" / "pruned" / "model.onnx"
-    monkeypatch.setattr(onnx_graph, "write_graph", lambda network, path, dtype: shutil.copy(written, path))
+    monkeypatch.setattr(onnx_graph, "write_graph", lambda network, path, *_: shutil.copy(written, path))
     result = export(
         make_checkpoint(tmp_path / "model", CUT), "--out", tmp_path / "out", "--precision", "int8"
     )
@@ -176,7 +308,7 @@ def test_int8_alone_leaves_no_other_graph(exported, tmp_path, monkeypatch):
 
 def test_a_graph_that_gives_other_embeddings_is_refused(exported, tmp_path, monkeypatch):
     written = exported / "onnx" / "pruned" / "model.onnx"
-    monkeypatch.setattr(onnx_graph, "write_graph", lambda network, path, dtype: shutil.copy(written, path))
+    monkeypatch.setattr(onnx_graph, "write_graph", lambda network, path, *_: shutil.copy(written, path))
     another = make_checkpoint(tmp_path / "model", CUT, seed=2)
     result = export(another, "--out", tmp_path / "out", "--precision", "fp32")
     assert result.exit_code == 4
@@ -205,7 +337,7 @@ def test_a_graph_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(onnx_graph, "write_graph", full)
     result = export(checkpoint, "--out", tmp_path / "onnx", "--precision", "fp32")
     assert result.exit_code == 4 and not (tmp_path / "onnx" / "provenance.json").exists()
-    (line,) = result.stderr.splitlines()
+    line = result.stderr.splitlines()[-1]
     assert (
         line.startswith(f"error: {tmp_path}/onnx/") and "cannot be written: No space left on device" in line
     )

@@ -20,7 +20,8 @@ from svkit.errors import ArtifactError
 from svkit.store.checkpoint import read_classifier
 from svkit.store.provenance import read_provenance
 from tests.hub_stand_in import StandIn, stand_in_hub, use
-from tests.training_experiment import make_teacher
+from tests.tools.test_calibrate import record
+from tests.training_experiment import make_teacher, one_process, prepare
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PUBLISHED = "zl389/w2v-bert-2.0_SV"
@@ -105,6 +106,38 @@ def test_every_command_that_takes_a_checkpoint_takes_a_name(published, tmp_path)
     ).touch()  # export begins once it has read the model: the rest is its own tests'
     refused = run("export", PUBLISHED, "--out", tmp_path / "onnx", code=4)
     assert "holds files that svkit did not write" in refused.stderr
+
+
+@pytest.mark.e2e
+def test_what_begins_with_a_name_ends_well(hub, published, tmp_path, monkeypatch):
+    """Extract, calibrate, fine-tune and export by the published name; then a fine-tuned one by its own."""
+    monkeypatch.chdir(tmp_path)
+    exp = prepare(tmp_path / "exp")
+    with one_process():
+        made = run("extract", "--model", PUBLISHED, "--manifest", exp / "data/valid.tsv")
+        assert Path(made.stdout.splitlines()[-1], "embeddings.safetensors").exists()
+        steps = (
+            "joint.epochs=0.5",
+            "joint.data.batch_size=4",
+            "joint.data.crop_seconds=[0.3, 0.4]",
+            "precision=fp32",
+        )
+        changes = [word for step in steps for word in ("--set", step)]
+        run("finetune", "--from", PUBLISHED, "--stage", "joint", "--no-augment", *changes)
+    inputs = {entry["name"]: entry["path"] for entry in read_provenance(exp / "finetune/joint")["inputs"]}
+    assert published in inputs["checkpoint"]
+    for number, person in enumerate("uvwxy"):
+        for take in range(2):
+            record(tmp_path / "people", person * (number + 1), take)
+    run("calibrate", "people", "--model", PUBLISHED)
+    found = json.loads(run("export", PUBLISHED, "--precision", "fp32", "--json").stdout)
+    assert (Path(found["directory"]) / "decide.py").exists() and found["calibration"]["num_targets"] == 5
+    tuned = exp / "finetune/joint"
+    hub.put("me/tuned", {path.name: path.read_bytes() for path in tuned.iterdir() if path.is_file()})
+    assert (
+        svkit.load("me/tuned").embed(np.zeros(16_000) + 0.1).shape
+        == svkit.load(tuned).embed(np.ones(16_000)).shape
+    )
 
 
 def test_a_checkpoint_of_ours(hub, tmp_path, recordings, monkeypatch):

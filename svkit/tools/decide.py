@@ -1,0 +1,57 @@
+"""Decide whether two recordings are of one speaker, with the model beside this file; neither torch nor svkit is needed.
+
+Usage: python decide.py A.wav B.wav [PRIOR], with onnxruntime, numpy, scipy and soundfile.
+"""
+
+import json
+import sys
+from math import ceil, gcd, log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import soundfile
+from scipy.signal import resample_poly
+
+folder = Path(__file__).parent
+graph = min(folder.glob("model*.onnx"), key=lambda path: len(path.name))  # float32, where it was exported
+session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+
+def embed(path: str) -> tuple[Any, float]:
+    """Embed the first 60 s of channel 0, at 16 kHz: [D], and the seconds of the file."""
+    info = soundfile.info(path)
+    wave = soundfile.read(path, 60 * info.samplerate, dtype="float32", always_2d=True)[0][:, 0]
+    if info.samplerate != 16_000:  # a windowed sinc, as the model was calibrated with
+        common = gcd(info.samplerate, 16_000)
+        up, down = 16_000 // common, info.samplerate // common
+        cutoff = 0.99 * min(1, up / down)
+        phase = np.arange(-ceil(6 * up / cutoff), ceil(6 * up / cutoff) + 1) * cutoff / up
+        window = np.cos(np.pi * phase / 12) ** 2 * (abs(phase) < 6)
+        wave = resample_poly(wave, up, down, window=(np.sinc(phase) * window * cutoff / up).astype("float32"))
+    (embeddings,) = session.run(
+        None, {"waveforms": wave[None], "num_samples": np.array([len(wave)], "int64")}
+    )
+    return embeddings[0].astype("float64"), info.duration
+
+
+(left, seconds), (right, more_seconds) = embed(sys.argv[1]), embed(sys.argv[2])
+norms = float(np.linalg.norm(left)), float(np.linalg.norm(right))
+score = left @ right / norms[0] / norms[1]
+print(f"score {score:.5f}")
+if not (folder / "calibration.json").exists():
+    sys.exit("undecided: no calibration.json beside the model")
+learnt = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
+if learnt["checkpoint_sha256"] != session.get_modelmeta().custom_metadata_map["checkpoint_sha256"]:
+    sys.exit("undecided: calibration.json is of another model")
+features = [score, *sorted(map(log, norms)), *sorted(map(log, (seconds, more_seconds)))]
+unbounded = learnt["offset"] + np.dot(learnt["weights"], features[: len(learnt["weights"])])
+llr, decision = np.clip(unbounded, *learnt["bounds"]), learnt["decision"]
+print(f"log-likelihood ratio {llr:+.4f}")
+if len(sys.argv) > 3 or not decision:
+    prior = float(sys.argv[3]) if len(sys.argv) > 3 else 0.5
+    ratio, needed = llr, log((1 - prior) / prior)
+else:  # as `svkit calibrate` was asked
+    ratio, needed = unbounded if decision["false_accepts"] else llr, decision["point"]["threshold"]
+print("accept" if ratio >= needed else "reject", f"(from a ratio of {needed:+.2f} on)")
