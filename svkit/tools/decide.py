@@ -53,5 +53,5 @@ if len(sys.argv) > 3 or not decision:
     prior = float(sys.argv[3]) if len(sys.argv) > 3 else 0.5
     ratio, needed = llr, log((1 - prior) / prior)
 else:  # as `svkit calibrate` was asked
-    ratio, needed = unbounded if decision["false_accepts"] else llr, decision["point"]["threshold"]
+    ratio, needed = unbounded if decision.get("false_accepts") else llr, decision["point"]["threshold"]
 print("accept" if ratio >= needed else "reject", f"(from a ratio of {needed:+.2f} on)")

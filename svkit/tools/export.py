@@ -117,9 +117,9 @@ def _write_decision(out: Path, calibration: tuple[Path, CalibrationRecord] | Non
     (out / FILE_NAME).unlink(missing_ok=True)  # of a run that is resumed
     if calibration is None:
         return None
-    path, record = calibration
+    _, record = calibration
     write_calibration(out / FILE_NAME, replace(record, bounds=map_of(record).bounds))
-    return {**describe_calibration(path, record), "sha256": sha256_file(out / FILE_NAME)}
+    return {**describe_calibration(Path(FILE_NAME), record), "sha256": sha256_file(out / FILE_NAME)}
 
 
 def _metadata(embedding_dim: int, sha256: str, decides: Mapping[str, Any] | None) -> dict[str, str]:

@@ -165,9 +165,9 @@ def test_the_examples_of_the_python_page_run_in_order(
     monkeypatch.chdir(tmp_path)
     for person in "uvwxyz":  # names that the teacher was not trained on
         for take in range(2):
-            record(tmp_path / "people", f"of-{person}", take)
+            record(tmp_path / "held-out", f"of-{person}", take)
     names: dict[str, Any] = {
-        "CHECKPOINT": str(checkpoint), "EMBEDDINGS": str(tmp_path / "embeddings"), "PEOPLE": str(tmp_path / "people")
+        "CHECKPOINT": str(checkpoint), "EMBEDDINGS": str(tmp_path / "embeddings"), "PEOPLE": str(tmp_path / "held-out")
     }  # fmt: skip
     found = blocks(REPOSITORY / "docs" / "python.md", "python")
     assert len(found) >= 5

@@ -185,10 +185,19 @@ def test_the_script_in_the_folder_decides_as_verify_does(exported, tmp_path, cha
     assert (verdict == "accept") == expected["is_accepted"]
 
 
+_ALONE = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    assert not {"torch", "svkit"} & set(sys.modules)
+"""
+
+
 def decide(folder: Path, *arguments: Any, code: int = 0) -> str:
-    """Run the script where neither torch nor svkit can be imported; return what it says."""
-    blocked = "import runpy, sys; sys.modules.update(torch=None, svkit=None); sys.argv = sys.argv[1:];"
-    command = [sys.executable, "-c", f"{blocked} runpy.run_path(sys.argv[0], run_name='__main__')"]
+    """Run the script, which must import neither torch nor svkit; return what it says."""
+    command = [sys.executable, "-c", _ALONE]
     words = [*command, folder / "decide.py", *arguments]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr

@@ -1,0 +1,105 @@
+"""`svkit enroll FOLDER|TSV` and `svkit people remove --recording`, with a random model of milliseconds."""
+# ruff: noqa: F811 - fixtures of another file
+
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.cli.test_people import answer, home, run  # noqa: F401
+from tests.cli.test_verify import template, voice, write  # noqa: F401
+
+
+def folder_of_people(home):
+    """Three people in a folder with two recordings each, one of them in a directory of a session."""
+    for number, name in enumerate(("ann", "ben", "Zoe\u0308")):
+        for take in range(2):
+            path = home / "people" / name / ("2024" if take else "") / f"{take}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(path, voice(10 * number + take))
+    return home / "people"
+
+
+@pytest.mark.parametrize("at_once", [100, 2])
+def test_everybody_of_a_folder_is_enrolled_as_one_by_one(home, monkeypatch, at_once):
+    monkeypatch.setattr("svkit.scoring.enroll.AT_ONCE", at_once)
+    people = folder_of_people(home)
+    found = answer("enroll", people)
+    assert [(one["name"], len(one["added"]), one["recordings"]) for one in found["enrolled"]] == [
+        ("Zoë", 2, 2), ("ann", 2, 2), ("ben", 2, 2)
+    ]  # fmt: skip
+    assert found["people"] == 3 and found["gallery"] == "exp/gallery"
+    for name in ("Zoe\u0308", "ann", "ben"):
+        files = sorted((people / name).rglob("*.wav"))
+        assert run("enroll", name, *files, "--gallery", "one-by-one").exit_code == 0
+    every, alone = (load_file(f"{place}/people.safetensors") for place in ("exp/gallery", "one-by-one"))
+    for key in ("names", "sums", "log_norms", "seconds", "owners"):
+        assert np.array_equal(every[key], alone[key]), key
+    # Again: only what is new; text for people, too.
+    write(people / "ann" / "3.wav", voice(99))
+    done = run("enroll", people)
+    assert done.stdout == "exp/gallery: 3 people: recordings: 1 new, 7 in all, 10.5 s; people: 3\n"
+    assert "6 notes (all with --json)" in done.stderr and "is there already" in done.stderr
+
+
+def test_everybody_of_a_manifest_with_the_channel_that_it_names(home):
+    silent = np.zeros(24_000)
+    for number, name in enumerate(("x", "y")):
+        write(home / f"{name}.wav", np.stack([silent, voice(number)], axis=1))
+    rows = ["x\tann\tx.wav\t16000\t24000\t\t1", "y\tben\ty.wav\t16000\t24000\t\t1"]
+    head = "utterance_id\tspeaker_id\tpath\tsample_rate_hz\tnum_samples\tsession_id\tchannel"
+    (home / "list.tsv").write_text("\n".join([head, *rows]) + "\n")
+    found = answer("enroll", "list.tsv")
+    assert [one["name"] for one in found["enrolled"]] == ["ann", "ben"]
+    assert all(one["is_trusted"] for one in found["enrolled"])
+    assert answer("verify", "ann", "a.wav", "--gallery", "exp/gallery")["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_what_cannot_be_enrolled_together_is_said(home):
+    done = run("enroll", "alice")
+    assert done.exit_code == 2 and "expected recordings after 'alice'" in done.stderr
+    assert run("enroll", "a.wav").exit_code == 2
+    done = run("enroll", "alice", "a.wav", "--skip-bad")
+    assert done.exit_code == 2 and "for a folder of people" in done.stderr
+    people = folder_of_people(home)
+    (people / "ben" / "bad.wav").write_bytes(b"no audio")
+    done = run("enroll", people)
+    assert done.exit_code == 3 and "--skip-bad" in done.stderr and not (home / "exp" / "gallery").exists()
+    done = run("enroll", people, "--skip-bad")
+    assert done.exit_code == 0 and "3 people" in done.stdout
+    # A recording of somebody else stops the step that it is in.
+    shutil.rmtree(people / "ben")
+    (people / "eve").mkdir()
+    write(people / "eve" / "0.wav", voice(10))
+    done = run("enroll", people)
+    assert done.exit_code == 3 and "is enrolled as ben already, expected a recording of eve" in done.stderr
+
+
+def test_a_recording_is_taken_out_by_itself(home):
+    assert run("enroll", "alice", "a.wav", "b.wav", "c.wav").exit_code == 0
+    assert run("enroll", "bob", "d.wav").exit_code == 0
+    before = load_file(home / "exp/gallery/people.safetensors")
+    for wrong, code in (["bob", "a.wav"], 3), (["eve", "a.wav"], 2), (["alice", "missing.wav"], 3):
+        done = run("people", "remove", wrong[0], "--recording", wrong[1])
+        assert done.exit_code == code
+    assert "expected a recording that is enrolled as bob, found alice's" in run(
+        "people", "remove", "bob", "--recording", "a.wav").stderr  # fmt: skip
+    assert run("people", "remove", "alice", "bob", "--recording", "a.wav").exit_code == 2
+    after = load_file(home / "exp/gallery/people.safetensors")
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+    found = answer("people", "remove", "alice", "--recording", "b.wav", "--recording", "b.wav")
+    assert found["people"] == 2 and found["recordings"] == ["b.wav", "b.wav"]
+    assert run("enroll", "alice", "a.wav", "c.wav", "--gallery", "other").exit_code == 0
+    left, expected = (load_file(f"{place}/people.safetensors") for place in ("exp/gallery", "other"))
+    assert np.array_equal(left["fingerprints"][:2], expected["fingerprints"]) and left["owners"].tolist() == [
+        0,
+        0,
+        1,
+    ]
+    for key in ("sums", "log_norms", "seconds"):
+        assert np.allclose(left[key][:1], expected[key], atol=1e-5), key
+    assert before["fingerprints"][1].tobytes() not in (home / "exp/gallery/people.safetensors").read_bytes()
+    done = run("people", "remove", "bob", "--recording", "d.wav")  # the last one
+    assert done.stdout == "exp/gallery: removed d.wav of bob; people: 1\n"
+    assert [one["name"] for one in answer("people", "list")["people"]] == ["alice"]
