@@ -1,7 +1,7 @@
 """Where files meet modules: build and load encoders and speaker models, strictly."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +136,16 @@ def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequen
     _refuse_misfits({name: list(shape) for name, shape in shapes.items()}, _shapes(expected), where)
 
 
-def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load a state strictly; ArtifactError names keys, shapes and kinds of numbers that do not fit."""
+def load_into(
+    module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str, optional: Collection[str] = ()
+) -> None:
+    """Load a state strictly, but for names that are `optional`.
+
+    Raises:
+        ArtifactError: keys, shapes or kinds of numbers that do not fit.
+    """
     expected = module.state_dict()
+    expected = {name: value for name, value in expected.items() if name in tensors or name not in optional}
     _refuse_misfits(_shapes(tensors), _shapes(expected), where)
     # Of any precision: a checkpoint in half precision loads.
     others = {
@@ -148,7 +155,7 @@ def load_into(module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str
     }
     found, wanted = ({name: str(state[name].dtype)[6:] for name in others} for state in (tensors, expected))
     _refuse_misfits(found, wanted, where)
-    module.load_state_dict(dict(tensors), strict=True)
+    module.load_state_dict(dict(tensors), strict=False)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:

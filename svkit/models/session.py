@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
@@ -19,7 +20,12 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 
 from svkit.errors import ConfigError, SvkitError
 from svkit.nn.precision import resolve_precision
@@ -50,12 +56,17 @@ def make_accelerator(precision: str) -> Accelerator:
     if not torch.distributed.is_initialized():
         # Accelerate keeps the first precision of a Python process for good; another stage may want another one.
         AcceleratorState._reset_state(reset_partial_state=True)
-    # Gradients as views of the buckets they are exchanged in: one copy of them instead of two.
-    exchange = DistributedDataParallelKwargs(find_unused_parameters=False, gradient_as_bucket_view=True)
+    # Gradients as views of the buckets they are exchanged in: one copy of them instead of two. Buffers are alike in all
+    # processes without an exchange: batch norms are synchronised, drawn classes depend on the labels of all.
+    exchange = DistributedDataParallelKwargs(
+        find_unused_parameters=False, gradient_as_bucket_view=True, broadcast_buffers=False
+    )
+    # Longer than one process may take alone, over its share of a validation or a write to a slow disk.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if resolved == "bf16" else "no",
-        kwargs_handlers=[exchange],
+        kwargs_handlers=[exchange, patience],
     )
     if accelerator.distributed_type not in _KINDS:
         raise ConfigError(

@@ -77,7 +77,10 @@ class SampledClassifier(ArcFaceClassifier):
         """Draw the weights of all classes; `num_sampled` covers at least the different ones in a global batch."""
         assert 0 < num_sampled <= num_classes
         super().__init__(embedding_dim, num_classes)
-        self.weight.requires_grad_(False)
+        # A buffer: it changes although no gradient reaches it, so it is saved with what is trained.
+        weight = self.weight.detach()
+        del self.weight
+        self.register_buffer("weight", weight)
         self.active = nn.Parameter(self.weight[:num_sampled].clone())
         self.seed = seed
         self._chosen = torch.arange(num_sampled)

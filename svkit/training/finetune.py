@@ -16,7 +16,7 @@ from svkit.config.architecture import ModelArchitecture
 from svkit.config.schema import StageConfig
 from svkit.data.dataset import CropDataset
 from svkit.errors import ArtifactError
-from svkit.models.load import TINY_ENCODER, load_encoder, load_into, load_model, new_network
+from svkit.models.load import TINY_ENCODER, load_encoder, load_model, new_network
 from svkit.nn import lora
 from svkit.nn.margin import make_classifier
 from svkit.nn.speaker import SpeakerNetwork
@@ -25,7 +25,7 @@ from svkit.store import checkpoint
 from svkit.store.output import Output
 from svkit.store.request import RunRequest
 from svkit.training.loop import Record
-from svkit.training.stage import Stage, decisive, run_stages, training_inputs
+from svkit.training.stage import Stage, decisive, load_trained, run_stages, training_inputs
 from svkit.training.tasks import ClassificationTask
 from svkit.training.validation import Validator
 
@@ -194,7 +194,7 @@ class FinetuneStage(Stage):
         if best is None or metrics["eer"] <= best["eer"]:
             self.facts["best"] = {"step": num_done, **metrics}
             path = checkpoint.best_path(self.output.path, num_done)
-            checkpoint.write_tensors(path, self.task.state_dict())
+            checkpoint.write_tensors(path, self.task.trained_state())
         self.facts["last"] = {"step": num_done, **metrics}
 
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class FinetuneStage(Stage):
             keeps_best = self.config.keep == "best"
             self._write_checkpoint(out / checkpoint.LAST_NAME if keeps_best else out)
             best = checkpoint.best_path(out, facts["best"]["step"])
-            load_into(self.task, checkpoint.read_tensors(best), str(best))
+            load_trained(self.task, checkpoint.read_tensors(best), str(best))
             self._write_checkpoint(out if keeps_best else out / checkpoint.BEST_NAME)
         else:
             self._write_checkpoint(out)

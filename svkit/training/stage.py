@@ -5,9 +5,13 @@ A stage (`finetune`, `prune`, `distill`) says what decides its result and how it
 """
 
 import contextlib
+import copy
 import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
 from svkit.errors import ArtifactError, ConfigError, DataError, TrainingError
+from svkit.models.load import load_into
 from svkit.models.session import StopSignal, finish, make_accelerator, on_main, opened, unfinished
 from svkit.nn.precision import is_emulated
 from svkit.progress import Progress
@@ -201,6 +206,8 @@ class _Fit:
         self.task.to(accelerator.device)
         self.optimizer = make_optimizer(self.task, stage.config.optim)
         self.start = self.num_logged = self.num_saved = self._resume()
+        self.saver = ThreadPoolExecutor(1)
+        self.saving: tuple[Future[None], int] | None = None
         self.stop = StopSignal()
         self.bar: Bar
         self.events: Any = None
@@ -215,9 +222,7 @@ class _Fit:
             # A killed run has logged steps after its last state, which are done and logged again.
             checkpoint.truncate_log(self.directory, num_done)
         if state is not None:
-            where = f"{self.directory}/{checkpoint.RESUME_NAME}"
-            checkpoint.check_keys(list(state.task), list(self.task.state_dict()), where)
-            self.task.load_state_dict(state.task)
+            load_trained(self.task, state.task, f"{self.directory}/{checkpoint.RESUME_NAME}")
             _load_optimizer(self.optimizer, state.optimizer)
             stage.facts.update(state.facts)
             self.progress.note(f"{stage.label}: resuming after step {num_done}")
@@ -234,7 +239,7 @@ class _Fit:
         loader = build_loader(
             self.dataset,
             TrainSampler(self.batches, self.start, self.num_steps - self.start),
-            num_workers=self.stage.config.data.num_workers,
+            num_workers=loader_workers(self.stage.config.data.num_workers),
             pin_memory=on_gpu,
         )
         plan = LoopPlan(
@@ -260,7 +265,13 @@ class _Fit:
             self._open_events()
             try:
                 skipped = run_loop(wrapped, self.optimizer, loader, plan, accelerator, self)
+                on_main(accelerator, self._await_saved)
             except BaseException as reason:
+                if isinstance(reason, Interrupted):
+                    on_main(accelerator, self._await_saved)
+                elif isinstance(reason, Exception):
+                    with contextlib.suppress(ArtifactError):  # what went wrong first is what is told
+                        self._await_saved()
                 with contextlib.suppress(ArtifactError):  # a full disk has been reported
                     self._close_events()
                 if isinstance(reason, Interrupted):
@@ -287,28 +298,40 @@ class _Fit:
             return
 
         def action() -> None:
+            self._await_saved()  # it removes best states that no written state mentions
             self.stage.after_validation(num_done, metrics, self.progress)
             self._write({"kind": "valid", "step": num_done, **metrics})
 
         on_main(self.accelerator, action)
 
     def on_save(self, num_done: int) -> None:
+        """Have the state written by a thread, from a copy on the host, while training goes on."""
+
         def action() -> None:
             facts = self.stage.facts
             state = checkpoint.ResumeState(
                 num_done=num_done,
                 batch_size=self.batch_size,
-                task=dict(self.task.state_dict()),
-                optimizer=_optimizer_tensors(self.optimizer),
-                facts=facts,
+                task=_on_host(self.task.trained_state()),
+                optimizer=_on_host(_optimizer_tensors(self.optimizer)),
+                facts=copy.deepcopy(facts),
                 best_step=facts.get("best", {}).get("step"),
             )
-            try:
-                checkpoint.write_resume(self.directory, state, self.recipe.save.keep_last)
-            except ArtifactError as error:
-                raise ArtifactError(f"{error}; {self._what_is_kept()}") from error
+            self._await_saved()  # one at a time: a disk slower than training holds it up, and no copies pile up
+            write = partial(checkpoint.write_resume, self.directory, state, self.recipe.save.keep_last)
+            self.saving = self.saver.submit(write), num_done
 
         on_main(self.accelerator, action)
+
+    def _await_saved(self) -> None:
+        """Wait until the last state is written (main process); raises what went wrong."""
+        if self.saving is None:
+            return
+        (written, num_done), self.saving = self.saving, None
+        try:
+            written.result()
+        except ArtifactError as error:
+            raise ArtifactError(f"{error}; {self._what_is_kept()}") from error
         self.num_saved = num_done
 
     def should_stop(self) -> bool:
@@ -340,6 +363,21 @@ class _Fit:
         if self.events is not None:
             with one_line(self.directory / checkpoint.TENSORBOARD_NAME):
                 self.events.close()
+
+
+def load_trained(task: Task, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load what `Task.trained_state` gave; a state of an earlier version holds the frozen parameters too."""
+    load_into(task, tensors, where, optional=task.state_dict().keys() - task.trained_state().keys())
+
+
+def loader_workers(wanted: int) -> int:
+    """Return how many loader processes a training process starts: as many as wanted, and its share of the cores has."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -59,6 +59,11 @@ class Task(nn.Module):
     def attach(self, optimizer: torch.optim.AdamW) -> None:
         """Register what has to happen around the steps of the optimiser of these groups."""
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return the state without frozen parameters, which whoever resumes reads from their source again."""
+        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
+
 
 class ClassificationTask(Task):
     """ArcFace over the training speakers."""

@@ -1,6 +1,7 @@
 """The fine-tuning stages on a few synthetic speakers: what they write, resume, keep and refuse."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from svkit.progress import Progress, SilentProgress
 from svkit.store import checkpoint as store
 from svkit.store.provenance import read_provenance
 from svkit.training.finetune import FinetuneRequest, rows_for, run
+from svkit.training.tasks import ClassificationTask
 from svkit.training.validation import Validator
 from tests.training_experiment import (
     SPEAKERS,
@@ -98,6 +100,75 @@ def test_an_interrupted_run_goes_on_bit_for_bit(prepared, tmp_path, monkeypatch,
         [record for record in log(tmp_path / run) if record["kind"] == "valid"] for run in ("whole", "parts")
     ]
     assert valid[0] == valid[1] and len(valid[0]) == 3
+
+
+@pytest.mark.parametrize("stage", ["lora", "joint"])
+def test_a_state_holds_what_is_trained_and_an_older_one_with_all_is_read(
+    prepared, tmp_path, monkeypatch, stage
+):
+    using = recipe(f"dense.{stage}.validations=1", "save.every_steps=2")
+    options = {"stage": stage, "encoder": "tiny", "using": using}
+    finetune(prepared, tmp_path / "whole", **options)
+    out, tasks = tmp_path / "parts", []
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4)
+        original = ClassificationTask.trained_state
+        patch.setattr(ClassificationTask, "trained_state", lambda task: tasks.append(task) or original(task))
+        with pytest.raises(SystemExit):
+            finetune(prepared, out, **options)
+    (path,) = (out / "resume").glob("step-*/task.safetensors")
+    kept, everything = store.read_tensors(path), tasks[0].state_dict()
+    frozen = {name for name in everything if name not in kept}
+    assert kept.keys() <= everything.keys()
+    assert bool(frozen) == (stage == "lora") and all("network.encoder" in name for name in frozen)
+    assert not any("lora_" in name for name in frozen)
+    if stage == "lora":  # as an earlier version wrote it
+        store.write_tensors(path, everything)
+        state = path.with_name("state.json")
+        facts = json.loads(state.read_text())
+        facts["sha256"] = facts["checksum"] = None
+        state.write_text(json.dumps(facts))
+    finetune(prepared, out, **options)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_training_goes_on_while_a_state_is_written(prepared, tmp_path, monkeypatch):
+    original, steps = store.write_resume, []
+    next_step = threading.Event()
+
+    def write(directory: Path, state: store.ResumeState, keep_last: int = 1) -> None:
+        is_last = state.num_done >= 6
+        assert is_last or next_step.wait(60), "the loop waited for the disk"
+        original(directory, state, keep_last)
+        steps.append(state.num_done)
+
+    forward = ClassificationTask.forward
+
+    def watched(
+        task: ClassificationTask, waveforms: torch.Tensor, labels: torch.Tensor, step: int, *rest: int
+    ):
+        if step == 3:
+            next_step.set()
+        return forward(task, waveforms, labels, step, *rest)
+
+    monkeypatch.setattr(store, "write_resume", write)
+    monkeypatch.setattr(ClassificationTask, "forward", watched)
+    using = recipe("dense.head.validations=none", "save.every_steps=3")
+    (out,) = finetune(prepared, tmp_path / "out", stage="head", encoder="tiny", using=using)
+    assert steps[:2] == [3, 6] and not (out / "resume").exists()
+
+
+def test_a_state_that_cannot_be_written_ends_training(prepared, tmp_path, monkeypatch):
+    def full(directory: Path, state: store.ResumeState, keep_last: int = 1) -> None:
+        raise ArtifactError(f"{directory}: No space left on device")
+
+    monkeypatch.setattr(store, "write_resume", full)
+    using = recipe("dense.head.validations=none", "save.every_steps=3")
+    with pytest.raises(
+        ArtifactError, match="No space left on device; no state is kept; run the same command again"
+    ):
+        finetune(prepared, tmp_path / "out", stage="head", encoder="tiny", using=using)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_a_changed_state_is_not_trained_on(prepared, tmp_path, monkeypatch):

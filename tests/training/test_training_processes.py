@@ -28,7 +28,7 @@ from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import read_manifest
 from svkit.store.output import Output
 from svkit.training.finetune import FinetuneRequest, run
-from svkit.training.stage import batch_of_process
+from svkit.training.stage import batch_of_process, loader_workers
 from tests.training_experiment import (
     Notes,
     contents,
@@ -234,3 +234,13 @@ def test_gradient_checkpointing_changes_no_result(tmp_path: Path, monkeypatch: p
         assert used
         used.clear()
         assert contents(tmp_path / f"again-{stage}") == contents(tmp_path / f"plain-{stage}")
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "wanted", "expected"),
+    [(8, 1, 8, 8), (8, 4, 8, 2), (2, 8, 8, 1), (64, 8, 4, 4), (2, 1, 0, 0)],
+)
+def test_loader_processes_share_the_cores(monkeypatch, cores, processes, wanted, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert loader_workers(wanted) == expected
