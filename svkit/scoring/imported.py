@@ -33,6 +33,8 @@ def plan_imported(request: ScoreRequest) -> tuple[list[Output], ScoreRequest]:
     Raises:
         ConfigError: not a plain name of its own for each file.
     """
+    if not request.scores and not request.names:
+        return [], request
     names = (*(path.name for path in request.embeddings), *request.names)
     if len(request.names) != len(request.scores) or len(set(names)) != len(names):
         raise ConfigError(

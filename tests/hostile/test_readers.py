@@ -43,6 +43,7 @@ from svkit.store.metrics import BackendRecord, ListId, Metrics, TrialList, read_
 from svkit.store.output import Output
 from svkit.store.provenance import read_provenance
 from svkit.store.report import read_log
+from svkit.store.score_forms import read_form
 from svkit.store.scores import read_scores, write_scores
 from svkit.store.trials import Trials, read_trials, write_trials
 from svkit.store.upstream import read_published
@@ -101,6 +102,21 @@ def again_trials(value: Any, path: Path) -> None:
         np.testing.assert_array_equal(getattr(other, name), getattr(value, name))
 
 
+def read_blind(path: Path) -> Trials:
+    return read_trials(path, needs_labels=False)
+
+
+def read_theirs(path: Path) -> Any:
+    found = read_form(path, TRIALS)
+    assert np.isfinite(found.scores).all() and len(found.lines) == len(found.scores)
+    return found
+
+
+def again_blind(value: Trials, path: Path) -> None:
+    write_trials(path, value)
+    assert read_blind(path).equals(value)
+
+
 def again_scores(value: Any, path: Path) -> None:
     write_scores(path.parent / "again", value.trials, value.scores, value.llrs)
     other = read_scores(path.parent / "again")
@@ -125,6 +141,16 @@ TEXTS = {
     "trials, CN-Celeb": TextReader("t.lst", "a b 1\na c 0\nx y 0\n", read_trials, again_trials),
     "trials, header": TextReader(
         "t.tsv", "enroll_id\ttest_id\tlabel\na a\tb\t1\na a\tc\t0\n", read_trials, again_trials
+    ),
+    "trials, blind": TextReader("t.txt", "a b\na c\n# x\nb c\n", read_blind, again_blind),
+    "trials, blind header": TextReader(
+        "t.tsv", "enroll_id\ttest_id\na a\tb\n#a\tc\n", read_blind, again_blind
+    ),
+    "scores, Kaldi": TextReader("s.txt", "a b 0.5\na c -1e-3\nb c 7\n", read_theirs),
+    "scores, WeSpeaker": TextReader("s.txt", "a b 0.5 target\na c 0.1 nontarget\n", read_theirs),
+    "scores, in order": TextReader("s.txt", "1\t0.5\n0 -3\n1 0.25\n0 0.1\n", read_theirs),
+    "scores, header": TextReader(
+        "s.tsv", "enroll_id\ttest_id\tscore\tx\na\tb\t0.5\t\na\tc\t1\ty\n", read_theirs
     ),
     "enrollment, map": TextReader("map", "model-1 a b c\nmodel-2 d\n", read_enrollment),
     "enrollment, table": TextReader("map.tsv", "enroll_id\tutterance_id\nm\ta\nm\tb\n", read_enrollment),
