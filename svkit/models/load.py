@@ -49,8 +49,13 @@ class SpeakerModel(SpeakerNetwork):
     """A speaker model that loads from a checkpoint directory and embeds arrays (`svkit.SpeakerModel`)."""
 
     @classmethod
-    def from_pretrained(cls, directory: str | os.PathLike[str]) -> "SpeakerModel":
+    def from_pretrained(cls, directory: str | os.PathLike[str], *, mapped: bool = True) -> "SpeakerModel":
         """Load a checkpoint directory, in evaluation mode on the CPU; LoRA that is not merged yet is merged.
+
+        Args:
+            directory: of the checkpoint.
+            mapped: the parameters are pages of the file, read when needed and never written: half the memory. A file
+                that is overwritten in place then changes the model; what trains for days takes a copy.
 
         Raises:
             ArtifactError: not a checkpoint, its tensors do not fit its configuration, or a file has changed since it
@@ -62,7 +67,7 @@ class SpeakerModel(SpeakerNetwork):
         check_buildable(architecture, checkpoint.read_shapes(weights), str(weights))
         with _WithoutDraws():
             model = cls(architecture)
-        load_into(model, checkpoint.read_tensors(weights), str(weights))
+        load_into(model, checkpoint.read_tensors(weights), str(weights), assign=mapped)
         adapter = checkpoint.read_adapter(path)
         if adapter is not None:
             _merge_adapter(model.encoder, *adapter, where=str(path / checkpoint.ADAPTER_NAME))
@@ -115,9 +120,9 @@ def _checked(index: int, recording: Recording, sample_rate: int) -> NDArray[np.f
     return np.ascontiguousarray(resample(array, sample_rate))
 
 
-def load_model(directory: Path) -> SpeakerModel:
+def load_model(directory: Path, *, mapped: bool = True) -> SpeakerModel:
     """Load a checkpoint directory, in evaluation mode; see `SpeakerModel.from_pretrained`."""
-    return SpeakerModel.from_pretrained(directory)
+    return SpeakerModel.from_pretrained(directory, mapped=mapped)
 
 
 def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequence[int]], where: str) -> None:
@@ -137,9 +142,14 @@ def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequen
 
 
 def load_into(
-    module: torch.nn.Module, tensors: Mapping[str, Tensor], where: str, optional: Collection[str] = ()
+    module: torch.nn.Module,
+    tensors: Mapping[str, Tensor],
+    where: str,
+    *,
+    optional: Collection[str] = (),
+    assign: bool = False,
 ) -> None:
-    """Load a state strictly, but for names that are `optional`.
+    """Load a state strictly, but for names that are `optional`; `assign`: the tensors themselves, not copies.
 
     Raises:
         ArtifactError: keys, shapes or kinds of numbers that do not fit.
@@ -155,7 +165,9 @@ def load_into(
     }
     found, wanted = ({name: str(state[name].dtype)[6:] for name in others} for state in (tensors, expected))
     _refuse_misfits(found, wanted, where)
-    module.load_state_dict(dict(tensors), strict=False)
+    if assign:
+        tensors = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
+    module.load_state_dict(dict(tensors), strict=False, assign=assign)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, list[int]]:

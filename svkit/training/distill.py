@@ -47,7 +47,7 @@ class DistillStage(TeacherStage):
         """Read teacher and student; ArtifactError when their hidden states have no common shape."""
         super().read(dataset, progress)
         path = self.output.inputs["student"]
-        self.student = load_model(path)
+        self.student = load_model(path, mapped=False)
         expected, sizes = (
             (model.architecture.encoder.hidden_size, model.architecture.encoder.num_layers)
             for model in (self.teacher, self.student)

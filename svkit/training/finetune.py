@@ -147,7 +147,7 @@ class FinetuneStage(Stage):
             )
         else:
             previous = inputs["checkpoint"]
-            self.network, known = load_model(previous), checkpoint.read_classifier(previous)
+            self.network, known = load_model(previous, mapped=False), checkpoint.read_classifier(previous)
             self.known_weight = None if known is None else rows_for(known, self.speakers, self.speeds)
             if known is not None and self.known_weight is None:
                 progress.note(

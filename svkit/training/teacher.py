@@ -31,7 +31,7 @@ class TeacherStage(Stage):
     def read(self, dataset: CropDataset, progress: Progress) -> None:
         """Read the teacher, and the held-out crops where there are any."""
         inputs = self.output.inputs
-        self.teacher = load_model(inputs["teacher"])
+        self.teacher = load_model(inputs["teacher"], mapped=False)
         self.meter: DistanceMeter | None = None
         if "valid" in inputs:
             self.meter = DistanceMeter(inputs["valid"], self.config.data, self.request.recipe.seed)

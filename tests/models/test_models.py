@@ -1,6 +1,8 @@
 """Loading: strict, in one line when it fails; arrays of any length, rate and number."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,40 @@ def test_loading_draws_no_weights(tmp_path, network):
     model = load_model(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in network.state_dict().items())
+
+
+def mapped_files(network: torch.nn.Module) -> set[str]:
+    """The files that parameters are pages of."""
+    found = set()
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    spans = [(*(int(end, 16) for end in line.split()[0].split("-")), line.split()[-1]) for line in lines]
+    for parameter in network.parameters():
+        found.update(
+            name for first, last, name in spans if first <= parameter.data_ptr() < last and "/" in name
+        )
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_loaded_model_is_pages_of_its_file_unless_a_copy_is_asked_for(tmp_path, network):
+    store.write_model(tmp_path, network.architecture, network.state_dict())
+    file = tmp_path / store.MODEL_NAME
+    before = file.read_bytes()
+    mapped, copied = load_model(tmp_path), load_model(tmp_path, mapped=False)
+    assert mapped_files(mapped) == {str(file)} and mapped_files(copied) == set()
+    for parameter in mapped.parameters():
+        parameter.zero_()
+    assert file.read_bytes() == before and any(bool(parameter.any()) for parameter in copied.parameters())
+
+
+def test_half_precision_weights_are_loaded_as_float32(tmp_path, network):
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in network.state_dict().items()}
+    store.write_model(tmp_path, network.architecture, halves)
+    for mapped in (True, False):
+        state = load_model(tmp_path, mapped=mapped).state_dict()
+        assert {name: t.dtype for name, t in state.items()} == {
+            n: t.dtype for n, t in network.state_dict().items()
+        }
 
 
 def test_one_line_loads_and_files_are_heard_as_extraction_hears_them(tmp_path, network):
