@@ -74,6 +74,10 @@ class ScoreOptions(options.TableOptions):
     center: Annotated[
         bool, option("--center", "Subtract the mean of the cohort (without one: of the tests).")
     ] = False
+    means: Annotated[
+        Paths,
+        option("--mean", "Embeddings or manifest whose mean to subtract: one for all or one each.", "PATH"),
+    ] = None
     enroll: Annotated[
         Path | None,
         option("--enroll", "Utterances of each enrollment (enroll_id, utterance_id); averaged.", "MAP"),

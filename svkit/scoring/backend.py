@@ -1,6 +1,7 @@
 """From trials and embeddings to scores: look up rows, centre, compare, normalise."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,12 +9,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svkit.errors import ArtifactError, ConfigError, DataError, first_five
+from svkit.errors import ConfigError, DataError, first_five
 from svkit.eval import scoring
 from svkit.eval.plda import Plda
-from svkit.scoring.trial_speakers import recorded_manifest
-from svkit.store.embeddings import Embeddings, read_embeddings
+from svkit.store.embeddings import Embeddings
 from svkit.store.trials import Trials
+
+TOP_N = 300
+_BY_ROLE = ("train", "training", "cohort", "mean")
+"""Names of material that say no more than what it is for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,10 +27,10 @@ class Backend:
     method: Literal["cosine", "plda"] = "cosine"
     """Cosine, or the log-likelihood ratio of a two-covariance PLDA model."""
     norm: Literal["none", "snorm", "asnorm"] = "none"
-    top_n: int = 300
+    top_n: int = TOP_N
     """Cohort members that count in adaptive S-norm."""
     center: bool = False
-    """Subtract the mean of the cohort, or of the evaluated embeddings where there is no cohort."""
+    """Subtract the mean of the cohort, or of the tests where there is no cohort."""
     cohort_speakers: bool = False
     """One cohort member a speaker (mean of the length-normalised embeddings) instead of one an utterance."""
 
@@ -34,16 +38,28 @@ class Backend:
         if self.method == "plda" and self.center:
             raise ConfigError("--center: PLDA centres on its own training data; leave it out")
 
-    @property
-    def suffix(self) -> str:
-        """Name of the back-end in the scores directory; empty for plain cosine."""
-        parts = ["plda"] * (self.method == "plda") + ["center"] * self.center
-        return "-".join(parts if self.norm == "none" else [*parts, self.norm])
+    def name(self, inputs: Mapping[str, Path]) -> str:
+        """Name the back-end in tables and directories by all that changes scores and is not the default.
 
-    @property
-    def name(self) -> str:
-        """Name of the back-end in tables."""
-        return self.suffix or "cosine"
+        `inputs` has the system's `embeddings` and the directories of its material, which are named too, without the
+        system's name in theirs, unless by their role.
+        """
+        system, has_norm = inputs["embeddings"].name if "embeddings" in inputs else "", self.norm != "none"
+
+        def material(name: str) -> str:
+            place = inputs.get(name, Path())
+            own = place.name.removeprefix(system).removesuffix(system).strip("-_.")
+            return "" if own in _BY_ROLE else own
+
+        parts = ["plda", material("plda_training")] if self.method == "plda" else []
+        parts += ["mean", material("mean")] if "mean" in inputs else ["center"] * self.center
+        parts += [self.norm] * has_norm
+        if self.norm == "asnorm" and self.top_n != TOP_N:
+            parts.append(f"top{self.top_n}")
+        parts += ["speakers"] * (self.cohort_speakers and has_norm)
+        if "cohort" in inputs and (has_norm or self.center):
+            parts.append(material("cohort"))
+        return "-".join(filter(None, parts)) or "cosine"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -61,40 +77,13 @@ class Lookup:
     test_rows: NDArray[np.int32]
     """[T]."""
 
+    def centered(self, mean: NDArray[np.float64]) -> "Lookup":
+        """Subtract a mean [D] from both sides."""
+        return replace(self, enroll=scoring.center(self.enroll, mean), test=scoring.center(self.test, mean))
+
 
 CohortMeans = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Mean cohort score of each enrollment [E] and of each test [U]."""
-
-
-def read_material(what: str, directory: Path, embeddings: Embeddings, name: Path) -> Embeddings:
-    """Read a cohort or PLDA's training data (`what`) and check that the checkpoint of the scored embeddings made it.
-
-    Raises:
-        ArtifactError: another checkpoint made it.
-    """
-    material = read_embeddings(directory)
-    made_by = [(meta.get("checkpoint") or {}).get("sha256") for meta in (material.meta, embeddings.meta)]
-    if None not in made_by and made_by[0] != made_by[1]:
-        raise ArtifactError(
-            f"{directory}: expected {what} made with the checkpoint of {name}, found one made"
-            " with another; extract it with the same --model"
-        )
-    return material
-
-
-def speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
-    """Return the speaker [N] of each embedding by its manifest, 0 to S - 1, and S.
-
-    Raises:
-        DataError: the manifest is gone, has changed or lacks an utterance.
-    """
-    table = recorded_manifest(material.meta.get("manifest"))
-    speaker = pd.Series(material.ids).map(dict(zip(table.utterance_ids, table.speaker_ids, strict=True)))
-    if speaker.isna().any():
-        missing = first_five(material.ids[speaker.isna()].tolist())
-        raise DataError(f"{table.source}: no speaker for utterances {missing}")
-    codes, speakers = pd.factorize(speaker)
-    return codes.astype(np.int64), len(speakers)
 
 
 def look_up(
@@ -159,10 +148,6 @@ def score_trials(
     """
     assert (backend.method == "plda") == (plda is not None), "a model for the method plda, and only for it"
     enroll, test = lookup.enroll, lookup.test
-    if backend.center:
-        mean = (cohort if cohort is not None else test).mean(axis=0, dtype=np.float64)
-        enroll, test = scoring.center(enroll, mean), scoring.center(test, mean)
-        cohort = None if cohort is None else scoring.center(cohort, mean)
     # A score is an inner product of two factors: unit vectors, or what PLDA makes of both sides.
     num_enrollments = int(lookup.enroll_groups.max()) + 1
     if plda is not None:

@@ -129,9 +129,11 @@ def bounds_gap(path: Path, record: CalibrationRecord) -> str | None:
     )
 
 
-def describe_backend(backend: Backend, material: Mapping[str, str] | None = None) -> BackendRecord:
-    """Return what is recorded of a back-end, with the sha256 of the cohort and PLDA data it used."""
-    return BackendRecord(**asdict(backend), name=backend.name, material=dict(material or {}))
+def describe_backend(
+    backend: Backend, name: str | None = None, material: Mapping[str, str] | None = None
+) -> BackendRecord:
+    """Return what is recorded of a back-end, with the sha256 of the material it used."""
+    return BackendRecord(**asdict(backend), name=name or backend.name({}), material=dict(material or {}))
 
 
 def check_calibration(path: Path, subject: Subject, cohort_size: int | None = None) -> CalibrationRecord:
@@ -197,7 +199,7 @@ def install(record: CalibrationRecord, checkpoint: Mapping[str, str] | None) -> 
 
     None where the checkpoint is not in its recorded place, has changed, or the calibration needs a cohort.
     """
-    if needs_a_cohort(record) or record.backend.name != "cosine" or not checkpoint:
+    if needs_a_cohort(record) or record.backend != describe_backend(Backend()) or not checkpoint:
         return None
     directory = Path(checkpoint.get("path") or "")
     if not directory.name or not directory.is_dir() or sha256_artifact(directory) != checkpoint.get("sha256"):

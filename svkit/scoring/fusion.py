@@ -71,7 +71,7 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
         request,
         subject.name,
         {f"scores_{number + 1}": directory for number, directory in enumerate(directories)}
-        | {"calibration": calibration},
+        | ({} if calibration is None else {"calibration": calibration}),
         {"fuse": subject.name, "calibrate_folds": subject.num_folds},
     )
     if not output.is_kept(progress):

@@ -30,6 +30,8 @@ class ScoreRequest(Request):
     backend: Backend = field(default_factory=Backend)
     cohorts: tuple[Path, ...] = ()
     """Embeddings, or a manifest to embed: one for all systems, or one for each, in their order."""
+    means: tuple[Path, ...] = ()
+    """Embeddings or a manifest whose mean is subtracted: one for all systems, or one for each."""
     plda_training: tuple[Path, ...] = ()
     """Embeddings or a manifest of training speakers for PLDA: one for all systems, or one for each."""
     enroll: Path | None = None
@@ -102,14 +104,14 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
     backend, cohorts, learns = request.backend, request.cohorts, request.calibrate or request.calibrate_folds
     not_for_fusion = {
         "--embeddings": request.embeddings, "--cohort": cohorts, "--qmf": request.quality,
-        "--plda-train": request.plda_training, "a back-end": backend != Backend(),
+        "--mean": request.means, "--plda-train": request.plda_training, "a back-end": backend != Backend(),
     }  # fmt: skip
     given = [name for name, value in not_for_fusion.items() if value] if request.fuse else []
     without_ours = (
         {**not_for_fusion, "--embeddings": False} if not request.embeddings else {"--qmf": request.quality}
     )
     not_imported = [name for name, value in without_ours.items() if value] if request.scores else []
-    uses_cohort = backend.norm != "none" or backend.center or request.quality
+    compares_cohort = backend.norm != "none" or request.quality
     contradictions = {
         "--calibration applies what was learnt elsewhere, --calibrate and --calibrate-folds learn; give one of them": (
             request.calibrations and learns
@@ -120,8 +122,16 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
         "--scores and --fuse are two steps: first import scores, then fuse their directories": (
             request.scores and request.fuse
         ),
-        "--cohort-speakers needs --cohort": backend.cohort_speakers and not cohorts,
-        "--cohort is used by --norm, --center and --qmf; give one of them": cohorts and not uses_cohort,
+        "--cohort-speakers needs --cohort, and --norm or --qmf": (
+            backend.cohort_speakers and not (cohorts and compares_cohort)
+        ),
+        "--cohort is used by --norm, --center and --qmf; give one of them": (
+            cohorts and not compares_cohort and not backend.center
+        ),
+        "--center and --mean subtract one mean each; give one of them": backend.center and request.means,
+        "--mean: PLDA centres on its own training data; leave it out": (
+            request.means and backend.method == "plda"
+        ),
         f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest": (
             backend.norm != "none" and not cohorts
         ),
@@ -137,10 +147,10 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
 def score_output(
     request: ScoreRequest,
     system: str,
-    inputs: Mapping[str, Path | None],
+    inputs: Mapping[str, Path],
     changes: Mapping[str, Any] | None = None,
 ) -> Output:
-    """Return the scores directory of a system on the request's trials; an input that is None does not exist."""
+    """Return the scores directory of a system on the request's trials."""
     shared = {"trials": request.trials, "enroll": request.enroll, "sidecar": request.sidecar}
     config = {
         **asdict(request.backend),
@@ -156,12 +166,13 @@ def score_output(
         **({"applications": [asdict(one) for one in request.applications]} if request.applications else {}),
         **(changes or {}),
     }
-    stem = "-".join(filter(None, (request.trials.stem, request.backend.suffix)))
+    backend = request.backend.name(inputs)
+    stem = request.trials.stem if backend == "cosine" else f"{request.trials.stem}-{backend}"
     return Output(
         request.exp / "scores" / system / stem,
         command="score",
         config=config,
-        inputs={name: path for name, path in {**shared, **inputs}.items() if path is not None},
+        inputs={name: path for name, path in shared.items() if path is not None} | dict(inputs),
         overwrite=request.overwrite,
         keep_finished=request.keep_finished,
         experiment=request.exp,

@@ -1,26 +1,22 @@
 """`svkit score`: a trial list against embeddings, to scores and metrics with confidence intervals."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from svkit.errors import ArtifactError, DataError
-from svkit.eval.plda import train_plda
-from svkit.eval.scoring import group_means
 from svkit.progress import Progress
 from svkit.scoring.backend import (
+    Backend,
     Lookup,
     has_embeddings,
     look_up,
-    read_material,
     score_trials,
-    speaker_groups,
 )
 from svkit.scoring.calibrate import Features, check_calibration, describe_backend, install, quality_features
-from svkit.scoring.cohort import material_directory
 from svkit.scoring.comparison import NUM_RESAMPLES, compare_systems, find_resamples
 from svkit.scoring.fusion import fuse
 from svkit.scoring.guards import (
@@ -33,6 +29,7 @@ from svkit.scoring.guards import (
     check_training,
 )
 from svkit.scoring.imported import plan_imported, score_imported
+from svkit.scoring.material import KINDS, Material, material_directory
 from svkit.scoring.measurement import judge
 from svkit.scoring.request import ScoreRequest, ScoreResult, SystemScore, check_options, score_output
 from svkit.scoring.subject import Subject, TrialSet
@@ -86,19 +83,22 @@ def _plan(request: ScoreRequest, trial_set: TrialSet, progress: Progress) -> lis
         one_each(option, paths, len(directories))
         for option, paths in (
             ("--cohort", request.cohorts),
+            ("--mean", request.means),
             ("--plda-train", request.plda_training),
             ("--calibration", request.calibrations),
         )
     ]
     outputs = []
-    for directory, cohort, plda_training, calibration in zip(directories, *given, strict=True):
+    for directory, *paths, calibration in zip(directories, *given, strict=True):
         material = {
-            name: path and material_directory(path, directory, request.exp, progress)
-            for name, path in (("cohort", cohort), ("plda_training", plda_training))
+            name: material_directory(path, directory, request.exp, progress)
+            for name, path in zip(KINDS, paths, strict=True)
+            if path is not None
         }
         if not directory.is_dir():
             raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
-        inputs = {"embeddings": directory, **material, "calibration": calibration}
+        inputs = {"embeddings": directory, **material}
+        inputs |= {} if calibration is None else {"calibration": calibration}
         outputs.append(score_output(request, directory.name, inputs))
     continue_parts(
         outputs
@@ -122,35 +122,20 @@ def _score_system(
     learns = request.calibrate or request.calibrate_folds > 0
     check_classes(guards, trial_set.path, trials.labels, learns=learns)
     check_training(guards, directory, embeddings, trials, enrollment)
-    material: dict[str, Embeddings] = {}
-    for name, what in (("cohort", "the cohort"), ("plda_training", "the training data of PLDA")):
-        if name in inputs:
-            material[name] = read_material(what, inputs[name], embeddings, directory)
-            check_speakers(guards, (what, inputs[name], material[name]), trials, embeddings, enrollment)
-    # The number of cohort members that count is recorded as it is, so that calibrations of equal scores are equal.
-    backend, cohort, cohort_size = request.backend, None, None
-    if "cohort" in material:
-        cohort = material["cohort"].matrix
-        if backend.cohort_speakers:
-            cohort = group_means(cohort, *speaker_groups(material["cohort"]))
-        cohort_size = None if backend.norm == "snorm" else len(cohort)
-        if cohort_size is not None and cohort_size < backend.top_n:
-            if backend.norm == "asnorm":
-                asked = f"{inputs['cohort']}: --top-n {backend.top_n}"
-                guards.caution(f"{asked}: the cohort has {cohort_size:,} members, all of which count")
-            backend = replace(backend, top_n=cohort_size)
+    material = Material.read(inputs, embeddings)
+    for name, one in material.embeddings.items():
+        if name != "mean":  # says nothing of one speaker
+            check_speakers(guards, (KINDS[name], inputs[name], one), trials, embeddings, enrollment)
+    mean = material.mean(request.backend, lookup.test)
+    cohort = material.cohort(request.backend, mean)
+    backend, cohort_size = _counted(request.backend, cohort, inputs, guards)
     # Labels are checked on the whole list: a wrong one says something of trials that were left out too.
     check_labels(guards, trial_set.path, whole_list, meta.get("manifest"), enrollment)
-    # Of material, the numbers are recorded: they are what it contributes to scores.
-    hashes = {
-        name: hashlib.sha256(np.ascontiguousarray(one.matrix).data).hexdigest()
-        for name, one in material.items()
-    }
     subject = Subject(
         name=directory.name,
         trial_set=trial_set,
         guards=guards,
-        backend=describe_backend(backend, hashes),
+        backend=describe_backend(backend, request.backend.name(inputs), material.hashes),
         manifest=meta.get("manifest"),
         checkpoint=meta.get("checkpoint"),
         model=meta.get("model"),
@@ -159,12 +144,12 @@ def _score_system(
     if "calibration" in inputs:
         record = check_calibration(inputs["calibration"], subject, cohort_size)
         subject = replace(subject, calibration=record)
-    training = material.get("plda_training")
-    plda = None if training is None else train_plda(training.matrix, *speaker_groups(training))
+    plda = material.plda()
     groupings = subject.groupings(request.by)
     with output.open():
         _say(guards.cautions[num_said:], progress)
-        scores, cohort_means = score_trials(lookup, backend, cohort, plda)
+        centered = lookup if mean is None else lookup.centered(mean)
+        scores, cohort_means = score_trials(centered, backend, cohort, plda)
         features = Features(names=("score",), values=scores[:, None])
         if request.quality and (learns or subject.calibration is not None):
             features = quality_features(scores, cohort_means, lookup, subject)
@@ -175,6 +160,23 @@ def _score_system(
             installed = install(learnt, subject.checkpoint)
             progress.note(f"calibration: {installed or output.path / FILE_NAME}")
         output.finish()
+
+
+def _counted(
+    backend: Backend, cohort: NDArray[np.float32] | None, inputs: Mapping[str, Path], guards: Guards
+) -> tuple[Backend, int | None]:
+    """Return the back-end with the number of cohort members that count, and how many there are; None: all count.
+
+    The number is recorded as it is, so that calibrations of equal scores are equal.
+    """
+    if cohort is None or backend.norm == "snorm":
+        return backend, None
+    if len(cohort) < backend.top_n:
+        if backend.norm == "asnorm":
+            asked = f"{inputs['cohort']}: --top-n {backend.top_n}"
+            guards.caution(f"{asked}: the cohort has {len(cohort):,} members, all of which count")
+        backend = replace(backend, top_n=len(cohort))
+    return backend, len(cohort)
 
 
 def _look_up(

@@ -19,7 +19,7 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
             raise ConfigError(f"--embeddings: directories need different names, found {first_five(names)}")
         return list(request.embeddings)
     home = request.exp / "embeddings"
-    apart = {path.resolve() for path in (*request.cohorts, *request.plda_training)}
+    apart = {path.resolve() for path in (*request.cohorts, *request.means, *request.plda_training)}
     ready = []
     for child in sorted(home.iterdir()) if home.is_dir() else []:
         if is_finished(child):

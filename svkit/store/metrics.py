@@ -3,7 +3,7 @@
 The types are the schema: fields keep their names and nesting in the file. Unknown keys of other versions are ignored.
 """
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,9 @@ class FusedSystem:
 class BackendRecord:
     """What made the scores; calibrations hold for scores of an equal one."""
 
-    name: str
-    """`cosine`, `plda`, with `center` and the normalisation; `fusion`, which has `systems` only; or `IMPORTED`."""
+    name: str = field(compare=False)
+    """Of what differs from plain `cosine`, as earlier versions abridged it; `fusion`, which has `systems` only; or
+    `IMPORTED`."""
     method: str | None = None
     """Of imported scores, the name of the system."""
     norm: str | None = None
@@ -67,7 +68,7 @@ class BackendRecord:
     center: bool | None = None
     cohort_speakers: bool | None = None
     material: dict[str, str] | None = None
-    """sha256 of the embeddings of the cohort and of PLDA's training data, by `cohort` and `plda_training`."""
+    """sha256 of embeddings that went in: `cohort`, `mean`, `plda_training`."""
     systems: tuple[FusedSystem, ...] | None = None
 
 

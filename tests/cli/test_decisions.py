@@ -10,9 +10,10 @@ import soundfile
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
+from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.trials import Trials, read_trials, write_trials
-from tests.fake_experiment import make_embeddings, make_experiment
+from tests.fake_experiment import finish, make_embeddings, make_experiment
 
 pytestmark = pytest.mark.e2e
 
@@ -47,6 +48,12 @@ def answers(tmp_path_factory):
         theirs = [f"{a} {b} {(a[:5] == b[:5]) + one}\n" for (a, b), one in zip(pairs, noise, strict=True)]
         Path("theirs.txt").write_text("".join(theirs))
         Path("blind.txt").write_text("".join(f"{a} {b}\n" for a, b in pairs))
+        rng = np.random.default_rng(5)
+        others = np.repeat(rng.normal(size=(40, 8)), 4, axis=0) + 0.7 * rng.normal(size=(160, 8))
+        write_embeddings(
+            exp / "embeddings" / "vox2", [f"v{row}" for row in range(160)], others.astype("f4"), {}
+        )
+        finish(exp / "embeddings" / "vox2")
         for number, name in enumerate("ab"):
             soundfile.write(f"{name}.wav", 0.1 * np.random.default_rng(number).normal(size=24000), 16000)
         found = {}
@@ -65,7 +72,7 @@ def answer(answers, *words):
 
 
 def test_every_command_of_the_page_runs(answers):
-    assert len(answers) == 11
+    assert len(answers) == 13
 
 
 def test_the_page_names_what_the_commands_print(answers):
@@ -80,6 +87,8 @@ def test_the_page_names_what_the_commands_print(answers):
     assert "EER by gender" in answer(answers, "--by gender") and "EER by duration" in answer(
         answers, "--by gender"
     )
+    for words, directory in (("--norm", "eval-asnorm-top100-vox2"), ("--mean", "eval-mean-vox2")):
+        assert f"`{directory}`" in PAGE and answer(answers, words).rstrip().endswith(f"pruned/{directory}")
     verdict = answer(answers, "verify")
     assert verdict.startswith(("ACCEPT", "REJECT")) and "probability at prior 0.01" in verdict
     assert "minDCF 0.02, costs 10:1" in answer(answers, "--c-miss")

@@ -13,7 +13,7 @@ from svkit.models.extract import ExtractRequest
 from svkit.models.extract import run as extract
 from svkit.progress import SilentProgress
 from svkit.scoring.backend import Backend
-from svkit.scoring.cohort import material_directory
+from svkit.scoring.material import material_directory
 from svkit.scoring.request import ScoreRequest
 from svkit.scoring.score import run
 from svkit.store.embeddings import read_embeddings

@@ -13,8 +13,8 @@ from svkit.progress import SilentProgress
 from svkit.reports.report import ReportRequest
 from svkit.reports.report import run as run_report
 from svkit.scoring.backend import Backend
-from svkit.scoring.cohort import material_directory
 from svkit.scoring.lineage import training_lists, training_speakers
+from svkit.scoring.material import material_directory
 from svkit.scoring.request import ScoreRequest
 from svkit.scoring.score import run
 from svkit.store.checkpoint import SPEAKERS_NAME

@@ -308,7 +308,7 @@ def test_asnorm_equals_a_loop_and_has_its_own_directory(exp):
         cohorts=(exp / "embeddings" / "cohort",),
     )
     directory = done.systems[0].directory
-    assert directory == exp / "scores" / "dense" / "all-center-asnorm"
+    assert directory == exp / "scores" / "dense" / "all-center-asnorm-top10"
     mean = cohort_matrix().astype(float).mean(axis=0)
     unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)  # noqa: E731
     system, cohort = unit(embeddings_of(1, 0.6) - mean), unit(cohort_matrix() - mean)

@@ -1,0 +1,156 @@
+"""What a back-end uses besides the embeddings it scores: a cohort, a mean, training data of PLDA.
+
+Given as a manifest, the scored system's checkpoint embeds it first.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from svkit.config.load import load_recipe
+from svkit.config.schema import ExtractConfig
+from svkit.errors import ArtifactError, DataError, first_five
+from svkit.eval.plda import Plda, train_plda
+from svkit.eval.scoring import center, group_means
+from svkit.progress import Progress
+from svkit.scoring.backend import Backend
+from svkit.scoring.trial_speakers import recorded_manifest
+from svkit.store.embeddings import Embeddings, read_embeddings, read_facts
+from svkit.store.experiment import read_experiment
+from svkit.store.provenance import sha256_artifact
+
+KINDS = {
+    "cohort": "the cohort",
+    "mean": "the recordings whose mean is subtracted",
+    "plda_training": "the training data of PLDA",
+}
+"""In words, by the name of the input."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Material:
+    """What was given of it for one system."""
+
+    places: Mapping[str, Path]
+    """Its directories, by the name of the input."""
+    embeddings: Mapping[str, Embeddings]
+
+    @classmethod
+    def read(cls, inputs: Mapping[str, Path], scored: Embeddings) -> "Material":
+        """Read the material among the inputs, and check that the checkpoint of the scored embeddings made it.
+
+        Raises:
+            ArtifactError: another checkpoint made it, or its embeddings have another size.
+        """
+        places = {name: inputs[name] for name in KINDS if name in inputs}
+        found = {name: read_embeddings(path) for name, path in places.items()}
+        for name, one in found.items():
+            expected = (
+                f"{places[name]}: expected {KINDS[name]} made with the checkpoint of {inputs['embeddings']}"
+            )
+            made_by = [(facts.meta.get("checkpoint") or {}).get("sha256") for facts in (one, scored)]
+            if None not in made_by and made_by[0] != made_by[1]:
+                raise ArtifactError(
+                    f"{expected}, found one made with another; extract it with the same --model"
+                )
+            sizes = [facts.matrix.shape[1] for facts in (one, scored)]
+            if sizes[0] != sizes[1]:
+                raise ArtifactError(f"{expected}, of {sizes[1]} values each, found {sizes[0]}")
+        return cls(places=places, embeddings=found)
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Sha256 of the numbers: they are what it contributes to scores."""
+        return {
+            name: hashlib.sha256(np.ascontiguousarray(one.matrix).data).hexdigest()
+            for name, one in self.embeddings.items()
+        }
+
+    def mean(self, backend: Backend, tests: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        """Return the mean [D] to subtract before all else, if any: of what was given for it, else of the tests."""
+        if "mean" not in self.embeddings and not backend.center:
+            return None
+        given = self.embeddings.get("mean") or self.embeddings.get("cohort")
+        return np.asarray((tests if given is None else given.matrix).mean(axis=0, dtype=np.float64))
+
+    def cohort(self, backend: Backend, mean: NDArray[np.float64] | None) -> NDArray[np.float32] | None:
+        """Return the members of the cohort [C, D], if there is one; errors as `speaker_groups`."""
+        if "cohort" not in self.embeddings:
+            return None
+        own = self.embeddings["cohort"]
+        matrix = own.matrix if mean is None else center(own.matrix, mean)
+        return group_means(matrix, *speaker_groups(own)) if backend.cohort_speakers else matrix
+
+    def plda(self) -> Plda | None:
+        """Train PLDA, if there is something to train it on; errors as `train_plda` and `speaker_groups`."""
+        if "plda_training" not in self.embeddings:
+            return None
+        training = self.embeddings["plda_training"]
+        return train_plda(training.matrix, *speaker_groups(training))
+
+
+def speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
+    """Return the speaker [N] of each embedding by its manifest, 0 to S - 1, and S.
+
+    Raises:
+        DataError: the manifest is gone, has changed or lacks an utterance.
+    """
+    table = recorded_manifest(material.meta.get("manifest"))
+    speaker = pd.Series(material.ids).map(dict(zip(table.utterance_ids, table.speaker_ids, strict=True)))
+    if speaker.isna().any():
+        missing = first_five(material.ids[speaker.isna()].tolist())
+        raise DataError(f"{table.source}: no speaker for utterances {missing}")
+    codes, speakers = pd.factorize(speaker)
+    return codes.astype(np.int64), len(speakers)
+
+
+def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) -> Path:
+    """Return embeddings of the material for one system: `path` itself, or `exp/cohorts/SYSTEM-STEM` of a manifest.
+
+    The system's embeddings, `scored`, say which checkpoint to use, and how. A finished extraction is kept while
+    checkpoint and manifest are the same.
+
+    Raises:
+        ArtifactError: the checkpoint is gone or has changed.
+        DataError: the manifest or its audio is bad.
+    """
+    if not path.is_file():
+        return path
+    # Both import torch, which scoring does not need.
+    from svkit.models.extract import ExtractRequest, run
+    from svkit.store.report import find_checkpoints
+
+    facts = read_facts(scored)
+    made_by = facts.get("checkpoint") or {}
+    checkpoint = Path(str(made_by.get("path", "")))
+    is_there = bool(made_by.get("path")) and checkpoint.is_dir()
+    # Embeddings that lie elsewhere than their experiment: content decides.
+    candidates = [checkpoint] if is_there else find_checkpoints(exp)
+    wanted = next((one for one in candidates if sha256_artifact(one) == made_by.get("sha256")), None)
+    if wanted is None and is_there:
+        raise ArtifactError(
+            f"{checkpoint}: has changed since {scored} was extracted; run `svkit extract` again"
+        )
+    if wanted is None:
+        raise ArtifactError(
+            f"{path}: a manifest needs the checkpoint of {scored}, found none at {made_by.get('path')} and in {exp};"
+            " extract it with `svkit extract --model CKPT --manifest ... --out DIR` and give that directory"
+        )
+    recipe = load_recipe(read_experiment(exp).preset)
+    limit = ExtractConfig(max_seconds=facts.get("max_seconds", recipe.extract.max_seconds))
+    request = ExtractRequest(
+        exp=exp,
+        recipe=replace(recipe, extract=limit),
+        models=(wanted,),
+        manifest=path,
+        out=exp / "cohorts" / f"{scored.name}-{path.stem}",
+        dtype=facts.get("dtype", "auto"),
+        overwrite=True,
+        keep_finished=True,
+    )
+    return run(request, progress)[0]
