@@ -55,6 +55,25 @@ class ScoreOptions(options.TableOptions):
             "PATH",
         ),
     ] = None
+    length_norm: Annotated[
+        bool, option("--length-norm/--no-length-norm", "Length-normalise what PLDA sees.")
+    ] = True
+    plda_adaptation: Annotated[
+        Paths,
+        option(
+            "--plda-adapt",
+            "Embeddings or manifest of recordings to adapt PLDA to: unlabelled, or few of known speakers.",
+            "PATH",
+        ),
+    ] = None
+    adapt_weight: Annotated[
+        float | None,
+        options.number(
+            "--adapt-weight",
+            Range(ge=0, le=1),
+            "Share of these in the covariances; 0: their mean only [default: 0.8; of S speakers S / (S + D)].",
+        ),
+    ] = None
     norm: Annotated[
         Literal["none", "snorm", "asnorm"], option("--norm", "S-norm, or adaptive S-norm with --top-n.")
     ] = "none"

@@ -2,16 +2,20 @@
 
     x = y + e,    y ~ N(mean, between),    e ~ N(0, within)
 
-Embeddings are length-normalised, centred and length-normalised again before the model sees them. In the basis
+Embeddings are length-normalised, centred and length-normalised again before the model sees them, or only centred. In
+the basis
 that makes `within` the identity and `between` diagonal (`psi`), every posterior and every score is a sum over
 dimensions, so that EM costs a few matrix products an iteration and a score one inner product.
 
 Source: N. Brummer and E. de Villiers, "The speaker partitioning problem", Odyssey 2010 (two-covariance model);
 S. Ioffe, "Probabilistic linear discriminant analysis", ECCV 2006 (simultaneous diagonalisation); D.
-Garcia-Romero and C. Espy-Wilson, "Analysis of i-vector length normalization", Interspeech 2011.
+Garcia-Romero and C. Espy-Wilson, "Analysis of i-vector length normalization", Interspeech 2011. Of adaptation: K. A.
+Lee, Q. Wang and T. Koshinaka, "The CORAL+ algorithm for unsupervised domain adaptation of PLDA", ICASSP 2019 (without
+labels); D. Garcia-Romero and A. McCree, "Supervised domain adaptation for i-vector based speaker recognition", ICASSP
+2014 (with labels: MAP estimates, interpolation of covariances).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +35,7 @@ ROWS_PER_BLOCK = 16384
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class TwoCovariance:
-    """The model of embeddings that are length-normalised already."""
+    """The model of embeddings that are normalised already."""
 
     mean: Floats
     """[D]."""
@@ -46,16 +50,17 @@ class Plda:
     """A two-covariance model with the normalisation in front of it."""
 
     offset: Floats
-    """[D] mean of the length-normalised training embeddings."""
+    """[D] mean of the embeddings that it was trained on, or adapted to, after the first length normalisation."""
     model: TwoCovariance
+    length_norm: bool = True
 
-    def prepare(self, embeddings: NDArray[np.floating]) -> Floats32:
-        """Length-normalise, centre, length-normalise: [N, D]."""
-        return length_normalize(center(length_normalize(embeddings), self.offset))
+    def prepare(self, embeddings: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Length-normalise, centre, length-normalise: [N, D]; without length normalisation, centre."""
+        return _normalized(center(_normalized(embeddings, self.length_norm), self.offset), self.length_norm)
 
     def enroll_factors(self, embeddings: NDArray[np.floating], groups: Ints, num_groups: int) -> Floats32:
         """Return [num_groups, 2 D + 1] of enrollments: rows of `embeddings` [N, D] with their `groups` [N]."""
-        means = group_means(self.prepare(embeddings), groups, num_groups)
+        means = group_means(self.prepare(embeddings), groups, num_groups, length_norm=self.length_norm)
         return enroll_factors(self.model, means, np.bincount(groups, minlength=num_groups))
 
     def test_factors(self, embeddings: NDArray[np.floating]) -> Floats32:
@@ -63,15 +68,81 @@ class Plda:
         return test_factors(self.model, self.prepare(embeddings))
 
 
-def train_plda(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) -> Plda:
+def train_plda(
+    embeddings: NDArray[np.floating], groups: Ints, num_speakers: int, *, length_norm: bool = True
+) -> Plda:
     """Train on embeddings [N, D], as extracted, of speakers [N], 0 to S - 1, that do not occur in the trials.
 
     Raises:
         DataError: see `fit`.
     """
-    unit = length_normalize(embeddings)
-    offset = unit.mean(axis=0, dtype=np.float64)
-    return Plda(offset=offset, model=fit(length_normalize(center(unit, offset)), groups, num_speakers))
+    first = _normalized(embeddings, length_norm)
+    offset = first.mean(axis=0, dtype=np.float64)
+    model = fit(_normalized(center(first, offset), length_norm), groups, num_speakers)
+    return Plda(offset=offset, model=model, length_norm=length_norm)
+
+
+def _normalized(embeddings: NDArray[np.floating], length_norm: bool) -> NDArray[np.floating]:
+    return length_normalize(embeddings) if length_norm else embeddings
+
+
+def _moved(plda: Plda, embeddings: NDArray[np.floating]) -> Plda:
+    """Return the model with the mean of these embeddings [N, D] as its offset."""
+    offset = _normalized(embeddings, plda.length_norm).mean(axis=0, dtype=np.float64)
+    return replace(plda, offset=offset)
+
+
+def adapt_plda(plda: Plda, embeddings: NDArray[np.floating], weight: float) -> Plda:
+    """Adapt to unlabelled embeddings [N, D] of another domain, as extracted, by CORAL+.
+
+    Their mean replaces that of the training. Each covariance of the model is carried to their domain, by C^1/2 T^-1/2
+    on both sides (C: their total covariance, T: that of the model). Where it is then larger, in the basis that
+    diagonalises both, `weight` (0 to 1) of the growth is added: 0 changes the mean only. Nothing ever shrinks.
+
+    Raises:
+        DataError: fewer than two embeddings, or a model that cannot be diagonalised.
+    """
+    if len(embeddings) < 2:
+        raise DataError(f"plda: expected at least two recordings to adapt to, found {len(embeddings)}")
+    plda = _moved(plda, embeddings)
+    prepared, model = plda.prepare(embeddings).astype(np.float64), plda.model
+    total = _power(np.cov(prepared, rowvar=False, bias=True), 0.5)
+    carry = total @ _power(model.between + model.within, -0.5)
+
+    def grown(covariance: Floats) -> Floats:
+        carried = TwoCovariance(mean=model.mean, between=carry @ covariance @ carry.T, within=covariance)
+        basis, ratio = diagonalize(carried)
+        back = np.linalg.inv(basis)
+        return np.asarray(covariance + weight * (back.T * np.maximum(ratio - 1, 0)) @ back)
+
+    adapted = TwoCovariance(
+        mean=prepared.mean(axis=0), between=grown(model.between), within=grown(model.within)
+    )
+    return replace(plda, model=adapted)
+
+
+def adapt_plda_to_speakers(
+    plda: Plda, embeddings: NDArray[np.floating], groups: Ints, num_speakers: int, weight: float
+) -> Plda:
+    """Adapt to embeddings [N, D] of another domain, as extracted, of known speakers [N], 0 to S - 1: few will do.
+
+    Their mean replaces that of the training. The covariances are the most probable ones where those of the training are
+    the centres of inverse Wishart priors that count as much as it takes for the data to weigh `weight`: after each
+    iteration of EM, the new covariances are interpolated with those of the training. At 0 they stay as trained; at 1
+    they are those that training on these recordings alone would give, which takes many of them.
+
+    Raises:
+        DataError: see `gather`; below 1, fewer than two speakers or a speaker without an utterance only.
+    """
+    plda = _moved(plda, embeddings)
+    model = fit(plda.prepare(embeddings), groups, num_speakers, plda.model, weight)
+    return replace(plda, model=model)
+
+
+def _power(covariance: Floats, exponent: float) -> Floats:
+    """Return a power of a symmetric matrix [D, D] without negative eigenvalues."""
+    values, basis = eigh(covariance)
+    return np.asarray((basis * np.maximum(values, 0.0) ** exponent) @ basis.T)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -86,12 +157,14 @@ class Statistics:
     """[D, D] sum over all utterances of the outer products of their distances from their speaker's mean."""
 
 
-def gather(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) -> Statistics:
+def gather(
+    embeddings: NDArray[np.floating], groups: Ints, num_speakers: int, *, has_prior: bool = False
+) -> Statistics:
     """Sum up training data [N, D] of speakers [N], 0 to S - 1, in bounded memory.
 
     Raises:
-        DataError: a speaker without an utterance, fewer than two speakers, or fewer utterances beyond the
-            first of each speaker than dimensions (the covariance within a speaker would be singular).
+        DataError: a speaker without an utterance, fewer than two speakers, or, unless `has_prior`, fewer utterances
+            beyond the first of each speaker than dimensions (the covariance within a speaker would be singular).
     """
     num_rows, dim = embeddings.shape
     counts = np.bincount(groups, minlength=num_speakers).astype(np.float64)
@@ -99,7 +172,7 @@ def gather(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) ->
         raise DataError(
             f"plda: expected two speakers or more, each with an utterance, found {np.count_nonzero(counts)}"
         )
-    if num_rows - num_speakers < dim:
+    if num_rows - num_speakers < dim and not has_prior:
         raise DataError(
             f"plda: expected at least {dim + num_speakers} embeddings ({dim} dimensions and {num_speakers}"
             f" speakers), found {num_rows}; give more training data"
@@ -115,23 +188,39 @@ def gather(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) ->
     return Statistics(counts=counts, means=means, scatter=scatter)
 
 
-def fit(embeddings: NDArray[np.floating], groups: Ints, num_speakers: int) -> TwoCovariance:
+def fit(
+    embeddings: NDArray[np.floating],
+    groups: Ints,
+    num_speakers: int,
+    prior: TwoCovariance | None = None,
+    weight: float = 1.0,
+) -> TwoCovariance:
     """Fit to training data [N, D] of speakers [N] by EM from its moments, to convergence or `NUM_ITERATIONS`.
+
+    With a `prior`, the data has a share of `weight` in both covariances after every iteration.
 
     Raises:
         DataError: see `gather`; or embeddings that lie in a subspace.
     """
-    statistics = gather(embeddings, groups, num_speakers)
+    statistics = gather(embeddings, groups, num_speakers, has_prior=weight < 1)
+
+    def shared(new: TwoCovariance) -> TwoCovariance:
+        if prior is None:
+            return new
+        between = weight * new.between + (1 - weight) * prior.between
+        return replace(new, between=between, within=weight * new.within + (1 - weight) * prior.within)
+
     num_rows = statistics.counts.sum()
-    within = statistics.scatter / (num_rows - num_speakers)
+    within = statistics.scatter / max(num_rows - num_speakers, 1)
     spread = statistics.means - statistics.means.mean(axis=0)
     ridge = 1e-6 * np.trace(within) / len(within) * np.eye(len(within))
     between = spread.T @ spread / num_speakers + ridge
-    model = TwoCovariance(mean=statistics.means.mean(axis=0), between=between, within=within)
+    model = shared(TwoCovariance(mean=statistics.means.mean(axis=0), between=between, within=within))
     previous = -np.inf
     for _ in range(NUM_ITERATIONS):
-        model, likelihood = em_step(model, statistics)
-        if likelihood - previous < TOLERANCE * num_rows:
+        new, likelihood = em_step(model, statistics)
+        model = shared(new)
+        if abs(likelihood - previous) < TOLERANCE * num_rows:  # towards a prior it may fall
             break
         previous = likelihood
     return model

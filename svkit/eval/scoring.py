@@ -64,8 +64,10 @@ def center(embeddings: NDArray[np.floating], mean: NDArray[np.floating]) -> Floa
     return np.asarray(embeddings - mean, dtype=np.float32)
 
 
-def group_means(embeddings: NDArray[np.floating], groups: Ints, num_groups: int) -> Floats32:
-    """Average the length-normalised rows [N, D] of each group [N]: multi-enrollment models, or speakers of a cohort.
+def group_means(
+    embeddings: NDArray[np.floating], groups: Ints, num_groups: int, *, length_norm: bool = True
+) -> Floats32:
+    """Average the rows [N, D], length-normalised, of each group [N]: multi-enrollment models, or speakers of a cohort.
 
     Returns:
         [num_groups, D], not length-normalised.
@@ -79,11 +81,11 @@ def group_means(embeddings: NDArray[np.floating], groups: Ints, num_groups: int)
     if np.any(counts == 0):
         raise DataError(f"groups without an utterance: {first_five(np.flatnonzero(counts == 0).tolist())}")
     order = np.argsort(groups, kind="stable")
-    unit = length_normalize(embeddings)[order]
-    if len(unit) == num_groups:  # a row each
-        return unit
+    rows = (length_normalize(embeddings) if length_norm else embeddings)[order]
+    if len(rows) == num_groups:  # a row each
+        return np.asarray(rows, dtype=np.float32)
     starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    sums = np.add.reduceat(unit, starts, axis=0, dtype=np.float64)
+    sums = np.add.reduceat(rows, starts, axis=0, dtype=np.float64)
     sums /= counts[:, None]
     return np.asarray(sums, dtype=np.float32)
 

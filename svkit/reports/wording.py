@@ -39,6 +39,8 @@ def calibration_text(calibration: CalibratedBy | None) -> str:
         return MISSING
     if calibration.trials is not None:
         return f"held-out trials {calibration.trials.name}"
+    if calibration.num_folds is None:
+        return f"{calibration.method} itself, not calibrated"
     return f"{calibration.num_folds} folds of speakers"
 
 

@@ -1,9 +1,9 @@
 """From trials and embeddings to scores: look up rows, centre, compare, normalise."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -33,10 +33,21 @@ class Backend:
     """Subtract the mean of the cohort, or of the tests where there is no cohort."""
     cohort_speakers: bool = False
     """One cohort member a speaker (mean of the length-normalised embeddings) instead of one an utterance."""
+    length_norm: bool = True
+    """Of what PLDA sees; cosine has it always."""
+    adapt_weight: float | None = None
+    """Share, in the covariances, of the recordings that PLDA is adapted to; None: there are none, or as many say."""
 
     def __post_init__(self) -> None:
         if self.method == "plda" and self.center:
             raise ConfigError("--center: PLDA centres on its own training data; leave it out")
+        if self.method != "plda" and not self.length_norm:
+            raise ConfigError("--no-length-norm is of --backend plda: a cosine has no length")
+
+    def changed(self) -> dict[str, Any]:
+        """Return the settings by name; of those that earlier versions lacked, the ones that are not the default."""
+        same = {"length_norm": True, "adapt_weight": None}
+        return {name: value for name, value in asdict(self).items() if same.get(name, ...) != value}
 
     def name(self, inputs: Mapping[str, Path]) -> str:
         """Name the back-end in tables and directories by all that changes scores and is not the default.
@@ -52,6 +63,10 @@ class Backend:
             return "" if own in _BY_ROLE else own
 
         parts = ["plda", material("plda_training")] if self.method == "plda" else []
+        parts += ["no-length-norm"] * (not self.length_norm)
+        if "plda_adaptation" in inputs:
+            parts += ["adapt", material("plda_adaptation")]
+            parts += [] if self.adapt_weight is None else [f"w{self.adapt_weight:g}"]
         parts += ["mean", material("mean")] if "mean" in inputs else ["center"] * self.center
         parts += [self.norm] * has_norm
         if self.norm == "asnorm" and self.top_n != TOP_N:

@@ -1,7 +1,7 @@
 """Learns and applies calibrations, and sees that none is judged on what it was learnt from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -133,7 +133,7 @@ def describe_backend(
     backend: Backend, name: str | None = None, material: Mapping[str, str] | None = None
 ) -> BackendRecord:
     """Return what is recorded of a back-end, with the sha256 of the material it used."""
-    return BackendRecord(**asdict(backend), name=name or backend.name({}), material=dict(material or {}))
+    return BackendRecord(**backend.changed(), name=name or backend.name({}), material=dict(material or {}))
 
 
 def check_calibration(path: Path, subject: Subject, cohort_size: int | None = None) -> CalibrationRecord:

@@ -30,7 +30,7 @@ from svkit.store.trials import Trials, find_lines
 
 Guard = Literal[
     "trained-speakers",  # the model was trained on speakers of the trials
-    "shared-speakers",  # the cohort, or the training data of PLDA, has speakers of the trials
+    "shared-speakers",  # the cohort, or what PLDA is trained on or adapted to, has speakers of the trials
     "calibrated-on-test",  # a calibration or fusion was learnt on the trials, or on others of their speakers
     "missing-utterances",  # trials name utterances that the embeddings lack; such trials are left out
     "one-class",  # no target or no nontarget trials: there are scores, but no error rates

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from svkit.config.load import load_recipe
 from svkit.config.schema import ExtractConfig
 from svkit.errors import ArtifactError, DataError, first_five
-from svkit.eval.plda import Plda, train_plda
+from svkit.eval.plda import Plda, adapt_plda, adapt_plda_to_speakers, train_plda
 from svkit.eval.scoring import center, group_means
 from svkit.progress import Progress
 from svkit.scoring.backend import Backend
@@ -28,8 +28,11 @@ KINDS = {
     "cohort": "the cohort",
     "mean": "the recordings whose mean is subtracted",
     "plda_training": "the training data of PLDA",
+    "plda_adaptation": "the recordings that PLDA is adapted to",
 }
 """In words, by the name of the input."""
+UNLABELLED_WEIGHT = 0.8
+"""Of recordings without labels that PLDA is adapted to: as ASV-Subtools weighs both covariances by default."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -84,14 +87,55 @@ class Material:
             return None
         own = self.embeddings["cohort"]
         matrix = own.matrix if mean is None else center(own.matrix, mean)
-        return group_means(matrix, *speaker_groups(own)) if backend.cohort_speakers else matrix
+        if not backend.cohort_speakers:
+            return matrix
+        return group_means(matrix, *speaker_groups(own), length_norm=backend.length_norm)
 
-    def plda(self) -> Plda | None:
-        """Train PLDA, if there is something to train it on; errors as `train_plda` and `speaker_groups`."""
+    def plda(self, backend: Backend, progress: Progress) -> Plda | None:
+        """Train PLDA, if there is something to train it on, and adapt it; errors as of `svkit.eval.plda`.
+
+        `backend` as returned by `weighed`.
+        """
         if "plda_training" not in self.embeddings:
             return None
-        training = self.embeddings["plda_training"]
-        return train_plda(training.matrix, *speaker_groups(training))
+        training, weight = self.embeddings["plda_training"], backend.adapt_weight
+        plda = train_plda(training.matrix, *speaker_groups(training), length_norm=backend.length_norm)
+        if weight is None:
+            return plda
+        own, place, labels = (
+            self.embeddings["plda_adaptation"],
+            self.places["plda_adaptation"],
+            self._labels(),
+        )
+        found = f"PLDA adapted to {place}: {len(own.ids):,} recordings"
+        if labels is None:
+            progress.note(f"{found} without labels (CORAL+), weight {weight:.3g}")
+            return adapt_plda(plda, own.matrix, weight)
+        progress.note(f"{found} of {labels[1]:,} speakers, weight {weight:.3g}")
+        try:
+            return adapt_plda_to_speakers(plda, own.matrix, *labels, weight)
+        except DataError as error:
+            remedy = (
+                "--adapt-weight below 1 for few; without labels, give each recording a speaker_id of its own"
+            )
+            raise DataError(f"{place}: {error}; {remedy}") from error
+
+    def weighed(self, backend: Backend) -> Backend:
+        """Return the back-end with the weight of what PLDA is adapted to, where it was not said.
+
+        Of S speakers it is S / (S + D): the training counts as one speaker a dimension, which a covariance takes.
+        """
+        if "plda_adaptation" not in self.embeddings or backend.adapt_weight is not None:
+            return backend
+        labels, dim = self._labels(), self.embeddings["plda_adaptation"].matrix.shape[1]
+        weight = UNLABELLED_WEIGHT if labels is None else labels[1] / (labels[1] + dim)
+        return replace(backend, adapt_weight=weight)
+
+    def _labels(self) -> tuple[NDArray[np.int64], int] | None:
+        """Return `speaker_groups` of what PLDA is adapted to; None where no manifest says that anybody speaks twice."""
+        own = self.embeddings["plda_adaptation"]
+        labels = speaker_groups(own) if own.meta.get("manifest") else None
+        return None if labels is None or labels[1] == len(own.ids) else labels
 
 
 def speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:

@@ -120,6 +120,9 @@ def _calibrate(
         trials = subject.calibration.trials
         return *apply(subject.calibration, features), CalibratedBy(method="held-out trials", trials=trials)
     if not subject.num_folds:
+        if subject.backend.method == "plda" and subject.backend.norm == "none":  # ratios by themselves
+            ratios = features.values[:, 0]
+            return ratios, ratios, CalibratedBy(method="PLDA")
         return None, None, None
     if speakers is None:
         raise ConfigError(f"a cross-validation over speakers needs them: {problem}")

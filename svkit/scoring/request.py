@@ -34,6 +34,8 @@ class ScoreRequest(Request):
     """Embeddings or a manifest whose mean is subtracted: one for all systems, or one for each."""
     plda_training: tuple[Path, ...] = ()
     """Embeddings or a manifest of training speakers for PLDA: one for all systems, or one for each."""
+    plda_adaptation: tuple[Path, ...] = ()
+    """Embeddings or a manifest of recordings to adapt PLDA to: one for all systems, or one for each."""
     enroll: Path | None = None
     """Utterances of each enrollment; None: enrollments are utterances."""
     calibrate: bool = False
@@ -59,6 +61,12 @@ class ScoreRequest(Request):
     match_ids: bool = False
     """Match ids that differ in notation from the utterances' (`svkit.scoring.id_matching`)."""
     seed: int = 24
+
+    @property
+    def material(self) -> dict[str, tuple[Path, ...]]:
+        """What the back-end uses besides the embeddings it scores, by its option; in the order of `material.KINDS`."""
+        found = self.cohorts, self.means, self.plda_training, self.plda_adaptation
+        return dict(zip(("--cohort", "--mean", "--plda-train", "--plda-adapt"), found, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,8 +111,8 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
         check_ids(form, trials)
     backend, cohorts, learns = request.backend, request.cohorts, request.calibrate or request.calibrate_folds
     not_for_fusion = {
-        "--embeddings": request.embeddings, "--cohort": cohorts, "--qmf": request.quality,
-        "--mean": request.means, "--plda-train": request.plda_training, "a back-end": backend != Backend(),
+        "--embeddings": request.embeddings, "--qmf": request.quality, **request.material,
+        "a back-end": backend != Backend(),
     }  # fmt: skip
     given = [name for name, value in not_for_fusion.items() if value] if request.fuse else []
     without_ours = (
@@ -129,9 +137,11 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
             cohorts and not compares_cohort and not backend.center
         ),
         "--center and --mean subtract one mean each; give one of them": backend.center and request.means,
-        "--mean: PLDA centres on its own training data; leave it out": (
+        "--mean: PLDA centres on its training data, or on that of --plda-adapt (--adapt-weight 0: the mean only)": (
             request.means and backend.method == "plda"
         ),
+        "--plda-adapt is of --backend plda": request.plda_adaptation and backend.method != "plda",
+        "--adapt-weight needs --plda-adapt": backend.adapt_weight is not None and not request.plda_adaptation,
         f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest": (
             backend.norm != "none" and not cohorts
         ),
@@ -153,7 +163,7 @@ def score_output(
     """Return the scores directory of a system on the request's trials."""
     shared = {"trials": request.trials, "enroll": request.enroll, "sidecar": request.sidecar}
     config = {
-        **asdict(request.backend),
+        **request.backend.changed(),
         "num_resamples": NUM_RESAMPLES,
         "seed": request.seed,
         "calibrate": request.calibrate,

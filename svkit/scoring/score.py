@@ -79,15 +79,8 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
 def _plan(request: ScoreRequest, trial_set: TrialSet, progress: Progress) -> list[Output]:
     """Find the systems and what else goes into each; a manifest given as material is embedded here."""
     directories = find_systems(request, trial_set.trials, progress)
-    given = [
-        one_each(option, paths, len(directories))
-        for option, paths in (
-            ("--cohort", request.cohorts),
-            ("--mean", request.means),
-            ("--plda-train", request.plda_training),
-            ("--calibration", request.calibrations),
-        )
-    ]
+    asked = {**request.material, "--calibration": request.calibrations}
+    given = [one_each(option, paths, len(directories)) for option, paths in asked.items()]
     outputs = []
     for directory, *paths, calibration in zip(directories, *given, strict=True):
         material = {
@@ -128,7 +121,7 @@ def _score_system(
             check_speakers(guards, (KINDS[name], inputs[name], one), trials, embeddings, enrollment)
     mean = material.mean(request.backend, lookup.test)
     cohort = material.cohort(request.backend, mean)
-    backend, cohort_size = _counted(request.backend, cohort, inputs, guards)
+    backend, cohort_size = _counted(material.weighed(request.backend), cohort, inputs, guards)
     # Labels are checked on the whole list: a wrong one says something of trials that were left out too.
     check_labels(guards, trial_set.path, whole_list, meta.get("manifest"), enrollment)
     subject = Subject(
@@ -144,7 +137,7 @@ def _score_system(
     if "calibration" in inputs:
         record = check_calibration(inputs["calibration"], subject, cohort_size)
         subject = replace(subject, calibration=record)
-    plda = material.plda()
+    plda = material.plda(backend, progress)
     groupings = subject.groupings(request.by)
     with output.open():
         _say(guards.cautions[num_said:], progress)

@@ -1,5 +1,6 @@
 """Which embeddings a trial list is scored with."""
 
+from itertools import chain
 from pathlib import Path
 
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
@@ -19,7 +20,7 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
             raise ConfigError(f"--embeddings: directories need different names, found {first_five(names)}")
         return list(request.embeddings)
     home = request.exp / "embeddings"
-    apart = {path.resolve() for path in (*request.cohorts, *request.means, *request.plda_training)}
+    apart = {path.resolve() for path in chain(*request.material.values())}
     ready = []
     for child in sorted(home.iterdir()) if home.is_dir() else []:
         if is_finished(child):

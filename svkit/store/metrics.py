@@ -67,8 +67,11 @@ class BackendRecord:
     top_n: int | None = None
     center: bool | None = None
     cohort_speakers: bool | None = None
+    length_norm: bool = True
+    adapt_weight: float | None = None
+    """Share of the recordings that PLDA was adapted to; None: it was not."""
     material: dict[str, str] | None = None
-    """sha256 of embeddings that went in: `cohort`, `mean`, `plda_training`."""
+    """sha256 of embeddings that went in: `cohort`, `mean`, `plda_training`, `plda_adaptation`."""
     systems: tuple[FusedSystem, ...] | None = None
 
 
@@ -77,7 +80,7 @@ class CalibratedBy:
     """What the log-likelihood ratios were learnt on."""
 
     method: str
-    """`held-out trials` or `cross-validation over speakers`."""
+    """`held-out trials`, `cross-validation over speakers`, or `PLDA`: the scores are ratios by themselves."""
     trials: ListId | None = None
     """The held-out trials."""
     num_folds: int | None = None

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
+from svkit.store.provenance import sha256_file
 from svkit.store.trials import Trials, read_trials, write_trials
 from tests.fake_experiment import finish, make_embeddings, make_experiment
 
@@ -50,10 +51,13 @@ def answers(tmp_path_factory):
         Path("blind.txt").write_text("".join(f"{a} {b}\n" for a, b in pairs))
         rng = np.random.default_rng(5)
         others = np.repeat(rng.normal(size=(40, 8)), 4, axis=0) + 0.7 * rng.normal(size=(160, 8))
-        write_embeddings(
-            exp / "embeddings" / "vox2", [f"v{row}" for row in range(160)], others.astype("f4"), {}
-        )
-        finish(exp / "embeddings" / "vox2")
+        ids = [f"v{row}" for row in range(160)]
+        spoken = table.iloc[[0] * 160].assign(utterance_id=ids, path=ids, speaker_id=np.repeat(ids[:40], 4))
+        write_manifest(exp / "data" / "vox2.tsv", spoken)
+        manifest = {"path": "exp/data/vox2.tsv", "sha256": sha256_file(exp / "data" / "vox2.tsv")}
+        for name, facts in (("vox2", {"manifest": manifest}), ("calls", {})):
+            write_embeddings(exp / "embeddings" / name, ids, others.astype("f4"), facts)
+            finish(exp / "embeddings" / name)
         for number, name in enumerate("ab"):
             soundfile.write(f"{name}.wav", 0.1 * np.random.default_rng(number).normal(size=24000), 16000)
         found = {}
@@ -72,7 +76,7 @@ def answer(answers, *words):
 
 
 def test_every_command_of_the_page_runs(answers):
-    assert len(answers) == 13
+    assert len(answers) == 15
 
 
 def test_the_page_names_what_the_commands_print(answers):
@@ -87,8 +91,15 @@ def test_the_page_names_what_the_commands_print(answers):
     assert "EER by gender" in answer(answers, "--by gender") and "EER by duration" in answer(
         answers, "--by gender"
     )
-    for words, directory in (("--norm", "eval-asnorm-top100-vox2"), ("--mean", "eval-mean-vox2")):
+    for words, directory in (
+        ("--norm", "eval-asnorm-top100-vox2"),
+        ("--mean", "eval-mean-vox2"),
+        ("--plda-train", "eval-plda-vox2"),
+        ("--plda-adapt", "eval-plda-vox2-adapt-calls"),
+    ):
         assert f"`{directory}`" in PAGE and answer(answers, words).rstrip().endswith(f"pruned/{directory}")
+    plda = answer(answers, "--plda-train")
+    assert "PLDA itself, not calibrated" in plda and "PLDA itself, not calibrated" in PAGE and "Cllr" in plda
     verdict = answer(answers, "verify")
     assert verdict.startswith(("ACCEPT", "REJECT")) and "probability at prior 0.01" in verdict
     assert "minDCF 0.02, costs 10:1" in answer(answers, "--c-miss")

@@ -169,3 +169,85 @@ def test_blocks_change_nothing(monkeypatch, truth):
     np.testing.assert_allclose(plda.gather(rows, groups, 20).scatter, whole.scatter)
     for a, b in zip(factors(truth, rows), before, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def same(found, expected, **tolerance):
+    for name in ("between", "within"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), **tolerance)
+
+
+@pytest.fixture(scope="module")
+def domains():
+    """A trained model, and recordings of another domain: moved, and noisier in two of the dimensions."""
+    rng = np.random.default_rng(20)
+    source = plda.TwoCovariance(mean=np.full(DIM, 2.0), between=np.eye(DIM), within=0.3 * np.eye(DIM))
+    noisier = np.diag([3.0, 3.0, 0.3, 0.3])
+    target = plda.TwoCovariance(mean=np.array([-1.0, 2.0, 2.0, 4.0]), between=source.between, within=noisier)
+    trained = {
+        length_norm: plda.train_plda(*draw(rng, source, np.full(300, 6)), 300, length_norm=length_norm)
+        for length_norm in (True, False)
+    }
+    return trained, *draw(rng, target, np.full(120, 4))
+
+
+@pytest.mark.parametrize("length_norm", [True, False])
+def test_adaptation_ends_at_the_covariances_of_both_sides(domains, length_norm):
+    trained, rows, groups = domains
+    own = trained[length_norm]
+    for adapted in (
+        plda.adapt_plda(own, rows, 0),
+        plda.adapt_plda_to_speakers(own, rows, groups, 120, 0),
+    ):
+        same(adapted.model, own.model, rtol=1e-9, atol=1e-12)
+        assert np.linalg.norm(adapted.prepare(rows).mean(axis=0) - adapted.model.mean) < 0.1
+        assert np.linalg.norm(own.prepare(rows).mean(axis=0) - own.model.mean) > 0.5
+    there = plda.adapt_plda_to_speakers(own, rows, groups, 120, 1)
+    alone = plda.train_plda(rows, groups, 120, length_norm=length_norm)
+    same(there.model, alone.model)
+    np.testing.assert_array_equal(there.offset, alone.offset)
+
+
+def test_coral_plus_of_diagonal_covariances(domains):
+    """Both covariances are stretched where the total has grown, and stay where it has not."""
+    rng = np.random.default_rng(21)
+    rows = rng.normal(size=(2000, DIM))
+    rows = (rows - rows.mean(axis=0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(rows.T, bias=True))).T
+    within, between = np.diag([1.0, 2.0, 0.5, 1.0]), np.diag([3.0, 2.0, 0.5, 1.0])
+    own = plda.Plda(
+        offset=np.zeros(DIM),
+        model=plda.TwoCovariance(mean=np.zeros(DIM), between=between, within=within),
+        length_norm=False,
+    )
+    growth = np.array([2.5, 1.5, 0.4, 1.0])
+    adapted = plda.adapt_plda(own, rows * np.sqrt(growth * np.diag(within + between)), 0.8).model
+    factor = np.diag([1 + 0.8 * 1.5, 1 + 0.8 * 0.5, 1.0, 1.0])
+    same(adapted, plda.TwoCovariance(mean=own.offset, between=between * factor, within=within * factor),
+         rtol=1e-5, atol=1e-5)  # fmt: skip
+
+
+def test_a_few_recordings_of_known_speakers_are_weighed_against_the_training(domains):
+    """Three speakers with two recordings say nothing of most directions, and still nothing degenerates."""
+    trained, rows, groups = domains
+    own = trained[False]
+    few = np.flatnonzero((groups < 3) & (np.arange(len(rows)) % 4 < 2))
+    adapted = plda.adapt_plda_to_speakers(own, rows[few], groups[few], 3, 0.3).model
+    for name in ("between", "within"):
+        floor = np.linalg.eigvalsh(getattr(adapted, name) - 0.699 * getattr(own.model, name))
+        assert floor.min() > 0, name
+    with pytest.raises(DataError, match="at least 7 embeddings"):
+        plda.adapt_plda_to_speakers(own, rows[few], groups[few], 3, 1)
+    with pytest.raises(DataError, match="two recordings"):
+        plda.adapt_plda(own, rows[:1], 0.5)
+
+
+def test_without_length_normalisation_lengths_count(domains):
+    trained, rows, _ = domains
+    own, everyone = trained[False], np.arange(40)
+    first = own.enroll_factors(rows[:40], everyone, 40) @ own.test_factors(rows[:40]).T
+    expected = factors(own.model, rows[:40] - own.offset)
+    np.testing.assert_allclose(first, expected[0] @ expected[1].T, rtol=1e-3, atol=1e-3)
+    pairs = own.enroll_factors(rows[:40], everyone // 2, 20)
+    means = (rows[:40].reshape(20, 2, DIM) - own.offset).mean(axis=1)
+    np.testing.assert_allclose(
+        pairs, plda.enroll_factors(own.model, means, np.full(20, 2)), rtol=1e-3, atol=1e-3
+    )
