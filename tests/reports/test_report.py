@@ -267,11 +267,11 @@ def test_the_figures_of_the_tables_are_those_of_the_json(finished, facts):
         for cell in (row[8], error[2]):
             assert numbers(cell) == pytest.approx([100 * system["eer"], low, high], abs=0.0051)
         assert float(error[3]) == pytest.approx(100 * system["eer_convex_hull"], abs=0.0051)
-        for entry, cell in zip(system["min_dcf"], error[4:7], strict=True):
+        for entry, cell in zip(system["min_dcf"], error[4:8], strict=True):
             interval = entry["interval"]
             expected = [entry["value"], interval["low"], interval["high"]]
             assert numbers(cell) == pytest.approx(expected, abs=0.00051)
-        assert float(error[7]) == pytest.approx(system["min_cllr"], abs=5e-4)
+        assert float(error[8]) == pytest.approx(system["min_cllr"], abs=5e-4)
         point = system["thresholds"]["eer"]
         assert points[0][:2] == ["EER", f"score {point['threshold']:.4f}"]
         for cell, name in zip(points[0][2:], ("miss_rate", "false_accept_rate"), strict=True):
