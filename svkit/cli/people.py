@@ -59,7 +59,7 @@ def remove(
         list[Path] | None,
         options.option(
             "--recording",
-            "Remove only this recording of the one NAME, which it takes for that; repeatable.",
+            "Only this recording of NAME; the file itself is needed. Repeatable.",
             "FILE",
         ),
     ] = None,
@@ -75,6 +75,10 @@ def remove(
     Example: svkit people remove alice --gallery people
     """
     directory = gallery or exp / "gallery"
+    if not recordings and (model or allow_cut or channel != "0"):
+        raise ConfigError(
+            "people remove: --model, --channel and --allow-cut say how --recording FILE is heard"
+        )
     if recordings:
         if len(names) > 1:
             raise ConfigError(f"people remove: --recording is of one person, found {len(names)} names")
