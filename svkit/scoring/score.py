@@ -60,6 +60,7 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     imported, own_request = plan_imported(request)
     outputs = _plan(own_request, trial_set, progress) if request.embeddings or not imported else []
     outputs += imported
+    continue_parts(outputs)  # killed after the first of two, the same command continues with the second
     systems = []
     with progress.task(f"score {name}", len(outputs)) as task:
         for output in outputs:
@@ -93,9 +94,6 @@ def _plan(request: ScoreRequest, trial_set: TrialSet, progress: Progress) -> lis
         inputs = {"embeddings": directory, **material}
         inputs |= {} if calibration is None else {"calibration": calibration}
         outputs.append(score_output(request, directory.name, inputs))
-    continue_parts(
-        outputs
-    )  # killed after the first of two systems, the same command continues with the second
     return outputs
 
 

@@ -118,6 +118,15 @@ def test_they_are_compared_calibrated_and_fused_beside_ours(scored, tmp_path):
     assert ("ecapa", "dense", "eval") in pairs
 
 
+def test_ours_are_kept_where_only_theirs_are_new(scored, tmp_path):
+    theirs = bring(tmp_path, [FORMS["kaldi"](*row) for row in rows(scored)])
+    words = ("--embeddings", scored / "embeddings" / "pruned", "--scores", theirs, "--name", "later")
+    done = run(scored, "eval", *words)
+    assert done.exit_code == 0, done.stderr
+    assert "On eval, later minus pruned: +0.00" in done.stdout
+    assert run(scored, "eval", *words).exit_code == 2  # now both are there
+
+
 def test_trials_without_labels_take_scores_of_others_too(scored, tmp_path):
     blind = [f"{e} {t}" for e, t, *_ in rows(scored)]
     bring(scored / "data" / "trials", blind, "blind.txt")
