@@ -1,98 +1,454 @@
-"""Do the intervals hold the truth, and are the p-values what they say? `python benchmarks/intervals.py`.
+"""Do the intervals hold the truth, and are the p-values what they say?
 
-Populations of speakers are simulated whose true EER is known in closed form: a target score is a level of its speaker
-plus noise, a nontarget score the sum of a level of each side plus noise, all Gaussian. An interval of 95 % should hold
-the truth in 95 % of the populations; under the null hypothesis (two systems of the same true EER that share a part of
-every score) a p-value should lie below 5 % in 5 % of them. The table goes to `docs/results/intervals.json`.
+    python benchmarks/intervals.py [--populations NAME ...] [--speakers N ...] [--draws 400] [--out FILE]
+
+Speakers are drawn from populations whose true rates and costs are known, and what `svkit score` would say of them is
+compared with the truth. An interval of 95 % should hold it in 95 % of the draws; of two systems of the same true EER
+that share a part of every score, a p-value should lie below 5 % in 5 % of them. The method was chosen on the first half
+of the populations, among the candidates below; the second half tests it. Every row goes to
+`docs/results/intervals.json` when it is there, and replaces its predecessor.
 """
 
 import argparse
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import measuring
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kstest, norm
+from scipy.special import ndtr, ndtri, stdtrit
 
 from svkit.eval import bootstrap, metrics
+from svkit.eval.results import Interval
+from svkit.eval.summary import BAND_RATES, Draws, Resampled, resample_errors, summarize
 
-SPEAKERS = (5, 8, 17, 40, 100)
-TARGETS, NONTARGETS = 8, 12
-"""Trials of each speaker; the tests of a nontarget trial are drawn among the other speakers."""
-SEPARATION = 3.2
-LEVEL, SHARED, NOISE = 0.6, 0.5, 0.6
-"""Standard deviations: of a speaker's level, of the part of a trial both systems hear alike, of the rest."""
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SPEAKERS = (8, 17, 40, 100)
+NUM_RESAMPLES = 200
+MARGINAL = 1_000_000
+"""Trials of as many speakers tell the truth."""
+BAND_PLACE = 20
+"""Of the rates of a DET band: 0.87 %."""
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "intervals.json"
 
 
-def true_eer() -> float:
-    """Return Phi(-d / (s_target + s_nontarget)), where the two Gaussians have equal tails."""
-    rest = SHARED**2 + NOISE**2
-    spreads = np.sqrt(LEVEL**2 + rest) + np.sqrt(2 * LEVEL**2 + rest)
-    return float(norm.cdf(-SEPARATION / spreads))
+@dataclass(frozen=True, kw_only=True)
+class Population:
+    """A target score is the speaker's level plus noise, a nontarget score the sum of a level of each side plus noise.
+
+    Widths are standard deviations; half of what two systems see of a speaker is the same, and so is `shared`.
+    """
+
+    is_test: bool
+    """The method was not chosen on it."""
+    eer: float
+    level: float = 0.6
+    shared: float = 0.5
+    noise: float = 0.6
+    pair: float = 0.0
+    """How alike two voices are."""
+    tails: float = np.inf
+    """Student's degrees of freedom of levels and noise; infinite: Gaussian."""
+    bad: float = 0.0
+    """Share of speakers whose target scores are lower by `drop`."""
+    drop: float = 0.0
+    targets: int = 20
+    nontargets: int = 40
+    """Trials of each speaker, against others drawn by chance."""
+    spread: float = 0.0
+    """Standard deviation of the logarithm of both numbers."""
+    all_pairs: bool = False
+    """Every speaker meets every other one, twice, instead."""
+
+    def noises(self, rng: np.random.Generator, *shape: int) -> Floats:
+        """Standard noise."""
+        if np.isinf(self.tails):
+            return rng.normal(size=shape)
+        return rng.standard_t(self.tails, size=shape) / np.sqrt(self.tails / (self.tails - 2))
+
+    def separation(self) -> float:
+        """Return what target scores have more, so that the EER is as wanted."""
+        targets, nontargets = self.raw_scores()
+        return float(np.quantile(nontargets, 1 - self.eer) - np.quantile(targets, self.eer))
+
+    def raw_scores(self) -> tuple[Floats, Floats]:
+        """Return one score each of many speakers and pairs of them, the targets not separated yet."""
+        rng = np.random.default_rng(1)
+        rest = [
+            self.shared * self.noises(rng, MARGINAL) + self.noise * self.noises(rng, MARGINAL)
+            for _ in range(2)
+        ]
+        own, left, right = (self.level * self.noises(rng, MARGINAL) for _ in range(3))
+        own -= self.drop * (rng.random(MARGINAL) < self.bad)
+        return own + rest[0], left + right + self.pair * rng.normal(size=MARGINAL) + rest[1]
+
+    def marginal(self) -> tuple[Floats, Floats]:
+        """Return sorted target and nontarget scores of many speakers."""
+        targets, nontargets = self.raw_scores()
+        return np.sort(targets + separation(self)), np.sort(nontargets)
+
+    def draw(self, num_speakers: int, rng: np.random.Generator) -> tuple[list[Floats], Ints, Ints, Ints]:
+        """Return the scores of two systems, and the labels and speakers of both sides of their trials."""
+        everyone = np.arange(num_speakers)
+        factor = np.exp(self.spread * rng.normal(size=num_speakers))
+        targets, nontargets = (
+            np.maximum(1, np.round(count * factor)).astype(np.int64)
+            for count in (self.targets, self.nontargets)
+        )
+        if self.all_pairs:
+            left, right = (np.repeat(side, 2) for side in np.triu_indices(num_speakers, 1))
+        else:
+            left = np.repeat(everyone, nontargets)
+            right = (left + rng.integers(1, num_speakers, len(left))) % num_speakers
+        own = np.repeat(everyone, targets)
+        labels = np.repeat([1, 0], [len(own), len(left)])
+        left, right = np.concatenate([own, left]), np.concatenate([own, right])
+        alike = self.pair * rng.normal(size=(num_speakers, num_speakers))
+        drops = self.drop * (rng.random(num_speakers) < self.bad)
+        common = np.sqrt(0.5) * self.noises(rng, 2, num_speakers)
+        shared = self.shared * self.noises(rng, len(left))
+        systems = []
+        for _ in range(2):
+            # Levels of heavy tails are the same in both: half a sum of them has other tails.
+            levels = common * np.sqrt(2) if np.isfinite(self.tails) else (
+                common + np.sqrt(0.5) * self.noises(rng, 2, num_speakers)
+            )  # fmt: skip
+            within, between = self.level * levels
+            means = np.where(
+                labels == 1,
+                separation(self) + within[left] - drops[left],
+                between[left] + between[right] + alike[np.minimum(left, right), np.maximum(left, right)],
+            )
+            systems.append(means + shared + self.noise * self.noises(rng, len(left)))
+        return systems, labels, left, right
 
 
-def simulate(
-    num_speakers: int, rng: np.random.Generator
-) -> tuple[list[NDArray[np.float64]], NDArray[np.int64], bootstrap.TrialSpeakers]:
-    """Draw a population: scores of two systems of equal worth on the same trials, labels, speakers."""
-    everyone = np.arange(num_speakers)
-    left = np.concatenate((np.repeat(everyone, TARGETS), np.repeat(everyone, NONTARGETS)))
-    labels = np.repeat([1, 0], [TARGETS * num_speakers, NONTARGETS * num_speakers])
-    other = (left + rng.integers(1, num_speakers, len(left))) % num_speakers
-    right = np.where(labels == 1, left, other)
-    shared = SHARED * rng.normal(size=len(left))
-    common = np.sqrt(0.5) * LEVEL * rng.normal(size=(2, num_speakers))
-    systems = []
-    for _ in range(2):
-        own, between = common + np.sqrt(0.5) * LEVEL * rng.normal(size=(2, num_speakers))
-        level = np.where(labels == 1, SEPARATION + own[left], between[left] + between[right])
-        systems.append(level + shared + NOISE * rng.normal(size=len(left)))
-    return systems, labels, bootstrap.TrialSpeakers(enroll=left, test=right, num_speakers=num_speakers)
+@cache
+def separation(population: Population) -> float:
+    """Return the separation of a population; slow."""
+    return population.separation()
 
 
-def check(num_speakers: int, num_populations: int, num_resamples: int) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Cosines:
+    """Embeddings around a mean a speaker, whose recordings vary more or less; trials share recordings."""
+
+    is_test: bool
+    dim: int = 24
+    noise: float = 0.75
+    unsteady: float = 0.35
+    """Standard deviation of the logarithm of a speaker's noise."""
+    recordings: int = 8
+    nontargets: int = 60
+
+    def embed(self, means: Floats, count: int, rng: np.random.Generator) -> Floats:
+        """Return `count` normalised embeddings a mean, [S, count, D]."""
+        widths = self.noise * np.exp(self.unsteady * rng.normal(size=(len(means), 1, 1)))
+        made = means[:, None] + widths * rng.normal(size=(len(means), count, self.dim))
+        return np.asarray(made / np.linalg.norm(made, axis=2, keepdims=True))
+
+    def marginal(self) -> tuple[Floats, Floats]:
+        """Return sorted target and nontarget scores of many speakers."""
+        rng = np.random.default_rng(1)
+        found: list[list[Floats]] = [[], []]
+        for _ in range(MARGINAL // 20_000):
+            made = self.embed(rng.normal(size=(20_000, self.dim)), 2, rng)
+            found[0].append((made[:, 0] * made[:, 1]).sum(1))
+            found[1].append((made[:, 0] * np.roll(made[:, 1], 1, axis=0)).sum(1))
+        targets, nontargets = (np.sort(np.concatenate(scores)) for scores in found)
+        return targets, nontargets
+
+    def draw(self, num_speakers: int, rng: np.random.Generator) -> tuple[list[Floats], Ints, Ints, Ints]:
+        """Return the scores of two systems, and the labels and speakers of both sides of their trials."""
+        first, second = np.triu_indices(self.recordings, 1)
+        own = np.repeat(np.arange(num_speakers), len(first))
+        left = np.repeat(np.arange(num_speakers), self.nontargets)
+        right = (left + rng.integers(1, num_speakers, len(left))) % num_speakers
+        which = rng.integers(0, self.recordings, (2, len(left)))
+        labels = np.repeat([1, 0], [len(own), len(left)])
+        sides = np.concatenate([own, left]), np.concatenate([own, right])
+        recordings = (
+            np.concatenate([np.tile(first, num_speakers), which[0]]),
+            np.concatenate([np.tile(second, num_speakers), which[1]]),
+        )
+        means = rng.normal(size=(num_speakers, self.dim))
+        systems = []
+        for _ in range(2):
+            made = self.embed(means, self.recordings, rng)
+            systems.append((made[sides[0], recordings[0]] * made[sides[1], recordings[1]]).sum(1))
+        return systems, labels, *sides
+
+
+POPULATIONS: dict[str, Population | Cosines] = {
+    "Gaussian, 6.7 %": Population(is_test=False, eer=0.067),
+    "Gaussian, 1 %": Population(is_test=False, eer=0.01),
+    "Gaussian, 0.3 %": Population(is_test=False, eer=0.003),
+    "heavy tails, 1 %": Population(is_test=False, eer=0.01, tails=3),
+    "a tenth of the speakers bad, 2 %": Population(is_test=False, eer=0.02, bad=0.1, drop=2, spread=0.7),
+    "all pairs, 1 %": Population(is_test=False, eer=0.01, all_pairs=True, pair=0.4),
+    "voices that differ more, 2.5 %": Population(is_test=True, eer=0.025, level=1.0),
+    "heavy tails, 0.5 %": Population(is_test=True, eer=0.005, tails=4, targets=40, nontargets=80),
+    "one speaker in fifteen bad, 4 %": Population(is_test=True, eer=0.04, bad=1 / 15, drop=3, spread=0.5),
+    "very unequal numbers, 1 %": Population(is_test=True, eer=0.01, spread=1.2),
+    "all pairs, 3 %": Population(is_test=True, eer=0.03, all_pairs=True, pair=0.6, targets=10),
+    "cosines of embeddings": Cosines(is_test=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truth:
+    """What is true of a population, and the map to log-likelihood ratios that its two systems share."""
+
+    values: dict[str, float]
+    scale: float
+    offset: float
+    nontargets: Floats
+    """Sorted."""
+
+
+STATISTICS = (
+    "EER", "minDCF 0.05", "minDCF 0.01", "actDCF 0.05", "Cllr", "misses", "false accepts",
+    "misses at few false accepts", "few false accepts", "DET band",
+)  # fmt: skip
+
+
+@cache
+def truth_of(population: Population | Cosines) -> Truth:
+    """Measure very many speakers."""
+    targets, nontargets = population.marginal()
+
+    def rates(threshold: Floats | float) -> tuple[Floats, Floats]:
+        missed = np.searchsorted(targets, threshold) / len(targets)
+        return np.asarray(missed), np.asarray(1 - np.searchsorted(nontargets, threshold) / len(nontargets))
+
+    grid = np.linspace(nontargets[len(nontargets) // 2], nontargets[-1], 20_001)
+    miss, accept = rates(grid)
+    equal = int(np.argmax(miss >= accept))
+    costs = {prior: metrics.detection_cost(miss, accept, prior) for prior in (0.05, 0.01)}
+    offset = grid[equal]
+    # Steep enough for the threshold of prior 0.05 to be the best one, which makes ratios nearly right.
+    scale = float(np.log(19) / max(grid[int(np.argmin(costs[0.05]))] - offset, 0.02 * (grid[-1] - offset)))
+    bits = sum(
+        np.logaddexp(0, sign * scale * (scores - offset)).mean() for sign, scores in ((-1, targets), (1, nontargets))
+    ) / (2 * np.log(2))  # fmt: skip
+    (middle_miss, middle), (rare_miss, rare) = rates(offset), rates(offset + np.log(99) / scale)
+    at_05 = metrics.detection_cost(*rates(offset + np.log(19) / scale), 0.05)
+    band = rates(float(np.quantile(nontargets, 1 - BAND_RATES[BAND_PLACE])))[0]
+    values = [
+        (miss[equal] + accept[equal]) / 2, costs[0.05].min(), costs[0.01].min(), at_05, bits,
+        middle_miss, middle, rare_miss, rare, band,
+    ]  # fmt: skip
+    named = {name: float(value) for name, value in zip(STATISTICS, values, strict=True)}
+    return Truth(values=named, scale=scale, offset=float(offset), nontargets=nontargets)
+
+
+def adopted(
+    scores: Floats, labels: Ints, draws: Draws, resampled: Resampled, truth: Truth
+) -> dict[str, Interval | None]:
+    """Return the intervals of `svkit score`."""
+    llrs = truth.scale * (scores - truth.offset)
+    found = summarize(scores, labels, llrs, draws, resampled)
+    assert found.act_dcf is not None and found.bayes_thresholds is not None
+    lowest, actual = (
+        {cost.p_target: cost.interval for cost in costs} for costs in (found.min_dcf, found.act_dcf)
+    )
+    middle, rare = (found.bayes_thresholds[f"p_target_{prior:g}"] for prior in (0.5, 0.01))
+    assert middle.miss_rate_interval is not None
+    low, high = resampled.band[:, BAND_PLACE].tolist()
+    intervals = [
+        found.eer_interval, lowest[0.05], lowest[0.01], actual[0.05], found.cllr_interval,
+        middle.miss_rate_interval, middle.false_accept_rate_interval,
+        rare.miss_rate_interval, rare.false_accept_rate_interval,
+        Interval(low=low, high=high, num_speakers=0, num_resamples=0),
+    ]  # fmt: skip
+    return dict(zip(STATISTICS, intervals, strict=True))
+
+
+# ---- The candidates --------------------------------------------------------------------------------------------------
+
+MEASURED = ("EER", "minDCF 0.05", "actDCF 0.05", "Cllr", "misses", "false accepts")
+IS_RATE = np.array([True, True, False, False, True, True])
+Ends = tuple[Floats, Floats]
+
+
+def measure(
+    scores: Floats, labels: Ints, speakers: bootstrap.TrialSpeakers, drawn: Ints, truth: Truth
+) -> Floats:
+    """Return `MEASURED` in every resample, [R, 6]."""
+    llrs, is_target = truth.scale * (scores - truth.offset), labels == 1
+
+    def curve(miss: Floats, accept: Floats) -> Floats:
+        lowest = metrics.detection_cost(miss, accept, 0.05).min(axis=1)
+        return np.stack([bootstrap.eer_statistic(miss, accept), lowest], axis=1)
+
+    costs: list[bootstrap.Cost] = [
+        lambda rows: (llrs[rows] >= np.log(19)) != is_target[rows],
+        lambda rows: np.logaddexp(0, np.where(is_target[rows], -1, 1) * llrs[rows]) / np.log(2),
+        lambda rows: (llrs[rows] >= 0) != is_target[rows],
+    ]
+    of_targets, of_others = bootstrap.resample_means(costs, is_target, speakers, drawn)
+    actual = metrics.detection_cost(of_targets[:, 0], of_others[:, 0], 0.05)
+    columns = [actual, (of_targets + of_others)[:, 1] / 2, of_targets[:, 2], of_others[:, 2]]
+    found = np.column_stack([bootstrap.resample(scores, labels, speakers, drawn, curve), *columns])
+    return np.where(np.isnan(found), np.nanmean(found, axis=0), found)
+
+
+def percentiles(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
+    """Percentiles, expanded as Student's t is: svkit's intervals before."""
+    size, count = len(left_out), len(drawn)
+    share = ndtr(stdtrit(size - 1, 0.025) * np.sqrt(size / (size - 1)))
+    place = max(1, int(share * (count + 1)))
+    ordered = np.sort(drawn, axis=0)
+    return ordered[place - 1], ordered[-place]
+
+
+def corrected(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
+    """Bias-corrected and accelerated percentiles (B. Efron, "Better bootstrap confidence intervals", JASA 1987)."""
+    below = (drawn < value).mean(axis=0) + (drawn == value).mean(axis=0) / 2
+    bias = ndtri(np.clip(below, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
+    influence = left_out.mean(axis=0) - left_out
+    spread = np.maximum((influence**2).sum(axis=0), 1e-30)
+    acceleration = (influence**3).sum(axis=0) / (6 * spread**1.5)
+    ends = []
+    for place in ndtri([0.025, 0.975]):
+        moved = bias + (bias + place) / (1 - acceleration * (bias + place))
+        ends.append(
+            np.array([np.quantile(one, share) for one, share in zip(drawn.T, ndtr(moved), strict=True)])
+        )
+    return ends[0], ends[1]
+
+
+def on_a_scale(spread: Callable[[Floats], Floats]) -> Callable[[Floats, Floats, Floats], Ends]:
+    """Student's interval of probits of rates and logarithms of costs; a tenth of the value is the least."""
+
+    def ends(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
+        size = len(left_out)
+        samples = drawn if spread is deviation else left_out
+
+        def scale(values: Floats) -> Floats:
+            held = np.clip(np.maximum(values, value / 10), 1e-9, None)
+            return np.where(IS_RATE, ndtri(np.minimum(held, 1 - 1e-3)), np.log(held))
+
+        half = -stdtrit(size - 1, 0.025) * np.sqrt(size / (size - 1)) * spread(scale(samples))
+        middle = scale(value)
+        return tuple(np.where(IS_RATE, ndtr(end), np.exp(end)) for end in (middle - half, middle + half))  # type: ignore[return-value]
+
+    return ends
+
+
+def deviation(samples: Floats) -> Floats:
+    """Standard deviation of resampled values."""
+    return np.asarray(samples.std(axis=0))
+
+
+def jackknife(samples: Floats) -> Floats:
+    """Standard error times sqrt((S - 1) / S), from values without one speaker each."""
+    return np.asarray(samples.std(axis=0) * (len(samples) - 1) / np.sqrt(len(samples)))
+
+
+CANDIDATES = {
+    "percentiles, expanded": percentiles,
+    "BCa": corrected,
+    "probit, bootstrap": on_a_scale(deviation),
+    "probit, jackknife": on_a_scale(jackknife),
+}
+
+
+# ---- Counting --------------------------------------------------------------------------------------------------------
+
+
+def check(name: str, num_speakers: int, num_draws: int) -> dict[str, Any]:
     """Count how often intervals hold the truth and p-values fall below a level."""
-    truth = true_eer()
-    covered, above, p_values = 0, 0, []
-    for seed in range(num_populations):
-        rng = np.random.default_rng(np.random.SeedSequence([num_speakers, seed]))
-        systems, labels, speakers = simulate(num_speakers, rng)
-        drawn = bootstrap.draw_multiplicities(num_speakers, num_resamples, seed)
-        eers = [bootstrap.resample(one, labels, speakers, drawn, bootstrap.eer_statistic) for one in systems]
-        values = [metrics.equal_error_rate(metrics.error_curve(one, labels)) for one in systems]
-        interval = bootstrap.percentile_interval(eers[0], num_speakers)
-        covered += interval.low <= truth <= interval.high
-        above += truth > interval.high
-        p_values.append(bootstrap.paired_difference(*eers, (values[0], values[1]), num_speakers).p_value)
+    population = POPULATIONS[name]
+    truth = truth_of(population)
+    held: dict[str, dict[str, list[float]]] = {"adopted": {}, **{key: {} for key in CANDIDATES}}
+    above: dict[str, list[bool]] = {}
+    widths: dict[str, dict[str, list[float]]] = {key: {} for key in held}
+    p_values, unseen = [], []
+    for number in range(num_draws):
+        rng = np.random.default_rng(np.random.SeedSequence([num_speakers, number]))
+        systems, labels, left, right = population.draw(num_speakers, rng)
+        speakers = bootstrap.TrialSpeakers(enroll=left, test=right, num_speakers=num_speakers)
+        drawn = bootstrap.draw_multiplicities(num_speakers, NUM_RESAMPLES, number)
+        draws = Draws(speakers=speakers, multiplicities=drawn, source="trials")
+
+        def note(method: str, statistic: str, low: float, high: float) -> None:
+            value = truth.values[statistic]
+            held[method].setdefault(statistic, []).append(low <= value <= high)
+            widths[method].setdefault(statistic, []).append(high - low)
+
+        resampled = resample_errors(systems[0], labels, draws)
+        for statistic, interval in adopted(systems[0], labels, draws, resampled, truth).items():
+            assert interval is not None
+            note("adopted", statistic, interval.low, interval.high)
+            above.setdefault(statistic, []).append(truth.values[statistic] > interval.high)
+        eers = [metrics.equal_error_rate(metrics.error_curve(one, labels)) for one in systems]
+        if population.is_test:
+            samples = resampled.eer[np.isfinite(resampled.eer), None]
+            ends = percentiles(np.array(eers[:1]), samples, np.empty((num_speakers, 1)))
+            note("percentiles, expanded", "EER", *(end.item() for end in ends))
+        else:
+            each = np.concatenate([np.ones((1, num_speakers)), 1 - np.eye(num_speakers)]).astype(np.int64)
+            found = measure(systems[0], labels, speakers, np.concatenate([each, drawn]), truth)
+            value, left_out, samples = found[0], found[1 : num_speakers + 1], found[num_speakers + 1 :]
+            for method, candidate in CANDIDATES.items():
+                for statistic, *ends in zip(MEASURED, *candidate(value, samples, left_out), strict=True):
+                    note(method, statistic, *ends)
+        second = bootstrap.resample(systems[1], labels, speakers, drawn, bootstrap.eer_statistic)
+        pair = bootstrap.paired_difference(resampled.eer, second, (eers[0], eers[1]), num_speakers)
+        p_values.append(pair.p_value)
+        # Where as many false accepts as no error leaves possible are true: is there one?
+        bound = bootstrap.highest_unseen(bootstrap.count_pairs(labels, speakers))
+        threshold = truth.nontargets[int(len(truth.nontargets) * (1 - bound))]
+        unseen.append(bool((systems[0][labels == 0] >= threshold).any()))
     return {
+        "population": name,
+        "chosen_on": not population.is_test,
         "num_speakers": num_speakers,
-        "num_populations": num_populations,
-        "num_resamples": num_resamples,
-        "coverage": covered / num_populations,
-        "truth_above": above / num_populations,
+        "num_draws": num_draws,
+        "num_resamples": NUM_RESAMPLES,
+        "truth": truth.values,
+        "coverage": {
+            key: {one: float(np.mean(x)) for one, x in found.items()} for key, found in held.items()
+        },
+        "truth_above": {one: float(np.mean(values)) for one, values in above.items()},
+        "median_width": {
+            key: {one: float(np.median(x)) for one, x in found.items()} for key, found in widths.items()
+        },
         "p_below": {f"{level:g}": float(np.mean(np.array(p_values) < level)) for level in (0.05, 0.2, 0.5)},
-        "uniform": float(kstest(p_values, "uniform").statistic),
+        "bound_of_pairs_holds": float(np.mean(unseen)),
     }
 
 
 def main() -> None:
-    """Print one line for each number of speakers, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--populations", type=int, default=2000)
-    parser.add_argument("--resamples", type=int, default=500)
+    """Print one line for each number of speakers and population, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--populations", nargs="*", default=list(POPULATIONS), choices=POPULATIONS)
     parser.add_argument("--speakers", type=int, nargs="*", default=SPEAKERS)
+    parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    rows = []
-    print(f"true EER {100 * true_eer():.3f} %")
     for num_speakers in given.speakers:
-        rows.append(check(num_speakers, given.populations, given.resamples))
-        print(json.dumps(rows[-1]), flush=True)
-    given.out.write_text(
-        json.dumps({"true_eer": true_eer(), "rows": rows}, indent=1) + "\n", encoding="utf-8"
-    )
+        for name in given.populations:
+            row = check(name, num_speakers, given.draws)
+            rates = " ".join(f"{100 * rate:.1f}" for rate in row["coverage"]["adopted"].values())
+            print(
+                f"{num_speakers:4} {name}: {rates}; p < 0.05: {100 * row['p_below']['0.05']:.1f}", flush=True
+            )
+            kept = json.loads(given.out.read_text(encoding="utf-8"))["rows"] if given.out.exists() else []
+            key = (name, num_speakers)
+            rows = [one for one in kept if (one.get("population"), one["num_speakers"]) != key] + [row]
+            rows.sort(key=lambda one: (one["num_speakers"], list(POPULATIONS).index(one["population"])))
+            facts = {"machine": measuring.machine(1), "rows": rows}
+            given.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

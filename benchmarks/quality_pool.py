@@ -93,7 +93,7 @@ def pool_methods(
         }
         for name, measure in (("pooled", pool.pooled), ("mean", pool.mean)):
             eer, resampled = measure(own)
-            interval = bootstrap.percentile_interval(resampled, pool.num_speakers)
+            interval = bootstrap.rate_interval(eer, resampled, pool.drawn, pool.num_speakers)
             one[name] = {"eer": eer, "low": interval.low, "high": interval.high}
             if method != OURS:
                 our_eer, our_resampled = measure(ours)

@@ -7,25 +7,35 @@ itself only), and a nontarget trial between a and b occurs m_a * m_b times (ever
 b). The multiplicities are the same for both sides of a trial and for all systems compared, which makes
 differences between systems paired.
 
+Percentiles of few errors are no interval: rare errors that no trial at hand shows are in no resample either. So
+resamples tell the standard error only, and the interval is that of as many independent trials as have the same one:
+Clopper and Pearson's for a rate, and its limit for amounts without an upper end. A cost of errors has the interval that
+those of its two rates make. How often they hold the truth: `benchmarks/intervals.py`.
+
 Source: R. Bolle, N. Ratha, S. Pankanti, "Error analysis of pattern recognition systems: the subsets
 bootstrap", CVIU 2004 (resampling people, not trials); A. Owen and D. Eckles, "Bootstrapping data arrays of
-arbitrary order", Annals of Applied Statistics 2012 (product of multiplicities; slightly conservative); T.
-Hesterberg, "What teachers should know about the bootstrap", The American Statistician 2015 (percentile interval
-expanded for small samples). How often the intervals hold the truth: `benchmarks/intervals.py`.
+arbitrary order", Annals of Applied Statistics 2012 (product of multiplicities; slightly conservative); E. Korn and B.
+Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated from survey
+data", Survey Methodology 1998 (trials of equal standard error); M. Fay and E. Feuer, "Confidence intervals for directly
+standardized rates: a method based on the gamma distribution", Statistics in Medicine 1997 (amounts); G. Zou and A.
+Donner, "Construction of confidence limits about effect measures: a general approach", Statistics in Medicine 2008
+(sums); B. Efron, "Estimation and accuracy after model selection", JASA 2014 (a speaker's influence); J. Hanley and A.
+Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 1983 (no error); T. Hesterberg, "What teachers
+should know about the bootstrap", The American Statistician 2015 (percentiles of differences, expanded).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array, csr_array, triu
 from scipy.sparse.csgraph import connected_components
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
+from scipy.special import betaincinv, gammaincinv, ndtr, ndtri, stdtr, stdtrit
 
 from svkit.errors import ConfigError, DataError, first_five
-from svkit.eval.metrics import check_trials, corner_points, detection_cost, error_curve
+from svkit.eval.metrics import check_trials, corner_points, error_curve
 from svkit.eval.results import Interval
 
 Floats = NDArray[np.float64]
@@ -197,11 +207,6 @@ def eer_statistic(miss: Floats, false_accept: Floats) -> Floats:
     return np.where(undefined, np.nan, eer)
 
 
-def min_dcf_statistic(p_target: float) -> Statistic:
-    """Return the statistic minDCF at a prior (unit costs, normalised), [B]."""
-    return lambda miss, false_accept: np.asarray(detection_cost(miss, false_accept, p_target).min(axis=1))
-
-
 def miss_statistic(false_accept_rates: Sequence[float]) -> Statistic:
     """Return the statistic miss rate at the lowest threshold within each false-accept rate, [B, G]."""
     limits = np.asarray(false_accept_rates, dtype=np.float64)
@@ -272,32 +277,120 @@ def _sum_costs(cost: Cost, is_target: NDArray[np.bool_], speakers: TrialSpeakers
     return own, pairs
 
 
-def percentile_interval(samples: Floats, num_speakers: int, level: float = 0.95) -> Interval:
-    """Return the interval between the outer percentiles of resampled values, expanded for few speakers.
+def count_people(labels: ArrayLike, speakers: TrialSpeakers) -> int:
+    """Return how many speakers have target trials; labels [N] are 1 for target, 0 for nontarget."""
+    return int(np.count_nonzero(np.bincount(speakers.enroll[np.asarray(labels) == 1])))
 
-    Percentiles alone behave like an interval with the normal distribution's quantile and a variance divided by S
-    instead of S - 1: too narrow for few speakers. The percentiles taken are those that make a Gaussian mean's
-    interval the one of Student's t.
+
+def count_pairs(labels: ArrayLike, speakers: TrialSpeakers) -> int:
+    """Return how many pairs of speakers have nontarget trials."""
+    is_target = np.asarray(labels) == 1
+    _, pairs = _sum_costs(lambda rows: np.ones(len(is_target[rows])), is_target, speakers)
+    return int(triu(pairs + pairs.T).nnz)
+
+
+def highest_unseen(count: int, level: float = 0.95) -> float:
+    """Return the highest rate of errors that `count` independent cases without one leave possible."""
+    return float(1 - (1 - level) ** (1 / count))
+
+
+def rate_interval(
+    rate: float, samples: Floats, multiplicities: Ints, num_units: int, level: float = 0.95
+) -> Interval:
+    """Return the interval of an error rate.
+
+    Args:
+        rate: on all trials.
+        samples: [R] in the resamples.
+        multiplicities: [R, S] of the speakers that are in these trials.
+        num_units: speakers, or pairs of them, in whom errors were looked for. Where all resamples agree they tell
+            nothing, and these count as the trials; the interval of a rate of 0 or 1 is one-sided.
+        level: how often the interval holds the truth.
 
     Raises:
         DataError: more than half of the resamples are undefined (too few speakers with target trials).
     """
-    defined = np.sort(_defined(samples))
+    error, tail = _standard_error(samples, multiplicities, level), (1 - level) / 2
+    low, high = 0.0, 1.0
+    if rate <= 0:
+        high = highest_unseen(num_units, level)
+    elif rate >= 1:
+        low = 1 - highest_unseen(num_units, level)
+    else:
+        trials = rate * (1 - rate) / error**2 if error else float(num_units)
+        low = float(betaincinv(trials * rate, trials * (1 - rate) + 1, tail))
+        high = float(betaincinv(trials * rate + 1, trials * (1 - rate), 1 - tail))
+    return _interval(low, high, multiplicities, level)
+
+
+def amount_interval(
+    amount: float, samples: Floats, multiplicities: Ints, level: float = 0.95
+) -> Interval | None:
+    """Return the interval of a mean of costs without an upper end, such as Cllr; see `rate_interval`."""
+    error, tail = _standard_error(samples, multiplicities, level), (1 - level) / 2
+    if error == 0:
+        return None
+    count = (amount / error) ** 2
+    low, high = gammaincinv(count, tail) / count, gammaincinv(count + 1, 1 - tail) / count
+    return _interval(amount * float(low), amount * float(high), multiplicities, level)
+
+
+def sum_interval(
+    cost: Callable[[float, float], float], misses: tuple[float, Interval], accepts: tuple[float, Interval]
+) -> Interval:
+    """Return the interval of a cost that is linear in miss and false-accept rate, from each rate and its interval."""
+    (miss, of_misses), (accept, of_accepts) = misses, accepts
+    value = cost(miss, accept)
+    below, above = (
+        float(np.hypot(cost(one, accept) - value, cost(miss, other) - value))
+        for one, other in ((of_misses.low, of_accepts.low), (of_misses.high, of_accepts.high))
+    )
+    return replace(of_misses, low=value - below, high=value + above)
+
+
+def _interval(low: float, high: float, multiplicities: Ints, level: float) -> Interval:
+    num_resamples, num_speakers = multiplicities.shape
+    return Interval(low=low, high=high, num_speakers=num_speakers, num_resamples=num_resamples, level=level)
+
+
+def _standard_error(samples: Floats, multiplicities: Ints, level: float) -> float:
+    """Return the standard error of resampled values [R], made so large that normal quantiles give Student's interval.
+
+    It has S - 1 degrees of freedom if the influences of the S speakers are Gaussian, and fewer if few make the errors:
+    then chance decides how many of these are here (Satterthwaite's, from the variance of a variance).
+    """
+    defined = _defined(samples)
+    drawn = multiplicities[~np.isnan(samples)]
+    if np.ptp(defined) <= 1e-12 * np.abs(defined).max():  # but for rounding
+        return 0.0
+    size = drawn.shape[1]
+    influence = (defined - defined.mean()) @ (drawn - 1)
+    influence = influence - influence.mean()
+    excess = max(0.0, float(np.mean(influence**4) / np.mean(influence**2) ** 2) - 3)
+    freedom = 2 / (excess / size + 2 / (size - 1))
+    widening = stdtrit(freedom, (1 - level) / 2) / ndtri((1 - level) / 2)
+    return float(defined.std() * np.sqrt(size / (size - 1)) * widening)
+
+
+def _percentile_interval(samples: Floats, num_speakers: int, level: float) -> Interval:
+    """Return the interval between the outer percentiles of resampled differences, expanded for few speakers.
+
+    Percentiles alone behave like an interval with the normal distribution's quantile and a variance divided by S
+    instead of S - 1: too narrow for few speakers. The percentiles taken are those that make a Gaussian mean's
+    interval the one of Student's t.
+    """
+    ordered = np.sort(samples)
     # Counted as a p-value is, so that a difference's interval leaves zero out exactly where p is small.
-    place = max(1, int(tail_share(num_speakers, level) * (len(defined) + 1)))
+    expansion = np.sqrt(num_speakers / (num_speakers - 1))
+    share = ndtr(stdtrit(num_speakers - 1, (1 - level) / 2) * expansion)
+    place = max(1, int(share * (len(ordered) + 1)))
     return Interval(
-        low=float(defined[place - 1]),
-        high=float(defined[-place]),
+        low=float(ordered[place - 1]),
+        high=float(ordered[-place]),
         num_speakers=num_speakers,
         num_resamples=len(samples),
         level=level,
     )
-
-
-def tail_share(num_speakers: int, level: float = 0.95) -> float:
-    """Return the share of resampled values that lies beyond each end of an interval."""
-    expansion = np.sqrt(num_speakers / (num_speakers - 1))
-    return float(ndtr(stdtrit(num_speakers - 1, (1 - level) / 2) * expansion))
 
 
 def paired_difference(
@@ -315,7 +408,7 @@ def paired_difference(
     steps = ndtri(share) * np.sqrt((num_speakers - 1) / num_speakers)
     return PairedDifference(
         difference=values[0] - values[1],
-        interval=percentile_interval(differences, num_speakers, level),
+        interval=_percentile_interval(differences, num_speakers, level),
         p_value=float(2 * stdtr(num_speakers - 1, steps)),
     )
 

@@ -2,13 +2,11 @@
 
 People are counted, not trials: however many recordings two people have, they are one pair of people, and what one voice
 does to a system it does in all of its recordings. With n of them and no error the rate may still be anything up to
-1 - 0.05 ** (1 / n), about 3 / n, with 95 % confidence.
-
-Source: J. Hanley and A. Lippman-Hand, "If nothing goes wrong, is everything all right?", JAMA 1983 (rule of three).
+1 - 0.05 ** (1 / n), about 3 / n, with 95 % confidence (`bootstrap.highest_unseen`).
 """
 
 from dataclasses import replace
-from math import ceil, comb, log, log1p, sqrt
+from math import ceil, log, log1p, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +14,17 @@ from numpy.typing import NDArray
 from svkit.eval.bootstrap import (
     MIN_SPEAKERS,
     TrialSpeakers,
+    count_pairs,
+    count_people,
     draw_multiplicities,
-    percentile_interval,
+    highest_unseen,
+    rate_interval,
     resample_rates,
 )
 from svkit.eval.metrics import error_curve, threshold_point
 from svkit.eval.results import Interval, OperatingPoint
 
 _DOUBT = 0.05
-
-
-def highest_unseen(count: int) -> float:
-    """Return the highest rate of errors that `count` independent cases without one leave possible, at 95 %."""
-    return float(1 - _DOUBT ** (1 / count))
 
 
 def people_to_show(rate: float) -> int:
@@ -54,19 +50,19 @@ def judge(
     """
     drawn = draw_multiplicities(speakers.num_speakers, num_resamples, seed)
     misses, accepts = resample_rates(margins, labels, speakers, drawn, [0.0])
+    point = threshold_point(error_curve(margins, labels), 0.0)
     pair = np.sort(np.stack([speakers.enroll, speakers.test]), axis=0)
     is_target, is_error = labels == 1, (margins >= 0) != (labels == 1)
+    num_people, num_pairs = count_people(labels, speakers), count_pairs(labels, speakers)
 
-    def interval(rates: NDArray[np.float64], chosen: NDArray[np.bool_], count: int) -> Interval:
-        found = percentile_interval(rates[:, 0], speakers.num_speakers)
+    def interval(rate: float, rates: NDArray[np.float64], chosen: NDArray[np.bool_], count: int) -> Interval:
+        found = rate_interval(rate, rates[:, 0], drawn, count)
         in_error = np.unique(pair[:, chosen & is_error], axis=1).shape[1]
-        return (
-            found if in_error >= MIN_SPEAKERS else replace(found, high=max(found.high, highest_unseen(count)))
-        )
+        least = highest_unseen(count) if in_error < MIN_SPEAKERS else 0.0
+        return replace(found, high=max(found.high, least))
 
-    num_people = len(np.unique(speakers.enroll[is_target]))
     return replace(
-        threshold_point(error_curve(margins, labels), 0.0),
-        miss_rate_interval=interval(misses, is_target, num_people),
-        false_accept_rate_interval=interval(accepts, ~is_target, comb(speakers.num_speakers, 2)),
+        point,
+        miss_rate_interval=interval(point.miss_rate, misses, is_target, num_people),
+        false_accept_rate_interval=interval(point.false_accept_rate, accepts, ~is_target, num_pairs),
     )

@@ -7,7 +7,7 @@ from svkit.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """Interval between percentiles of resampled values, expanded for few speakers."""
+    """Where a rate or cost lies, from resampled speakers (`bootstrap.rate_interval`)."""
 
     low: float
     high: float
@@ -62,7 +62,7 @@ class OperatingPoint:
     miss_rate: float
     false_accept_rate: float
     miss_rate_interval: Interval | None = None
-    """Of the rates at this threshold as if it had been fixed before; None: not resampled, or equal in all resamples."""
+    """Of the rates at this threshold as if it had been fixed before; None: not resampled."""
     false_accept_rate_interval: Interval | None = None
     is_resolved: bool | None = None
     """There are enough nontargets for the false-accept rate it is chosen for; None: it is chosen otherwise."""

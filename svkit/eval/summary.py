@@ -51,26 +51,29 @@ class Resampled:
 
     eer: Floats
     """[R]."""
-    min_dcf: Floats
-    """[R, len(applications)]."""
-    misses: Floats
-    """[R, len(BAND_RATES)] miss rates at the false-accept rates of the DET band."""
+    band: Floats
+    """[2, len(BAND_RATES)] ends of the miss rate at the false-accept rates of the DET band; NaN: most are undefined."""
 
 
-def resample_errors(
-    scores: ArrayLike, labels: ArrayLike, draws: Draws, applications: Sequence[Application] = APPLICATIONS
-) -> Resampled:
-    """Measure scores [N] with labels [N] in every resample; minDCF for each application."""
+def resample_errors(scores: ArrayLike, labels: ArrayLike, draws: Draws) -> Resampled:
+    """Measure scores [N] with labels [N] in every resample."""
     band = bootstrap.miss_statistic(BAND_RATES)
-    costs = [bootstrap.min_dcf_statistic(one.effective_prior) for one in applications]
 
     def statistic(miss: Floats, false_accept: Floats) -> Floats:
-        columns = [one(miss, false_accept)[:, None] for one in (bootstrap.eer_statistic, *costs)]
-        return np.concatenate([*columns, band(miss, false_accept)], axis=1)
+        eer = bootstrap.eer_statistic(miss, false_accept)
+        return np.concatenate([eer[:, None], band(miss, false_accept)], axis=1)
 
-    found = bootstrap.resample(scores, labels, draws.speakers, draws.multiplicities, statistic)
-    first_miss = 1 + len(costs)
-    return Resampled(eer=found[:, 0], min_dcf=found[:, 1:first_miss], misses=found[:, first_miss:])
+    drawn = draws.multiplicities
+    once = np.ones_like(drawn[:1])  # the trials as they are
+    found = bootstrap.resample(scores, labels, draws.speakers, np.concatenate([once, drawn]), statistic)
+    misses, samples = found[0, 1:], found[1:]
+    ends = np.full((2, len(BAND_RATES)), np.nan)
+    if 2 * np.count_nonzero(np.isfinite(samples[:, 0])) >= len(samples):
+        num_people = bootstrap.count_people(labels, draws.speakers)
+        for place, miss in enumerate(misses.tolist()):
+            interval = bootstrap.rate_interval(miss, samples[:, 1 + place], drawn, num_people)
+            ends[:, place] = interval.low, interval.high
+    return Resampled(eer=samples[:, 0], band=ends)
 
 
 def summarize(
@@ -88,7 +91,7 @@ def summarize(
         labels: [N] 1 for target, 0 for nontarget.
         llrs: [N] natural-log likelihood ratios of the same trials; adds Cllr, actDCF and the Bayes decisions.
         draws: resampled speakers of the trials; adds intervals.
-        resampled: what `resample_errors` found for them and the same applications; given with `draws`.
+        resampled: what `resample_errors` found for them; given with `draws`.
         applications: of the detection costs.
 
     Raises:
@@ -100,22 +103,16 @@ def summarize(
         is_resolved = curve.num_nontargets * rate * (1 + 1e-12) >= 1
         thresholds[f"far_{rate:g}"] = replace(far_point(curve, rate), is_resolved=is_resolved)
     minima = _lowest_costs(curve, applications)
-    eer_interval = None
+    eer, eer_interval = equal_error_rate(curve), None
     if draws is not None and resampled is not None:
-        num_speakers = draws.speakers.num_speakers
-        eer_interval = _interval(resampled.eer, num_speakers, draws.source)
-        points = _with_intervals([*thresholds.values()], scores, labels, draws)[0]
-        thresholds = dict(zip(thresholds, points, strict=True))
-        minima = [
-            replace(cost, interval=_interval(values, num_speakers))
-            for cost, values in zip(
-                _with_intervals(minima, scores, labels, draws)[0], resampled.min_dcf.T, strict=True
-            )
-        ]
+        eer_interval = _eer_interval(eer, resampled.eer, labels, draws)
+        points = _with_intervals([*thresholds.values(), *minima], scores, labels, draws)
+        thresholds = dict(zip(thresholds, points, strict=False))
+        minima = [_with_cost_interval(point, 1.0) for point in points if isinstance(point, DetectionCost)]
     rates = Rates(
         num_targets=curve.num_targets,
         num_nontargets=curve.num_nontargets,
-        eer=equal_error_rate(curve),
+        eer=eer,
         eer_convex_hull=equal_error_rate(convex_hull(curve)),
         eer_interval=eer_interval,
         min_dcf=tuple(minima),
@@ -136,24 +133,19 @@ def _with_llrs(
     curve = error_curve(llrs, labels)
     decided = list(dict.fromkeys((*applications, Application(p_target=0.5))))
     points = [threshold_point(curve, bayes_threshold(one.effective_prior)) for one in decided]
-    cost_intervals: list[Interval | None] = [None] * len(decided)
-    cllr_interval = None
+    bits, cllr_interval = cllr(llrs, labels), None
     if draws is not None:
-        num_speakers = draws.speakers.num_speakers
-        points, misses, accepts = _with_intervals(points, llrs, labels, draws)
-        cost_intervals = [
-            _interval(detection_cost(misses[:, place], accepts[:, place], one.effective_prior), num_speakers)
-            for place, one in enumerate(decided)
-        ]
-        cllr_interval = _interval(_resampled_cllr(llrs, labels, draws), num_speakers)
+        points = _with_intervals(points, llrs, labels, draws)
+        samples = _resampled_cllr(llrs, labels, draws)
+        cllr_interval = bootstrap.amount_interval(bits, samples, draws.multiplicities)
     return replace(
         rates,
-        cllr=cllr(llrs, labels),
+        cllr=bits,
         cllr_interval=cllr_interval,
         min_cllr_llr=min_cllr(curve),
         act_dcf=tuple(
-            _cost(one, act_dcf(curve, one.effective_prior)[0], point, interval)
-            for one, point, interval in zip(applications, points, cost_intervals, strict=False)
+            _with_cost_interval(_cost(one, act_dcf(curve, one.effective_prior)[0], point))
+            for one, point in zip(applications, points, strict=False)
         ),
         min_dcf_llr=tuple(_lowest_costs(curve, applications)),
         bayes_thresholds={f"p_target_{one.name}": point for one, point in zip(decided, points, strict=True)},
@@ -183,57 +175,71 @@ def summarize_group(
     if num_targets in (0, len(rows)):
         return group
     curve = error_curve(scores, labels)
-    interval = None
+    eer, interval = equal_error_rate(curve), None
     if draws is not None:
         whole = draws.speakers
         part = replace(whole, enroll=whole.enroll[rows], test=whole.test[rows])
         eers = bootstrap.resample(scores, labels, part, draws.multiplicities, bootstrap.eer_statistic)
-        present = len(np.union1d(part.enroll, part.test))
+        present = np.union1d(part.enroll, part.test)
         # Too few speakers, or too few with target trials: the rate stands without an interval.
-        if present >= bootstrap.MIN_SPEAKERS and 2 * np.count_nonzero(np.isfinite(eers)) >= len(eers):
-            interval = _interval(eers, present)
-    return replace(
-        group,
-        eer=equal_error_rate(curve),
-        eer_interval=interval,
-        min_dcf=tuple(_lowest_costs(curve, APPLICATIONS)),
-    )
+        if len(present) >= bootstrap.MIN_SPEAKERS and 2 * np.count_nonzero(np.isfinite(eers)) >= len(eers):
+            here = replace(draws, speakers=part, multiplicities=draws.multiplicities[:, present])
+            interval = _eer_interval(eer, eers, labels, here)
+    lowest = tuple(_lowest_costs(curve, APPLICATIONS))
+    return replace(group, eer=eer, eer_interval=interval, min_dcf=lowest)
 
 
 def _lowest_costs(curve: ErrorCurve, applications: Sequence[Application]) -> list[DetectionCost]:
     return [_cost(one, *min_dcf(curve, one.effective_prior)) for one in applications]
 
 
-def _cost(
-    application: Application, value: float, point: OperatingPoint, interval: Interval | None = None
-) -> DetectionCost:
+def _cost(application: Application, value: float, point: OperatingPoint) -> DetectionCost:
     at = {field.name: getattr(part, field.name) for part in (point, application) for field in fields(part)}
-    return DetectionCost(**at, value=value, interval=interval)
+    return DetectionCost(**at, value=value)
+
+
+def _with_cost_interval(cost: DetectionCost, most: float = np.inf) -> DetectionCost:
+    """Return a cost with the interval that those of its rates make, and that ends at `most`.
+
+    A threshold of lowest cost errs least on the trials that chose it. Resampling the choice does not mend that, as
+    resamples have the same luck; the rates' intervals, with what remains possible without an error, are wide enough.
+    """
+    misses, accepts = cost.miss_rate_interval, cost.false_accept_rate_interval
+    if misses is None or accepts is None:
+        return cost
+    interval = bootstrap.sum_interval(
+        lambda miss, accept: float(detection_cost(miss, accept, cost.application.effective_prior)),
+        (cost.miss_rate, misses),
+        (cost.false_accept_rate, accepts),
+    )
+    return replace(cost, interval=replace(interval, high=min(interval.high, most)))
 
 
 def _with_intervals(
     points: Sequence[Point], scores: ArrayLike, labels: ArrayLike, draws: Draws
-) -> tuple[list[Point], Floats, Floats]:
-    """Return P points with the intervals of their rates, and the resampled miss and false-accept rates [R, P]."""
+) -> list[Point]:
+    """Return P points with the intervals of their rates."""
     misses, accepts = bootstrap.resample_rates(
         scores, labels, draws.speakers, draws.multiplicities, [point.threshold for point in points]
     )
-    size = draws.speakers.num_speakers
-    resampled = [
+    num_people = bootstrap.count_people(labels, draws.speakers)
+    num_pairs = bootstrap.count_pairs(labels, draws.speakers)
+    return [
         replace(
             point,
-            miss_rate_interval=_interval(missed, size),
-            false_accept_rate_interval=_interval(accepted, size),
+            miss_rate_interval=bootstrap.rate_interval(
+                point.miss_rate, missed, draws.multiplicities, num_people
+            ),
+            false_accept_rate_interval=bootstrap.rate_interval(
+                point.false_accept_rate, accepted, draws.multiplicities, num_pairs
+            ),
         )
         for point, missed, accepted in zip(points, misses.T, accepts.T, strict=True)
     ]
-    return resampled, misses, accepts
 
 
-def _interval(samples: Floats, num_speakers: int, source: str | None = None) -> Interval | None:
-    """Return the interval of resampled values [R], None where all agree.
-
-    Trials without an error have none in any resample, which says nothing about how rare errors are.
-    """
-    interval = bootstrap.percentile_interval(samples, num_speakers)
-    return None if interval.low == interval.high else replace(interval, speakers_from=source)
+def _eer_interval(eer: float, samples: Floats, labels: ArrayLike, draws: Draws) -> Interval:
+    """Return the interval of an EER with resampled values [R]; of 0, what so many speakers leave possible."""
+    num_people = bootstrap.count_people(labels, draws.speakers)
+    interval = bootstrap.rate_interval(eer, samples, draws.multiplicities, num_people)
+    return replace(interval, speakers_from=draws.source)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from svkit.eval.results import Application, DetectionCost, Group, OperatingPoint
+from svkit.eval.results import Application, DetectionCost, Group, Interval, OperatingPoint
 from svkit.eval.summary import APPLICATIONS
 from svkit.pruning.outcome import vanished_sentence
 from svkit.reports.tables import LEVEL, MISSING, Table, number, percent
@@ -18,8 +18,9 @@ THRESHOLD_NOTE = (
     "EER: where both error rates are equal; FAR: false-accept rate, of which one in N needs N nontarget trials to be"
     " seen once; minDCF, Bayes: lowest cost at that prior of a target, where a miss costs as much as a false accept"
     " unless costs are given (of a miss : of a false accept)."
-    " Rates with their 95 % intervals, for the threshold as it stands. All but the Bayes thresholds were chosen on"
-    " these very trials: other recordings give other rates."
+    " Rates with their 95 % intervals, for the threshold as it stands; of no error, what so many speakers, or pairs of"
+    " them, leave possible. All but the Bayes thresholds were chosen on these very trials: other recordings give other"
+    " rates."
 )
 
 ONE_CLASS_NOTE = f"{MISSING}: an EER needs target and nontarget trials, and the group has none of one kind."
@@ -47,15 +48,18 @@ def applications_of(systems: Sequence[Metrics]) -> list[Application]:
 
 
 def _rate_cells(point: OperatingPoint, num_targets: int, num_nontargets: int) -> list[str]:
-    """Write both error rates in percent; one without any error says of how many trials."""
+    """Write both error rates in percent; one without any error says what remains possible, or of how many trials."""
     rates = (
         (point.miss_rate, point.miss_rate_interval, num_targets),
         (point.false_accept_rate, point.false_accept_rate_interval, num_nontargets),
     )
-    return [
-        percent(rate, interval) if round(rate * num_trials) else f"0 (none of {num_trials:,})"
-        for rate, interval, num_trials in rates
-    ]
+
+    def cell(rate: float, interval: Interval | None, num_trials: int) -> str:
+        if round(rate * num_trials):
+            return percent(rate, interval)
+        return f"0 (at most {100 * interval.high:.2g})" if interval else f"0 (none of {num_trials:,})"
+
+    return [cell(*facts) for facts in rates]
 
 
 def rated(scored: Sequence[ScoredList]) -> list[Metrics]:

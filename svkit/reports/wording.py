@@ -9,7 +9,7 @@ from svkit.store.report import Model, Pruning, Report, System
 
 _SIGNIFICANT = 0.05
 _FEW_SPEAKERS = 15
-"""With fewer speakers even the widened intervals are too narrow (`benchmarks/intervals.py`)."""
+"""Among fewer speakers there may well be none of the one in fifteen or so that a system does badly on."""
 
 
 def label(system: ScoredList) -> str:
@@ -126,8 +126,8 @@ def interval_note(systems: Sequence[Metrics]) -> str:
     )
     if speakers[0] < _FEW_SPEAKERS:
         note += (
-            f" Fewer than {_FEW_SPEAKERS} speakers: such intervals are too narrow, the truth lies outside in more than"
-            " one case of ten."
+            f" Fewer than {_FEW_SPEAKERS} speakers: where few people make most of the errors, none of them may be among"
+            " these, and the intervals are too narrow."
         )
     return " ".join([note, *reasons])
 

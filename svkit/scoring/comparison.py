@@ -43,14 +43,12 @@ def keep_resamples(draws: Draws, seed: int, resampled: Resampled) -> Resamples:
     digest = hashlib.sha256(f"{seed} {draws.multiplicities.shape}".encode())
     for side in (draws.speakers.enroll, draws.speakers.test):
         digest.update(np.ascontiguousarray(side, dtype=np.int32).data)
-    num_speakers = draws.speakers.num_speakers
-    tail = bootstrap.tail_share(num_speakers)
-    defined = resampled.misses[np.isfinite(resampled.eer)]
-    band = np.full((2, len(BAND_RATES)), np.nan)
-    if len(defined):
-        band = np.quantile(defined, [tail, 1 - tail], axis=0)
     return Resamples(
-        eer=resampled.eer, band=band, draws=digest.hexdigest(), seed=seed, num_speakers=num_speakers
+        eer=resampled.eer,
+        band=resampled.band,
+        draws=digest.hexdigest(),
+        seed=seed,
+        num_speakers=draws.speakers.num_speakers,
     )
 
 

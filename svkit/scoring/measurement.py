@@ -89,7 +89,7 @@ def judge(
         resampled = None
         applications = tuple(dict.fromkeys((*APPLICATIONS, *request.applications)))
         if draws is not None:
-            resampled = resample_errors(scores, trials.labels, draws, applications)
+            resampled = resample_errors(scores, trials.labels, draws)
             write_resamples(output.path, keep_resamples(draws, request.seed, resampled))
         try:
             rates = summarize(scores, trials.labels, llrs, draws, resampled, applications)

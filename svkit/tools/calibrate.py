@@ -14,8 +14,8 @@ from svkit.corpora.layouts.folder import list_recordings
 from svkit.corpora.scan import ScanOptions
 from svkit.corpora.splits import TRIALS_PER_UTTERANCE, make_trials
 from svkit.errors import ArtifactError, ConfigError, DataError
-from svkit.eval.bootstrap import MIN_SPEAKERS, TrialSpeakers
-from svkit.eval.decision import highest_unseen, judge, people_to_show
+from svkit.eval.bootstrap import MIN_SPEAKERS, TrialSpeakers, highest_unseen
+from svkit.eval.decision import judge, people_to_show
 from svkit.eval.llr import bayes_threshold, cllr
 from svkit.eval.logistic import CrossValidated, cross_validate
 from svkit.eval.metrics import equal_error_rate, error_curve, far_point

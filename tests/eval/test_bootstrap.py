@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from svkit.errors import ConfigError, DataError
 from svkit.eval import bootstrap, metrics
+from svkit.eval.results import Interval
 
 
 def population(num_speakers, rng):
@@ -39,7 +41,6 @@ def test_every_resample_equals_the_copied_trial_list(seed, tied):
         scores = np.round(scores)
     drawn = bootstrap.draw_multiplicities(5, 4, seed)
     eers = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
-    costs = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.min_dcf_statistic(0.05))
     misses = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.miss_statistic([0.2, 0.5]))
     for row, multiplicity in enumerate(drawn):
         copied, copied_labels = copied_trials(scores, labels, speakers, multiplicity)
@@ -48,7 +49,6 @@ def test_every_resample_equals_the_copied_trial_list(seed, tied):
             continue
         curve = metrics.error_curve(copied, copied_labels)
         assert eers[row] == pytest.approx(metrics.equal_error_rate(curve), abs=1e-9)
-        assert costs[row] == pytest.approx(metrics.min_dcf(curve, 0.05)[0], abs=1e-9)
         for column, rate in enumerate((0.2, 0.5)):
             assert misses[row, column] == pytest.approx(metrics.far_point(curve, rate).miss_rate, abs=1e-9)
 
@@ -103,9 +103,9 @@ def test_interval_covers_the_true_eer_where_a_bootstrap_over_trials_does_not():
         rng = np.random.default_rng(seed)
         scores, labels, speakers = population(30, rng)
         drawn = bootstrap.draw_multiplicities(30, 200, seed)
-        interval = bootstrap.percentile_interval(
-            bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic), 30
-        )
+        eer = metrics.equal_error_rate(metrics.error_curve(scores, labels))
+        samples = bootstrap.resample(scores, labels, speakers, drawn, bootstrap.eer_statistic)
+        interval = bootstrap.rate_interval(eer, samples, drawn, 30)
         covered += interval.low <= truth <= interval.high
         naive = []
         for _ in range(60):
@@ -128,7 +128,10 @@ def test_paired_comparison_sees_what_unpaired_intervals_hide():
     assert found.difference == values[0] - values[1] > 0
     assert 0 < found.interval.low <= found.difference <= found.interval.high
     assert found.p_value < 0.01
-    intervals = bootstrap.percentile_interval(first, 40), bootstrap.percentile_interval(second, 40)
+    intervals = [
+        bootstrap.rate_interval(eer, samples, drawn, 40)
+        for eer, samples in zip(values, (first, second), strict=True)
+    ]
     assert intervals[0].low < intervals[1].high  # apart, the two look alike
     swapped = bootstrap.paired_difference(second, first, (values[1], values[0]), 40)
     assert (swapped.difference, swapped.p_value) == (-found.difference, found.p_value)
@@ -154,18 +157,95 @@ def test_p_values():
     assert p_value(zeros, zeros, 4) == 1.0
     assert p_value(zeros + 1, zeros, 4) > 3 * 2 / 101  # four speakers prove little
     with pytest.raises(DataError, match="40 of 100"):
-        bootstrap.percentile_interval(np.where(np.arange(100) < 40, 1.0, np.nan), 5)
+        bootstrap.rate_interval(0.5, np.where(np.arange(100) < 40, 1.0, np.nan), np.ones((100, 5)), 5)
 
 
 @pytest.mark.parametrize("num_speakers", [4, 17, 300])
-def test_the_interval_of_a_mean_is_that_of_students_t(num_speakers):
+def test_the_interval_of_a_difference_is_that_of_students_t(num_speakers):
     """Resampled means of a Gaussian have the variance s^2 / S with divisor S: expanded, they give t's interval."""
     rng = np.random.default_rng(0)
     spread = 1 / np.sqrt(num_speakers)  # standard deviation with divisor S, over sqrt(S)
     samples = spread * rng.normal(size=400_000)
-    found = bootstrap.percentile_interval(samples, num_speakers)
+    zeros = np.zeros_like(samples)
+    found = bootstrap.paired_difference(samples, zeros, (0.0, 0.0), num_speakers).interval
     half = student.ppf(0.975, num_speakers - 1) / np.sqrt(num_speakers - 1)
     assert (found.low, found.high) == (pytest.approx(-half, rel=0.03), pytest.approx(half, rel=0.03))
+
+
+def means_of(values, num_resamples=20_000):
+    """Mean of one value a speaker, and of the resampled speakers."""
+    drawn = bootstrap.draw_multiplicities(len(values), num_resamples, 0)
+    return values.mean(), drawn @ values / len(values), drawn
+
+
+@pytest.mark.parametrize(("num_errors", "num_trials"), [(30, 1000), (3, 400), (250, 500), (497, 500)])
+def test_the_interval_of_independent_trials_is_the_exact_one(num_errors, num_trials):
+    rate, samples, drawn = means_of((np.arange(num_trials) < num_errors).astype(float), 4000)
+    found = bootstrap.rate_interval(rate, samples, drawn, num_trials)
+    exact = binomtest(num_errors, num_trials).proportion_ci()
+    width = exact.high - exact.low
+    # Few errors are few degrees of freedom: a little wider.
+    for more in (exact.low - found.low, found.high - exact.high):
+        assert -0.03 * width <= more <= 0.25 * width
+    assert (found.num_speakers, found.num_resamples) == (num_trials, 4000)
+
+
+def test_trials_of_one_speaker_count_as_little_as_they_tell():
+    """Speakers that always or never fail: the interval is that of so many speakers, however many trials they have."""
+    rate, samples, drawn = means_of(np.repeat([0.0, 1.0], [15, 5]))
+    found = bootstrap.rate_interval(rate, samples, drawn, 20)
+    exact = binomtest(5, 20).proportion_ci()
+    assert (found.low, found.high) == (
+        pytest.approx(exact.low, rel=0.15), pytest.approx(exact.high, rel=0.1)
+    )  # fmt: skip
+
+
+def test_errors_of_few_speakers_tell_less_than_those_of_many():
+    """Equal rates and standard errors, and as many speakers; in one case all errors are two speakers'."""
+    rng = np.random.default_rng(0)
+    many = rng.normal(size=40)
+    few = np.where(np.arange(40) < 2, 0.2, 0.0)
+    many = 0.01 + few.std() * (many - many.mean()) / many.std()
+    found = [bootstrap.rate_interval(0.01, *means_of(values)[1:], 40) for values in (many, few)]
+    assert found[1].low < found[0].low and found[1].high > 1.3 * found[0].high
+
+
+def test_no_error_leaves_possible_what_so_many_people_do():
+    drawn = bootstrap.draw_multiplicities(20, 50, 0)
+    none = bootstrap.rate_interval(0.0, np.zeros(50), drawn, 20)
+    assert (none.low, none.high) == (0, pytest.approx(1 - 0.05 ** (1 / 20)))
+    every = bootstrap.rate_interval(1.0, np.ones(50), drawn, 20)
+    assert (every.low, every.high) == (pytest.approx(0.05 ** (1 / 20)), 1)
+    same = bootstrap.rate_interval(0.25, np.full(50, 0.25), drawn, 20)  # as of one trial a person
+    exact = binomtest(5, 20).proportion_ci()
+    assert (same.low, same.high) == (pytest.approx(exact.low), pytest.approx(exact.high))
+
+
+def test_people_and_pairs_are_counted_once():
+    speakers = bootstrap.TrialSpeakers(
+        enroll=np.array([0, 0, 1, 0, 1, 2, 3]), test=np.array([0, 0, 1, 1, 0, 3, 2]), num_speakers=4
+    )
+    labels = [1, 1, 1, 0, 0, 0, 0]
+    assert (bootstrap.count_people(labels, speakers), bootstrap.count_pairs(labels, speakers)) == (2, 2)
+
+
+def test_amounts_have_the_interval_of_rare_errors_and_no_upper_end():
+    rate, samples, drawn = means_of((np.arange(2000) < 8).astype(float), 4000)
+    as_rate = bootstrap.rate_interval(rate, samples, drawn, 2000)
+    as_amount = bootstrap.amount_interval(1000 * rate, 1000 * samples, drawn)
+    assert as_amount.low == pytest.approx(1000 * as_rate.low, rel=0.01)
+    assert as_amount.high == pytest.approx(1000 * as_rate.high, rel=0.01)
+    assert bootstrap.amount_interval(0.3, np.full(50, 0.3), drawn[:50]) is None
+
+
+def test_a_cost_has_the_interval_that_its_rates_make():
+    misses, accepts = (
+        Interval(low=low, high=high, num_speakers=9, num_resamples=50)
+        for low, high in ((0.07, 0.13), (0.008, 0.024))
+    )
+    found = bootstrap.sum_interval(lambda miss, accept: miss + 5 * accept, (0.1, misses), (0.016, accepts))
+    assert (found.low, found.high) == (pytest.approx(0.18 - 0.05), pytest.approx(0.18 + 0.05))
+    assert (found.num_speakers, found.num_resamples) == (9, 50)
 
 
 @pytest.mark.parametrize("num_speakers", [8, 17, 300])

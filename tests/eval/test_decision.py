@@ -5,8 +5,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from svkit.eval.bootstrap import TrialSpeakers
-from svkit.eval.decision import highest_unseen, judge, people_to_show
+from svkit.eval.bootstrap import TrialSpeakers, highest_unseen
+from svkit.eval.decision import judge, people_to_show
 from svkit.eval.logistic import cross_validate, fit_calibration
 
 

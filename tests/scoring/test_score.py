@@ -218,13 +218,20 @@ def test_a_list_of_one_class_is_an_error_before_anything_is_written(exp, label, 
     assert not (exp / "scores").exists()
 
 
-def test_no_error_and_few_speakers_have_no_interval(exp):
+def test_no_error_leaves_possible_what_so_many_people_do_and_few_speakers_have_no_interval(exp):
     """Voices without noise: all rates are zero in every resample, which says nothing about how rare errors are."""
     manifest = exp / "data" / "eval.tsv"
     make_embeddings(exp / "embeddings" / "dense", embeddings_of(1, 0.0), manifest)
     facts = score(exp, embeddings=(exp / "embeddings" / "dense",)).systems[0].metrics
-    assert (facts.eer, facts.eer_interval) == (0.0, None)
-    assert facts.thresholds["eer"].miss_rate_interval is None
+    point, pairs = facts.thresholds["eer"], NUM_SPEAKERS * (NUM_SPEAKERS - 1) // 2
+    for interval, count in (
+        (facts.eer_interval, NUM_SPEAKERS),
+        (point.miss_rate_interval, NUM_SPEAKERS),
+        (point.false_accept_rate_interval, pairs),
+    ):
+        assert (interval.low, interval.high) == (0, pytest.approx(1 - 0.05 ** (1 / count)))
+    assert facts.eer == 0 and {cost.value for cost in facts.min_dcf} == {0}
+    assert [cost.interval.high for cost in facts.min_dcf] == [1, 1, 1]  # that of rejecting everybody
     few = exp / "data" / "trials" / "few.txt"  # four speakers, with errors
     make_embeddings(exp / "embeddings" / "dense", embeddings_of(2, 1.2), manifest)
     names = IDS[: 4 * PER_SPEAKER]
