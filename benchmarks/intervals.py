@@ -17,7 +17,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import measuring
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
@@ -25,6 +24,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 from svkit.eval import bootstrap, metrics
 from svkit.eval.results import Interval
 from svkit.eval.summary import BAND_RATES, Draws, Resampled, resample_errors, summarize
+from svkit.reports.tables import Table, to_markdown
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -426,6 +426,69 @@ def check(name: str, num_speakers: int, num_draws: int) -> dict[str, Any]:
     }
 
 
+def page(facts: dict[str, Any]) -> str:
+    """Return docs/results/intervals.md, from the content of the JSON beside it; all populations at the same numbers."""
+    rows = facts["rows"]
+
+    def cell(shares: list[float]) -> str:
+        return f"{100 * np.mean(shares):.0f} ({100 * min(shares):.0f})"
+
+    def shares(method: str, statistic: str, num_speakers: int, *, chosen_on: bool) -> list[float]:
+        return [
+            row["coverage"][method][statistic]
+            for row in rows
+            if (row["num_speakers"], row["chosen_on"]) == (num_speakers, chosen_on)
+        ]
+
+    sizes = sorted({row["num_speakers"] for row in rows})
+    shown = [*STATISTICS[:7], "few false accepts"]
+    coverage = [["speakers", *shown, "p < 0.05"]]
+    for size in sizes:
+        level = [100 * row["p_below"]["0.05"] for row in rows if row["num_speakers"] == size]
+        cells = [cell(shares("adopted", one, size, chosen_on=False)) for one in shown]
+        coverage.append([str(size), *cells, f"{np.mean(level):.1f} ({max(level):.1f})"])
+    compared = [["EER, 17 speakers", "on which it was chosen", "others"]]
+    compared += [
+        [method, cell(shares(method, "EER", 17, chosen_on=True)), others]
+        for method, others in (
+            ("adopted", cell(shares("adopted", "EER", 17, chosen_on=False))),
+            ("percentiles, expanded", cell(shares("percentiles, expanded", "EER", 17, chosen_on=False))),
+            *((method, "-") for method in CANDIDATES if method != "percentiles, expanded"),
+        )
+    ]
+    single = [["population", *(f"{size} speakers" for size in sizes)]]
+    for name, population in POPULATIONS.items():
+        found = {row["num_speakers"]: row for row in rows if row["population"] == name}
+        both = [
+            [100 * found[size]["coverage"][method]["EER"] for method in ("percentiles, expanded", "adopted")]
+            for size in sizes
+        ]
+        mark = "" if population.is_test else " (chosen on)"
+        single.append([name + mark, *(f"{before:.0f} -> {now:.0f}" for before, now in both)])
+    draws = ", ".join(
+        f"{size}: {min(row['num_draws'] for row in rows if row['num_speakers'] == size)}" for size in sizes
+    )
+    bounds = [100 * row["bound_of_pairs_holds"] for row in rows]
+    parts = [
+        "# Do the intervals hold the truth?",
+        "Written by `python benchmarks/intervals.py`; every figure is in `intervals.json`.",
+        f"Date: {facts['machine']['date']}; machine: {facts['machine']['cpu']}. Draws of each population, by number of"
+        f" speakers: {draws}; {NUM_RESAMPLES} resamples.",
+        "How often, in %, the 95 % intervals of `svkit score` hold the truth, in the mean of the populations on which"
+        " the method was *not* chosen, and in brackets in the worst of them; last, how often p lies below 0.05 for two"
+        " equally good systems, in the mean and the worst of all populations:",
+        to_markdown(Table(headings=coverage[0], rows=coverage[1:])),
+        "The EER of each population, before (expanded percentiles) -> now:",
+        to_markdown(Table(headings=single[0], rows=single[1:])),
+        "The candidates, mean and lowest as above; where a draw has no error they have nothing to say, which counts"
+        " against them:",
+        to_markdown(Table(headings=compared[0], rows=compared[1:])),
+        "No false accept: what so many pairs of speakers leave possible (1 - 0.05 ** (1 / pairs)) is an upper bound in"
+        f" {np.mean(bounds):.0f} % of the draws, {min(bounds):.0f} % in the worst population.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def main() -> None:
     """Print one line for each number of speakers and population, and write the table."""
     parser = argparse.ArgumentParser(
@@ -436,6 +499,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
+    import measuring  # takes seconds, and a test reads the page
+
     for num_speakers in given.speakers:
         for name in given.populations:
             row = check(name, num_speakers, given.draws)
@@ -449,6 +514,7 @@ def main() -> None:
             rows.sort(key=lambda one: (one["num_speakers"], list(POPULATIONS).index(one["population"])))
             facts = {"machine": measuring.machine(1), "rows": rows}
             given.out.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    given.out.with_suffix(".md").write_text(page(facts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -327,7 +327,7 @@ def amount_interval(
     amount: float, samples: Floats, multiplicities: Ints, level: float = 0.95
 ) -> Interval | None:
     """Return the interval of a mean of costs without an upper end, such as Cllr; see `rate_interval`."""
-    error, tail = _standard_error(samples, multiplicities, level), (1 - level) / 2
+    error, tail = _standard_error(samples, multiplicities, level, heavy=True), (1 - level) / 2
     if error == 0:
         return None
     count = (amount / error) ** 2
@@ -353,23 +353,29 @@ def _interval(low: float, high: float, multiplicities: Ints, level: float) -> In
     return Interval(low=low, high=high, num_speakers=num_speakers, num_resamples=num_resamples, level=level)
 
 
-def _standard_error(samples: Floats, multiplicities: Ints, level: float) -> float:
+def _standard_error(samples: Floats, multiplicities: Ints, level: float, *, heavy: bool = False) -> float:
     """Return the standard error of resampled values [R], made so large that normal quantiles give Student's interval.
 
     It has S - 1 degrees of freedom if the influences of the S speakers are Gaussian, and fewer if few make the errors:
-    then chance decides how many of these are here (Satterthwaite's, from the variance of a variance).
+    then chance decides how many of these are here (Satterthwaite's, from the variance of a variance). `heavy`: single
+    trials without bounds count as much as speakers do, so the tails are those of the resampled values themselves.
     """
     defined = _defined(samples)
-    drawn = multiplicities[~np.isnan(samples)]
     if np.ptp(defined) <= 1e-12 * np.abs(defined).max():  # but for rounding
         return 0.0
-    size = drawn.shape[1]
-    influence = (defined - defined.mean()) @ (drawn - 1)
-    influence = influence - influence.mean()
-    excess = max(0.0, float(np.mean(influence**4) / np.mean(influence**2) ** 2) - 3)
-    freedom = 2 / (excess / size + 2 / (size - 1))
+    size = multiplicities.shape[1]
+    deviations = defined - defined.mean()
+    influence = deviations @ (multiplicities[~np.isnan(samples)] - 1)
+    excess = _excess_kurtosis(deviations) if heavy else _excess_kurtosis(influence) / size
+    freedom = 2 / (excess + 2 / (size - 1))
     widening = stdtrit(freedom, (1 - level) / 2) / ndtri((1 - level) / 2)
     return float(defined.std() * np.sqrt(size / (size - 1)) * widening)
+
+
+def _excess_kurtosis(values: Floats) -> float:
+    """Return by how much the tails are heavier than Gaussian ones, 0 where they are not."""
+    squares = (values - values.mean()) ** 2
+    return max(0.0, float(np.mean(squares**2) / np.mean(squares) ** 2) - 3)
 
 
 def _percentile_interval(samples: Floats, num_speakers: int, level: float) -> Interval:

@@ -1,0 +1,39 @@
+"""The page of the simulated intervals, and what docs/decisions.md says of it, are of the figures beside it."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from svkit.eval.metrics import equal_error_rate, error_curve
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+
+
+@pytest.fixture(scope="module")
+def intervals():
+    spec = importlib.util.spec_from_file_location("intervals", ROOT / "benchmarks" / "intervals.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_of_the_figures(intervals):
+    page = intervals.page(json.loads((RESULTS / "intervals.json").read_text()))
+    assert page == (RESULTS / "intervals.md").read_text()
+    table = page.split("\n\n")[4]
+    assert table.startswith("| speakers |") and table in (ROOT / "docs" / "decisions.md").read_text()
+
+
+def test_a_population_is_drawn_as_its_truth_says(intervals, monkeypatch):
+    """Many speakers: what is measured of them is what is held for true."""
+    monkeypatch.setattr(intervals, "MARGINAL", 100_000)
+    for name in ("a tenth of the speakers bad, 2 %", "all pairs, 3 %", "cosines of embeddings"):
+        population = intervals.POPULATIONS[name]
+        systems, labels, _, _ = population.draw(600, np.random.default_rng(0))
+        eers = [equal_error_rate(error_curve(scores, labels)) for scores in systems]
+        truth = intervals.truth_of(population).values["EER"]
+        assert np.mean(eers) == pytest.approx(truth, rel=0.2), name
