@@ -231,7 +231,7 @@ def test_no_error_leaves_possible_what_so_many_people_do_and_few_speakers_have_n
     ):
         assert (interval.low, interval.high) == (0, pytest.approx(1 - 0.05 ** (1 / count)))
     assert facts.eer == 0 and {cost.value for cost in facts.min_dcf} == {0}
-    assert [cost.interval.high for cost in facts.min_dcf] == [1, 1, 1]  # that of rejecting everybody
+    assert {cost.interval.high for cost in facts.min_dcf} == {1}  # that of rejecting everybody
     few = exp / "data" / "trials" / "few.txt"  # four speakers, with errors
     make_embeddings(exp / "embeddings" / "dense", embeddings_of(2, 1.2), manifest)
     names = IDS[: 4 * PER_SPEAKER]
