@@ -473,8 +473,8 @@ def page(facts: dict[str, Any]) -> str:
         "# Do the intervals hold the truth?",
         "Written by `python benchmarks/intervals.py`; every figure is in `intervals.json`.",
         f"Date: {facts['machine']['date']}; machine: {facts['machine']['cpu']}. Draws of each population at least, by"
-        f" number of speakers: {draws}; {NUM_RESAMPLES} resamples. A share of 95 % may so be off by {doubt} points in a single"
-        " population.",
+        f" number of speakers: {draws}; {NUM_RESAMPLES} resamples. A share of 95 % may so be off by {doubt} points in a"
+        " single population.",
         "How often, in %, the 95 % intervals of `svkit score` hold the truth, in the mean of the populations on which"
         " the method was *not* chosen, and in brackets in the worst of them; last, how often p lies below 0.05 for two"
         " equally good systems, in the mean and the worst of all populations:",
