@@ -28,6 +28,7 @@ from svkit.cli import (
     people,
     prepare,
     prune,
+    push,
     report,
     score,
     signals,
@@ -168,7 +169,7 @@ def root(
 
 _COMMANDS = (
     *(finetune, prune, distill, extract, score, report),
-    *(calibrate, verify, enroll, identify, info, convert, export, doctor),
+    *(calibrate, verify, enroll, identify, info, convert, export, push, doctor),
 )  # fmt: skip
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(people.app, name="people")

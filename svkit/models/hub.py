@@ -1,4 +1,4 @@
-"""Models by their names on the Hugging Face hub: asked for once, pinned to a commit, fetched with its own client.
+"""Models by their names on the Hugging Face hub: pinned to a commit and fetched, or pushed, with its own client.
 
 A name is `org/name`, `org/name@revision`, or either after `hub:`. Without `hub:`, what is on disk wins: a name that
 exists, or begins with a directory that does, is a path. The first fetch pins a name to the commit that it means then,
@@ -8,9 +8,10 @@ so that a model never changes unseen; another commit is another name, `org/name@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,8 @@ from svkit.store.provenance import PROVENANCE_NAME, recorded_files, refuse_chang
 from svkit.store.strict_json import read_json
 
 FORMAT, VERSION = "svkit-hub-pins", 1
+OTHER_LICENCE = "other"
+"""What the hub calls a licence that is not on its list; its name stands beside it."""
 _NAME = re.compile(r"(hub:)?([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w-][\w./-]*))?", re.ASCII)
 _FILES = {".pth", ".pt", ".ckpt", ".json", ".safetensors", ".tsv"}
 _WEIGHTS = (".pth", ".pt", ".ckpt")
@@ -44,12 +47,13 @@ _CHECKPOINT = (
 
 
 class _Known(NamedTuple):
-    file: str
-    """Which one is meant where none is named: the published model after LMFT."""
+    file: str | None
+    """Which one is meant where none is named: the published model after LMFT; None: it holds no speaker model."""
     licence: str
 
 
 _KNOWN = {
+    "facebook/w2v-bert-2.0": _Known(None, "mit"),
     "zl389/w2v-bert-2.0_SV": _Known(
         "model_lmft_0.14.pth", "CC BY-NC-SA 4.0, as the authors' code (github.com/ZXHY-82/w2v-BERT-2.0_SV)"
     ),
@@ -83,6 +87,17 @@ class Pin:
     licence: str | None
     """As the repository's card states it; None: it states none."""
     files: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """The model on the hub that a checkpoint was converted from or trained on, as `origin` in its record."""
+
+    repository: str
+    revision: str | None = None
+    """Commit; None: not known, as what follows."""
+    file: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,10 +167,15 @@ def ask(name: HubName, file: str | None) -> Pin:
             commit = Path(found).parts[::-1][str(wanted).count("/") + 1]
             return Pin(commit=commit, licence=None, files=(str(wanted),))
         raise
-    card = info.card_data
-    licence = None if card is None else card.get("license_name") or card.get("license")
+    licence = licence_of(info.card_data or {})
     files = tuple(sorted(entry.rfilename for entry in info.siblings or ()))
     return Pin(commit=str(info.sha), licence=None if licence is None else str(licence), files=files)
+
+
+def licence_of(card: Any) -> str | None:
+    """Return the licence that the front matter of a card states, as records have it; `other` with its name."""
+    licence, name = card.get("license"), card.get("license_name")
+    return f"{OTHER_LICENCE} ({name})" if licence == OTHER_LICENCE and name else licence
 
 
 def choose(name: HubName, pin: Pin, file: str | None) -> str | None:
@@ -189,12 +209,21 @@ def choose(name: HubName, pin: Pin, file: str | None) -> str | None:
     return weights[0]
 
 
-def origin(name: HubName, pin: Pin, file: str | None) -> dict[str, Any]:
+def origin(name: HubName, pin: Pin, file: str | None) -> Source:
     """Return what the record of a converted checkpoint says of where it comes from."""
-    licence = pin.licence
-    if licence is None and name.repository in _KNOWN:
-        licence = _KNOWN[name.repository].licence
-    return {"repository": name.repository, "revision": pin.commit, "file": file, "licence": licence}
+    licence = pin.licence or encoder_source(name.repository).licence
+    return Source(repository=name.repository, revision=pin.commit, file=file, licence=licence)
+
+
+def is_repository(text: str) -> bool:
+    """Say whether a text has the form `org/name`."""
+    match = _NAME.fullmatch(text)
+    return match is not None and match[2] == text
+
+
+def encoder_source(encoder: str) -> Source:
+    """Return what is known of an encoder that is named by its repository."""
+    return Source(repository=encoder, licence=_KNOWN[encoder].licence if encoder in _KNOWN else None)
 
 
 def download_file(name: HubName, pin: Pin, file: str, progress: Progress) -> Path:
@@ -206,6 +235,11 @@ def download_file(name: HubName, pin: Pin, file: str, progress: Progress) -> Pat
     return Path(found)
 
 
+def is_part(file: str) -> bool:
+    """Say whether a file of a repository or directory belongs to a checkpoint of svkit."""
+    return any(fnmatchcase(file, pattern) for pattern in _CHECKPOINT)
+
+
 def download_checkpoint(name: HubName, pin: Pin, place: Path, progress: Progress) -> None:
     """Fetch a checkpoint of svkit into a directory; an interrupted fetch goes on where it was.
 
@@ -214,7 +248,7 @@ def download_checkpoint(name: HubName, pin: Pin, place: Path, progress: Progress
     """
     from huggingface_hub import hf_hub_download
 
-    wanted = [file for file in pin.files if any(fnmatchcase(file, pattern) for pattern in _CHECKPOINT)]
+    wanted = list(filter(is_part, pin.files))
     # Last, as everywhere: the mark of completeness.
     for file in sorted(wanted, key=lambda file: (file == PROVENANCE_NAME, file)):
         with _told(name, None):
@@ -225,6 +259,90 @@ def download_checkpoint(name: HubName, pin: Pin, place: Path, progress: Progress
         if path.exists():
             refuse_changed(path, entry["sha256"], sha256_file(path), f"it was finished: {name} is damaged")
             os.utime(path, ns=(entry["mtime_ns"], entry["mtime_ns"]))  # spares later hashing
+
+
+def upload(name: HubName, contents: Mapping[str, Path | bytes], message: str, *, is_private: bool) -> HubName:
+    """Put a checkpoint into a repository, which is made where there is none, in one commit.
+
+    What an earlier checkpoint has left there goes with the same commit; files that belong to none stay.
+
+    Args:
+        name: repository and branch (empty: the default one).
+        contents: by name in the repository, a file's path or its content.
+        message: of the commit.
+        is_private: the repository is to be seen by its owners only.
+
+    Returns:
+        The name with the commit as its revision.
+
+    Raises:
+        ConfigError: no token, or one that may not write there; a public repository; a card that the hub refuses.
+        ArtifactError: no connection, or the hub cannot take it now: nothing was pushed.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+
+    if get_token() is None:
+        raise ConfigError(
+            f"{name}: needs a token of the hub that may write: `hf auth login`, or set HF_TOKEN"
+        )
+    api, branch = HfApi(), name.revision or None
+    with _refusals_told(name):
+        api.create_repo(name.repository, private=is_private or None, exist_ok=True)
+        if branch is not None:
+            api.create_branch(name.repository, branch=branch, exist_ok=True)
+        there = api.model_info(name.repository, revision=branch)
+        if is_private and not there.private:
+            raise ConfigError(
+                f"{name}: is there already, for everybody to see: make it private on its page, or leave --private out"
+            )
+        earlier = {entry.rfilename for entry in there.siblings or ()}
+        left = sorted(filter(is_part, earlier - set(contents)))
+        done = api.create_commit(
+            name.repository,
+            [
+                *(CommitOperationAdd(file, content) for file, content in contents.items()),
+                *(CommitOperationDelete(file) for file in left),
+            ],
+            commit_message=message,
+            revision=branch,
+            parent_commit=there.sha,  # not onto what another process has pushed since
+        )
+    return HubName(name.repository, done.oid)
+
+
+@contextlib.contextmanager
+def _refusals_told(name: HubName) -> Iterator[None]:
+    """Say in one line of ours why the hub did not take a commit."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except ConfigError:
+        raise
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise ConfigError(
+                f"{name}: the hub does not know this token: `hf auth login`, or set HF_TOKEN to another one"
+            ) from error
+        if status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
+            owner = name.repository.partition("/")[0]
+            raise ConfigError(
+                f"{name}: this token may not write there: it has to be one that may write, of {owner} or of a member"
+                " (`hf auth login`, or HF_TOKEN)"
+            ) from error
+        raise ArtifactError(f"{name}: nothing was pushed: the hub says: {_in_a_line(error)}") from error
+    except ValueError as error:  # a name or card that the hub refuses
+        raise ConfigError(f"{name}: nothing was pushed: {_in_a_line(error)}") from error
+    except Exception as error:  # as in `_told`
+        raise ArtifactError(
+            f"{name}: nothing was pushed: the hub cannot be reached ({first_line(error)}); try again, or write the"
+            f" folder with --dry-run and, where the hub can be reached, `hf upload {name.repository} FOLDER`"
+        ) from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 class _UnreachableError(ArtifactError):

@@ -5,19 +5,22 @@ document, not content: it does not enter the checkpoint's hash.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from svkit.errors import ArtifactError
+from svkit.models.hub import Source
 from svkit.models.info import describe_checkpoint
 from svkit.pruning.outcome import vanished_sentence
 from svkit.reports import results, wording
 from svkit.reports.tables import Table
 from svkit.reports.templates import render_markdown
 from svkit.scoring.calibrate import bounds_gap, map_of, separable_caution
-from svkit.scoring.lineage import pruned_by
+from svkit.scoring.lineage import corpus_of, pruned_by, source_of, training_lists
 from svkit.store import calibration
 from svkit.store.atomic import write_text
 from svkit.store.checkpoint import SPEAKERS_NAME
@@ -39,6 +42,15 @@ _TITLES = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publication:
+    """What the card of a checkpoint says where others find it."""
+
+    repository: str
+    licence: str | None
+    """As its publisher states it; None: the source's holds, or none is known."""
+
+
 def write_card(
     directory: Path, systems: Sequence[Metrics] = (), hash_file: Callable[[Path], str] = sha256_file
 ) -> None:
@@ -46,17 +58,26 @@ def write_card(
 
     `systems` are evaluations of it, as `report.json` has them; none: the card says that there are none yet.
     """
+    if users_document(directory) is None:
+        write_text(directory / CARD_NAME, render(directory, systems, hash_file))
+
+
+def users_document(directory: Path) -> bytes | None:
+    """Return what the user has put in the card's place; None: nothing."""
     path = directory / CARD_NAME
-    if not path.exists() or _MARK.encode() in read_file(path, ArtifactError):
-        write_text(path, render(directory, systems, hash_file))
+    content = read_file(path, ArtifactError) if path.exists() else None
+    return None if content is None or _MARK.encode() in content else content
 
 
 def render(
-    directory: Path, systems: Sequence[Metrics], hash_file: Callable[[Path], str] = sha256_file
+    directory: Path,
+    systems: Sequence[Metrics],
+    hash_file: Callable[[Path], str] = sha256_file,
+    publication: Publication | None = None,
 ) -> str:
-    """Return the card as markdown."""
+    """Return the card as markdown; with `publication`, for the page of that repository on the hub."""
     record, facts = read_provenance(directory), describe_checkpoint(directory)
-    source = pruned_by(directory, hash_file)
+    source, source_on_hub = pruned_by(directory, hash_file), source_of(directory)
     pruning = Pruning() if source is None else read_pruning(source)
     limits = list(pruning.cautions)
     if facts.vanished and not pruning.vanished:
@@ -64,7 +85,10 @@ def render(
     inputs = [[entry["name"], Path(entry["path"]).name, entry["sha256"][:16]] for entry in record["inputs"]]
     return render_markdown(
         "card.md.j2",
-        name=directory.name,
+        name=directory.name if publication is None else publication.repository.partition("/")[2],
+        address=None
+        if publication is None
+        else Markup(f"hub:{publication.repository}"),  # `hub.parse` has read it
         title=_TITLES.get(record["command"], "speaker model"),
         num_layers=len(facts.widths["num_heads"]),
         kind="dense" if facts.teacher_parameters is None else f"cut by {100 * facts.sparsity:.1f} %",
@@ -74,16 +98,17 @@ def render(
         size=results.model_size(facts),
         pruning=results.pruning({"" if source is None else source.name: pruning}),
         pruning_cautions=wording.caution_sentences([], limits),
-        training=_training(directory, record),
+        training=_training(directory, record, source_on_hub),
         inputs=Table(headings=["input", "file", "sha256"], rows=inputs),
         evaluation=_evaluation(systems),
         cautions=wording.caution_sentences(systems),
         calibration=_calibration(directory),
-        origin=record.get("origin"),
+        source=source_on_hub,
+        licence=None if publication is None else publication.licence,
     )
 
 
-def _training(directory: Path, record: Mapping[str, Any]) -> Table:
+def _training(directory: Path, record: Mapping[str, Any], source: Source | None) -> Table:
     config, libraries = record["config"], record.get("libraries", {})
     facts = {
         "command": record["command"],
@@ -97,8 +122,11 @@ def _training(directory: Path, record: Mapping[str, Any]) -> Table:
     if (directory / SPEAKERS_NAME).exists():
         classes = read_artifact_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
         facts["classifier"] = _classifier(classes, is_foreign=record["command"] == "convert")
-    if origin := record.get("origin"):
-        facts["converted from"] = f"{origin['repository']} at {origin['revision']}: {origin['file']}"
+    if source is not None:
+        facts["comes from"] = source.repository
+        facts["comes from"] += f" at {source.revision}: {source.file}" if source.revision else ""
+    if corpora := dict.fromkeys(map(corpus_of, training_lists(directory))):
+        facts["trained on"] = "; ".join(map(wording.corpus_title, corpora))
     last = (record.get("validation") or {}).get("last") or {}
     if "eer" in last:
         facts["EER on held-out training speakers, last step"] = f"{100 * last['eer']:.2f} %"
@@ -117,7 +145,9 @@ def _classifier(classes: pd.DataFrame, *, is_foreign: bool) -> str:
 def _evaluation(systems: Sequence[Metrics]) -> Table:
     rows = [
         [
-            system.trials.name,
+            system.trials.name
+            if (corpus := evaluated_on(system)) is None
+            else f"{system.trials.name} ({corpus})",
             f"{system.num_targets:,} / {system.num_nontargets:,}",
             system.backend.name,
             results.eer_cell(system),
@@ -126,6 +156,12 @@ def _evaluation(systems: Sequence[Metrics]) -> Table:
         for system in systems
     ]
     return Table(headings=["trials", "target / nontarget", "back-end", results.EER, "minDCF 0.01"], rows=rows)
+
+
+def evaluated_on(system: Metrics) -> str | None:
+    """Say what recordings the trials of a system are of; None: not known."""
+    corpus = corpus_of(system.manifest) if system.manifest else None
+    return None if corpus is None else wording.corpus_title(corpus)
 
 
 def _calibration(directory: Path) -> dict[str, Any] | None:

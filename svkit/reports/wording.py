@@ -12,6 +12,21 @@ _FEW_SPEAKERS = 15
 """Among fewer speakers there may well be none of the one in fifteen or so that a system does badly on."""
 
 
+_CORPORA = {
+    "demo": "svkit demo: synthetic voices, no people",
+    "voxceleb": "VoxCeleb",
+    "voxblink2": "VoxBlink2",
+    "cnceleb": "CN-Celeb",
+    "librispeech": "LibriSpeech",
+    None: "recordings that svkit did not prepare",
+}
+
+
+def corpus_title(corpus: str | None) -> str:
+    """Say what recordings of a corpus are, by the name of its preparation."""
+    return _CORPORA.get(corpus, f"recordings of the model's makers, prepared from {corpus}")
+
+
 def label(system: ScoredList) -> str:
     """Name a system: its own name, with the back-end unless plain cosine."""
     backend = system.backend.name

@@ -5,8 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError
+from svkit.models.hub import Source, encoder_source, is_repository
 from svkit.scoring.trial_speakers import speakers_of_manifest
-from svkit.store.provenance import is_finished, read_provenance, sha256_artifact, sha256_file
+from svkit.store.provenance import (
+    PROVENANCE_NAME,
+    is_finished,
+    read_provenance,
+    sha256_artifact,
+    sha256_file,
+)
+from svkit.store.strict_json import typed
 from svkit.store.tables import read_artifact_table
 
 
@@ -49,6 +57,30 @@ def made_with(checkpoint: Path) -> tuple[str | None, int | None]:
     config = read_provenance(checkpoint).get("config") if is_finished(checkpoint) else None
     name, seed = (config.get("preset"), config.get("seed")) if isinstance(config, dict) else (None, None)
     return name if isinstance(name, str) else None, seed if type(seed) is int else None
+
+
+def source_of(checkpoint: Path) -> Source | None:
+    """Return the model on the hub that a checkpoint, or the nearest it was made from, comes from; None: not known."""
+    for directory, record in _ancestors(checkpoint):
+        for key in ("published", "origin"):  # fetched as it is (`svkit.tools.push`), or converted
+            if record.get(key) is not None:
+                return typed(directory / PROVENANCE_NAME, record[key], Source, key)
+        config, names = record.get("config"), [entry["name"] for entry in record["inputs"]]
+        encoder = config.get("encoder") if isinstance(config, dict) else None
+        if isinstance(encoder, str) and is_repository(encoder) and "encoder" not in names:
+            return encoder_source(encoder)
+    return None
+
+
+def corpus_of(entry: Mapping[str, str]) -> str | None:
+    """Name the corpus that a list, `{path, sha256}`, was prepared from; None: not known, or the list has changed."""
+    home = Path(entry["path"]).parent
+    if not is_finished(home):
+        return None
+    record = read_provenance(home)
+    config, lists = record.get("config"), [output["sha256"] for output in record.get("outputs", [])]
+    name = config.get("corpus") if isinstance(config, dict) and entry["sha256"] in lists else None
+    return name if isinstance(name, str) else None
 
 
 def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:

@@ -95,10 +95,15 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, data)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as JSON in the given order.
+def json_text(content: Mapping[str, Any]) -> str:
+    """Return `content` as JSON in the given order.
 
     Raises:
         ValueError: a NaN or an infinity in `content`, for which JSON has no notation.
     """
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as `json_text` puts it."""
+    write_text(path, json_text(content))

@@ -240,7 +240,8 @@ def find_checkpoints(exp: Path) -> list[Path]:
 def find_finished(exp: Path) -> list[Path]:
     """Return every finished output below an experiment, sorted, for the provenance of a report."""
     finished = (path.parent for path in exp.rglob("provenance.json") if is_finished(path.parent))
-    return sorted(path for path in finished if "report" not in path.relative_to(exp).parts)
+    # What `svkit push` writes into `hub` are copies.
+    return sorted(path for path in finished if not {"report", "hub"} & set(path.relative_to(exp).parts))
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:

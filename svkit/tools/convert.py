@@ -5,9 +5,7 @@ user's cache (`local_checkpoint`).
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -101,7 +99,7 @@ def run(
     config: Path | None,
     overwrite: bool,
     progress: Progress,
-    origin: Mapping[str, Any] | None = None,
+    origin: hub.Source | None = None,
 ) -> None:
     """Convert a `.pth` file, or a transformers directory, which gets an untrained head.
 
