@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from svkit.errors import ArtifactError, ConfigError, first_five, first_line
 from svkit.progress import Progress, SilentProgress
@@ -29,6 +29,7 @@ from svkit.store.checkpoint import (
     SPEAKERS_NAME,
 )
 from svkit.store.provenance import PROVENANCE_NAME, recorded_files, refuse_changed, sha256_file
+from svkit.store.source import PUBLISHED_MODEL, Source, known_source
 from svkit.store.strict_json import read_json
 
 FORMAT, VERSION = "svkit-hub-pins", 1
@@ -46,19 +47,8 @@ _CHECKPOINT = (
 """Patterns of its files: what else the repository holds is no part of it."""
 
 
-class _Known(NamedTuple):
-    file: str | None
-    """Which one is meant where none is named: the published model after LMFT; None: it holds no speaker model."""
-    licence: str
-
-
-_KNOWN = {
-    "facebook/w2v-bert-2.0": _Known(None, "mit"),
-    "zl389/w2v-bert-2.0_SV": _Known(
-        "model_lmft_0.14.pth", "CC BY-NC-SA 4.0, as the authors' code (github.com/ZXHY-82/w2v-BERT-2.0_SV)"
-    ),
-}
-"""Repositories whose content is known; nothing else in svkit depends on them."""
+_KNOWN_FILES = {PUBLISHED_MODEL: "model_lmft_0.14.pth"}
+"""Which one is meant where none is named: the published model after LMFT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +77,6 @@ class Pin:
     licence: str | None
     """As the repository's card states it; None: it states none."""
     files: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Source:
-    """The model on the hub that a checkpoint was converted from or trained on, as `origin` in its record."""
-
-    repository: str
-    revision: str | None = None
-    """Commit; None: not known, as what follows."""
-    file: str | None = None
-    licence: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,7 +138,7 @@ def ask(name: HubName, file: str | None) -> Pin:
         with _told(name, file):
             info = HfApi().model_info(name.repository, revision=name.revision or None)
     except _UnreachableError:
-        wanted = file or (_KNOWN[name.repository].file if name.repository in _KNOWN else None)
+        wanted = file or _KNOWN_FILES.get(name.repository)
         with contextlib.suppress(Exception):  # what is not in the client's cache is told as unreachable
             found = hf_hub_download(
                 name.repository, str(wanted), revision=name.revision or None, local_files_only=True
@@ -186,7 +165,7 @@ def choose(name: HubName, pin: Pin, file: str | None) -> str | None:
         ArtifactError: there is no speaker model in it.
     """
     weights = [other for other in pin.files if other.endswith(_WEIGHTS)]
-    known = _KNOWN.get(name.repository)
+    known = _KNOWN_FILES.get(name.repository)
     if file is not None:
         if file not in pin.files:
             raise ConfigError(
@@ -196,8 +175,8 @@ def choose(name: HubName, pin: Pin, file: str | None) -> str | None:
         return file
     if set(pin.files) >= _OURS:
         return None
-    if known is not None and known.file in weights:
-        return known.file
+    if known in weights:
+        return known
     if len(weights) > 1:
         raise ConfigError(f"{name}: choose one of its checkpoints with --file: {first_five(weights)}")
     if not weights:
@@ -211,19 +190,8 @@ def choose(name: HubName, pin: Pin, file: str | None) -> str | None:
 
 def origin(name: HubName, pin: Pin, file: str | None) -> Source:
     """Return what the record of a converted checkpoint says of where it comes from."""
-    licence = pin.licence or encoder_source(name.repository).licence
+    licence = pin.licence or known_source(name.repository).licence
     return Source(repository=name.repository, revision=pin.commit, file=file, licence=licence)
-
-
-def is_repository(text: str) -> bool:
-    """Say whether a text has the form `org/name`."""
-    match = _NAME.fullmatch(text)
-    return match is not None and match[2] == text
-
-
-def encoder_source(encoder: str) -> Source:
-    """Return what is known of an encoder that is named by its repository."""
-    return Source(repository=encoder, licence=_KNOWN[encoder].licence if encoder in _KNOWN else None)
 
 
 def download_file(name: HubName, pin: Pin, file: str, progress: Progress) -> Path:
@@ -369,8 +337,7 @@ def _told(name: HubName, file: str | None) -> Iterator[None]:
     except Exception as error:  # the client and what it builds on raise many types
         if isinstance(error, ArtifactError):
             raise
-        known = _KNOWN.get(name.repository)
-        wanted = file or (known.file if known else None)
+        wanted = file or _KNOWN_FILES.get(name.repository)
         if wanted is None:
             command, then = f"{name.repository} --local-dir DIR", "copy DIR here, then name DIR instead"
         else:

@@ -13,7 +13,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from svkit.errors import ArtifactError
-from svkit.models.hub import Source
 from svkit.models.info import describe_checkpoint
 from svkit.pruning.outcome import vanished_sentence
 from svkit.reports import results, wording
@@ -28,6 +27,7 @@ from svkit.store.files import read_file
 from svkit.store.metrics import Metrics
 from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
 from svkit.store.report import Pruning, read_pruning
+from svkit.store.source import Source
 from svkit.store.tables import read_artifact_table
 from svkit.store.upstream import published_classes
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError
-from svkit.models.hub import Source, encoder_source, is_repository
 from svkit.scoring.trial_speakers import speakers_of_manifest
 from svkit.store.provenance import (
     PROVENANCE_NAME,
@@ -14,6 +13,7 @@ from svkit.store.provenance import (
     sha256_artifact,
     sha256_file,
 )
+from svkit.store.source import Source, is_repository, known_source
 from svkit.store.strict_json import typed
 from svkit.store.tables import read_artifact_table
 
@@ -68,18 +68,18 @@ def source_of(checkpoint: Path) -> Source | None:
         config, names = record.get("config"), [entry["name"] for entry in record["inputs"]]
         encoder = config.get("encoder") if isinstance(config, dict) else None
         if isinstance(encoder, str) and is_repository(encoder) and "encoder" not in names:
-            return encoder_source(encoder)
+            return known_source(encoder)
     return None
 
 
 def corpus_of(entry: Mapping[str, str]) -> str | None:
     """Name the corpus that a list, `{path, sha256}`, was prepared from; None: not known, or the list has changed."""
-    home = Path(entry["path"]).parent
+    home = Path(entry.get("path", "")).parent
     if not is_finished(home):
         return None
     record = read_provenance(home)
     config, lists = record.get("config"), [output["sha256"] for output in record.get("outputs", [])]
-    name = config.get("corpus") if isinstance(config, dict) and entry["sha256"] in lists else None
+    name = config.get("corpus") if isinstance(config, dict) and entry.get("sha256") in lists else None
     return name if isinstance(name, str) else None
 
 

@@ -20,6 +20,7 @@ from svkit.reports.card import write_card
 from svkit.store import checkpoint
 from svkit.store.output import Output
 from svkit.store.provenance import is_finished
+from svkit.store.source import Source
 from svkit.store.upstream import published_classes, read_published
 
 
@@ -99,7 +100,7 @@ def run(
     config: Path | None,
     overwrite: bool,
     progress: Progress,
-    origin: hub.Source | None = None,
+    origin: Source | None = None,
 ) -> None:
     """Convert a `.pth` file, or a transformers directory, which gets an untrained head.
 

@@ -38,6 +38,7 @@ from svkit.store.provenance import (
 )
 from svkit.store.report import find_scores
 from svkit.store.request import Request
+from svkit.store.source import Source
 from svkit.store.tables import read_artifact_table
 
 TAGS = ("speaker-verification", "speaker-recognition", "speaker-embedding", "w2v-bert-2.0")
@@ -100,7 +101,7 @@ def gather(request: PushRequest, progress: Progress) -> Folder:
         files[FILE_NAME] = calibrated[0]
     if named := _named_people(files, record, calibrated):
         progress.note(f"ids of people go along: {named}")
-    published = hub.Source(repository=request.name.repository, licence=licence)
+    published = Source(repository=request.name.repository, licence=licence)
     contents: dict[str, Path | bytes] = {
         **dict(sorted(files.items())),
         card.CARD_NAME: text.encode(),
@@ -268,7 +269,7 @@ def _placeless(text: str) -> str:
     return _PLACE.sub("", text)
 
 
-def _public(record: Mapping[str, Any], published: hub.Source) -> str:
+def _public(record: Mapping[str, Any], published: Source) -> str:
     """Return the record of a checkpoint for others: without paths of this machine, and where it is published."""
 
     def placeless(value: Any) -> Any:

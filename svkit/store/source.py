@@ -1,0 +1,32 @@
+"""The models on the hub that weights come from: what a checkpoint's record says of one, and what svkit knows."""
+
+import re
+from dataclasses import dataclass
+
+PUBLISHED_MODEL = "zl389/w2v-bert-2.0_SV"
+_LICENCES = {
+    "facebook/w2v-bert-2.0": "mit",
+    PUBLISHED_MODEL: "CC BY-NC-SA 4.0, as the authors' code (github.com/ZXHY-82/w2v-BERT-2.0_SV)",
+}
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """The model that a checkpoint was converted from or trained on."""
+
+    repository: str
+    revision: str | None = None
+    """Commit; None: not known, as what follows."""
+    file: str | None = None
+    licence: str | None = None
+
+
+def is_repository(text: str) -> bool:
+    """Say whether a text has the form `org/name`."""
+    return _REPOSITORY.fullmatch(text) is not None
+
+
+def known_source(repository: str) -> Source:
+    """Return what svkit knows of a repository whose page it has not asked for."""
+    return Source(repository=repository, licence=_LICENCES.get(repository))
