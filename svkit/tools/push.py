@@ -17,7 +17,6 @@ from svkit.models import hub
 from svkit.models.info import describe_checkpoint
 from svkit.progress import Progress
 from svkit.reports import card
-from svkit.reports.results import BRIEF_PRIORS
 from svkit.reports.wording import corpus_title
 from svkit.scoring.lineage import source_of
 from svkit.scoring.verify import find_calibration
@@ -230,10 +229,12 @@ def _results(system: Metrics) -> list[Any]:
     recordings = card.evaluated_on(system) or corpus_title(None)
     counts = {"targets": system.num_targets, "nontargets": system.num_nontargets}
     cautions = {"cautions": list(map(_placeless, system.cautions))} if system.cautions else {}
-    costs = [cost for cost in system.min_dcf if cost.p_target in BRIEF_PRIORS]
     measured: list[tuple[str, str, float, float | None, Interval | None]] = [
         ("eer", "EER, %", 100, system.eer, system.eer_interval),
-        *(("mindcf", f"minDCF {cost.p_target:g}", 1, cost.value, cost.interval) for cost in costs),
+        *(
+            ("mindcf", f"minDCF {cost.application.name}", 1, cost.value, cost.interval)
+            for cost in system.min_dcf
+        ),
         ("cllr", "Cllr, bits", 1, system.cllr, system.cllr_interval),
     ]
 
