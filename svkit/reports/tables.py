@@ -64,7 +64,10 @@ def number(value: float | None, interval: Interval | None = None, digits: int = 
         rounded = f"{scale * part:.{digits}f}"
         return f"{scale * part:.2g}" if part and float(rounded) == 0 else rounded
 
-    spread = "" if interval is None else f" ({text(interval.low)} to {text(interval.high)})"
+    spread = ""
+    if interval is not None:
+        low = interval.low if interval.low > interval.high / 1000 else 0.0  # not `2.3e-06 to 4.22`
+        spread = f" ({text(low)} to {text(interval.high)})"
     return text(value) + spread
 
 

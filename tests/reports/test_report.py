@@ -306,6 +306,7 @@ def test_errors_that_never_happened_say_what_remains_possible(report):
 def test_a_number_is_written_with_its_interval():
     interval = Interval(low=0.0692, high=0.2593, num_speakers=9, num_resamples=1000)
     assert tables.percent(0.14814, interval) == "14.81 (6.92 to 25.93)"
+    assert tables.percent(0.003, replace(interval, low=2e-8)) == "0.30 (0.00 to 25.93)"
     assert tables.percent(0.14814) == "14.81" and tables.number(0.5, digits=3) == "0.500"
     assert tables.percent(0.0000345) == "0.0034" and tables.percent(0.0) == "0.00"
     assert tables.number(None) == "-"
