@@ -8,6 +8,7 @@ import typer
 
 from svkit.cli import console, options
 from svkit.cli.options import option
+from svkit.cli.prepare_options import bad_files_shown
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
@@ -92,7 +93,7 @@ def calibrate(
         overwrite=overwrite,
         seed=seed,
     )
-    with console.progress() as progress:
+    with bad_files_shown(), console.progress() as progress:
         done = run(request, progress)
     if json:
         return console.result(asdict(done), as_json=True)

@@ -1,12 +1,31 @@
 """`svkit extract`."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
+from svkit.cli.prepare_options import bad_files_shown, show_bad_files
+from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from svkit.corpora.scan import BadFile
+    from svkit.progress import Progress
+
+Sources = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[FOLDER|FILE|TSV]...",
+        help="Recordings and folders of them, or one manifest [default: the experiment's evaluation list].",
+    ),
+]
 Models = Annotated[
     list[Path] | None,
     options.option(
@@ -20,26 +39,85 @@ Precision = Annotated[
         "auto: bfloat16 where the device is fast at it, float32 otherwise; int8: x86 processors only.",
     ),
 ]
+_SHORTEST = Range(ge=0.04, le=3600)
+"""Seconds; of less there is no frame."""
+MinSeconds = Annotated[float, options.number("--min-seconds", _SHORTEST, "Shorter recordings are bad.")]
 
 
 @takes_groups
 def extract(
+    sources: Sources = None,
     *,
     models: Models = None,
     file: options.HubFile = None,
     dtype: Precision = "auto",
+    channel: options.Channel = "0",
+    skip_bad: options.SkipBad = False,
+    allow_cut: options.AllowCut = False,
+    min_seconds: MinSeconds = 0.5,
     common: options.RunOptions,
 ) -> None:
-    """Compute the embedding of every utterance of a manifest.
+    """Compute the embedding of every recording of a folder, or of every utterance of a manifest.
 
-    Example: svkit extract --model exp/finetune/lmft --manifest mine.tsv --out exp/embeddings/mine
+    Ids are paths below the folder. Each model and list has its own directory, exp/embeddings/MODEL-LIST; the
+    experiment's own list has exp/embeddings/MODEL.
+
+    Example: svkit extract recordings --model exp/finetune/lmft
     """
     if dtype != "auto" and common.is_set("precision"):
         raise ConfigError("--dtype and --set precision say the same; give one of them")
+    manifest = _manifest_of(sources or [], common.manifest)
+    is_scan = bool(sources) and manifest is None
+    if is_scan and common.audio_root is not None:
+        raise ConfigError("--audio-root is for the paths in a manifest; recordings are where they are")
+    if not is_scan and (channel, skip_bad, allow_cut, min_seconds) != ("0", False, False, 0.5):
+        raise ConfigError(
+            "--channel, --skip-bad, --allow-cut and --min-seconds are for recordings and folders; a manifest says what"
+            " is in it"
+        )
     recipe = common.open_recipe(["extract"])
-    from svkit.models.extract import ExtractRequest, run
+    from svkit.corpora.layouts.folder import absolute, list_name, list_recordings
+    from svkit.corpora.scan import ScanOptions
+    from svkit.models.extract import ExtractRequest, Recordings, run
 
-    places = [options.on_disk(model, file) for model in models or ()]
-    request = common.request(ExtractRequest, recipe=recipe, models=places, dtype=dtype)
-    embeddings = common.run(run, request)
-    common.show({"embeddings": embeddings}, embeddings)
+    left_out: list[BadFile] = []
+
+    def read(journal: Path, progress: "Progress") -> "pd.DataFrame":
+        scan = ScanOptions(
+            channel=options.parse_channel(channel), skip_bad=skip_bad, allow_cut=allow_cut,
+            min_seconds=min_seconds, journal=journal,
+        )  # fmt: skip
+        table, bad = list_recordings(sources or [], scan, progress, needs_speakers=False)
+        left_out.extend(bad)
+        return table
+
+    request = common.request(
+        ExtractRequest,
+        recipe=recipe,
+        models=[options.on_disk(model, file) for model in models or ()],
+        dtype=dtype,
+        manifest=manifest,
+        recordings=Recordings(
+            name=list_name(sources), sources=tuple(path.as_posix() for path in absolute(sources)), read=read
+        )
+        if sources and is_scan
+        else None,
+    )
+    with bad_files_shown():
+        embeddings = common.run(run, request)
+    show_bad_files(left_out)
+    common.show({"embeddings": embeddings, "bad_files": [asdict(one) for one in left_out]}, embeddings)
+
+
+def _manifest_of(sources: Sequence[Path], given: Path | None) -> Path | None:
+    """Return the manifest that is meant; None: recordings, or nothing, which means the experiment's own."""
+    lists = [path for path in sources if path.suffix in (".tsv", ".parquet") and not path.is_dir()]
+    if sources and given is not None:
+        raise ConfigError(
+            f"--manifest {given} and {sources[0]}: one of them says what to embed; leave out the other"
+        )
+    if lists and len(sources) > 1:
+        raise ConfigError(
+            f"{lists[0]}: a manifest is embedded alone; give recordings and folders, or one manifest"
+        )
+    return lists[0] if lists else given

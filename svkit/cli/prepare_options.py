@@ -1,7 +1,10 @@
 """Options that the subcommands of `svkit prepare` share, and how their results are shown."""
 
+import os
+import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +16,7 @@ from svkit.cli.options import option
 from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
+    from svkit.corpora.request import CorpusResult
     from svkit.corpora.scan import BadFile, ScanOptions
     from svkit.progress import Progress
 
@@ -92,6 +96,8 @@ class DemoOptions(options.OutputOptions):
 
         request = self.request(CorpusRequest, root=root, scan=self.scan())
         done = with_table(lambda progress: run(as_before(request, progress, seed=self.seed), progress, **own))
+        if not self.json:
+            _say_split(done, self.exp)
         self.show(asdict(done), done.data)
 
 
@@ -103,8 +109,9 @@ class CorpusOptions(_ScanGroup, DemoOptions):
         str | None,
         option(
             "--eval-speakers",
-            "How many (0: none), or a file with one a line [default: as before, else official, else a tenth].",
-            "N|FILE",
+            "How many (0: none), all (nobody trains), or a file with one a line [default: as before, else official,"
+            " else a tenth].",
+            "N|all|FILE",
         ),
     ] = None
     trials: Annotated[
@@ -128,18 +135,50 @@ OWN_RECORDINGS, OWN_NOISE = CorpusOptions(reads_samples=True), NoiseOptions(read
 """Of files that nobody has published, headers say too little."""
 
 
+def _say_split(done: "CorpusResult", exp: Path) -> None:
+    """Say who trains, validates and evaluates, and what to type next."""
+    for part, purpose, told in (
+        ("train", "training", ""),
+        ("valid", "validation", " (held out of training: --valid-speakers)"),
+        ("eval", "evaluation", " (never trained on: --eval-speakers)"),
+    ):
+        speakers, utterances, hours = (
+            getattr(done, f"{part}_{what}") for what in ("speakers", "utterances", "hours")
+        )
+        length = "" if hours is None else f", {hours:.2f} h" if hours >= 1 else f", {60 * hours:.1f} min"
+        counts = f"{speakers:,} speakers, {utterances:,} utterances{length}: {done.data}/{part}.tsv{told}"
+        console.note(f"{purpose}: {counts if utterances else 'nobody'}")
+    for name, trials in done.trials.items():
+        path = f"{done.data}/trials/{name}.txt"
+        console.note(f"trials: {trials['targets']:,} targets, {trials['nontargets']:,} nontargets: {path}")
+    if done.unlisted_utterances:
+        console.note(
+            f"in no list: {done.unlisted_utterances:,} utterances of evaluation speakers that no trial names"
+        )
+    command = "svkit finetune" if done.train_utterances else "svkit extract --model CKPT"
+    if exp != Path(os.environ.get("SVKIT_EXP", "exp")):
+        command += f" --exp {shlex.quote(str(exp))}"
+    console.note(f"next: {command}")
+
+
 def with_table(run: "Callable[[Progress], Any]") -> Any:
     """Run a command and show the bad files: refused ones before the error, left out ones at the end."""
+    with bad_files_shown(), console.progress() as progress:
+        done = run(progress)
+    show_bad_files(done.bad_files)
+    return done
+
+
+@contextmanager
+def bad_files_shown() -> Iterator[None]:
+    """Show the bad files that stop a command, before the error."""
     from svkit.corpora.scan import BadFilesError
 
     try:
-        with console.progress() as progress:
-            done = run(progress)
+        yield
     except BadFilesError as error:
         show_bad_files(error.bad_files)
         raise
-    show_bad_files(done.bad_files)
-    return done
 
 
 def show_bad_files(bad_files: "Sequence[BadFile]") -> None:

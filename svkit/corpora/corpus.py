@@ -9,7 +9,14 @@ import pandas as pd
 
 from svkit.corpora import membership, splits
 from svkit.corpora.derived import hours, movable_table
-from svkit.corpora.request import JOURNAL_NAME, LIST_ENDINGS, CorpusRequest, CorpusResult, EvaluationList
+from svkit.corpora.request import (
+    EVERYBODY,
+    JOURNAL_NAME,
+    LIST_ENDINGS,
+    CorpusRequest,
+    CorpusResult,
+    EvaluationList,
+)
 from svkit.corpora.scan import BadFile, ScanOptions, refuse_bad
 from svkit.errors import DataError, first_five, printable
 from svkit.progress import Progress
@@ -49,9 +56,8 @@ class DataDirectory(Output):
             DataError: a given list does not exist.
         """
         given = {f"trials {path.stem}": path for path in request.trials}
-        spec = request.eval_speakers
-        if spec is not None and (Path(spec).exists() or not spec.isdecimal()):
-            given["eval speakers"] = Path(spec)
+        if request.speakers_file is not None:
+            given["eval speakers"] = request.speakers_file
         for path in given.values():  # before a scan that may take hours
             check_file(path, DataError)
         super().__init__(
@@ -117,11 +123,13 @@ class DataDirectory(Output):
         lists: Sequence[EvaluationList],
         bad: Sequence[BadFile],
         eval_speakers: Sequence[str] = (),
+        num_unlisted: int = 0,
     ) -> CorpusResult:
         """Write all lists, note the preset, and finish.
 
         Some of the training speakers (rows `train`) are held out for validation here. `evaluation` has the rows of the
-        utterances named in `lists`; `eval_speakers` evaluate also where no list names them.
+        utterances named in `lists`; `eval_speakers` evaluate also where no list names them, which it does not for
+        `num_unlisted` of their utterances.
 
         Raises:
             DataError: a training speaker also evaluates, or there are too few training speakers.
@@ -130,7 +138,7 @@ class DataDirectory(Output):
         if shared:
             raise DataError(f"speakers both in training and in evaluation: {first_five(shared)}")
         num_speakers = train["speaker_id"].nunique()
-        if num_speakers < 2:
+        if num_speakers < 2 and self._request.eval_speakers != EVERYBODY:
             raise DataError(
                 f"{num_speakers} training speakers are left; expected at least 2 besides the evaluation's"
             )
@@ -163,7 +171,8 @@ class DataDirectory(Output):
                 write_bytes(path, given[entry.name])
             if entry.enrollment is not None:
                 write_table(enroll, entry.enrollment)
-        result = self._summarize({"train": train, "valid": valid, "eval": evaluation}, lists, bad)
+        parts = {"train": train, "valid": valid, "eval": evaluation}
+        result = self._summarize(parts, lists, bad, num_unlisted)
         self._note_recipe()
         summary = {**asdict(result), "data": self.path.name, "bad_files": len(bad)}
         extra = {"summary": summary, "matched_ids": matched}
@@ -194,17 +203,21 @@ class DataDirectory(Output):
             self._progress.note(change)
 
     def _summarize(
-        self, parts: Mapping[str, pd.DataFrame], lists: Sequence[EvaluationList], bad: Sequence[BadFile]
+        self,
+        parts: Mapping[str, pd.DataFrame],
+        lists: Sequence[EvaluationList],
+        bad: Sequence[BadFile],
+        num_unlisted: int,
     ) -> CorpusResult:
-        counts: dict[str, int] = {}
+        counts: dict[str, Any] = {"unlisted_utterances": num_unlisted}
         for part, table in parts.items():
             counts[f"{part}_speakers"] = table["speaker_id"].nunique()
             counts[f"{part}_utterances"] = len(table)
+            counts[f"{part}_hours"] = hours(table)
         labels = {entry.name: entry.trials.labels for entry in lists}
         return CorpusResult(
             data=str(self.path),
             corpus=self._corpus,
-            train_hours=hours(parts["train"]),
             trials={
                 name: {"targets": int((of == 1).sum()), "nontargets": int((of == 0).sum())}
                 for name, of in labels.items()
@@ -218,6 +231,8 @@ def _hold_out(
     train: pd.DataFrame, request: CorpusRequest, progress: Progress
 ) -> tuple[list[str], Trials | None]:
     """Return the speakers held out for validation and trials among them; neither in a small corpus."""
+    if not len(train):
+        return [], None
     speakers = splits.choose_valid_speakers(
         request.valid_speakers, train, request.seed, request.known_splits()
     )

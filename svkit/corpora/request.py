@@ -16,6 +16,8 @@ from svkit.store.request import Request
 from svkit.store.trials import Trials
 
 JOURNAL_NAME = ".scan"
+EVERYBODY = "all"
+"""As `eval_speakers`: nobody trains or validates."""
 LIST_ENDINGS = (".txt", ".enroll.tsv")
 """What the names of an evaluation list's files end in."""
 
@@ -26,7 +28,7 @@ class CorpusRequest(Request):
 
     root: Path | None = None
     eval_speakers: str | None = None
-    """A number (0: no evaluation at all) or a file."""
+    """A number (0: no evaluation at all), `all`, or a file."""
     is_remembered: bool = False
     """Whether an earlier command said so: a number then draws nobody, however many have gone or come back."""
     trials: tuple[Path, ...] = ()
@@ -45,11 +47,24 @@ class CorpusRequest(Request):
         """Let the scan be remembered in the experiment until the corpus is prepared.
 
         Raises:
-            ConfigError: an unknown preset.
+            ConfigError: an unknown preset, or validation speakers where everybody evaluates.
         """
+        if self.eval_speakers == EVERYBODY and self.valid_speakers:
+            raise ConfigError(
+                f"--valid-speakers {self.valid_speakers}: with --eval-speakers all nobody is left to validate; leave"
+                " one of them out"
+            )
         if self.preset is not None:
             check_preset(self.preset, "--preset")
         object.__setattr__(self, "scan", replace(self.scan, journal=self.exp / "data" / JOURNAL_NAME))
+
+    @property
+    def speakers_file(self) -> Path | None:
+        """The list of speakers that `eval_speakers` names, if it does."""
+        spec = self.eval_speakers
+        if spec is None or spec == EVERYBODY or (spec.isdecimal() and not Path(spec).exists()):
+            return None
+        return Path(spec)
 
     def known_splits(self) -> dict[str, str]:
         """Return the part of each speaker in an earlier preparation, unless all are to be drawn anew."""
@@ -86,13 +101,13 @@ def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -
             }
         if request.valid_speakers is None and earlier.get("valid_speakers") == 0:
             changes["valid_speakers"] = 0
-    spec = changes.get("eval_speakers")
-    if spec is not None and not spec.isdecimal() and not Path(spec).exists():
+    filled = replace(request, **changes)
+    spec = filled.speakers_file if "eval_speakers" in changes else None
+    if spec is not None and not spec.exists():
         raise ConfigError(
             f"{data} was prepared with --eval-speakers {spec}, which does not exist any more: give the file, or"
             " --redraw"
         )
-    filled = replace(request, **changes)
     flags = {"--eval-speakers": "eval_speakers", "--trials": "trials", "--seed": "seed"}
     same = [flag for flag, name in flags.items() if getattr(filled, name) != getattr(request, name)]
     if same:
@@ -118,6 +133,11 @@ class CorpusResult:
     """Name of each list -> its `targets` and `nontargets`."""
     bad_files: tuple[BadFile, ...]
     """Left out; also listed in `bad_files.tsv`."""
+    valid_hours: float | None = None
+    """None, as those below: not recorded by earlier versions."""
+    eval_hours: float | None = None
+    unlisted_utterances: int | None = None
+    """Of evaluation speakers, in no trial and so in no list."""
 
 
 @dataclass(frozen=True, kw_only=True)

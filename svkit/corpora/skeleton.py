@@ -13,7 +13,7 @@ import pandas as pd
 from svkit.corpora import splits
 from svkit.corpora.corpus import DataDirectory, identity
 from svkit.corpora.membership import EVALUATION
-from svkit.corpora.request import CorpusRequest, CorpusResult, EvaluationList
+from svkit.corpora.request import EVERYBODY, CorpusRequest, CorpusResult, EvaluationList
 from svkit.corpora.scan import BadFile, Candidate, ScanOptions, scan_files
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
@@ -100,8 +100,10 @@ def prepare(
             for entry in lists:
                 if entry.source is not None:
                     splits.check_trials(entry.source, entry.trials, evaluation, bad)
-        named = evaluation[evaluation["utterance_id"].isin(_named(lists))]
-        return data.write(table[is_train], named, lists, bad, speakers)
+        if request.eval_speakers != EVERYBODY:
+            evaluation = evaluation[evaluation["utterance_id"].isin(_named(lists))]
+        unlisted = int((~is_train).sum()) - len(evaluation)
+        return data.write(table[is_train], evaluation, lists, bad, speakers, unlisted)
 
 
 def _evaluation_lists(

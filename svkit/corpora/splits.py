@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from svkit.corpora.membership import EVALUATION, VALIDATION
+from svkit.corpora.request import EVERYBODY
 from svkit.corpora.scan import BadFile
 from svkit.corpora.text_lists import read_lines
 from svkit.errors import ConfigError, DataError, first_five
@@ -41,14 +42,16 @@ def choose_eval_speakers(
 ) -> list[str]:
     """Choose the evaluation speakers of a manifest's rows.
 
-    `spec` is a number, or a file with one speaker a line; None: a tenth of the speakers, at least two. Of an earlier
-    preparation (`known`: speaker -> part), those who evaluated stay, and more are drawn from new speakers first.
+    `spec` is a number, `all`, or a file with one speaker a line; None: a tenth of the speakers, at least two. Of an
+    earlier preparation (`known`: speaker -> part), those who evaluated stay; more are drawn from new speakers first.
 
     Raises:
         ConfigError: more speakers asked for than can be spared, or too few of those who evaluated are left.
         DataError: the file does not exist, is empty, or names a speaker the corpus lacks.
     """
     counts = table["speaker_id"].value_counts()
+    if spec == EVERYBODY:
+        return sorted(counts.index)
     if spec is not None and not is_count("--eval-speakers", spec):
         return read_speakers(Path(spec), counts.index)
     usable, known, kept = _pools(counts, known, EVALUATION)
@@ -139,7 +142,9 @@ def is_count(option: str, spec: str) -> bool:
         float(spec)
     except ValueError:
         return False
-    raise ConfigError(f"{option} {spec[:80]}: expected how many speakers (a whole number) or a file of them")
+    raise ConfigError(
+        f"{option} {spec[:80]}: expected how many speakers (a whole number), all, or a file of them"
+    )
 
 
 def read_speakers(path: Path, known: Iterable[str]) -> list[str]:

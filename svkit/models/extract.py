@@ -4,12 +4,17 @@ Finished batches are kept in `resume/` every few seconds, so a killed extraction
 those of an uninterrupted run, whatever the number of processes, so the result is the same to the last bit.
 """
 
+import contextlib
 import hashlib
+import itertools
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
@@ -23,10 +28,10 @@ from svkit.nn import inference
 from svkit.nn.precision import product_dtype
 from svkit.progress import Progress, SilentProgress
 from svkit.store import checkpoint
-from svkit.store.embeddings import write_embeddings
-from svkit.store.manifest import Manifest, read_manifest
+from svkit.store.embeddings import MANIFEST_NAME, write_embeddings
+from svkit.store.manifest import Manifest, read_manifest, write_manifest
 from svkit.store.output import Output
-from svkit.store.provenance import RUN_NAME, is_finished
+from svkit.store.provenance import RUN_NAME, is_finished, plain, sha256_file
 from svkit.store.request import RunRequest
 
 DTYPES = {
@@ -43,15 +48,30 @@ _STAGES = {
     ),
 }
 """Where the models of an experiment are made, the last stage first."""
+_JOURNAL_NAME = ".scan"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recordings:
+    """Recordings that no manifest lists yet."""
+
+    name: str
+    """Of the list that is made of them."""
+    sources: tuple[str, ...]
+    """Absolute paths: what they are told from others by."""
+    read: Callable[[Path, Progress], pd.DataFrame]
+    """Examines them (main process) and returns the rows of a manifest; gets the directory of the scan's journal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExtractRequest(RunRequest):
-    """Models, and the arithmetic they run in."""
+    """Models, what they embed (a manifest, or recordings), and the arithmetic they run in."""
 
     models: tuple[Path, ...] = ()
     """Checkpoints; none: the final dense and the final pruned model."""
     dtype: str = "auto"
+    recordings: Recordings | None = None
+    """In place of a manifest, which is written into each output."""
 
 
 def final_models(exp: Path, progress: Progress | None = None) -> dict[str, Path]:
@@ -97,46 +117,135 @@ def model_name(exp: Path, path: Path) -> str:
 def run(request: ExtractRequest, progress: Progress) -> list[Path]:
     """Extract with every model; return the directories of the embeddings.
 
+    Those of the experiment's own list are in `exp/embeddings/MODEL`, of another in `MODEL-LIST`, with a number where
+    that name is taken by another model or list.
+
     Raises:
         ArtifactError: no model, or one that cannot be loaded.
         ConfigError: `out` and several models; or the embeddings are finished already.
         DataError: the manifest or an audio file is missing, unreadable or too short.
     """
     exp, recipe = request.exp, request.recipe
-    models = {model_name(exp, path): path for path in request.models} or final_models(exp, progress)
+    given = {path.resolve(): path for path in request.models}.values()
+    models = [(model_name(exp, path), path) for path in given] or [*final_models(exp, progress).items()]
     if not models:
         raise ArtifactError(f"{exp}: no finished model; run `svkit finetune` first, or pass --model")
     if request.out is not None and len(models) > 1:
         raise ConfigError(
             f"--out {request.out} holds the embeddings of one model; name it with --model, such as"
-            f" {' or '.join(map(str, models.values()))}"
+            f" {' or '.join(str(path) for _, path in models)}"
         )
-    manifest = request.manifest or exp / "data" / "eval.tsv"
-    record = {"extract": recipe.extract, "dtype": request.dtype, "precision": recipe.precision}
-    outputs = []
-    for name, path in models.items():
-        inputs = {"checkpoint": path, "manifest": manifest}
-        outputs.append(request.output(request.out or exp / "embeddings" / name, "extract", record, inputs))
     precision = recipe.precision if request.dtype == "auto" else DTYPES[request.dtype][1]
     accelerator = make_accelerator(precision)
+    outputs = on_main(accelerator, partial(_plan, request, models, progress))
+    table: pd.DataFrame | None = None
+
+    def examine(recordings: Recordings) -> dict[str, object]:
+        nonlocal table
+        table = recordings.read(outputs[0].path / _JOURNAL_NAME, progress)
+        digest = hashlib.sha256()
+        for column in table:
+            digest.update("\n".join([str(column), *map(str, table[column])]).encode())
+        return {"sources": recordings.sources, "utterances": len(table), "sha256": digest.hexdigest()}
+
+    if request.recordings is not None:
+        on_main(
+            accelerator, lambda: [output.describe() for output in outputs]
+        )  # no model: said before a long scan
+        facts = on_main(accelerator, partial(examine, request.recordings))
+        outputs = [replace(output, config={**output.config, "recordings": facts}) for output in outputs]
     for number in unfinished(outputs, accelerator, progress):
-        _extract(list(models)[number], request, outputs[number], accelerator, progress)
+        _extract(models[number][0], request, outputs[number], table, accelerator, progress)
     return [output.path for output in outputs]
 
 
+def _plan(request: ExtractRequest, models: Sequence[tuple[str, Path]], progress: Progress) -> list[Output]:
+    """Return the output of each model."""
+    exp, recordings, own = request.exp, request.recordings, request.exp / "data" / "eval.tsv"
+    manifest = request.manifest or own
+    is_own = recordings is None and manifest.resolve() == own.resolve()
+    if is_own and not own.exists():
+        raise DataError(
+            f"{own}: does not exist; say what to embed (svkit extract FOLDER), or run `svkit prepare` first"
+        )
+    config: dict[str, object] = {
+        "extract": request.recipe.extract, "dtype": request.dtype, "precision": request.recipe.precision,
+    }  # fmt: skip
+    if recordings is not None:
+        config["recordings"] = {"sources": recordings.sources}
+    outputs: list[Output] = []
+    for name, path in models:
+        inputs = (
+            {"checkpoint": path} if recordings is not None else {"checkpoint": path, "manifest": manifest}
+        )
+        full_name = name if is_own else f"{name}-{manifest.stem if recordings is None else recordings.name}"
+        output = request.output(request.out or exp / "embeddings" / full_name, "extract", config, inputs)
+        if request.out is None and not (is_own and name in _STAGES):
+            # A model of the experiment is known by its name, whatever has become of it since.
+            is_named = path.resolve().is_relative_to(exp.resolve())
+            compared = [kind for kind in inputs if not (is_named and kind == "checkpoint")]
+            output = _own_place(output, [one.path for one in outputs], compared, progress)
+        outputs.append(output)
+    return outputs
+
+
+def _own_place(output: Output, taken: Sequence[Path], names: Sequence[str], progress: Progress) -> Output:
+    """Return an output in its place, or in NAME-2, NAME-3, ... where that is taken by one of other inputs.
+
+    Inputs of these `names` are compared, by their place or else by their content.
+    """
+
+    def is_other(entry: Mapping[str, str] | None, name: str) -> bool:
+        path = output.inputs[name]
+        is_place = entry is not None and Path(entry["path"]).resolve() == path.resolve()
+        return not is_place and (entry is None or entry["sha256"] != output.hashes[name])
+
+    def is_taken(place: Output) -> bool:
+        record = None
+        with contextlib.suppress(
+            ArtifactError
+        ):  # what is corrupt is refused, or replaced, as in any other place
+            record = place.begun()
+        if record is None:
+            return place.path in taken
+        before = {entry["name"]: entry for entry in record["inputs"]}
+        sources = (record["config"].get("recordings") or {}).get("sources")
+        own = plain(output.config.get("recordings") or {}).get("sources")
+        return sources != own or any(is_other(before.get(name), name) for name in names)
+
+    place = output
+    for number in itertools.count(2):
+        if not is_taken(place):
+            break
+        place = replace(output, path=output.path.with_name(f"{output.path.name}-{number}"))
+    if place is not output:
+        progress.note(f"{output.path} is of another model or list: {place.path} is for these")
+    return place
+
+
 def _extract(
-    name: str, request: ExtractRequest, output: Output, accelerator: Accelerator, progress: Progress
+    name: str,
+    request: ExtractRequest,
+    output: Output,
+    table: pd.DataFrame | None,
+    accelerator: Accelerator,
+    progress: Progress,
 ) -> None:
+    """Embed a manifest, or the recordings of `table` (main process), of which one is written."""
     extract = request.recipe.extract
     model = load_model(output.inputs["checkpoint"])
-    manifest = read_manifest(output.inputs["manifest"], request.audio_root)
-    refuse_short(manifest)
+    manifest = None if "manifest" not in output.inputs else _read(output.inputs["manifest"], request)
     dtype = product_dtype(accelerator.mixed_precision)
     if request.dtype != "auto":
         dtype = DTYPES[request.dtype][0]
     model.to(accelerator.device)
     inference.prepare(model, dtype)
     with opened(output, accelerator):
+        used = dict(output.inputs)
+        if manifest is None:
+            used["manifest"] = made = output.path / MANIFEST_NAME
+            on_main(accelerator, lambda: None if table is None else write_manifest(made, table))
+            manifest = _read(made, request)
         parts = _Parts(output.path, accelerator.process_index, manifest, progress)
         # No process writes a part before all have read those that are there.
         accelerator.wait_for_everyone()
@@ -159,8 +268,8 @@ def _extract(
             meta = {
                 "model": name,
                 **{
-                    kind: {"path": path.as_posix(), "sha256": output.hashes[kind]}
-                    for kind, path in output.inputs.items()
+                    kind: {"path": path.as_posix(), "sha256": output.hashes.get(kind) or sha256_file(path)}
+                    for kind, path in used.items()
                 },
                 "max_seconds": extract.max_seconds,
                 "dtype": str(dtype).removeprefix("torch."),
@@ -176,6 +285,12 @@ def _extract(
             finish(output, accelerator, {})
 
         on_main(accelerator, write)
+
+
+def _read(path: Path, request: ExtractRequest) -> Manifest:
+    manifest = read_manifest(path, request.audio_root, needs_speakers=False)
+    refuse_short(manifest)
+    return manifest
 
 
 class _Parts:

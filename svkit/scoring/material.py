@@ -145,7 +145,7 @@ def speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
         DataError: the manifest is gone, has changed or lacks an utterance.
     """
     table = recorded_manifest(material.meta.get("manifest"))
-    speaker = pd.Series(material.ids).map(dict(zip(table.utterance_ids, table.speaker_ids, strict=True)))
+    speaker = pd.Series(material.ids).map(table.known_speakers)
     if speaker.isna().any():
         missing = first_five(material.ids[speaker.isna()].tolist())
         raise DataError(f"{table.source}: no speaker for utterances {missing}")

@@ -1,5 +1,6 @@
 """Which embeddings a trial list is scored with."""
 
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -13,34 +14,36 @@ from svkit.store.trials import Trials
 
 
 def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> list[Path]:
-    """Return the embeddings to score: those given, else the finished ones that know the utterances."""
+    """Return the embeddings to score: those given, else the finished ones that know the utterances.
+
+    Those of another list than the experiment's own that know some only are left out where there are others.
+    """
     if request.embeddings:
         names = [directory.name for directory in request.embeddings]
         if len(set(names)) != len(names):
             raise ConfigError(f"--embeddings: directories need different names, found {first_five(names)}")
         return list(request.embeddings)
     home = request.exp / "embeddings"
-    apart = {path.resolve() for path in chain(*request.material.values())}
-    ready = []
-    for child in sorted(home.iterdir()) if home.is_dir() else []:
-        if is_finished(child):
-            ready += [child] if child.resolve() not in apart else []
-        elif (child / RUN_NAME).exists():
-            progress.note(f"{child}: not finished, left out; the `svkit extract` that began it continues it")
+    ready = _finished(home, chain(*request.material.values()), progress)
     wanted = trials.test.values[:1000]
-    known, offers = [], []
+    known, partly, offers = [], [], []
+    own = (request.exp / "data" / "eval.tsv").resolve()
     for directory in ready:
-        ids = read_embeddings(directory).ids
+        embeddings = read_embeddings(directory)
+        ids = embeddings.ids
         if not set(wanted).isdisjoint(ids):
-            known.append(directory)
+            made_of = Path(str((embeddings.meta.get("manifest") or {}).get("path", own))).resolve()
+            (known if made_of == own or set(wanted).issubset(ids) else partly).append(directory)
         elif (matching := find_matching(wanted, ids)) is None:
             progress.note(f"{directory}: has no utterance of {request.trials.name}, left out")
         elif request.match_ids:
             known.append(directory)
         else:
             offers.append(f"{directory}: {matching.offer()}")
-    if known:
-        return known
+    for directory in partly if known else ():
+        progress.note(f"{directory}: has some utterances of {request.trials.name} only, left out")
+    if known or partly:
+        return known or partly
     if offers:
         raise DataError(
             f"{request.trials}: no embeddings have its utterances as they are named; of the first"
@@ -48,9 +51,20 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
         )
     raise ArtifactError(
         f"{home}: no finished embeddings{' with utterances of these trials' if ready else ''};"
-        " run `svkit extract` (--manifest LIST --model CKPT --out DIR for another list) or name a directory with"
+        " run `svkit extract` (`svkit extract LIST` for another list) or name a directory with"
         " --embeddings"
     )
+
+
+def _finished(home: Path, material: Iterable[Path], progress: Progress) -> list[Path]:
+    """Return the finished embeddings below `home` that are not given as material; say what is not finished."""
+    apart, found = {path.resolve() for path in material}, []
+    for child in sorted(home.iterdir()) if home.is_dir() else []:
+        if is_finished(child):
+            found += [child] if child.resolve() not in apart else []
+        elif (child / RUN_NAME).exists():
+            progress.note(f"{child}: not finished, left out; the `svkit extract` that began it continues it")
+    return found
 
 
 def one_each(option: str, given: tuple[Path, ...], num_systems: int) -> list[Path | None]:

@@ -80,12 +80,13 @@ def trial_speaker_names(
 
 
 def speakers_of_manifest(manifest: Mapping[str, Any] | None) -> dict[str, str] | None:
-    """Return the speaker of each utterance; None where the manifest is gone, has changed or is bad."""
+    """Return the speaker of each utterance; None where the manifest is gone, has changed, is bad or lacks speakers."""
     try:
         table = recorded_manifest(manifest)
     except DataError:
         return None
-    return dict(zip(table.utterance_ids, table.speaker_ids, strict=True))
+    known = table.known_speakers
+    return known if len(known) == len(table) else None
 
 
 def recorded_manifest(manifest: Mapping[str, Any] | None) -> Manifest:
@@ -108,7 +109,7 @@ def _read_once(path: Path, sha256: str, size: int, mtime_ns: int) -> Manifest:
     """Hash and read a manifest; scoring asks for it several times, so the last one is kept while it is the same."""
     if sha256_file(path) != sha256:
         raise DataError(f"{path}: has changed since the embeddings were extracted; extract again")
-    return read_manifest(path)
+    return read_manifest(path, needs_speakers=False)
 
 
 def trial_seconds(

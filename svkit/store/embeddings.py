@@ -18,6 +18,8 @@ from svkit.store.strict_json import read_json, typed
 from svkit.store.tables import read_artifact_table, write_table
 
 FORMAT, VERSION = "svkit-embeddings", 1
+MANIFEST_NAME = "manifest.tsv"
+"""The list of what was embedded, where it was made for that."""
 _MATRIX_NAME, _IDS_NAME, _META_NAME = "embeddings.safetensors", "ids.tsv", "embeddings.json"
 _KEY = "embeddings"
 

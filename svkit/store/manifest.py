@@ -67,6 +67,15 @@ class Manifest:
         """Speakers, [N] str."""
         return self.column("speaker_id")
 
+    @property
+    def known_speakers(self) -> dict[str, str]:
+        """Speaker of each utterance, of those that have one."""
+        return {
+            name: speaker
+            for name, speaker in zip(self.utterance_ids, self.speaker_ids, strict=True)
+            if speaker
+        }
+
     @cached_property
     def sample_rates_hz(self) -> npt.NDArray[np.int64]:
         """Rates of the files, [N]."""
@@ -132,10 +141,11 @@ _FORMATS = (
 """Columns with a form: what each cell is, in full, and in words."""
 
 
-def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
+def read_manifest(path: Path, audio_root: Path | None = None, *, needs_speakers: bool = True) -> Manifest:
     """Read and check a manifest (`.tsv`, or `.parquet` with the same columns); paths are below `audio_root`.
 
-    Without one, they are below the manifest's own directory.
+    Without one, they are below the manifest's own directory. `speaker_id` may be empty, for nobody knows who speaks,
+    unless it `needs_speakers`.
 
     Raises:
         DataError: missing file or column, no rows, empty, duplicate or climbing (`..`) ids, rates or lengths that
@@ -153,7 +163,7 @@ def read_manifest(path: Path, audio_root: Path | None = None) -> Manifest:
             raise DataError(f"{path}:{rows[0] + 2}: {name}: expected {expected}, found {found}")
 
     ids, paths = table["utterance_id"], table["path"]
-    for name in ("utterance_id", "speaker_id", "path"):
+    for name in ("utterance_id", *(["speaker_id"] if needs_speakers else []), "path"):
         refuse(name, table[name].eq(""), "text")
     refuse("utterance_id", ids.str.contains(_NO_LINE), "an id of one line without NUL")
     if ids.str.contains("..", regex=False).any():

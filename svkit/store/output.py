@@ -18,7 +18,7 @@ from svkit.errors import ArtifactError, ConfigError
 from svkit.progress import Progress
 from svkit.store.atomic import remove_unfinished, write_json
 from svkit.store.locks import lock_directory, release_directory
-from svkit.store.places import recorded_paths
+from svkit.store.places import recorded_paths, usable_paths
 from svkit.store.provenance import (
     FORMAT,
     NOT_CONTENT,
@@ -46,7 +46,8 @@ _KEPT = {"README.md", "checkpoints"}
 """Never removed: a card is written again where it is svkit's; the other is of earlier versions."""
 _MADE = (
     "config.json model.safetensors classifier.safetensors speakers.tsv adapter best last"
-    " embeddings.safetensors ids.tsv embeddings.json scores.tsv resamples.safetensors metrics.json kaldi wespeaker"
+    " embeddings.safetensors ids.tsv embeddings.json manifest.tsv"
+    " scores.tsv resamples.safetensors metrics.json kaldi wespeaker"
     " report.json report.md report.html figures"
     " export.json decide.py model.onnx* model.fp16.onnx* model.int8.onnx* shard-??????.tar"
 )
@@ -133,6 +134,13 @@ class Output:
     def finished(self) -> dict[str, Any] | None:
         """Return the record of what is finished here; None: nothing is."""
         return read_record(self.record) if self.record.exists() else None
+
+    def begun(self) -> dict[str, Any] | None:
+        """Return the record of what is here, finished or not, with paths that can be opened; None: nothing is."""
+        path = self.path / RUN_NAME
+        if self.record.exists() or not path.exists():
+            return self.finished()
+        return usable_paths(path, read_json(path, RUN_FORMAT, RUN_VERSION, dict[str, Any]))
 
     @property
     def is_current(self) -> bool:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from svkit.config.load import load_recipe
 from svkit.config.schema import ExtractConfig
-from svkit.corpora.layouts.folder import list_recordings
+from svkit.corpora.layouts.folder import list_name, list_recordings
 from svkit.corpora.scan import ScanOptions
 from svkit.corpora.splits import TRIALS_PER_UTTERANCE, make_trials
 from svkit.errors import ArtifactError, ConfigError, DataError
@@ -131,10 +131,10 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
         raise ConfigError(
             f"{out} already exists; use --overwrite to replace it, or --out FILE to write another"
         )
-    home = request.exp / "calibrate" / f"{model_name(request.exp, checkpoint)}-{_name(request.source)}"
+    home = request.exp / "calibrate" / f"{model_name(request.exp, checkpoint)}-{list_name([request.source])}"
     manifest, table = _recordings(request, home, progress)
     trials, once = _trials(table, request.seed)
-    trial_path = home / f"{_name(request.source)}.txt"
+    trial_path = home / f"{list_name([request.source])}.txt"
     write_trials(trial_path, trials)
     directory = _embed(request, checkpoint, manifest, home, progress)
     embeddings = read_embeddings(directory)
@@ -182,10 +182,6 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     })  # fmt: skip
 
 
-def _name(source: Path) -> str:
-    return source.resolve().name if source.is_dir() else source.stem
-
-
 def _recordings(request: CalibrateRequest, home: Path, progress: Progress) -> tuple[Path, pd.DataFrame]:
     """Return the manifest to embed, and its rows; a folder's is written."""
     if not request.source.is_dir():
@@ -193,8 +189,8 @@ def _recordings(request: CalibrateRequest, home: Path, progress: Progress) -> tu
             raise DataError(f"{request.source}: does not exist; expected a folder or a manifest")
         return request.source, read_manifest(request.source).table
     scan = replace(request.scan, journal=home / ".scan")
-    table = list_recordings(request.source, scan, progress, speaker_regex=request.speaker_regex)
-    manifest = home / f"{_name(request.source)}.tsv"
+    table, _ = list_recordings([request.source], scan, progress, speaker_regex=request.speaker_regex)
+    manifest = home / f"{list_name([request.source])}.tsv"
     write_manifest(manifest, table)
     return manifest, table
 

@@ -22,7 +22,7 @@ def list_people(
         DataError: no recordings, bad files that are not left out, or a manifest that cannot be read.
     """
     if source.is_dir():
-        table = list_recordings(source, scan, progress, speaker_regex=speaker_regex)
+        table, _ = list_recordings([source], scan, progress, speaker_regex=speaker_regex)
         manifest = Manifest(source, source, table)
     else:
         manifest = read_manifest(source)

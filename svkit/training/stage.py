@@ -114,6 +114,11 @@ def training_inputs(request: RunRequest, *, with_trials: bool = False) -> dict[s
     data = request.exp / "data"
     inputs = {"train": request.manifest or data / "train.tsv"}
     if request.manifest is None and not inputs["train"].exists():
+        if (data / "eval.tsv").exists():
+            raise DataError(
+                f"{inputs['train']}: does not exist: in {data} everybody evaluates (`--eval-speakers all`), nobody is"
+                " left to train on; give another list with --manifest, or prepare again with --eval-speakers N"
+            )
         raise DataError(f"{inputs['train']}: does not exist; run `svkit prepare` first, or give --manifest")
     if (data / "valid.tsv").exists():
         inputs["valid"] = data / "valid.tsv"

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +7,8 @@ import soundfile
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
+from svkit.corpora.membership import read_splits
+from svkit.store.manifest import read_manifest
 from tests import corpus_trees
 
 
@@ -29,6 +32,77 @@ def test_the_result_is_the_directory_or_json_on_stdout(tmp_path, tree):
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'exp' / 'data'}\n")
     done = run("folder", tree, "--exp", tmp_path / "exp", "--overwrite", "--json", "--valid-speakers", "0")
     assert json.loads(done.stdout)["train_speakers"] == 4
+
+
+def said(done):
+    """Return what is said of the split: the last lines on stderr."""
+    lines = done.stderr.splitlines()
+    return lines[next(number for number, line in enumerate(lines) if line.startswith("training: ")) :]
+
+
+def test_it_ends_with_the_split_and_the_next_command(tmp_path, tree, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("folder", tree)
+    assert said(done) == [
+        "training: 2 speakers, 4 utterances, 0.0 min: exp/data/train.tsv",
+        "validation: 2 speakers, 4 utterances, 0.0 min: exp/data/valid.tsv (held out of training: --valid-speakers)",
+        "evaluation: 2 speakers, 4 utterances, 0.0 min: exp/data/eval.tsv (never trained on: --eval-speakers)",
+        "trials: 2 targets, 4 nontargets: exp/data/trials/folder.txt",
+        "next: svkit finetune",
+    ]
+    assert said(run("folder", tree, "--keep-finished")) == said(done)
+    done = run("folder", tree, "--exp", "my exp", "--eval-speakers", "0", "--valid-speakers", "0")
+    assert said(done)[1:] == [
+        "validation: nobody",
+        "evaluation: nobody",
+        "next: svkit finetune --exp 'my exp'",
+    ]
+    monkeypatch.setenv("SVKIT_EXP", "other")
+    assert said(run("folder", tree))[-1] == "next: svkit finetune"
+    # What is in no list is said too, and what an earlier version did not record is left out.
+    Path("trials.txt").write_text("1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n")
+    done = run("folder", tree, "--exp", "few", "--trials", "trials.txt")
+    assert said(done)[-2] == "in no list: 1 utterances of evaluation speakers that no trial names"
+    record = json.loads(Path("few/data/provenance.json").read_text())
+    for name in ("valid_hours", "eval_hours", "unlisted_utterances"):
+        del record["summary"][name]
+    Path("few/data/provenance.json").write_text(json.dumps(record))
+    lines = said(run("folder", tree, "--exp", "few", "--trials", "trials.txt", "--keep-finished"))
+    assert "evaluation: 2 speakers, 3 utterances: few/data/eval.tsv" in lines[2] and "in no list" not in str(
+        lines
+    )
+
+
+def test_everybody_evaluates_and_nobody_trains(tmp_path, tree, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("folder", tree, "--eval-speakers", "all", "--preset", "tiny")
+    assert said(done)[:2] == ["training: nobody", "validation: nobody"]
+    assert said(done)[-1] == "next: svkit extract --model CKPT"
+    assert not {"train.tsv", "valid.tsv"} & {path.name for path in Path("exp/data").iterdir()}
+    assert len(read_manifest(Path("exp/data/eval.tsv"))) == 12
+    assert set(read_splits(Path("exp/data")).values()) == {"evaluation"}
+    for command in (["finetune"], ["finetune", "--stage", "head"]):
+        refused = CliRunner().invoke(app, command)
+        assert refused.exit_code == 3 and "everybody evaluates" in refused.stderr, refused.output
+        assert "--manifest" in refused.stderr and "--eval-speakers N" in refused.stderr
+    # It is remembered: those who come later evaluate too; a number draws from them again, and says who moves.
+    for number in (1, 2):
+        soundfile.write(
+            tree / "f" / f"more{number}.wav", np.random.default_rng(number).normal(size=9600), 16000
+        )
+        (tree / "g").mkdir(exist_ok=True)
+        soundfile.write(
+            tree / "g" / f"{number}.wav", np.random.default_rng(9 + number).normal(size=9600), 16000
+        )
+    done = run("folder", tree, "--overwrite")
+    assert "evaluation: 7 speakers, 16 utterances" in done.stderr and done.exit_code == 0
+    done = run("folder", tree, "--overwrite", "--eval-speakers", "3", "--valid-speakers", "0")
+    assert "4 speakers change sides: 4 from evaluation to training" in done.stderr
+    assert "training: 4 speakers" in done.stderr
+    done = run("folder", tree, "--overwrite", "--eval-speakers", "all")
+    assert "4 from training to evaluation" in done.stderr and not Path("exp/data/train.tsv").exists()
+    done = run("folder", tree, "--overwrite", "--eval-speakers", "all", "--valid-speakers", "2")
+    assert done.exit_code == 2 and "nobody is left to validate" in done.stderr
 
 
 def test_bad_files_are_a_table_on_stderr(tmp_path, tree):

@@ -1,11 +1,16 @@
-"""`svkit prepare folder`: any tree of recordings; the first directory or a regex tells the speaker."""
+"""Any tree of recordings; the first directory or a regex tells the speaker.
 
-from collections.abc import Iterator
+`svkit prepare folder` splits them; `svkit extract` and `svkit calibrate` take them as one list.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import regex
 
+from svkit.corpora.derived import hours
 from svkit.corpora.recognise import corpus_root, guess_corpus
 from svkit.corpora.request import CorpusRequest, CorpusResult
 from svkit.corpora.scan import (
@@ -19,7 +24,7 @@ from svkit.corpora.scan import (
 )
 from svkit.corpora.skeleton import Found, prepare
 from svkit.corpora.walk import find_audio
-from svkit.errors import ConfigError, DataError, printable
+from svkit.errors import ConfigError, DataError, first_five, printable
 from svkit.progress import Progress
 
 LAYOUT = "expected a folder with one directory a speaker"
@@ -54,26 +59,78 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
 
 
 def list_recordings(
-    root: Path, scan: ScanOptions, progress: Progress, *, speaker_regex: str | None = None
-) -> pd.DataFrame:
-    """Return the rows of a manifest of all recordings of a folder, without any split.
+    sources: Sequence[Path],
+    scan: ScanOptions,
+    progress: Progress,
+    *,
+    speaker_regex: str | None = None,
+    needs_speakers: bool = True,
+) -> tuple[pd.DataFrame, list[BadFile]]:
+    """Return the rows of a manifest of recordings and of all those in folders, without any split, and the bad ones.
+
+    An utterance's id is its POSIX path below `root_of(sources)`; speaker and session are those of `prepare folder` in
+    each folder. Recordings without a speaker are bad where it `needs_speakers`, else their `speaker_id` is empty.
 
     Raises:
         ConfigError: an expression that cannot be used.
-        DataError: no such directory, no audio, or bad files that are not left out.
+        DataError: a source that is not there, no audio, or bad files that are not left out.
     """
-    root = corpus_root(root, "folder", LAYOUT)
+    pattern = None if speaker_regex is None else _compile(speaker_regex)
     bad: list[BadFile] = []
-    found = CandidateTable(_list_files(root, None if speaker_regex is None else _compile(speaker_regex), bad))
+    found = CandidateTable(_gather(sources, pattern, bad, needs_speakers=needs_speakers))
     table, unusable = scan_files(found, scan, progress)
-    num_files = len(found) + len(bad)
+    num_files, named = len(found) + len(bad), first_five([str(source) for source in sources])
     if not num_files:
-        raise DataError(f"{root}: no audio files below it")
+        raise DataError(f"{named}: no audio files below it")
     bad += unusable
     refuse_bad(bad, scan, num_files)
     if bad:
         progress.note(f"left out: {describe_bad(bad, num_files)}")
-    return table
+    if not len(table):
+        raise DataError(f"{named}: none of its {num_files} audio files can be used")
+    speakers = table["speaker_id"][table["speaker_id"] != ""].nunique()
+    progress.note(f"{named}: {len(table):,} recordings, {speakers:,} speakers, {hours(table):.2f} h")
+    return table, bad
+
+
+def list_name(sources: Sequence[Path]) -> str:
+    """Return what a list of these recordings is called: as the folder or recording, of several as what holds them."""
+    if len(sources) == 1 and not sources[0].is_dir():
+        return sources[0].stem
+    return root_of(sources).name or "recordings"
+
+
+def root_of(sources: Sequence[Path]) -> Path:
+    """Return the lowest directory that holds everything: of one folder that folder, of one recording where it lies."""
+    homes = [place if is_folder else place.parent for place, is_folder in absolute(sources).items()]
+    return Path(os.path.commonpath(homes))
+
+
+def absolute(sources: Sequence[Path]) -> dict[Path, bool]:
+    """Return the absolute path of each source, and whether it is a folder; a link to a recording keeps its name."""
+    return {
+        source.resolve() if source.is_dir() else source.parent.resolve() / source.name: source.is_dir()
+        for source in sources
+    }
+
+
+def _gather(
+    sources: Sequence[Path], pattern: regex.Pattern[str] | None, bad: list[BadFile], *, needs_speakers: bool
+) -> Iterator[Candidate]:
+    """Yield the recordings, each once though a source may lie in another."""
+    for source in sources:
+        if not source.exists():
+            raise DataError(f"{source}: does not exist; expected a recording or a folder of recordings")
+    root, places = root_of(sources), absolute(sources)
+    for place, is_folder in places.items():
+        if any(places.get(parent) for parent in place.parents):
+            continue
+        name = "" if place == root else place.relative_to(root).as_posix()
+        if is_folder:
+            prefix = f"{name}/" if name else ""
+            yield from _list_files(place, pattern, bad, prefix, needs_speakers=needs_speakers)
+        else:
+            yield Candidate(name, "", "", place.as_posix())
 
 
 def _compile(expression: str) -> regex.Pattern[str]:
@@ -88,8 +145,18 @@ def _compile(expression: str) -> regex.Pattern[str]:
     return pattern
 
 
-def _list_files(root: Path, pattern: regex.Pattern[str] | None, bad: list[BadFile]) -> Iterator[Candidate]:
-    """Yield the files that have a speaker, and add the others to `bad`."""
+def _list_files(
+    root: Path,
+    pattern: regex.Pattern[str] | None,
+    bad: list[BadFile],
+    prefix: str = "",
+    *,
+    needs_speakers: bool = True,
+) -> Iterator[Candidate]:
+    """Yield the files; those without a speaker go to `bad` instead where it `needs_speakers`.
+
+    Ids and sessions begin with `prefix`.
+    """
     for name in find_audio(root):
         directory = name.rpartition("/")[0]
         if pattern is None:
@@ -97,10 +164,12 @@ def _list_files(root: Path, pattern: regex.Pattern[str] | None, bad: list[BadFil
         else:
             speaker, cause = _search(pattern, name), "--speaker-regex finds no speaker"
         path = f"{root.as_posix()}/{name}"
-        if speaker:
-            yield Candidate(name, speaker, directory if "/" in directory else "", path)
+        if speaker or not needs_speakers:
+            yield Candidate(
+                f"{prefix}{name}", speaker, f"{prefix}{directory}" if "/" in directory else "", path
+            )
         else:
-            bad.append(BadFile(name, "no speaker", cause, path))
+            bad.append(BadFile(f"{prefix}{name}", "no speaker", cause, path))
 
 
 def _search(pattern: regex.Pattern[str], name: str) -> str:

@@ -1,0 +1,221 @@
+"""`svkit extract` of what one has, without `prepare`, as a new user in an empty folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from svkit.cli.app import app
+from svkit.scoring.guards import speakers_of_manifest
+from svkit.store.embeddings import read_embeddings
+from svkit.store.manifest import read_manifest
+from tests.fake_experiment import DENSE, make_checkpoint
+
+HOME = Path("exp/embeddings")
+
+
+def invoke(*words, code=0):
+    done = CliRunner().invoke(app, [*map(str, words)])
+    assert done.exit_code == code, done.output
+    return done
+
+
+def record(path: Path, seconds: float = 0.6, rate_hz: int = 16_000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(sum(path.as_posix().encode()))
+    soundfile.write(path, 0.1 * rng.normal(size=int(rate_hz * seconds)), rate_hz)
+
+
+@pytest.fixture
+def people(tmp_path, monkeypatch):
+    """Two people with recordings of several kinds and days, somebody nobody knows, and a model elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    make_checkpoint(tmp_path / "models/first", DENSE, [])
+    record(Path("people/alice/mon/1.wav"))
+    record(Path("people/alice/tue/1.flac"), 0.8, 8_000)
+    record(Path("people/bob/call.ogg"), 0.7, 44_100)
+    record(Path("people/who.wav"))
+    return Path("people")
+
+
+def extract(*words, code=0, model="models/first"):
+    return invoke("extract", *words, "--model", model, code=code)
+
+
+def ids(directory: Path) -> list[str]:
+    return sorted(read_embeddings(directory).ids)
+
+
+def test_a_folder_is_embedded_without_any_preparation(people):
+    done = extract(people)
+    assert done.stdout == "exp/embeddings/first-people\n"
+    assert "people: 4 recordings, 2 speakers, 0.00 h" in done.stderr
+    found = read_embeddings(HOME / "first-people")
+    assert sorted(found.ids) == ["alice/mon/1.wav", "alice/tue/1.flac", "bob/call.ogg", "who.wav"]
+    manifest = read_manifest(Path(found.meta["manifest"]["path"]), needs_speakers=False)
+    rows = manifest.table.set_index("utterance_id")
+    assert list(rows["speaker_id"]) == ["alice", "alice", "bob", ""]
+    assert list(rows["session_id"]) == ["alice/mon", "alice/tue", "", ""]
+    assert not Path("exp/data").exists() and not Path("exp/config.toml").exists()
+    # The same numbers as from a manifest that was prepared, and as every other recording's.
+    again = invoke("extract", found.meta["manifest"]["path"], "--model", "models/first")
+    other = read_embeddings(Path(again.stdout.strip()))
+    np.testing.assert_array_equal(other.matrix, found.matrix)
+
+
+def test_recordings_folders_and_a_manifest_have_directories_of_their_own(people):
+    record(Path("more/alice/mon/1.wav"), 0.9)
+    said = [
+        extract(*sources).stdout.strip()
+        for sources in (
+            (people,),
+            ("people/alice/mon/1.wav", "people/who.wav"),
+            ("people/bob/call.ogg",),
+            ("people/alice", "more", "people/alice/mon/1.wav"),
+            ("people/bob", "people/alice"),
+        )
+    ]
+    # The second and the last are other lists of the same folder: none asks to overwrite another.
+    names = ["first-people", "first-people-2", "first-call", f"first-{Path.cwd().name}", "first-people-3"]
+    assert said == [str(HOME / name) for name in names]
+    assert ids(HOME / names[1]) == ["alice/mon/1.wav", "who.wav"]
+    assert ids(HOME / names[2]) == ["call.ogg"]
+    assert ids(HOME / names[3]) == [
+        "more/alice/mon/1.wav", "people/alice/mon/1.wav", "people/alice/tue/1.flac",
+    ]  # fmt: skip
+    assert ids(HOME / names[4]) == ["alice/mon/1.wav", "alice/tue/1.flac", "bob/call.ogg"]
+
+
+def test_each_model_and_list_is_found_again_by_what_it_was_made_from(people):
+    make_checkpoint(Path("others/first"), DENSE, [])
+    Path("others/first/config.json").write_text(
+        Path("models/first/config.json").read_text().replace("\n", "\n ", 1)
+    )
+    for name in "ab":
+        (Path(name)).mkdir()
+    table = Path(extract(people).stdout.strip(), "manifest.tsv")
+    lines = table.read_text().splitlines(keepends=True)
+    Path("a/list.tsv").write_text("".join(lines[:3]))
+    Path("b/list.tsv").write_text("".join([lines[0], *lines[3:]]))
+    assert extract("a/list.tsv").stdout.strip() == str(HOME / "first-list")
+    done = extract("b/list.tsv")
+    assert done.stdout.strip() == str(HOME / "first-list-2")
+    assert "exp/embeddings/first-list is of another model or list" in done.stderr
+    assert extract("a/list.tsv", model="others/first").stdout.strip() == str(HOME / "first-list-3")
+    # The same again is the same directory, refused or kept; changed recordings are a changed list, not another one.
+    for words in (["a/list.tsv"], ["b/list.tsv"], ["people"]):
+        assert "use --overwrite" in extract(*words, code=2).stderr
+        assert "kept" in extract(*words, "--keep-finished").stderr
+    record(people / "carol/1.wav")
+    assert "recordings.utterances: 4 then, 5 now; use --overwrite" in extract("people", code=2).stderr
+    extract("people", "--overwrite")
+    assert len(ids(HOME / "first-people")) == 5
+    # Two models of one name in one command.
+    record(Path("two/x/1.wav"))
+    done = invoke(
+        "extract", "two", "--model", "models/first", "--model", "others/first", "--model", "models/first"
+    )
+    assert done.stdout.split() == [str(HOME / "first-two"), str(HOME / "first-two-2")]
+
+
+def test_the_list_of_the_experiment_keeps_the_plain_name(people):
+    record(people / "bob/2.wav")
+    invoke("prepare", "folder", people, "--eval-speakers", "all", "--skip-bad")
+    make_checkpoint(Path("exp/finetune/lmft"), DENSE, [])
+    (Path("exp/finetune/lmft/run.json")).write_text("{}")
+    assert invoke("extract").stdout == "exp/embeddings/dense\n"
+    assert invoke("extract", "exp/data/eval.tsv", "--overwrite").stdout == "exp/embeddings/dense\n"
+    assert invoke("extract", people).stdout == "exp/embeddings/dense-people\n"
+    # Remade, the model is the dense one as before: what was embedded with it is out of date, not another's.
+    text = Path("exp/finetune/lmft/config.json").read_text()
+    Path("exp/finetune/lmft/config.json").write_text(text.replace("\n", "\n ", 1))
+    assert "checkpoint, which has changed since" in invoke("extract", people, code=2).stderr
+
+
+def test_bad_recordings_are_treated_as_by_prepare(people):
+    (people / "bob/text.wav").write_text("no audio")
+    record(people / "bob/blip.wav", 0.1)
+    done = extract(people, code=3)
+    assert "2 bad files: 1 too short, 1 unreadable" in done.stderr and "bob/text.wav" in done.stderr
+    assert "2 of 6 audio files cannot be used" in done.stderr and "--skip-bad" in done.stderr
+    assert not list(HOME.glob("*/embeddings.json"))
+    done = extract(people, "--skip-bad", "--json")
+    answer = json.loads(done.stdout)
+    assert [one["utterance_id"] for one in answer["bad_files"]] == ["bob/blip.wav", "bob/text.wav"]
+    assert len(ids(Path(answer["embeddings"][0]))) == 4
+    extract(people / "bob/blip.wav", "--min-seconds", "0.05")
+    assert "text.wav (not readable" in extract(people / "bob/text.wav", code=3).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nowhere"], 3, "nowhere: does not exist; expected a recording or a folder"),
+        (["empty"], 3, "empty: no audio files below it"),
+        (["people", "list.tsv"], 2, "a manifest is embedded alone"),
+        (["people", "--manifest", "list.tsv"], 2, "leave out the other"),
+        (["people", "--audio-root", "."], 2, "--audio-root is for the paths in a manifest"),
+        (["list.tsv", "--skip-bad"], 2, "are for recordings and folders"),
+        (["list.tsv"], 3, "list.tsv: does not exist"),
+        (["people", "--channel", "left"], 2, "--channel left"),
+        (["people", "--min-seconds", "0"], 2, "--min-seconds"),
+        ([], 3, "exp/data/eval.tsv: does not exist; say what to embed (svkit extract FOLDER)"),
+    ],
+)
+def test_what_cannot_be_embedded_is_one_line(people, words, code, message):
+    Path("empty").mkdir()
+    stderr = " ".join(extract(*words, code=code).stderr.replace("│", "").split())
+    assert message in stderr and "Traceback" not in stderr
+
+
+def test_no_model_is_said_before_recordings_are_read(people):
+    assert "no finished model" in invoke("extract", people, code=4).stderr
+    done = extract(people, code=4, model="models/none")
+    assert "models/none" in done.stderr and "reading audio" not in done.stderr
+
+
+def test_recordings_are_scored_with_the_speakers_that_are_known(people):
+    extract(people)
+    Path("trials.txt").write_text(
+        "1 alice/mon/1.wav alice/tue/1.flac\n0 alice/mon/1.wav bob/call.ogg\n1 bob/call.ogg who.wav\n"
+        "0 alice/tue/1.flac who.wav\n"
+    )
+    facts = read_embeddings(HOME / "first-people").meta
+    assert speakers_of_manifest(facts["manifest"]) is None  # nobody knows who `who` is: the trials say it
+    invoke("score", "trials.txt")
+    Path("people/who.wav").unlink()
+    extract(people, "--overwrite")
+    assert set(speakers_of_manifest(read_embeddings(HOME / "first-people").meta["manifest"]).values()) == {
+        "alice", "bob",
+    }  # fmt: skip
+    Path("wrong.txt").write_text("1 alice/mon/1.wav bob/call.ogg\n0 alice/mon/1.wav alice/tue/1.flac\n")
+    assert "contradicts the speakers of the manifest" in invoke("score", "wrong.txt", code=3).stderr
+
+
+def test_embeddings_of_another_list_that_know_a_part_do_not_stop_a_score(people):
+    record(people / "bob/2.wav")
+    invoke("prepare", "folder", people, "--eval-speakers", "all", "--skip-bad")
+    invoke("extract", "--model", "models/first")
+    extract(people / "alice", people / "bob/2.wav", people / "who.wav")
+    extract("exp/data/eval.tsv", "--out", "exp/embeddings/whole")
+    Path("exp/embeddings/first-people").rename("exp/embeddings/part")
+    done = invoke("score", "exp/data/trials/folder.txt")
+    assert done.stdout.split()[-2:] == ["exp/scores/first/folder", "exp/scores/whole/folder"]
+    assert "exp/embeddings/part: has some utterances of folder.txt only, left out" in done.stderr
+
+
+@pytest.mark.e2e
+def test_two_processes_read_and_embed_as_one(people):
+    alone = read_embeddings(Path(extract(people, "--out", "alone").stdout.strip()))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "svkit", "extract", "people", "--model", "models/first"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout == "exp/embeddings/first-people\n"
+    found = read_embeddings(HOME / "first-people")
+    assert list(found.ids) == list(alone.ids)
+    np.testing.assert_array_equal(found.matrix, alone.matrix)
