@@ -26,7 +26,9 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
     home = request.exp / "embeddings"
     ready = _finished(home, chain(*request.material.values()), progress)
     wanted = trials.test.values[:1000]
-    known, partly, offers = [], [], []
+    known: list[Path] = []
+    partly: list[Path] = []
+    offers = []
     own = (request.exp / "data" / "eval.tsv").resolve()
     for directory in ready:
         embeddings = read_embeddings(directory)

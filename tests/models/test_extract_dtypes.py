@@ -57,7 +57,7 @@ def test_a_stage_that_stands_in_for_an_unfinished_one_is_said(tmp_path):
     assert result.exit_code == 0, result.output
     lmft, joint = (exp / "finetune" / stage for stage in ("lmft", "joint"))
     assert f"{lmft} is not finished: {joint} is taken for the dense model" in result.stderr
-    assert read_embeddings(exp / "embeddings" / "dense").meta["checkpoint"]["path"] == str(joint)
+    assert read_embeddings(exp / "embeddings" / "dense-train").meta["checkpoint"]["path"] == str(joint)
 
 
 def test_int8_without_such_products_is_exit_2_and_leaves_nothing(tmp_path, monkeypatch):

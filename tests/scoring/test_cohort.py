@@ -47,7 +47,8 @@ def exp(tmp_path):
     make_checkpoint(exp / "finetune" / "lmft", DENSE, [])
     evaluated = make_audio(tmp_path / "eval", "abcd")
     make_audio(tmp_path / "cohort", "vwxyz").rename(tmp_path / "cohort" / "other.tsv")
-    request = ExtractRequest(exp=exp, recipe=load_recipe("smoke"), manifest=evaluated)
+    place = exp / "embeddings" / "dense"
+    request = ExtractRequest(exp=exp, recipe=load_recipe("smoke"), manifest=evaluated, out=place)
     extract(request, SilentProgress())
     trials = tmp_path / "trials.txt"
     trials.write_text("1 a/0.wav a/1.wav\n0 a/0.wav b/1.wav\n1 c/0.wav c/1.wav\n0 c/0.wav d/1.wav\n")

@@ -104,14 +104,14 @@ def test_a_killed_chain_goes_on_with_the_part_that_was_not_finished(stages: dict
     exp = first.exp
     words = ("extract", "--exp", exp, "--manifest", exp / "data" / "valid.tsv")
     models = ("--model", exp.parent / "teacher", "--model", exp.parent / "student")
-    out = exp / "embeddings" / "student"
+    out = exp / "embeddings" / "student-valid"
     both = Stage(name="extract", arguments=(*words, *models), out=out, log=exp.parent / "both.log")
     reference = measure(both)
     kill_at = reference.num_changes // 2
     both.remove_output()
-    (out.parent / "teacher" / "provenance.json").unlink()
+    (out.parent / "teacher-valid" / "provenance.json").unlink()
     assert both.run(kill_at=kill_at).code == -signal.SIGKILL
-    assert (out.parent / "teacher" / "provenance.json").exists()
+    assert (out.parent / "teacher-valid" / "provenance.json").exists()
     finish_and_compare(both, reference, "killed in the second model")
     again = both.run()
     assert again.code == 2 and "is finished; use --overwrite" in again.log
