@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evidence import Evidence, check_trials, read_evidence, trials_sha256, write_evidence
+from evidence import Evidence, read_evidence, trials_sha256, write_evidence
 from folds import NUM_FOLDS, fold_trials, prepare_fold, train_dense
 from magnitude import RULES, cut_by_magnitude
 from quality_page import render
-from quality_pool import pool_methods
+from quality_pool import gather
 from stage_commands import make, score
 
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
@@ -381,44 +381,6 @@ def work(run: Run, methods: Sequence[str], voices: Path, home: Path) -> None:
         write_evidence(run.out, measure(run, method, METHODS[method](run), trials))
 
 
-MADE: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "dates": lambda made: made["date"],
-    "processors": lambda made: made["machine"]["processor"],
-    "precisions": lambda made: made["precision"],
-    "teachers": lambda made: made["teacher"],
-}
-
-
-def gather(runs: Sequence[Run], voices: Path) -> dict[str, Any]:
-    """Pool everything that is known."""
-    found: dict[str, dict[int, Evidence]] = {}
-    for method in METHODS:
-        known = {run.fold: run.known(method) for run in runs}
-        found[method] = {fold: one for fold, one in known.items() if one is not None}
-    folds = sorted({fold for known in found.values() for fold in known})
-    trials = {fold: fold_trials(voices, fold)[1] for fold in folds}
-    everything = [one for known in found.values() for one in known.values()]
-    for fold in folds:
-        check_trials([one for one in everything if one.fold == fold], trials[fold])
-    return {
-        "settings": runs[0].settings("ours"),
-        "made": [
-            {"fold": fold}
-            | {
-                name: sorted({str(get(one.made)) for one in everything if one.fold == fold})
-                for name, get in MADE.items()
-            }
-            for fold in folds
-        ],
-        "rows": [
-            {"fold": one.fold, **row}
-            for one in sorted(everything, key=lambda one: one.fold)
-            for row in one.rows
-        ],
-        "pooled": pool_methods(found, trials),
-    }
-
-
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -459,7 +421,9 @@ def main() -> None:
     ]
     for fold in () if options.page_only else options.folds:
         work(runs[fold], options.methods, options.voices, options.home)
-    facts = gather(runs, options.voices) | {
+    found = {method: {run.fold: run.known(method) for run in runs} for method in METHODS}
+    facts = gather(found, options.voices) | {
+        "settings": runs[0].settings("ours"),
         "command": " ".join(["python", "benchmarks/pruning_quality.py", *sys.argv[1:]]),
         "magnitude_rule": options.rule,
         "peer_rule": options.peer_rule,

@@ -1,11 +1,13 @@
 """Error rates of methods over folds: trials pooled, speakers resampled, differences paired."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from evidence import Evidence
+from evidence import Evidence, check_trials
+from folds import fold_trials
 from numpy.typing import NDArray
 
 from svkit.eval import bootstrap
@@ -108,3 +110,29 @@ def pool_methods(
                 }
         facts.append(one)
     return facts
+
+
+MADE: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "dates": lambda made: made["date"],
+    "processors": lambda made: made["machine"]["processor"],
+    "precisions": lambda made: made["precision"],
+    "teachers": lambda made: made["teacher"],
+}
+
+
+def gather(known: Mapping[str, Mapping[int, Evidence | None]], voices: Path) -> dict[str, Any]:
+    """Pool what is known of each method in each fold."""
+    found = {method: {fold: one for fold, one in folds.items() if one} for method, folds in known.items()}
+    everything = sorted((one for folds in found.values() for one in folds.values()), key=lambda one: one.fold)
+    trials = {fold: fold_trials(voices, fold)[1] for fold in sorted({one.fold for one in everything})}
+    made = []
+    for fold in trials:
+        members = [one for one in everything if one.fold == fold]
+        check_trials(members, trials[fold])
+        facts = {name: sorted({str(get(one.made)) for one in members}) for name, get in MADE.items()}
+        made.append({"fold": fold, **facts})
+    return {
+        "made": made,
+        "rows": [{"fold": one.fold, **row} for one in everything for row in one.rows],
+        "pooled": pool_methods(found, trials),
+    }

@@ -2,19 +2,36 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from svkit.cli import console, options
+from svkit.config.ranges import Range
 
 
-def doctor(exp: options.Exp = Path("exp"), json: options.Json = False) -> None:
+def doctor(
+    plan: Annotated[
+        str | None, typer.Option(metavar="PRESET", help="How each stage of a recipe fits on a GPU, instead.")
+    ] = None,
+    gpu_memory: Annotated[
+        float | None,
+        options.number("--gpu-memory", Range(gt=0, le=10_000), "GiB, for --plan [default: the GPU's]."),
+    ] = None,
+    exp: options.Exp = Path("exp"),
+    json: options.Json = False,
+) -> None:
     """Examine the installation: versions, devices, disk, formats; what is missing and how to get it.
 
     Exit code 0: svkit can work here, with or without notes; 2: something has to be fixed.
 
-    Example: svkit doctor
+    Example: svkit doctor --plan w2v-bert-2.0 --gpu-memory 24
     """
+    if plan is not None:
+        _show_plan(plan, gpu_memory, json)
+        return
+    if gpu_memory is not None:
+        raise typer.BadParameter("goes with --plan", param_hint="--gpu-memory")
     from svkit.reports.tables import Table
     from svkit.store.provenance import describe_code
     from svkit.tools.doctor import ERROR, run
@@ -35,3 +52,48 @@ def doctor(exp: options.Exp = Path("exp"), json: options.Json = False) -> None:
         )
     if num_errors:
         raise typer.Exit(2)
+
+
+def _show_plan(preset: str, memory: float | None, json: bool) -> None:
+    import torch
+
+    from svkit.config.load import load_recipe
+    from svkit.errors import ConfigError
+    from svkit.reports.tables import Table
+    from svkit.training import planning
+
+    if memory is None and not torch.cuda.is_available():
+        raise ConfigError("no GPU here; say how much memory yours has: --gpu-memory 24")
+    if memory is None:
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    with console.progress() as progress:
+        stages = planning.plan(load_recipe(preset), memory, progress)
+    if json:
+        console.result({"gpu_memory": memory, "stages": [asdict(stage) for stage in stages]}, as_json=True)
+        return
+    rows = [
+        [
+            stage.stage,
+            f"{stage.batch_size} x {stage.crop_seconds:g} s",
+            f"{stage.fixed:.1f}",
+            f"{stage.per_example:.2f}",
+            str(stage.micro_batch or "whole"),
+            "yes" if stage.is_checkpointed else "no",
+            f"{stage.peak:.1f}",
+        ]
+        for stage in stages
+    ]
+    settings = [
+        f"--set {stage.stage}.data.micro_batch={stage.micro_batch}" for stage in stages if stage.micro_batch
+    ]
+    if any(stage.is_checkpointed for stage in stages):
+        settings.append("--set gradient_checkpointing=true (slower: only for the stages that say yes)")
+    notes = [
+        "GiB, estimated from shapes; fixed: weights, gradients, moments, teacher; "
+        f"{planning.RESERVE:.0%} of the memory is left free.",
+        "Say: " + " ".join(settings) if settings else "Everything fits as it is.",
+    ]
+    headings = ["stage", "batch of a GPU", "fixed", "an example", "at once", "checkpointing", "peak"]
+    console.table(
+        Table(title=f"{preset} on GPUs of {memory:g} GiB", headings=headings, rows=rows, notes=notes)
+    )

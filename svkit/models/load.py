@@ -31,7 +31,7 @@ Recording = NDArray[np.floating] | str | os.PathLike[str]
 """Samples, or an audio file."""
 
 
-class _WithoutDraws(TorchFunctionMode):
+class WithoutDraws(TorchFunctionMode):
     """Leaves new parameters as the allocator gives them: they are loaded next, and drawing them takes seconds.
 
     On the meta device, where shapes are checked, a normal distribution also makes torch import its decompositions.
@@ -65,7 +65,7 @@ class SpeakerModel(SpeakerNetwork):
         weights = path / checkpoint.MODEL_NAME
         architecture = checkpoint.read_architecture(path)
         check_buildable(architecture, checkpoint.read_shapes(weights), str(weights))
-        with _WithoutDraws():
+        with WithoutDraws():
             model = cls(architecture)
         load_into(model, checkpoint.read_tensors(weights), str(weights), assign=mapped)
         adapter = checkpoint.read_adapter(path)
@@ -132,7 +132,7 @@ def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequen
         ArtifactError: names keys and shapes that do not fit.
     """
     try:
-        with torch.device("meta"), _WithoutDraws():
+        with torch.device("meta"), WithoutDraws():
             expected = SpeakerNetwork(architecture).state_dict()
     except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         raise ArtifactError(

@@ -1,0 +1,192 @@
+"""How much memory a step of each stage takes on a GPU, and how it fits: measured on tensors that have no values.
+
+Parameters, gradients and AdamW's moments are counted; what the forward pass keeps for the backward one is recorded on
+fake CUDA tensors, in bf16 autocast, at two batch sizes, and grows linearly between and beyond them. Left out: the CUDA
+context and the allocator's losses, for which `RESERVE` stays free, and short-lived buffers of single kernels.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArchitecture, tiny_architecture
+from svkit.config.schema import DataConfig, Recipe
+from svkit.errors import ConfigError
+from svkit.models.load import TINY_ENCODER, WithoutDraws
+from svkit.nn import lora
+from svkit.nn.encoder import Encoder
+from svkit.nn.margin import make_classifier
+from svkit.nn.speaker import SpeakerNetwork
+from svkit.progress import Progress
+from svkit.pruning.gates import EncoderGates
+from svkit.training.tasks import ClassificationTask, DistillationTask, PruningTask, Task
+
+NUM_SPEAKERS = 5_994
+"""Of VoxCeleb2 dev."""
+RESERVE = 0.1
+"""Share of a GPU's memory that a plan leaves free."""
+SMALLEST_PART = 4
+"""Examples that a part of a batch should have before layers are computed twice to make room for more."""
+_PROBES = (2, 4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StagePlan:
+    """How a stage fits on a GPU; memory in GiB."""
+
+    stage: str
+    """Table of the recipe, such as `dense.joint`."""
+    batch_size: int
+    crop_seconds: float
+    """The longest."""
+    fixed: float
+    """Whatever the batch: weights, gradients, moments, teacher, and weights cast to bf16."""
+    per_example: float
+    """What the backward pass needs of an example."""
+    micro_batch: int | None
+    """Examples at once; None: the whole batch."""
+    is_checkpointed: bool
+    """Whether this is with `gradient_checkpointing`."""
+    peak: float
+
+
+def plan(recipe: Recipe, memory: float, progress: Progress) -> list[StagePlan]:
+    """Plan every stage of a recipe for GPUs of `memory` GiB.
+
+    Raises:
+        ConfigError: not even one example of a stage fits.
+    """
+    names = [
+        name for name in ("lora", "head", "joint", "lmft") if name != "lora" or recipe.dense.first == "lora"
+    ]
+    stages = [f"dense.{name}" for name in names] + ["prune", "distill"]
+    plans = []
+    with progress.task("plan", len(stages)) as bar:
+        for stage in stages:
+            plans.append(_plan_stage(recipe, stage, memory))
+            bar.advance(stage=stage)
+    return plans
+
+
+def _plan_stage(recipe: Recipe, stage: str, memory: float) -> StagePlan:
+    data = _data(recipe, stage)
+    room = (1 - RESERVE) * memory
+    for is_checkpointed in (False, True):
+        fixed, per_example = _measure(recipe, stage, is_checkpointed)
+        size = min(data.batch_size, int((room - fixed) / per_example)) if room > fixed else 0
+        if size >= min(SMALLEST_PART, data.batch_size):
+            break
+    if size < 1:
+        raise ConfigError(
+            f"{stage}: one example takes {fixed + per_example:.1f} GiB, of {memory:g} GiB {room:.1f} can be planned "
+            "for; take a larger GPU or a smaller encoder"
+        )
+    size = max(part for part in range(1, size + 1) if data.batch_size % part == 0)  # parts of one size
+    return StagePlan(
+        stage=stage,
+        batch_size=data.batch_size,
+        crop_seconds=data.crop_seconds[1],
+        fixed=fixed,
+        per_example=per_example,
+        micro_batch=None if size == data.batch_size else size,
+        is_checkpointed=is_checkpointed,
+        peak=fixed + size * per_example,
+    )
+
+
+def _data(recipe: Recipe, stage: str) -> DataConfig:
+    if stage in ("prune", "distill"):
+        return recipe.prune.data if stage == "prune" else recipe.distill.data
+    data: DataConfig = getattr(recipe.dense, stage.removeprefix("dense.")).data
+    return data
+
+
+def _measure(recipe: Recipe, stage: str, is_checkpointed: bool) -> tuple[float, float]:
+    """Return the fixed memory of a stage and that of an example, GiB."""
+    with WithoutDraws():
+        task = _make_task(recipe, stage, is_checkpointed)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        with mode:
+            task.train()._apply(lambda tensor: mode.from_tensor(tensor).to("cuda"))
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+    seconds = _data(recipe, stage).crop_seconds[1]
+    with mode:
+        few, more = (_kept_bytes(task, num_examples, seconds) for num_examples in _PROBES)
+    per_example = (more - few) / (_PROBES[1] - _PROBES[0])
+    parameters = list(task.parameters())
+    fixed = few - _PROBES[0] * per_example + 4 * sum(parameter.numel() for parameter in parameters)
+    # A gradient and two moments.
+    fixed += 12 * sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    if isinstance(task, DistillationTask):  # linear layers in bf16, nearly all of it
+        fixed += 2 * sum(parameter.numel() for parameter in task._teacher[0].parameters())
+    return fixed / 2**30, per_example / 2**30
+
+
+def _kept_bytes(task: Task, num_examples: int, seconds: float) -> int:
+    """Count what the forward pass keeps for the backward one, each storage once, parameters not."""
+    own = {parameter.untyped_storage()._cdata for parameter in task.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    waveforms = torch.zeros(num_examples, int(16_000 * seconds), device="cuda")
+    labels = torch.zeros(num_examples, dtype=torch.int64, device="cuda")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _cuda_autocast():
+        losses = task(waveforms, labels, 0)
+    assert losses["loss"].requires_grad
+    return sum(kept.values())
+
+
+@contextlib.contextmanager
+def _cuda_autocast() -> Iterator[None]:
+    """As `torch.autocast("cuda", torch.bfloat16)`, which does nothing on a machine without a GPU."""
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
+
+
+def _make_task(recipe: Recipe, stage: str, is_checkpointed: bool) -> Task:
+    """Make the task of a stage as it is trained, on VoxCeleb2."""
+    is_tiny = recipe.encoder == TINY_ENCODER
+    architecture: EncoderArchitecture = tiny_architecture(recipe.encoder_overrides) if is_tiny else W2V_BERT_2
+    if stage in ("prune", "distill"):
+        student, teacher = Encoder(architecture), Encoder(architecture)
+        student.checkpoint_layers = is_checkpointed
+        if stage == "distill":  # what is cut is smaller: an upper limit
+            return DistillationTask(student, teacher, recipe.distill)
+        gates = EncoderGates(architecture, recipe.prune, recipe.seed)
+        return PruningTask(student, teacher, gates, recipe.prune, recipe.prune.sparsity_warmup_steps)
+    name = stage.removeprefix("dense.")
+    config = getattr(recipe.dense, name)
+    network = SpeakerNetwork(ModelArchitecture(encoder=architecture, head=recipe.head))
+    if name == "lora":
+        lora.attach(network.encoder, recipe.lora)
+    elif name == "head":
+        network.encoder.requires_grad_(False)
+    network.encoder.checkpoint_layers = is_checkpointed
+    network.encoder.set_conv_dropout(0.0 if name in ("lora", "head") else config.conv_dropout)
+    num_classes = NUM_SPEAKERS * len(config.data.speeds)
+    size = config.data.batch_size
+    classifier = make_classifier(
+        recipe.head.embedding_dim, num_classes, config.margin, batch_size=size, seed=recipe.seed
+    )
+    return ClassificationTask(network, classifier, config.margin)

@@ -1,0 +1,73 @@
+"""`svkit doctor --plan`: memory of a step from shapes alone, and how a recipe's batches fit."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from typer.testing import CliRunner
+
+from svkit.cli.app import app
+from svkit.config.load import load_recipe
+from svkit.errors import ConfigError
+from svkit.progress import SilentProgress
+from svkit.training.planning import RESERVE, StagePlan, plan
+
+
+def plans(memory: float, *overrides: str) -> dict[str, StagePlan]:
+    recipe = load_recipe("smoke", overrides=list(overrides))
+    return {stage.stage: stage for stage in plan(recipe, memory, SilentProgress())}
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, StagePlan]:
+    return plans(24)
+
+
+def test_what_is_trained_takes_gradients_and_moments(whole: dict[str, StagePlan]) -> None:
+    assert all(stage.micro_batch is None and not stage.is_checkpointed for stage in whole.values())
+    assert whole["dense.lora"].fixed < whole["dense.joint"].fixed
+    assert whole["dense.head"].per_example < whole["dense.joint"].per_example
+    for stage in whole.values():
+        assert stage.peak == pytest.approx(stage.fixed + stage.batch_size * stage.per_example)
+
+
+def test_a_smaller_gpu_takes_smaller_parts_and_then_checkpoints(whole: dict[str, StagePlan]) -> None:
+    joint = whole["dense.joint"]
+    sizes = []
+    for share in (1.0, 0.5, 0.05):
+        memory = (joint.fixed + share * joint.batch_size * joint.per_example) / (1 - RESERVE) * 1.001
+        try:
+            found = plans(memory)["dense.joint"]
+        except ConfigError:
+            continue
+        assert found.peak <= (1 - RESERVE) * memory
+        assert joint.batch_size % (found.micro_batch or joint.batch_size) == 0
+        sizes.append((found.micro_batch or joint.batch_size, found.is_checkpointed))
+    assert sizes[0] == (joint.batch_size, False) and sizes[1] == (joint.batch_size // 2, False)
+    assert all(first >= second for (first, _), (second, _) in pairwise(sizes))
+
+
+def test_what_never_fits_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"dense\.lora: one example takes .* take a larger GPU"):
+        plans(0.001)
+
+
+def test_longer_crops_take_more_in_proportion(whole: dict[str, StagePlan]) -> None:
+    seconds = whole["distill"].crop_seconds
+    twice = plans(24, f"distill.data.crop_seconds=[{seconds}, {2 * seconds}]")["distill"]
+    assert twice.per_example / whole["distill"].per_example == pytest.approx(2, rel=0.3)
+    assert twice.fixed == pytest.approx(whole["distill"].fixed, rel=0.01)
+
+
+def test_the_command_says_what_to_set(whole: dict[str, StagePlan]) -> None:
+    joint = whole["dense.joint"]
+    memory = (joint.fixed + 0.5 * joint.batch_size * joint.per_example) / (1 - RESERVE) * 1.001
+    words = ["doctor", "--plan", "smoke", "--gpu-memory", f"{memory:.6f}"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert f"--set dense.joint.data.micro_batch={joint.batch_size // 2}" in " ".join(result.stdout.split())
+    facts = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert {stage["stage"] for stage in facts["stages"]} == set(whole)
+    assert CliRunner().invoke(app, ["doctor", "--plan", "smoke"]).exit_code == 2  # no GPU here
+    assert CliRunner().invoke(app, ["doctor", "--gpu-memory", "24"]).exit_code == 2
+    assert CliRunner().invoke(app, ["doctor", "--plan", "none", "--gpu-memory", "24"]).exit_code == 2
