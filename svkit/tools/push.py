@@ -117,7 +117,8 @@ def write(request: PushRequest, folder: Folder, out: Path | None) -> Path:
     """
     directory = out or request.exp / "hub" / request.name.repository.partition("/")[2]
     config = {"repository": request.name.repository, "licence": folder.licence}
-    with request.output(directory, "push", config, {"checkpoint": request.checkpoint}).open():
+    output = request.output(directory, "push", config, {"checkpoint": request.checkpoint})
+    with output.open():
         for name, content in folder.contents.items():
             if isinstance(content, bytes):
                 write_bytes(directory / name, content)
