@@ -66,12 +66,13 @@ def plan(recipe: Recipe, memory: float, progress: Progress) -> list[StagePlan]:
     plans = []
     with progress.task("plan", len(stages)) as bar:
         for stage in stages:
-            plans.append(_plan_stage(recipe, stage, memory))
+            plans.append(plan_stage(recipe, stage, memory))
             bar.advance(stage=stage)
     return plans
 
 
-def _plan_stage(recipe: Recipe, stage: str, memory: float) -> StagePlan:
+def plan_stage(recipe: Recipe, stage: str, memory: float) -> StagePlan:
+    """Plan one stage, such as `dense.joint`; see `plan`."""
     data = _data(recipe, stage)
     room = (1 - RESERVE) * memory
     for is_checkpointed in (False, True):

@@ -75,11 +75,11 @@ def test_the_host_waits_once_a_logging_interval(
     monkeypatch.setattr(loop._Meter, "record", record)
     task, optim, recorder = STAGES[stage](), OptimConfig(schedule="constant"), Recorder()
     plan = loop.LoopPlan(
-        num_steps=10, steps_per_epoch=10, seed=1, optim=optim, validate_after=(), save_every=99, log_every=5,
-        ask_every=5, micro_batch=micro_batch,
+        num_steps=4, steps_per_epoch=4, seed=1, optim=optim, validate_after=(), save_every=99, log_every=2,
+        ask_every=2, micro_batch=micro_batch,
     )  # fmt: skip
     with without_values(task, "cpu"):
-        batches = [(torch.zeros(4, 6400), torch.zeros(4, dtype=torch.int64)) for _ in range(10)]
+        batches = [(torch.zeros(4, 6400), torch.zeros(4, dtype=torch.int64)) for _ in range(4)]
         optimizer = loop.make_optimizer(task, optim)
         loop.run_loop(task, optimizer, batches, plan, OneProcess(), recorder)  # type: ignore[arg-type]
     assert len(waits) == len(recorder.records) == 2
