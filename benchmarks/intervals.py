@@ -11,20 +11,18 @@ of the populations, among the candidates below; the second half tests it. Every 
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from interval_candidates import CANDIDATES
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtrit
 
 from svkit.eval import bootstrap, metrics
 from svkit.eval.results import Interval
 from svkit.eval.summary import BAND_RATES, Draws, Resampled, resample_errors, summarize
-from svkit.reports.tables import Table, to_markdown
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -273,8 +271,6 @@ def adopted(
 # ---- The candidates --------------------------------------------------------------------------------------------------
 
 MEASURED = ("EER", "minDCF 0.05", "actDCF 0.05", "Cllr", "misses", "false accepts")
-IS_RATE = np.array([True, True, False, False, True, True])
-Ends = tuple[Floats, Floats]
 
 
 def measure(
@@ -297,67 +293,6 @@ def measure(
     columns = [actual, (of_targets + of_others)[:, 1] / 2, of_targets[:, 2], of_others[:, 2]]
     found = np.column_stack([bootstrap.resample(scores, labels, speakers, drawn, curve), *columns])
     return np.where(np.isnan(found), np.nanmean(found, axis=0), found)
-
-
-def percentiles(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
-    """Percentiles, expanded as Student's t is: svkit's intervals before."""
-    size, count = len(left_out), len(drawn)
-    share = ndtr(stdtrit(size - 1, 0.025) * np.sqrt(size / (size - 1)))
-    place = max(1, int(share * (count + 1)))
-    ordered = np.sort(drawn, axis=0)
-    return ordered[place - 1], ordered[-place]
-
-
-def corrected(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
-    """Bias-corrected and accelerated percentiles (B. Efron, "Better bootstrap confidence intervals", JASA 1987)."""
-    below = (drawn < value).mean(axis=0) + (drawn == value).mean(axis=0) / 2
-    bias = ndtri(np.clip(below, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
-    influence = left_out.mean(axis=0) - left_out
-    spread = np.maximum((influence**2).sum(axis=0), 1e-30)
-    acceleration = (influence**3).sum(axis=0) / (6 * spread**1.5)
-    ends = []
-    for place in ndtri([0.025, 0.975]):
-        moved = bias + (bias + place) / (1 - acceleration * (bias + place))
-        ends.append(
-            np.array([np.quantile(one, share) for one, share in zip(drawn.T, ndtr(moved), strict=True)])
-        )
-    return ends[0], ends[1]
-
-
-def on_a_scale(spread: Callable[[Floats], Floats]) -> Callable[[Floats, Floats, Floats], Ends]:
-    """Student's interval of probits of rates and logarithms of costs; a tenth of the value is the least."""
-
-    def ends(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
-        size = len(left_out)
-        samples = drawn if spread is deviation else left_out
-
-        def scale(values: Floats) -> Floats:
-            held = np.clip(np.maximum(values, value / 10), 1e-9, None)
-            return np.where(IS_RATE, ndtri(np.minimum(held, 1 - 1e-3)), np.log(held))
-
-        half = -stdtrit(size - 1, 0.025) * np.sqrt(size / (size - 1)) * spread(scale(samples))
-        middle = scale(value)
-        return tuple(np.where(IS_RATE, ndtr(end), np.exp(end)) for end in (middle - half, middle + half))  # type: ignore[return-value]
-
-    return ends
-
-
-def deviation(samples: Floats) -> Floats:
-    """Standard deviation of resampled values."""
-    return np.asarray(samples.std(axis=0))
-
-
-def jackknife(samples: Floats) -> Floats:
-    """Standard error times sqrt((S - 1) / S), from values without one speaker each."""
-    return np.asarray(samples.std(axis=0) * (len(samples) - 1) / np.sqrt(len(samples)))
-
-
-CANDIDATES = {
-    "percentiles, expanded": percentiles,
-    "BCa": corrected,
-    "probit, bootstrap": on_a_scale(deviation),
-    "probit, jackknife": on_a_scale(jackknife),
-}
 
 
 # ---- Counting --------------------------------------------------------------------------------------------------------
@@ -391,7 +326,9 @@ def check(name: str, num_speakers: int, num_draws: int) -> dict[str, Any]:
         eers = [metrics.equal_error_rate(metrics.error_curve(one, labels)) for one in systems]
         if population.is_test:
             samples = resampled.eer[np.isfinite(resampled.eer), None]
-            ends = percentiles(np.array(eers[:1]), samples, np.empty((num_speakers, 1)))
+            ends = CANDIDATES["percentiles, expanded"](
+                np.array(eers[:1]), samples, np.empty((num_speakers, 1))
+            )
             note("percentiles, expanded", "EER", *(end.item() for end in ends))
         else:
             each = np.concatenate([np.ones((1, num_speakers)), 1 - np.eye(num_speakers)]).astype(np.int64)
@@ -426,70 +363,6 @@ def check(name: str, num_speakers: int, num_draws: int) -> dict[str, Any]:
     }
 
 
-def page(facts: dict[str, Any]) -> str:
-    """Return docs/results/intervals.md, from the content of the JSON beside it; all populations at the same numbers."""
-    rows = facts["rows"]
-
-    def cell(shares: list[float]) -> str:
-        return f"{100 * np.mean(shares):.0f} ({100 * min(shares):.0f})"
-
-    def shares(method: str, statistic: str, num_speakers: int, *, chosen_on: bool) -> list[float]:
-        return [
-            row["coverage"][method][statistic]
-            for row in rows
-            if (row["num_speakers"], row["chosen_on"]) == (num_speakers, chosen_on)
-        ]
-
-    sizes = sorted({row["num_speakers"] for row in rows})
-    shown = [*STATISTICS[:7], "few false accepts"]
-    coverage = [["speakers", *shown, "p < 0.05"]]
-    for size in sizes:
-        level = [100 * row["p_below"]["0.05"] for row in rows if row["num_speakers"] == size]
-        cells = [cell(shares("adopted", one, size, chosen_on=False)) for one in shown]
-        coverage.append([str(size), *cells, f"{np.mean(level):.1f} ({max(level):.1f})"])
-    compared = [["EER, 17 speakers", "on which it was chosen", "others"]]
-    compared += [
-        [method, cell(shares(method, "EER", 17, chosen_on=True)), others]
-        for method, others in (
-            ("adopted", cell(shares("adopted", "EER", 17, chosen_on=False))),
-            ("percentiles, expanded", cell(shares("percentiles, expanded", "EER", 17, chosen_on=False))),
-            *((method, "-") for method in CANDIDATES if method != "percentiles, expanded"),
-        )
-    ]
-    single = [["population", *(f"{size} speakers" for size in sizes)]]
-    for name, population in POPULATIONS.items():
-        found = {row["num_speakers"]: row for row in rows if row["population"] == name}
-        both = [
-            [100 * found[size]["coverage"][method]["EER"] for method in ("percentiles, expanded", "adopted")]
-            for size in sizes
-        ]
-        mark = "" if population.is_test else " (chosen on)"
-        single.append([name + mark, *(f"{before:.0f} -> {now:.0f}" for before, now in both)])
-    counts = {size: min(row["num_draws"] for row in rows if row["num_speakers"] == size) for size in sizes}
-    draws = ", ".join(f"{size}: {count}" for size, count in counts.items())
-    doubt = ", ".join(f"{200 * np.sqrt(0.95 * 0.05 / count):.0f}" for count in counts.values())
-    bounds = [100 * row["bound_of_pairs_holds"] for row in rows]
-    parts = [
-        "# Do the intervals hold the truth?",
-        "Written by `python benchmarks/intervals.py`; every figure is in `intervals.json`.",
-        f"Date: {facts['machine']['date']}; machine: {facts['machine']['cpu']}. Draws of each population at least, by"
-        f" number of speakers: {draws}; {NUM_RESAMPLES} resamples. A share of 95 % may so be off by {doubt} points in a"
-        " single population.",
-        "How often, in %, the 95 % intervals of `svkit score` hold the truth, in the mean of the populations on which"
-        " the method was *not* chosen, and in brackets in the worst of them; last, how often p lies below 0.05 for two"
-        " equally good systems, in the mean and the worst of all populations:",
-        to_markdown(Table(headings=coverage[0], rows=coverage[1:])),
-        "The EER of each population, before (expanded percentiles) -> now:",
-        to_markdown(Table(headings=single[0], rows=single[1:])),
-        "The candidates, mean and lowest as above; where a draw has no error they have nothing to say, which counts"
-        " against them:",
-        to_markdown(Table(headings=compared[0], rows=compared[1:])),
-        "No false accept: what so many pairs of speakers leave possible (1 - 0.05 ** (1 / pairs)) is an upper bound in"
-        f" {np.mean(bounds):.0f} % of the draws, {min(bounds):.0f} % in the worst population.",
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
 def main() -> None:
     """Print one line for each number of speakers and population, and write the table."""
     parser = argparse.ArgumentParser(
@@ -500,7 +373,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=400)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    import measuring  # takes seconds, and a test reads the page
+    import measuring  # takes seconds, and a test draws from the populations
+    from intervals_page import page
 
     for num_speakers in given.speakers:
         for name in given.populations:

@@ -1,6 +1,6 @@
 """The page of the simulated intervals, and what docs/decisions.md says of it, are of the figures beside it."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -13,23 +13,22 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 
 
-@pytest.fixture(scope="module")
-def intervals():
-    spec = importlib.util.spec_from_file_location("intervals", ROOT / "benchmarks" / "intervals.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module
 
 
-def test_the_page_is_of_the_figures(intervals):
-    page = intervals.page(json.loads((RESULTS / "intervals.json").read_text()))
+def test_the_page_is_of_the_figures(benchmark):
+    page = benchmark("intervals_page").page(json.loads((RESULTS / "intervals.json").read_text()))
     assert page == (RESULTS / "intervals.md").read_text()
     table = page.split("\n\n")[4]
     assert table.startswith("| speakers |") and table in (ROOT / "docs" / "decisions.md").read_text()
 
 
-def test_a_population_is_drawn_as_its_truth_says(intervals, monkeypatch):
+def test_a_population_is_drawn_as_its_truth_says(benchmark, monkeypatch):
     """Many speakers: what is measured of them is what is held for true."""
+    intervals = benchmark("intervals")
     monkeypatch.setattr(intervals, "MARGINAL", 100_000)
     for name in ("a tenth of the speakers bad, 2 %", "all pairs, 3 %", "cosines of embeddings"):
         population = intervals.POPULATIONS[name]

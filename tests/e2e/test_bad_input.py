@@ -217,7 +217,8 @@ def test_a_manifest_with_a_bad_row(exp: Path, column: str, cell: str, words: lis
     path.write_text("\n".join(lines) + "\n")
     for command in ("finetune", "prune"):
         refused(run(*training(command), "--exp", exp), 3, f"{path}:5", *words)
-    refused(run("extract", "--exp", exp, "--manifest", path), 3, f"{path}:5", *words)
+    if column != "speaker_id":  # embedding needs none
+        refused(run("extract", "--exp", exp, "--manifest", path), 3, f"{path}:5", *words)
 
 
 def test_a_trial_list_with_a_bad_row(prepared: Path, tmp_path: Path) -> None:
@@ -389,7 +390,7 @@ def test_a_corrupt_or_incomplete_checkpoint(exp: Path, tmp_path: Path, name: str
         for command in (
             ["prune", *set_options(), *out],
             ["finetune", *set_options(), *out, "--from", teacher],
-            ["extract", *out, "--model", teacher],
+            ["extract", *out, "--model", teacher, "--manifest", exp / "data" / "train.tsv"],
             ["info", teacher],
         ):
             refused(run(*command), 4, str(teacher))

@@ -1,0 +1,73 @@
+"""Renders the facts of `intervals.py` as a page of markdown."""
+
+from typing import Any
+
+import numpy as np
+
+from svkit.reports.tables import Table, to_markdown
+
+
+def page(facts: dict[str, Any]) -> str:
+    """Return docs/results/intervals.md, from the content of the JSON beside it; all populations at the same numbers."""
+    rows = facts["rows"]
+    methods = list(rows[0]["coverage"])
+
+    def cell(shares: list[float]) -> str:
+        return f"{100 * np.mean(shares):.0f} ({100 * min(shares):.0f})"
+
+    def shares(method: str, statistic: str, num_speakers: int, *, chosen_on: bool) -> list[float]:
+        return [
+            row["coverage"][method][statistic]
+            for row in rows
+            if (row["num_speakers"], row["chosen_on"]) == (num_speakers, chosen_on)
+        ]
+
+    sizes = sorted({row["num_speakers"] for row in rows})
+    statistics = list(rows[0]["coverage"]["adopted"])
+    shown = [*statistics[:7], "few false accepts"]
+    coverage = [["speakers", *shown, "p < 0.05"]]
+    for size in sizes:
+        level = [100 * row["p_below"]["0.05"] for row in rows if row["num_speakers"] == size]
+        cells = [cell(shares("adopted", one, size, chosen_on=False)) for one in shown]
+        coverage.append([str(size), *cells, f"{np.mean(level):.1f} ({max(level):.1f})"])
+    compared = [["EER, 17 speakers", "on which it was chosen", "others"]]
+    compared += [
+        [method, cell(shares(method, "EER", 17, chosen_on=True)), others]
+        for method, others in (
+            ("adopted", cell(shares("adopted", "EER", 17, chosen_on=False))),
+            ("percentiles, expanded", cell(shares("percentiles, expanded", "EER", 17, chosen_on=False))),
+            *((method, "-") for method in methods if method not in ("adopted", "percentiles, expanded")),
+        )
+    ]
+    single = [["population", *(f"{size} speakers" for size in sizes)]]
+    for name in dict.fromkeys(row["population"] for row in rows):
+        found = {row["num_speakers"]: row for row in rows if row["population"] == name}
+        both = [
+            [100 * found[size]["coverage"][method]["EER"] for method in ("percentiles, expanded", "adopted")]
+            for size in sizes
+        ]
+        mark = " (chosen on)" if found[sizes[0]]["chosen_on"] else ""
+        single.append([name + mark, *(f"{before:.0f} -> {now:.0f}" for before, now in both)])
+    counts = {size: min(row["num_draws"] for row in rows if row["num_speakers"] == size) for size in sizes}
+    draws = ", ".join(f"{size}: {count}" for size, count in counts.items())
+    doubt = ", ".join(f"{200 * np.sqrt(0.95 * 0.05 / count):.0f}" for count in counts.values())
+    bounds = [100 * row["bound_of_pairs_holds"] for row in rows]
+    parts = [
+        "# Do the intervals hold the truth?",
+        "Written by `python benchmarks/intervals.py`; every figure is in `intervals.json`.",
+        f"Date: {facts['machine']['date']}; machine: {facts['machine']['cpu']}. Draws of each population at least, by"
+        f" number of speakers: {draws}; {rows[0]['num_resamples']} resamples. A share of 95 % may so be off by {doubt}"
+        " points in a single population.",
+        "How often, in %, the 95 % intervals of `svkit score` hold the truth, in the mean of the populations on which"
+        " the method was *not* chosen, and in brackets in the worst of them; last, how often p lies below 0.05 for two"
+        " equally good systems, in the mean and the worst of all populations:",
+        to_markdown(Table(headings=coverage[0], rows=coverage[1:])),
+        "The EER of each population, before (expanded percentiles) -> now:",
+        to_markdown(Table(headings=single[0], rows=single[1:])),
+        "The candidates, mean and lowest as above; where a draw has no error they have nothing to say, which counts"
+        " against them:",
+        to_markdown(Table(headings=compared[0], rows=compared[1:])),
+        "No false accept: what so many pairs of speakers leave possible (1 - 0.05 ** (1 / pairs)) is an upper bound in"
+        f" {np.mean(bounds):.0f} % of the draws, {min(bounds):.0f} % in the worst population.",
+    ]
+    return "\n\n".join(parts) + "\n"
