@@ -9,7 +9,7 @@ import typer
 
 from svkit.cli import console, options
 from svkit.config.ranges import Range
-from svkit.errors import ConfigError
+from svkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from svkit.scoring.verify import VerifyResult
@@ -69,6 +69,9 @@ def verify(
         raise ConfigError(
             f"verify: expected two files, found {len(files)}; several a side: --enroll A1 --enroll A2 B1 B2"
         )
+    if not enroll and gallery is None and not files[0].exists() and (exp / "gallery").is_dir():
+        people = (exp / "gallery").as_posix()
+        raise DataError(f"{files[0]}: does not exist; if it is the name of a person, give --gallery {people}")
     from svkit.scoring.verify import VerifyRequest, run
 
     request = VerifyRequest(
@@ -131,7 +134,7 @@ def _print(done: "VerifyResult") -> None:
         )
     if done.warnings:
         notes.append("Do not trust this: " + "; ".join(done.warnings))
-    console.table(Table(title=_VERDICTS[done.is_accepted], headings=["", ""], rows=rows, notes=notes))
+    console.table(Table(title=_verdict(done), headings=["", ""], rows=rows, notes=notes))
 
 
 def _threshold_kind(done: "VerifyResult") -> str:
@@ -141,4 +144,11 @@ def _threshold_kind(done: "VerifyResult") -> str:
     return "given" if done.threshold_from == "given" else f"Bayes, prior {done.prior:g}, {costs}"
 
 
-_VERDICTS = {None: "UNDECIDED", True: "ACCEPT: the same speaker", False: "REJECT: different speakers"}
+def _verdict(done: "VerifyResult") -> str:
+    if done.is_accepted is None:
+        return "UNDECIDED"
+    if done.is_accepted:
+        return "ACCEPT: the same speaker"
+    if done.posterior is not None and done.posterior > 0.5:  # by a stricter threshold
+        return "REJECT: one speaker is likelier, but not likely enough"
+    return "REJECT: different speakers"

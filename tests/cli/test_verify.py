@@ -91,6 +91,25 @@ def test_uncalibrated_shows_the_score_and_decides_nothing(home):
     assert done.exit_code == 0 and "UNDECIDED" in done.stdout and "not calibrated" in done.stdout
 
 
+def test_a_rejection_that_is_likelier_one_speaker_does_not_say_different_speakers(home):
+    """The threshold was stricter than the probability: the heading must not contradict the table."""
+    for offset, heading in ((20.0, "REJECT: one speaker is likelier"), (-20.0, "REJECT: different speakers")):
+        calibrate(home, weights=(1.0,), offset=offset)
+        done = run(home, home / "a.wav", home / "b.wav", "--threshold", "2")
+        assert done.exit_code == 0 and done.stdout.startswith(heading)
+
+
+def test_a_name_without_its_gallery_is_told_of_the_gallery(home):
+    assert "give --gallery" not in run(home, "alice", home / "b.wav").stderr
+    (home / "exp" / "gallery").mkdir()
+    done = run(home, "alice", home / "b.wav")
+    assert done.exit_code == 3
+    assert (
+        f"alice: does not exist; if it is the name of a person, give --gallery {home}/exp/gallery"
+        in done.stderr
+    )
+
+
 def test_the_default_is_the_pruned_model_else_the_dense_one(home):
     model = answer(home, home / "a.wav", home / "b.wav")["model"]
     assert model["path"].endswith("finetune-pruned/lmft")
