@@ -14,6 +14,8 @@ import onnxruntime
 import soundfile
 from scipy.signal import resample_poly
 
+if len(sys.argv) < 3:
+    sys.exit("usage: decide.py A.wav B.wav [PRIOR]")
 folder = Path(__file__).parent
 graph = min(folder.glob("model*.onnx"), key=lambda path: len(path.name))  # float32, where it was exported
 session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])

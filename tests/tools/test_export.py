@@ -245,6 +245,7 @@ def test_a_calibration_that_cannot_come_along_is_left_out_and_that_is_said(expor
     assert json.loads((out / "export.json").read_text())["calibration"] is None
     pair = [record(tmp_path / "a.wav", 1), record(tmp_path / "b.wav", 2)]
     assert "undecided" in decide(out, *pair, code=1)
+    assert "usage: decide.py A.wav B.wav" in decide(out, pair[0], code=1)
     # One that is given has to fit; one that fits makes the folder anew, with another it is another folder.
     given = export(*asked, "--calibration", checkpoint / "calibration.json", "--overwrite")
     assert given.exit_code == 4 and "two sides and no cohort" in given.stderr
