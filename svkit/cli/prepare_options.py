@@ -193,7 +193,8 @@ def show_bad_files(bad_files: "Sequence[BadFile]") -> None:
 
     counts = Counter(file.reason for file in bad_files)
     summary = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-    table = Table(title=f"{len(bad_files)} bad files: {summary}")
+    files = "file" if len(bad_files) == 1 else "files"
+    table = Table(title=f"{len(bad_files)} bad {files}: {summary}")
     for heading in ("file", "reason", "cause"):
         table.add_column(heading, overflow="fold")
     for file in bad_files[:MAX_TABLE_ROWS]:

@@ -89,7 +89,8 @@ def list_recordings(
     if not len(table):
         raise DataError(f"{named}: none of its {num_files} audio files can be used")
     speakers = table["speaker_id"][table["speaker_id"] != ""].nunique()
-    progress.note(f"{named}: {len(table):,} recordings, {speakers:,} speakers, {hours(table):.2f} h")
+    who = f"{speakers:,} speakers" if speakers else "no speaker known"
+    progress.note(f"{named}: {len(table):,} recordings, {who}, {hours(table):.2f} h")
     return table, bad
 
 
