@@ -42,7 +42,7 @@ def plan_imported(request: ScoreRequest) -> tuple[list[Output], ScoreRequest]:
             f" {len(request.scores)} files"
         )
     for name in request.names:
-        if name != Path(name).name or name in ("", ".", ".."):
+        if name != Path(name).name or name in ("", ".", "..") or not name.isprintable():
             raise ConfigError(f"--name {name!r}: expected a plain name")
     calibrations = one_each("--calibration", request.calibrations, len(names))
     num_ours = len(request.embeddings)

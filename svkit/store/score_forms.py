@@ -34,6 +34,9 @@ _READABLE = tuple(
 """The columns of lines without a header."""
 _ADVICE = f"name the columns in a header line `{' '.join(COLUMNS)}` separated by tabs"
 
+_LARGEST_SCORE = 1e100
+"""In size: sums of squares of larger ones, which calibrations take, leave what float64 holds."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class ForeignScores:
@@ -71,6 +74,12 @@ def _read(path: Path, trials: Trials) -> ForeignScores:
             columns = table.column_names if "score" in table.column_names else _columns(path, table, trials)
         table = table.rename_columns(columns)
         scores.append(finite_numbers(path, table.column("score"), "score", numbers))
+        if len(beyond := np.flatnonzero(np.abs(scores[-1]) > _LARGEST_SCORE)):
+            first = int(beyond[0])
+            raise DataError(
+                f"{path}:{numbers[first]}: score: expected a number of at most {_LARGEST_SCORE:g} in size, found"
+                f" {scores[-1][first]:g}"
+            )
         lines.append(numbers)
         if "label" in columns:
             labels.append(_labels(path, table.column("label"), numbers))

@@ -147,6 +147,7 @@ def broken(number, text):
     [
         ("kaldi", broken(3, f"{A} {B} nan"), 4, "foreign.txt:3: score: expected a finite number, found 'nan'"),
         ("kaldi", broken(3, f"{A} {B} inf"), 4, "foreign.txt:3: score: expected a finite number, found 'inf'"),
+        ("kaldi", broken(3, f"{A} {B} -1e307"), 4, "foreign.txt:3: score: expected a number of at most 1e+100"),
         ("score only", broken(5, "-"), 4, "foreign.txt:5: score: expected a finite number, found '-'"),
         ("kaldi", broken(2, f"{A} {B} 0.5"), 4, "foreign.txt:2 (00006/0.wav 00006/1.wav)"),
         ("kaldi", broken(2, f"{A} nobody 0.5"), 4, "1 of 276 scores are of trials that "),
@@ -221,6 +222,7 @@ def test_missing_scores_are_left_out_where_allowed_and_ids_are_matched(scored, t
         (("--scores", "s"), "expected one each"),
         (("--scores", "s", "--name", "a", "--scores", "s", "--name", "a"), "expected one each"),
         (("--scores", "s", "--name", "../a"), "expected a plain name"),
+        (("--scores", "s", "--name", "a\nb"), "expected a plain name"),
         (("--name", "a"), "expected one each"),
         (("--scores", "s", "--name", "a", "--norm", "snorm"), "taken as they are; leave out a back-end"),
         (("--scores", "s", "--name", "a", "--fuse", "x"), "are two steps"),
