@@ -104,7 +104,7 @@ def test_an_input_that_may_not_be_read(stages: dict[str, Stage], tmp_path: Path)
     ):
         before = path.stat().st_mode
         path.chmod(0)
-        given = {"--model": exp.parent / "teacher", option: value}
+        given = {"--model": exp.parent / "teacher", "--manifest": exp / "data" / "valid.tsv", option: value}
         words = (
             "extract",
             "--exp",
