@@ -12,7 +12,8 @@ from svkit.config.schema import MarginConfig, OptimConfig, PruneConfig
 from svkit.nn.margin import SampledClassifier
 from svkit.training.loop import LoopPlan, backward, pace_batch_norms
 from svkit.training.tasks import ClassificationTask, DistillationTask, Task
-from tests.training.test_tasks import LABELS, classification, pruning, waves
+from tests.random_models import random_encoder
+from tests.training.test_tasks import ENCODER, LABELS, classification, pruning, waves
 
 PLAN = LoopPlan(
     num_steps=9,
@@ -35,13 +36,15 @@ def classification_without_statistics() -> ClassificationTask:
 
 def sampled() -> ClassificationTask:
     task = classification_without_statistics()
+    torch.manual_seed(2)
     classifier = SampledClassifier(7, 40, 6, seed=1)
     return ClassificationTask(task.network, classifier, MarginConfig())
 
 
 def distillation() -> DistillationTask:
     task = pruning()
-    return DistillationTask(task.student, task._teacher[0], task.config)
+    # Not the teacher itself: the L1 loss would have no gradient but the signs of rounding errors.
+    return DistillationTask(random_encoder(ENCODER, 4), task._teacher[0], task.config)
 
 
 TASKS: dict[str, Any] = {
@@ -69,10 +72,10 @@ def test_parts_add_up_to_the_whole(accelerator: Any, name: str, micro_batch: int
     parts, summed = losses_and_gradients(task, accelerator, micro_batch)
     assert parts == pytest.approx(whole, rel=1e-5, abs=1e-6)
     assert summed.keys() == gradients.keys() and len(summed) > 3
+    size = float(torch.stack([gradient.norm() for gradient in gradients.values()]).norm())
     for key, gradient in gradients.items():
-        torch.testing.assert_close(
-            summed[key], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, k=key: f"{k}: {text}"
-        )
+        # Some gradients are zero but for rounding, such as that of the keys' bias.
+        assert float((summed[key] - gradient).norm()) <= 1e-5 * float(gradient.norm()) + 1e-6 * size, key
 
 
 def test_a_part_as_large_as_the_batch_is_the_batch(accelerator: Any) -> None:
