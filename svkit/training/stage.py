@@ -313,6 +313,7 @@ class _Fit:
         """Have the state written by a thread, from a copy on the host, while training goes on."""
 
         def action() -> None:
+            self._await_saved()  # before the copy: one at a time, a disk slower than training holds it up
             facts = self.stage.facts
             state = checkpoint.ResumeState(
                 num_done=num_done,
@@ -322,7 +323,6 @@ class _Fit:
                 facts=copy.deepcopy(facts),
                 best_step=facts.get("best", {}).get("step"),
             )
-            self._await_saved()  # one at a time: a disk slower than training holds it up, and no copies pile up
             write = partial(checkpoint.write_resume, self.directory, state, self.recipe.save.keep_last)
             self.saving = self.saver.submit(write), num_done
 
