@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -34,7 +35,7 @@ Floats = NDArray[np.float64]
 Point = TypeVar("Point", bound=OperatingPoint)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Draws:
     """Speakers of the trials and how often each is drawn in each resample; the same for systems that are compared."""
 
@@ -43,6 +44,19 @@ class Draws:
     """[R, S]."""
     source: str
     """Where the speakers are known from: `manifest` or `trials`."""
+
+    @cached_property
+    def num_people(self) -> int:
+        """Speakers that have target trials."""
+        return bootstrap.count_people(self._is_target(), self.speakers)
+
+    @cached_property
+    def num_pairs(self) -> int:
+        """Pairs of speakers that have nontarget trials; to count them takes a pass over all trials."""
+        return bootstrap.count_pairs(self._is_target(), self.speakers)
+
+    def _is_target(self) -> NDArray[np.bool_]:
+        return np.asarray(self.speakers.enroll == self.speakers.test)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -69,9 +83,8 @@ def resample_errors(scores: ArrayLike, labels: ArrayLike, draws: Draws) -> Resam
     misses, samples = found[0, 1:], found[1:]
     ends = np.full((2, len(BAND_RATES)), np.nan)
     if 2 * np.count_nonzero(np.isfinite(samples[:, 0])) >= len(samples):
-        num_people = bootstrap.count_people(labels, draws.speakers)
         for place, miss in enumerate(misses.tolist()):
-            interval = bootstrap.rate_interval(miss, samples[:, 1 + place], drawn, num_people)
+            interval = bootstrap.rate_interval(miss, samples[:, 1 + place], drawn, draws.num_people)
             ends[:, place] = interval.low, interval.high
     return Resampled(eer=samples[:, 0], band=ends)
 
@@ -105,7 +118,7 @@ def summarize(
     minima = _lowest_costs(curve, applications)
     eer, eer_interval = equal_error_rate(curve), None
     if draws is not None and resampled is not None:
-        eer_interval = _eer_interval(eer, resampled.eer, labels, draws)
+        eer_interval = _eer_interval(eer, resampled.eer, draws)
         points = _with_intervals([*thresholds.values(), *minima], scores, labels, draws)
         thresholds = dict(zip(thresholds, points, strict=False))
         minima = [_with_cost_interval(point, 1.0) for point in points if isinstance(point, DetectionCost)]
@@ -184,7 +197,7 @@ def summarize_group(
         # Too few speakers, or too few with target trials: the rate stands without an interval.
         if len(present) >= bootstrap.MIN_SPEAKERS and 2 * np.count_nonzero(np.isfinite(eers)) >= len(eers):
             here = replace(draws, speakers=part, multiplicities=draws.multiplicities[:, present])
-            interval = _eer_interval(eer, eers, labels, here)
+            interval = _eer_interval(eer, eers, here)
     lowest = tuple(_lowest_costs(curve, APPLICATIONS))
     return replace(group, eer=eer, eer_interval=interval, min_dcf=lowest)
 
@@ -222,24 +235,21 @@ def _with_intervals(
     misses, accepts = bootstrap.resample_rates(
         scores, labels, draws.speakers, draws.multiplicities, [point.threshold for point in points]
     )
-    num_people = bootstrap.count_people(labels, draws.speakers)
-    num_pairs = bootstrap.count_pairs(labels, draws.speakers)
     return [
         replace(
             point,
             miss_rate_interval=bootstrap.rate_interval(
-                point.miss_rate, missed, draws.multiplicities, num_people
+                point.miss_rate, missed, draws.multiplicities, draws.num_people
             ),
             false_accept_rate_interval=bootstrap.rate_interval(
-                point.false_accept_rate, accepted, draws.multiplicities, num_pairs
+                point.false_accept_rate, accepted, draws.multiplicities, draws.num_pairs
             ),
         )
         for point, missed, accepted in zip(points, misses.T, accepts.T, strict=True)
     ]
 
 
-def _eer_interval(eer: float, samples: Floats, labels: ArrayLike, draws: Draws) -> Interval:
+def _eer_interval(eer: float, samples: Floats, draws: Draws) -> Interval:
     """Return the interval of an EER with resampled values [R]; of 0, what so many speakers leave possible."""
-    num_people = bootstrap.count_people(labels, draws.speakers)
-    interval = bootstrap.rate_interval(eer, samples, draws.multiplicities, num_people)
+    interval = bootstrap.rate_interval(eer, samples, draws.multiplicities, draws.num_people)
     return replace(interval, speakers_from=draws.source)
