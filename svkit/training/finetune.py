@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from svkit.config.architecture import ModelArchitecture
-from svkit.config.schema import StageConfig
+from svkit.config.schema import Recipe, StageConfig
 from svkit.data.dataset import CropDataset
 from svkit.errors import ArtifactError
 from svkit.models.load import TINY_ENCODER, load_encoder, load_model, new_network
@@ -155,31 +155,14 @@ class FinetuneStage(Stage):
                 )
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> ClassificationTask:
-        """Make the task, and freeze what the stage does not train."""
-        network, config, seed = self.network, self.config, self.request.recipe.seed
-        network.requires_grad_(True)
-        # Draws of their own, so that a run that resumes, or has another classifier, begins with the same weights.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if self.name == "lora":
-                lora.attach(network.encoder, self.request.recipe.lora)
-            torch.manual_seed(seed + 1)
-            classifier = make_classifier(
-                network.architecture.head.embedding_dim,
-                len(self.speakers),
-                config.margin,
-                batch_size=batch_size,
-                seed=seed,
-            )
+        """Make the task, with the class weights of the checkpoint before it where the classes are the same."""
+        task = make_task(
+            self.network, self.name, self.request.recipe, self.config, len(self.speakers), batch_size
+        )
         if self.known_weight is not None:
             with torch.no_grad():
-                classifier.weight.copy_(self.known_weight)
-        if self.name == "head":
-            network.encoder.requires_grad_(False)
-        # A frozen encoder runs without dropout, as published.
-        network.encoder.set_conv_dropout(0.0 if self.name in FROZEN_ENCODER else config.conv_dropout)
-        network.encoder.checkpoint_layers = self.request.recipe.gradient_checkpointing
-        return ClassificationTask(network, classifier, config.margin, config.augment)
+                task.classifier.weight.copy_(self.known_weight)
+        return task
 
     def validate(self, accelerator: Accelerator) -> Record | None:
         """Measure EER and minDCF."""
@@ -225,6 +208,41 @@ class FinetuneStage(Stage):
             config = lora.adapter_config(self.request.recipe.lora)
             checkpoint.write_adapter(directory, config, lora.adapter_state(network.encoder))
         checkpoint.write_model(directory, network.architecture, lora.base_state(network))
+
+
+def make_task(
+    network: SpeakerNetwork, name: str, recipe: Recipe, config: StageConfig, num_classes: int, batch_size: int
+) -> ClassificationTask:
+    """Make the task of a stage, with a new classifier, and freeze what the stage does not train.
+
+    Args:
+        network: to be trained, in place.
+        name: of the stage.
+        recipe: which has the stage.
+        config: of the stage.
+        num_classes: speakers times speeds.
+        batch_size: examples of a step over all processes.
+    """
+    network.requires_grad_(True)
+    # Draws of their own, so that a run that resumes, or has another classifier, begins with the same weights.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if name == "lora":
+            lora.attach(network.encoder, recipe.lora)
+        torch.manual_seed(recipe.seed + 1)
+        classifier = make_classifier(
+            network.architecture.head.embedding_dim,
+            num_classes,
+            config.margin,
+            batch_size=batch_size,
+            seed=recipe.seed,
+        )
+    if name == "head":
+        network.encoder.requires_grad_(False)
+    # A frozen encoder runs without dropout, as published.
+    network.encoder.set_conv_dropout(0.0 if name in FROZEN_ENCODER else config.conv_dropout)
+    network.encoder.checkpoint_layers = recipe.gradient_checkpointing
+    return ClassificationTask(network, classifier, config.margin, config.augment)
 
 
 def rows_for(known: checkpoint.Classifier, speakers: list[str], speeds: list[float]) -> Tensor | None:

@@ -7,7 +7,7 @@ context and the allocator's losses, for which `RESERVE` stays free, and short-li
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -16,13 +16,13 @@ from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArch
 from svkit.config.schema import DataConfig, Recipe
 from svkit.errors import ConfigError
 from svkit.models.load import TINY_ENCODER, WithoutDraws
-from svkit.nn import lora
 from svkit.nn.encoder import Encoder
-from svkit.nn.margin import make_classifier
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
 from svkit.pruning.gates import EncoderGates
-from svkit.training.tasks import ClassificationTask, DistillationTask, PruningTask, Task
+from svkit.training.finetune import make_task
+from svkit.training.tasks import DistillationTask, PruningTask, Task
+from svkit.training.teacher import train_student
 
 NUM_SPEAKERS = 5_994
 """Of VoxCeleb2 dev."""
@@ -76,7 +76,7 @@ def plan_stage(recipe: Recipe, stage: str, memory: float) -> StagePlan:
     data = _data(recipe, stage)
     room = (1 - RESERVE) * memory
     for is_checkpointed in (False, True):
-        fixed, per_example = _measure(recipe, stage, is_checkpointed)
+        fixed, per_example = _measure(replace(recipe, gradient_checkpointing=is_checkpointed), stage)
         size = min(data.batch_size, int((room - fixed) / per_example)) if room > fixed else 0
         if size >= min(SMALLEST_PART, data.batch_size):
             break
@@ -105,10 +105,10 @@ def _data(recipe: Recipe, stage: str) -> DataConfig:
     return data
 
 
-def _measure(recipe: Recipe, stage: str, is_checkpointed: bool) -> tuple[float, float]:
+def _measure(recipe: Recipe, stage: str) -> tuple[float, float]:
     """Return the fixed memory of a stage and that of an example, GiB."""
     with WithoutDraws():
-        task = _make_task(recipe, stage, is_checkpointed)
+        task = _make_task(recipe, stage)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -165,13 +165,13 @@ def _cuda_autocast() -> Iterator[None]:
         torch.set_autocast_dtype("cuda", before[1])
 
 
-def _make_task(recipe: Recipe, stage: str, is_checkpointed: bool) -> Task:
+def _make_task(recipe: Recipe, stage: str) -> Task:
     """Make the task of a stage as it is trained, on VoxCeleb2."""
     is_tiny = recipe.encoder == TINY_ENCODER
     architecture: EncoderArchitecture = tiny_architecture(recipe.encoder_overrides) if is_tiny else W2V_BERT_2
     if stage in ("prune", "distill"):
         student, teacher = Encoder(architecture), Encoder(architecture)
-        student.checkpoint_layers = is_checkpointed
+        train_student(student, recipe.prune if stage == "prune" else recipe.distill, recipe)
         if stage == "distill":  # what is cut is smaller: an upper limit
             return DistillationTask(student, teacher, recipe.distill)
         gates = EncoderGates(architecture, recipe.prune, recipe.seed)
@@ -179,15 +179,5 @@ def _make_task(recipe: Recipe, stage: str, is_checkpointed: bool) -> Task:
     name = stage.removeprefix("dense.")
     config = getattr(recipe.dense, name)
     network = SpeakerNetwork(ModelArchitecture(encoder=architecture, head=recipe.head))
-    if name == "lora":
-        lora.attach(network.encoder, recipe.lora)
-    elif name == "head":
-        network.encoder.requires_grad_(False)
-    network.encoder.checkpoint_layers = is_checkpointed
-    network.encoder.set_conv_dropout(0.0 if name in ("lora", "head") else config.conv_dropout)
     num_classes = NUM_SPEAKERS * len(config.data.speeds)
-    size = config.data.batch_size
-    classifier = make_classifier(
-        recipe.head.embedding_dim, num_classes, config.margin, batch_size=size, seed=recipe.seed
-    )
-    return ClassificationTask(network, classifier, config.margin)
+    return make_task(network, name, recipe, config, num_classes, config.data.batch_size)

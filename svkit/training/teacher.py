@@ -6,7 +6,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
-from svkit.config.schema import DistillConfig
+from svkit.config.schema import DistillConfig, Recipe
 from svkit.data.dataset import CropDataset
 from svkit.errors import ArtifactError
 from svkit.models.load import SpeakerModel, load_model
@@ -38,9 +38,7 @@ class TeacherStage(Stage):
 
     def prepare(self, task: DistillationTask, accelerator: Accelerator) -> DistillationTask:
         """Let the task's student be trained as the recipe says; cast or pack the teacher's layers on their device."""
-        task.student.requires_grad_(True)
-        task.student.set_conv_dropout(self.config.conv_dropout)
-        task.student.checkpoint_layers = self.request.recipe.gradient_checkpointing
+        train_student(task.student, self.config, self.request.recipe)
         task.to(accelerator.device)
         task.prepare_teacher(product_dtype(accelerator.mixed_precision))
         return task
@@ -48,6 +46,13 @@ class TeacherStage(Stage):
     def validate(self, accelerator: Accelerator) -> Record | None:
         """Measure the distance to the teacher."""
         return None if self.meter is None else self.meter.measure(self.task, accelerator)
+
+
+def train_student(student: Encoder, config: DistillConfig, recipe: Recipe) -> None:
+    """Let an encoder be trained as the recipe says."""
+    student.requires_grad_(True)
+    student.set_conv_dropout(config.conv_dropout)
+    student.checkpoint_layers = recipe.gradient_checkpointing
 
 
 def checked(path: Path, role: str, command: str) -> Path:
