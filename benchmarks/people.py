@@ -16,10 +16,10 @@ import numpy as np
 import soundfile
 
 from svkit.config.schema import HeadConfig
-from svkit.scoring.backend import Backend
-from svkit.scoring.calibrate import PAIR_FEATURES, describe_backend
+from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.identify import IdentifyRequest, answer
 from svkit.scoring.listen import hear
+from svkit.scoring.ratio import PAIR_FEATURES
 from svkit.store.calibration import CalibrationRecord
 from svkit.store.gallery import (
     Gallery,

@@ -7,14 +7,17 @@ description" (quality measures: duration, embedding norm, mean score against imp
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svkit.errors import ConfigError, DataError
-from svkit.eval.bootstrap import TrialSpeakers
 from svkit.eval.llr import supported_bounds
 from svkit.eval.metrics import check_trials, error_curve, far_point
+
+if TYPE_CHECKING:
+    from svkit.eval.bootstrap import TrialSpeakers
 
 Floats = NDArray[np.float64]
 
@@ -108,7 +111,7 @@ class CrossValidated:
 def cross_validate(
     features: NDArray[np.floating],
     labels: ArrayLike,
-    speakers: TrialSpeakers,
+    speakers: "TrialSpeakers",
     num_folds: int,
     seed: int,
     prior: float = PRIOR,

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import isotonic_regression
 
 from svkit.errors import DataError
 from svkit.eval.results import OperatingPoint
@@ -131,6 +130,8 @@ def convex_hull(curve: ErrorCurve) -> ErrorCurve:
     corners = corner_points(curve)
     targets = np.diff(curve.num_misses[corners])
     counts = targets - np.diff(curve.num_false_accepts[corners])
+    from scipy.optimize import isotonic_regression  # half a second of every start; only curves need it
+
     points = corners[isotonic_regression(targets / counts, weights=counts.astype(np.float64)).blocks]
     return replace(
         curve,

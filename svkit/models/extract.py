@@ -22,6 +22,7 @@ from torch import Tensor
 
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.models.embed import embed_rows, refuse_short
+from svkit.models.final import STAGES, final_models, model_name
 from svkit.models.load import load_model
 from svkit.models.session import StopSignal, finish, make_accelerator, on_main, opened, unfinished
 from svkit.nn import inference
@@ -31,7 +32,7 @@ from svkit.store import checkpoint
 from svkit.store.embeddings import MANIFEST_NAME, write_embeddings
 from svkit.store.manifest import Manifest, read_manifest, write_manifest
 from svkit.store.output import Output
-from svkit.store.provenance import RUN_NAME, is_finished, plain, sha256_file
+from svkit.store.provenance import plain, sha256_file
 from svkit.store.request import RunRequest
 
 DTYPES = {
@@ -40,14 +41,6 @@ DTYPES = {
     "int8": (torch.int8, "fp32"),
 }
 """Of the products in linear layers, and the precision of all else, by what is asked for; auto: the recipe decides."""
-_STAGES = {
-    "dense": ("finetune/lmft", "finetune/joint", "finetune/lora", "finetune/head"),
-    "pruned": (
-        *("finetune-pruned/lmft", "finetune-pruned/joint", "finetune-pruned/head"),
-        *("distill", "prune"),
-    ),
-}
-"""Where the models of an experiment are made, the last stage first."""
 _JOURNAL_NAME = ".scan"
 
 
@@ -72,46 +65,6 @@ class ExtractRequest(RunRequest):
     dtype: str = "auto"
     recordings: Recordings | None = None
     """In place of a manifest, which is written into each output."""
-
-
-def final_models(exp: Path, progress: Progress | None = None) -> dict[str, Path]:
-    """Final dense and final pruned checkpoint of an experiment, those that exist, by name.
-
-    Where a later stage has begun and is not finished, `progress` is told which checkpoint stands in for it.
-    """
-    models = {}
-    for name, stages in _STAGES.items():
-        begun = [exp / stage for stage in stages if (exp / stage / RUN_NAME).exists()]
-        found = next((exp / stage for stage in stages if is_finished(exp / stage)), None)
-        if found is not None:
-            models[name] = found
-        if progress is not None and begun and not is_finished(begun[0]):
-            taken = f"{found} is taken for the {name} model" if found else f"there is no {name} model yet"
-            progress.note(f"{begun[0]} is not finished: {taken}")
-    return models
-
-
-def final_model(exp: Path, progress: Progress) -> Path:
-    """Return the final pruned model of an experiment, else the final dense one.
-
-    Raises:
-        ArtifactError: there is neither.
-    """
-    models = final_models(exp, progress)
-    if not models:
-        raise ArtifactError(f"{exp}: no finished model; run `svkit finetune` first, or name a checkpoint")
-    return models.get("pruned") or models["dense"]
-
-
-def model_name(exp: Path, path: Path) -> str:
-    """Name of a model in `exp/embeddings` and in tables: dense, pruned, or its place below the experiment."""
-    for name, final in final_models(exp).items():
-        if final.resolve() == path.resolve():
-            return name
-    try:
-        return "-".join(path.resolve().relative_to(exp.resolve()).parts)
-    except ValueError:
-        return path.resolve().name
 
 
 def run(request: ExtractRequest, progress: Progress) -> list[Path]:
@@ -180,7 +133,7 @@ def _plan(request: ExtractRequest, models: Sequence[tuple[str, Path]], progress:
         )
         full_name = name if is_own else f"{name}-{manifest.stem if recordings is None else recordings.name}"
         output = request.output(request.out or exp / "embeddings" / full_name, "extract", config, inputs)
-        if request.out is None and not (is_own and name in _STAGES):
+        if request.out is None and not (is_own and name in STAGES):
             # A model of the experiment is known by its name, whatever has become of it since.
             is_named = path.resolve().is_relative_to(exp.resolve())
             compared = [kind for kind in inputs if not (is_named and kind == "checkpoint")]

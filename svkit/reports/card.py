@@ -18,8 +18,8 @@ from svkit.pruning.outcome import vanished_sentence
 from svkit.reports import results, wording
 from svkit.reports.tables import Table
 from svkit.reports.templates import render_markdown
-from svkit.scoring.calibrate import bounds_gap, map_of, separable_caution
 from svkit.scoring.lineage import corpus_of, pruned_by, source_of, training_lists
+from svkit.scoring.ratio import bounds_gap, map_of, separable_caution
 from svkit.store import calibration
 from svkit.store.atomic import write_text
 from svkit.store.checkpoint import SPEAKERS_NAME

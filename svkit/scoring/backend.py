@@ -1,19 +1,12 @@
-"""From trials and embeddings to scores: look up rows, centre, compare, normalise."""
+"""How two embeddings become a score: the settings, and their names in tables, directories and records."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
-from svkit.errors import ConfigError, DataError, first_five
-from svkit.eval import scoring
-from svkit.eval.plda import Plda
-from svkit.store.embeddings import Embeddings
-from svkit.store.trials import Trials
+from svkit.errors import ConfigError
+from svkit.store.metrics import BackendRecord
 
 TOP_N = 300
 _BY_ROLE = ("train", "training", "cohort", "mean")
@@ -77,110 +70,8 @@ class Backend:
         return "-".join(filter(None, parts)) or "cosine"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class Lookup:
-    """Rows of the embeddings that a trial list needs, and each trial's place among them."""
-
-    enroll: NDArray[np.float32]
-    """[R, D]: the utterances of all enrollments."""
-    enroll_groups: NDArray[np.int64]
-    """[R] the enrollment, 0 to E - 1, that each belongs to."""
-    test: NDArray[np.float32]
-    """[U, D]."""
-    enroll_rows: NDArray[np.int32]
-    """[T] enrollment of each trial, 0 to E - 1."""
-    test_rows: NDArray[np.int32]
-    """[T]."""
-
-    def centered(self, mean: NDArray[np.float64]) -> "Lookup":
-        """Subtract a mean [D] from both sides."""
-        return replace(self, enroll=scoring.center(self.enroll, mean), test=scoring.center(self.test, mean))
-
-
-CohortMeans = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""Mean cohort score of each enrollment [E] and of each test [U]."""
-
-
-def look_up(
-    trials: Trials, embeddings: Embeddings, source: str, enrollment: pd.DataFrame | None = None
-) -> Lookup:
-    """Find the embeddings, called `source` in messages, of both sides of every trial.
-
-    Raises:
-        DataError: utterances or enrollments without an embedding; the first five are named.
-    """
-    enroll_ids, index = trials.enroll.values, pd.Index(embeddings.ids)
-    test = embeddings.matrix[_rows(index, trials.test.values, source, "utterances")]
-    if enrollment is None:
-        rows = _rows(index, enroll_ids, source, "utterances")
-        groups = np.arange(len(rows))
-    else:
-        needed = enrollment[enrollment["enroll_id"].isin(enroll_ids)]
-        rows = _rows(index, np.asarray(needed["utterance_id"], dtype=object), source, "utterances")
-        _rows(pd.Index(needed["enroll_id"].unique()), enroll_ids, "the enrollment map", "enrollments")
-        groups = pd.Index(enroll_ids).get_indexer(pd.Index(needed["enroll_id"]))
-    return Lookup(
-        enroll=embeddings.matrix[rows],
-        enroll_groups=groups.astype(np.int64),
-        test=test,
-        enroll_rows=trials.enroll.codes,
-        test_rows=trials.test.codes,
-    )
-
-
-def has_embeddings(
-    trials: Trials, embeddings: Embeddings, enrollment: pd.DataFrame | None = None
-) -> NDArray[np.bool_]:
-    """Say of every trial whether all of its utterances have embeddings, [T]; arguments as for `look_up`."""
-    known = pd.Index(embeddings.ids)
-    enrollments: pd.Index = known
-    if enrollment is not None:
-        is_whole = enrollment["utterance_id"].isin(known).groupby(enrollment["enroll_id"]).all()
-        enrollments = is_whole[is_whole].index
-    has_test = trials.test.look_up(pd.Index(trials.test.values).isin(known))
-    has_enroll = trials.enroll.look_up(pd.Index(trials.enroll.values).isin(enrollments))
-    return np.asarray(has_test & has_enroll, dtype=bool)
-
-
-def _rows(index: pd.Index, ids: NDArray[np.object_], source: str, what: str) -> NDArray[np.int64]:
-    rows = index.get_indexer(pd.Index(ids))
-    missing = np.asarray(ids)[rows < 0]
-    if len(missing):
-        raise DataError(
-            f"{source}: nothing for {len(missing)} of {len(ids)} {what} of the trials:"
-            f" {first_five(missing.tolist())}; they must hold every utterance of the trials"
-        )
-    return np.asarray(rows, dtype=np.int64)
-
-
-def score_trials(
-    lookup: Lookup, backend: Backend, cohort: NDArray[np.float32] | None, plda: Plda | None = None
-) -> tuple[NDArray[np.float64], CohortMeans | None]:
-    """Score every trial with a cohort [C, D], needed for normalisation, and PLDA where that is the method.
-
-    Returns:
-        [T] scores, higher for the same speaker; what they were normalised by, where there is a cohort.
-    """
-    assert (backend.method == "plda") == (plda is not None), "a model for the method plda, and only for it"
-    enroll, test = lookup.enroll, lookup.test
-    # A score is an inner product of two factors: unit vectors, or what PLDA makes of both sides.
-    num_enrollments = int(lookup.enroll_groups.max()) + 1
-    if plda is not None:
-        left = plda.enroll_factors(enroll, lookup.enroll_groups, num_enrollments)
-        right = plda.test_factors(test)
-    else:
-        left = scoring.length_normalize(scoring.group_means(enroll, lookup.enroll_groups, num_enrollments))
-        right = scoring.length_normalize(test)
-    raw = scoring.pair_products(left, right, lookup.enroll_rows, lookup.test_rows)
-    if cohort is None:
-        return raw.astype(np.float64), None
-    # Against the cohort, a test stands where an enrollment of one utterance does.
-    against = scoring.length_normalize(cohort) if plda is None else plda.test_factors(cohort)
-    alone = right if plda is None else plda.enroll_factors(test, np.arange(len(test)), len(test))
-    top_n = None if backend.norm == "snorm" else min(backend.top_n, len(cohort))
-    of_enroll, of_test = (scoring.product_statistics(rows, against, top_n) for rows in (left, alone))
-    if backend.norm == "none":  # the means are wanted for calibration
-        scores = raw.astype(np.float64)
-    else:
-        scores = scoring.normalize_scores(raw, of_enroll, of_test, lookup.enroll_rows, lookup.test_rows)
-    return scores, (of_enroll.mean, of_test.mean)
+def describe_backend(
+    backend: Backend, name: str | None = None, material: Mapping[str, str] | None = None
+) -> BackendRecord:
+    """Return what is recorded of a back-end, with the sha256 of the material it used."""
+    return BackendRecord(**backend.changed(), name=name or backend.name({}), material=dict(material or {}))

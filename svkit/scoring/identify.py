@@ -13,7 +13,6 @@ from svkit.eval.llr import bayes_threshold, open_set_posteriors
 from svkit.eval.scoring import group_means
 from svkit.models.load import load_model
 from svkit.progress import Progress
-from svkit.scoring.calibrate import bounds_gap, map_of, pair_features, separable_caution
 from svkit.scoring.listen import (
     Embedded,
     Heard,
@@ -25,6 +24,7 @@ from svkit.scoring.listen import (
     notes_on,
     warnings_on,
 )
+from svkit.scoring.ratio import bounds_gap, map_of, pair_features, separable_caution
 from svkit.scoring.verify import describe_calibration, find_calibration
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import CalibrationRecord

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from svkit.errors import ArtifactError
-from svkit.scoring.trial_speakers import speakers_of_manifest
 from svkit.store.provenance import (
     PROVENANCE_NAME,
     is_finished,
@@ -15,7 +14,6 @@ from svkit.store.provenance import (
 )
 from svkit.store.source import Source, is_repository, known_source
 from svkit.store.strict_json import typed
-from svkit.store.tables import read_artifact_table
 
 
 def training_lists(checkpoint: Path) -> list[dict[str, str]]:
@@ -33,6 +31,10 @@ def training_speakers(checkpoint: Path) -> set[str] | None:
     The classifier of a fine-tuned model names its training speakers. Pruning and distillation pass on a classifier that
     is not theirs, so their lists are read unless a classifier was trained on the same one.
     """
+    # pandas takes half a second of every start: `svkit verify` only walks back, and reads no table.
+    from svkit.scoring.trial_speakers import speakers_of_manifest
+    from svkit.store.tables import read_artifact_table
+
     speakers: set[str] = set()
     told: set[str] = set()
     for directory, record in _ancestors(checkpoint):

@@ -16,7 +16,7 @@ from svkit.audio.features import refuse_short
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.schema import ExtractConfig
 from svkit.errors import ArtifactError, DataError
-from svkit.models.extract import final_model
+from svkit.models.final import final_model
 from svkit.models.load import SpeakerModel
 from svkit.progress import Progress
 from svkit.store.audio_file import Channel, Place, channel_levels_db, probe, read_audio

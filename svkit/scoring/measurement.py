@@ -13,8 +13,9 @@ from svkit.eval.logistic import cross_validate
 from svkit.eval.summary import APPLICATIONS, Draws, resample_errors, summarize, summarize_group
 from svkit.progress import Progress
 from svkit.scoring.breakdown import Grouping
-from svkit.scoring.calibrate import Features, apply, learn, separable_caution
+from svkit.scoring.calibrate import Features, apply, learn
 from svkit.scoring.comparison import NUM_RESAMPLES, keep_resamples
+from svkit.scoring.ratio import separable_caution
 from svkit.scoring.request import ScoreRequest
 from svkit.scoring.subject import Subject
 from svkit.scoring.trial_speakers import find_speakers

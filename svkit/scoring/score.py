@@ -9,14 +9,8 @@ from numpy.typing import NDArray
 
 from svkit.errors import ArtifactError, DataError
 from svkit.progress import Progress
-from svkit.scoring.backend import (
-    Backend,
-    Lookup,
-    has_embeddings,
-    look_up,
-    score_trials,
-)
-from svkit.scoring.calibrate import Features, check_calibration, describe_backend, install, quality_features
+from svkit.scoring.backend import Backend, describe_backend
+from svkit.scoring.calibrate import Features, check_calibration, install, quality_features
 from svkit.scoring.comparison import NUM_RESAMPLES, compare_systems, find_resamples
 from svkit.scoring.fusion import fuse
 from svkit.scoring.guards import (
@@ -34,6 +28,7 @@ from svkit.scoring.measurement import judge
 from svkit.scoring.request import ScoreRequest, ScoreResult, SystemScore, check_options, score_output
 from svkit.scoring.subject import Subject, TrialSet
 from svkit.scoring.systems import find_systems, one_each
+from svkit.scoring.trial_scores import Lookup, has_embeddings, look_up, score_trials
 from svkit.store.calibration import FILE_NAME
 from svkit.store.embeddings import Embeddings, read_embeddings
 from svkit.store.metrics import Comparison, Metrics, read_metrics

@@ -14,15 +14,7 @@ from svkit.eval.llr import bayes_threshold
 from svkit.eval.scoring import cosine_scores, group_means
 from svkit.models.load import load_model
 from svkit.progress import Progress
-from svkit.scoring.backend import Backend
-from svkit.scoring.calibrate import (
-    bounds_gap,
-    describe_backend,
-    map_of,
-    needs_a_cohort,
-    pair_features,
-    separable_caution,
-)
+from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.lineage import training_lists
 from svkit.scoring.listen import (
     Embedded,
@@ -35,6 +27,7 @@ from svkit.scoring.listen import (
     notes_on,
     warnings_on,
 )
+from svkit.scoring.ratio import bounds_gap, map_of, needs_a_cohort, pair_features, separable_caution
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
 from svkit.store.gallery import Gallery, read_gallery

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,7 +25,6 @@ from svkit.store.atomic import one_line, replacing, write_bytes, write_json, wri
 from svkit.store.files import LOG_BYTES, check_file, read_file
 from svkit.store.provenance import refuse_changed, sha256_file
 from svkit.store.strict_json import load_json, read_json, typed
-from svkit.store.tables import read_artifact_table, write_table
 
 CONFIG_NAME, MODEL_NAME = "config.json", "model.safetensors"
 BEST_NAME, LAST_NAME = "best", "last"
@@ -108,6 +106,10 @@ def write_model(
 
 def write_classifier(directory: Path, classifier: Classifier) -> None:
     """Write class weights and `speakers.tsv` (row, speaker_id, speed)."""
+    import pandas as pd  # half a second of every start, and who only embeds reads no table
+
+    from svkit.store.tables import write_table
+
     speeds = [f"{speed:g}" for speed in classifier.speeds]
     columns = {"row": range(len(speeds)), "speaker_id": classifier.speakers, "speed": speeds}
     write_table(directory / SPEAKERS_NAME, pd.DataFrame(columns))
@@ -116,6 +118,10 @@ def write_classifier(directory: Path, classifier: Classifier) -> None:
 
 def read_classifier(directory: Path) -> Classifier | None:
     """Read the class weights; None when the checkpoint has none."""
+    import pandas as pd
+
+    from svkit.store.tables import read_artifact_table
+
     path, names = directory / CLASSIFIER_NAME, directory / SPEAKERS_NAME
     if not path.exists():
         return None

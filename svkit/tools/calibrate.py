@@ -20,20 +20,16 @@ from svkit.eval.llr import bayes_threshold, cllr
 from svkit.eval.logistic import CrossValidated, cross_validate
 from svkit.eval.metrics import equal_error_rate, error_curve, far_point
 from svkit.models import extract
-from svkit.models.extract import ExtractRequest, final_model, model_name
+from svkit.models.extract import ExtractRequest
+from svkit.models.final import final_model, model_name
 from svkit.progress import Progress
-from svkit.scoring.backend import Backend, look_up, score_trials
-from svkit.scoring.calibrate import (
-    Features,
-    describe_backend,
-    learn,
-    map_of,
-    quality_features,
-    separable_caution,
-)
+from svkit.scoring.backend import Backend, describe_backend
+from svkit.scoring.calibrate import Features, learn, quality_features
 from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.scoring.guards import Guards, check_training
+from svkit.scoring.ratio import map_of, separable_caution
 from svkit.scoring.subject import Subject, TrialSet
+from svkit.scoring.trial_scores import look_up, score_trials
 from svkit.scoring.trial_speakers import find_speakers
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, Decision, write_calibration
 from svkit.store.embeddings import read_embeddings

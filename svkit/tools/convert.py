@@ -16,7 +16,6 @@ from svkit.models import hub
 from svkit.models.load import check_buildable, load_into, load_transformers_encoder, new_network
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
-from svkit.reports.card import write_card
 from svkit.store import checkpoint
 from svkit.store.output import Output
 from svkit.store.provenance import is_finished
@@ -137,6 +136,9 @@ def run(
             checkpoint.write_classifier(out, classifier)
         checkpoint.write_model(out, network.architecture, network.state_dict())
         output.finish({} if origin is None else {"origin": origin})
+        # A second of every start, and most models need no conversion.
+        from svkit.reports.card import write_card
+
         write_card(out)
 
 

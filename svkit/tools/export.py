@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from svkit.audio.features import MIN_SAMPLES, SAMPLE_RATE_HZ
 from svkit.errors import ArtifactError, ConfigError
-from svkit.models.extract import final_model, model_name
+from svkit.models.final import final_model, model_name
 from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.reports import timing
 from svkit.reports.tables import Table
-from svkit.scoring.calibrate import map_of
+from svkit.scoring.ratio import map_of
 from svkit.scoring.verify import describe_calibration, find_calibration
 from svkit.store import checkpoint, exported
 from svkit.store.atomic import one_line, write_bytes

@@ -194,6 +194,15 @@ def test_scoring_imports_no_torch() -> None:
     assert _python("import sys, svkit.scoring.score; print('torch' in sys.modules)").stdout.strip() == "False"
 
 
+def test_verify_imports_neither_tables_nor_reports_nor_training() -> None:
+    """They would cost as much as torch itself; a decision needs none of them."""
+    modules = ("pandas", "pyarrow", "scipy.optimize", "scipy.sparse", "accelerate", "transformers", "peft")
+    code = (
+        "import sys, svkit.scoring.verify, svkit.scoring.identify, svkit.scoring.enroll, svkit.tools.convert"
+    )
+    assert _python(f"{code}; print([m for m in {modules!r} if m in sys.modules])").stdout.strip() == "[]"
+
+
 def test_help_is_quick() -> None:
     """0.3 s is the target; CPU time and the best of a few runs, because the machine may be busy."""
     assert min(_help_cpu_seconds() for _ in range(4)) < 0.4

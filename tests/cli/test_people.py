@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from svkit.cli.app import app
 from svkit.eval.results import OperatingPoint
-from svkit.scoring.calibrate import PAIR_FEATURES
+from svkit.scoring.ratio import PAIR_FEATURES
 from svkit.store.calibration import Decision
 from tests.cli.test_verify import calibrate, cosine, template, voice, write  # noqa: F401
 from tests.fake_experiment import DENSE, make_checkpoint

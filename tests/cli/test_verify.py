@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.eval.results import OperatingPoint
 from svkit.models.load import load_model
-from svkit.scoring.backend import Backend
-from svkit.scoring.calibrate import PAIR_FEATURES, describe_backend
+from svkit.scoring.backend import Backend, describe_backend
+from svkit.scoring.ratio import PAIR_FEATURES
 from svkit.store.calibration import CalibrationRecord, Decision, write_calibration
 from svkit.store.metrics import ListId
 from svkit.store.provenance import sha256_artifact

@@ -13,8 +13,8 @@ from svkit.cli import console
 from svkit.cli.app import app
 from svkit.cli.calibrate import parse_rate
 from svkit.errors import ConfigError
-from svkit.scoring.backend import score_trials
-from svkit.scoring.calibrate import PAIR_FEATURES
+from svkit.scoring.ratio import PAIR_FEATURES
+from svkit.scoring.trial_scores import score_trials
 from svkit.store.calibration import read_calibration
 from svkit.store.embeddings import read_embeddings, write_embeddings
 from svkit.store.manifest import COLUMNS, write_manifest

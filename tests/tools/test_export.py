@@ -21,8 +21,8 @@ from svkit.config.schema import HeadConfig
 from svkit.eval.llr import bayes_threshold
 from svkit.eval.results import OperatingPoint
 from svkit.nn.speaker import SpeakerNetwork
-from svkit.scoring.backend import Backend
-from svkit.scoring.calibrate import PAIR_FEATURES, describe_backend
+from svkit.scoring.backend import Backend, describe_backend
+from svkit.scoring.ratio import PAIR_FEATURES
 from svkit.store import checkpoint as store
 from svkit.store.calibration import CalibrationRecord, Decision, read_calibration, write_calibration
 from svkit.store.metrics import ListId

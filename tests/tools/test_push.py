@@ -14,8 +14,7 @@ from typer.testing import CliRunner, Result
 
 import svkit
 from svkit.cli.app import app
-from svkit.scoring.backend import Backend
-from svkit.scoring.calibrate import describe_backend
+from svkit.scoring.backend import Backend, describe_backend
 from svkit.store.calibration import CalibrationRecord, write_calibration
 from svkit.store.metrics import ListId, read_metrics
 from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file

@@ -1,0 +1,104 @@
+"""What one decision costs: CPU time of `svkit verify` with a tiny model, peaks of memory at full size.
+
+    python benchmarks/start.py [--rounds N] [--full-size] [--json FILE]
+
+CPU time of whole processes, in turns, beside that of `import torch` alone, which nothing with a model is faster than.
+With `--full-size`, the peak of memory of `verify` and `export` on the dense model of w2v-BERT 2.0's size (random
+weights, 580 million parameters), as a multiple of the weights: needs 8 GB of memory and of disk.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import measuring
+import numpy as np
+import soundfile
+import torch
+
+from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArchitecture, tiny_architecture
+from svkit.config.load import load_recipe
+from svkit.nn.speaker import SpeakerNetwork
+from svkit.store import checkpoint
+
+
+class Process(NamedTuple):
+    """What a process took."""
+
+    cpu_seconds: float
+    peak_gb: float
+
+
+def measure(*arguments: object) -> Process:
+    """Run Python with these arguments."""
+    with subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(map(str, arguments))}: exit code {process.returncode}")
+    return Process(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
+
+
+def write_model(place: Path, encoder: EncoderArchitecture) -> float:
+    """Write a checkpoint with drawn weights; return the size of the weights in GB."""
+    torch.manual_seed(0)
+    network = SpeakerNetwork(ModelArchitecture(encoder=encoder, head=load_recipe("tiny").head))
+    place.mkdir()
+    checkpoint.write_model(place, network.architecture, network.state_dict())
+    return (place / checkpoint.MODEL_NAME).stat().st_size / 2**30
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--full-size", action="store_true")
+    parser.add_argument("--work", type=Path, help="directory of the temporary files")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        home = Path(folder)
+        rng, paths = np.random.default_rng(0), [home / "a.wav", home / "b.wav"]
+        for path in paths:
+            soundfile.write(path, 0.1 * rng.standard_normal(64_000), 16_000)
+        write_model(home / "tiny", tiny_architecture(load_recipe("tiny").encoder_overrides))
+        commands = {
+            "import torch": ("-c", "import torch"),
+            "svkit --help": ("-m", "svkit", "--help"),
+            "svkit verify": ("-m", "svkit", "verify", *paths, "--model", home / "tiny"),
+        }
+        times = {name: [] for name in commands}
+        for _ in range(options.rounds):
+            for name, command in commands.items():
+                times[name].append(measure(*command).cpu_seconds)
+        seconds = {name: statistics.median(values) for name, values in times.items()}
+        result = {
+            "cpu_seconds": seconds,
+            "verify_to_torch": seconds["svkit verify"] / seconds["import torch"],
+        }
+        if options.full_size:
+            weights_gb = write_model(home / "dense", W2V_BERT_2)
+            verify = measure("-m", "svkit", "verify", *paths, "--model", home / "dense")
+            export = measure("-m", "svkit", "export", home / "dense", "--out", home / "onnx")
+            result["full_size"] = {
+                "weights_gb": weights_gb,
+                "verify_peak_gb": verify.peak_gb,
+                "verify_to_weights": verify.peak_gb / weights_gb,
+                "export_peak_gb": export.peak_gb,
+                "export_to_weights": export.peak_gb / weights_gb,
+            }
+    print(measuring.table(("process", "CPU seconds"), [*seconds.items()]))
+    print(f"verify / import torch: {result['verify_to_torch']:.2f}")
+    if options.full_size:
+        print(measuring.table(("full size", "figure"), [*result["full_size"].items()]))
+    measuring.save(options.json, 1, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The models that an experiment ends with, and what models are called."""
+
+from pathlib import Path
+
+from svkit.errors import ArtifactError
+from svkit.progress import Progress
+from svkit.store.provenance import RUN_NAME, is_finished
+
+STAGES = {
+    "dense": ("finetune/lmft", "finetune/joint", "finetune/lora", "finetune/head"),
+    "pruned": (
+        *("finetune-pruned/lmft", "finetune-pruned/joint", "finetune-pruned/head"),
+        *("distill", "prune"),
+    ),
+}
+"""Where the models of an experiment are made, the last stage first."""
+
+
+def final_models(exp: Path, progress: Progress | None = None) -> dict[str, Path]:
+    """Final dense and final pruned checkpoint of an experiment, those that exist, by name.
+
+    Where a later stage has begun and is not finished, `progress` is told which checkpoint stands in for it.
+    """
+    models = {}
+    for name, stages in STAGES.items():
+        begun = [exp / stage for stage in stages if (exp / stage / RUN_NAME).exists()]
+        found = next((exp / stage for stage in stages if is_finished(exp / stage)), None)
+        if found is not None:
+            models[name] = found
+        if progress is not None and begun and not is_finished(begun[0]):
+            taken = f"{found} is taken for the {name} model" if found else f"there is no {name} model yet"
+            progress.note(f"{begun[0]} is not finished: {taken}")
+    return models
+
+
+def final_model(exp: Path, progress: Progress) -> Path:
+    """Return the final pruned model of an experiment, else the final dense one.
+
+    Raises:
+        ArtifactError: there is neither.
+    """
+    models = final_models(exp, progress)
+    if not models:
+        raise ArtifactError(f"{exp}: no finished model; run `svkit finetune` first, or name a checkpoint")
+    return models.get("pruned") or models["dense"]
+
+
+def model_name(exp: Path, path: Path) -> str:
+    """Name of a model in `exp/embeddings` and in tables: dense, pruned, or its place below the experiment."""
+    for name, final in final_models(exp).items():
+        if final.resolve() == path.resolve():
+            return name
+    try:
+        return "-".join(path.resolve().relative_to(exp.resolve()).parts)
+    except ValueError:
+        return path.resolve().name

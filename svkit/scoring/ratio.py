@@ -1,0 +1,62 @@
+"""From a score to a log-likelihood ratio by a recorded calibration: what it sees of a trial, its map, its cautions."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svkit.eval.llr import count_bounds
+from svkit.eval.logistic import LinearCalibration, pair_quality
+from svkit.store.calibration import CalibrationRecord
+
+PAIR_FEATURES = ("score", "log_norm_low", "log_norm_high", "log_duration_low", "log_duration_high")
+"""What is known of two recordings without a cohort."""
+
+
+def pair_features(
+    scores: NDArray[np.float64],
+    log_norms: tuple[NDArray[np.float64], float],
+    seconds: tuple[NDArray[np.float64], float],
+) -> NDArray[np.float64]:
+    """Return the `PAIR_FEATURES` [T, 5] of the trials of T enrolled sides with one test side."""
+    sides = (log_norms, (np.log(seconds[0]), np.log(seconds[1])))
+    measures = [pair_quality(enroll, np.full(len(scores), test)) for enroll, test in sides]
+    return np.concatenate([scores[:, None], *measures], axis=1)
+
+
+def needs_a_cohort(record: CalibrationRecord) -> bool:
+    """Whether a calibration of cosine scores asks for more than two recordings."""
+    return record.features not in (PAIR_FEATURES[:1], PAIR_FEATURES)
+
+
+def map_of(record: CalibrationRecord) -> LinearCalibration:
+    """Return the map of a calibration, within what its trials support: if not recorded, by their number alone."""
+    return LinearCalibration(
+        weights=record.weights,
+        offset=record.offset,
+        bounds=record.bounds or count_bounds(record.num_targets, record.num_nontargets),
+        is_separable=bool(record.is_separable),
+    )
+
+
+def separable_caution(record: CalibrationRecord) -> str | None:
+    """Say that trials without an error do not tell how the ratio grows with the score; None: they had some."""
+    if not record.is_separable:
+        return None
+    low, high = map_of(record).bounds
+    return (
+        f"the calibration learnt on {record.trials.name} ({record.num_targets:,} target and"
+        f" {record.num_nontargets:,} nontarget trials, which a threshold separates without an error) has a slope that"
+        f" nothing but its penalty sets; its log-likelihood ratios, from {low:+.1f} to {high:+.1f}, are a guess"
+    )
+
+
+def bounds_gap(path: Path, record: CalibrationRecord) -> str | None:
+    """Say what a calibration of an earlier svkit does not tell; None: it tells everything."""
+    if record.is_separable is not None and record.bounds is not None:
+        return None
+    low, high = map_of(record).bounds
+    return (
+        f"{path}: whether the trials it was learnt on have errors (an earlier svkit did not record it): log-likelihood"
+        f" ratios are bounded by the number of trials alone, from {low:+.1f} to {high:+.1f}"
+    )
