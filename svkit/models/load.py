@@ -17,6 +17,7 @@ from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture, tiny_architecture
 from svkit.config.schema import ExtractConfig, LoraConfig, Recipe
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five, first_line
+from svkit.nn import inference
 from svkit.nn.encoder import Encoder, initialise
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store import checkpoint
@@ -98,6 +99,22 @@ class SpeakerModel(SpeakerNetwork):
         if not waveforms:
             return np.zeros((0, self.architecture.head.embedding_dim), dtype=np.float32)
         return self.embed_padded(waveforms)
+
+    def pack(self, *, int8: bool = False) -> "SpeakerModel":
+        """Lay the weights out for this CPU, as `svkit extract` does, to embed many recordings; returns the model.
+
+        It only embeds from then on: no gradient, no other device, no state to save. Where the processor has no such
+        layout, nothing changes (`svkit.nn.inference`). Packing reads and writes all weights once, which two recordings
+        do not pay back.
+
+        Args:
+            int8: quantise weights and activations of the encoder's layers too.
+
+        Raises:
+            ConfigError: the device has no int8 products.
+        """
+        inference.prepare(self, torch.int8 if int8 else torch.float32)
+        return self
 
 
 def _checked(index: int, recording: Recording, sample_rate: int) -> NDArray[np.float32]:

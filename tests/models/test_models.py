@@ -15,7 +15,7 @@ from svkit.config.load import load_recipe
 from svkit.config.schema import HeadConfig, LoraConfig
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.models.load import load_encoder, load_model, new_network
-from svkit.nn import lora
+from svkit.nn import inference, lora
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store import checkpoint as store
 from tests.random_models import draw_weights, relative_error
@@ -49,6 +49,17 @@ def test_a_loaded_model_embeds_as_before(tmp_path, network):
         assert relative_error(torch.from_numpy(embedding), expected) <= 1e-4
     assert model.embed([]).shape == (0, 7)
     assert np.allclose(model.embed([waves[0].astype(np.float64)]), embeddings[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize(("int8", "tolerance"), [(False, 1e-4), (True, 0.2)])
+def test_a_packed_model_embeds_as_the_plain_one(tmp_path, network, int8, tolerance):
+    if not inference.can_pack(torch.device("cpu"), torch.int8 if int8 else torch.float32):
+        pytest.skip("this processor packs nothing")
+    waves = [noise(row, length) for row, length in enumerate((4000, 9001))]
+    expected = svkit.load(tmp_path).embed(waves)
+    packed = svkit.load(tmp_path).pack(int8=int8)
+    assert not any(isinstance(module, torch.nn.Linear) for module in packed.encoder.modules())
+    assert relative_error(*map(torch.from_numpy, (packed.embed(waves), expected))) <= tolerance
 
 
 def test_loading_draws_no_weights(tmp_path, network):
