@@ -183,6 +183,7 @@ format: $(SETUP)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/python $(benchmarks)/commands_page.py
+	$(VENV)/bin/python $(benchmarks)/figures.py
 
 e2e: $(SETUP)
 	$(VENV)/bin/pytest tests/e2e

@@ -28,27 +28,6 @@ def test_rows_are_complete():
     assert len(table_rows()) == len({row[0] for row in table_rows()})
 
 
-def test_the_figures_are_those_of_the_last_run():
-    facts = json.loads((REPOSITORY / "docs" / "results" / "fidelity.json").read_text(encoding="utf-8"))
-    mixes, rooms, seams, filters = (facts[name] for name in ("mixes", "rooms", "seams", "speed_filter"))
-    figures = {
-        "ArcFace": f"up to {facts['arcface_in_bf16']['logit']:.3f}, the loss by"
-        f" {facts['arcface_in_bf16']['loss_relative']:.2%}",
-        "Start of the class weights": f"Xavier: norm {facts['class_norms']['xavier']:.3f}",
-        "stages 2 and 3": f"{facts['rates']['joint']:.3%} (`joint`), {facts['rates']['lmft']:.3%} (`lmft`)",
-        "Parts of a mix": f"{mixes['speech_published']['mean']:.3f} and 0.5, of the loudest voice"
-        f" {mixes['loudest_voice_published']['mean']:.3f} and {mixes['loudest_voice_equal_power']['mean']:.3f}",
-        "Level": f"{facts['levels']['quantile_99.9_percent']:.1e}",
-        "Reverberation": f"{rooms['delay_ms_median']:.0f} ms (median of simulated rooms,"
-        f" {rooms['delay_ms_largest']:.0f} at most); features then by {rooms['mean']:.1e}",
-        "too short": f"{seams['first']:,} to {seams['last']:,} of 32,000",
-        "Filter": f"{filters['0.9']['mean']:.3f} (0.9) and {filters['1.1']['mean']:.3f} (1.1)",
-    }
-    differences = {row[0]: row[4].replace(" %", "%") for row in table_rows()}
-    for name, figure in figures.items():
-        assert any(name in quantity and figure in text for quantity, text in differences.items()), figure
-
-
 def named_tests() -> dict[str, set[str]]:
     """Test functions that the documents name, by file."""
     named: dict[str, set[str]] = {}

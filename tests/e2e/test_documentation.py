@@ -20,6 +20,7 @@ from tests.tools.test_calibrate import record
 from tests.training_experiment import make_teacher, one_process, write_list
 
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
+RESULTS = REPOSITORY / "docs" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +112,21 @@ def test_settings_of_make_exist() -> None:
                 assert all(re.search(rf"^{name}:", makefile, re.MULTILINE) for name in targets), words
 
 
-def test_links_lead_somewhere() -> None:
-    lost = [
-        f"{path.name}: {target}"
-        for path in PAGES
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8"))
-        if not (path.parent / target).exists()
-    ]
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that a page's headings get: lower case, spaces as hyphens, no punctuation."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", [*PAGES, *sorted(RESULTS.glob("*.md"))], ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lost = []
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]+))?\)", text):
+        page = path.parent / target if target else path
+        if not page.exists() or (anchor and anchor not in anchors(page)):
+            lost.append(f"{target}#{anchor}")
     assert lost == []
 
 

@@ -1,0 +1,143 @@
+"""Write what was measured into README.md and docs/, from docs/results; `--check` only says what differs.
+
+    python benchmarks/figures.py [--check]
+
+A figure is followed by a comment that names its record, the way to it and how it is written:
+
+    10.4<!-- full_size > stages > joint > peak_gb: .1f --> GB
+
+Each step is a key, or the value of a row in a list of rows. ` / ` divides two figures. A format with % leaves out the
+sign. A comment above a table makes its rows, one for each row of a record. Where a row lacks a field of [[ ]], all of
+it is left out:
+
+    <!-- rows of pruning_quality > pooled: | {method} | {pooled > eer:.2%} | [[{pooled > p_value:.2f}]] | -->
+
+What has a unit and no such comment is named in `figures_by_hand.toml`, with the reason.
+"""
+
+import argparse
+import json
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+WRITTEN_WHOLE = {"commands.md"}
+"""Pages that are another script's, beside those in docs/results."""
+FIGURE = re.compile(r"(?P<figure>[+-]?[\w.,+?-]+)<!-- (?P<source>[a-z_]+ > [^\n]+?): (?P<spec>[^:\n]*?) -->")
+ROWS = re.compile(
+    r"(?P<head><!-- rows of (?P<source>[^:\n]+): (?P<row>\|.*\|) -->\n\n?\|.*\n\|[-:| ]+\n)(?P<rows>(?:\|.*\n)*)"
+)
+FIELD = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
+OPTIONAL = re.compile(r"\[\[(.*?)\]\]")
+UNIT = (
+    r"(?:%|x(?! ?\d)\b|×|m?s\b|[kMGTE]i?B\b|GMAC/s|minutes?\b|hours?\b|points?\b|crops/s|trials/s|bytes\b|USD\b|times\b"
+    r"|[PE]FLOP\b|[GT]FLOP)"
+)
+WITH_UNIT = re.compile(
+    rf"(?<![\w.,])[+-]?\d[\d,.]*(?:e-?\d+)?(?:(?: to | and | or |, | / |/)[+-]?\d[\d,.]*)* ?{UNIT}"
+)
+
+
+def pages() -> list[Path]:
+    """README and the pages that are written by hand."""
+    return [
+        ROOT / "README.md",
+        *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in WRITTEN_WHOLE),
+    ]
+
+
+@cache
+def record(name: str) -> Any:
+    """Return a record of docs/results."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def resolve(start: Any, path: str) -> Any:
+    """Follow a path of keys and of values of rows; raises KeyError where it leads nowhere, or to several rows."""
+    found = start
+    for step in path.split(" > "):
+        if isinstance(found, list):
+            rows = [row for row in found if step in map(str, row.values())]
+            found = rows[0] if len(rows) == 1 else rows
+        else:
+            found = found[step]
+        if found == []:
+            raise KeyError(f"{step!r} of {path!r}")
+    return found
+
+
+def measured(source: str) -> Any:
+    """Return what a source names: one figure, or the ratio of two."""
+    parts = []
+    for path in source.split(" / "):
+        name, step, rest = path.partition(" > ")
+        parts.append(resolve(record(name), rest) if step else float(path))
+    return parts[0] / parts[1] if len(parts) == 2 else parts[0]
+
+
+def written(value: Any, spec: str | None) -> str:
+    """Write a value; the unit of a percentage stands in the text."""
+    return "-" if value is None else format(value, spec or "").removesuffix("%")
+
+
+def row_of(template: str, row: dict[str, Any]) -> str:
+    """Fill a line of a table."""
+
+    def fill(text: str) -> str:
+        return FIELD.sub(lambda field: written(resolve(row, field[1]), field[2]), text)
+
+    def fill_if_there(match: re.Match[str]) -> str:
+        try:
+            return fill(match[1])
+        except KeyError:
+            return ""
+
+    return fill(OPTIONAL.sub(fill_if_there, template))
+
+
+def renewed(text: str) -> str:
+    """Return the page with every figure as its record has it."""
+
+    def table(match: re.Match[str]) -> str:
+        rows = measured(match["source"])
+        return match["head"] + "".join(row_of(match["row"], row) + "\n" for row in rows)
+
+    def figure(match: re.Match[str]) -> str:
+        comment = match[0][len(match["figure"]) :]
+        return written(measured(match["source"]), match["spec"]) + comment
+
+    return FIGURE.sub(figure, ROWS.sub(table, text))
+
+
+def unmarked(text: str) -> list[str]:
+    """Return the figures with a unit that no comment leads to a record, outside of code."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = FIGURE.sub("#", ROWS.sub("", text))
+    text = re.sub(r"<!--.*?-->|`[^`\n]*`|\]\([^)]*\)|\*\*", "", text, flags=re.DOTALL)
+    return WITH_UNIT.findall(" ".join(text.split()))
+
+
+def main() -> int:
+    """Write or check the pages."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="exit 1 unless all figures are current")
+    is_check, num_stale = parser.parse_args().check, 0
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        new = renewed(text)
+        if new != text:
+            num_stale += 1
+            print(f"{page.relative_to(ROOT)}: {'differs from the records' if is_check else 'renewed'}")
+            if not is_check:
+                page.write_text(new, encoding="utf-8")
+    return 1 if is_check and num_stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
