@@ -86,6 +86,10 @@ def _print(size: "ModelSize") -> None:
         whole = str(kept) if size.teacher_parameters is None else f"{kept} of {dense}"
         return whole if kept else "absent"
 
+    if size.state_weights is not None:
+        states = [[str(state), f"{100 * share:.1f} %"] for state, share in size.state_weights.items()]
+        console.table(Table(title="weight of each hidden state", headings=["state", "share"], rows=states))
+
     kinds = {"num_heads": "heads", "ffn1_dim": "FFN 1", "ffn2_dim": "FFN 2", "conv_dim": "convolution"}
     columns = [list(map(width, size.widths[kind], size.dense_widths[kind])) for kind in kinds]
     layers = [[str(index), *cells] for index, cells in enumerate(zip(*columns, strict=True))]

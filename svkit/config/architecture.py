@@ -106,6 +106,29 @@ class ModelArchitecture:
     def __post_init__(self) -> None:
         if self.dense_widths is not None:
             _check_widths(self.dense_widths, ["dense_widths"])
+        count, head = self.encoder.num_layers + 1, self.head
+        if len({state % count for state in head.states if -count <= state < count}) != len(head.states):
+            raise Misfit(
+                ["head.states"],
+                f"expected different hidden states from {-count} to {count - 1}, found {list(head.states)}",
+            )
+        if head.pooling == "multi-head" and self.channels % head.pooling_heads:
+            raise Misfit(
+                ["head.pooling_heads"],
+                f"expected a divisor of the {self.channels} channels that are pooled, found {head.pooling_heads}",
+            )
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """Hidden states that the head uses, ascending: 0 is the encoder's input, n the output of layer n."""
+        count = self.encoder.num_layers + 1
+        return tuple(sorted(state % count for state in self.head.states or range(count)))
+
+    @property
+    def channels(self) -> int:
+        """Channels that are pooled over time."""
+        width = self.head.adapter_dim if self.head.layer_adapters else self.encoder.hidden_size
+        return width * (len(self.states) if self.head.aggregation == "mfa" else 1)
 
     @property
     def is_pruned(self) -> bool:

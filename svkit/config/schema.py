@@ -54,6 +54,9 @@ Interval = Annotated[tuple[Value, Value], AfterValidator(_ordered)]
 """Lowest and highest, included."""
 
 
+State = Annotated[int, Range(ge=-MAX_LAYERS - 1, le=MAX_LAYERS)]
+
+
 @configuration
 class HeadConfig:
     """Speaker head on top of the encoder: layer adapters, MFA, ASP and the embedding (section 3.1)."""
@@ -64,6 +67,18 @@ class HeadConfig:
     """Bottleneck channels of the attentive statistics pooling."""
     embedding_dim: Size = 256
     """Size of the speaker embedding."""
+    states: tuple[State, ...] = ()
+    """Hidden states that are used: 0 is the encoder's input, 1 the first layer's output, -1 the last one's; none named:
+    all. Layers above the highest are not computed."""
+    layer_adapters: Flag = True
+    """False: the hidden states as they are, without an adapter each."""
+    aggregation: Literal["mfa", "sum"] = "mfa"
+    """States concatenated (MFA), or their sum with learned softmax weights (Yang et al. 2021, SUPERB)."""
+    pooling: Literal["asp", "multi-head", "mean-std"] = "asp"
+    """Attention for every channel; for `pooling_heads` groups of channels alike (India et al. 2019, here with standard
+    deviations); or none."""
+    pooling_heads: Count = 8
+    """Of `multi-head`."""
 
 
 @configuration

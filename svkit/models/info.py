@@ -1,5 +1,6 @@
 """`svkit info`: exact counts and widths of a checkpoint, or of an encoder configuration without weights."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from svkit.config.architecture import ModelArchitecture
@@ -22,7 +23,7 @@ def run(path: Path) -> ModelSize:
     if config == path or (config.exists() and "model_type" in read_json_object(config)):
         architecture = model_architecture(read_json_object(config), str(config))
         return _describe(architecture, config.stem, None)
-    return describe_checkpoint(path)
+    return replace(describe_checkpoint(path), state_weights=state_weights(path))
 
 
 def describe_checkpoint(directory: Path) -> ModelSize:
@@ -34,6 +35,29 @@ def describe_checkpoint(directory: Path) -> ModelSize:
     checkpoint.read_shapes(weights)
     check_outputs(directory, checkpoint.CONFIG_NAME, checkpoint.MODEL_NAME)
     return _describe(architecture, directory.name, weights.stat().st_size)
+
+
+def state_weights(directory: Path) -> dict[int, float]:
+    """Return how much each hidden state that the head of a checkpoint uses weighs; the weights sum to 1.
+
+    In a learned sum, its share; else the norm of the embedding layer's weights on what is pooled of it.
+
+    Raises:
+        ArtifactError: the tensor that says so is missing, or does not fit `config.json`.
+    """
+    architecture, weights = checkpoint.read_architecture(directory), directory / checkpoint.MODEL_NAME
+    count, is_sum = len(architecture.states), architecture.head.aggregation == "sum"
+    name = "head.state_weights" if is_sum else "head.embedding.weight"
+    shape = (count,) if is_sum else (architecture.head.embedding_dim, 2 * architecture.channels)
+    tensor = checkpoint.read_tensors(weights).get(name)
+    if tensor is None or tensor.shape != shape:
+        raise ArtifactError(f"{weights}: {name}: expected the shape {list(shape)} of config.json")
+    if is_sum:
+        shares = tensor.float().softmax(dim=0)
+    else:  # [D, mean and standard deviation, states, channels of one]
+        norms = tensor.float().unflatten(1, (2, count, -1)).square().sum(dim=(0, 1, 3)).sqrt()
+        shares = norms / norms.sum()
+    return dict(zip(architecture.states, shares.tolist(), strict=True))
 
 
 def _describe(architecture: ModelArchitecture, name: str, size_bytes: int | None) -> ModelSize:

@@ -17,7 +17,9 @@ class GraphNetwork(nn.Module):
         super().__init__()
         self.features = GraphFeatures()
         self.network = network.eval().to(dtype)
-        network.head.pooling.batch_norm.float()
+        for module in network.head.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.float()
         self.dtype = dtype
 
     def forward(self, waveforms: Tensor, num_samples: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attentive statistics pooling (Okabe et al. 2018) of the aggregated multi-layer features (MFA)."""
+"""Pooling over time of the aggregated multi-layer features (MFA): attentive statistics (Okabe et al. 2018) or plain."""
 
 import torch
 from torch import Tensor, distributed, nn
@@ -41,18 +41,38 @@ class SynchronisedBatchNorm(nn.BatchNorm1d):
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
+def weighted_statistics(features_BTK: Tensor, weights: Tensor) -> Tensor:
+    """Return mean and standard deviation over time by weights [B, T, K or 1] that sum to 1: [B, 2 K] float32."""
+    features = features_BTK.float()
+    mean = (weights * features).sum(1)
+    variance = (weights * features.square()).sum(1) - mean.square()
+    return torch.cat([mean, variance.clamp(min=VARIANCE_FLOOR).sqrt()], dim=1)
+
+
+class StatisticsPooling(nn.Module):
+    """[B, T, K] -> [B, 2 K]: mean and standard deviation over the real frames (Snyder et al. 2017)."""
+
+    def forward(self, features_BTK: Tensor, num_frames_B: Tensor | None = None) -> Tensor:
+        """Pool; frames from `num_frames_B` on (None: no padding) get no weight."""
+        batch, frames, _ = features_BTK.shape
+        logits = features_BTK.new_zeros((batch, frames, 1), dtype=torch.float32)
+        return weighted_statistics(features_BTK, _shares(logits, num_frames_B))
+
+
 class AttentiveStatisticsPooling(nn.Module):
     """[B, T, K] -> [B, 2 K]: mean and standard deviation over time, weighted per channel by attention.
 
     Attention: Linear - ReLU - BatchNorm - Linear - softmax over the real frames. The batch norm runs in float32, as do
-    softmax and statistics: a variance taken as a difference needs the bits.
+    softmax and statistics: a variance taken as a difference needs the bits. With fewer weights than channels, a weight
+    is that of a group of neighbouring channels.
     """
 
-    def __init__(self, channels: int, attention_dim: int) -> None:
+    def __init__(self, channels: int, attention_dim: int, num_weights: int) -> None:
         super().__init__()
         self.attention_in = nn.Linear(channels, attention_dim)
         self.batch_norm = SynchronisedBatchNorm(attention_dim)
-        self.attention_out = nn.Linear(attention_dim, channels)
+        self.attention_out = nn.Linear(attention_dim, num_weights)
+        self.group_size = channels // num_weights
 
     def forward(self, features_BTK: Tensor, num_frames_B: Tensor | None = None) -> Tensor:
         """Pool the concatenated adapter outputs over time.
@@ -63,11 +83,15 @@ class AttentiveStatisticsPooling(nn.Module):
         batch, frames, _ = features_BTK.shape
         hidden = functional.relu(self.attention_in(features_BTK))
         hidden = self.batch_norm(hidden.reshape(batch * frames, -1).float()).view(batch, frames, -1)
-        logits = self.attention_out(hidden.to(features_BTK.dtype)).float()
-        if num_frames_B is not None:
-            logits = logits.masked_fill(is_padding(num_frames_B, frames)[..., None], float("-inf"))
-        weights = torch.softmax(logits, dim=1)
-        features = features_BTK.float()
-        mean = (weights * features).sum(1)
-        variance = (weights * features.square()).sum(1) - mean.square()
-        return torch.cat([mean, variance.clamp(min=VARIANCE_FLOOR).sqrt()], dim=1)
+        weights = _shares(self.attention_out(hidden.to(features_BTK.dtype)).float(), num_frames_B)
+        if self.group_size > 1:
+            weights = weights.repeat_interleave(self.group_size, dim=2)
+        return weighted_statistics(features_BTK, weights)
+
+
+def _shares(logits_BTW: Tensor, num_frames_B: Tensor | None) -> Tensor:
+    """Return the softmax over the real frames."""
+    if num_frames_B is not None:
+        padded = is_padding(num_frames_B, logits_BTW.shape[1])
+        logits_BTW = logits_BTW.masked_fill(padded[..., None], float("-inf"))
+    return torch.softmax(logits_BTW, dim=1)

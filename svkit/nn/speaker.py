@@ -5,52 +5,17 @@ are normalised over its real samples, padded keys are masked, the convolution is
 weight.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from svkit.audio.features import FeatureExtractor
 from svkit.config.architecture import ModelArchitecture
 from svkit.nn.encoder import Encoder
-from svkit.nn.pooling import AttentiveStatisticsPooling
-
-
-class LayerAdapter(nn.Module):
-    """[B, T, D] -> [B, T, A]: Linear - LayerNorm - ReLU - Linear."""
-
-    def __init__(self, hidden_size: int, adapter_dim: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(hidden_size, adapter_dim)
-        self.norm = nn.LayerNorm(adapter_dim)
-        self.out = nn.Linear(adapter_dim, adapter_dim)
-
-    def forward(self, hidden_BTD: Tensor) -> Tensor:
-        """Adapt one hidden state."""
-        return self.out(functional.relu(self.norm(self.down(hidden_BTD))))
-
-
-class SpeakerHead(nn.Module):
-    """Hidden states -> embedding. MFA is the concatenation of one layer adapter's output a state."""
-
-    def __init__(self, architecture: ModelArchitecture) -> None:
-        super().__init__()
-        head, encoder = architecture.head, architecture.encoder
-        num_states = encoder.num_layers + 1
-        self.layer_adapters = nn.ModuleList(
-            LayerAdapter(encoder.hidden_size, head.adapter_dim) for _ in range(num_states)
-        )
-        self.pooling = AttentiveStatisticsPooling(num_states * head.adapter_dim, head.attention_dim)
-        self.embedding = nn.Linear(2 * num_states * head.adapter_dim, head.embedding_dim)
-
-    def forward(self, states: Iterable[Tensor], num_frames_B: Tensor | None) -> Tensor:
-        """Adapt each hidden state as it appears, pool over time (MFA, ASP) and project: [B, embedding_dim]."""
-        adapted = [adapter(state) for adapter, state in zip(self.layer_adapters, states, strict=True)]
-        pooled = self.pooling(torch.cat(adapted, dim=-1), num_frames_B)
-        return self.embedding(pooled.to(adapted[0].dtype)).float()
+from svkit.nn.head import SpeakerHead
 
 
 class SpeakerNetwork(nn.Module):

@@ -7,6 +7,7 @@ the distance embeddings is reported apart, as the published figures leave it out
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
@@ -73,14 +74,23 @@ def sparsity(student: EncoderArchitecture, teacher: EncoderArchitecture) -> floa
 
 
 def head_parameters(architecture: ModelArchitecture) -> int:
-    """Parameters of layer adapters, ASP and embedding layer (batch-norm statistics are buffers, not counted)."""
-    hidden, adapter = architecture.encoder.hidden_size, architecture.head.adapter_dim
-    attention, embedding = architecture.head.attention_dim, architecture.head.embedding_dim
-    states = architecture.encoder.num_layers + 1
-    channels = states * adapter
-    adapters = states * (hidden * adapter + adapter + 2 * adapter + adapter * adapter + adapter)
-    pooling = channels * attention + attention + 2 * attention + attention * channels + channels
-    return adapters + pooling + 2 * channels * embedding + embedding
+    """Parameters of layer adapters, pooling and embedding layer (batch-norm statistics are buffers, not counted)."""
+    head, hidden, channels = architecture.head, architecture.encoder.hidden_size, architecture.channels
+    adapter, attention = head.adapter_dim, head.attention_dim
+    adapters = hidden * adapter + adapter + 2 * adapter + adapter * adapter + adapter
+    total = len(architecture.states) * adapters if head.layer_adapters else 0
+    if head.aggregation == "sum":
+        total += len(architecture.states)
+    if weights := _pooling_weights(architecture):
+        total += channels * attention + attention + 2 * attention + attention * weights + weights
+    return total + 2 * channels * head.embedding_dim + head.embedding_dim
+
+
+def _pooling_weights(architecture: ModelArchitecture) -> int:
+    """Weights that the pooling gives a frame."""
+    return {"asp": architecture.channels, "multi-head": architecture.head.pooling_heads, "mean-std": 0}[
+        architecture.head.pooling
+    ]
 
 
 class Macs(NamedTuple):
@@ -104,14 +114,16 @@ def macs(architecture: ModelArchitecture, num_frames: int = FRAMES_PER_SECOND) -
     positions = encoder.left_positions + encoder.right_positions + 1
     total = num_frames * encoder.feature_dim * hidden
     positional = 0
-    for widths in _layer_widths(encoder):
+    for widths in islice(_layer_widths(encoder), architecture.states[-1]):
         total += num_frames * 2 * hidden * (widths["ffn1"] + widths["ffn2"])
         total += num_frames * 4 * hidden * widths["heads"] * size
         total += 2 * num_frames * num_frames * widths["heads"] * size
         total += num_frames * widths["conv"] * (3 * hidden + encoder.conv_kernel_size)
         positional += num_frames * positions * widths["heads"] * size
-    states = encoder.num_layers + 1
-    channels = states * head.adapter_dim
-    head_total = num_frames * states * head.adapter_dim * (hidden + head.adapter_dim)
-    head_total += num_frames * 2 * channels * head.attention_dim + 2 * channels * head.embedding_dim
+    channels, head_total = architecture.channels, 0
+    if head.layer_adapters:
+        head_total += num_frames * len(architecture.states) * head.adapter_dim * (hidden + head.adapter_dim)
+    if weights := _pooling_weights(architecture):
+        head_total += num_frames * (channels + weights) * head.attention_dim
+    head_total += 2 * channels * head.embedding_dim
     return Macs(total, head_total, positional)

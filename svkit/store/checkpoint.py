@@ -20,6 +20,7 @@ from torch import Tensor
 
 from svkit.config.architecture import ModelArchitecture
 from svkit.config.ranges import Range
+from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError, first_line
 from svkit.store.atomic import one_line, replacing, write_bytes, write_json, write_text
 from svkit.store.files import LOG_BYTES, check_file, read_file
@@ -100,8 +101,18 @@ def write_model(
 ) -> None:
     """Write weights (first) and architecture of a model."""
     write_tensors(directory / name, tensors)
-    heading = {"format": FORMAT, "format_version": VERSION}
-    write_json(directory / CONFIG_NAME, {**heading, **asdict(architecture)})
+    heading, content, usual = (
+        {"format": FORMAT, "format_version": VERSION},
+        asdict(architecture),
+        HeadConfig(),
+    )
+    # What an earlier svkit does not know is left out where it says what was always so.
+    content["head"] = {
+        name: value
+        for name, value in content["head"].items()
+        if name.endswith("_dim") or value != getattr(usual, name)
+    }
+    write_json(directory / CONFIG_NAME, {**heading, **content})
 
 
 def write_classifier(directory: Path, classifier: Classifier) -> None:

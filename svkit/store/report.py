@@ -52,6 +52,9 @@ class ModelSize:
     dense_widths: dict[str, tuple[int, ...]]
     vanished: tuple[str, ...] = ()
     """Kinds of units of which no layer has any left."""
+    state_weights: dict[int, float] | None = None
+    """Of each hidden state that the head uses: its share in the learned sum, or of the norms of the embedding layer's
+    weights; None: there are no weights."""
     size_bytes: int | None
     """Of the weights; None: there are none."""
 

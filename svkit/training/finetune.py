@@ -239,6 +239,8 @@ def make_task(
         )
     if name == "head":
         network.encoder.requires_grad_(False)
+    for layer in network.encoder.encoder.layers[network.architecture.states[-1] :]:
+        layer.requires_grad_(False)  # not computed: without gradients, processes would wait for them
     # A frozen encoder runs without dropout, as published.
     network.encoder.set_conv_dropout(0.0 if name in FROZEN_ENCODER else config.conv_dropout)
     network.encoder.checkpoint_layers = recipe.gradient_checkpointing

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from svkit.nn.head import LayerAdapter
 from svkit.nn.pooling import VARIANCE_FLOOR, AttentiveStatisticsPooling
-from svkit.nn.speaker import LayerAdapter
 from tests.random_models import SEEDS, draw_weights, relative_error
 
 
@@ -39,7 +39,7 @@ def pool_by_hand(pooling: AttentiveStatisticsPooling, frames: list[list[float]])
 @given(seed=SEEDS, lengths=st.lists(st.integers(1, 12), min_size=1, max_size=3))
 @settings(max_examples=20, deadline=None)
 def test_pooling_equals_its_definition_with_padding(seed, lengths):
-    pooling = AttentiveStatisticsPooling(5, 4).eval()
+    pooling = AttentiveStatisticsPooling(5, 4, 5).eval()
     draw_weights(pooling, seed)
     features = torch.randn((len(lengths), max(lengths), 5), generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
@@ -50,7 +50,7 @@ def test_pooling_equals_its_definition_with_padding(seed, lengths):
 
 
 def test_a_constant_signal_has_the_floor_as_variance_and_finite_gradients():
-    pooling = AttentiveStatisticsPooling(5, 4).eval()
+    pooling = AttentiveStatisticsPooling(5, 4, 5).eval()
     features = torch.full((1, 7, 5), 0.3, requires_grad=True)
     pooled = pooling(features)
     assert torch.allclose(pooled[0, 5:], torch.full((5,), math.sqrt(VARIANCE_FLOOR)))
@@ -59,7 +59,7 @@ def test_a_constant_signal_has_the_floor_as_variance_and_finite_gradients():
 
 
 def test_pooling_is_done_in_float32_under_autocast():
-    pooling = AttentiveStatisticsPooling(5, 4)
+    pooling = AttentiveStatisticsPooling(5, 4, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert pooling(torch.randn(2, 9, 5).bfloat16()).dtype == torch.float32
 
