@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 def calibrate(
     source: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER|TSV", help="A directory a person with recordings, or a manifest."),
+        typer.Argument(
+            metavar="FOLDER|TSV", help="Folder with a directory of recordings for each person, or a manifest."
+        ),
     ],
     model: Annotated[
         Path | None,
-        option("--model", "Or a name on the hub [default: final pruned, else final dense]", "CKPT"),
+        option(
+            "--model", "Checkpoint, or a name on the hub [default: final pruned, else final dense].", "CKPT"
+        ),
     ] = None,
     file: options.HubFile = None,
     false_accepts: Annotated[
@@ -44,9 +48,7 @@ def calibrate(
         float | None,
         options.number("--c-fa", options.COST, "Cost of accepting another speaker [default: 1]."),
     ] = None,
-    quality: Annotated[
-        bool, option("--qmf", "Calibrate on durations and norms as well as the score.")
-    ] = False,
+    quality: Annotated[bool, option("--qmf", "Calibrate on durations and norms as well as scores.")] = False,
     out: Annotated[
         Path | None, option("--out", "Write here instead of calibration.json beside the model.", "FILE")
     ] = None,
@@ -57,15 +59,17 @@ def calibrate(
     allow: Annotated[
         list[str] | None,
         option(
-            "--allow", "Continue and say so: trained-speakers (people the model was trained on).", "GUARD"
+            "--allow",
+            "Continue and record the exception: trained-speakers (people on whom the model was trained).",
+            "GUARD",
         ),
     ] = None,
     seed: options.Seed = 24,
-    overwrite: Annotated[bool, option("--overwrite", "Replace a calibration that is there.")] = False,
+    overwrite: Annotated[bool, option("--overwrite", "Replace an existing calibration.")] = False,
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
-    """Learn from recordings of your people where to decide, and say what that means for others.
+    """Learn a decision threshold from recordings of your own people, and estimate its error rates.
 
     Example: svkit calibrate people --model model --false-accepts 0.1%
     """

@@ -19,7 +19,7 @@ EncoderConfig = Annotated[
     typer.Option(
         "--config",
         metavar="JSON",
-        help="Encoder configuration of a .pth [default: what its shapes say].",
+        help="Encoder configuration of a .pth [default: read from its shapes].",
     ),
 ]
 

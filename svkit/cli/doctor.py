@@ -12,18 +12,23 @@ from svkit.config.ranges import Range
 
 def doctor(
     plan: Annotated[
-        str | None, typer.Option(metavar="PRESET", help="How each stage of a recipe fits on a GPU, instead.")
+        str | None,
+        typer.Option(
+            "--plan", metavar="PRESET", help="Show instead how each stage of a recipe fits on a GPU."
+        ),
     ] = None,
     gpu_memory: Annotated[
         float | None,
-        options.number("--gpu-memory", Range(gt=0, le=10_000), "GiB, for --plan [default: the GPU's]."),
+        options.number(
+            "--gpu-memory", Range(gt=0, le=10_000), "Memory in GiB for --plan [default: that of the GPU]."
+        ),
     ] = None,
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
-    """Examine the installation: versions, devices, disk, formats; what is missing and how to get it.
+    """Check the installation: versions, devices, disk, formats; what is missing and how to get it.
 
-    Exit code 0: svkit can work here, with or without notes; 2: something has to be fixed.
+    The exit code is 0 if svkit can work here, and 2 if something has to be fixed.
 
     Example: svkit doctor --plan w2v-bert-2.0 --gpu-memory 24
     """

@@ -18,7 +18,7 @@ def enroll(
         str,
         typer.Argument(
             metavar="NAME|FOLDER|TSV",
-            help="Whose recordings they are; or everybody of a folder or a manifest.",
+            help="Name of the person; or a folder or manifest with many people.",
         ),
     ],
     files: Annotated[
@@ -34,10 +34,10 @@ def enroll(
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
-    """Add recordings of a person to a gallery, as embeddings: no audio is kept.
+    """Add recordings of a person to a gallery, as embeddings; no audio is kept.
 
-    Again for the same name: more recordings of the person. See `svkit people` to list and remove.
-    Many people at once, a directory a person: svkit enroll recordings --gallery people
+    The same name again adds recordings. `svkit people` lists and removes people.
+    Everybody in a folder with a directory for each person: svkit enroll recordings --gallery people
 
     Example: svkit enroll alice monday.wav tuesday.wav --gallery people
     """

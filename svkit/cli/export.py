@@ -19,10 +19,10 @@ class Precision(str, Enum):
 
 
 Checkpoint = Annotated[
-    Path | None, typer.Argument(metavar="CKPT", help="Or a name on the hub [default: final pruned, else final dense]")
+    Path | None, typer.Argument(metavar="CKPT", help="Checkpoint, or a name on the hub [default: final pruned, else final dense].")
 ]
 Precisions = Annotated[
-    list[Precision] | None, typer.Option("--precision", help="Repeatable [default: all three].")
+    list[Precision] | None, typer.Option("--precision", help="Graph to write; repeatable [default: all three].")
 ]
 
 
@@ -36,9 +36,9 @@ def export(
     out: options.Out = None,
     common: options.OutputOptions,
 ) -> None:
-    """Write a checkpoint as ONNX, waveform in and embedding out; check it against torch and time both.
+    """Write a checkpoint as ONNX, from waveform to embedding; check it against torch and time both.
 
-    Beside the graphs lie the calibration and decide.py, which compares two recordings by them without svkit.
+    Also writes the calibration and decide.py, which compares two recordings without svkit.
 
     Example: svkit export exp/finetune-pruned/lmft --precision fp32 --precision int8
     """

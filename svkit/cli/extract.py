@@ -29,14 +29,16 @@ Sources = Annotated[
 Models = Annotated[
     list[Path] | None,
     options.option(
-        "--model", "Or a name on the hub; repeatable [default: final dense and final pruned].", "CKPT"
+        "--model",
+        "Checkpoint, or a name on the hub; repeatable [default: final dense and final pruned].",
+        "CKPT",
     ),
 ]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "int8"],
     options.option(
         "--dtype",
-        "auto: bfloat16 where the device is fast at it, float32 otherwise; int8: x86 processors only.",
+        "auto: bfloat16 if the device is fast at it, else float32; int8: x86 processors only.",
     ),
 ]
 _SHORTEST = Range(ge=0.04, le=3600)
@@ -57,10 +59,10 @@ def extract(
     min_seconds: MinSeconds = 0.5,
     common: options.RunOptions,
 ) -> None:
-    """Compute the embedding of every recording of a folder, or of every utterance of a manifest.
+    """Compute embeddings of all recordings in a folder or of all utterances in a manifest.
 
-    Ids are paths below the folder. Each model and list has its own directory, exp/embeddings/MODEL-LIST; the
-    experiment's own list has exp/embeddings/MODEL.
+    Ids are paths below the folder. The output is exp/embeddings/MODEL-LIST, or exp/embeddings/MODEL for the
+    experiment's own list.
 
     Example: svkit extract recordings --model exp/finetune/lmft
     """

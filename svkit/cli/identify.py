@@ -17,7 +17,7 @@ def identify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of unknown speakers.")],
     gallery: options.Gallery = None,
     one_speaker: Annotated[
-        bool, options.option("--one-speaker", "The files are of one speaker; otherwise each is judged alone.")
+        bool, options.option("--one-speaker", "All files are of one speaker; otherwise each is judged alone.")
     ] = False,
     model: options.Model = None,
     file: options.HubFile = None,
@@ -36,7 +36,7 @@ def identify(
         options.number(
             "--threshold",
             Range(ge=-2, le=2),
-            "Accept the best from this score on [default: by the calibration and --prior].",
+            "Accept the best from this score on [default: from the calibration and --prior].",
         ),
     ] = None,
     margin: Annotated[
@@ -44,17 +44,17 @@ def identify(
         options.number(
             "--margin",
             Range(ge=0, le=1000),
-            "Undecided where the best is not so far ahead of the second (LLR if calibrated, else score).",
+            "Undecided unless the best is this far ahead of the second (LLR if calibrated, else score).",
         ),
     ] = 0.0,
-    top: Annotated[int, options.number("--top", Range(ge=1, le=1000), "How many people are told.")] = 5,
+    top: Annotated[int, options.number("--top", Range(ge=1, le=1000), "Number of people to list.")] = 5,
     channel: options.Channel = "0",
     allow_cut: options.AllowCut = False,
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
     exit_code: options.ExitCode = False,
 ) -> None:
-    """Say who of a gallery is heard, or that it is none of them.
+    """Say which person of a gallery is speaking, or that it is none of them.
 
     Enroll people first: svkit enroll NAME FILE... --gallery people
 

@@ -24,7 +24,7 @@ Check = Annotated[
     bool,
     typer.Option(
         "--check",
-        help="Compare every finished output there, --exp by default, and its inputs with the recorded hashes.",
+        help="Compare every finished output in it (default: --exp) and its inputs with the recorded hashes.",
     ),
 ]
 

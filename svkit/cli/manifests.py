@@ -38,14 +38,16 @@ class ListOptions(OptionGroup):
 def merge(
     lists: Annotated[
         list[str],
-        typer.Argument(metavar="[NAME=]LIST...", help="Manifests; NAME [default: the file's stem]."),
+        typer.Argument(
+            metavar="[NAME=]LIST...", help="Manifests; NAME is used as prefix [default: the file name]."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Merged list, .tsv or .parquet.")],
     prefix: Annotated[
         Literal["collision", "always", "never"],
         typer.Option(
             "--prefix",
-            help="Ids that get NAME/ in front: those in several lists, all, or none (equal ids are one person).",
+            help="Which ids get the prefix NAME/: those in several lists, all, or none (equal ids are one person).",
         ),
     ] = "collision",
     *,
@@ -68,11 +70,13 @@ def split(
         typer.Option(
             "--part",
             metavar="NAME=SPEAKERS",
-            help="Speakers of a part: a number, a percentage or a file with one a line; repeatable.",
+            help="Speakers of a part: a number, a percentage, or a file with one per line; repeatable.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the parts.")],
-    rest: Annotated[str, typer.Option("--rest", metavar="NAME", help="Part with everyone else.")] = "train",
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory for the parts.")],
+    rest: Annotated[
+        str, typer.Option("--rest", metavar="NAME", help="Name of the part with everyone else.")
+    ] = "train",
     seed: options.Seed = 24,
     *,
     group: ListOptions,
@@ -92,22 +96,24 @@ def check(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", help="Write the list without its bad rows; they are then no error."
+            "--out", metavar="FILE", help="Write the list without its bad rows, which are then not an error."
         ),
     ] = None,
     audio_root: options.AudioRoot = None,
     min_seconds: options.MinSeconds = 0.5,
     max_clipped: Annotated[
         float,
-        options.number("--max-clipped", Range(ge=0, le=100), "Samples cut off at most.", metavar="PERCENT"),
+        options.number(
+            "--max-clipped", Range(ge=0, le=100), "Largest share of clipped samples.", metavar="PERCENT"
+        ),
     ] = 0.1,
     num_workers: options.Workers = None,
     *,
     group: ListOptions,
 ) -> None:
-    """Decode every recording of a list and name those that are unreadable, silent, clipped, too short or repeated.
+    """Decode every recording of a list and report the unreadable, silent, clipped, too short and repeated ones.
 
-    Exit code 3 where there are any, unless a list without them is written.
+    The exit code is 3 if there are any, unless --out writes a list without them.
 
     Example: svkit prepare check exp/data/train.tsv --out exp/data/clean.tsv
     """
@@ -137,7 +143,7 @@ def check(
 
 
 def stats(listed: List, json: options.Json = False) -> None:
-    """Count speakers, utterances and hours of a list, and show how they spread.
+    """Count speakers, utterances and hours of a list, and show their distribution.
 
     Example: svkit prepare stats exp/data/train.tsv --json
     """
@@ -190,7 +196,7 @@ def shards(
     ],
     audio_root: options.AudioRoot = None,
     per_shard: Annotated[
-        int, options.number("--per-shard", Range(ge=1, le=10**6), "Utterances a file.", metavar="N")
+        int, options.number("--per-shard", Range(ge=1, le=10**6), "Utterances per file.", metavar="N")
     ] = 4096,
     num_workers: options.Workers = None,
     seed: options.Seed = 24,
@@ -199,7 +205,7 @@ def shards(
 ) -> None:
     """Pack the recordings of a list into tar files (WebDataset's layout), for slow network file systems.
 
-    The list beside them is given to the other commands: svkit finetune --manifest shards/train.tsv
+    Use the list beside them with other commands: svkit finetune --manifest shards/train.tsv
 
     Example: svkit prepare shards exp/data/train.tsv --out shards
     """

@@ -41,29 +41,41 @@ def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
     return typer.Option(flag, callback=check, help=f"{description} [{limits}]", **settings)
 
 
-Workers = Annotated[int | None, number("--workers", Range(ge=1, le=1024), "Files read at once.", metavar="N")]
-SeedOrBefore = Annotated[
-    int | None, number("--seed", Range(ge=0, lt=2**32), "Of every draw [default: as before, else 24].")
+Workers = Annotated[
+    int | None, number("--workers", Range(ge=1, le=1024), "Number of files to read at once.", metavar="N")
 ]
-Seed = Annotated[int, number("--seed", Range(ge=0, lt=2**32), "Of every draw.")]
+SeedOrBefore = Annotated[
+    int | None,
+    number("--seed", Range(ge=0, lt=2**32), "Seed of all random draws [default: as before, else 24]."),
+]
+Seed = Annotated[int, number("--seed", Range(ge=0, lt=2**32), "Seed of all random draws.")]
 MinSeconds = Annotated[float, number("--min-seconds", Range(ge=0, le=3600), "Shorter files are bad.")]
 Exp = Annotated[Path, typer.Option("--exp", envvar="SVKIT_EXP", help="Working directory of the experiment.")]
 
 Channel = Annotated[
     str,
-    option("--channel", "Of recordings with several: from 0 on, their mean, the loudest.", "N|mix|loudest"),
+    option(
+        "--channel",
+        "Which channel to use: a number from 0 on, the mean of all, or the loudest.",
+        "N|mix|loudest",
+    ),
 ]
 SkipBad = Annotated[bool, option("--skip-bad", "Leave bad files out instead of refusing.")]
 PersonRegex = Annotated[
-    str | None, option("--speaker-regex", "Its first group, found in the path below FOLDER, is the person.")
+    str | None,
+    option("--speaker-regex", "Regular expression for the path below FOLDER; its first group is the person."),
 ]
-AllowCut = Annotated[bool, option("--allow-cut", "Use what is there of recordings that are cut short.")]
+AllowCut = Annotated[bool, option("--allow-cut", "Use truncated recordings as far as they go.")]
 Gallery = Annotated[
     Path | None, option("--gallery", "Directory of enrolled people [default: gallery in --exp].", "DIR")
 ]
 Model = Annotated[
     Path | None,
-    option("--model", "Or a name on the hub [default: the gallery's, else final pruned, else dense]", "CKPT"),
+    option(
+        "--model",
+        "Checkpoint, or a name on the hub [default: the gallery's, else final pruned, else dense].",
+        "CKPT",
+    ),
 ]
 Calibration = Annotated[
     Path | None, option("--calibration", "[default: calibration.json beside the model]", "FILE")
@@ -71,7 +83,7 @@ Calibration = Annotated[
 COST = Range(gt=0, le=1e9)
 REJECTED, UNDECIDED = 10, 11
 ExitCode = Annotated[
-    bool, option("--exit-code", f"Exit with {REJECTED} where rejected, {UNDECIDED} where undecided.")
+    bool, option("--exit-code", f"Exit with {REJECTED} if rejected, {UNDECIDED} if undecided.")
 ]
 
 
@@ -118,27 +130,27 @@ KeepFinished = Annotated[
     bool,
     option(
         "--keep-finished",
-        "Keep finished output of the same inputs and settings; with --overwrite, replace any other.",
+        "Keep finished output if its inputs and settings are the same; with --overwrite, replace it otherwise.",
     ),
 ]
 Json = Annotated[bool, option("--json", "Print the result as JSON.")]
 HubFile = Annotated[
-    str | None, option("--file", "Which .pth is meant, where the model is a name on the hub.", "FILE")
+    str | None, option("--file", "Which .pth to use if the model is a name on the hub.", "FILE")
 ]
 Out = Annotated[Path | None, option("--out", "Write here instead of the default in --exp.", "DIR")]
 Encoder = Annotated[str | None, option("--encoder", "Hub id, local transformers directory, or tiny.")]
 Manifest = Annotated[
-    Path | None, option("--manifest", "Utterances to use instead of the experiment's.", "TSV")
+    Path | None, option("--manifest", "List of utterances to use instead of the experiment's.", "TSV")
 ]
 AudioRoot = Annotated[
-    Path | None, option("--audio-root", "Directory that the manifest's paths are below.", "DIR")
+    Path | None, option("--audio-root", "Directory to which the manifest's paths refer.", "DIR")
 ]
 Noise = Annotated[Path | None, option("--noise", "Noise and music list [default: the prepared one].", "TSV")]
 Rirs = Annotated[Path | None, option("--rirs", "Room impulse responses [default: the prepared ones].", "TSV")]
 Augment = Annotated[
     bool | None,
     option(
-        "--augment/--no-augment", "Noise and reverberation while training [default: as before, else with]."
+        "--augment/--no-augment", "Use noise and reverberation in training [default: as before, else yes]."
     ),
 ]
 

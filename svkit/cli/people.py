@@ -54,12 +54,12 @@ def list_people(
 
 @app.command("remove")
 def remove(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Who is removed.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="People to remove.")],
     recordings: Annotated[
         list[Path] | None,
         options.option(
             "--recording",
-            "Only this recording of NAME; the file itself is needed. Repeatable.",
+            "Remove only this recording of NAME; the file itself is needed; repeatable.",
             "FILE",
         ),
     ] = None,
@@ -70,7 +70,7 @@ def remove(
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
-    """Remove people from a gallery, with all that is stored of them; or a recording that was no good.
+    """Remove people from a gallery, with everything stored about them; or a single recording.
 
     Example: svkit people remove alice --gallery people
     """

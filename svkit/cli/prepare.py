@@ -26,10 +26,10 @@ app = typer.Typer(
 )
 
 AllowOtherLists = Annotated[
-    bool, option("--allow-other-lists", "Accept a list with an official name but other counts.")
+    bool, option("--allow-other-lists", "Accept a list that has an official name but other counts.")
 ]
 ReadAudioRoot = Annotated[
-    Path | None, option("--audio-root", "Directory that relative paths are below.", "DIR")
+    Path | None, option("--audio-root", "Directory to which relative paths refer.", "DIR")
 ]
 
 
@@ -41,13 +41,13 @@ def folder(
         str | None,
         option(
             "--speaker-regex",
-            "Searched in the path below ROOT; its first group is the speaker [default: the directory].",
+            "Regular expression for the path below ROOT; its first group is the speaker [default: the directory].",
             "REGEX",
         ),
     ] = None,
     corpus: CorpusOptions = OWN_RECORDINGS,
 ) -> None:
-    """Prepare any tree of recordings, a directory a speaker.
+    """Prepare any tree of recordings with a directory for each speaker.
 
     Example: svkit prepare folder recordings --eval-speakers 20
     """
@@ -140,28 +140,29 @@ def voxceleb(
         bool,
         option(
             "--download-lists/--no-download-lists",
-            "Get the official lists O, E, H if they are neither given nor in ROOT.",
+            "Download the official lists O, E, H if they are neither given nor in ROOT.",
         ),
     ] = True,
     allow_other_lists: AllowOtherLists = False,
     strict: Annotated[
-        bool, option("--strict", "Refuse a VoxCeleb2 dev with other counts than published.")
+        bool, option("--strict", "Refuse VoxCeleb2 dev if its counts differ from the published ones.")
     ] = False,
     convert: Annotated[
-        bool, option("--convert/--no-convert", "Convert AAC (.m4a) by ffmpeg to 16 kHz.")
+        bool, option("--convert/--no-convert", "Convert AAC (.m4a) to 16 kHz with ffmpeg.")
     ] = True,
     audio_format: Annotated[
-        Literal["flac", "wav"] | None, option("--format", "What .m4a files are converted to [default: flac].")
+        Literal["flac", "wav"] | None,
+        option("--format", "Format that .m4a files are converted to [default: flac]."),
     ] = None,
     convert_to: Annotated[
         Path | None,
-        option("--convert-to", "Converted files go here [default: flac/ beside aac/ in ROOT].", "DIR"),
+        option("--convert-to", "Directory for converted files [default: flac/ beside aac/ in ROOT].", "DIR"),
     ] = None,
     corpus: CorpusOptions,
 ) -> None:
     """Prepare VoxCeleb2 dev for training and the VoxCeleb1 trial lists (O, E, H) for evaluation.
 
-    AAC files, as VoxCeleb2 is distributed, are converted first; an interrupted conversion is resumed.
+    AAC files (VoxCeleb2 as distributed) are converted first; an interrupted conversion is resumed.
 
     Example: svkit prepare voxceleb /data/VoxCeleb
     """
@@ -182,7 +183,7 @@ def voxceleb(
 @app.command()
 @takes_groups
 def voxblink2(root: Root, corpus: CorpusOptions) -> None:
-    """Prepare VoxBlink2, cut to utterances by its own scripts.
+    """Prepare VoxBlink2, already cut into utterances by its own scripts.
 
     Example: svkit prepare voxblink2 /data/VoxBlink2 --eval-speakers 200
     """
@@ -201,7 +202,7 @@ def cnceleb(
         options.number(
             "--join-below",
             Range(ge=0, le=3600),
-            "Join shorter training utterances of one speaker and genre; 0: none.",
+            "Join training utterances of one speaker and genre that are shorter; 0: none.",
             metavar="SECONDS",
         ),
     ] = 5.0,
@@ -210,7 +211,7 @@ def cnceleb(
 ) -> None:
     """Prepare CN-Celeb1 and CN-Celeb2 for training and the official CN-Celeb list for evaluation.
 
-    Enrollments are the concatenated files; for the mean over their utterances, score with
+    Enrollments are the concatenated files. To average their utterances instead, score with
     --enroll exp/data/trials/cnceleb-E.enroll.tsv.
 
     Example: svkit prepare cnceleb /data/CN-Celeb
@@ -223,7 +224,7 @@ def cnceleb(
 @app.command()
 @takes_groups
 def librispeech(root: Root, corpus: CorpusOptions) -> None:
-    """Prepare LibriSpeech: train on train-*, evaluate on trials made among the speakers of test-*.
+    """Prepare LibriSpeech: train on train-*, evaluate on trials among the speakers of test-*.
 
     Example: svkit prepare librispeech /data/LibriSpeech
     """
@@ -242,7 +243,7 @@ def kaldi(
     ] = False,
     corpus: CorpusOptions = OWN_RECORDINGS,
 ) -> None:
-    """Prepare a Kaldi data directory: wav.scp, utt2spk, segments and trials if there.
+    """Prepare a Kaldi data directory: wav.scp, utt2spk, and segments and trials if present.
 
     Example: svkit prepare kaldi data/train --trials data/test/trials
     """
@@ -267,7 +268,7 @@ def csv_table(
     audio_root: ReadAudioRoot = None,
     corpus: CorpusOptions = OWN_RECORDINGS,
 ) -> None:
-    """Prepare a table of recordings (comma, semicolon or tab separated) with paths and speakers.
+    """Prepare a table with paths and speakers, separated by comma, semicolon or tab.
 
     Example: svkit prepare csv recordings.csv --speaker-column client_id
     """

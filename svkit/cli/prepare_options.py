@@ -36,7 +36,8 @@ class _ScanGroup(options.OutputOptions):
     reads_samples: Annotated[
         bool,
         option(
-            "--read-samples/--headers-only", "Decode every file: finds truncated, non-finite, duplicate ones."
+            "--read-samples/--headers-only",
+            "Decode every file, to find truncated, non-finite and duplicate ones.",
         ),
     ] = False
     num_workers: options.Workers = None
@@ -78,11 +79,11 @@ class DemoOptions(options.OutputOptions):
     redraw: Annotated[
         bool,
         option(
-            "--redraw", "Draw evaluation and validation speakers anew; else all stay where they were before."
+            "--redraw", "Draw evaluation and validation speakers anew, instead of keeping everyone's part."
         ),
     ] = False
-    preset: Annotated[str | None, option("--preset", "Recipe noted for the commands that follow.")] = None
-    encoder: Annotated[str | None, option("--encoder", "Encoder noted for the commands that follow.")] = None
+    preset: Annotated[str | None, option("--preset", "Recipe for the commands that follow.")] = None
+    encoder: Annotated[str | None, option("--encoder", "Encoder for the commands that follow.")] = None
 
     def scan(self) -> "ScanOptions":
         """Return how files are examined."""
@@ -109,8 +110,8 @@ class CorpusOptions(_ScanGroup, DemoOptions):
         str | None,
         option(
             "--eval-speakers",
-            "How many (0: none), all (nobody trains), or a file with one a line [default: as before, else official,"
-            " else a tenth].",
+            "How many (0: none), all (nobody trains), or a file with one per line"
+            " [default: as before, else official, else a tenth].",
             "N|all|FILE",
         ),
     ] = None
@@ -118,7 +119,7 @@ class CorpusOptions(_ScanGroup, DemoOptions):
         list[Path] | None,
         option(
             "--trials",
-            "Evaluation trials; repeatable [default: as before, else official, else made].",
+            "Evaluation trials; repeatable [default: as before, else official, else generated].",
             "FILE",
         ),
     ] = None

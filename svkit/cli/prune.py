@@ -17,11 +17,11 @@ Teacher = Annotated[
 Sparsity = Annotated[
     float | None,
     options.number(
-        "--sparsity", Range(ge=0.01, le=0.99), "Part of the encoder's parameters to remove [recipe: 0.8]."
+        "--sparsity", Range(ge=0.01, le=0.99), "Share of the encoder's parameters to remove [recipe: 0.8]."
     ),
 ]
 Budget = Annotated[
-    str | None, options.option("--budget", "Instead of --sparsity, such as macs=6.3G for 1 s.")
+    str | None, options.option("--budget", "Limit instead of --sparsity, such as macs=6.3G for 1 s of audio.")
 ]
 RoundTo = Annotated[
     int | None,
@@ -49,7 +49,7 @@ def prune(
     allow: Allow = None,
     common: options.RunOptions,
 ) -> None:
-    """Prune the encoder's structure under distillation from the teacher, and cut it.
+    """Prune the encoder's structure while distilling from the teacher, then cut it.
 
     Example: svkit prune --sparsity 0.8
     """

@@ -12,33 +12,38 @@ from svkit.errors import ConfigError
 def push(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint, or a name on the hub.")],
     name: Annotated[
-        str, typer.Argument(metavar="ORG/NAME", help="Repository on the hub; @BRANCH for another than main.")
+        str,
+        typer.Argument(
+            metavar="ORG/NAME", help="Repository on the hub; add @BRANCH for a branch other than main."
+        ),
     ],
     file: options.HubFile = None,
     dry_run: Annotated[
-        bool, options.option("--dry-run", "Write the folder that would be pushed, and push nothing.")
+        bool, options.option("--dry-run", "Write the folder that would be pushed, without pushing it.")
     ] = False,
     out: Annotated[
         Path | None,
         options.option("--out", "With --dry-run: the folder [default: hub/NAME in --exp].", "DIR"),
     ] = None,
     overwrite: Annotated[
-        bool, options.option("--overwrite", "With --dry-run: replace a folder that is there.")
+        bool, options.option("--overwrite", "With --dry-run: replace an existing folder.")
     ] = False,
     licence: Annotated[
         str | None,
-        options.option("--license", "As the hub names it [default: that of the model it comes from].", "ID"),
+        options.option("--license", "Licence, as the hub names it [default: that of the base model].", "ID"),
     ] = None,
-    private: Annotated[bool, options.option("--private", "For its owners only, if it is new.")] = False,
+    private: Annotated[
+        bool, options.option("--private", "Make a new repository visible to its owners only.")
+    ] = False,
     message: Annotated[
-        str | None, options.option("--message", "Of the commit [default: the sha256 of the model].", "TEXT")
+        str | None, options.option("--message", "Commit message [default: the sha256 of the model].", "TEXT")
     ] = None,
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
-    """Put a checkpoint on the Hugging Face hub, in one commit: with its calibration, and a card with its figures.
+    """Upload a checkpoint to the Hugging Face hub, with its calibration and a card with its figures.
 
-    Needs a token that may write: hf auth login, or HF_TOKEN. Others load it as hub:ORG/NAME.
+    Needs a token with write access (hf auth login, or HF_TOKEN). Others load it as hub:ORG/NAME.
 
     Example: svkit push exp/finetune-pruned/lmft me/my-model --dry-run
     """

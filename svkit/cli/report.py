@@ -15,7 +15,7 @@ Allow = Annotated[
 
 @takes_groups
 def report(*, allow: Allow = None, common: options.TableOptions) -> None:
-    """Put every score and checkpoint on one page: table, DET plot, thresholds, structure, training.
+    """Show all scores and checkpoints on one page: tables, DET plot, thresholds, structure, training.
 
     Example: svkit report --exp exp
     """

@@ -25,7 +25,7 @@ class Form(str, Enum):
     WESPEAKER = "wespeaker"
 
 
-Trials = Annotated[Path, typer.Argument(metavar="TRIALS", help="Trial list in any of the usual forms.")]
+Trials = Annotated[Path, typer.Argument(metavar="TRIALS", help="Trial list in any of the usual formats.")]
 Paths = list[Path] | None
 Numbers = list[float] | None
 
@@ -35,15 +35,24 @@ class ScoreOptions(options.TableOptions):
     """Fields of `ScoreRequest` and of its `Backend`."""
 
     embeddings: Annotated[
-        Paths, option("--embeddings", "Repeatable [default: every directory in exp/embeddings].", "DIR")
+        Paths,
+        option(
+            "--embeddings",
+            "Embeddings to score; repeatable [default: every directory in exp/embeddings].",
+            "DIR",
+        ),
     ] = None
     scores: Annotated[
         Paths,
         option(
-            "--scores", "Scores of another toolkit, with --name; repeatable, beside --embeddings.", "FILE"
+            "--scores",
+            "Scores of another toolkit, with --name; repeatable, also together with --embeddings.",
+            "FILE",
         ),
     ] = None
-    names: Annotated[list[str] | None, option("--name", "Of the system behind --scores.", "NAME")] = None
+    names: Annotated[list[str] | None, option("--name", "Name of the system that gave --scores.", "NAME")] = (
+        None
+    )
     method: Annotated[
         Literal["cosine", "plda"], option("--backend", "Cosine, or PLDA with --plda-train.")
     ] = "cosine"
@@ -51,18 +60,18 @@ class ScoreOptions(options.TableOptions):
         Paths,
         option(
             "--plda-train",
-            "Embeddings or manifest of training speakers: one for all systems or one each.",
+            "Embeddings or manifest of training speakers: one for all systems, or one for each.",
             "PATH",
         ),
     ] = None
     length_norm: Annotated[
-        bool, option("--length-norm/--no-length-norm", "Length-normalise what PLDA sees.")
+        bool, option("--length-norm/--no-length-norm", "Length-normalise embeddings for PLDA.")
     ] = True
     plda_adaptation: Annotated[
         Paths,
         option(
             "--plda-adapt",
-            "Embeddings or manifest of recordings to adapt PLDA to: unlabelled, or few of known speakers.",
+            "Embeddings or manifest to adapt PLDA to: recordings without labels, or a few with known speakers.",
             "PATH",
         ),
     ] = None
@@ -71,7 +80,7 @@ class ScoreOptions(options.TableOptions):
         options.number(
             "--adapt-weight",
             Range(ge=0, le=1),
-            "Share of these in the covariances; 0: their mean only [default: 0.8; of S speakers S / (S + D)].",
+            "Share of these in the covariances; 0: only their mean [default: 0.8, or S / (S + D) for S speakers].",
         ),
     ] = None
     norm: Annotated[
@@ -79,10 +88,12 @@ class ScoreOptions(options.TableOptions):
     ] = "none"
     cohorts: Annotated[
         Paths,
-        option("--cohort", "Embeddings or manifest of the cohort: one for all systems or one each.", "PATH"),
+        option(
+            "--cohort", "Embeddings or manifest of the cohort: one for all systems, or one for each.", "PATH"
+        ),
     ] = None
     cohort_speakers: Annotated[
-        bool, option("--cohort-speakers", "One cohort member a speaker instead of one an utterance.")
+        bool, option("--cohort-speakers", "One cohort member per speaker instead of one per utterance.")
     ] = False
     top_n: Annotated[
         int | None,
@@ -91,11 +102,15 @@ class ScoreOptions(options.TableOptions):
         ),
     ] = None
     center: Annotated[
-        bool, option("--center", "Subtract the mean of the cohort (without one: of the tests).")
+        bool, option("--center", "Subtract the mean of the cohort, or of the tests if there is no cohort.")
     ] = False
     means: Annotated[
         Paths,
-        option("--mean", "Embeddings or manifest whose mean to subtract: one for all or one each.", "PATH"),
+        option(
+            "--mean",
+            "Embeddings or manifest whose mean is subtracted: one for all systems, or one for each.",
+            "PATH",
+        ),
     ] = None
     enroll: Annotated[
         Path | None,
@@ -109,46 +124,57 @@ class ScoreOptions(options.TableOptions):
         options.number(
             "--calibrate-folds",
             Range(ge=0, le=1000),
-            "Judge LLRs of these trials by 3 or more folds of speakers.",
+            "Judge LLRs of these trials by cross-validation over 3 or more folds of speakers.",
         ),
     ] = 0
     calibrations: Annotated[
-        Paths, option("--calibration", "Apply what was learnt on other trials; one or one each.", "FILE")
+        Paths,
+        option(
+            "--calibration",
+            "Apply a calibration learnt on other trials: one for all systems, or one for each.",
+            "FILE",
+        ),
     ] = None
     quality: Annotated[
-        bool, option("--qmf", "Calibrate on duration, norm and cohort mean as well as the score.")
+        bool, option("--qmf", "Calibrate on durations, norms and cohort means as well as scores.")
     ] = False
     fuse: Annotated[
         Paths,
         option(
             "--fuse",
-            "Fuse these scores of the trials (repeatable), by folds of speakers or with --calibration.",
+            "Fuse these scores of the trials, by folds of speakers or with --calibration; repeatable.",
             "DIR",
         ),
     ] = None
     p_target: Annotated[
         Numbers,
         options.number(
-            "--p-target", Range(gt=0, lt=1), "Prior of a target to judge by besides the usual; repeatable."
+            "--p-target", Range(gt=0, lt=1), "Further prior of a target at which to report costs; repeatable."
         ),
     ] = None
     c_miss: Annotated[
-        Numbers, options.number("--c-miss", options.COST, "Cost of a miss: for all or each --p-target.")
+        Numbers,
+        options.number("--c-miss", options.COST, "Cost of a miss: one for all --p-target, or one for each."),
     ] = None
     c_fa: Annotated[
-        Numbers, options.number("--c-fa", options.COST, "Cost of a false accept: for all or each --p-target.")
+        Numbers,
+        options.number(
+            "--c-fa", options.COST, "Cost of a false accept: one for all --p-target, or one for each."
+        ),
     ] = None
     by: Annotated[
         list[str] | None,
-        option("--by", "Break down by a column of manifest or sidecar, or duration; repeatable.", "COLUMN"),
+        option(
+            "--by", "Break down by a column of the manifest or sidecar, or by duration; repeatable.", "COLUMN"
+        ),
     ] = None
     sidecar: Annotated[
         Path | None,
-        option("--sidecar", "Columns of the trials (enroll_id, test_id, ...), a row each.", "TSV"),
+        option("--sidecar", "Table with further columns for the trials (enroll_id, test_id, ...).", "TSV"),
     ] = None
     forms: Annotated[
         list[Form] | None,
-        option("--format", "Also write scores and trials in this form; repeatable."),
+        option("--format", "Also write scores and trials in this format; repeatable."),
     ] = None
     allow: Annotated[
         list[str] | None,
@@ -172,7 +198,7 @@ class ScoreOptions(options.TableOptions):
 def score(trials: Trials, given: ScoreOptions) -> None:
     """Score a trial list: EER with interval, minDCF, thresholds; compare systems; fuse them.
 
-    Two systems as one: svkit score trials.txt --fuse exp/scores/a/trials --fuse exp/scores/b/trials
+    To fuse two systems: svkit score trials.txt --fuse exp/scores/a/trials --fuse exp/scores/b/trials
 
     Example: svkit score exp/data/trials/demo.txt
     """

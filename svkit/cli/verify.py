@@ -29,7 +29,9 @@ def verify(
     ] = None,
     gallery: Annotated[
         Path | None,
-        options.option("--gallery", "Of `svkit enroll`: the first argument is a name in it.", "DIR"),
+        options.option(
+            "--gallery", "Gallery made by `svkit enroll`; the first argument is then a name in it.", "DIR"
+        ),
     ] = None,
     model: options.Model = None,
     file: options.HubFile = None,
@@ -39,7 +41,7 @@ def verify(
         options.number(
             "--prior",
             Range(gt=0, lt=1),
-            "Probability of the same speaker before listening [default: as `svkit calibrate` was asked, else 0.5].",
+            "Probability of the same speaker before listening [default: that of the calibration, else 0.5].",
         ),
     ] = None,
     threshold: Annotated[
@@ -56,10 +58,10 @@ def verify(
     json: options.Json = False,
     exit_code: options.ExitCode = False,
 ) -> None:
-    """Say whether recordings are of one speaker: score, log-likelihood ratio, posterior, decision.
+    """Decide whether recordings are of one speaker: score, log-likelihood ratio, posterior, decision.
 
-    Several files a side: svkit verify --enroll a1.wav --enroll a2.wav b1.wav b2.wav
-    Somebody who is enrolled: svkit verify alice b.wav --gallery people
+    With several files per side: svkit verify --enroll a1.wav --enroll a2.wav b1.wav b2.wav
+    With an enrolled person: svkit verify alice b.wav --gallery people
 
     Example: svkit verify a.wav b.wav --prior 0.01
     """
