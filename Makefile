@@ -18,6 +18,8 @@ ENCODER ?=
 SEED ?=
 AUGMENT ?=
 LEVELS ?=
+# Whom adaptive S-norm of `make calibrated` compares with: a manifest, the training list by default.
+COHORT ?= $(EXP)/data/train.tsv
 ROOT ?=
 VOXCELEB ?= $(SVKIT_VOXCELEB)
 EVAL_SPEAKERS ?=
@@ -36,11 +38,11 @@ TORCHRUN ?= $(VENV)/bin/torchrun
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup all prepare report sparsity-sweep pruning-quality test check static format bench e2e soak clean FORCE
+.PHONY: help setup all prepare report calibrated sparsity-sweep pruning-quality test check static format bench e2e soak clean FORCE
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
-	@echo 'Targets: setup all sparsity-sweep pruning-quality test check static format bench e2e soak clean'
+	@echo 'Targets: setup all calibrated sparsity-sweep pruning-quality test check static format bench e2e soak clean'
 
 # ---- Set-up -------------------------------------------------------------------------------------------------------
 
@@ -147,6 +149,21 @@ $(EXP)/scores/.scored: $(embeddings) | $(SETUP)
 	@touch $@
 
 report: $(EXP)/scores/.scored | $(SETUP)
+	$(SVKIT) report --exp $(EXP) --keep-finished --overwrite
+
+# The published last step: adaptive S-norm, then log-likelihood ratios from score, durations, norms and means against the
+# cohort, learnt on the validation trials, whose speakers neither train nor are in the evaluation.
+cohort = $(basename $(notdir $(COHORT)))
+normed = --norm asnorm --cohort-speakers --qmf --exp $(EXP) --keep-finished --overwrite
+calibrated: report
+	$(launch) extract $(EXP)/data/valid.tsv $(recipe) --keep-finished --overwrite
+	$(launch) extract $(call quote,$(COHORT)) $(recipe) --keep-finished --overwrite
+	for model in dense pruned; do \
+	    own=$(EXP)/embeddings/$$model; cohort="$$own-"$(call quote,$(cohort)); \
+	    $(SVKIT) score $(EXP)/data/valid_trials.txt --embeddings $$own-valid --cohort "$$cohort" --calibrate $(normed); \
+	    learnt=$(EXP)/scores/$$model-valid/valid_trials-asnorm-speakers-$${cohort##*/}/calibration.json; \
+	    for list in $(EXP)/data/trials/*.txt; do \
+	        $(SVKIT) score "$$list" --embeddings $$own --cohort "$$cohort" --calibration "$$learnt" $(normed); done; done
 	$(SVKIT) report --exp $(EXP) --keep-finished --overwrite
 
 # EER against parameters, MACs and time at sparsities of 0.5 to 0.95, into $(EXP)/report/sweep; then what the guided cut is

@@ -234,7 +234,7 @@ def test_the_shell_completes_commands_options_choices_and_presets() -> None:
     assert _complete("pru") == ["prune"]
     assert "--sparsity" in _complete("prune", "--spa")
     assert _complete("finetune", "--stage", "l") == ["lora", "lmft"]
-    assert set(_complete("finetune", "--preset", "w2v")) == {"w2v-bert-2.0", "w2v-bert-2.0-no-lora"}
+    assert {"w2v-bert-2.0", "w2v-bert-2.0-no-lora"} < set(_complete("finetune", "--preset", "w2v"))
 
 
 HEAVY_ROOMS = tuple(

@@ -122,6 +122,14 @@ def test_voxceleb_chain(tmp_path: Path, encoder_directory: Path, quick_svkit: st
     assert stage_files(exp) == before
     assert "report" in again.stdout.splitlines()[-1]
 
+    # Normalised and calibrated on the validation speakers, both models are judged beside their plain cosines.
+    done = run_make(tmp_path, "calibrated", *settings[1:])
+    assert done.returncode == 0, done.stderr
+    report = json.loads((exp / "report/report.json").read_text())
+    learnt_on = [one["calibration"]["trials"]["name"] for one in report["systems"] if one["calibration"]]
+    assert learnt_on == ["valid_trials", "valid_trials"]
+    before = stage_files(exp)
+
     # Nor where it was moved and renamed, everything looks new to make, and inputs are named from another directory.
     place = tmp_path / "elsewhere"
     place.mkdir()
