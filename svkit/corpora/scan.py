@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,14 @@ from svkit.errors import DataError, first_five, printable
 from svkit.progress import Progress
 from svkit.store.audio_file import CUT_ADVICE, AudioError, Channel, channel_levels_db, examine, probe
 from svkit.store.manifest import COLUMNS
-from svkit.store.scan_journal import Entry, Finding, ScanJournal, Source, blocks, stamp_of
+from svkit.store.scan_journal import Entry, Finding, ScanJournal, Source, stamp_of
 
 _CHUNK_FILES = 64
 _BLOCK_ROWS = 1 << 16
 _UNUSABLE = re.compile("[\t\n\r\ud800-\udfff]")
 """What no list can hold; names that are not UTF-8 have surrogates for their bytes."""
+_Chunk = list[tuple[Source, Entry, bool]]
+"""Files that a thread reads one after the other, what they are, and whether the journal knew it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,75 +224,61 @@ def repeated_digests(
         yield int(order[place + 1]), first
 
 
-class _Block(NamedTuple):
-    """Neighbouring files that threads are reading."""
-
-    places: list[Source]
-    known: Mapping[str, Entry]
-    """What the journal says of them."""
-    chunks: list["Future[list[tuple[str, Entry]]]"]
-
-    def keep(self, journal: ScanJournal | None) -> None:
-        """Write what has been found out so far to the journal."""
-        found: dict[str, Entry] = {}
-        for chunk in self.chunks:
-            if chunk.done() and not chunk.cancelled() and chunk.exception() is None:
-                found.update(chunk.result())
-        if journal is not None and any(self.known.get(path) != entry for path, entry in found.items()):
-            journal.write(self.places, {**self.known, **found})
-
-
 def examine_all(
     places: Iterable[Source], total: int, options: ScanOptions, progress: Progress
 ) -> Iterator[Finding]:
-    """Yield what each file is, in order; files are read in threads, two blocks ahead at most.
+    """Yield what each file is, in order; files are read in threads, a few chunks ahead.
 
-    With `options.journal`, what is found out is kept block by block, also where the scan is interrupted.
+    With `options.journal`, what is found out is kept chunk by chunk, also where the scan is interrupted.
     """
     kind = "quality" if options.measures_quality else "samples" if options.reads_samples else "header"
     journal = None if options.journal is None else ScanJournal(options.journal, kind)
     workers = options.num_workers or min(16, max(4, os.cpu_count() or 1))
-    pending: deque[_Block] = deque()
+    sources = iter(places)
+    pending: deque[Future[_Chunk]] = deque()
+
+    def keep(chunk: _Chunk) -> None:
+        new = {str(source): entry for source, entry, is_known in chunk if not is_known}
+        if journal is not None and new:
+            journal.write(new)
+
     with progress.task("reading audio", total) as task, ThreadPoolExecutor(workers) as executor:
 
-        def results() -> Iterator[Finding]:
-            for chunk in pending[0].chunks:
-                task.advance(len(chunk.result()))
-            # A block leaves `pending` when it is in the journal: what interrupts the scan before that, it is kept.
-            pending[0].keep(journal)
-            for chunk in pending.popleft().chunks:
-                yield from (entry.finding for _, entry in chunk.result())
+        def read_on(count: int) -> None:
+            for _ in range(count):
+                if chunk := list(islice(sources, _CHUNK_FILES)):
+                    known = {} if journal is None else journal.read(chunk)
+                    pending.append(executor.submit(_examine_chunk, chunk, known, options))
 
         try:
-            for block in blocks(places):
-                known = {} if journal is None else journal.read(block)
-                chunks = [block[start : start + _CHUNK_FILES] for start in range(0, len(block), _CHUNK_FILES)]
-                futures = [executor.submit(_examine_chunk, chunk, known, options) for chunk in chunks]
-                pending.append(_Block(block, known, futures))
-                # The next block is read while the findings of this one are used, so that no thread runs dry; more
-                # than two would only take memory, as a corpus may have millions of files.
-                if len(pending) > 1:
-                    yield from results()
+            # More chunks at once would only take memory, as a corpus may have millions of files.
+            read_on(2 * workers)
             while pending:
-                yield from results()
+                chunk = pending[0].result()
+                # A chunk leaves `pending` when it is in the journal: what interrupts the scan before that, it is kept.
+                keep(chunk)
+                pending.popleft()
+                task.advance(len(chunk))
+                read_on(1)
+                yield from (entry.finding for _, entry, _ in chunk)
         except BaseException:  # also Ctrl-C, after hours of reading
             executor.shutdown(cancel_futures=True)
-            for interrupted in pending:
-                interrupted.keep(journal)
+            for future in pending:
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    keep(future.result())
             raise
 
 
-def _examine_chunk(
-    chunk: list[Source], known: Mapping[str, Entry], options: ScanOptions
-) -> list[tuple[str, Entry]]:
+def _examine_chunk(chunk: list[Source], known: Mapping[str, Entry], options: ScanOptions) -> _Chunk:
     """Examine some files; what the journal says holds while a file has the size and time of change it had then."""
     entries = []
     for source in chunk:
-        stamp, entry = stamp_of(source.place), known.get(str(source))
         # The stamp is taken first: a file that changes while it is read is read again by the next scan.
-        if entry is None or entry.stamp != stamp:
-            entry = Entry(stamp, _examine(source, options))
-        entries.append((str(source), entry))
+        stamp, entry = stamp_of(source.place), known.get(str(source))
+        if entry is not None and entry.stamp == stamp:
+            entries.append((source, entry, True))
+        else:
+            entries.append((source, Entry(stamp, _examine(source, options)), False))
     return entries
 
 

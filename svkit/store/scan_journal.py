@@ -1,32 +1,27 @@
 """What a scan has found out about audio files, so that an interrupted one continues where it was.
 
-A directory of small parquet files, one for a block of neighbouring files. The hash of a path decides where a block
-ends: a file that comes or goes changes the block it is in and no other. An entry holds while its file has the size and
-the time of change it had.
+A SQLite file of one entry a recording, which holds while its file has the size and the time of change it had.
 """
 
 import contextlib
+import json
 import os
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pa_parquet
 
 from svkit.errors import ArtifactError
-from svkit.store.atomic import remove_unfinished, replacing
+from svkit.store.atomic import one_line
 from svkit.store.audio_bytes import TarMember
 from svkit.store.audio_file import Channel
-from svkit.store.files import open_file
 
 Place = Path | TarMember
-_MEAN_BLOCK, _LARGEST_BLOCK = 1024, 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,92 +83,88 @@ class Entry(NamedTuple):
     finding: Finding
 
 
-_ARROW = {int: pa.int64(), float: pa.float64(), str: pa.string()}
-_SCHEMA = pa.schema(
-    {"path": pa.string(), "size": pa.int64(), "changed_ns": pa.int64()}
-    | {item.name: _ARROW[item.type] for item in fields(Finding)}  # type: ignore[index]
-)
-
-
-def blocks(places: Iterable[Source]) -> Iterator[list[Source]]:
-    """Cut a sequence of files into blocks of about a thousand whose ends do not depend on other blocks."""
-    block: list[Source] = []
-    for place in places:
-        block.append(place)
-        is_end = zlib.crc32(os.fsencode(str(place))) % _MEAN_BLOCK == 0
-        if is_end or len(block) == _LARGEST_BLOCK:
-            yield block
-            block = []
-    if block:
-        yield block
+_DEFAULTS = {item.name: item.default for item in fields(Finding)}
 
 
 class ScanJournal:
     """The entries of one kind of examination; those of another kind are not seen."""
 
     def __init__(self, directory: Path, kind: str) -> None:
-        """Use the directory, which is made with the first entry."""
-        self._directory, self._kind = directory, kind
+        """Open the journal in its directory, or make it (ArtifactError: it cannot be written)."""
+        self._path = directory / f"{kind}.sqlite"
+        with one_line(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        self._open()
 
-    def read(self, block: Sequence[Source]) -> dict[str, Entry]:
-        """Return the entries of a block by path."""
+    def _open(self) -> None:
+        # Some network file systems have no locks; the command has locked the directory above.
+        self._database = sqlite3.connect(f"{self._path.absolute().as_uri()}?nolock=1", uri=True)
+
+    def read(self, sources: Iterable[Source]) -> dict[str, Entry]:
+        """Return the entries of some recordings by the names of these."""
+        names = {_name(source): str(source) for source in sources}
+        query = f"SELECT * FROM entries WHERE source IN ({', '.join('?' * len(names))})"
         try:
-            with open_file(self._file(block), ArtifactError) as file:
-                table = pa_parquet.read_table(file)
-            rows = table.to_pylist()
-            # Of earlier versions there is no hash.
-            if not table.schema.equals(_SCHEMA) or (table.schema.metadata or _digest(rows)) != _digest(rows):
-                return {}
-        except (ArtifactError, OSError, ValueError, pa.ArrowException):
-            return {}  # nothing there, cut short or changed: it is found out again
-        return {
-            row.pop("path"): Entry((row.pop("size"), row.pop("changed_ns")), Finding(**row)) for row in rows
-        }
+            rows = self._database.execute(query, list(names)).fetchall()
+        except sqlite3.Error:  # nothing there, cut short or changed: it is found out again
+            return {}
+        entries = {}
+        for name, text, digest in rows:
+            if digest == _digest(name, text):
+                *stamp, finding = json.loads(text)
+                entries[names[name]] = Entry((stamp[0], stamp[1]), Finding(**finding))
+        return entries
 
-    def write(self, block: Sequence[Source], entries: Mapping[str, Entry]) -> None:
-        """Keep entries of a block; those of files that cannot be looked up are left out.
+    def write(self, entries: Mapping[str, Entry]) -> None:
+        """Keep entries by the names of their sources; those of files that cannot be looked up are left out.
 
         Raises:
             ArtifactError: the journal cannot be written.
         """
         rows = []
-        for path, entry in entries.items():
-            text = path + entry.finding.detail
-            if entry.stamp is not None and text.encode(errors="ignore").decode() == text:
-                stamp = dict(zip(("size", "changed_ns"), entry.stamp, strict=True))
-                rows.append({"path": path, **stamp, **asdict(entry.finding)})
-        if rows:
-            with replacing(self._file(block)) as temporary:
-                table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-                hashed = table.replace_schema_metadata(_digest(table.to_pylist()))
-                pa_parquet.write_table(hashed, temporary)
+        for source, entry in entries.items():
+            if entry.stamp is not None:
+                found = {
+                    key: value for key, value in asdict(entry.finding).items() if value != _DEFAULTS[key]
+                }
+                name, text = _name(source), json.dumps([*entry.stamp, found])
+                rows.append((name, text, _digest(name, text)))
+        try:
+            self._insert(rows)
+        except sqlite3.DatabaseError:  # no database any more: begin again
+            self._database.close()
+            with one_line(self._path):
+                self._path.unlink(missing_ok=True)
+            try:
+                self._open()
+                self._insert(rows)
+            except sqlite3.Error as error:
+                raise ArtifactError(f"{self._path}: cannot be written: {error}") from error
 
-    def _file(self, block: Sequence[Source]) -> Path:
-        last = os.fsencode(f"{self._kind}\0{block[-1]}")
-        name = sha256(last).hexdigest()[:24]
-        # Ten million files are ten thousand blocks: no directory gets more than a few dozen of them.
-        return self._directory / name[:2] / f"{name[2:]}.parquet"
+    def _insert(self, rows: list[tuple[bytes, str, bytes]]) -> None:
+        # What waiting for the disk would save from a loss of power is soon found out again.
+        self._database.execute("PRAGMA synchronous = OFF")
+        with self._database:  # one transaction
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS entries (source BLOB PRIMARY KEY, entry TEXT, digest BLOB) WITHOUT ROWID"
+            )
+            self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
 
 
-def _digest(rows: list[dict[str, Any]]) -> dict[bytes, bytes]:
-    """Return the hash of entries, as the metadata of their file."""
-    return {b"sha256": sha256(repr(rows).encode()).hexdigest().encode()}
+def _name(source: object) -> bytes:
+    return os.fsencode(str(source))
+
+
+def _digest(name: bytes, text: str) -> bytes:
+    return sha256(name + b"\0" + text.encode()).digest()[:8]
 
 
 def remove_journal(directory: Path) -> None:
-    """Remove a journal that is no longer needed; what else lies in its directory stays.
-
-    Raises:
-        ArtifactError: it cannot be removed.
-    """
-    places = list(directory.glob("[0-9a-f]" * 2))
-    remove_unfinished(places)
+    """Remove a journal that is no longer needed (ArtifactError: it cannot be); what else lies there stays."""
     try:
-        for place in places:
-            for file in place.glob("[0-9a-f]" * 22 + ".parquet"):
-                file.unlink(missing_ok=True)
+        for path in directory.glob("*.sqlite*"):
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise ArtifactError(f"{directory}: cannot be removed: {error.strerror}") from error
-    for place in (*places, directory):
-        with contextlib.suppress(OSError):  # not there, or not empty
-            place.rmdir()
+    with contextlib.suppress(OSError):  # not there, or not empty
+        directory.rmdir()

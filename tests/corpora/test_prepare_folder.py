@@ -377,8 +377,7 @@ def test_what_is_the_users_own_in_the_data_directory_stays(tmp_path, tree):
     for path in mine:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
-    (data / ".scan" / "ab").mkdir()
-    (data / ".scan" / "ab" / f"{'0' * 22}.parquet").write_text("old entries")
+    (data / ".scan" / "samples.sqlite").write_text("of a scan that was interrupted")
     (data / ".svkit-tmp-1a_b2c3d.tsv").write_text("half")
     trials = tmp_path / "other.txt"
     trials.write_bytes((data / "trials" / "folder.txt").read_bytes())
