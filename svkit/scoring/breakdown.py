@@ -43,7 +43,7 @@ def read_sidecar(path: Path, trials: Trials) -> dict[str, Coded]:
     """
     coders: dict[str, Coder] = {}
     num_rows = 0
-    for line, table in table_blocks(path, HEADER[:2]):
+    for table, lines in table_blocks(path, HEADER[:2]):
         for name in table.column_names:
             coders.setdefault(name, Coder()).add(dictionary_block(table.column(name)))
         rows = slice(num_rows, num_rows + len(table))
@@ -53,7 +53,7 @@ def read_sidecar(path: Path, trials: Trials) -> dict[str, Coded]:
             if len(wrong):
                 row = int(wrong[0])
                 raise DataError(
-                    f"{path}:{row + line}: {name}: expected {expected[row]} as in trial {row + num_rows + 1}, found"
+                    f"{path}:{lines[row]}: {name}: expected {expected[row]} as in trial {row + num_rows + 1}, found"
                     f" {found[row]}"
                 )
         num_rows += len(table)

@@ -19,9 +19,9 @@ import pyarrow as pa
 from svkit.errors import ArtifactError, DataError, first_five
 from svkit.store.atomic import replacing
 from svkit.store.coded import Coded, Coder, dictionary_block
-from svkit.store.scores import COLUMNS, finite_numbers
-from svkit.store.tables import format_rows, table_blocks
-from svkit.store.trials import ANY_LABEL, UNLABELLED, Trials, field_blocks, first_row
+from svkit.store.scores import COLUMNS, finite_numbers, labels_of
+from svkit.store.tables import Lines, format_rows, table_blocks
+from svkit.store.trials import ANY_LABEL, Trials, field_blocks, first_row
 
 FORMS = ("kaldi", "wespeaker")
 _READABLE = tuple(
@@ -82,7 +82,9 @@ def _read(path: Path, trials: Trials) -> ForeignScores:
             )
         lines.append(numbers)
         if "label" in columns:
-            labels.append(_labels(path, table.column("label"), numbers))
+            labels.append(
+                labels_of(path, table.column("label"), numbers, ANY_LABEL, "1, 0, target or nontarget")
+            )
         for coder, name in zip(sides, COLUMNS[:2], strict=True):
             if name in columns:
                 coder.add(dictionary_block(table.column(name)))
@@ -100,11 +102,10 @@ def _read(path: Path, trials: Trials) -> ForeignScores:
     )
 
 
-def _blocks(path: Path) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:
+def _blocks(path: Path) -> Iterator[tuple[pa.Table, Lines]]:
     line, first = first_row(path)
     if set(COLUMNS) <= set(first.rstrip(b"\r\n").decode(errors="replace").split("\t")):
-        for start, table in table_blocks(path, COLUMNS, header_line=line, has_comments=True):
-            yield table, np.arange(start, start + len(table))
+        yield from table_blocks(path, COLUMNS, header_line=line, has_comments=True)
         return
     num_fields = len(first.split())
     if num_fields > max(map(len, _READABLE)):  # ids may have spaces where tabs stand between fields
@@ -115,22 +116,23 @@ def _blocks(path: Path) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:
 
 def _columns(path: Path, table: pa.Table, trials: Trials) -> Sequence[str]:
     """Find the form that most rows of the first block fit; DataError unless there is exactly one."""
-    found = [_Column(column.to_pandas()) for column in table.columns]
-    known = dict(zip(COLUMNS, (set(trials.enroll.values), set(trials.test.values)), strict=False))
+    found = [column.to_pandas() for column in table.columns]
+    kinds = [{"enroll_id", "test_id"} | _kinds(texts) for texts in found]
     fitting = [
         form
         for form in _READABLE
-        if len(form) == len(found)
-        and all(
-            column.is_label if name == "label" else column.is_score if name == "score" else True
-            for name, column in zip(form, found, strict=True)
-        )
+        if len(form) == len(found) and all(name in of for name, of in zip(form, kinds, strict=True))
     ]
     if len(fitting) > 1:  # an id may be a number
+        known = {"enroll_id": trials.enroll.values, "test_id": trials.test.values}
         fitting = [
             form
             for form in fitting
-            if all(column.has(known[name]) for name, column in zip(form, found, strict=True) if name in known)
+            if all(
+                texts.isin(known[name]).any()
+                for name, texts in zip(form, found, strict=True)
+                if name in known
+            )
         ]
     if len(fitting) == 1:
         return fitting[0]
@@ -143,29 +145,11 @@ def _columns(path: Path, table: pa.Table, trials: Trials) -> Sequence[str]:
     raise DataError(f"{path}:{line}: {words} {forms}{only}, found {shown!r}; {_ADVICE}")
 
 
-class _Column:
-    """What a column without a name may be, by most of its texts."""
-
-    def __init__(self, texts: pd.Series) -> None:
-        self._texts = texts
-        labels = texts.str.lower().isin(list(ANY_LABEL)).mean()
-        self.is_label = bool(labels > 0.5)
-        self.is_score = bool(pd.to_numeric(texts, errors="coerce").notna().mean() > 0.5 and labels < 1)
-
-    def has(self, known: set[str]) -> bool:
-        """Whether some of the texts are known."""
-        return bool(self._texts.isin(known).any())
-
-
-def _labels(path: Path, column: pa.ChunkedArray, lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
-    labels: npt.NDArray[np.int8] = (
-        column.to_pandas().str.strip().str.lower().map(ANY_LABEL).fillna(UNLABELLED).to_numpy(np.int8)
-    )
-    bad = np.flatnonzero(labels == UNLABELLED)
-    if len(bad):
-        found = column[int(bad[0])].as_py()
-        raise DataError(f"{path}:{lines[bad[0]]}: label: expected 1, 0, target or nontarget, found {found!r}")
-    return labels
+def _kinds(texts: pd.Series) -> set[str]:
+    """Return what a column without a name may be, by most of its texts: `label`, `score`, both or neither."""
+    labels = texts.str.lower().isin(list(ANY_LABEL)).mean()
+    is_number = pd.to_numeric(texts, errors="coerce").notna().mean() > 0.5 and labels < 1
+    return {name for name, fits in (("label", labels > 0.5), ("score", is_number)) if fits}
 
 
 def check_ids(form: str, trials: Trials) -> None:

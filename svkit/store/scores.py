@@ -1,6 +1,6 @@
 """Score directories: a score a trial, with its log-likelihood ratio where calibrated, and resampled error rates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from svkit.store.arrays import read_arrays, write_arrays
 from svkit.store.atomic import replacing
 from svkit.store.coded import Coder, dictionary_block
 from svkit.store.provenance import check_outputs
-from svkit.store.tables import format_rows, table_blocks
+from svkit.store.tables import Lines, format_rows, table_blocks
 from svkit.store.trials import UNLABELLED, Trials
 
 SCORES_NAME, RESAMPLES_NAME = "scores.tsv", "resamples.safetensors"
@@ -90,18 +90,16 @@ def read_scores(directory: Path) -> Scores:
 def _read(path: Path) -> Scores:
     sides, labels = [Coder() for _ in COLUMNS[:2]], [np.zeros(0, np.int8)]
     numbers: dict[str, list[npt.NDArray[np.float64]]] = {}
-    for line, table in table_blocks(path, COLUMNS):
+    for table, lines in table_blocks(path, COLUMNS):
         is_labelled = "label" in table.column_names
         labels.append(
-            _labels(path, table.column("label"), line)
+            labels_of(path, table.column("label"), lines, {"0": 0, "1": 1}, "1 or 0")
             if is_labelled
             else np.full(len(table), UNLABELLED, np.int8)
         )
         for name in ("score", "llr"):
             if name in table.column_names:
-                numbers.setdefault(name, []).append(
-                    finite_numbers(path, table.column(name), name, range(line, line + len(table)))
-                )
+                numbers.setdefault(name, []).append(finite_numbers(path, table.column(name), name, lines))
         for coder, name in zip(sides, COLUMNS[:2], strict=True):
             coder.add(dictionary_block(table.column(name)))
     joined = {name: np.concatenate(blocks) for name, blocks in numbers.items()}
@@ -109,18 +107,21 @@ def _read(path: Path) -> Scores:
     return Scores(Trials(enroll, test, np.concatenate(labels)), joined["score"], joined.get("llr"))
 
 
-def _labels(path: Path, column: pa.ChunkedArray, line: int) -> npt.NDArray[np.int8]:
-    is_target = np.asarray(pc.equal(column, "1"))
-    bad = np.flatnonzero(~(is_target | np.asarray(pc.equal(column, "0"))))
+def labels_of(
+    path: Path, column: pa.ChunkedArray, lines: Lines, meanings: Mapping[str, int], expected: str
+) -> npt.NDArray[np.int8]:
+    """Return the meanings of a column of labels [N] in the `lines` [N] of a file (DataError: one that has none)."""
+    words = pc.utf8_lower(pc.utf8_trim_whitespace(column))
+    places = pc.fill_null(pc.index_in(words, pa.array(list(meanings))), len(meanings))
+    labels: npt.NDArray[np.int8] = np.array([*meanings.values(), UNLABELLED], np.int8)[np.asarray(places)]
+    bad = np.flatnonzero(labels == UNLABELLED)
     if len(bad):
         found = column[int(bad[0])].as_py()
-        raise DataError(f"{path}:{bad[0] + line}: label: expected 1 or 0, found {found!r}")
-    return is_target.astype(np.int8)
+        raise DataError(f"{path}:{lines[bad[0]]}: label: expected {expected}, found {found!r}")
+    return labels
 
 
-def finite_numbers(
-    path: Path, column: pa.ChunkedArray, name: str, lines: Sequence[int] | npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
+def finite_numbers(path: Path, column: pa.ChunkedArray, name: str, lines: Lines) -> npt.NDArray[np.float64]:
     """Return a column of text [N] in the `lines` [N] of a file as numbers.
 
     Raises:

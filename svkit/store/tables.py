@@ -26,7 +26,7 @@ from svkit.store.files import open_file
 _TAB, _NEWLINE = 9, 10
 _CARRIAGE_RETURN = "a carriage return inside a line; expected LF or CRLF line ends"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_NO_ROW = re.compile(rb"^ *(?:#.*)?\r?\n", re.MULTILINE)
+_NO_ROW = re.compile(rb" *(#.*)?")
 _BLOCK_BYTES = 1 << 24
 """Text read at once: a list of tens of millions of lines is never in memory as text and as a table."""
 _SMALL_BYTES = 1 << 20
@@ -34,6 +34,8 @@ _SMALL_BYTES = 1 << 20
 which aborts the process."""
 _BLOCK_ROWS = 1 << 16
 """Rows turned into text at once."""
+Lines = npt.NDArray[np.int64]
+"""Of each row of a block the number of its line in the file."""
 
 
 @contextmanager
@@ -67,7 +69,7 @@ def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
     """
     if path.suffix == ".parquet":
         return _read_parquet(path, required)
-    return _frame(pa.concat_tables([block for _, block in table_blocks(path, required)]))
+    return _frame(pa.concat_tables([block for block, _ in table_blocks(path, required)]))
 
 
 def read_artifact_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
@@ -80,13 +82,13 @@ def read_artifact_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
 
 def table_blocks(
     path: Path, required: Sequence[str] = (), *, header_line: int = 1, has_comments: bool = False
-) -> Iterator[tuple[int, pa.Table]]:
+) -> Iterator[tuple[pa.Table, Lines]]:
     """Read a TSV with a header in line `header_line`, a block of rows at a time.
 
     With `has_comments`, blank lines are left out, and those that begin with `#` and lack the columns of a row.
 
     Yields:
-        The number of the first line and the columns, all text; a table without rows has one block.
+        The columns, all text, and the lines of the rows; a table without rows has one block.
 
     Raises:
         DataError: as `read_table`, when the first block is asked for or that with the fault is.
@@ -104,11 +106,16 @@ def table_blocks(
         _check_columns(path, columns, required)
         has_rows = False
         for line, block in line_blocks(path, file, header_line + 1):
-            for first, rows in _rows(path, line, block, len(columns), has_comments=has_comments):
-                yield first, parse_rows(rows, columns)
+            lines = np.arange(line, line + block.count(b"\n"))
+            # Most lists have no such lines: looking at each of hundreds of millions would take minutes.
+            if has_comments and any(mark in b"\n" + block for mark in (b"#", b"\n\n", b"\n ")):
+                block, lines = _without_comments(block, lines, len(columns))
+            if len(lines):
+                _check_shape(path, block, len(columns), lines)
+                yield parse_rows(block, columns), lines
                 has_rows = True
         if not has_rows:
-            yield header_line + 1, pa.table({name: pa.array([], pa.string()) for name in columns})
+            yield pa.table({name: pa.array([], pa.string()) for name in columns}), np.zeros(0, np.int64)
 
 
 def line_blocks(path: Path, file: BinaryIO, line: int) -> Iterator[tuple[int, bytes]]:
@@ -148,29 +155,10 @@ def _text(path: Path, data: bytes, first_line: int) -> str:
         raise DataError(f"{path}:{line}: not UTF-8 text: byte 0x{data[error.start]:02x}") from error
 
 
-def _rows(
-    path: Path, line: int, block: bytes, num_columns: int, *, has_comments: bool
-) -> Iterator[tuple[int, bytes]]:
-    """Check the shape of lines; yield them, cut where some are blank or comments."""
-    try:
-        _check_shape(path, block, num_columns, line)
-    except DataError:
-        if not has_comments:
-            raise
-    else:
-        yield line, block
-        return
-    start = 0
-    for found in [*_NO_ROW.finditer(block), None]:
-        end = len(block) if found is None else found.start()
-        if found is not None and found[0].count(b"\t") == num_columns - 1:
-            continue
-        if start < end:
-            _check_shape(path, block[start:end], num_columns, line)
-            yield line, block[start:end]
-        if found is not None:
-            line += block.count(b"\n", start, found.end())
-            start = found.end()
+def _without_comments(block: bytes, lines: Lines, num_columns: int) -> tuple[bytes, Lines]:
+    rows = block[:-1].split(b"\n")
+    kept = [not _NO_ROW.fullmatch(row) or row.count(b"\t") == num_columns - 1 for row in rows]
+    return b"".join(row + b"\n" for row, is_kept in zip(rows, kept, strict=True) if is_kept), lines[kept]
 
 
 def parse_rows(block: bytes, columns: Sequence[str]) -> pa.Table:
@@ -233,19 +221,19 @@ def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) 
         raise DataError(f"{path}:1: the column {twice[0]!r} appears twice")
 
 
-def _check_shape(path: Path, body: bytes, num_columns: int, first_line: int) -> None:
+def _check_shape(path: Path, body: bytes, num_columns: int, lines: Lines) -> None:
     codes = np.frombuffer(body, np.uint8)
     ends = np.flatnonzero(codes == _NEWLINE)
     if b"\r" in body:
-        line = first_line + body.count(b"\n", 0, body.index(b"\r"))
+        line = lines[body.count(b"\n", 0, body.index(b"\r"))]
         raise DataError(f"{path}:{line}: {_CARRIAGE_RETURN}")
     tabs_before = np.searchsorted(np.flatnonzero(codes == _TAB), ends)
     counts = np.diff(tabs_before, prepend=0) + 1
     bad = np.flatnonzero(counts != num_columns)
     if len(bad):
-        rows = [f"line {row + first_line} ({counts[row]})" for row in bad]
+        rows = [f"line {lines[row]} ({counts[row]})" for row in bad]
         raise DataError(
-            f"{path}:{bad[0] + first_line}: expected {num_columns} tab-separated columns as in the header, found"
+            f"{path}:{lines[bad[0]]}: expected {num_columns} tab-separated columns as in the header, found"
             f" {first_five(rows)}"
         )
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from svkit.errors import DataError, first_five
 from svkit.store.atomic import replacing
 from svkit.store.coded import Coded, Coder, dictionary_block, encode
-from svkit.store.tables import format_rows, line_blocks, open_text, parse_rows, table_blocks
+from svkit.store.tables import Lines, format_rows, line_blocks, open_text, parse_rows, table_blocks
 
 HEADER = ("enroll_id", "test_id", "label")
 _DIGITS = {"0": 0, "1": 1}
@@ -41,8 +41,6 @@ _EXPECTED = {
     3: "three fields, such as `1 enroll test`, in every line",
 }
 _NEWLINE, _TAB, _HASH = 10, 9, 35
-
-Lines = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,8 +199,7 @@ def _open(path: Path) -> tuple[Sequence[str], Iterator[tuple[pa.Table, Lines]]]:
     found = set(first.rstrip(b"\r\n").decode(errors="replace").split("\t"))
     if set(HEADER) <= found or found == set(HEADER[:2]):
         names = HEADER[: min(3, len(found))]
-        blocks = table_blocks(path, names, header_line=line, has_comments=True)
-        return names, ((table, np.arange(line, line + len(table))) for line, table in blocks)
+        return names, table_blocks(path, names, header_line=line, has_comments=True)
     counts = {len([*filter(None, map(bytes.strip, first.split(b"\t")))]), len(first.split())}
     names = _COLUMNS[:2] if 2 in counts and 3 not in counts else _COLUMNS
     return names, field_blocks(path, names, _EXPECTED[len(names)])
@@ -227,41 +224,34 @@ def field_blocks(path: Path, names: Sequence[str], expected: str) -> Iterator[tu
     """The first line with a space inside a field, and the first with spaces between fields: a list has one of them."""
     with open_text(path) as file:
         for line, block in line_blocks(path, file, 1):
-            tidy = _tidy(block, len(names))
-            if tidy is not None:
-                if b"\t" not in block:
-                    shapes.setdefault("between", line)
-                elif b" " in tidy:
-                    shapes.setdefault("inside", line + tidy.count(b"\n", 0, tidy.index(b" ")))
-                if len(shapes) < 2:
-                    yield parse_rows(tidy, names), np.arange(line, line + tidy.count(b"\n"))
-                    continue
+            tidy, found = _tidy(block, len(names)), dict[str, int]()
+            if tidy is not None and b"\t" not in block:
+                found["between"] = line
+            elif tidy is not None and b" " in tidy:
+                found["inside"] = line + tidy.count(b"\n", 0, tidy.index(b" "))
+            if tidy is not None and len(shapes.keys() | found) < 2:
+                shapes = {**found, **shapes}
+                yield parse_rows(tidy, names), np.arange(line, line + tidy.count(b"\n"))
+                continue
             rows, lines = [], []
             for number, text in enumerate(block[:-1].split(b"\n"), start=line):
-                fields = _fields(text.strip(b" \t\r"), shapes, number, len(names))
-                if fields[:1] and not fields[0].startswith(b"#"):
-                    _check_fields((path, number, text), fields, shapes, len(names), expected)
-                    rows.append(b"\t".join(fields) + b"\n")
-                    lines.append(number)
+                fields, shape = _fields(text.strip(b" \t\r"), len(names))
+                if not fields:
+                    continue
+                if len(fields) != len(names) or b"\r" in b"".join(fields):
+                    shown = text.decode()[:80]
+                    raise DataError(f"{path}:{number}: expected {expected}, found {len(fields)}: {shown!r}")
+                if shape:
+                    shapes.setdefault(shape, number)
+                if len(shapes) == 2:
+                    raise DataError(
+                        f"{path}:{number}: ambiguous: line {shapes['inside']} has a space inside a field, line"
+                        f" {shapes['between']} has spaces between fields; put a tab between any two fields"
+                    )
+                rows.append(b"\t".join(fields) + b"\n")
+                lines.append(number)
             if rows:
                 yield parse_rows(b"".join(rows), names), np.array(lines, dtype=np.int64)
-
-
-def _check_fields(
-    found: tuple[Path, int, bytes],
-    fields: Sequence[bytes],
-    shapes: Mapping[str, int],
-    num_fields: int,
-    expected: str,
-) -> None:
-    path, number, text = found
-    if len(fields) != num_fields or b"\r" in b"".join(fields):
-        raise DataError(f"{path}:{number}: expected {expected}, found {len(fields)}: {text.decode()[:80]!r}")
-    if len(shapes) == 2 and number >= max(shapes.values()):
-        raise DataError(
-            f"{path}:{number}: ambiguous: line {shapes['inside']} has a space inside a field, line"
-            f" {shapes['between']} has spaces between fields; put a tab between any two fields"
-        )
 
 
 def _tidy(block: bytes, num_fields: int) -> bytes | None:
@@ -280,17 +270,18 @@ def _tidy(block: bytes, num_fields: int) -> bytes | None:
     return block if is_tidy else None
 
 
-def _fields(line: bytes, shapes: dict[str, int], number: int, num_fields: int) -> list[bytes]:
-    """Split a line between tabs, where that gives so many fields, which may hold spaces, else between any blanks."""
+def _fields(line: bytes, num_fields: int) -> tuple[list[bytes], str]:
+    """Split a line between tabs, where that gives so many fields, which may hold spaces, else between any blanks.
+
+    Returns:
+        The fields, none of a blank line or a comment, and where there are spaces: `inside` or `between` fields.
+    """
+    if not line or line.startswith(b"#"):
+        return [], ""
     fields = [field.strip(b" ") for field in line.split(b"\t")]
-    if line.startswith(b"#") or len(fields) == num_fields and all(fields):
-        if b" " in b"".join(fields) and not line.startswith(b"#"):
-            shapes.setdefault("inside", number)
-        return fields
-    fields = [field for field in line.replace(b"\t", b" ").split(b" ") if field]
-    if len(fields) == num_fields:
-        shapes.setdefault("between", number)
-    return fields
+    if len(fields) == num_fields and all(fields):
+        return fields, "inside" if b" " in b"".join(fields) else ""
+    return [field for field in line.replace(b"\t", b" ").split(b" ") if field], "between"
 
 
 def write_trials(path: Path, trials: Trials) -> None:
