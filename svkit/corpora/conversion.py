@@ -98,11 +98,7 @@ def convert_files(
 
 
 def check_room(directory: Path, needed_bytes: float, what: str, progress: Progress) -> None:
-    """Say how much room something needs, and refuse it where there is less.
-
-    Raises:
-        ArtifactError: not enough room.
-    """
+    """Say how much room something needs, and refuse it where there is less (ArtifactError: not enough room)."""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     room = f"{what} needs about {_size(needed_bytes)} in {directory}, {_size(free)} are free"
@@ -130,9 +126,5 @@ def in_parallel(
         return len(chunk)
 
     with ThreadPoolExecutor(workers) as executor:
-        try:
-            for done in executor.map(work_through, chunks):
-                task.advance(done)
-        except BaseException:
-            executor.shutdown(cancel_futures=True)
-            raise
+        for done in executor.map(work_through, chunks):  # where one fails, cancels those that have not begun
+            task.advance(done)

@@ -59,12 +59,8 @@ def _render_all(
             return
         # Spawned, not forked: the progress display may run a thread.
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-            try:
-                for count in executor.map(_render_chunk, chunks, [root] * len(chunks)):
-                    task.advance(count)
-            except BaseException:
-                executor.shutdown(cancel_futures=True)
-                raise
+            for count in executor.map(_render_chunk, chunks, [root] * len(chunks)):
+                task.advance(count)
 
 
 def _render_chunk(plans: Sequence[UtterancePlan], root: Path) -> int:

@@ -8,7 +8,6 @@ import pytest
 
 from svkit.corpora import official
 from svkit.corpora.layouts import voxceleb
-from svkit.corpora.layouts.voxceleb import VoxcelebOptions
 from svkit.corpora.request import CorpusRequest
 from svkit.corpora.scan import ScanOptions
 from svkit.errors import DataError
@@ -83,7 +82,7 @@ def prepare(tmp_path, root, progress=None, **fields):
     request = CorpusRequest(
         **{"exp": tmp_path / "exp", "root": root, "scan": ScanOptions(reads_samples=False), **fields}
     )
-    return voxceleb.run(request, progress or SilentProgress(), VoxcelebOptions(downloads_lists=True))
+    return voxceleb.run(request, progress or SilentProgress(), downloads_lists=True)
 
 
 def test_missing_lists_are_downloaded_once(tmp_path, server, monkeypatch):

@@ -17,7 +17,6 @@ from scipy.signal import resample_poly
 from svkit.corpora import conversion
 from svkit.corpora.conversion import Conversion
 from svkit.corpora.layouts import voxceleb
-from svkit.corpora.layouts.voxceleb import VoxcelebOptions
 from svkit.corpora.request import CorpusRequest
 from svkit.corpora.scan import BadFilesError, ScanOptions
 from svkit.demo.synthesis import plan_corpus, render
@@ -88,8 +87,7 @@ def prepare(tmp_path, root, progress=None, skip_bad=False, overwrite=False, **co
         scan=ScanOptions(reads_samples=False, skip_bad=skip_bad, num_workers=2),
         overwrite=overwrite,
     )
-    options = VoxcelebOptions(conversion=Conversion(**conversion_options))
-    return voxceleb.run(request, progress or Notes(), options)
+    return voxceleb.run(request, progress or Notes(), conversion=Conversion(**conversion_options))
 
 
 def test_aac_becomes_flac_beside_it_and_an_interrupted_conversion_goes_on(

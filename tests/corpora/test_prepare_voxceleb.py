@@ -9,7 +9,6 @@ import soundfile
 from svkit.corpora import official as official_module
 from svkit.corpora.conversion import Conversion
 from svkit.corpora.layouts import voxceleb
-from svkit.corpora.layouts.voxceleb import VoxcelebOptions
 from svkit.corpora.request import CorpusRequest
 from svkit.corpora.scan import ScanOptions
 from svkit.errors import DataError
@@ -46,8 +45,8 @@ def prepare(tmp_path, root, progress=None, allow_other_lists=False, **fields):
     request = CorpusRequest(
         **{"exp": tmp_path / "exp", "root": root, "scan": ScanOptions(reads_samples=False), **fields}
     )
-    options = VoxcelebOptions(allow_other_lists=allow_other_lists, conversion=Conversion(is_wanted=False))
-    return voxceleb.run(request, progress or SilentProgress(), options)
+    options = {"allow_other_lists": allow_other_lists, "conversion": Conversion(is_wanted=False)}
+    return voxceleb.run(request, progress or SilentProgress(), **options)
 
 
 def trials_text(names):
@@ -76,7 +75,7 @@ def test_without_lists_vox2_dev_trains_and_vox1_test_evaluates(tmp_path, root):
 def test_an_incomplete_training_set_is_refused_if_that_is_asked_for(tmp_path, root):
     request = CorpusRequest(exp=tmp_path / "exp", root=root)
     with pytest.raises(DataError, match="expected 5,994 speakers and 1,092,009 utterances, found 4 and 16"):
-        voxceleb.run(request, SilentProgress(), VoxcelebOptions(is_strict=True))
+        voxceleb.run(request, SilentProgress(), is_strict=True)
 
 
 @pytest.mark.parametrize(("wanted", "train", "evaluation"), [("2", 2, 2), ("0", 4, 0)])

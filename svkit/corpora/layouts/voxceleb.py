@@ -8,7 +8,7 @@ VoxCeleb2's, whose audio is distributed as AAC (`dev/aac/idXXXXX/VIDEO/NNNNN.m4a
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from svkit.corpora import official
@@ -33,75 +33,54 @@ _SPEAKER, _MAX_DEPTH = re.compile(r"id\d{5}"), 5
 Parts = Mapping[str, Sequence[Candidate]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VoxcelebOptions:
-    """What is particular to this corpus."""
-
-    conversion: Conversion = Conversion()
-    """Of the AAC files of VoxCeleb2."""
-    downloads_lists: bool = False
-    """Get the official lists that are neither given nor in ROOT."""
-    allow_other_lists: bool = False
-    """Accept a list that has an official name but not its number of lines."""
-    is_strict: bool = False
-    """Refuse a VoxCeleb2 dev with other numbers of speakers or utterances than published."""
-
-
-def run(request: CorpusRequest, progress: Progress, options: VoxcelebOptions | None = None) -> CorpusResult:
-    """Prepare VoxCeleb.
+def run(
+    request: CorpusRequest,
+    progress: Progress,
+    *,
+    conversion: Conversion | None = None,
+    downloads_lists: bool = False,
+    allow_other_lists: bool = False,
+    is_strict: bool = False,
+) -> CorpusResult:
+    """Prepare VoxCeleb; `conversion` is of the AAC files of VoxCeleb2 (None: to flac, beside them).
 
     Training takes VoxCeleb2 dev, or VoxCeleb1 dev where there is no VoxCeleb2. Evaluation takes what the
     trial lists name: those given, else the official lists found (the cleaned ones first) or downloaded, else a list
     made among the speakers of VoxCeleb1 test. With evaluation speakers asked for, these are held out of the
-    training set instead.
+    training set instead. `allow_other_lists` accepts one with an official name but not its number of lines;
+    `is_strict` refuses a VoxCeleb2 dev with other numbers of speakers or utterances than published.
 
     Raises:
         ConfigError: files to convert and no ffmpeg.
         DataError: the tree, the lists or the audio are not as they should be.
         ArtifactError: not enough room for what is converted.
     """
-    options = options or VoxcelebOptions()
     advice = f"give ROOT or set SVKIT_VOXCELEB; {LAYOUT}"
     root = corpus_root(request.root, "voxceleb", advice, default="VoxCeleb")
-    config = {
-        "allow_other_lists": options.allow_other_lists,
-        "convert": options.conversion.is_wanted,
-        "strict": options.is_strict,
-    }
-    return prepare(
-        request, progress, "voxceleb", lambda data: _find(root, data, request, options, progress), config
-    )
+    conversion = replace(conversion or Conversion(), all_channels=request.scan.channel != 0)
 
+    def find(data: Path) -> Found:
+        is_official = uses_official_lists(request)
+        parts = _find_parts(root, progress)
+        lists: list[EvaluationList] = []
+        if is_official:
+            known = official.voxceleb_lists()
+            paths = list(request.trials) or official.find_lists(root, known, progress)
+            if not paths and downloads_lists:
+                usable = [entry for entry in known.values() if entry.name in _usable_lists(parts)]
+                paths = official.download_lists(usable, data / "official_lists", progress)
+            lists = official.take_lists(paths, known, allow_other_lists, progress)
+        training = _training_files(parts, lists, is_strict, progress)
+        evaluating = _evaluation_files(parts, lists, progress) if is_official else []
+        found, workers = [*training, *evaluating], request.scan.num_workers
+        files, bad = convert_files(
+            found, conversion, lambda file: _target(file, conversion), workers, progress
+        )
+        evaluation = {file.utterance_id for file in evaluating} if is_official else None
+        return Found(groups=[files], bad=bad, evaluation=evaluation, lists=lists)
 
-def _find(
-    root: Path, data: Path, request: CorpusRequest, options: VoxcelebOptions, progress: Progress
-) -> Found:
-    is_official = uses_official_lists(request)
-    parts = _find_parts(root, progress)
-    lists: list[EvaluationList] = []
-    if is_official:
-        known = official.voxceleb_lists()
-        paths = list(request.trials) or official.find_lists(root, known, progress)
-        if not paths and options.downloads_lists:
-            usable = [entry for entry in known.values() if entry.name in _usable_lists(parts)]
-            paths = official.download_lists(usable, data / "official_lists", progress)
-        lists = official.take_lists(paths, known, options.allow_other_lists, progress)
-    training = _training_files(parts, lists, options.is_strict, progress)
-    evaluating = _evaluation_files(parts, lists, progress) if is_official else []
-    conversion = replace(options.conversion, all_channels=request.scan.channel != 0)
-    files, bad = convert_files(
-        [*training, *evaluating],
-        conversion,
-        lambda file: _target(file, conversion),
-        request.scan.num_workers,
-        progress,
-    )
-    return Found(
-        groups=[files],
-        bad=bad,
-        evaluation={file.utterance_id for file in evaluating} if is_official else None,
-        lists=lists,
-    )
+    config = {"allow_other_lists": allow_other_lists, "convert": conversion.is_wanted, "strict": is_strict}
+    return prepare(request, progress, "voxceleb", find, config)
 
 
 def _target(file: Candidate, conversion: Conversion) -> Path:
