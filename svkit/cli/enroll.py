@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.option_groups import takes_groups
 from svkit.errors import ConfigError, first_five
 
 if TYPE_CHECKING:
     from svkit.scoring.enroll import Enrolled
 
 
+@takes_groups
 def enroll(
     name: Annotated[
         str,
@@ -25,14 +27,10 @@ def enroll(
         list[Path] | None, typer.Argument(metavar="FILE...", help="Recordings of this person.")
     ] = None,
     gallery: options.Gallery = None,
-    model: options.Model = None,
-    file: options.HubFile = None,
-    channel: options.Channel = "0",
-    allow_cut: options.AllowCut = False,
     skip_bad: options.SkipBad = False,
     speaker_regex: options.PersonRegex = None,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
+    *,
+    given: options.HearingOptions,
 ) -> None:
     """Add recordings of a person to a gallery, as embeddings; no audio is kept.
 
@@ -47,27 +45,20 @@ def enroll(
     from svkit.store.audio_file import Channel, Place
     from svkit.tools.people import list_people
 
-    checkpoint, parsed = options.on_disk(model, file), options.parse_channel(channel)
     with console.progress() as progress:
         if files:
             people, channels = {name: tuple[Place, ...](files)}, dict[Place, Channel]()
         else:
-            scan = ScanOptions(channel=parsed, skip_bad=skip_bad, allow_cut=allow_cut)
+            channel = options.parse_channel(given.channel)
+            scan = ScanOptions(channel=channel, skip_bad=skip_bad, allow_cut=given.allow_cut)
             people, channels = list_people(Path(name), scan, progress, speaker_regex=speaker_regex)
-        request = EnrollRequest(
-            exp=exp,
-            gallery=gallery or exp / "gallery",
-            people=people,
-            model=checkpoint,
-            channel=parsed,
-            channels=channels,
-            allow_cut=allow_cut,
-        )
+        home = gallery or given.exp / "gallery"
+        request = given.hearing(EnrollRequest, gallery=home, people=people, channels=channels)
         done = run(request, progress)
         for text in _remarks(done):
             progress.note(text)
     now, total = [{**asdict(one), "is_trusted": not one.warnings} for one in done], done[-1].people
-    if json:
+    if given.json:
         every = {"gallery": request.gallery, "people": total, "enrolled": now}
         return console.result(now[0] if files else every, as_json=True)
     who = done[0].name if files else f"{len(done):,} people"

@@ -51,16 +51,13 @@ def finetune(
         "rirs": None if rirs is None else recorded_path(rirs, common.exp),
         "augment": None if augment is None else "all" if augment else "none",
     }
-    noise, rirs = options.material(common.exp, noise, rirs)
     request = common.request(
         FinetuneRequest,
         recipe=recipe,
         encoder=encoder,
         stage=stage,
         source=source,
-        noise=noise,
-        rirs=rirs,
-        augment=options.is_augmented(common.exp, augment),
+        **options.augmentation(common.exp, noise, rirs, augment),
     )
     checkpoints = common.run(run, request, **chosen)
     common.show({"checkpoints": checkpoints}, checkpoints)

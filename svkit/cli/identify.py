@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.option_groups import takes_groups
 from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
     from svkit.scoring.identify import Answer, Identified
 
 
+@takes_groups
 def identify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of unknown speakers.")],
     gallery: options.Gallery = None,
     one_speaker: Annotated[
         bool, options.option("--one-speaker", "All files are of one speaker; otherwise each is judged alone.")
     ] = False,
-    model: options.Model = None,
-    file: options.HubFile = None,
     calibration: options.Calibration = None,
     prior: Annotated[
         float | None,
@@ -48,11 +48,9 @@ def identify(
         ),
     ] = 0.0,
     top: Annotated[int, options.number("--top", Range(ge=1, le=1000), "Number of people to list.")] = 5,
-    channel: options.Channel = "0",
-    allow_cut: options.AllowCut = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
     exit_code: options.ExitCode = False,
+    *,
+    given: options.HearingOptions,
 ) -> None:
     """Say which person of a gallery is speaking, or that it is none of them.
 
@@ -62,28 +60,25 @@ def identify(
     """
     from svkit.scoring.identify import IdentifyRequest, run
 
-    request = IdentifyRequest(
-        exp=exp,
-        gallery=gallery or exp / "gallery",
-        files=tuple(files),
+    request = given.hearing(
+        IdentifyRequest,
+        gallery=gallery or given.exp / "gallery",
+        files=files,
         is_one_speaker=one_speaker,
-        model=options.on_disk(model, file),
         calibration=calibration,
         prior=prior,
         threshold=threshold,
         margin=margin,
         top=top,
-        channel=options.parse_channel(channel),
-        allow_cut=allow_cut,
     )
     with console.progress() as progress:
         done = run(request, progress)
-        for text in done.notes if json else ():  # the tables have them
+        for text in done.notes if given.json else ():  # the tables have them
             progress.note(text)
-    if json:
+    if given.json:
         answers = [{**asdict(answer), "is_trusted": not answer.warnings} for answer in done.answers]
         console.result({**asdict(done), "answers": answers}, as_json=True)
-    for answer in done.answers if not json else ():
+    for answer in done.answers if not given.json else ():
         _print(answer, done)
     options.exit_decided([answer.is_accepted for answer in done.answers], asked=exit_code)
 

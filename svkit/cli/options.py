@@ -288,6 +288,23 @@ class RunOptions(OutputOptions):
         return done
 
 
+@dataclass(frozen=True, kw_only=True)
+class HearingOptions(OptionGroup):
+    """Options of the commands that listen to recordings with a model."""
+
+    model: Model = None
+    file: HubFile = None
+    channel: Channel = "0"
+    allow_cut: AllowCut = False
+    exp: Exp = Path("exp")
+    json: Json = False
+
+    def hearing(self, kind: "Callable[..., Result]", **own: Any) -> "Result":
+        """Make a request of `kind`: the model is fetched, the channel read."""
+        checkpoint, channel = on_disk(self.model, self.file), parse_channel(self.channel)
+        return self.request(kind, model=checkpoint, channel=channel, **own)
+
+
 def on_disk(model: Path | None, file: str | None) -> Path | None:
     """Return where a model is: a path as it is; a name on the hub fetched, and converted once into the user's cache."""
     if model is None:
@@ -300,19 +317,13 @@ def on_disk(model: Path | None, file: str | None) -> Path | None:
         return local_checkpoint(model, file, progress)
 
 
-def material(exp: Path, noise: Path | None, rirs: Path | None) -> tuple[Path | None, Path | None]:
-    """Return the noise and RIR lists to use: the flags, else what exp/config.toml notes, else None."""
+def augmentation(exp: Path, noise: Path | None, rirs: Path | None, flag: bool | None) -> dict[str, Any]:
+    """Return what a request says of augmentation: the flags, else what exp/config.toml notes."""
     from svkit.store.experiment import read_experiment, resolve
 
-    experiment = read_experiment(exp)
-    return noise or resolve(exp, experiment.noise), rirs or resolve(exp, experiment.rirs)
-
-
-def is_augmented(exp: Path, flag: bool | None) -> bool:
-    """Whether training is augmented: the flag, else what exp/config.toml notes, else yes."""
-    from svkit.store.experiment import read_experiment
-
-    return read_experiment(exp).augment != "none" if flag is None else flag
+    noted = read_experiment(exp)
+    lists = {"noise": noise or resolve(exp, noted.noise), "rirs": rirs or resolve(exp, noted.rirs)}
+    return {**lists, "augment": noted.augment != "none" if flag is None else flag}
 
 
 def _read_config(path: Path) -> str:

@@ -169,15 +169,11 @@ def voxceleb(
     if not convert and (audio_format, convert_to) != (None, None):
         raise ConfigError("--no-convert converts nothing; leave --format and --convert-to out")
     from svkit.corpora.conversion import Conversion
-    from svkit.corpora.layouts.voxceleb import VoxcelebOptions, run
+    from svkit.corpora.layouts.voxceleb import run
 
-    chosen = VoxcelebOptions(
-        conversion=Conversion(is_wanted=convert, suffix=f".{audio_format or 'flac'}", directory=convert_to),
-        downloads_lists=download_lists,
-        allow_other_lists=allow_other_lists,
-        is_strict=strict,
-    )
-    corpus.prepare(run, root, options=chosen)
+    conversion = Conversion(is_wanted=convert, suffix=f".{audio_format or 'flac'}", directory=convert_to)
+    lists = {"downloads_lists": download_lists, "allow_other_lists": allow_other_lists}
+    corpus.prepare(run, root, conversion=conversion, is_strict=strict, **lists)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.option_groups import takes_groups
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError, DataError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from svkit.scoring.verify import VerifyResult
 
 
+@takes_groups
 def verify(
     files: Annotated[
         list[Path],
@@ -33,8 +35,6 @@ def verify(
             "--gallery", "Gallery made by `svkit enroll`; the first argument is then a name in it.", "DIR"
         ),
     ] = None,
-    model: options.Model = None,
-    file: options.HubFile = None,
     calibration: options.Calibration = None,
     prior: Annotated[
         float | None,
@@ -52,11 +52,9 @@ def verify(
             "Accept from this score on [default: the calibrated Bayes threshold].",
         ),
     ] = None,
-    channel: options.Channel = "0",
-    allow_cut: options.AllowCut = False,
-    exp: options.Exp = Path("exp"),
-    json: options.Json = False,
     exit_code: options.ExitCode = False,
+    *,
+    given: options.HearingOptions,
 ) -> None:
     """Decide whether recordings are of one speaker: score, log-likelihood ratio, posterior, decision.
 
@@ -71,29 +69,26 @@ def verify(
         raise ConfigError(
             f"verify: expected two files, found {len(files)}; several a side: --enroll A1 --enroll A2 B1 B2"
         )
-    if not enroll and gallery is None and not files[0].exists() and (exp / "gallery").is_dir():
-        people = (exp / "gallery").as_posix()
+    if not enroll and gallery is None and not files[0].exists() and (given.exp / "gallery").is_dir():
+        people = (given.exp / "gallery").as_posix()
         raise DataError(f"{files[0]}: does not exist; if it is the name of a person, give --gallery {people}")
     from svkit.scoring.verify import VerifyRequest, run
 
-    request = VerifyRequest(
-        exp=exp,
-        enroll=tuple(enroll or (files[:1] if gallery is None else ())),
-        test=tuple(files if enroll else files[1:]),
+    request = given.hearing(
+        VerifyRequest,
+        enroll=enroll or (files[:1] if gallery is None else []),
+        test=files if enroll else files[1:],
         person=None if gallery is None else str(files[0]),
         gallery=gallery,
-        model=options.on_disk(model, file),
         calibration=calibration,
         prior=prior,
         threshold=threshold,
-        channel=options.parse_channel(channel),
-        allow_cut=allow_cut,
     )
     with console.progress() as progress:
         done = run(request, progress)
-        for warning in done.warnings if json else ():  # the table has them
+        for warning in done.warnings if given.json else ():  # the table has them
             progress.note(f"warning: {warning}")
-    if json:
+    if given.json:
         console.result({**asdict(done), "is_trusted": not done.warnings}, as_json=True)
     else:
         _print(done)

@@ -90,7 +90,8 @@ def test_config_file_errors_name_the_file_and_exit_2(demo: Path) -> None:
     assert wrong.exit_code == 2 and "did you mean 'optim.lr'" in wrong.stderr
 
 
-def test_material_comes_from_the_experiment_unless_given(demo: Path) -> None:
-    noise, rirs = options.material(demo, None, None)
-    assert noise == demo / "data/noise.tsv" and rirs is None
-    assert options.material(demo, Path("n.tsv"), Path("r.tsv")) == (Path("n.tsv"), Path("r.tsv"))
+def test_augmentation_comes_from_the_experiment_unless_given(demo: Path) -> None:
+    noted = options.augmentation(demo, None, None, None)
+    assert noted == {"noise": demo / "data/noise.tsv", "rirs": None, "augment": True}
+    given = options.augmentation(demo, Path("n.tsv"), Path("r.tsv"), False)
+    assert given == {"noise": Path("n.tsv"), "rirs": Path("r.tsv"), "augment": False}
