@@ -1,7 +1,7 @@
 """Lists made from lists: paths that stay right in another directory, and outputs that say what they were made from."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,20 @@ def derived_lists(
     return outputs
 
 
-def write_derived(output: Output, table: pd.DataFrame) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """A list that was written."""
+
+    list: str
+    speakers: int
+    utterances: int
+    hours: float
+
+
+def write_derived(output: Output, table: pd.DataFrame) -> Written:
     """Write a list, then its record, the mark that it is complete."""
     output.unmark()
     write_manifest(output.path, table)
     output.finish({"rows": len(table)}, [output.path])
+    num_speakers = int(table["speaker_id"].nunique())
+    return Written(list=str(output.path), speakers=num_speakers, utterances=len(table), hours=hours(table))

@@ -128,7 +128,6 @@ def _examine(
     )
     manifest.index()
     digests = np.zeros((len(manifest), 2), np.uint64)
-    is_usable = np.ones(len(manifest), dtype=bool)
     bad: dict[int, BadFile] = {}
 
     def refuse(row: int, reason: str, detail: str) -> None:
@@ -143,7 +142,8 @@ def _examine(
             digests[row] = finding.digest_words()
         else:
             refuse(row, *fault)
-            is_usable[row] = False
+    is_usable = np.ones(len(manifest), dtype=bool)
+    is_usable[list(bad)] = False
     for row, first in repeated_digests(digests, is_usable):
         detail = f"the same samples as {manifest.text('utterance_id', first)}"
         speaker = manifest.text("speaker_id", first)

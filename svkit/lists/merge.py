@@ -1,7 +1,7 @@
 """`svkit prepare merge`: several lists become one, speakers of different corpora staying different people."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from svkit.corpora.derived import derived_lists, hours, rebased_table, write_derived
+from svkit.corpora.derived import Written, derived_lists, rebased_table, write_derived
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.store.manifest import SHARD_COLUMNS, read_manifest
@@ -30,14 +30,9 @@ class MergeRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MergeResult:
+class MergeResult(Written):
     """What was merged."""
 
-    list: str
-    """The list written."""
-    speakers: int
-    utterances: int
-    hours: float
     renamed_speakers: int
     """Speakers that got the name of their list in front."""
     renamed_utterances: int
@@ -73,15 +68,8 @@ def run(request: MergeRequest, progress: Progress) -> MergeResult:
         _rename(merged, column, sources, owners, list(named), request.prefix)
         for column, owners in (("speaker_id", people), ("utterance_id", np.arange(len(merged))))
     ]
-    write_derived(output, merged)
-    return MergeResult(
-        list=str(request.out),
-        speakers=int(merged["speaker_id"].nunique()),
-        utterances=len(merged),
-        hours=hours(merged),
-        renamed_speakers=renamed[0],
-        renamed_utterances=renamed[1],
-    )
+    written = asdict(write_derived(output, merged))
+    return MergeResult(**written, renamed_speakers=renamed[0], renamed_utterances=renamed[1])
 
 
 def _name_lists(texts: Sequence[str]) -> dict[str, Path]:

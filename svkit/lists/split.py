@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svkit.corpora import splits
-from svkit.corpora.derived import derived_lists, hours, rebased_table, write_derived
+from svkit.corpora.derived import Written, derived_lists, rebased_table, write_derived
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.store.manifest import read_manifest
@@ -27,20 +27,10 @@ class SplitRequest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """One of the lists written."""
-
-    list: str
-    speakers: int
-    utterances: int
-    hours: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SplitResult:
     """What was written, by name."""
 
-    parts: dict[str, Part]
+    parts: dict[str, Written]
 
 
 def run(request: SplitRequest, progress: Progress) -> SplitResult:
@@ -71,11 +61,7 @@ def run(request: SplitRequest, progress: Progress) -> SplitResult:
     parts = {}
     with progress.task("writing lists", len(outputs)) as task:
         for (name, members), output in zip(chosen.items(), outputs, strict=True):
-            rows = table[table["speaker_id"].isin(members)]
-            write_derived(output, rows)
-            parts[name] = Part(
-                list=str(output.path), speakers=len(members), utterances=len(rows), hours=hours(rows)
-            )
+            parts[name] = write_derived(output, table[table["speaker_id"].isin(members)])
             task.advance()
     return SplitResult(parts=parts)
 
