@@ -86,11 +86,7 @@ class DataDirectory(Output):
         return False
 
     def kept_result(self) -> CorpusResult:
-        """Return the result of the earlier equal request.
-
-        Raises:
-            ArtifactError: it is not on record.
-        """
+        """Return the result of the earlier equal request (ArtifactError: it is not on record)."""
         self._note_recipe()
         summary = (self.finished() or {}).get("summary")
         if isinstance(summary, dict):

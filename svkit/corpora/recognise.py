@@ -17,11 +17,7 @@ LIBRISPEECH_SUBSET = re.compile(r"(train|dev|test)-(clean|other)(-\d+)?")
 
 
 def corpus_root(root: Path | None, command: str, layout: str, default: str = "") -> Path:
-    """Return the absolute directory of a corpus.
-
-    Raises:
-        DataError: there is none; see `wrong_tree`.
-    """
+    """Return the absolute directory of a corpus (DataError: there is none; see `wrong_tree`)."""
     root = (root or Path(default or command)).resolve()
     if not root.is_dir():
         raise wrong_tree(root, command, "not a directory", layout)

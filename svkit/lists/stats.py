@@ -61,11 +61,7 @@ class Stats:
 
 
 def run(path: Path) -> Stats:
-    """Count.
-
-    Raises:
-        DataError: the list is missing or bad.
-    """
+    """Count (DataError: the list is missing or bad)."""
     manifest = read_manifest(path)
     table, seconds = manifest.table, manifest.durations_seconds
     speakers, names = pd.factorize(table["speaker_id"])

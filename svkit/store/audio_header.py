@@ -160,7 +160,8 @@ def _claim_of_chunks(read: Read, size: int, form: _Chunks) -> Claim:
             if in_ds64 is not None and claimed >= 2**32 - 1:
                 (claimed,) = struct.unpack("<Q", read(in_ds64, 8).ljust(8, b"\0"))
                 return _claim_of_size(in_ds64, "<Q", claimed, size - audio, 0)
-            if not claimed and _is_finished(read, size, form):
+            # Where the outer size is that of the file, a chunk that says it is empty is.
+            if not claimed and form.first == 12 and struct.unpack(form.size, read(4, 4))[0] + 8 == size:
                 break
             extra = form.skip + form.counts_header * header_bytes
             return _claim_of_size(
@@ -172,11 +173,6 @@ def _claim_of_chunks(read: Read, size: int, form: _Chunks) -> Claim:
             codec = read(body, 2)
         position = body + claimed + -claimed % form.alignment
     return Claim()
-
-
-def _is_finished(read: Read, size: int, form: _Chunks) -> bool:
-    """Whether the outer size is that of the file: then a chunk that says it is empty is."""
-    return form.first == 12 and struct.unpack(form.size, read(4, 4))[0] + 8 == size
 
 
 def _claim_of_size(field: int, form: str, claimed: int, found: int, extra: int) -> Claim:

@@ -53,11 +53,7 @@ class Classifier:
 
 
 def read_architecture(directory: Path) -> ModelArchitecture:
-    """Read `config.json`.
-
-    Raises:
-        ArtifactError: not a checkpoint directory, or one of another version.
-    """
+    """Read `config.json` (ArtifactError: not a checkpoint directory, or one of another version)."""
     path = directory / CONFIG_NAME
     if not directory.exists():
         raise ArtifactError(f"{directory}: no such checkpoint directory")

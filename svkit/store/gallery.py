@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -99,11 +99,7 @@ class Gallery:
         return self.names[self.owners[np.argmax(same)]] if same.any() else None
 
     def row_of(self, name: str, where: Path) -> int:
-        """Return the row of a person.
-
-        Raises:
-            ConfigError: nobody of that name.
-        """
+        """Return the row of a person (ConfigError: nobody of that name)."""
         try:
             return self.names.index(unicodedata.normalize("NFC", name))
         except ValueError:
@@ -129,11 +125,7 @@ def check_name(name: str) -> str:
 
 
 def read_gallery(directory: Path) -> Gallery:
-    """Read and check a gallery.
-
-    Raises:
-        ArtifactError: missing, corrupt, of another version, or with sizes that disagree.
-    """
+    """Read and check a gallery (ArtifactError: missing, corrupt, of another version, or with sizes that disagree)."""
     path = directory / _PEOPLE_NAME
     if not (directory / _FACTS_NAME).exists():
         raise ArtifactError(f"{directory}: no gallery here; make one with `svkit enroll NAME FILE...`")
@@ -195,7 +187,10 @@ def add_recordings(
     dim = next(len(one.embedding) for recordings in people.values() for one in recordings.values())
     with _locked(directory):
         if not (directory / _FACTS_NAME).exists():
-            _refuse_foreign(directory)
+            if other := sorted(path.name for path in directory.iterdir() if path.name != LOCK_NAME):
+                raise ArtifactError(
+                    f"{directory}: holds files but no gallery ({first_five(other)}); choose an empty or a new directory"
+                )
             _write_facts(directory, model, dim)
         gallery = read_gallery(directory)
         if not gallery.names and gallery.model != model:  # everybody was removed
@@ -283,24 +278,22 @@ def refuse_other_model(directory: Path, gallery: Gallery, model: GalleryModel) -
 
 
 def _with(gallery: Gallery, name: str, recordings: Sequence[NewRecording]) -> Gallery:
-    columns: dict[str, Array] = {key: getattr(gallery, key) for key in _OF_PEOPLE}
-    if name in gallery.names:
-        names, row = gallery.names, gallery.names.index(name)
-    else:
-        names, row = (*gallery.names, name), len(gallery.names)
-        columns = {key: np.concatenate([array, np.zeros_like(array, shape=(1, *array.shape[1:]))])
-                   for key, array in columns.items()}  # fmt: skip
-    columns["enrolled"][row] = int(time.time())
+    if name not in gallery.names:
+        columns = {key: getattr(gallery, key) for key in _OF_PEOPLE}
+        grown: dict[str, Any] = {
+            key: np.pad(column, [(0, 1), (0, 0)][: column.ndim]) for key, column in columns.items()
+        }
+        gallery = replace(gallery, names=(*gallery.names, name), **grown)
+    row = gallery.names.index(name)
     prints = np.stack([np.frombuffer(one.fingerprint, dtype=np.uint8) for one in recordings])
-    changed = Gallery(
-        model=gallery.model,
-        names=names,
+    gallery = replace(
+        gallery,
         fingerprints=np.concatenate([gallery.fingerprints, prints]),
         owners=np.append(gallery.owners, np.full(len(recordings), row)),
-        **columns,
     )
-    _add(changed, row, recordings, 1)
-    return changed
+    gallery.enrolled[row] = int(time.time())
+    _add(gallery, row, recordings, 1)
+    return gallery
 
 
 def _add(gallery: Gallery, row: int, recordings: Sequence[NewRecording], sign: int) -> None:
@@ -313,11 +306,10 @@ def _add(gallery: Gallery, row: int, recordings: Sequence[NewRecording], sign: i
 
 
 def _without(gallery: Gallery, rows: Sequence[int]) -> Gallery:
-    keep = np.ones(len(gallery.names), dtype=bool)
-    keep[rows] = False
+    keep = ~np.isin(np.arange(len(gallery.names)), rows)
     kept = keep[gallery.owners]
-    return Gallery(
-        model=gallery.model,
+    return replace(
+        gallery,
         names=tuple(name for name, stays in zip(gallery.names, keep, strict=True) if stays),
         **{key: getattr(gallery, key)[keep] for key in _OF_PEOPLE},
         fingerprints=gallery.fingerprints[kept],
@@ -350,10 +342,3 @@ def _locked(directory: Path) -> Iterator[None]:
         yield
     finally:
         release_directory(lock)
-
-
-def _refuse_foreign(directory: Path) -> None:
-    if other := sorted(path.name for path in directory.iterdir() if path.name != LOCK_NAME):
-        raise ArtifactError(
-            f"{directory}: holds files but no gallery ({first_five(other)}); choose an empty or a new directory"
-        )

@@ -44,11 +44,7 @@ class Manifest:
         return len(self.table)
 
     def column(self, name: str) -> npt.NDArray[np.object_]:
-        """Return a text column as an object array.
-
-        Raises:
-            DataError: there is no such column.
-        """
+        """Return a text column as an object array (DataError: there is no such column)."""
         if name not in self.table.columns:
             raise DataError(f"{self.source}: no column {name!r}; found {', '.join(self.table.columns)}")
         return np.asarray(self.table[name], dtype=object)
