@@ -90,29 +90,29 @@ class ScanJournal:
     """The entries of one kind of examination; those of another kind are not seen."""
 
     def __init__(self, directory: Path, kind: str) -> None:
-        """Open the journal in its directory, or make it (ArtifactError: it cannot be written)."""
+        """Use the directory, which is made with the first entry."""
         self._path = directory / f"{kind}.sqlite"
-        with one_line(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-        self._open()
 
-    def _open(self) -> None:
+    def _connect(self, mode: str) -> "contextlib.closing[sqlite3.Connection]":
         # Some network file systems have no locks; the command has locked the directory above.
-        self._database = sqlite3.connect(f"{self._path.absolute().as_uri()}?nolock=1", uri=True)
+        address = f"{self._path.absolute().as_uri()}?nolock=1&mode={mode}"
+        return contextlib.closing(sqlite3.connect(address, uri=True))
 
     def read(self, sources: Iterable[Source]) -> dict[str, Entry]:
         """Return the entries of some recordings by the names of these."""
         names = {_name(source): str(source) for source in sources}
         query = f"SELECT * FROM entries WHERE source IN ({', '.join('?' * len(names))})"
         try:
-            rows = self._database.execute(query, list(names)).fetchall()
+            with self._connect("ro") as database:
+                rows = database.execute(query, list(names)).fetchall()
         except sqlite3.Error:  # nothing there, cut short or changed: it is found out again
             return {}
         entries = {}
         for name, text, digest in rows:
             if digest == _digest(name, text):
-                *stamp, finding = json.loads(text)
-                entries[names[name]] = Entry((stamp[0], stamp[1]), Finding(**finding))
+                size, changed_ns, finding = json.loads(text)
+                if finding.keys() <= _DEFAULTS.keys():  # else of another version
+                    entries[names[name]] = Entry((size, changed_ns), Finding(**finding))
         return entries
 
     def write(self, entries: Mapping[str, Entry]) -> None:
@@ -124,31 +124,31 @@ class ScanJournal:
         rows = []
         for source, entry in entries.items():
             if entry.stamp is not None:
-                found = {
-                    key: value for key, value in asdict(entry.finding).items() if value != _DEFAULTS[key]
-                }
-                name, text = _name(source), json.dumps([*entry.stamp, found])
+                found = asdict(entry.finding).items()
+                told = {key: value for key, value in found if value != _DEFAULTS[key]}
+                name, text = _name(source), json.dumps([*entry.stamp, told])
                 rows.append((name, text, _digest(name, text)))
+        with one_line(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._insert(rows)
-        except sqlite3.DatabaseError:  # no database any more: begin again
-            self._database.close()
-            with one_line(self._path):
-                self._path.unlink(missing_ok=True)
-            try:
-                self._open()
-                self._insert(rows)
-            except sqlite3.Error as error:
+        except sqlite3.DatabaseError as error:
+            if "full" in str(error):
                 raise ArtifactError(f"{self._path}: cannot be written: {error}") from error
+            with one_line(self._path):
+                self._path.unlink(missing_ok=True)  # no database any more: begin again
+            try:
+                self._insert(rows)
+            except sqlite3.Error as again:
+                raise ArtifactError(f"{self._path}: cannot be written: {again}") from again
 
     def _insert(self, rows: list[tuple[bytes, str, bytes]]) -> None:
-        # What waiting for the disk would save from a loss of power is soon found out again.
-        self._database.execute("PRAGMA synchronous = OFF")
-        with self._database:  # one transaction
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS entries (source BLOB PRIMARY KEY, entry TEXT, digest BLOB) WITHOUT ROWID"
-            )
-            self._database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
+        with self._connect("rwc") as database, database:  # one transaction
+            # What waiting for the disk would save from a loss of power is soon found out again.
+            database.execute("PRAGMA synchronous = OFF")
+            columns = "source BLOB PRIMARY KEY, entry TEXT, digest BLOB"
+            database.execute(f"CREATE TABLE IF NOT EXISTS entries ({columns}) WITHOUT ROWID")
+            database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
 
 
 def _name(source: object) -> bytes:

@@ -13,6 +13,7 @@ from svkit.corpora import scan
 from svkit.corpora.layouts import folder
 from svkit.corpora.request import CorpusRequest
 from svkit.corpora.scan import Candidate, CandidateTable, ScanOptions, repeated_digests, scan_files
+from svkit.errors import ArtifactError
 from svkit.progress import SilentProgress
 from svkit.store.scan_journal import Entry, Finding, ScanJournal, stamp_of
 
@@ -156,6 +157,9 @@ def test_entries_come_back(tmp_path):
     journal.write({str(path): entry, "gone": Entry(None, Finding()), "\udcff": entry})
     assert journal.read([path, "gone", "\udcff"]) == {str(path): entry, "\udcff": entry}
     assert ScanJournal(tmp_path / "j", "header").read([path]) == {}
+    (tmp_path / "d" / "samples.sqlite").mkdir(parents=True)
+    with pytest.raises(ArtifactError, match="samples.sqlite: cannot be written"):
+        ScanJournal(tmp_path / "d", "samples").write({str(path): entry})
     os.utime(path, ns=(1, 1))
     assert stamp_of(path) != entry.stamp and stamp_of(tmp_path / "no") is None
 
