@@ -1,5 +1,6 @@
 """`svkit report`."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     Example: svkit report --exp exp
     """
     common.check_tables()
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's shell names its own, which need not be installed here
     from svkit.reports import document, wording
     from svkit.reports import report as reporting
     from svkit.store.report import PAGE_NAME, read_report, report_record

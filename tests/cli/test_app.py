@@ -203,6 +203,18 @@ def test_verify_imports_neither_tables_nor_reports_nor_training() -> None:
     assert _python(f"{code}; print([m for m in {modules!r} if m in sys.modules])").stdout.strip() == "[]"
 
 
+def test_report_draws_whatever_backend_the_shell_of_a_notebook_names(tmp_path: Path) -> None:
+    """There is nothing to report, which is found after the figures' module has been imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "svkit", "report", "--exp", str(tmp_path)],
+        env={**os.environ, "MPLBACKEND": "module://not_installed_here"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
+
+
 def test_help_is_quick() -> None:
     """0.3 s is the target; CPU time and the best of a few runs, because the machine may be busy."""
     assert min(_help_cpu_seconds() for _ in range(4)) < 0.4
