@@ -1,6 +1,7 @@
 """What the documentation shows is what the code does: commands parse, examples run, pages are current."""
 
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -55,11 +56,27 @@ def shell_commands(path: Path) -> list[list[str]]:
     return commands
 
 
+NOTEBOOK = REPOSITORY / "docs" / "demo.ipynb"
+
+
+def notebook_cells() -> list[str]:
+    """Return the source of the notebook's cells of code."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert not [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")], (
+        "clear the outputs"
+    )
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
 SVKIT_COMMANDS = [
     pytest.param(words, id=f"{path.name}: {' '.join(words)}"[:90])
     for path in PAGES
     for words in shell_commands(path)
     if words[0] == "svkit"
+] + [
+    pytest.param(shlex.split(cell[1:]), id=f"demo.ipynb: {cell[1:]}"[:90])
+    for cell in notebook_cells()
+    if cell.startswith("!")
 ]
 
 
@@ -82,6 +99,14 @@ def test_every_command_shown_is_one_that_svkit_has(words: list[str]) -> None:
     command.make_context(name, rest, parent=context)
     sections = [f"dense.{stage}" for stage in ("lora", "head", "joint", "lmft")]
     load_recipe("w2v-bert-2.0", overrides=overrides, sections=[*sections, "prune", "distill", "extract"])
+
+
+def test_the_cells_of_the_notebook_are_python_or_commands() -> None:
+    cells = notebook_cells()
+    for number, cell in enumerate(cells):
+        if not cell.startswith("!"):
+            compile(cell, f"demo.ipynb, cell {number}", "exec")
+    assert sum(cell.startswith("!svkit ") for cell in cells) == 3
 
 
 def test_settings_named_in_the_text_exist() -> None:
