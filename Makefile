@@ -38,11 +38,12 @@ TORCHRUN ?= $(VENV)/bin/torchrun
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup all prepare report calibrated sparsity-sweep pruning-quality test check static format bench e2e soak clean FORCE
+.PHONY: help setup all prepare report calibrated sparsity-sweep pruning-quality test check static format docs dist bench e2e \
+        soak clean FORCE
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
-	@echo 'Targets: setup all calibrated sparsity-sweep pruning-quality test check static format bench e2e soak clean'
+	@echo 'Targets: setup all calibrated sparsity-sweep pruning-quality test check static format docs dist bench e2e soak clean'
 
 # ---- Set-up -------------------------------------------------------------------------------------------------------
 
@@ -201,6 +202,22 @@ format: $(SETUP)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/python $(benchmarks)/commands_page.py
 	$(VENV)/bin/python $(benchmarks)/figures.py
+
+# The documentation as a site in build/site; a broken link or anchor, and any other warning, is an error.
+docs: $(SETUP)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --config-file .ci/mkdocs.yml
+
+# What goes to PyPI, in dist/: docs/releasing.md. TAG=v1.2.3 is refused where it is not the version.
+TAG ?=
+dist: $(SETUP)
+	@version=$$($(VENV)/bin/python -c 'from importlib.metadata import version; print(version("svkit"))'); \
+	if [ -n '$(TAG)' ] && [ '$(TAG)' != "v$$version" ]; then \
+	    echo "error: TAG=$(TAG): expected v$$version, the version in pyproject.toml" >&2; exit 2; fi
+	rm -rf dist
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'twine>=6,<8'
+	$(VENV)/bin/python -m build --outdir dist .
+	$(VENV)/bin/python -m twine check --strict dist/*
 
 e2e: $(SETUP)
 	$(VENV)/bin/pytest tests/e2e
