@@ -35,6 +35,14 @@ class ListOptions(OptionGroup):
         console.result(asdict(done) if self.json else lines, as_json=self.json)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AudioOptions(ListOptions):
+    """Options of every command that reads the recordings of a list."""
+
+    audio_root: options.AudioRoot = None
+    num_workers: options.Workers = None
+
+
 def merge(
     lists: Annotated[
         list[str],
@@ -99,7 +107,6 @@ def check(
             "--out", metavar="FILE", help="Write the list without its bad rows, which are then not an error."
         ),
     ] = None,
-    audio_root: options.AudioRoot = None,
     min_seconds: options.MinSeconds = 0.5,
     max_clipped: Annotated[
         float,
@@ -107,9 +114,8 @@ def check(
             "--max-clipped", Range(ge=0, le=100), "Largest share of clipped samples.", metavar="PERCENT"
         ),
     ] = 0.1,
-    num_workers: options.Workers = None,
     *,
-    group: ListOptions,
+    group: AudioOptions,
 ) -> None:
     """Decode every recording of a list and report the unreadable, silent, clipped, too short and repeated ones.
 
@@ -121,15 +127,8 @@ def check(
     from svkit.corpora.scan import BadFilesError
     from svkit.lists.check import CheckRequest, run
 
-    request = group.request(
-        CheckRequest,
-        list=listed,
-        out=out,
-        audio_root=audio_root,
-        min_seconds=min_seconds,
-        max_clipped=max_clipped / 100,
-        num_workers=num_workers,
-    )
+    limits = {"min_seconds": min_seconds, "max_clipped": max_clipped / 100}
+    request = group.request(CheckRequest, list=listed, out=out, **limits)
     try:
         done = with_table(lambda progress: run(request, progress))
     except BadFilesError as error:
@@ -194,14 +193,12 @@ def shards(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Directory of the shards and their list.")
     ],
-    audio_root: options.AudioRoot = None,
     per_shard: Annotated[
         int, options.number("--per-shard", Range(ge=1, le=10**6), "Utterances per file.", metavar="N")
     ] = 4096,
-    num_workers: options.Workers = None,
     seed: options.Seed = 24,
     *,
-    group: ListOptions,
+    group: AudioOptions,
 ) -> None:
     """Pack the recordings of a list into tar files (WebDataset's layout), for slow network file systems.
 
@@ -211,16 +208,7 @@ def shards(
     """
     from svkit.lists.shards import ShardsRequest, run
 
-    done = group.run(
-        run,
-        ShardsRequest,
-        list=listed,
-        out=out,
-        audio_root=audio_root,
-        per_shard=per_shard,
-        seed=seed,
-        num_workers=num_workers,
-    )
+    done = group.run(run, ShardsRequest, list=listed, out=out, per_shard=per_shard, seed=seed)
     group.show(done, done.list)
 
 
