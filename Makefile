@@ -206,7 +206,7 @@ format: $(SETUP)
 # The documentation as a site in build/site; a broken link or anchor, and any other warning, is an error.
 docs: $(SETUP)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet --config-file .ci/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --config-file .ci/mkdocs.yml
 
 # What goes to PyPI, in dist/: docs/releasing.md. TAG=v1.2.3 is refused where it is not the version.
 TAG ?=
