@@ -340,11 +340,15 @@ class Recipe:
     distill: DistillConfig = DistillConfig()
     extract: ExtractConfig = ExtractConfig()
     save: SaveConfig = SaveConfig()
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of products in training and extraction; bf16: autocast over fp32 weights; auto: where the device is fast."""
+    precision: Literal["auto", "bf16", "fp32", "fp32-precise"] = "auto"
+    """Of products in training and extraction; bf16: autocast over fp32 weights; auto: where the device is fast; fp32:
+    on GPUs from Ampere on, TF32, inputs rounded to 10 bits; fp32-precise: without that."""
     gradient_checkpointing: Flag = False
     """Compute each encoder layer again in the backward pass instead of keeping its activations: less memory, about a
     third more computation, the same gradients."""
+    compile_layers: Flag = False
+    """Have torch compile each encoder layer for training, which takes a while at the start. Off, as what it gains on a
+    GPU has not been measured."""
 
     def __post_init__(self) -> None:
         layers, hidden, heads, _ = (TINY_SIZES | self.encoder_overrides).values()

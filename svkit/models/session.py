@@ -28,7 +28,7 @@ from accelerate.utils import (
 )
 
 from svkit.errors import ConfigError, SvkitError
-from svkit.nn.precision import resolve_precision
+from svkit.nn.precision import resolve_precision, set_gpu_arithmetic
 from svkit.progress import Progress
 from svkit.store import checkpoint
 from svkit.store.output import Output, continue_parts
@@ -53,6 +53,7 @@ def make_accelerator(precision: str) -> Accelerator:
     resolved = resolve_precision(precision, device)
     if device.type == "cpu":
         keep_freed_memory()
+    set_gpu_arithmetic(precision, device)
     if not torch.distributed.is_initialized():
         # Accelerate keeps the first precision of a Python process for good; another stage may want another one.
         AcceleratorState._reset_state(reset_partial_state=True)
