@@ -25,7 +25,7 @@ Shapes: B batch, T frames (20 ms each), D hidden size, H heads, d head size, F i
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +54,8 @@ NO_GATES = LayerGates()
 
 _BLOCK_FRAMES = 256
 """Queries attended at once on a CPU; shorter inputs (5 s) are attended as one batched product."""
+FUSED_ON = ("cuda",)
+"""Devices where torch's kernel attends. On a CPU it is slower than the plain products (`benchmarks/attention.py`)."""
 
 
 def _is_open(gate: Tensor) -> Tensor:
@@ -172,18 +174,16 @@ class SelfAttention(nn.Module):
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, scores: Tensor, key_bias: Tensor | None
     ) -> Tensor:
-        is_cpu = query.device.type == "cpu"
         needs_gradient = torch.is_grad_enabled() and (query.requires_grad or scores.requires_grad)
-        can_loop = is_cpu and not needs_gradient and not torch.compiler.is_compiling()
-        if can_loop and query.shape[2] > _BLOCK_FRAMES:
+        is_plain = query.device.type == "cpu" and not needs_gradient and not torch.compiler.is_compiling()
+        if is_plain and query.shape[2] > _BLOCK_FRAMES:
             return attend_in_blocks(query, key, value, scores, self.left, self.right, key_bias)
         bias = relative_bias(scores, self.left, self.right)
         if key_bias is not None:
             bias = bias + key_bias.to(bias.dtype)
-        if is_cpu or needs_gradient:
-            # The fused kernels have no gradient for a bias, and on a CPU they are slower than the plain products.
-            return torch.softmax(query @ key.transpose(2, 3) + bias, dim=-1) @ value
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        if query.device.type in FUSED_ON:
+            return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        return torch.softmax(query @ key.transpose(2, 3) + bias, dim=-1) @ value
 
 
 class CausalDepthwiseConv(nn.Module):
@@ -286,6 +286,19 @@ class Encoder(nn.Module):
         self.encoder = ConformerStack(architecture)
         self.checkpoint_layers = False
         """Recompute each layer in the backward pass instead of keeping its activations (small GPUs)."""
+        self._compiled: tuple[Callable[..., Tensor], ...] = ()
+
+    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Have torch compile each layer, for crops of any length, where gradients are wanted; else nothing changes."""
+        import torch._dynamo
+
+        # Layers have widths of their own after pruning, and share this limit.
+        limit = max(torch._dynamo.config.recompile_limit, 4 * len(self.encoder.layers))
+        torch._dynamo.config.recompile_limit = limit
+        # In a tuple: no submodules, which would change the names of the parameters.
+        self._compiled = tuple(
+            torch.compile(layer, dynamic=True, backend=backend) for layer in self.encoder.layers
+        )
 
     def states(
         self,
@@ -306,7 +319,9 @@ class Encoder(nn.Module):
             key_bias = torch.zeros_like(padded, dtype=features_BTF.dtype).masked_fill(padded, float("-inf"))
         hidden = self.feature_projection(features_BTF)
         yield hidden
-        for index, layer in enumerate(self.encoder.layers):
+        is_compiled = self._compiled and torch.is_grad_enabled()
+        layers: Iterable[Any] = self._compiled if is_compiled else self.encoder.layers
+        for index, layer in enumerate(layers):
             layer_gates = NO_GATES if gates is None else gates[index]
             if self.checkpoint_layers and torch.is_grad_enabled():
                 hidden = torch.utils.checkpoint.checkpoint(

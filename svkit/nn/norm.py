@@ -9,8 +9,24 @@ from torch import Tensor, nn
 def gate_aware_layer_norm(hidden_BTC: Tensor, norm: nn.LayerNorm, gate: Tensor) -> Tensor:
     """Layer norm whose statistics run over the channels with gate [C] > 0; dead channels must be 0 and give 0."""
     alive = (gate > 0).to(torch.float32)
+    if torch.compiler.is_compiling():
+        # A compiler decides itself what it keeps; and the function below got gradients of zero from torch 2.11's.
+        return _normalise(hidden_BTC, norm.weight, norm.bias, alive, norm.eps)[0]
     normalised: Tensor = _GateAwareLayerNorm.apply(hidden_BTC, norm.weight, norm.bias, alive, norm.eps)
     return normalised
+
+
+def _normalise(
+    hidden_BTC: Tensor, weight: Tensor, bias: Tensor, alive: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the output, the number of live channels, the means, and the inverse deviations."""
+    count = alive.sum().clamp(min=1)
+    hidden = hidden_BTC.to(torch.float32)
+    mean = hidden.sum(-1, keepdim=True) / count
+    centred = (hidden - mean) * alive
+    inverse_deviation = torch.rsqrt(centred.square().sum(-1, keepdim=True) / count + eps)
+    normalised = centred * inverse_deviation * weight + bias * alive
+    return normalised.to(hidden_BTC.dtype), count, mean, inverse_deviation
 
 
 class _GateAwareLayerNorm(torch.autograd.Function):
@@ -20,13 +36,9 @@ class _GateAwareLayerNorm(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_BTC: Tensor, weight: Tensor, bias: Tensor, alive: Tensor, eps: float
     ) -> Tensor:
-        count = alive.sum().clamp(min=1)
-        hidden = hidden_BTC.to(torch.float32)
-        mean = hidden.sum(-1, keepdim=True) / count
-        centred = (hidden - mean).mul_(alive)
-        inverse_deviation = torch.rsqrt(centred.square().sum(-1, keepdim=True) / count + eps)
-        ctx.save_for_backward(hidden_BTC, weight, alive, count, mean, inverse_deviation)
-        return centred.mul_(inverse_deviation).mul_(weight).add_(bias * alive).to(hidden_BTC.dtype)
+        normalised, *statistics = _normalise(hidden_BTC, weight, bias, alive, eps)
+        ctx.save_for_backward(hidden_BTC, weight, alive, *statistics)
+        return normalised
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -59,11 +59,10 @@ class HardConcrete(nn.Module):
     def deterministic(self) -> Tensor:
         """Deterministic mask: soft values with the round(n - L0) smallest at 0, [n]."""
         soft = self.soft_values()
-        num_zeros = round(len(soft) - float(self.expected().detach().sum()))
-        if num_zeros <= 0:
-            return soft
-        closed = torch.topk(soft, num_zeros, largest=False).indices
-        return soft.index_fill(0, closed, 0.0)
+        # As a tensor: to read the number would wait for a GPU, and break a compiled graph.
+        num_zeros = (len(soft) - self.expected().detach().sum().double()).round()
+        ranks = soft.argsort(stable=True).argsort()
+        return soft.masked_fill(ranks < num_zeros, 0.0)
 
     def forward(self, offset: Tensor | float = 0.0) -> Tensor:
         """Sample while training (`offset` as in `sample`), else the deterministic mask."""

@@ -167,11 +167,6 @@ def backward(task: nn.Module, batch: Batch, step: int, plan: LoopPlan, accelerat
     """
     waveforms, labels = (tensor.to(accelerator.device, non_blocking=True) for tensor in batch)
     size = plan.micro_batch or len(labels)
-    seed_step(plan.seed, step, accelerator.process_index)
-    if len(labels) <= size:
-        losses: Losses = task(waveforms, labels, step)
-        accelerator.backward(losses["loss"])
-        return losses
     labels = accelerator.unwrap_model(task).choose(labels, step)
     parts = list(zip(waveforms.split(size), labels.split(size), strict=True))
     total: Losses = {}
@@ -179,7 +174,7 @@ def backward(task: nn.Module, batch: Batch, step: int, plan: LoopPlan, accelerat
         seed_step(plan.seed, step, accelerator.process_index)
         exchange = contextlib.nullcontext() if number == len(parts) - 1 else accelerator.no_sync(task)
         with exchange:
-            losses = task(some_waveforms, some_labels, step, number)
+            losses: Losses = task(some_waveforms, some_labels, step, number)
             share = len(some_labels) / len(labels)
             accelerator.backward(share * losses["loss"])
         for name, value in losses.items():

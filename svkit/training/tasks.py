@@ -31,7 +31,7 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
-def draw_apart(part: int | None) -> None:
+def draw_apart(part: int) -> None:
     """Let what follows be drawn for this part of a batch alone; so far all parts have drawn the same."""
     if part:
         torch.manual_seed(torch.initial_seed() + part)
@@ -40,12 +40,12 @@ def draw_apart(part: int | None) -> None:
 class Task(nn.Module):
     """What the loop trains: losses of a batch, and how the parameters are treated."""
 
-    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int | None = None) -> Losses:
-        """Losses of a step, or of a part of its batch, whose labels have been through `choose` for the whole batch."""
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int = 0) -> Losses:
+        """Losses of a part of a step's batch, whose labels have been through `choose` for the whole batch."""
         raise NotImplementedError
 
     def choose(self, labels_B: Tensor, step: int) -> Tensor:
-        """Choose what the parts of a batch with these labels share, and return their labels."""
+        """Choose what the parts of a batch with these labels share; returns where the labels are among it."""
         return labels_B
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
@@ -85,9 +85,8 @@ class ClassificationTask(Task):
         """Choose the classes of a step; returns where among them the labels are."""
         return self.classifier.choose(labels_B, step)
 
-    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int | None = None) -> Losses:
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int = 0) -> Losses:
         """Cross-entropy of the margin logits over the step's classes; accuracy is measured without the margin."""
-        targets_B = self.choose(labels_B, step) if part is None else labels_B
         draw_apart(part)
         features, _ = self.network.features(waveforms_BN)
         augment = self.augment
@@ -100,9 +99,9 @@ class ClassificationTask(Task):
                 frequency_bins=augment.spec_frequency_bins,
             )
         cosine = self.classifier(self.network.embed_features(features))
-        logits = arcface_logits(cosine, targets_B, self.margin.scale, self.margin.margin)
-        accuracy = (cosine.argmax(1) == targets_B).float().mean()
-        return {"loss": functional.cross_entropy(logits, targets_B), "accuracy": accuracy.detach()}
+        logits = arcface_logits(cosine, labels_B, self.margin.scale, self.margin.margin)
+        accuracy = (cosine.argmax(1) == labels_B).float().mean()
+        return {"loss": functional.cross_entropy(logits, labels_B), "accuracy": accuracy.detach()}
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
         """Encoder, and head with classifier; AdamW decays every parameter alike, as published."""
@@ -160,7 +159,7 @@ class DistillationTask(Task):
         """Draw the gates of the student; None: it has none."""
         return None
 
-    def distance(self, waveforms_BN: Tensor, part: int | None = None) -> Losses:
+    def distance(self, waveforms_BN: Tensor, part: int = 0) -> Losses:
         """Distillation losses; in evaluation mode, gates have their deterministic values."""
         features, _ = self.features(waveforms_BN)
         with torch.no_grad():
@@ -171,7 +170,7 @@ class DistillationTask(Task):
         loss = self.config.l1_weight * l1 - self.config.cosine_weight * cosine
         return {"loss": loss, "l1": l1.detach(), "cosine": cosine.detach()}
 
-    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int | None = None) -> Losses:
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int = 0) -> Losses:
         """Distillation losses; labels are not used."""
         return self.distance(waveforms_BN, part)
 
@@ -229,7 +228,7 @@ class PruningTask(DistillationTask):
         step += self.constraint is not None
         return target_sparsity(step, self.config.sparsity, self.warmup_steps)
 
-    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int | None = None) -> Losses:
+    def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int = 0) -> Losses:
         """Distillation losses, plus the Lagrangian where it is the constraint."""
         self.step = step
         losses = self.distance(waveforms_BN, part)

@@ -53,6 +53,8 @@ def train_student(student: Encoder, config: DistillConfig, recipe: Recipe) -> No
     student.requires_grad_(True)
     student.set_conv_dropout(config.conv_dropout)
     student.checkpoint_layers = recipe.gradient_checkpointing
+    if recipe.compile_layers:
+        student.compile_layers()
 
 
 def checked(path: Path, role: str, command: str) -> Path:

@@ -10,9 +10,23 @@ from torch import Tensor, nn
 from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from svkit.nn import encoder as encoder_module
-from svkit.nn.encoder import CausalDepthwiseConv, Encoder, attend_in_blocks, initialise, relative_bias
+from svkit.nn.encoder import (
+    KINDS,
+    CausalDepthwiseConv,
+    Encoder,
+    attend_in_blocks,
+    initialise,
+    relative_bias,
+)
 from svkit.store.upstream import encoder_architecture, encoder_tensors
-from tests.random_models import SEEDS, architectures, draw_weights, random_encoder, relative_error
+from tests.random_models import (
+    SEEDS,
+    architectures,
+    draw_weights,
+    random_encoder,
+    random_gates,
+    relative_error,
+)
 
 TOLERANCE = 1e-5
 
@@ -63,11 +77,14 @@ def worst_error(
     seed=SEEDS,
     lengths=st.lists(st.integers(1, 24), min_size=1, max_size=3),
     block=st.sampled_from((5, 256)),
+    fused_on=st.sampled_from(((), ("cpu",))),
 )
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_hidden_states_equal_those_of_transformers_with_and_without_padding(config, seed, lengths, block):
-    """Attended at once, or in blocks as long inputs are."""
-    with mock.patch.object(encoder_module, "_BLOCK_FRAMES", block):
+def test_hidden_states_equal_those_of_transformers_with_and_without_padding(
+    config, seed, lengths, block, fused_on
+):
+    """Attended at once, in blocks as long inputs are, or by torch's kernel as on a GPU."""
+    with mock.patch.multiple(encoder_module, _BLOCK_FRAMES=block, FUSED_ON=fused_on):
         compare_with_transformers(config, seed, lengths)
 
 
@@ -173,6 +190,31 @@ def test_gradients_do_not_depend_on_the_kernel(architecture, seed):
     for a, b in zip(with_gradients, without, strict=True):
         assert relative_error(a[1, :6].detach(), b[1, :6]) <= TOLERANCE
         assert relative_error(a[0].detach(), b[0]) <= TOLERANCE
+
+
+@given(
+    architecture=architectures(with_absent=True),
+    kinds=st.sets(st.sampled_from(tuple(KINDS))),
+    is_padded=st.booleans(),
+    seed=SEEDS,
+)
+@settings(max_examples=15, deadline=None)
+def test_torchs_kernel_has_the_gradients_of_the_products(architecture, kinds, is_padded, seed):
+    """What trains on a GPU: gates and distance embeddings get their gradients through the kernel's bias."""
+    encoder = random_encoder(architecture, seed)
+    features = torch.randn((2, 11, architecture.feature_dim), generator=torch.Generator().manual_seed(seed))
+    lengths = torch.tensor([11, 6]) if is_padded else None
+    found = []
+    for fused_on in ((), ("cpu",)):
+        gates = random_gates(architecture, kinds, 0.3, seed)
+        values = [value.requires_grad_() for layer in gates for value in layer if value is not None]
+        encoder.zero_grad()
+        with mock.patch.object(encoder_module, "FUSED_ON", fused_on):
+            states = torch.stack(encoder(features, lengths, gates))
+        (states[:, 0].sin().sum() + states[:, 1, :6].sin().sum()).backward()
+        leaves = [*encoder.parameters(), *values]
+        found.append(torch.cat([leaf.grad.flatten() for leaf in leaves if leaf.grad is not None]))
+    assert relative_error(found[1], found[0]) <= TOLERANCE
 
 
 def test_recomputed_layers_give_the_same_gradients():

@@ -1,5 +1,7 @@
 """The speaker model: a padded batch gives every utterance the embedding it has alone."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from svkit.audio.features import MIN_SAMPLES
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import HeadConfig
+from svkit.nn import encoder as encoder_module
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.pruning.counting import head_parameters
 from tests.random_models import SEEDS, architectures, draw_weights, relative_error
@@ -22,13 +25,17 @@ def random_network(seed: int = 0, encoder: EncoderArchitecture = ENCODER) -> Spe
     return network
 
 
-@given(lengths=st.lists(st.integers(MIN_SAMPLES, 12_000), min_size=2, max_size=4), seed=SEEDS)
+@given(
+    lengths=st.lists(st.integers(MIN_SAMPLES, 12_000), min_size=2, max_size=4),
+    seed=SEEDS,
+    fused_on=st.sampled_from(((), ("cpu",))),
+)
 @settings(max_examples=15, deadline=None)
-def test_an_utterance_has_the_embedding_it_has_alone(lengths, seed):
+def test_an_utterance_has_the_embedding_it_has_alone(lengths, seed, fused_on):
     network = random_network(seed)
     generator = torch.Generator().manual_seed(seed)
     batch = 0.1 * torch.randn((len(lengths), max(lengths)), generator=generator)  # the padding is noise
-    with torch.inference_mode():
+    with torch.inference_mode(), mock.patch.object(encoder_module, "FUSED_ON", fused_on):
         together = network(batch, torch.tensor(lengths))
         for row, length in enumerate(lengths):
             assert relative_error(together[row], network(batch[row : row + 1, :length])[0]) <= 1e-4

@@ -28,7 +28,7 @@ class ToyTask(Task):
             for parameter in self.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
 
-    def forward(self, waveforms: Tensor, labels: Tensor, step: int) -> dict[str, Tensor]:
+    def forward(self, waveforms: Tensor, labels: Tensor, step: int, part: int = 0) -> dict[str, Tensor]:
         hidden = self.norm(self.first(waveforms * self.scales.get(step, 1.0)))
         logits = self.second(nn.functional.dropout(hidden, 0.3, self.training))
         return {"loss": nn.functional.cross_entropy(logits, labels) * self.scales.get(step, 1.0)}
