@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from svkit.cores import available_cores
 from svkit.errors import SvkitError, first_line
 from svkit.torch_pair import check_torch_pair
 
@@ -142,11 +143,10 @@ def _bf16(exp: Path) -> Iterator[Check]:
 
 
 def _memory(exp: Path) -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     threads = os.environ.get("OMP_NUM_THREADS")
     limit = f", OMP_NUM_THREADS={threads}" if threads else ""
-    yield Check("CPU and memory", OK, f"{cores} cores, {total:.0f} GB{limit}")
+    yield Check("CPU and memory", OK, f"{available_cores()} cores, {total:.0f} GB{limit}")
     shared = Path("/dev/shm")
     if shared.is_dir():
         size = shutil.disk_usage(shared).total / 2**30

@@ -25,7 +25,8 @@ from svkit.store import checkpoint
 from svkit.store.output import Output
 from svkit.store.request import RunRequest
 from svkit.training.loop import Record
-from svkit.training.stage import Stage, decisive, load_trained, run_stages, training_inputs
+from svkit.training.resume import load_trained
+from svkit.training.stage import Stage, decisive, run_stages, training_inputs
 from svkit.training.tasks import ClassificationTask
 from svkit.training.validation import Validator
 
@@ -244,6 +245,8 @@ def make_task(
     # A frozen encoder runs without dropout, as published.
     network.encoder.set_conv_dropout(0.0 if name in FROZEN_ENCODER else config.conv_dropout)
     network.encoder.checkpoint_layers = recipe.gradient_checkpointing
+    if recipe.compile_layers:
+        network.encoder.compile_layers()
     return ClassificationTask(network, classifier, config.margin, config.augment)
 
 

@@ -8,23 +8,22 @@ import contextlib
 import copy
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from svkit.config.schema import DataConfig, DistillConfig, StageConfig
+from svkit.cores import available_cores
 from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
 from svkit.errors import ArtifactError, ConfigError, DataError, TrainingError
-from svkit.models.load import load_into
 from svkit.models.session import StopSignal, finish, make_accelerator, on_main, opened, unfinished
 from svkit.nn.precision import is_emulated
 from svkit.progress import Progress
@@ -44,6 +43,7 @@ from svkit.training.loop import (
     pace_batch_norms,
     run_loop,
 )
+from svkit.training.resume import load_optimizer, load_trained, on_host, optimizer_tensors, read_shared
 from svkit.training.schedule import validation_steps
 from svkit.training.tasks import Task
 
@@ -220,15 +220,16 @@ class _Fit:
     def _resume(self) -> int:
         """Load the newest state of an interrupted run; returns how many steps were done."""
         stage, state = self.stage, None
+        read = partial(checkpoint.read_resume, self.directory, self.num_steps, self.progress.note)
         if stage.output.is_resumed:
-            state = checkpoint.read_resume(self.directory, self.num_steps, self.progress.note)
+            state = read_shared(read, self.accelerator)
         num_done = 0 if state is None else state.num_done
         if self.accelerator.is_main_process:
             # A killed run has logged steps after its last state, which are done and logged again.
             checkpoint.truncate_log(self.directory, num_done)
         if state is not None:
             load_trained(self.task, state.task, f"{self.directory}/{checkpoint.RESUME_NAME}")
-            _load_optimizer(self.optimizer, state.optimizer)
+            load_optimizer(self.optimizer, state.optimizer)
             stage.facts.update(state.facts)
             self.progress.note(f"{stage.label}: resuming after step {num_done}")
         return num_done
@@ -318,8 +319,8 @@ class _Fit:
             state = checkpoint.ResumeState(
                 num_done=num_done,
                 batch_size=self.batch_size,
-                task=_on_host(self.task.trained_state()),
-                optimizer=_on_host(_optimizer_tensors(self.optimizer)),
+                task=on_host(self.task.trained_state()),
+                optimizer=on_host(optimizer_tensors(self.optimizer)),
                 facts=copy.deepcopy(facts),
                 best_step=facts.get("best", {}).get("step"),
             )
@@ -370,34 +371,6 @@ class _Fit:
                 self.events.close()
 
 
-def load_trained(task: Task, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load what `Task.trained_state` gave; a state of an earlier version holds the frozen parameters too."""
-    load_into(task, tensors, where, optional=task.state_dict().keys() - task.trained_state().keys())
-
-
 def loader_workers(wanted: int) -> int:
     """Return how many loader processes a training process starts: as many as wanted, and its share of the cores has."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(wanted, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
-
-def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's state as flat names, which safetensors takes: `parameter.name`."""
-    return {
-        f"{index}.{name}": value
-        for index, entry in optimizer.state_dict()["state"].items()
-        for name, value in entry.items()
-    }
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    # Rates and decay are the recipe's and the step's: only the moments are state.
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return min(wanted, max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

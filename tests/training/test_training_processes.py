@@ -22,6 +22,7 @@ from svkit.models import session
 from svkit.models.extract import ExtractRequest
 from svkit.models.extract import run as run_extract
 from svkit.models.session import make_accelerator
+from svkit.nn.encoder import Encoder
 from svkit.progress import SilentProgress
 from svkit.store import checkpoint as store
 from svkit.store.embeddings import read_embeddings
@@ -234,6 +235,21 @@ def test_gradient_checkpointing_changes_no_result(tmp_path: Path, monkeypatch: p
         assert used
         used.clear()
         assert contents(tmp_path / f"again-{stage}") == contents(tmp_path / f"plain-{stage}")
+
+
+def test_compiled_layers_change_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor the names in a checkpoint; compiled by a compiler that changes nothing."""
+    exp, used = prepare(tmp_path / "exp"), []
+    original = Encoder.compile_layers
+    monkeypatch.setattr(Encoder, "compile_layers", lambda encoder: used.append(original(encoder, "eager")))
+    for flag in ("false", "true"):
+        request = FinetuneRequest(
+            exp=exp, recipe=recipe(f"compile_layers={flag}", "lora.epochs=0.3"), out=tmp_path / flag, stage="lora",
+            encoder="tiny", augment=False,
+        )  # fmt: skip
+        run(request, SilentProgress())
+        assert len(used) == (flag == "true")
+    assert contents(tmp_path / "true") == contents(tmp_path / "false")
 
 
 @pytest.mark.parametrize(
