@@ -6,11 +6,14 @@ context and the allocator's losses, for which `RESERVE` stays free, and short-li
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArchitecture, tiny_architecture
 from svkit.config.schema import DataConfig, Recipe
@@ -143,10 +146,29 @@ def _kept_bytes(task: Task, num_examples: int, seconds: float) -> int:
 
     waveforms = torch.zeros(num_examples, int(16_000 * seconds), device="cuda")
     labels = torch.zeros(num_examples, dtype=torch.int64, device="cuda")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _cuda_autocast():
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, _cuda_autocast(), _EfficientAttention():
         losses = task(waveforms, labels, 0)
     assert losses["loss"].requires_grad
     return sum(kept.values())
+
+
+class _EfficientAttention(TorchFunctionMode):
+    """Attends by the kernel that a GPU takes for a bias with a gradient; without a GPU torch would write it out."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not functional.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        bias = kwargs["attn_mask"]
+        frames = bias.shape[-1]
+        aligned = functional.pad(bias, (0, 8 - frames % 8))[
+            ..., :frames
+        ]  # as torch copies a bias for the kernel
+        kernel = torch.ops.aten._scaled_dot_product_efficient_attention
+        return kernel(*args, aligned, compute_log_sumexp=True, scale=kwargs["scale"])[0]
 
 
 @contextlib.contextmanager

@@ -8,8 +8,19 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.config.load import load_recipe
 from svkit.errors import ConfigError
+from svkit.nn import encoder
 from svkit.progress import SilentProgress
 from svkit.training.planning import RESERVE, StagePlan, plan, plan_stage
+
+CEILINGS = {
+    "dense.lora": 533,
+    "dense.head": 322,
+    "dense.joint": 661,
+    "dense.lmft": 703,
+    "prune": 431,
+    "distill": 392,
+}
+"""KiB that the backward pass keeps of an example, in the preset `smoke`: what was found, and a twentieth."""
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +39,29 @@ def test_what_is_trained_takes_gradients_and_moments(whole: dict[str, StagePlan]
 def test_a_smaller_gpu_takes_smaller_parts_and_then_checkpoints(whole: dict[str, StagePlan]) -> None:
     joint = whole["dense.joint"]
     sizes = []
-    for share in (1.0, 0.5, 0.05):
+    for share in (1.0, 0.5, 0.15):
         memory = (joint.fixed + share * joint.batch_size * joint.per_example) / (1 - RESERVE) * 1.001
         found = plan_stage(load_recipe("smoke"), "dense.joint", memory)
         assert found.peak <= (1 - RESERVE) * memory
         assert joint.batch_size % (found.micro_batch or joint.batch_size) == 0
         sizes.append((found.micro_batch or joint.batch_size, found.is_checkpointed))
     assert sizes[:2] == [(joint.batch_size, False), (joint.batch_size // 2, False)] and sizes[2][1]
+
+
+def test_torchs_kernel_keeps_no_scores(whole: dict[str, StagePlan], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written out, attention keeps the softmax in float32 and in bfloat16; the kernel keeps its bias alone."""
+    monkeypatch.setattr(encoder, "FUSED_ON", ())
+    written_out = plan_stage(load_recipe("smoke"), "dense.joint", 24)
+    frames = (int(16_000 * whole["dense.joint"].crop_seconds) // 160 - 1) // 2
+    layers_times_heads, bytes_saved = 2 * 4, 4 + 2 - 2
+    saved = (written_out.per_example - whole["dense.joint"].per_example) * 2**30
+    assert saved == pytest.approx(layers_times_heads * frames**2 * bytes_saved, rel=0.3)
+
+
+@pytest.mark.parametrize("stage", CEILINGS)
+def test_an_example_takes_no_more_memory_than_it_did(whole: dict[str, StagePlan], stage: str) -> None:
+    """Whoever keeps more for the backward pass says so here."""
+    assert whole[stage].per_example * 2**20 <= CEILINGS[stage]
 
 
 def test_what_never_fits_is_said() -> None:
