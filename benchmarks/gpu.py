@@ -1,26 +1,34 @@
-"""Throughput on a GPU: extraction and a training step of every stage, against the bf16 products of the same device.
+"""All that needs a real card, in one run of some minutes: sanity first, then extraction and a step of every stage.
 
-    python benchmarks/gpu.py [--device cuda|cpu] [--size full|tiny] [--stages extract lora head joint lmft prune
-        distill] [--batch-size 64] [--batch-seconds 160] [--steps 10] [--no-compile] [--threads 1] [--json FILE]
+    python benchmarks/gpu.py [--device cuda|cpu] [--preset w2v-bert-2.0] [--stages extract joint lora prune distill
+        lmft head] [--steps 10] [--batch-size N] [--minutes 8] [--no-compile] [--threads 1] [--json FILE]
 
-Random weights, noise as audio, bf16, wall time of the steps after the warm-up, the device synchronised before the
-clock is read. Extraction: utterances of 8 s in batches as `svkit extract` makes them, from samples in host memory to
-embeddings in host memory, dense and in the published 80 % structure with widths in multiples of 8; before it is timed,
-bf16 is compared with fp32, and compiled with not compiled. Training: crops of 3 s through svkit's own loop, without
-augmentation; student and teacher of `prune` and `distill` are both dense. `ms`: a step. `peak GB`: of the device,
-weights and optimiser included. A case that the device lacks memory for is a row that says so.
+`--device cpu --preset smoke` is a dry run: it shows that the script works, nothing else.
 
-`of peak`: multiply-adds a second as a part of what large bf16 products reach. Forward, they are counted by
-`svkit.pruning.counting.macs`: the products with distance embeddings, features, LoRA, gates and classifier are left out
-(together about 2 %), so it is a little low. Training: see `training_speed.PASSES`. The target of extraction is for the
-faster of both ways, compiled and not; there are no targets at the tiny size.
+Sanity: embeddings of the preset's model in fp32, device against CPU (cosine at least 0.9999), and one step of each
+stage at the tiny size, without draws (losses and gradient norms). Exit code 1 if it fails or a target is missed.
+
+Random weights, noise as audio, the precision that `auto` gives the device, wall time of the steps after the warm-up.
+Extraction: utterances of 8 s in batches as `svkit extract` makes them, from samples in host memory to embeddings in
+host memory, dense and in the published 80 % structure with widths in multiples of 8. Training: the recipe's batches
+and longest crops through svkit's own loop, without augmentation; student and teacher of `prune` and `distill` are both
+dense. A batch that does not fit is halved until it does. `compiled`: extraction as a whole, in training layer by layer
+(`compile_layers`). Cases are taken in the order of their worth; those that the time does not reach say so.
+
+`peak GB`: of the device, weights and optimiser included. `waits`: how often the host waited for the GPU in 10 steps, as
+torch's debug mode for synchronisation sees it. `of peak`: multiply-adds a second as a part of what large products reach
+in the same precision. Forward, they are counted by `svkit.pruning.counting.macs`: products with distance embeddings,
+features, LoRA, gates and classifier are left out (about 2 %). Training: see `training_speed.PASSES`.
 """
 
 import argparse
+import contextlib
 import functools
 import gc
+import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,31 +38,30 @@ from typing import Any, NamedTuple, TypeVar
 import measuring
 import torch
 import training_speed
-from accelerate import Accelerator
 from pruned_speed import PUBLISHED, rounded
 from torch import Tensor
 from torch.nn import functional
 
 from svkit.audio.features import SAMPLE_RATE_HZ, num_frames
-from svkit.config.architecture import TINY, W2V_BERT_2, EncoderArchitecture, ModelArchitecture
+from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArchitecture
 from svkit.config.load import load_recipe
+from svkit.config.schema import Recipe
+from svkit.models.session import make_accelerator
 from svkit.nn import inference
 from svkit.nn.encoder import Encoder, initialise
+from svkit.nn.precision import product_dtype, set_gpu_arithmetic
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.pruning.counting import macs
-from svkit.training.loop import LoopPlan, make_optimizer, run_loop
-from svkit.training.tasks import DistillationTask
+from svkit.training.loop import LOG_EVERY, LoopPlan, make_optimizer, run_loop
+from svkit.training.tasks import DistillationTask, PruningTask
 
 EXTRACT, COMPILED = "extract", " compiled"
-SIZES = {"full": ("w2v-bert-2.0", W2V_BERT_2, 64), "tiny": ("tiny", TINY, 16)}
-"""Preset, dense encoder, batch size of the training stages."""
-TARGETS = {"full": {"extract dense": 0.5, "joint": 0.4}, "tiny": {}}
-"""Part of the device's bf16 product rate."""
-TARGET_COSINE = 0.999
-CROP_SECONDS, UTTERANCE_SECONDS = 3.0, 8.0
-WARM_UP = 3
-"""Steps before the clock starts."""
-COLUMNS = ("what", "batch", "s each", "ms", "items/s", "audio s/s", "peak GB", "TMAC/s", "of peak", "target")
+STAGES = ("joint", "lora", "prune", "distill", "lmft", "head")
+TARGETS = {"extract dense": 0.5, "joint": 0.4}
+"""Part of the device's product rate that the full size should reach, the faster of compiled and not."""
+SANE_COSINE, SANE_LOSS, SANE_NORM = 0.9999, 1e-3, 1e-2
+UTTERANCE_SECONDS = 8.0
+COLUMNS = ("what", "batch", "s each", "ms", "examples/s", "peak GB", "waits", "TMAC/s", "of peak", "target")
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "_ALLOC_FAILED")
 """In messages of CUDA, of torch's allocator on a CPU, of cuBLAS and cuDNN."""
 Result = TypeVar("Result")
@@ -65,8 +72,7 @@ class Taken(NamedTuple):
 
     seconds: float
     peak_gb: float | str
-    cosine: float | None = None
-    """Of extraction: the lowest to what it was compared with."""
+    waits: int | str = "-"
 
 
 @dataclass(kw_only=True)
@@ -74,22 +80,29 @@ class Report:
     """Rows of the table, printed as they come."""
 
     rate: float
-    """Multiply-adds a second in bf16 products."""
+    """Multiply-adds a second in large products."""
     targets: dict[str, float]
+    deadline: float
     rows: list[tuple[Any, ...]] = field(default_factory=list)
-    cosines: dict[str, float] = field(default_factory=dict)
 
-    def add(self, what: str, batch: int, seconds: float, work: float, taken: Taken | None) -> None:
-        """Add a case: `batch` items of `seconds` and `work` multiply-adds each; None: memory did not suffice."""
+    def measure(
+        self, what: str, batch: int, seconds: float, work: float, case: Callable[[int], Taken]
+    ) -> None:
+        """Measure a case, `batch` items of `seconds` and `work` multiply-adds each, or fewer where they do not fit."""
         target = self.targets.get(what.removesuffix(COMPILED), "-")
+        if time.perf_counter() > self.deadline:
+            self.rows.append((what, batch, seconds, "no time left", *"-----", target))
+            return
+        taken = attempt(functools.partial(case, batch))
+        while taken is None and batch > 1:
+            batch //= 2
+            taken = attempt(functools.partial(case, batch))
         if taken is None:
             self.rows.append((what, batch, seconds, "out of memory", *"-----", target))
         else:
-            items = batch / taken.seconds
-            speed = (1000 * taken.seconds, items, items * seconds, taken.peak_gb, items * work / 1e12)
-            self.rows.append((what, batch, seconds, *speed, items * work / self.rate, target))
-            if taken.cosine is not None:
-                self.cosines[what] = taken.cosine
+            rate = batch / taken.seconds
+            speed = (1000 * taken.seconds, rate, taken.peak_gb, taken.waits, rate * work / 1e12)
+            self.rows.append((what, batch, seconds, *speed, rate * work / self.rate, target))
         print(measuring.table(COLUMNS, self.rows[-1:]), flush=True)
 
     def missed(self) -> list[str]:
@@ -117,12 +130,12 @@ def seconds_each(call: Callable[[], object], count: int, device: torch.device) -
     return (clock(device) - started) / count
 
 
-def matmul_peak(device: torch.device, rounds: int = 5) -> float:
-    """Multiply-adds a second of wall time in square bf16 products of random values, the best of the rounds."""
-    size = 8192 if device.type == "cuda" else 1024
-    left, right = (torch.randn(size, size, device=device).to(torch.bfloat16) for _ in range(2))
+def matmul_peak(dtype: torch.dtype, device: torch.device, rounds: int = 5) -> float:
+    """Multiply-adds a second of wall time in square products of random values, the best of the rounds."""
+    size = 8192 if device.type == "cuda" else 512
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     multiply = functools.partial(torch.matmul, left, right)
-    seconds_each(multiply, WARM_UP, device)
+    seconds_each(multiply, 3, device)
     return size**3 / min(seconds_each(multiply, 10, device) for _ in range(rounds))
 
 
@@ -133,6 +146,21 @@ def peak_gb(device: torch.device) -> float | str:
     peak = torch.cuda.max_memory_allocated() / 2**30
     torch.cuda.reset_peak_memory_stats()
     return peak
+
+
+@contextlib.contextmanager
+def counted_waits(device: torch.device) -> Iterator[Callable[[], int | str]]:
+    """Count how often the host waits for a GPU inside the block."""
+    if device.type != "cuda":
+        yield lambda: "-"
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield lambda: sum("synchronizing" in str(warning.message) for warning in caught)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def attempt(call: Callable[[], Result]) -> Result | None:
@@ -150,6 +178,11 @@ def attempt(call: Callable[[], Result]) -> Result | None:
     return result
 
 
+def compiler(device: torch.device) -> str:
+    """Return who compiles: on a CPU, where the run is a dry one, nobody."""
+    return "inductor" if device.type == "cuda" else "eager"
+
+
 def noise(batch: int, seconds: float, device: torch.device) -> Tensor:
     """Make a batch in host memory as a loader does: page-locked for a GPU."""
     waveforms = 0.1 * torch.randn(batch, int(seconds * SAMPLE_RATE_HZ))
@@ -164,138 +197,210 @@ def pruned(dense: EncoderArchitecture) -> EncoderArchitecture:
     return rounded(dense.with_widths(widths), 8)
 
 
-@torch.inference_mode()
-def extraction(
-    architecture: ModelArchitecture, batch: int, steps: int, device: torch.device, is_compiled: bool
-) -> Taken:
-    """Check, then time, batches of extraction, the model prepared as `svkit extract` does it."""
+def random_network(architecture: ModelArchitecture, device: torch.device) -> SpeakerNetwork:
+    """Draw a network on its device."""
     torch.manual_seed(0)
     with torch.device(device):
         network = SpeakerNetwork(architecture).eval().to(device)
     initialise(network.encoder, torch.Generator(device).manual_seed(0))
-    waveforms = noise(batch, UTTERANCE_SECONDS, device)
+    return network
 
-    def embed(model: Callable[[Tensor], Tensor], is_bf16: bool = True) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_bf16):
-            return model(waveforms.to(device)).float().cpu()
 
+@torch.inference_mode()
+def sane_embeddings(architecture: ModelArchitecture, device: torch.device) -> float:
+    """Lowest cosine of embeddings in fp32, TF32 where svkit takes it, between the device and the CPU."""
+    set_gpu_arithmetic("fp32", device)
+    network, waveforms = random_network(architecture, torch.device("cpu")), noise(2, 3.0, device)
+    expected = network(waveforms)
+    found = network.to(device)(waveforms.to(device)).cpu()
+    return float(functional.cosine_similarity(found, expected).min())
+
+
+def one_step(stage: str, device: torch.device, is_compiled: bool = False) -> tuple[float, float]:
+    """Loss and gradient norm of a step at the tiny size, without anything that is drawn on the device."""
+    torch.manual_seed(0)
+    recipe = load_recipe("tiny")
+    task, _ = training_speed.build(stage, "svkit", recipe, 20)
+    if isinstance(task, DistillationTask):
+        for parameter in task.student.parameters():  # else it is the teacher, and the loss has no gradient
+            parameter.data *= 1.05
+    task.to(device).train()
+    if isinstance(task, PruningTask):
+        task.gates.eval()
+        if is_compiled:
+            task.student.compile_layers(compiler(device))
+    labels = torch.arange(4, device=device)
+    loss = task(noise(4, 2.0, device).to(device), labels, 0)["loss"]
+    loss.backward()
+    norms = [parameter.grad.norm() for parameter in task.parameters() if parameter.grad is not None]
+    return float(loss.detach()), float(torch.stack(norms).norm())
+
+
+def sanity(
+    architecture: ModelArchitecture, stages: list[str], is_compiling: bool, device: torch.device
+) -> dict[str, Any]:
+    """Compare the device with the CPU; `failed` names what differs."""
+    facts: dict[str, Any] = {"embeddings": sane_embeddings(architecture, device), "steps": {}}
+    failed = [] if facts["embeddings"] >= SANE_COSINE else ["embeddings"]
+    set_gpu_arithmetic("fp32-precise", device)
+    # Compiled, `prune` has all that a layer can have.
+    compiled = [f"prune{COMPILED}"] if is_compiling and "prune" in stages else []
+    for name in [*stages, *compiled]:
+        stage = name.removesuffix(COMPILED)
+        here = one_step(stage, device, is_compiled=name != stage)
+        errors = [
+            abs(a - b) / abs(b) for a, b in zip(here, one_step(stage, torch.device("cpu")), strict=True)
+        ]
+        facts["steps"][name] = {"loss": errors[0], "gradient_norm": errors[1]}
+        if not (errors[0] <= SANE_LOSS and errors[1] <= SANE_NORM):
+            failed.append(name)
+    return {**facts, "failed": failed}
+
+
+@torch.inference_mode()
+def extraction(
+    architecture: ModelArchitecture, is_compiled: bool, steps: int, device: torch.device, batch: int
+) -> Taken:
+    """Time batches of extraction, the model prepared as `svkit extract` does it."""
+    accelerator = make_accelerator("auto")
+    dtype, network = product_dtype(accelerator.mixed_precision), random_network(architecture, device)
+    if not (is_compiled and inference.can_pack(device, dtype)):  # packed products cannot be compiled
+        inference.prepare(network, dtype)
     model: Callable[[Tensor], Tensor] = network
-    expected = embed(model, is_bf16=False)
-    if not (is_compiled and inference.can_pack(device, torch.bfloat16)):  # packed products cannot be compiled
-        inference.prepare(network, torch.bfloat16)
-    if is_compiled:
-        expected = embed(model)
-        embed_features = torch.compile(network.embed_features, dynamic=False)  # features: complex numbers
+    if is_compiled:  # without the features, which have complex numbers
+        embed = torch.compile(network.embed_features, dynamic=False, backend=compiler(device))
 
         def model(waveforms_BN: Tensor) -> Tensor:
-            return embed_features(network.features(waveforms_BN)[0])
+            return embed(network.features(waveforms_BN)[0])
 
-    cosine = float(functional.cosine_similarity(embed(model), expected).min())
-    assert cosine >= TARGET_COSINE, f"lowest cosine {cosine:.6f}, expected {TARGET_COSINE}"
-    call = functools.partial(embed, model)
-    seconds_each(call, WARM_UP, device)
+    waveforms = noise(batch, UTTERANCE_SECONDS, device)
+
+    def call() -> Tensor:
+        with accelerator.autocast():
+            return model(waveforms.to(device)).float().cpu()
+
+    seconds_each(call, 3, device)
     peak_gb(device)  # of what came before
-    return Taken(seconds_each(call, steps, device), peak_gb(device), cosine)
+    return Taken(seconds_each(call, steps, device), peak_gb(device))
 
 
-def training(stage: str, size: str, batch: int, steps: int, device: torch.device) -> Taken:
+def training(
+    recipe: Recipe, stage: str, is_compiled: bool, steps: int, device: torch.device, batch: int
+) -> Taken:
     """Time steps of a stage in svkit's loop: copy to the device, losses, gradients, clipping, AdamW."""
-    recipe = load_recipe(SIZES[size][0], None, [], [])
     torch.manual_seed(0)
-    num_classes = training_speed.NUM_CLASSES[size]
+    num_classes = training_speed.NUM_CLASSES["full" if recipe.encoder != "tiny" else "tiny"]
     task, optim = training_speed.build(stage, "svkit", recipe, num_classes)
     config = getattr(recipe.dense, stage, None) or getattr(recipe, stage)
     for module in task.modules():
         if isinstance(module, Encoder):  # a frozen one runs without
             module.set_conv_dropout(0.0 if stage in ("lora", "head") else config.conv_dropout)
+            if is_compiled:
+                module.compile_layers(compiler(device))
+    accelerator = make_accelerator("auto")
+    task.to(accelerator.device)
     if isinstance(task, DistillationTask):
-        task.to(device).prepare_teacher(torch.bfloat16)
-    optimizer = make_optimizer(task, optim)
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
-    wrapped = accelerator.prepare_model(task)
-    waveforms, labels = noise(batch, CROP_SECONDS, device), torch.arange(batch) % num_classes
-    started = 0.0
+        task.prepare_teacher(product_dtype(accelerator.mixed_precision))
+    optimizer, wrapped = make_optimizer(task, optim), accelerator.prepare_model(task)
+    waveforms, labels = noise(batch, config.data.crop_seconds[1], device), torch.arange(batch) % num_classes
+    # In whole intervals of the log; the last one is watched and not timed.
+    warm_up = watched = LOG_EVERY if device.type == "cuda" else 1
+    num_steps, times, found = warm_up + steps + watched, [], []
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        nonlocal started
-        for step in range(WARM_UP + steps):
-            if step == WARM_UP:
+        for step in range(warm_up + steps):
+            if step == warm_up:
                 peak_gb(device)  # of what came before
-                started = clock(device)
+                times.append(clock(device))
             yield waveforms, labels
+        times.append(clock(device))
+        with counted_waits(device) as waits:
+            for _ in range(watched):
+                yield waveforms, labels
+            found.append(waits())
 
     plan = LoopPlan(
-        num_steps=WARM_UP + steps,
-        steps_per_epoch=WARM_UP + steps,
+        num_steps=num_steps,
+        steps_per_epoch=num_steps,
         seed=recipe.seed,
         optim=optim,
         validate_after=(),
         save_every=sys.maxsize,
+        ask_every=LOG_EVERY,
     )
-    hooks = SimpleNamespace(should_stop=lambda: False, on_log=lambda _: None, on_save=lambda _: None)
+    hooks: Any = SimpleNamespace(should_stop=lambda: False, on_log=lambda _: None, on_save=lambda _: None)
     skipped = run_loop(wrapped, optimizer, batches(), plan, accelerator, hooks)
     assert not skipped, f"{stage}: {skipped} steps were not finite"
-    return Taken((clock(device) - started) / steps, peak_gb(device))
+    return Taken((times[1] - times[0]) / steps, peak_gb(device), found[0])
+
+
+def measure_all(report: Report, options: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
+    """Take every case, the most telling ones first."""
+    dense = training_speed.architecture_of(recipe)
+    for suffix in [""] if options.no_compile else ["", COMPILED]:
+        for name in ("dense", "pruned") if EXTRACT in options.stages else ():
+            encoder = dense.encoder if name == "dense" else pruned(dense.encoder)
+            architecture = ModelArchitecture(encoder=encoder, head=recipe.head)
+            work = macs(architecture, num_frames(int(UTTERANCE_SECONDS * SAMPLE_RATE_HZ))).total
+            batch = options.batch_size or max(1, int(recipe.extract.batch_seconds / UTTERANCE_SECONDS))
+            case = functools.partial(extraction, architecture, bool(suffix), options.steps, device)
+            report.measure(f"{EXTRACT} {name}{suffix}", batch, UTTERANCE_SECONDS, work, case)
+        for stage in [stage for stage in STAGES if stage in options.stages]:
+            data = (getattr(recipe.dense, stage, None) or getattr(recipe, stage)).data
+            seconds, batch = data.crop_seconds[1], options.batch_size or data.batch_size
+            work = training_speed.multiply_adds(stage, dense, seconds)
+            case = functools.partial(training, recipe, stage, bool(suffix), options.steps, device)
+            report.measure(f"{stage}{suffix}", batch, seconds, work, case)
 
 
 def main() -> None:
-    """Measure, print, compare with the targets."""
+    """Check, measure, print, compare with the targets."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--size", choices=SIZES, default="full")
-    parser.add_argument(
-        "--stages",
-        nargs="+",
-        choices=(EXTRACT, *training_speed.PASSES),
-        default=[EXTRACT, *training_speed.PASSES],
-    )
-    parser.add_argument("--batch-size", type=int, help="crops in a training step (default: 64, tiny 16)")
-    parser.add_argument("--batch-seconds", type=float, help="audio in a batch of extraction (the recipe's)")
+    parser.add_argument("--preset", default="w2v-bert-2.0")
+    parser.add_argument("--stages", nargs="+", choices=(EXTRACT, *STAGES), default=[EXTRACT, *STAGES])
     parser.add_argument("--steps", type=int, default=10, help="timed steps")
+    parser.add_argument("--batch-size", type=int, help="of extraction and training (the recipe's)")
+    parser.add_argument("--minutes", type=float, default=8, help="no case is begun in the last one of them")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    deadline = time.perf_counter() + 60 * max(0.5, options.minutes - 1)
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # svkit takes a GPU where there is one
     measuring.start(options.threads)
-    device = torch.device(options.device)
-    preset, dense, batch_size = SIZES[options.size]
-    recipe = load_recipe(preset, None, [], [])
-    batch_size = options.batch_size or batch_size
-    utterances = max(1, int((options.batch_seconds or recipe.extract.batch_seconds) / UTTERANCE_SECONDS))
+    device, recipe = torch.device(options.device), load_recipe(options.preset)
     name = torch.cuda.get_device_name() if options.device == "cuda" else measuring.machine(1)["cpu"]
-    report = Report(rate=matmul_peak(device), targets=TARGETS[options.size])
-    print(f"{name}: {report.rate / 1e12:.3g} TMAC/s in bf16 products", flush=True)
-    structures = {"dense": dense, "pruned": pruned(dense)} if EXTRACT in options.stages else {}
-    for structure, encoder in structures.items():
-        architecture = ModelArchitecture(encoder=encoder, head=recipe.head)
-        work = macs(architecture, num_frames(int(UTTERANCE_SECONDS * SAMPLE_RATE_HZ))).total
-        for way in [""] if options.no_compile else ["", COMPILED]:
-            case = functools.partial(extraction, architecture, utterances, options.steps, device, bool(way))
-            what = f"{EXTRACT} {structure}{way}"
-            report.add(what, utterances, UTTERANCE_SECONDS, work, attempt(case))
-    architecture = ModelArchitecture(encoder=dense, head=recipe.head)
-    for stage in [stage for stage in options.stages if stage != EXTRACT]:
-        work = training_speed.multiply_adds(stage, architecture, CROP_SECONDS)
-        case = functools.partial(training, stage, options.size, batch_size, options.steps, device)
-        report.add(stage, batch_size, CROP_SECONDS, work, attempt(case))
+    dense = training_speed.architecture_of(recipe)
+    stages = [stage for stage in STAGES if stage in options.stages]
+    checked = sanity(dense, stages, not options.no_compile, device)
+    print(f"sanity, device against CPU: lowest cosine {checked['embeddings']:.6f};", end=" ")
+    print("failed:", ", ".join(checked["failed"]) or "none", flush=True)
+    dtype = product_dtype(make_accelerator("auto").mixed_precision)
+    report = Report(
+        rate=matmul_peak(dtype, device),
+        targets=TARGETS if recipe.encoder != "tiny" else {},
+        deadline=deadline,
+    )
+    print(f"{name}: {report.rate / 1e12:.3g} TMAC/s in {dtype} products", flush=True)
+    measure_all(report, options, recipe, device)
     print(measuring.table(COLUMNS, report.rows))
-    for what, cosine in report.cosines.items():
-        against = "not compiled" if what.endswith(COMPILED) else "fp32"
-        print(f"{what}: lowest cosine to {against}: {cosine:.6f}")
     print("missed:", ", ".join(report.missed()) or "none")
     measuring.save(
         options.json,
         options.threads,
         device=name,
-        size=options.size,
+        preset=options.preset,
         steps=options.steps,
-        bf16_macs_per_second=report.rate,
-        lowest_cosine=report.cosines,
+        dtype=str(dtype).removeprefix("torch."),
+        macs_per_second=report.rate,
+        sanity=checked,
         rows=[dict(zip(COLUMNS, row, strict=True)) for row in report.rows],
     )
-    sys.exit(bool(report.missed()))
+    sys.exit(bool(checked["failed"] or report.missed()))
 
 
 if __name__ == "__main__":

@@ -34,13 +34,10 @@ NUM_CLASSES = {"full": 3 * 5994, "tiny": 5 * 42}
 
 def architecture_of(recipe: Any) -> Any:
     """Architecture of the model that a recipe trains."""
-    from svkit.config.architecture import W2V_BERT_2, ModelArchitecture
+    from svkit.config.architecture import W2V_BERT_2, ModelArchitecture, tiny_architecture
 
-    encoder = W2V_BERT_2
-    if recipe.name == "tiny":
-        from svkit.models.load import tiny_architecture  # reads audio, which a lent GPU machine cannot
-
-        encoder = tiny_architecture(recipe.encoder_overrides)
+    is_tiny = recipe.encoder == "tiny"
+    encoder = tiny_architecture(recipe.encoder_overrides) if is_tiny else W2V_BERT_2
     return ModelArchitecture(encoder=encoder, head=recipe.head)
 
 
