@@ -86,11 +86,31 @@ def test_the_host_waits_once_a_logging_interval(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_forward_pass_stays_on_the_gpu(without_values: Any, stage: str) -> None:
-    """No tensor is made on the host and mixed in: fake tensors of two devices do not go together."""
-    task = STAGES[stage]()
-    with without_values(task, "cuda"):
-        losses = task(
-            torch.zeros(4, 6400, device="cuda"), torch.zeros(4, dtype=torch.int64, device="cuda"), 0
-        )
-    assert {value.device.type for value in losses.values()} == {"cuda"}
+def test_a_step_stays_on_the_gpu(without_values: Any, stage: str) -> None:
+    """Nothing is made on the host and mixed in, from features to AdamW: fake tensors of two devices do not mix.
+
+    The backward pass alone is left out, which torch refuses for a device that is not there.
+    """
+    task, optim, recorder = STAGES[stage](), OptimConfig(schedule="constant"), Recorder()
+    plan = loop.LoopPlan(
+        num_steps=2, steps_per_epoch=2, seed=1, optim=optim, validate_after=(), save_every=99, log_every=9,
+        ask_every=9,
+    )  # fmt: skip
+    lost: list[torch.Tensor] = []
+
+    class OnGPU(OneProcess):
+        device = torch.device("cuda")
+
+        def backward(self, loss: torch.Tensor) -> None:
+            lost.append(loss)
+            for parameter in task.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+
+    with without_values(task, "cuda"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Meter, "record", lambda *_: (None, (0, 0)))
+        batches = [(torch.zeros(4, 6400), torch.zeros(4, dtype=torch.int64)) for _ in range(2)]
+        optimizer = loop.make_optimizer(task, optim)
+        loop.run_loop(task, optimizer, batches, plan, OnGPU(), recorder)  # type: ignore[arg-type]
+    assert len(lost) == 2
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    assert moments and {tensor.device.type for tensor in [*lost, *moments, *task.parameters()]} == {"cuda"}
