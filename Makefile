@@ -180,6 +180,7 @@ pruning-quality: $(SETUP)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(VENV)/bin/python $(benchmarks)/pruning_quality.py --voices $(call quote,$(VOICES)) --home $(FOLDS) \
 	    $(if $(ONLY_FOLDS),--folds $(ONLY_FOLDS)) --sparsity $(SPARSITY) $(if $(PRECISION),--set precision=$(PRECISION))
+	$(VENV)/bin/python $(benchmarks)/figures.py
 
 # ---- Checks -------------------------------------------------------------------------------------------------------
 

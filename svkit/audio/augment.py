@@ -58,7 +58,7 @@ def reverberate(signal: NDArray[np.float32], impulse_response: NDArray[np.float3
     if signal_power <= SILENCE or not impulse_response.any():
         return signal
     direct = int(np.argmax(np.abs(impulse_response)))
-    # Taps later than the crop is long cannot be heard in it.
+    # Taps later than the end of the crop have no effect on it.
     response = impulse_response[: direct + num_samples]
     response = response * np.float32(np.square(response, dtype=np.float64).sum() ** -0.5)
     size = next_fast_len(num_samples + len(response) - 1, real=True)

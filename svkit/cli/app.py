@@ -80,9 +80,9 @@ def _refuse_unwritable(words: Iterable[Any]) -> None:
     variables = [value for name, value in os.environ.items() if name.startswith("SVKIT_")]
     for word in map(str, (*words, *variables)):
         if "\0" in word:
-            raise ConfigError(f"{word}: a NUL, which no name can hold")
+            raise ConfigError(f"{word}: holds a NUL character, which is not allowed in names")
         if any("\ud800" <= character <= "\udfff" for character in word):
-            raise ConfigError(f"{word}: not UTF-8, which no record can hold; rename it, or use a link to it")
+            raise ConfigError(f"{word}: not UTF-8, so it cannot be recorded; rename it, or use a link to it")
 
 
 def _failed(error: Exception) -> int:

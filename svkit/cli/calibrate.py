@@ -77,7 +77,7 @@ def calibrate(
     given = {name: value for name, value in costs.items() if value is not None}
     if false_accepts is not None and given:
         raise ConfigError(
-            "--false-accepts and costs (--p-target, --c-miss, --c-fa) are two wishes; give one of them"
+            "--false-accepts and costs (--p-target, --c-miss, --c-fa) exclude each other; give one of them"
         )
     rate = None if false_accepts is None else parse_rate(false_accepts)
     from svkit.corpora.scan import ScanOptions
@@ -130,7 +130,7 @@ def _print(done: "CalibrateResult") -> None:
         wish = f"false accepts up to {100 * decision.false_accepts:g} %"
     rows = [
         ["people, recordings", f"{done.people:,}, {done.recordings:,}"],
-        ["pairs of one person, of two", f"{done.targets:,}, {done.nontargets:,}"],
+        ["pairs of one person; of two people", f"{done.targets:,}, {done.nontargets:,}"],
         ["EER, %; Cllr, bits", f"{percent(done.eer)}; {number(done.cllr, digits=3)}"],
         ["accept from log-likelihood ratio", f"{point.threshold:+.2f}"],
         ["accept from score", "by the recordings' quality" if done.score is None else f"{done.score:.4f}"],
@@ -141,19 +141,17 @@ def _print(done: "CalibrateResult") -> None:
         ],
     ]
     notes = [
-        f"In brackets 95 % intervals over people. Each pair was judged by a map and threshold that were learnt on"
-        f" other people ({done.folds} folds)."
+        "In brackets: 95 % intervals over people. Each pair was judged by a map and a threshold learnt "
+        f"on other people ({done.folds} folds)."
     ]
     if done.people_once:
         notes.append(
-            f"{done.people_once} of {done.people} people have one recording, or one session, only and so say nothing"
-            " of misses: record them again, on another day."
+            f"{done.people_once} of {done.people} people have one recording, or one session, only, so "
+            "they say nothing about misses: record them again, on another day."
         )
     notes += filter(None, (_missing(done),))
     notes += done.cautions
-    notes.append(
-        f"`svkit verify` decides so with {done.calibration}, unless --prior or --threshold is given."
-    )
+    notes.append(f"`svkit verify` decides by {done.calibration}, unless --prior or --threshold is given.")
     console.table(
         Table(title=f"Decisions of {done.model}: {wish}", headings=["", ""], rows=rows, notes=notes)
     )
@@ -168,7 +166,7 @@ def _rate(rate: float, interval: object, num_trials: int) -> str:
 
 
 def _missing(done: "CalibrateResult") -> str | None:
-    """Say what the wish lacks; None: nothing."""
+    """Say what the people cannot show of what was asked for; None: nothing."""
     missing, decision = done.missing, done.decision
     if missing is None:
         return None
@@ -182,5 +180,6 @@ def _missing(done: "CalibrateResult") -> str | None:
         )
     return (
         f"{100 * decision.false_accepts:g} % false accepts cannot be shown with {done.people} people: without a single"
-        f" error their pairs show {shown}. It takes {needed}; {lacking}. Until then the threshold is that of these few."
+        f" error their pairs show {shown}. It takes {needed}; {lacking}. Until then the threshold holds "
+        "for these people only."
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from svkit.reports.tables import Table
 
 PLAIN_INTERVAL_SECONDS = 5.0
-"""At most one plain line a task in this time."""
+"""At most one plain line per task in this time."""
 FILE_WIDTH = 200
 """Columns of a table where stdout is not a terminal."""
 

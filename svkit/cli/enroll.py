@@ -77,8 +77,8 @@ def _refuse_slips(name: str, files: list[Path] | None, *, has_scan_options: bool
     is_list = path.suffix in (".tsv", ".parquet") and path.is_file()
     if not files and not path.is_dir() and not is_list:
         raise ConfigError(
-            f"enroll: expected recordings after {name!r} (svkit enroll NAME FILE...), or alone a folder with a"
-            " directory a person, or a manifest (.tsv, .parquet)"
+            f"enroll: expected recordings after {name!r} (svkit enroll NAME FILE...), or only a folder "
+            "with a directory for each person, or a manifest (.tsv, .parquet)"
         )
     if is_list and has_scan_options:
         raise ConfigError(f"{name}: --skip-bad and --speaker-regex are for a folder; this is a manifest")
@@ -91,7 +91,7 @@ def _remarks(done: "tuple[Enrolled, ...]") -> list[str]:
     if len(done) == 1:
         return [*warnings, *notes]
     return [
-        f"{len(texts):,} {kind} (all with --json): {first_five(texts)}"
+        f"{len(texts):,} {kind} (--json shows all): {first_five(texts)}"
         for kind, texts in (("warnings", warnings), ("notes", notes))
         if texts
     ]

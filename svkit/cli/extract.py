@@ -67,15 +67,15 @@ def extract(
     Example: svkit extract recordings --model exp/finetune/lmft
     """
     if dtype != "auto" and common.is_set("precision"):
-        raise ConfigError("--dtype and --set precision say the same; give one of them")
+        raise ConfigError("--dtype and --set precision set the same thing; give one of them")
     manifest = _manifest_of(sources or [], common.manifest)
     is_scan = bool(sources) and manifest is None
     if is_scan and common.audio_root is not None:
-        raise ConfigError("--audio-root is for the paths in a manifest; recordings are where they are")
+        raise ConfigError("--audio-root is only for the paths in a manifest")
     if not is_scan and (channel, skip_bad, allow_cut, min_seconds) != ("0", False, False, 0.5):
         raise ConfigError(
-            "--channel, --skip-bad, --allow-cut and --min-seconds are for recordings and folders; a manifest says what"
-            " is in it"
+            "--channel, --skip-bad, --allow-cut and --min-seconds are only for recordings and folders, "
+            "not for a manifest"
         )
     recipe = common.open_recipe(["extract"])
     from svkit.corpora.layouts.folder import absolute, list_name, list_recordings
@@ -115,11 +115,7 @@ def _manifest_of(sources: Sequence[Path], given: Path | None) -> Path | None:
     """Return the manifest that is meant; None: recordings, or nothing, which means the experiment's own."""
     lists = [path for path in sources if path.suffix in (".tsv", ".parquet") and not path.is_dir()]
     if sources and given is not None:
-        raise ConfigError(
-            f"--manifest {given} and {sources[0]}: one of them says what to embed; leave out the other"
-        )
+        raise ConfigError(f"--manifest {given} and {sources[0]}: give only one of them")
     if lists and len(sources) > 1:
-        raise ConfigError(
-            f"{lists[0]}: a manifest is embedded alone; give recordings and folders, or one manifest"
-        )
+        raise ConfigError(f"{lists[0]}: expected recordings and folders, or a single manifest")
     return lists[0] if lists else given

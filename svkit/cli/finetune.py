@@ -38,7 +38,7 @@ def finetune(
     if source is not None and encoder is not None:
         raise ConfigError("--from starts from a checkpoint, --encoder from an encoder; give one of them")
     if augment is False and (noise is not None or rirs is not None):
-        raise ConfigError("--no-augment uses no material; leave --noise and --rirs out")
+        raise ConfigError("--no-augment excludes --noise and --rirs; leave them out")
     source = options.on_disk(source, file)
     recipe = common.open_recipe(sections, encoder, source)
     from svkit.store.experiment import encoder_to_note

@@ -98,7 +98,7 @@ def _print(answer: "Answer", done: "Identified") -> None:
     notes = []
     if answer.margin_score is not None:
         llr = "" if answer.margin_llr is None else f", {answer.margin_llr:.2f} in log-likelihood ratio"
-        notes.append(f"Margin of the best before the second: {answer.margin_score:.4f} in score{llr}.")
+        notes.append(f"Margin of the best over the second: {answer.margin_score:.4f} in score{llr}.")
     if done.threshold is not None:
         notes.append(_threshold(done, done.threshold))
     notes += [*answer.notes, *done.notes]

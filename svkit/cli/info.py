@@ -51,7 +51,7 @@ def info(
 
 
 def _check(root: Path, *, json: bool) -> None:
-    """Print a line an output; exit 4 where one is not what it was."""
+    """Print a line for each output; exit with 4 if one has changed."""
     from svkit.tools.integrity import run
 
     with console.progress() as progress:
@@ -65,9 +65,9 @@ def _check(root: Path, *, json: bool) -> None:
         console.result(terminal_text(f"{state:6} {one.output}: {'; '.join(said)}"))
     if bad := [one for one in found if one.faults]:
         raise ArtifactError(
-            f"{root}: {len(bad)} of {len(found)} finished outputs are not what they were, or their inputs are not"
-            f" ({bad[0].output}: {bad[0].faults[0]}); restore what has changed from a copy, or make these outputs again"
-            " with --overwrite"
+            f"{root}: {len(bad)} of {len(found)} finished outputs have changed, or their inputs have "
+            f"({bad[0].output}: {bad[0].faults[0]}); restore the changed files from a copy, or make "
+            "these outputs again with --overwrite"
         )
 
 

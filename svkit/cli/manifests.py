@@ -137,7 +137,7 @@ def check(
             facts = {"list": str(listed), "bad": len(bad_files), "out": None, "bad_files": bad_files}
             console.result(facts, as_json=True)
         raise
-    verdict = f"{done.list}: {done.utterances:,} utterances, {done.hours:,.1f} hours, nothing bad"
+    verdict = f"{done.list}: {done.utterances:,} utterances, {done.hours:,.1f} hours, none of them bad"
     group.show(done, done.out or verdict)
 
 
@@ -168,8 +168,8 @@ def _print_stats(found: "Stats") -> None:
     console.result(found.list)
     console.table(Table(headings=["", "count"], rows=rows))
     _print_histogram("duration, s", found.seconds, "utterances")
-    _print_histogram("utterances a speaker", found.utterances_per_speaker, "speakers")
-    _print_histogram("minutes a speaker", found.minutes_per_speaker, "speakers")
+    _print_histogram("utterances per speaker", found.utterances_per_speaker, "speakers")
+    _print_histogram("minutes per speaker", found.minutes_per_speaker, "speakers")
 
 
 def _print_histogram(title: str, spread: "Distribution", unit: str) -> None:

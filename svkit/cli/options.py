@@ -88,7 +88,7 @@ ExitCode = Annotated[
 
 
 def exit_decided(decisions: "Sequence[bool | None]", *, asked: bool) -> None:
-    """End with the exit code of decisions, where it was asked for: the least certain one counts."""
+    """End with the exit code of decisions if it was asked for: the least certain one counts."""
     code = UNDECIDED if None in decisions else 0 if all(decisions) else REJECTED
     if asked and code:
         raise typer.Exit(code)
@@ -185,10 +185,10 @@ class TableOptions(OutputOptions):
         for flag, directory, suffix in self._table_forms():
             if directory.suffix == f".{suffix}" or directory.exists() and not directory.is_dir():
                 raise ConfigError(
-                    f"{flag} {directory}: expected a directory, in which each table becomes a file of its own"
+                    f"{flag} {directory}: expected a directory; each table becomes a file in it"
                 )
             if any(directory.glob(f"*.{suffix}")) and not (self.overwrite or self.keep_finished):
-                raise ConfigError(f"{flag} {directory}: has tables already; give --overwrite to replace them")
+                raise ConfigError(f"{flag} {directory}: already has tables; give --overwrite to replace them")
 
     def write_tables(self, tables: "Mapping[str, Table]") -> None:
         """Write the tables in the forms that were asked for, and say where."""
@@ -257,8 +257,8 @@ class RunOptions(OutputOptions):
         )
         if made_by not in (None, recipe.name):
             console.note(
-                f"{upstream} was made with the recipe {made_by}, this command runs {recipe.name}: a chain that mixes"
-                " recipes, which the report says"
+                f"{upstream} was made with the recipe {made_by}, this command runs {recipe.name}; the "
+                "report will say that the chain mixes recipes"
             )
         elif not self.preset and preset != experiment.preset:
             console.note(f"preset {preset}, as {upstream} was made with ({noted} says {experiment.preset})")
@@ -273,7 +273,7 @@ class RunOptions(OutputOptions):
     ) -> "Result":
         """Run a request, then note in exp/config.toml what preset, seed and `chosen` flags said, for later commands.
 
-        A result written elsewhere (`--out`) is no part of the experiment's chain: nothing is noted.
+        A result written elsewhere (`--out`) is not part of the experiment's chain: nothing is noted.
         """
         from svkit.store.experiment import update_experiment
 
@@ -309,7 +309,7 @@ def on_disk(model: Path | None, file: str | None) -> Path | None:
     """Return where a model is: a path as it is; a name on the hub fetched, and converted once into the user's cache."""
     if model is None:
         if file is not None:
-            raise ConfigError("--file: chooses a file of a model on the hub; name that model too")
+            raise ConfigError("--file: is only for a model on the hub; name that model too")
         return None
     from svkit.tools.convert import local_checkpoint
 

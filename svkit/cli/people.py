@@ -76,12 +76,12 @@ def remove(
     """
     directory = gallery or exp / "gallery"
     if not recordings and (model or allow_cut or channel != "0"):
-        raise ConfigError(
-            "people remove: --model, --channel and --allow-cut say how --recording FILE is heard"
-        )
+        raise ConfigError("people remove: --model, --channel and --allow-cut are only for --recording FILE")
     if recordings:
         if len(names) > 1:
-            raise ConfigError(f"people remove: --recording is of one person, found {len(names)} names")
+            raise ConfigError(
+                f"people remove: --recording needs the name of one person, found {len(names)} names"
+            )
         from svkit.scoring.enroll import EnrollRequest, take_out
 
         request = EnrollRequest(

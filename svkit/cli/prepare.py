@@ -1,4 +1,4 @@
-"""`svkit prepare`: one subcommand a corpus, four for noise and rooms, and those of `svkit.cli.manifests`."""
+"""`svkit prepare`: one subcommand per corpus, four for noise and rooms, and those of `svkit.cli.manifests`."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -167,7 +167,7 @@ def voxceleb(
     Example: svkit prepare voxceleb /data/VoxCeleb
     """
     if not convert and (audio_format, convert_to) != (None, None):
-        raise ConfigError("--no-convert converts nothing; leave --format and --convert-to out")
+        raise ConfigError("--no-convert excludes --format and --convert-to; leave them out")
     from svkit.corpora.conversion import Conversion
     from svkit.corpora.layouts.voxceleb import run
 

@@ -154,7 +154,7 @@ def _say_split(done: "CorpusResult", exp: Path) -> None:
         console.note(f"trials: {trials['targets']:,} targets, {trials['nontargets']:,} nontargets: {path}")
     if done.unlisted_utterances:
         console.note(
-            f"in no list: {done.unlisted_utterances:,} utterances of evaluation speakers that no trial names"
+            f"not listed: {done.unlisted_utterances:,} utterances of evaluation speakers that no trial names"
         )
     command = "svkit finetune" if done.train_utterances else "svkit extract --model CKPT"
     if exp != Path(os.environ.get("SVKIT_EXP", "exp")):

@@ -62,7 +62,7 @@ def prune(
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)}: expected one target, found {len(given)}; give one of them")
     if round_to is not None and (common.is_set("prune.round_to") or common.is_set("round_to")):
-        raise ConfigError("--round-to and --set prune.round_to say the same; give one of them")
+        raise ConfigError("--round-to and --set prune.round_to set the same thing; give one of them")
     values = {"sparsity": sparsity, "round_to": round_to}
     flags = [f"prune.{key}={value!r}" for key, value in values.items() if value is not None]
     common = replace(common, overrides=[*(common.overrides or ()), *flags])

@@ -51,7 +51,7 @@ def push(
     from svkit.tools import push as tool
 
     if not dry_run and (out is not None or overwrite):
-        raise ConfigError(f"{'--overwrite' if out is None else '--out'}: is for the folder of --dry-run")
+        raise ConfigError(f"{'--overwrite' if out is None else '--out'}: is only for --dry-run")
     wanted = hub.parse(f"hub:{name.removeprefix('hub:')}")
     assert wanted is not None
     request = tool.PushRequest(

@@ -203,7 +203,7 @@ def score(trials: Trials, given: ScoreOptions) -> None:
     Example: svkit score exp/data/trials/demo.txt
     """
     if given.top_n is not None and given.norm != "asnorm":
-        raise ConfigError("--top-n applies to --norm asnorm only; give both")
+        raise ConfigError("--top-n is only for --norm asnorm; give both")
     given.check_tables()
     from svkit.scoring.backend import Backend
     from svkit.scoring.score import ScoreRequest, run

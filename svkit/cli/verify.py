@@ -67,7 +67,8 @@ def verify(
         raise ConfigError("verify: expected NAME FILE... with --gallery, and no --enroll")
     if not enroll and gallery is None and len(files) != 2:
         raise ConfigError(
-            f"verify: expected two files, found {len(files)}; several a side: --enroll A1 --enroll A2 B1 B2"
+            f"verify: expected two files, found {len(files)}; for several per side: --enroll A1 "
+            "--enroll A2 B1 B2"
         )
     if not enroll and gallery is None and not files[0].exists() and (given.exp / "gallery").is_dir():
         people = (given.exp / "gallery").as_posix()
@@ -103,7 +104,8 @@ def _print(done: "VerifyResult") -> None:
         rows.append(["log-likelihood ratio", "not calibrated"])
     else:
         # Beyond a thousand times the digits mean nothing.
-        times = f"{math.exp(abs(done.llr)):,.2g}" if abs(done.llr) < 7 else "over 1,000"
+        ratio = math.exp(abs(done.llr))
+        times = "over 1,000" if ratio > 1000 else f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
         who = "one speaker" if done.llr >= 0 else "two speakers"
         says = f"{times} times likelier for {who}" if times != "1" else "as likely for one speaker as for two"
         rows.append(["log-likelihood ratio", f"{done.llr:+.2f} (natural): {says}"])
@@ -126,7 +128,8 @@ def _print(done: "VerifyResult") -> None:
     notes = list(done.notes)
     if done.is_accepted is None:
         notes.append(
-            "No decision: this model is not calibrated, its score alone is no probability. Learn one with"
+            "No decision: this model is not calibrated, and a score alone is not a probability. Learn "
+            "a calibration with"
             " `svkit calibrate PEOPLE`, or give --threshold."
         )
     if done.warnings:

@@ -79,7 +79,7 @@ def load_recipe(
         raise ConfigError(_message(misfit, where, targets)) from None
     except RecursionError:
         raise ConfigError(
-            "--config or --set: tables within tables within tables; expected two or three levels"
+            "--config or --set: tables are nested too deeply; expected two or three levels"
         ) from None
 
 

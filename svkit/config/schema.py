@@ -133,7 +133,7 @@ class OptimConfig:
         if self.schedule == "cosine" and final > self.lr:
             raise Misfit(
                 ["final_lr", "lr"],
-                f"expected a cosine that falls, from lr to final_lr, found {final} and {self.lr}",
+                f"expected a rate that falls from lr to final_lr, found {final} and {self.lr}",
             )
 
 
@@ -176,7 +176,9 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         total = self.noise_probability + self.reverb_probability
         if total > 1 + 1e-9:
-            raise Misfit(["noise_probability", "reverb_probability"], f"expected a sum <= 1, found {total}")
+            raise Misfit(
+                ["noise_probability", "reverb_probability"], f"expected a sum of at most 1, found {total}"
+            )
 
 
 @configuration
@@ -196,14 +198,16 @@ class DataConfig:
     crops_per_utterance: Count = 1
     """Visits an utterance gets in one epoch at each speed (more for small corpora)."""
     random_seam: Flag = True
-    """What is too short is doubled until it is long enough and cropped at random, as published: where it repeats lies
+    """Audio that is too short is doubled until long enough and cropped at random, as published: where it repeats lies
     anywhere. False: it begins at its beginning."""
     num_workers: Annotated[int, Range(ge=0, le=1024)] = 8
     """Loader processes; 0 loads in the training process."""
 
     def __post_init__(self) -> None:
         if len(set(self.speeds)) < len(self.speeds) or self.speeds[:1] != (1.0,):
-            raise Misfit(["speeds"], f"expected different speeds, the first 1.0, found {list(self.speeds)}")
+            raise Misfit(
+                ["speeds"], f"expected different speeds, the first of them 1.0, found {list(self.speeds)}"
+            )
 
 
 def _check_warmup(optim: OptimConfig, epochs: float) -> None:

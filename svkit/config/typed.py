@@ -27,7 +27,7 @@ _NONE = BeforeValidator(lambda value: None if value == "none" else value)
 Optional = Annotated[Value | None, _NONE]
 """A value of a recipe that may be absent: "none", because TOML has no null."""
 _ORDER = {"unexpected_keyword_argument": 0, "missing": 2}
-"""Which of several findings is told: a key with a typo explains one that is missing."""
+"""Which of several findings is reported: a key with a typo explains one that is missing."""
 
 
 class Misfit(ValueError):
@@ -65,12 +65,12 @@ _adapter: Callable[[Any], TypeAdapter[Any]] = functools.cache(TypeAdapter)
 
 
 def fit(kind: type[Kind], content: object) -> Kind:
-    """Build a configuration from nested plain values (Misfit where one does not fit)."""
+    """Build a configuration from nested plain values (Misfit if one does not fit)."""
     return _built(kind, _TOML_WORDS, lambda made: made.validate_python(content))
 
 
 def fit_json(kind: type[Kind], text: str) -> Kind:
-    """Build a value of any type from JSON text (Misfit where one does not fit)."""
+    """Build a value of any type from JSON text (Misfit if one does not fit)."""
     return _built(kind, _JSON_WORDS, lambda made: made.validate_json(text, strict=True))
 
 

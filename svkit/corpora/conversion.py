@@ -62,7 +62,7 @@ def convert_files(
     }
     missing = [index for index, target in targets.items() if not target.exists()]
     if 0 < len(missing) < len(targets):
-        progress.note(f"{len(targets) - len(missing):,} files were converted before and are kept")
+        progress.note(f"{len(targets) - len(missing):,} files are already converted and kept")
     bad: dict[int, BadFile] = {}
     if missing:
         ffmpeg = find_ffmpeg()

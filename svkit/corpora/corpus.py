@@ -239,7 +239,9 @@ def _hold_out(
         except DataError:
             if request.valid_speakers is not None:
                 raise
-    progress.note("no speakers are held out for validation: the corpus is too small or was told not to")
+    progress.note(
+        "no speakers are held out for validation: the corpus is too small, or --valid-speakers is 0"
+    )
     return [], None
 
 

@@ -21,7 +21,7 @@ _LISTS = {TRAINING: "train.tsv", VALIDATION: "valid.tsv", EVALUATION: "eval.tsv"
 
 
 def read_splits(data: Path) -> dict[str, str]:
-    """Return the part of each speaker in `exp/data`; empty where nothing was prepared yet.
+    """Return the part of each speaker in `exp/data`; empty if nothing was prepared yet.
 
     Raises:
         DataError: a table that cannot be read, or with other parts.
@@ -56,8 +56,8 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     if moved:
         ways = ", ".join(f"{count} from {old} to {part}" for (old, part), count in sorted(moved.items()))
         notes.append(
-            f"{sum(moved.values())} speakers change sides: {ways}; models trained before may know them"
+            f"{sum(moved.values())} speakers change their part: {ways}; models trained before may know them"
         )
     if gone:
-        notes.append(f"{gone} speakers of before are missing; they keep their places for when they come back")
+        notes.append(f"{gone} earlier speakers are missing; they keep their part in case they come back")
     return notes

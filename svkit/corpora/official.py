@@ -31,7 +31,8 @@ def find_lists(root: Path, official: Mapping[str, OfficialList], progress: Progr
                 found.setdefault(entry.name, path)
     for original in [name for name in found if name.removesuffix("-original") in found.keys() - {name}]:
         progress.note(
-            f"{found.pop(original)} is left out: its cleaned form is there (give it with --trials to use it)"
+            f"{found.pop(original)} is left out, because its cleaned version is there (give it with "
+            "--trials to use it)"
         )
     return list(found.values())
 
@@ -75,7 +76,7 @@ def take_lists(
 ) -> list[EvaluationList]:
     """Read lists; one with the name of an official file must be that list, unless `allow_other`.
 
-    Lists that are not byte for byte the published ones are noted.
+    Lists that are differs from the published ones are noted.
 
     Raises:
         DataError: another list than its name says; two lists of one name; see also `read_trials`.
@@ -94,10 +95,10 @@ def take_lists(
             md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
             sha256 = hashlib.sha256(content).hexdigest()
             if entry.md5 not in (None, md5) or entry.sha256 not in (None, sha256):
-                progress.note(f"{path}: not byte for byte the published {entry.title}")
+                progress.note(f"{path}: differs from the published {entry.title}")
         name = path.stem if entry is None else entry.name
         if name in lists:
-            raise DataError(f"{path}: a second list for {name}; give one")
+            raise DataError(f"{path}: a second list for {name}; give only one")
         lists[name] = EvaluationList(name=name, trials=trials, source=path)
     return list(lists.values())
 

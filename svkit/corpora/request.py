@@ -51,8 +51,8 @@ class CorpusRequest(Request):
         """
         if self.eval_speakers == EVERYBODY and self.valid_speakers:
             raise ConfigError(
-                f"--valid-speakers {self.valid_speakers}: with --eval-speakers all nobody is left to validate; leave"
-                " one of them out"
+                f"--valid-speakers {self.valid_speakers}: --eval-speakers all leaves nobody for "
+                "validation; leave one of them out"
             )
         if self.preset is not None:
             check_preset(self.preset, "--preset")

@@ -172,7 +172,7 @@ def scan_files(
             louder.append(f"{candidate.utterance_id} ({finding.louder})")
     if cut:
         progress.note(
-            f"{len(cut)} recordings are cut short and used as far as they go: {printable(first_five(cut))}"
+            f"{len(cut)} recordings are truncated and used as far as they go: {printable(first_five(cut))}"
         )
     if louder:
         progress.note(

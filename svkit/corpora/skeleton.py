@@ -166,7 +166,7 @@ def uses_official_lists(request: CorpusRequest) -> bool:
         ConfigError: `match_ids`, which such lists do not need.
     """
     if request.eval_speakers is None and request.match_ids:
-        raise ConfigError("--match-ids: the lists of this corpus name its files as they are; leave it out")
+        raise ConfigError("--match-ids: the lists of this corpus already use its file names; leave it out")
     return request.eval_speakers is None
 
 

@@ -142,20 +142,18 @@ def is_count(option: str, spec: str) -> bool:
         float(spec)
     except ValueError:
         return False
-    raise ConfigError(
-        f"{option} {spec[:80]}: expected how many speakers (a whole number), all, or a file of them"
-    )
+    raise ConfigError(f"{option} {spec[:80]}: expected a number of speakers, all, or a file that lists them")
 
 
 def read_speakers(path: Path, known: Iterable[str]) -> list[str]:
-    """Read a list of speakers, one a line.
+    """Read a list of speakers, one per line.
 
     Raises:
         DataError: missing, empty, or with speakers that are not among the known ones.
     """
     named = list(read_lines(path))
     if not named:
-        raise DataError(f"{path}: no speakers; expected one a line")
+        raise DataError(f"{path}: no speakers; expected one per line")
     known = set(known)
     unknown = [f"{speaker} (line {number})" for number, speaker in named if speaker not in known]
     if unknown:

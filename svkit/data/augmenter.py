@@ -129,7 +129,7 @@ class Augmenter:
         if self._config.allow_simulated_rooms:
             return RoomBank(seed)
         raise ConfigError(
-            "augment.reverb_probability: the recipe reverberates with impulse response files, found none; run"
+            "augment.reverb_probability: the recipe needs impulse response files, found none; run"
             " `svkit prepare rirs DIR`, set augment.allow_simulated_rooms=true, or train without augmentation"
             " (make ... AUGMENT=none)"
         )
@@ -140,7 +140,7 @@ def _open_banks(noise: Manifest | None, max_bytes: int) -> dict[str, AudioBank]:
         return {}
     if "category" not in noise.table:
         raise DataError(
-            f"{noise.source}:1: category: column missing; a noise list says noise, music or speech in it"
+            f"{noise.source}:1: category: column missing; it says noise, music or speech in a noise list"
         )
     categories = noise.table["category"].to_numpy(dtype=object)
     unknown = np.flatnonzero(~np.isin(categories, CATEGORIES))

@@ -373,7 +373,7 @@ def _standard_error(samples: Floats, multiplicities: Ints, level: float, *, heav
 
 
 def _excess_kurtosis(values: Floats) -> float:
-    """Return by how much the tails are heavier than Gaussian ones, 0 where they are not."""
+    """Return by how much the tails are heavier than Gaussian ones, 0 if they are not."""
     squares = (values - values.mean()) ** 2
     return max(0.0, float(np.mean(squares**2) / np.mean(squares) ** 2) - 3)
 

@@ -16,7 +16,7 @@ class Interval:
     num_resamples: int
     level: float = 0.95
     speakers_from: str | None = None
-    """`manifest` or `trials`, where it is recorded."""
+    """`manifest` or `trials` if it is recorded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +100,7 @@ class Rates:
     """`eer`, and `far_RATE` for each of `summary.FALSE_ACCEPT_RATES`."""
     eer_interval: Interval | None = None
     cllr: float | None = None
-    """Bits; this and what follows: None where there are no log-likelihood ratios."""
+    """Bits; this and what follows: None if there are no log-likelihood ratios."""
     cllr_interval: Interval | None = None
     min_cllr_llr: float | None = None
     act_dcf: tuple[DetectionCost, ...] | None = None

@@ -214,7 +214,7 @@ def _cost(application: Application, value: float, point: OperatingPoint) -> Dete
 def _with_cost_interval(cost: DetectionCost, most: float = np.inf) -> DetectionCost:
     """Return a cost with the interval that those of its rates make, and that ends at `most`.
 
-    A threshold of lowest cost errs least on the trials that chose it. Resampling the choice does not mend that, as
+    A threshold of lowest cost errs least on the trials that chose it. Resampling the choice does not help, because
     resamples have the same luck; the rates' intervals, with what remains possible without an error, are wide enough.
     """
     misses, accepts = cost.miss_rate_interval, cost.false_accept_rate_interval

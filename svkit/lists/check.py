@@ -77,7 +77,8 @@ def run(request: CheckRequest, progress: Progress) -> CheckResult:
     journal = _journal(request)
     if journal is None:
         progress.note(
-            f"{request.list.parent} cannot be written: an interrupted check will start from the beginning"
+            f"{request.list.parent} cannot be written: an interrupted check will start again from the "
+            "beginning"
         )
     bad = _examine(manifest, request, journal, progress)
     is_good = np.ones(len(manifest), dtype=bool)

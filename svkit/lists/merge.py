@@ -81,7 +81,7 @@ def _name_lists(texts: Sequence[str]) -> dict[str, Path]:
         if not name or "/" in name or any(mark in name for mark in "\t\n\r"):
             raise ConfigError(f"{text}: expected [NAME=]PATH, the name without / and tabs")
         if name in named:
-            raise ConfigError(f"{text}: a second list called {name}; give it a name of its own: NAME={path}")
+            raise ConfigError(f"{text}: a second list called {name}; give it another name: NAME={path}")
         named[name] = Path(path)
     return named
 
@@ -136,7 +136,7 @@ def _rename(
     again = _in_several(_codes(merged[column]), owners)
     if again.any():
         raise DataError(
-            f"{what} whose names are in use with the name of their list in front:"
+            f"{what} whose names are already in use with the prefix of their list:"
             f" {first_five(sorted(set(merged[column][again])))}; give the lists other names (NAME=PATH)"
         )
     return len(np.unique(owners[rows]))

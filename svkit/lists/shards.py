@@ -79,7 +79,9 @@ def run(request: ShardsRequest, progress: Progress) -> ShardsResult:
         manifest = read_manifest(request.list, request.audio_root)
         manifest.index()
         if SHARD_COLUMNS[0] in manifest.table.columns:
-            raise DataError(f"{request.list}: points into shards already; give the list they were made from")
+            raise DataError(
+                f"{request.list}: already points into shards; give the list from which they were made"
+            )
         order = np.random.default_rng(np.random.SeedSequence([request.seed])).permutation(len(manifest))
         shards = {
             f"shard-{start // request.per_shard:06d}.tar": order[start : start + request.per_shard]

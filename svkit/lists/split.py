@@ -108,7 +108,9 @@ def _choose(wanted: dict[str, str], speakers: list[str], seed: int) -> dict[str,
         chosen[name] = sorted(str(speaker) for speaker in drawn)
         free -= set(chosen[name])
     if not free:
-        raise ConfigError(f"--part: the parts take all {len(speakers)} speakers, none is left for the rest")
+        raise ConfigError(
+            f"--part: the parts take all {len(speakers)} speakers, so none is left for the rest"
+        )
     return chosen
 
 

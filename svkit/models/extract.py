@@ -172,7 +172,7 @@ def _own_place(output: Output, taken: Sequence[Path], names: Sequence[str], prog
             break
         place = replace(output, path=output.path.with_name(f"{output.path.name}-{number}"))
     if place is not output:
-        progress.note(f"{output.path} is of another model or list: {place.path} is for these")
+        progress.note(f"{output.path} is of another model or list; use {place.path} for these")
     return place
 
 
@@ -280,7 +280,7 @@ class _Parts:
         self._pending = []
 
     def assemble(self, dim: int) -> NDArray[np.float32]:
-        """Return the embeddings of all rows, [N, dim]; DataError where they are not finite."""
+        """Return the embeddings of all rows, [N, dim]; DataError if they are not finite."""
         manifest = self.manifest
         matrix = np.full((len(manifest), dim), np.nan, dtype=np.float32)
         for part in (_read_part(file, len(manifest), SilentProgress()) for file in self._files()):
@@ -301,7 +301,7 @@ def _digest(rows: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def _read_part(file: Path, num_rows: int, progress: Progress) -> dict[str, Tensor] | None:
-    """Read embeddings that an interrupted run has saved; None where they are not as it saved them.
+    """Read embeddings that an interrupted run has saved; None if they are not as it saved them.
 
     Parts of earlier versions have no hash.
     """

@@ -28,7 +28,7 @@ def final_models(exp: Path, progress: Progress | None = None) -> dict[str, Path]
         if found is not None:
             models[name] = found
         if progress is not None and begun and not is_finished(begun[0]):
-            taken = f"{found} is taken for the {name} model" if found else f"there is no {name} model yet"
+            taken = f"{found} is used as the {name} model" if found else f"there is no {name} model yet"
             progress.note(f"{begun[0]} is not finished: {taken}")
     return models
 

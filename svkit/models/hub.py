@@ -44,7 +44,7 @@ _CHECKPOINT = (
     *(CONFIG_NAME, MODEL_NAME, CLASSIFIER_NAME, SPEAKERS_NAME, PROVENANCE_NAME, FILE_NAME, "README.md"),
     *(f"{name}/*" for name in (ADAPTER_NAME, BEST_NAME, LAST_NAME)),
 )
-"""Patterns of its files: what else the repository holds is no part of it."""
+"""Patterns of its files: what else the repository holds is not part of it."""
 
 
 _KNOWN_FILES = {PUBLISHED_MODEL: "model_lmft_0.14.pth"}
@@ -230,7 +230,7 @@ def download_checkpoint(name: HubName, pin: Pin, place: Path, progress: Progress
 
 
 def upload(name: HubName, contents: Mapping[str, Path | bytes], message: str, *, is_private: bool) -> HubName:
-    """Put a checkpoint into a repository, which is made where there is none, in one commit.
+    """Put a checkpoint into a repository, which is made if there is none, in one commit.
 
     What an earlier checkpoint has left there goes with the same commit; files that belong to none stay.
 
@@ -251,7 +251,7 @@ def upload(name: HubName, contents: Mapping[str, Path | bytes], message: str, *,
 
     if get_token() is None:
         raise ConfigError(
-            f"{name}: needs a token of the hub that may write: `hf auth login`, or set HF_TOKEN"
+            f"{name}: needs a token of the hub with write access: `hf auth login`, or set HF_TOKEN"
         )
     api, branch = HfApi(), name.revision or None
     with _refusals_told(name):
@@ -261,7 +261,7 @@ def upload(name: HubName, contents: Mapping[str, Path | bytes], message: str, *,
         there = api.model_info(name.repository, revision=branch)
         if is_private and not there.private:
             raise ConfigError(
-                f"{name}: is there already, for everybody to see: make it private on its page, or leave --private out"
+                f"{name}: already exists and is public: make it private on its page, or leave --private out"
             )
         earlier = {entry.rfilename for entry in there.siblings or ()}
         left = sorted(filter(is_part, earlier - set(contents)))
@@ -291,12 +291,13 @@ def _refusals_told(name: HubName) -> Iterator[None]:
         status = error.response.status_code
         if status == HTTPStatus.UNAUTHORIZED:
             raise ConfigError(
-                f"{name}: the hub does not know this token: `hf auth login`, or set HF_TOKEN to another one"
+                f"{name}: the hub does not accept this token: `hf auth login`, or set HF_TOKEN to another one"
             ) from error
         if status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
             owner = name.repository.partition("/")[0]
             raise ConfigError(
-                f"{name}: this token may not write there: it has to be one that may write, of {owner} or of a member"
+                f"{name}: this token has no write access: use one with write access, of {owner} or of a "
+                "member"
                 " (`hf auth login`, or HF_TOKEN)"
             ) from error
         raise ArtifactError(f"{name}: nothing was pushed: the hub says: {_in_a_line(error)}") from error
@@ -326,11 +327,11 @@ def _told(name: HubName, file: str | None) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         raise ArtifactError(
-            f"{name}: its owners ask for agreement: give it on its page, then `hf auth login`"
+            f"{name}: its owners ask for your agreement: give it on the model's page, then `hf auth login`"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ArtifactError(
-            f"{name}: neither a directory here nor a model on the hub (a private one needs `hf auth login`)"
+            f"{name}: neither a local directory nor a model on the hub (a private one needs `hf auth login`)"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ArtifactError(f"{name}: the model has no such revision") from error

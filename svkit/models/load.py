@@ -153,7 +153,7 @@ def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequen
             expected = SpeakerNetwork(architecture).state_dict()
     except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
         raise ArtifactError(
-            f"{where}: config.json asks for a model that cannot be built ({first_line(error)})"
+            f"{where}: the model of config.json cannot be built ({first_line(error)})"
         ) from error
     _refuse_misfits({name: list(shape) for name, shape in shapes.items()}, _shapes(expected), where)
 
@@ -254,9 +254,7 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
             check_file(path, ArtifactError)
     if not is_local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ArtifactError(f"{name}: no such encoder directory")
-    hint = (
-        f"; without a connection to the hub: where there is one, `hf download {name} --local-dir DIR`, then"
-    )
+    hint = f"; without a connection to the hub: on a machine that has one, `hf download {name} --local-dir DIR`, then"
     hint = "" if is_local else f"{hint} --encoder DIR here"
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)

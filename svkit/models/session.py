@@ -71,8 +71,9 @@ def make_accelerator(precision: str) -> Accelerator:
     )
     if accelerator.distributed_type not in _KINDS:
         raise ConfigError(
-            f"{accelerator.distributed_type.value}: not supported, it would shard what svkit saves and clips as a "
-            "whole; start the processes with torchrun, and see gradient_checkpointing for small GPUs"
+            f"{accelerator.distributed_type.value}: not supported, because svkit saves and clips whole "
+            "parameters; start the processes with torchrun, and use gradient_checkpointing for small "
+            "GPUs"
         )
     return accelerator
 

@@ -91,7 +91,7 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
                 branch.activation = nn.Identity()
         replace_children(model, nn.Linear, lambda linear: PackedLinear(linear, dtype))
     elif dtype == torch.int8:
-        raise ConfigError(f"int8: expected an x86 processor, found {device}; take float32 or bfloat16")
+        raise ConfigError(f"int8: expected an x86 processor, found {device}; use float32 or bfloat16")
     else:
         for module in model.modules():
             if isinstance(module, nn.Linear):

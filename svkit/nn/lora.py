@@ -37,7 +37,7 @@ def attach(encoder: Encoder, config: LoraConfig) -> None:
     if not names & set(config.target_modules):
         raise ConfigError(
             f"lora.target_modules: the encoder has no module {' or '.join(config.target_modules)}, its attention may"
-            " have been pruned; use --stage head in place of lora"
+            " have been pruned; use --stage head instead of lora"
         )
     peft.inject_adapter_in_model(_peft_config(config), encoder)
     for name, parameter in encoder.named_parameters():

@@ -35,7 +35,7 @@ def arcface_logits(cosine_BS: Tensor, labels_B: Tensor, scale: float, margin: fl
 
 
 class ArcFaceClassifier(nn.Module):
-    """Class weights of the margin softmax, one row a class."""
+    """Class weights of the margin softmax, one row per class."""
 
     def __init__(self, embedding_dim: int, num_classes: int) -> None:
         super().__init__()

@@ -60,7 +60,7 @@ class Outcome:
         if abs(self.target - self.expected) > MAX_MISS:
             cautions.append(
                 f"the gates ended at an expected sparsity of {100 * self.expected:.1f} %, the target is"
-                f" {100 * self.target:.1f} %: the cut made up for the difference, which was not learned"
+                f" {100 * self.target:.1f} %: the cut removed the rest, which training had not prepared"
             )
         if self.moved > MAX_MOVED:
             why = "the gates had not settled; prune for longer, or with constraint=projection"

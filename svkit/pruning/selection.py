@@ -82,7 +82,7 @@ def select(
     left = unused([0] * len(groups))
     if left < 0:
         raise TrainingError(
-            "the target cannot be met: what no gate can remove costs "
+            "the target cannot be met: the parts without gates cost "
             f"{round(limit - left):,}, the target allows {int(limit):,}"
         )
     # The offset with the most open units within the limit: costs rise with it, so bisection finds it.

@@ -23,9 +23,9 @@ class Backend:
     top_n: int = TOP_N
     """Cohort members that count in adaptive S-norm."""
     center: bool = False
-    """Subtract the mean of the cohort, or of the tests where there is no cohort."""
+    """Subtract the mean of the cohort, or of the tests if there is no cohort."""
     cohort_speakers: bool = False
-    """One cohort member a speaker (mean of the length-normalised embeddings) instead of one an utterance."""
+    """One cohort member per speaker (mean of the length-normalised embeddings) instead of one per utterance."""
     length_norm: bool = True
     """Of what PLDA sees; cosine has it always."""
     adapt_weight: float | None = None
@@ -35,7 +35,7 @@ class Backend:
         if self.method == "plda" and self.center:
             raise ConfigError("--center: PLDA centres on its own training data; leave it out")
         if self.method != "plda" and not self.length_norm:
-            raise ConfigError("--no-length-norm is of --backend plda: a cosine has no length")
+            raise ConfigError("--no-length-norm is only for --backend plda: cosine always ignores length")
 
     def changed(self) -> dict[str, Any]:
         """Return the settings by name; of those that earlier versions lacked, the ones that are not the default."""

@@ -36,7 +36,7 @@ class Grouping:
 
 
 def read_sidecar(path: Path, trials: Trials) -> dict[str, Coded]:
-    """Read the columns [T] that go with a trial list: a row a trial, in its order, with `enroll_id` and `test_id`.
+    """Read the columns [T] that go with a trial list: one row per trial, in its order, with `enroll_id` and `test_id`.
 
     Raises:
         DataError: missing, or rows that are not those trials.

@@ -92,16 +92,17 @@ def check_calibration(path: Path, subject: Subject, cohort_size: int | None = No
         guards.unchecked.append(gap)
     remedy = "use others, or --calibrate-folds for a cross-validation over speakers"
     if record.trials.sha256 == sha256_file(trials_path):
-        found = f"--calibration {path}: was learnt on {trials_path}, which it would be judged on"
+        found = f"--calibration {path}: was learnt on {trials_path}, on which it would be judged"
         guards.stop("calibrated-on-test", ConfigError(f"{found}; {remedy}"))
     elif record.speakers is None or speakers is None:
         whose = "the trials" if speakers is None else "its own trials"
         guards.unchecked.append(
-            f"{path}: whether it was learnt on speakers of the trials: those of {whose} are not known"
+            f"{path}: whether it was learnt on speakers of the trials: the speakers of {whose} are not known"
         )
     elif shared := speakers.intersection(record.speakers):
         found = (
-            f"was learnt on {len(shared)} of the {len(speakers)} speakers of {trials_path}, which flatters"
+            f"was learnt on {len(shared)} of the {len(speakers)} speakers of {trials_path}, which makes "
+            "results look better"
         )
         names = first_five(sorted(shared))
         guards.stop("calibrated-on-test", DataError(f"{path}: {found}: {names}; {remedy}"))
@@ -128,8 +129,8 @@ def apply(record: CalibrationRecord, features: Features) -> tuple[NDArray[np.flo
     """
     if record.features != features.names:
         raise ConfigError(
-            f"calibration: was learnt with the features {', '.join(record.features)}, found"
-            f" {', '.join(features.names)}; give or leave out --qmf and --cohort as you did then"
+            f"calibration: was learnt with the features {', '.join(record.features)}, found "
+            f"{', '.join(features.names)}; use --qmf and --cohort as you did then"
         )
     learnt = map_of(record)
     return learnt.apply(features.values), learnt.bounded(features.values)

@@ -141,7 +141,9 @@ def _commit(
     found = []
     for name, (heard, _) in waiting.items():
         row = gallery.row_of(name, request.gallery)
-        known = [f"{place}: this recording of {name} is there already" for place in heard if place not in new]
+        known = [
+            f"{place}: this recording of {name} is already enrolled" for place in heard if place not in new
+        ]
         found.append(
             Enrolled(
                 gallery=request.gallery,

@@ -83,7 +83,8 @@ def check_training(
         )
     elif shared := tested & trained:
         found = (
-            f"{path} was trained on {len(shared)} of the {len(tested)} speakers of the trials, which flatters"
+            f"{path} was trained on {len(shared)} of the {len(tested)} speakers of the trials, which makes "
+            "results look better"
         )
         guards.stop("trained-speakers", DataError(f"{directory}: {found}: {first_five(sorted(shared))}"))
 
@@ -107,7 +108,9 @@ def check_speakers(
     else:
         shared, kind = tested & {known[name] for name in other.ids if name in known}, "speakers"
     if shared:
-        found = f"{what} has {kind} of the trials, which flatters: {first_five(sorted(shared))}"
+        found = (
+            f"{what} has {kind} of the trials, which makes results look better: {first_five(sorted(shared))}"
+        )
         guards.stop("shared-speakers", DataError(f"{directory}: {found}"))
 
 
@@ -162,7 +165,7 @@ def check_scores(
         if now == then:
             check_checkpoint(guards, path, facts, hash_file)
         else:
-            found = f"claims a checkpoint (sha256 {str(then)[:12]}) other than that of {path} now"
+            found = f"was made with a checkpoint (sha256 {str(then)[:12]}) other than that of {path} now"
             guards.stop("stale", ArtifactError(f"{directory}: {found} (sha256 {str(now)[:12]}); score again"))
 
 
@@ -170,13 +173,16 @@ def check_list(guards: Guards, path: Path, trials: Trials, enrollment: pd.DataFr
     """Stop at self-trials, repeated trials and pairs with both labels (DataError), naming their lines in `path`.
 
     A repeated self-trial is a self-trial only; where enrollments have several utterances, one whose test is among
-    them. What is found in a published list is recorded and stops nothing. Needs some 20 bytes a trial, 40 where there
+    them. What is found in a published list is recorded and stops nothing. Needs some 20 bytes per trial, 40 where there
     are repeated ones.
     """
     keys, is_self = _keys(trials, enrollment)
     whole = f"of {len(trials):,} trials"
     if is_self.any():
-        what = f"{np.count_nonzero(is_self):,} {whole} compare an utterance with itself, which flatters"
+        what = (
+            f"{np.count_nonzero(is_self):,} {whole} compare an utterance with itself, which makes results "
+            "look better"
+        )
         _stop_at(guards, "self-trials", path, trials, what, np.flatnonzero(is_self))
         keys = keys[~is_self]
     # Equal trials, and the labels of one pair, are neighbours in sorted order; the places are sorted only if needed.
@@ -188,7 +194,7 @@ def check_list(guards: Guards, path: Path, trials: Trials, enrollment: pd.DataFr
     del ordered, steps
     places = np.flatnonzero(~is_self)[np.argsort(keys, kind="stable")]
     found: tuple[tuple[Guard, NDArray[np.int64], str], ...] = (
-        ("duplicate-trials", repeated, "repeat an earlier one, and count again"),
+        ("duplicate-trials", repeated, "repeat an earlier one and would count twice"),
         ("contradicting-labels", contradicted, "have another label than the same two utterances before"),
     )
     for name, rows, words in found:

@@ -43,7 +43,7 @@ class IdentifyRequest:
     model: Path | None = None
     """Checkpoint; None: that of the gallery."""
     calibration: Path | None = None
-    """None: `calibration.json` beside the model, where there is one."""
+    """None: `calibration.json` beside the model, if there is one."""
     prior: float | None = None
     """Probability, before listening, that it is somebody of the gallery; all are taken as equally likely. None: decide
     by the false accepts that the calibration was asked for, else by 0.5."""
@@ -269,7 +269,7 @@ def _decide(
     margin = margins[0] if margins[1] is None else margins[1]
     if passes and request.threshold is None and clear is not None and clear < 0.5:
         share = f"{best.name}, the best, has a probability of {clear:.2f} only"
-        return None, [f"likely somebody enrolled, but who is not clear: {share}"]
+        return None, [f"probably somebody enrolled, but it is not clear who: {share}"]
     if passes and margin is not None and margin < request.margin:
         return None, [
             f"{best.name} or {found[1].name}: the margin is {margin:.3g}, asked for {request.margin:g}"
@@ -288,7 +288,8 @@ def _notes(limit: _Limit, calibration: _Calibration, people: int) -> list[str]:
     """Say what limits every answer."""
     if calibration is None:
         return [
-            "This model is not calibrated: scores are cosines, which say who is nearest but not whether it is them."
+            "This model is not calibrated: scores are cosines, which say who is nearest, but not "
+            "whether it is that person."
             + ("" if limit.threshold is not None else " Give --threshold, or calibrate the model, to decide.")
         ]
     path, record = calibration

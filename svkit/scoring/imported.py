@@ -79,7 +79,7 @@ def score_imported(
     check_classes(guards, trial_set.path, trials.labels, learns=learns)
     check_labels(guards, trial_set.path, whole_list, manifest, trial_set.enrollment)
     guards.unchecked.append(
-        f"{path}: whether the model behind these scores was trained on speakers of the trials: they do not say"
+        f"{path}: whether the model behind these scores was trained on speakers of the trials is not known"
     )
     subject = Subject(
         name=name,
@@ -120,7 +120,8 @@ def _of_trials(
     if found.enroll is None or found.test is None:
         if len(found.scores) != len(trials):
             raise ArtifactError(
-                f"{path}: expected {len(trials):,} scores, one a trial of {trial_set.path} in its order, found"
+                f"{path}: expected {len(trials):,} scores, one for each trial of {trial_set.path} in "
+                "its order, found"
                 f" {len(found.scores):,}"
             )
         rows = np.arange(len(trials))
@@ -157,7 +158,7 @@ def _of_trials(
 
 
 def _find_rows(found: ForeignScores, trial_set: TrialSet, offer: str) -> NDArray[np.int64]:
-    """Return the row of the score of each trial [T], -1 where there is none.
+    """Return the row of the score of each trial [T], -1 if there is none.
 
     Raises:
         ArtifactError: scores of other trials, or several of one.

@@ -72,7 +72,7 @@ def embed_heard(model: SpeakerModel, heard: Heard, progress: Progress, title: st
         for path, (_, waveform) in heard.items():
             embedding = model.embed([waveform])[0]
             if not np.isfinite(embedding).all() or not embedding.any():
-                raise DataError(f"{path}: the model gives no usable embedding for it; check the audio")
+                raise DataError(f"{path}: the model gives no usable embedding; check the audio")
             embedded[path] = embedding
             task.advance(1)
     return embedded
@@ -123,13 +123,14 @@ def _hear_one(
     if channel != "mix" and (louder := quality.louder_channel(levels, channel)):
         notes.append(f"{louder}; channel {channel} was used, --channel N|mix|loudest chooses")
     if info.missing:
-        notes.append(f"{info.missing}; what is there was used")
+        notes.append(f"{info.missing}; it was used as far as it goes")
     signal = read_audio(path, 0, kept, channel, length=info.num_samples)
     measured = quality.measure(signal, rate)
     warnings = measured.warnings()
     if rate < SAMPLE_RATE_HZ:
         warnings.append(
-            f"narrow: sampled at {rate:,} Hz, so it has content up to {rate // 2:,} Hz only; the model was made for"
+            f"narrow: sampled at {rate:,} Hz, so its content ends at {rate // 2:,} Hz; the model was "
+            "trained for"
             f" {SAMPLE_RATE_HZ:,} Hz, content up to {SAMPLE_RATE_HZ // 2:,} Hz"
         )
     recording = Recording(
@@ -164,8 +165,8 @@ def choose_model(
         checkpoint = Path(gallery.model.path)
         if not checkpoint.exists():
             raise ArtifactError(
-                f"{directory}: its model, {checkpoint} (sha256 {gallery.model.sha256[:12]}), is not there any more;"
-                " say with --model where it is now"
+                f"{directory}: its model, {checkpoint} (sha256 {gallery.model.sha256[:12]}), no longer "
+                "exists; name its new place with --model"
             )
     checkpoint = checkpoint or final_model(exp, progress)
     model = GalleryModel(path=checkpoint.resolve().as_posix(), sha256=sha256_input(checkpoint))

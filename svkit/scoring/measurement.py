@@ -126,13 +126,13 @@ def _calibrate(
             return ratios, ratios, CalibratedBy(method="PLDA")
         return None, None, None
     if speakers is None:
-        raise ConfigError(f"a cross-validation over speakers needs them: {problem}")
+        raise ConfigError(f"cross-validation needs the speakers: {problem}")
     labels = subject.trial_set.trials.labels
     found = cross_validate(features.values, labels, speakers, subject.num_folds, seed)
     if found.num_separable:
         subject.guards.caution(
-            f"{found.num_separable} of the {found.num_maps} maps of the cross-validation were learnt on trials that a"
-            " threshold separates without an error; nothing but their penalty sets their slope"
+            f"{found.num_separable} of the {found.num_maps} maps of the cross-validation were learnt on "
+            "trials that a threshold separates without error; their slope is set by their penalty alone"
         )
     by = CalibratedBy(method="cross-validation over speakers", num_folds=subject.num_folds)
     return found.unbounded, found.llrs, by

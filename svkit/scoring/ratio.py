@@ -46,8 +46,9 @@ def separable_caution(record: CalibrationRecord) -> str | None:
     low, high = map_of(record).bounds
     return (
         f"the calibration learnt on {record.trials.name} ({record.num_targets:,} target and"
-        f" {record.num_nontargets:,} nontarget trials, which a threshold separates without an error) has a slope that"
-        f" nothing but its penalty sets; its log-likelihood ratios, from {low:+.1f} to {high:+.1f}, are a guess"
+        f" {record.num_nontargets:,} nontarget trials, which a threshold separates without error) has a "
+        f"slope that is set by its penalty alone; its log-likelihood ratios, from {low:+.1f} to "
+        f"{high:+.1f}, are a guess"
     )
 
 

@@ -53,7 +53,7 @@ class ScoreRequest(Request):
     by: tuple[str, ...] = ()
     """Breakdowns: columns of the sidecar or the manifest, or `duration`."""
     sidecar: Path | None = None
-    """Columns of the trials, a row a trial."""
+    """Columns of the trials, one row per trial."""
     forms: tuple[str, ...] = ()
     """Forms of other toolkits to write as well."""
     allow: Collection[str] = ()
@@ -102,7 +102,8 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
         }
         if wished := [name for name, value in needing.items() if value]:
             raise DataError(
-                f"{request.trials}: has no labels, so there are scores only; {', '.join(wished)}: expected trials such"
+                f"{request.trials}: has no labels, so it gives scores only; {', '.join(wished)}: "
+                "expected trials such"
                 " as `1 enroll test`"
             )
     for form in request.forms:
@@ -121,13 +122,12 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
     not_imported = [name for name, value in without_ours.items() if value] if request.scores else []
     compares_cohort = backend.norm != "none" or request.quality
     contradictions = {
-        "--calibration applies what was learnt elsewhere, --calibrate and --calibrate-folds learn; give one of them": (
-            request.calibrations and learns
-        ),
+        "--calibration applies a calibration, --calibrate and --calibrate-folds learn one; give one of "
+        "them": (request.calibrations and learns),
         "--sidecar gives columns for --by; name one with --by COLUMN": request.sidecar and not request.by,
-        f"--fuse takes scores as they are; leave out {', '.join(given)}": given,
-        f"--scores are taken as they are; leave out {', '.join(not_imported)}": not_imported,
-        "--scores and --fuse are two steps: first import scores, then fuse their directories": (
+        f"--fuse uses scores as they are; leave out {', '.join(given)}": given,
+        f"--scores are used as they are; leave out {', '.join(not_imported)}": not_imported,
+        "--scores and --fuse cannot be combined: first import the scores, then fuse their directories": (
             request.scores and request.fuse
         ),
         "--cohort-speakers needs --cohort, and --norm or --qmf": (
@@ -136,16 +136,16 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
         "--cohort is used by --norm, --center and --qmf; give one of them": (
             cohorts and not compares_cohort and not backend.center
         ),
-        "--center and --mean subtract one mean each; give one of them": backend.center and request.means,
+        "--center and --mean each subtract a mean; give one of them": backend.center and request.means,
         "--mean: PLDA centres on its training data, or on that of --plda-adapt (--adapt-weight 0: the mean only)": (
             request.means and backend.method == "plda"
         ),
-        "--plda-adapt is of --backend plda": request.plda_adaptation and backend.method != "plda",
+        "--plda-adapt is only for --backend plda": request.plda_adaptation and backend.method != "plda",
         "--adapt-weight needs --plda-adapt": backend.adapt_weight is not None and not request.plda_adaptation,
         f"--norm {backend.norm} needs a cohort: give --cohort with embeddings or a manifest": (
             backend.norm != "none" and not cohorts
         ),
-        "--backend plda and --plda-train (embeddings of training speakers) belong together; give both": (
+        "--backend plda and --plda-train (embeddings of training speakers) need each other; give both": (
             (backend.method == "plda") != bool(request.plda_training)
         ),
     }

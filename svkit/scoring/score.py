@@ -140,7 +140,9 @@ def _score_system(
         if request.quality and (learns or subject.calibration is not None):
             features = quality_features(scores, cohort_means, lookup, subject)
             if cohort_means is None:
-                progress.note("--qmf without --cohort: norms and durations, no mean scores against impostors")
+                progress.note(
+                    "--qmf without --cohort: uses norms and durations, but no mean scores against impostors"
+                )
         learnt = judge(request, subject, features, scores, groupings, output, progress)
         if learnt is not None:
             installed = install(learnt, subject.checkpoint)
@@ -160,7 +162,7 @@ def _counted(
     if len(cohort) < backend.top_n:
         if backend.norm == "asnorm":
             asked = f"{inputs['cohort']}: --top-n {backend.top_n}"
-            guards.caution(f"{asked}: the cohort has {len(cohort):,} members, all of which count")
+            guards.caution(f"{asked}: the cohort has {len(cohort):,} members, and all of them count")
         backend = replace(backend, top_n=len(cohort))
     return backend, len(cohort)
 

@@ -112,7 +112,7 @@ class Subject:
 
     @property
     def checkpoint_sha256(self) -> str | None:
-        """Content of the model, where there is one and it is known."""
+        """Content of the model, if there is one and it is known."""
         return (self.checkpoint or {}).get("sha256")
 
     def speaker_names(self) -> set[str] | None:

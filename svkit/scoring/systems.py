@@ -43,12 +43,12 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
         else:
             offers.append(f"{directory}: {matching.offer()}")
     for directory in partly if known else ():
-        progress.note(f"{directory}: has some utterances of {request.trials.name} only, left out")
+        progress.note(f"{directory}: has only some utterances of {request.trials.name}, left out")
     if known or partly:
         return known or partly
     if offers:
         raise DataError(
-            f"{request.trials}: no embeddings have its utterances as they are named; of the first"
+            f"{request.trials}: no embeddings have utterances with these names; of the first"
             f" {len(wanted)} tests, {first_five(offers)}"
         )
     raise ArtifactError(
@@ -65,7 +65,9 @@ def _finished(home: Path, material: Iterable[Path], progress: Progress) -> list[
         if is_finished(child):
             found += [child] if child.resolve() not in apart else []
         elif (child / RUN_NAME).exists():
-            progress.note(f"{child}: not finished, left out; the `svkit extract` that began it continues it")
+            progress.note(
+                f"{child}: not finished, left out; give the same `svkit extract` again to finish it"
+            )
     return found
 
 
@@ -74,5 +76,5 @@ def one_each(option: str, given: tuple[Path, ...], num_systems: int) -> list[Pat
     if not given:
         return [None] * num_systems
     if len(given) not in (1, num_systems):
-        raise ConfigError(f"{option}: expected 1 or {num_systems} (one a system), found {len(given)}")
+        raise ConfigError(f"{option}: expected 1 or {num_systems} (one for each system), found {len(given)}")
     return [*given] if len(given) == num_systems else [*given] * num_systems

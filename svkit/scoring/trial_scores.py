@@ -98,7 +98,7 @@ def score_trials(
     Returns:
         [T] scores, higher for the same speaker; what they were normalised by, where there is a cohort.
     """
-    assert (backend.method == "plda") == (plda is not None), "a model for the method plda, and only for it"
+    assert (backend.method == "plda") == (plda is not None), "a model for the method plda, and for no other"
     enroll, test = lookup.enroll, lookup.test
     # A score is an inner product of two factors: unit vectors, or what PLDA makes of both sides.
     num_enrollments = int(lookup.enroll_groups.max()) + 1

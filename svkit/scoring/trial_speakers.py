@@ -72,7 +72,7 @@ def trial_utterances(trials: Trials, enrollment: pd.DataFrame | None) -> set[str
 def trial_speaker_names(
     trials: Trials, manifest: Mapping[str, Any] | None, enrollment: pd.DataFrame | None
 ) -> set[str] | None:
-    """Return the speakers of those utterances that the manifest has; None where it is gone, has changed or is bad."""
+    """Return the speakers of those utterances that the manifest has; None if it is gone, has changed or is bad."""
     known = speakers_of_manifest(manifest)
     if known is None:
         return None

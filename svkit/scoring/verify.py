@@ -50,7 +50,7 @@ class VerifyRequest:
     model: Path | None = None
     """Checkpoint; None: that of the gallery, else the experiment's final pruned model, else its final dense one."""
     calibration: Path | None = None
-    """None: `calibration.json` beside the model, where there is one."""
+    """None: `calibration.json` beside the model, if there is one."""
     prior: float | None = None
     """Probability of the same speaker before listening; None: what the calibration was made to decide by, else 0.5."""
     threshold: float | None = None
@@ -131,7 +131,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         ArtifactError: no model, or a calibration of another model or back-end.
     """
     if not (request.enroll or request.person) or not request.test:
-        raise ConfigError("verify: expected at least one file a side")
+        raise ConfigError("verify: expected at least one file per side")
     bayes_threshold(0.5 if request.prior is None else request.prior)  # checks it before anything slow
     gallery = None if request.gallery is None else read_gallery(request.gallery)
     row = 0 if gallery is None else gallery.row_of(str(request.person), Path(str(request.gallery)))
@@ -155,8 +155,8 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
             warnings.append(caution)
         if max(side.count for side in sides) > 1:
             notes.append(
-                "several recordings a side: the calibration was learnt on single utterances, so the likelihood ratio"
-                " is an approximation"
+                "several recordings per side: the calibration was learnt on single utterances, so the "
+                "likelihood ratio is approximate"
             )
         about_bounds = _notes_on_bounds(path, record, unbounded, verdict.decides_by)
     if verdict.threshold is not None and verdict.threshold > 1:
@@ -197,7 +197,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
 def find_calibration(
     given: Path | None, checkpoint: Path, sha256: str
 ) -> tuple[Path, CalibrationRecord] | None:
-    """Return the calibration of this model's cosine scores; None where there is none beside the model.
+    """Return the calibration of this model's cosine scores; None if there is none beside the model.
 
     Raises:
         ArtifactError: it belongs to another model or back-end, needs a cohort, or falls with the score.

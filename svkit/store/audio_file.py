@@ -39,7 +39,8 @@ _OTHER_AUDIO = re.compile(
 )
 """First bytes of files of such kinds, whatever their names: MP4, Matroska, AMR, ASF, AAC, Monkey's Audio, WavPack."""
 CUT_ADVICE = (
-    "copy it again, or use what is there: --allow-cut of prepare and verify, or `ffmpeg -i IN OUT.flac`"
+    "copy it again, or use it as far as it goes: --allow-cut of prepare and verify, or `ffmpeg -i IN "
+    "OUT.flac`"
 )
 _COUNTS = 1 << 14
 """Files whose counted lengths are remembered in one process."""
@@ -142,7 +143,7 @@ def _conversion_hint(file: Path, offset: int) -> str:
     suffix = file.suffix.lower()
     if not is_other and suffix not in CONVERTIBLE_SUFFIXES:
         return ""
-    what = suffix if suffix in CONVERTIBLE_SUFFIXES else "what it holds (AAC or the like)"
+    what = suffix if suffix in CONVERTIBLE_SUFFIXES else "its content (AAC or similar)"
     command = f"ffmpeg -i {file.name} {file.stem}.flac"
     return f"{what} is not read by libsndfile; convert it to wav or flac, for example with {command}"
 

@@ -44,7 +44,7 @@ class Claim:
         return bool(self.patch[1] or self.start or self.stretch > 1)
 
     def missing(self, frames: int) -> str:
-        """Say what is missing where `frames` samples of a channel are there; empty where nothing is."""
+        """Say what is missing where `frames` samples of a channel are there; empty if nothing is."""
         if self.ogg_fault:
             return f"truncated: {self.ogg_fault} ({frames} samples)"
         width = self.found_bytes // max(1, frames) if self.is_counted else 0

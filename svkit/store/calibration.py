@@ -69,7 +69,7 @@ def read_calibration(path: Path) -> CalibrationRecord:
     """Read and check a calibration.
 
     Raises:
-        ArtifactError: missing, of another format or version, a key missing or unknown, not one weight a feature, or
+        ArtifactError: missing, of another format or version, a key missing or unknown, not one weight per feature, or
             changed since the scoring that made it had finished.
     """
     content = read_json(path, FORMAT, VERSION, dict[str, Any])

@@ -194,7 +194,7 @@ class ResumeState:
     facts: dict[str, Any]
     """Small JSON facts of the stage (best EER so far, ...)."""
     best_step: int | None = None
-    """Step whose task is kept in `best_path`, where there is one."""
+    """Step whose task is kept in `best_path`, if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -81,7 +81,7 @@ class Coder:
         places = self._places
         known = (places.setdefault(text, len(places)) for text in block.dictionary.to_pylist())
         table = np.fromiter(known, np.int32, len(block.dictionary))
-        # Two labels need one byte a row, and so do the first utterances.
+        # Two labels need one byte per row, and so do the first utterances.
         narrow = table.astype(np.min_scalar_type(int(table.max(initial=0))))
         self._blocks.append(narrow[block.indices.to_numpy()])
 

@@ -19,7 +19,7 @@ from svkit.store.tables import read_artifact_table, write_table
 
 FORMAT, VERSION = "svkit-embeddings", 1
 MANIFEST_NAME = "manifest.tsv"
-"""The list of what was embedded, where it was made for that."""
+"""The list of what was embedded if it was made for that."""
 _MATRIX_NAME, _IDS_NAME, _META_NAME = "embeddings.safetensors", "ids.tsv", "embeddings.json"
 _KEY = "embeddings"
 
@@ -54,7 +54,7 @@ def write_embeddings(
     directory: Path, ids: Sequence[str], matrix: npt.NDArray[np.float32], meta: Mapping[str, Any]
 ) -> None:
     """Write embeddings [N, D] of N unique ids, with their facts for `embeddings.json`; without the provenance."""
-    assert matrix.ndim == 2 and len(ids) == len(matrix), "one row an utterance"
+    assert matrix.ndim == 2 and len(ids) == len(matrix), "one row for each utterance"
     write_table(directory / _IDS_NAME, pd.DataFrame({"row": np.arange(len(ids)), "utterance_id": list(ids)}))
     write_arrays(directory / _MATRIX_NAME, {_KEY: matrix.astype(np.float32, copy=False)})
     facts = {"format": FORMAT, "format_version": VERSION, "dim": matrix.shape[1], "num_utterances": len(ids)}

@@ -11,7 +11,7 @@ COLUMNS = ("enroll_id", "utterance_id")
 
 
 def read_enrollment(path: Path) -> pd.DataFrame:
-    """Read a map from enrollment ids to their utterances, one row a pair, as text.
+    """Read a map from enrollment ids to their utterances, one row per pair, as text.
 
     The TSV form has a header; the form of CN-Celeb's `enroll.map` and Kaldi's `spk2utt` (`enroll utterance
     utterance ...`) is recognised by the missing header.

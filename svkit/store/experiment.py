@@ -91,7 +91,7 @@ def update_experiment(exp: Path, **changes: str | int | None) -> list[str]:
     after = {**before, **changes}
     after = {key: value for key, value in after.items() if value is not None}
     if after != before or not before:
-        lines = ["# Written by svkit: what this experiment is made with. Every command reads it; flags win."]
+        lines = ["# Written by svkit: the settings of this experiment. Every command reads them; flags win."]
         lines += [f"{key} = {toml_value(value)}" for key, value in after.items()]
         write_text(exp / FILE_NAME, "\n".join(lines) + "\n")
     names = [key for key in dict.fromkeys((*before, *after)) if before and before.get(key) != after.get(key)]

@@ -45,7 +45,7 @@ def open_handle(path: Path) -> int:
 def why_not(error: OSError) -> str:
     """Say what is wrong where `open_handle`, or reading from a file, has failed."""
     if error.errno == errno.ENXIO:  # what opening a socket says
-        return "is a pipe, socket or device; expected a file (save what comes through a pipe to one)"
+        return "is a pipe, socket or device; expected a file (save the output of a pipe to one)"
     if error.errno == errno.EISDIR:
         return "is a directory; expected a file"
     if error.errno == errno.ENOENT:

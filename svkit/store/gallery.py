@@ -128,13 +128,13 @@ def read_gallery(directory: Path) -> Gallery:
     """Read and check a gallery (ArtifactError: missing, corrupt, of another version, or with sizes that disagree)."""
     path = directory / _PEOPLE_NAME
     if not (directory / _FACTS_NAME).exists():
-        raise ArtifactError(f"{directory}: no gallery here; make one with `svkit enroll NAME FILE...`")
+        raise ArtifactError(f"{directory}: no gallery here; create one with `svkit enroll NAME FILE...`")
     facts = read_json(directory / _FACTS_NAME, FORMAT, VERSION, _Facts)
     arrays = read_arrays(path, _ARRAYS) if path.exists() else _nobody(facts.dim)
     try:
         text = arrays.pop("names").tobytes().decode()
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path}: names: not UTF-8; take the file from a copy") from error
+        raise ArtifactError(f"{path}: names: not UTF-8; restore the file from a copy") from error
     gallery = Gallery(
         model=facts.model,
         names=tuple(text.split("\n")) if text else (),
@@ -160,7 +160,7 @@ def _check(gallery: Gallery, dim: int, path: Path) -> None:
     if wrong := [name for name, shape in shapes.items() if getattr(gallery, name).shape != shape]:
         fault = f"{first_five(wrong)}: not of the size of {size} people with {recordings} recordings"
     elif len(set(gallery.names)) < size:
-        fault = "names: somebody is there twice"
+        fault = "names: somebody appears twice"
     elif recordings and not 0 <= owners.min() <= owners.max() < size:
         fault = "owners: recordings of nobody"
     elif size and not gallery.counts.all():
@@ -169,7 +169,7 @@ def _check(gallery: Gallery, dim: int, path: Path) -> None:
         fault = "expected finite numbers"
     else:
         return
-    raise ArtifactError(f"{path}: {fault}; take the file from a copy")
+    raise ArtifactError(f"{path}: {fault}; restore the file from a copy")
 
 
 def add_recordings(
@@ -205,8 +205,8 @@ def add_recordings(
                 owner = gallery.owner_of(recording.fingerprint)
                 if owner not in (None, name):
                     raise DataError(
-                        f"{place}: is enrolled as {owner} already, expected a recording of {name};"
-                        f" `svkit people remove` takes somebody out"
+                        f"{place}: is already enrolled as {owner}, expected a recording of {name}; "
+                        "`svkit people remove` removes somebody"
                     )
                 if owner is None:
                     new.setdefault(recording.fingerprint, place)
@@ -238,8 +238,8 @@ def remove_recordings(
         for place, recording in recordings:
             if (owner := gallery.owner_of(recording.fingerprint)) != gallery.names[row]:
                 raise DataError(
-                    f"{place}: expected a recording that is enrolled as {name}, found {owner or 'nobody'}'s; is it the"
-                    " very file, heard with the same --channel?"
+                    f"{place}: expected a recording that is enrolled as {name}, found "
+                    f"{owner or 'nobody'}'s; is it the same file, read with the same --channel?"
                 )
             gone[recording.fingerprint] = recording
         stays = np.array([one.tobytes() not in gone for one in gallery.fingerprints])

@@ -45,7 +45,7 @@ def read_shipped(name: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ArtifactError(f"{path}: not in this installation of svkit; install it again") from error
+        raise ArtifactError(f"{path}: missing from this installation of svkit; install it again") from error
 
 
 def published_title(path: Path, lines: int, targets: int) -> str | None:

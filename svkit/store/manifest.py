@@ -1,4 +1,4 @@
-"""Manifests: one row an utterance, with who speaks, where the audio is and how long it is."""
+"""Manifests: one row for each utterance, with who speaks, where the audio is and how long it is."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,7 @@ COLUMNS = ("utterance_id", "speaker_id", "path", "sample_rate_hz", "num_samples"
 SHARD_COLUMNS = ("shard_offset", "shard_size")
 """Of a list whose audio lies in tar files: first byte and number of bytes of the recording in the file `path`."""
 CHANNEL_COLUMN = "channel"
-"""Which channel of a recording with several is read: a number from 0 on, or `mix`; 0 where there is no such column."""
+"""Which channel of a recording with several is read: a number from 0 on, or `mix`; 0 if there is no such column."""
 _NUMBERS = ("sample_rate_hz", "num_samples")
 """Columns written as int64 where the format has types (parquet)."""
 CLIMBS = r"(?:^|[/\\])\.\.(?:[/\\]|$)"
@@ -176,11 +176,12 @@ def read_manifest(path: Path, audio_root: Path | None = None, *, needs_speakers:
     shards = [name for name in SHARD_COLUMNS if name in table.columns]
     if len(shards) == 1:
         raise DataError(
-            f"{path}:1: expected both or none of the columns {', '.join(SHARD_COLUMNS)}, found {shards[0]} alone"
+            f"{path}:1: expected both of the columns or none: {', '.join(SHARD_COLUMNS)}, found "
+            f"{shards[0]} alone"
         )
     if shards:
         unlike = table["shard_offset"].eq("") != table["shard_size"].isin(["", "0"])
-        refuse("shard_size", unlike, "a number above 0 where and only where there is an offset")
+        refuse("shard_size", unlike, "a number above 0 if there is an offset, and only then")
     manifest = Manifest(path, path.parent if audio_root is None else audio_root, table)
     too_high = manifest.sample_rates_hz > _HIGHEST_RATE_HZ
     refuse("sample_rate_hz", too_high, f"at most {_HIGHEST_RATE_HZ} Hz")

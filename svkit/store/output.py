@@ -184,7 +184,7 @@ class Output:
             if path.resolve().is_relative_to(self.path.resolve()):
                 place = "file" if self.kind == "list" else "directory"
                 raise ConfigError(
-                    f"{path}: is read by this command; write to another {place} than {self.path}"
+                    f"{path}: is an input of this command; write to another {place} than {self.path}"
                 )
         if self.kind == "list" and self.path.exists() and not self.overwrite:
             raise ConfigError(f"{self.path} already exists; use --overwrite to replace it")
@@ -271,7 +271,7 @@ class Output:
         if key.startswith("input."):
             name = key.removeprefix("input.")
             if old is None:
-                return f"made without {name}, which there is now"
+                return f"made without {name}, which exists now"
             return f"made with {name}, which {'is missing now' if new is None else 'has changed since'}"
         if old is None:
             return f"made without {key}, which is {_short(new)} now"
@@ -365,8 +365,8 @@ def continue_parts(outputs: Sequence[Output]) -> None:
         source = next((path for path in output.inputs.values() if path in to_make), None)
         if source is not None and output.record.exists():
             raise ConfigError(
-                f"{output.title} is finished, but {source}, which it is made from here, is not; use --overwrite to"
-                " make it again"
+                f"{output.title} is finished, but {source}, from which it is made here, is not; use "
+                "--overwrite to make it again"
             )
         if source is not None or not output.is_current:
             to_make.append(output.path)

@@ -248,7 +248,7 @@ def find_finished(exp: Path) -> list[Path]:
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
-    """Read the records of `train_log.jsonl`; empty where there is none. A half-written last line is dropped.
+    """Read the records of `train_log.jsonl`; empty if there is none. A half-written last line is dropped.
 
     Raises:
         ArtifactError: a line that is not a JSON object.

@@ -48,7 +48,7 @@ class Finding:
     """What is said of a file that is cut, where what is there can be read."""
 
     def digest_words(self) -> npt.NDArray[np.uint64]:
-        """Return the first 128 bits of the digest, `[2]`; zeros where there is none."""
+        """Return the first 128 bits of the digest, `[2]`; zeros if there is none."""
         return np.frombuffer(bytes.fromhex(self.digest[:32]).ljust(16, b"\0"), np.uint64)
 
 
@@ -68,7 +68,7 @@ Stamp = tuple[int, int]
 
 
 def stamp_of(place: Place) -> Stamp | None:
-    """Return the stamp of a file; None where it cannot be looked up."""
+    """Return the stamp of a file; None if it cannot be looked up."""
     try:
         status = (place.tar if isinstance(place, TarMember) else place).stat()
     except OSError:

@@ -140,7 +140,7 @@ def _columns(path: Path, table: pa.Table, trials: Trials) -> Sequence[str]:
     others = [form for form in _READABLE if len(form) == len(found) > 1] or _READABLE
     forms = " or ".join(" ".join(form) for form in fitting or others)
     words = "ambiguous: it could be" if fitting else "expected"
-    only = "" if fitting else " (0 or 1 in every line is no score)"
+    only = "" if fitting else " (0 or 1 in every line cannot be a score)"
     shown = first.decode(errors="replace").strip()[:80]
     raise DataError(f"{path}:{line}: {words} {forms}{only}, found {shown!r}; {_ADVICE}")
 

@@ -1,4 +1,4 @@
-"""Score directories: a score a trial, with its log-likelihood ratio where calibrated, and resampled error rates."""
+"""Score directories: a score for each trial, its log-likelihood ratio if calibrated, and resampled error rates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Scores:
     scores: npt.NDArray[np.float64]
     """[N]."""
     llrs: npt.NDArray[np.float64] | None
-    """Calibrated natural-log likelihood ratios, [N], where there are any."""
+    """Calibrated natural-log likelihood ratios, [N], if there are any."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -56,7 +56,9 @@ def write_scores(
     llrs: npt.NDArray[np.floating] | None = None,
 ) -> None:
     """Write `scores.tsv`, nine significant digits a number (float32 comes back exactly)."""
-    assert len(trials) == len(scores) and (llrs is None or len(llrs) == len(scores)), "one score a trial"
+    assert len(trials) == len(scores) and (llrs is None or len(llrs) == len(scores)), (
+        "one score for each trial"
+    )
     if any(mark in name for name in trials.ids for mark in "\t\n\r"):
         raise DataError(f"{directory / SCORES_NAME}: an utterance id holds a tab or a line end")
     columns: dict[str, tuple[str, Any]] = {"enroll_id": ("%s", trials.enroll), "test_id": ("%s", trials.test)}
@@ -148,7 +150,7 @@ def write_resamples(directory: Path, resamples: Resamples) -> None:
 
 
 def read_resamples(directory: Path) -> Resamples | None:
-    """Read `resamples.safetensors`; None where there is none, as in scores of earlier versions.
+    """Read `resamples.safetensors`; None if there is none, as in scores of earlier versions.
 
     Raises:
         ArtifactError: not such a file, or changed since it was finished.
@@ -159,7 +161,7 @@ def read_resamples(directory: Path) -> Resamples | None:
     kinds = {"eer": ("float64", 1), "band": ("float64", 2), "draws": ("uint8", 1), "numbers": ("int64", 1)}
     found = read_arrays(path, kinds)
     if len(found["numbers"]) != 2 or len(found["band"]) != 2:
-        raise ArtifactError(f"{path}: expected two ends of a band and two numbers; score again")
+        raise ArtifactError(f"{path}: expected the two ends of an interval and two numbers; score again")
     check_outputs(directory, RESAMPLES_NAME, in_full=True)
     seed, num_speakers = map(int, found["numbers"])
     return Resamples(

@@ -37,7 +37,7 @@ ANY_LABEL = {**_DIGITS, **_WORDS, **_SHORT_WORDS}
 _COLUMNS = ("first", "second", "third")
 UNLABELLED = -1
 _EXPECTED = {
-    2: "two fields in every line, as in the first: a list has labels in all of its lines or in none",
+    2: "two fields in every line, as in the first: a list has labels in all lines or in none",
     3: "three fields, such as `1 enroll test`, in every line",
 }
 _NEWLINE, _TAB, _HASH = 10, 9, 35
@@ -45,7 +45,7 @@ _NEWLINE, _TAB, _HASH = 10, 9, 35
 
 @dataclass(frozen=True, eq=False)
 class Trials:
-    """Pairs of utterances and whether they are of one speaker; nine bytes a pair."""
+    """Pairs of utterances and whether they are of one speaker; nine bytes per pair."""
 
     enroll: Coded
     """[N] enrollments: utterances, or names of an enrollment map."""
@@ -171,8 +171,8 @@ def _form(path: Path, coders: Sequence[Coder]) -> tuple[int, dict[str, int]]:
         if coders[place].values[0].lower() in meanings:
             line, text = _find(path, coders[place], lambda text: text.lower() not in meanings)[0]  # noqa: B023
             raise DataError(
-                f"{path}:{line}: line {first_line} has the form {description}, this one has {text[:80]!r} for a label;"
-                " one file has one form"
+                f"{path}:{line}: line {first_line} has the form {description}, this one has "
+                f"{text[:80]!r} for a label; a file must have one format"
             )
     forms = ", ".join(description for description, _, _ in _FORMS)
     shown = " ".join(coder.values[0] for coder in coders)
@@ -206,7 +206,7 @@ def _open(path: Path) -> tuple[Sequence[str], Iterator[tuple[pa.Table, Lines]]]:
 
 
 def first_row(path: Path) -> tuple[int, bytes]:
-    """Return the first line that is neither blank nor a comment, and its number; an empty one where there is none."""
+    """Return the first line that is neither blank nor a comment, and its number; an empty one if there is none."""
     with open_text(path) as file:
         line, first = 1, file.readline()
         while first and (not first.strip() or first.lstrip().startswith(b"#")):

@@ -274,7 +274,7 @@ _PREFIXES = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"
 
 
 def _load_pth(path: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
-    """Read the states of the speaker model and, where there is one, of the classifier; nothing else may be there.
+    """Read the states of the speaker model and, if there is one, of the classifier; nothing else may be there.
 
     Returns:
         The states by module, and from what they had to be unwrapped.
@@ -311,7 +311,7 @@ def _find_modules(record: Any, said: list[str]) -> dict[str, Any] | None:
         wrapper = next((name for name in _WRAPPERS if _has_dict(record, name)), None)
         if wrapper is None or _has_dict(record, "spk_model"):
             break
-        said += [] if wrapper == "modules" else [f"the weights lie in {wrapper!r}: taken out of it"]
+        said += [] if wrapper == "modules" else [f"the weights are inside {wrapper!r}: taken from there"]
         record = record[wrapper]
     if not isinstance(record, dict) or "spk_model" in record:
         return record if isinstance(record, dict) else None

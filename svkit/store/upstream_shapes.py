@@ -53,14 +53,15 @@ def architecture_of_shapes(tensors: Mapping[str, Tensor], where: str) -> tuple[M
         )
     except (LookupError, ValueError, ZeroDivisionError, ConfigError) as error:
         raise ArtifactError(
-            f"{where}: no w2v-BERT encoder can be read off the shapes of its weights; give its configuration with"
-            " --config"
+            f"{where}: the shapes of its weights are not those of a w2v-BERT encoder; give its "
+            "configuration with --config"
         ) from error
     expected = encoder.left_positions + 1 + encoder.right_positions
     if num_distances != expected:
         raise ArtifactError(
-            f"{where}: expected {expected} distances of attention, as in w2v-BERT 2.0, found {num_distances}; how many"
-            " lie left is not in the weights: give the encoder's configuration with --config"
+            f"{where}: expected {expected} distances of attention, as in w2v-BERT 2.0, found "
+            f"{num_distances}; the weights do not tell how many of them lie to the left: give the "
+            "encoder's configuration with --config"
         )
     return _with_dense_widths(encoder)
 
@@ -83,6 +84,7 @@ def _with_dense_widths(encoder: EncoderArchitecture) -> tuple[ModelArchitecture,
     assumed = None
     if before is not None and not is_published:
         assumed = (
-            f"the FFNs' width before the cut is not in the weights: the widest left, {widest}, counts as it"
+            f"the weights do not tell the FFNs' width before the cut: the widest that is left, {widest}, is "
+            "taken for it"
         )
     return ModelArchitecture(encoder=encoder, head=HeadConfig(), dense_widths=before), assumed

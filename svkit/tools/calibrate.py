@@ -46,7 +46,7 @@ class CalibrateRequest:
     """Whose recordings to learn from, and what to decide by."""
 
     source: Path
-    """A folder with a directory a person, or a manifest."""
+    """A folder with a directory for each person, or a manifest."""
     exp: Path = Path("exp")
     model: Path | None = None
     """Checkpoint; None: the experiment's final pruned model, else its final dense one."""
@@ -69,7 +69,7 @@ class CalibrateRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Missing:
-    """What the recordings lack to show the wish."""
+    """What the recordings lack to show the rate that was asked for."""
 
     people_needed: int
     """With two recordings or more each."""
@@ -101,7 +101,7 @@ class CalibrateResult:
     lowest_shown: float
     """Lowest false-accept rate that so many people can show."""
     missing: Missing | None
-    """None: the people are enough for the wish."""
+    """None: the people are enough to show it."""
     bounds: tuple[float, float]
     """Of the likelihood ratios."""
     cautions: tuple[str, ...]
@@ -112,7 +112,7 @@ class CalibrateResult:
 def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     """Embed, compare within and across people, learn, judge by folds of people, and write.
 
-    The list, its trials and the embeddings stay in `exp/calibrate`, so that another wish needs no embedding.
+    The list, its trials and the embeddings stay in `exp/calibrate`, so that another rate needs no embedding.
 
     Raises:
         ConfigError: the calibration exists already, or costs that make no sense.
@@ -159,8 +159,9 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     eer = equal_error_rate(error_curve(scores, trials.labels))
     if record.weights[0] <= 0:
         raise ArtifactError(
-            f"{checkpoint}: does not tell these people apart: expected higher scores for recordings of one person than"
-            f" of two, found the contrary (EER {100 * eer:.1f} %); is it a trained speaker model?"
+            f"{checkpoint}: cannot distinguish these people: expected higher scores within a person "
+            f"than between two, found the contrary (EER {100 * eer:.1f} %); is it a trained speaker "
+            "model?"
         )
     guards.caution(separable_caution(record))
     record = replace(record, decision=_decide(request, record, features, folds, trials, speakers))
@@ -203,7 +204,8 @@ def _trials(table: pd.DataFrame, seed: int) -> tuple[Trials, int]:
     if several < MIN_SPEAKERS:
         raise DataError(
             f"calibrate: expected at least {MIN_SPEAKERS} people with two recordings or more (of different sessions,"
-            f" where these are known), found {several} of {len(sessions)}: with fewer nothing can be said of others"
+            f" where these are known), found {several} of {len(sessions)}: fewer say nothing about "
+            "other people"
         )
     per_utterance = min(_MAX_PER_UTTERANCE, max(TRIALS_PER_UTTERANCE, _NUM_TRIALS // len(table)))
     rows = table.drop(columns="gender", errors="ignore")

@@ -46,7 +46,8 @@ def local_checkpoint(name: str | os.PathLike[str], file: str | None, progress: P
     if pin is None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(
-                f"{wanted}: not fetched yet; run `svkit info {wanted}` once, in one process, before the processes start"
+                f"{wanted}: not downloaded yet; run `svkit info {wanted}` once, in one process, before "
+                "the processes start"
             )
         pin = hub.ask(wanted, file)
     chosen = hub.choose(wanted, pin, file)
@@ -77,9 +78,7 @@ def convert(
     pin = hub.known_pin(wanted) or hub.ask(wanted, file)
     chosen = hub.choose(wanted, pin, file)
     if chosen is None:
-        raise ConfigError(
-            f"{wanted} is a checkpoint of svkit already: name it where a checkpoint is asked for"
-        )
+        raise ConfigError(f"{wanted} is already a checkpoint of svkit: use it directly")
     progress.note(f"{wanted}: {chosen} at {pin.commit}")
     downloaded = hub.download_file(wanted, pin, chosen, progress)
     run(downloaded, out, config, overwrite, progress, hub.origin(wanted, pin, chosen))
@@ -88,9 +87,7 @@ def convert(
 
 def _refuse_file(path: str | os.PathLike[str], file: str | None) -> None:
     if file is not None:
-        raise ConfigError(
-            f"--file {file}: chooses a file of a model on the hub, and {path} is a path on this machine"
-        )
+        raise ConfigError(f"--file {file}: is only for a model on the hub, and {path} is a local path")
 
 
 def run(

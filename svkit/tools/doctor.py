@@ -194,7 +194,8 @@ def _encoder(exp: Path) -> Iterator[Check]:
     if is_offline and not is_cached:
         found += ", and HF_HUB_OFFLINE is set"
     remedy = (
-        f"fetched at first use (2.3 GB); or where there is a network: hf download {ENCODER} --local-dir DIR,"
+        f"downloaded at first use (2.3 GB); or, where there is a network: hf download {ENCODER} "
+        "--local-dir DIR,"
         " then --encoder DIR"
     )
     yield _judge("encoder", is_cached, found, remedy)

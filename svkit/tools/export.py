@@ -48,7 +48,7 @@ class ExportRequest(Request):
     precisions: tuple[str, ...] = ()
     """None given: all of `MIN_COSINE`."""
     calibration: Path | None = None
-    """None: `calibration.json` beside the checkpoint, where it fits."""
+    """None: `calibration.json` beside the checkpoint if it fits."""
 
 
 def run(request: ExportRequest, progress: Progress) -> Path:
@@ -100,7 +100,7 @@ def _calibration(
     except ArtifactError as error:
         if request.calibration is not None:
             raise
-        progress.note(f"the calibration is left out, {exported.DECIDE_NAME} gives scores only: {error}")
+        progress.note(f"the calibration is left out, so {exported.DECIDE_NAME} gives scores only: {error}")
         return None
     if found is None:
         progress.note(

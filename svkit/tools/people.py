@@ -13,7 +13,7 @@ from svkit.store.manifest import CHANNEL_COLUMN, Manifest, read_manifest
 def list_people(
     source: Path, scan: ScanOptions, progress: Progress, *, speaker_regex: str | None = None
 ) -> tuple[dict[str, tuple[Place, ...]], dict[Place, Channel]]:
-    """Return the recordings of each person of a folder with a directory a person, or of a manifest; and their channels.
+    """Return the recordings of each person of a folder with a directory for each, or of a manifest; and their channels.
 
     Files of a folder are examined first, all of them. Channels are those that the scan chose, or the manifest names.
 

@@ -91,7 +91,7 @@ def gather(request: PushRequest, progress: Progress) -> Folder:
     text, facts = _card(request, list(systems.values()))
     licence = hub.licence_of(facts)
     if licence is None:
-        progress.note("no licence is known, so that nobody may use it: state one with --license, such as mit")
+        progress.note("no licence is known, so nobody may use it: state one with --license, such as mit")
     if not systems:
         progress.note(f"no figures: nothing in {request.exp / 'scores'} was scored with it (--exp)")
     if calibrated is None:
@@ -99,7 +99,7 @@ def gather(request: PushRequest, progress: Progress) -> Folder:
     else:
         files[FILE_NAME] = calibrated[0]
     if named := _named_people(files, record, calibrated):
-        progress.note(f"ids of people go along: {named}")
+        progress.note(f"ids of people are published too: {named}")
     published = Source(repository=request.name.repository, licence=licence)
     contents: dict[str, Path | bytes] = {
         **dict(sorted(files.items())),
@@ -151,7 +151,7 @@ def _licence(request: PushRequest, on_card: str | None) -> str | None:
     stated = request.licence or on_card
     if on_card not in (None, stated):
         raise ConfigError(
-            f"--license {stated}: {request.checkpoint / card.CARD_NAME} says {on_card}: leave one out"
+            f"--license {stated}: {request.checkpoint / card.CARD_NAME} says {on_card}: give only one of them"
         )
     source = source_of(request.checkpoint)
     if source is None or source.licence is None:
@@ -161,8 +161,8 @@ def _licence(request: PushRequest, on_card: str | None) -> str | None:
     found = found if found.startswith(hub.OTHER_LICENCE) else found.lower().replace(" ", "-")
     if stated not in (None, found) and found not in _PERMISSIVE:
         raise ConfigError(
-            f"licence {stated}: the model comes from {source.repository}, whose licence, {found}, holds for what is"
-            " made from it: leave --license out"
+            f"licence {stated}: the model comes from {source.repository}, whose licence, {found}, also "
+            "applies to models made from it: leave --license out"
         )
     return stated or found
 
@@ -199,7 +199,7 @@ def _own_card(directory: Path) -> tuple[str | None, dict[str, Any]]:
 
 
 def _card(request: PushRequest, systems: Sequence[Metrics]) -> tuple[str, dict[str, Any]]:
-    """Return the card, the user's own where there is one, and its front matter, in which the user's words win."""
+    """Return the card, the user's own if there is one, and its front matter, in which the user's words win."""
     from huggingface_hub import CardData, ModelCardData
 
     text, own_facts = _own_card(request.checkpoint)

@@ -85,8 +85,8 @@ def plan_stage(recipe: Recipe, stage: str, memory: float) -> StagePlan:
             break
     if size < 1:
         raise ConfigError(
-            f"{stage}: one example takes {fixed + per_example:.1f} GiB, of {memory:g} GiB {room:.1f} can be planned "
-            "for; take a larger GPU or a smaller encoder"
+            f"{stage}: one example takes {fixed + per_example:.1f} GiB, of {memory:g} GiB {room:.1f} "
+            "can be used; take a larger GPU or a smaller encoder"
         )
     size = max(part for part in range(1, size + 1) if data.batch_size % part == 0)  # parts of one size
     return StagePlan(

@@ -107,7 +107,7 @@ def _target(teacher: ModelArchitecture, config: PruneConfig, budget: str | None)
     total = f"{counts.total / 1e9:.3f} G"
     if allowed >= counts.total:
         raise TrainingError(
-            f"--budget {budget}: the dense model takes only {total}: nothing has to be removed"
+            f"--budget {budget}: the dense model takes only {total}, so nothing has to be removed"
         )
     if allowed <= counts.head:
         raise TrainingError(
@@ -161,7 +161,7 @@ class PruneStage(TeacherStage):
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
         """Cut by the learned gates, write what is left, and measure how far the cut has moved it."""
         expected = float(self.task.expected_sparsity().detach())
-        advice = "or hold the gates to the target (--set prune.constraint=projection)"
+        advice = "or keep the gates at the target (--set prune.constraint=projection)"
         if self.config.constraint == "projection":
             advice = "or let the target rise faster (--set prune.sparsity_warmup_fraction=0.4)"
         advice = f"train longer (--set prune.epochs=...), {advice}, each with --overwrite"
@@ -202,7 +202,8 @@ class PruneStage(TeacherStage):
         target = self.config.sparsity
         if target - reached > MAX_SHORTFALL and "unconverged" not in self.request.allow:
             raise TrainingError(
-                f"prune: expected sparsity {target:.3f}, {found} {reached:.3f}: what is cut beyond is not learned;"
+                f"prune: expected sparsity {target:.3f}, {found} {reached:.3f}: training has not "
+                "prepared the rest of the cut;"
                 f" {advice}; `--allow unconverged` cuts and records the exception"
             )
 

@@ -106,7 +106,7 @@ def decisive(request: RunRequest, **own: Any) -> dict[str, Any]:
 
 
 def training_inputs(request: RunRequest, *, with_trials: bool = False) -> dict[str, Path]:
-    """Return the training list, and that of held-out speakers (and its trials) where there is one.
+    """Return the training list, and that of held-out speakers (and its trials) if there is one.
 
     Raises:
         DataError: nothing was prepared, and no list was given.
@@ -116,8 +116,9 @@ def training_inputs(request: RunRequest, *, with_trials: bool = False) -> dict[s
     if request.manifest is None and not inputs["train"].exists():
         if (data / "eval.tsv").exists():
             raise DataError(
-                f"{inputs['train']}: does not exist: in {data} everybody evaluates (`--eval-speakers all`), nobody is"
-                " left to train on; give another list with --manifest, or prepare again with --eval-speakers N"
+                f"{inputs['train']}: does not exist: {data} was prepared for evaluation only "
+                "(`--eval-speakers all`); give another list with --manifest, or prepare again with "
+                "--eval-speakers N"
             )
         raise DataError(f"{inputs['train']}: does not exist; run `svkit prepare` first, or give --manifest")
     if (data / "valid.tsv").exists():
@@ -142,7 +143,7 @@ def run_stages(stages: Sequence[Stage], progress: Progress) -> None:
     if is_emulated(precision, accelerator.device):
         progress.note(
             f"caution: precision = bf16, but this {accelerator.device.type} has no bf16 instructions: a step may take"
-            " ten times as long as in fp32; precision = auto takes what is fast"
+            " ten times as long as in fp32; precision = auto chooses what is fast"
         )
     for number in unfinished([stage.output for stage in stages], accelerator, progress):
         _run(stages[number], accelerator, progress)
@@ -184,8 +185,9 @@ def batch_of_process(output: Output, data: DataConfig, num_processes: int) -> Da
         return data
     if begun % num_processes:
         raise ConfigError(
-            f"{output.path}: the interrupted run took {begun} examples a step, which {num_processes} processes "
-            "cannot share evenly; continue with a number of processes that divides it, or use --overwrite"
+            f"{output.path}: the interrupted run took {begun} examples a step, which cannot be divided "
+            f"among {num_processes} processes; continue with a number of processes that divides it, or "
+            "use --overwrite"
         )
     return replace(data, batch_size=begun // num_processes)
 
@@ -284,8 +286,8 @@ class _Fit:
                     self.stop.leave(self.stage.output, self.progress)
                 if isinstance(reason, RuntimeError) and str(reason).startswith(_LOADER_LOST):
                     raise TrainingError(
-                        f"{label}: {str(reason).splitlines()[0].strip()} The system ends processes when memory runs"
-                        f" out: a smaller data.num_workers takes less; {self._what_is_kept()}"
+                        f"{label}: {str(reason).splitlines()[0].strip()} The system ends processes when "
+                        f"memory runs out; a smaller data.num_workers needs less; {self._what_is_kept()}"
                     ) from reason
                 raise
             self._close_events()

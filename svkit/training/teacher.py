@@ -29,7 +29,7 @@ class TeacherStage(Stage):
     task: DistillationTask = field(init=False)
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
-        """Read the teacher, and the held-out crops where there are any."""
+        """Read the teacher, and the held-out crops if there are any."""
         inputs = self.output.inputs
         self.teacher = load_model(inputs["teacher"], mapped=False)
         self.meter: DistanceMeter | None = None

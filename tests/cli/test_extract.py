@@ -157,10 +157,10 @@ def test_bad_recordings_are_treated_as_by_prepare(people):
     [
         (["nowhere"], 3, "nowhere: does not exist; expected a recording or a folder"),
         (["empty"], 3, "empty: no audio files below it"),
-        (["people", "list.tsv"], 2, "a manifest is embedded alone"),
-        (["people", "--manifest", "list.tsv"], 2, "leave out the other"),
-        (["people", "--audio-root", "."], 2, "--audio-root is for the paths in a manifest"),
-        (["list.tsv", "--skip-bad"], 2, "are for recordings and folders"),
+        (["people", "list.tsv"], 2, "expected recordings and folders, or a single manifest"),
+        (["people", "--manifest", "list.tsv"], 2, "give only one of them"),
+        (["people", "--audio-root", "."], 2, "--audio-root is only for the paths in a manifest"),
+        (["list.tsv", "--skip-bad"], 2, "are only for recordings and folders"),
         (["list.tsv"], 3, "list.tsv: does not exist"),
         (["people", "--channel", "left"], 2, "--channel left"),
         (["people", "--min-seconds", "0"], 2, "--min-seconds"),
@@ -206,7 +206,7 @@ def test_embeddings_of_another_list_that_know_a_part_do_not_stop_a_score(people)
     Path("exp/embeddings/first-people").rename("exp/embeddings/part")
     done = invoke("score", "exp/data/trials/folder.txt")
     assert done.stdout.split()[-2:] == ["exp/scores/first/folder", "exp/scores/whole/folder"]
-    assert "exp/embeddings/part: has some utterances of folder.txt only, left out" in done.stderr
+    assert "exp/embeddings/part: has only some utterances of folder.txt, left out" in done.stderr
 
 
 @pytest.mark.e2e

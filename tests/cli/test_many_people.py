@@ -40,7 +40,7 @@ def test_everybody_of_a_folder_is_enrolled_as_one_by_one(home, monkeypatch, at_o
     write(people / "ann" / "3.wav", voice(99))
     done = run("enroll", people)
     assert done.stdout == "exp/gallery: 3 people: recordings: 1 new, 7 in all, 10.5 s; people: 3\n"
-    assert "6 notes (all with --json)" in done.stderr and "is there already" in done.stderr
+    assert "6 notes (--json shows all)" in done.stderr and "is already enrolled" in done.stderr
 
 
 def test_everybody_of_a_manifest_with_the_channel_that_it_names(home):
@@ -73,7 +73,7 @@ def test_what_cannot_be_enrolled_together_is_said(home):
     (people / "eve").mkdir()
     write(people / "eve" / "0.wav", voice(10))
     done = run("enroll", people)
-    assert done.exit_code == 3 and "is enrolled as ben already, expected a recording of eve" in done.stderr
+    assert done.exit_code == 3 and "is already enrolled as ben, expected a recording of eve" in done.stderr
 
 
 def test_a_recording_is_taken_out_by_itself(home):

@@ -84,7 +84,7 @@ def test_a_number_of_speakers_that_counts_nothing(count, tmp_path):
     from svkit.corpora.splits import is_count
     from svkit.errors import ConfigError
 
-    with pytest.raises(ConfigError, match="^--eval-speakers .* expected how many speakers"):
+    with pytest.raises(ConfigError, match="^--eval-speakers .* expected a number of speakers"):
         is_count("--eval-speakers", count)
     named = tmp_path / count
     named.write_text("a\n")

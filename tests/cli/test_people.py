@@ -132,7 +132,7 @@ def test_the_false_accept_target_of_the_calibration_decides_as_in_verify(home):
         decision=Decision(point=replace(point, threshold=-9.0), false_accepts=0.02),
     )
     done = run("identify", "d.wav")
-    assert done.stdout.startswith("UNDECIDED") and "who is not clear" in done.stdout
+    assert done.stdout.startswith("UNDECIDED") and "it is not clear who" in done.stdout
 
 
 def test_a_prior_beyond_the_bounds_of_the_calibration_is_said(home):
@@ -173,11 +173,11 @@ def test_several_recordings_a_person_are_averaged_and_none_counts_twice(home):
     assert (first["added"], first["recordings"], first["people"]) == (["a.wav", "b.wav"], 2, 1)
     again = answer("enroll", "alice", "b.wav", "c.wav")
     assert (again["added"], again["recordings"], again["seconds"]) == (["c.wav"], 3, pytest.approx(4.5))
-    assert "this recording of alice is there already" in again["notes"][-1]
+    assert "this recording of alice is already enrolled" in again["notes"][-1]
     found = answer("identify", "d.wav")["answers"][0]["candidates"][0]
     assert found["recordings"] == 3 and found["score"] == pytest.approx(cosine(home, "abc", "d"), abs=1e-5)
     done = run("enroll", "bob", "a.wav", "d.wav")
-    assert done.exit_code == 3 and "a.wav: is enrolled as alice already" in done.stderr
+    assert done.exit_code == 3 and "a.wav: is already enrolled as alice" in done.stderr
     assert [one["name"] for one in answer("people", "list")["people"]] == ["alice"]  # all or none
 
 
@@ -231,7 +231,7 @@ def test_a_gallery_of_another_model_is_refused_with_what_to_do(home):
     assert answer("identify", "a.wav")["model"]["path"] == str(other)
     other.rename(other.with_name("moved"))
     done = run("identify", "a.wav")
-    assert done.exit_code == 4 and "is not there any more; say with --model" in done.stderr
+    assert done.exit_code == 4 and "no longer exists; name its new place with --model" in done.stderr
     assert run("identify", "a.wav", "--model", other.with_name("moved")).exit_code == 0
     make_checkpoint(other, DENSE, [])
     weights = load_file(other / "model.safetensors")

@@ -59,16 +59,16 @@ def test_it_ends_with_the_split_and_the_next_command(tmp_path, tree, monkeypatch
     ]
     monkeypatch.setenv("SVKIT_EXP", "other")
     assert said(run("folder", tree))[-1] == "next: svkit finetune"
-    # What is in no list is said too, and what an earlier version did not record is left out.
+    # What is not listed is said too, and what an earlier version did not record is left out.
     Path("trials.txt").write_text("1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n")
     done = run("folder", tree, "--exp", "few", "--trials", "trials.txt")
-    assert said(done)[-2] == "in no list: 1 utterances of evaluation speakers that no trial names"
+    assert said(done)[-2] == "not listed: 1 utterances of evaluation speakers that no trial names"
     record = json.loads(Path("few/data/provenance.json").read_text())
     for name in ("valid_hours", "eval_hours", "unlisted_utterances"):
         del record["summary"][name]
     Path("few/data/provenance.json").write_text(json.dumps(record))
     lines = said(run("folder", tree, "--exp", "few", "--trials", "trials.txt", "--keep-finished"))
-    assert "evaluation: 2 speakers, 3 utterances: few/data/eval.tsv" in lines[2] and "in no list" not in str(
+    assert "evaluation: 2 speakers, 3 utterances: few/data/eval.tsv" in lines[2] and "not listed" not in str(
         lines
     )
 
@@ -83,7 +83,7 @@ def test_everybody_evaluates_and_nobody_trains(tmp_path, tree, monkeypatch):
     assert set(read_splits(Path("exp/data")).values()) == {"evaluation"}
     for command in (["finetune"], ["finetune", "--stage", "head"]):
         refused = CliRunner().invoke(app, command)
-        assert refused.exit_code == 3 and "everybody evaluates" in refused.stderr, refused.output
+        assert refused.exit_code == 3 and "prepared for evaluation only" in refused.stderr, refused.output
         assert "--manifest" in refused.stderr and "--eval-speakers N" in refused.stderr
     # It is remembered: those who come later evaluate too; a number draws from them again, and says who moves.
     for number in (1, 2):
@@ -97,12 +97,12 @@ def test_everybody_evaluates_and_nobody_trains(tmp_path, tree, monkeypatch):
     done = run("folder", tree, "--overwrite")
     assert "evaluation: 7 speakers, 16 utterances" in done.stderr and done.exit_code == 0
     done = run("folder", tree, "--overwrite", "--eval-speakers", "3", "--valid-speakers", "0")
-    assert "4 speakers change sides: 4 from evaluation to training" in done.stderr
+    assert "4 speakers change their part: 4 from evaluation to training" in done.stderr
     assert "training: 4 speakers" in done.stderr
     done = run("folder", tree, "--overwrite", "--eval-speakers", "all")
     assert "4 from training to evaluation" in done.stderr and not Path("exp/data/train.tsv").exists()
     done = run("folder", tree, "--overwrite", "--eval-speakers", "all", "--valid-speakers", "2")
-    assert done.exit_code == 2 and "nobody is left to validate" in done.stderr
+    assert done.exit_code == 2 and "leaves nobody for validation" in done.stderr
 
 
 def test_bad_files_are_a_table_on_stderr(tmp_path, tree):

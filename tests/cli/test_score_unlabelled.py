@@ -94,7 +94,7 @@ def test_a_calibration_and_a_fusion_learnt_elsewhere_apply(exp):
 def test_what_needs_labels_is_refused(exp, options):
     done = run(exp, "blind", *options)
     assert done.exit_code == 3, done.stderr
-    assert f"has no labels, so there are scores only; {options[0]}: expected" in done.stderr
+    assert f"has no labels, so it gives scores only; {options[0]}: expected" in done.stderr
     assert not (exp / "scores").exists()
     assert run(exp, "blind").exit_code == 0
     fused = [word for name in ("dense", "pruned") for word in ("--fuse", exp / "scores" / name / "blind")]

@@ -136,7 +136,7 @@ def test_a_cohort_of_speakers_is_centred_before_it_is_averaged(exp):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--mean", "material/third", "--center"), 2, "--center and --mean subtract one mean each"),
+        (("--mean", "material/third", "--center"), 2, "--center and --mean each subtract a mean"),
         (("--mean", "material/third", "--mean", "material/third"), 2, "--mean: expected 1"),
         (("--mean", "nowhere"), 4, "nowhere: does not exist"),
         (("--mean", "material/small"), 4, "of 8 values each, found 4"),
@@ -270,7 +270,7 @@ def test_adaptation_that_cannot_be(shifted):
     few, own = ("--plda-adapt", shifted / "material" / "few"), shifted / "embeddings" / "dense"
     own = ("--plda-adapt", own, "--embeddings", own)
     for arguments, code, words in (
-        (few, 2, "--plda-adapt is of --backend plda"),
+        (few, 2, "--plda-adapt is only for --backend plda"),
         ((*plda, "--adapt-weight", "0.5"), 2, "--adapt-weight needs --plda-adapt"),
         ((*plda, *few, "--adapt-weight", "1.5"), 2, "1.5"),
         ((*plda, *own), 3, "--allow shared-speakers"),

@@ -220,7 +220,7 @@ def test_a_cut_recording_is_bad_unless_what_is_there_is_wanted(tmp_path, reads_s
     assert "--allow-cut" in bad[0].detail
     table, bad = scan_files(listed, ScanOptions(**options, allow_cut=True), progress)
     assert not bad and list(table["num_samples"]) == [RATE // 2]
-    assert "1 recordings are cut short and used as far as they go: a.wav (truncated" in progress.all()
+    assert "1 recordings are truncated and used as far as they go: a.wav (truncated" in progress.all()
     write_manifest(tmp_path / "list.tsv", table)
     manifest = read_manifest(tmp_path / "list.tsv")
     assert len(read_whole(manifest, 0)) == RATE // 2

@@ -114,7 +114,7 @@ def test_without_a_network_the_user_is_told_and_a_list_is_made(tmp_path, monkeyp
     assert set(result.trials) == {"voxceleb"}
     assert "vox1-O! could not be downloaded from file:" in progress.all()
     assert "put veri_test2.txt into ROOT or give it with --trials" in progress.all()
-    assert "no official trial list found: one is made" in progress.all()
+    assert "no official trial list found: trials among the speakers" in progress.all()
 
 
 def test_what_comes_must_be_the_list(tmp_path, server, monkeypatch):

@@ -68,7 +68,7 @@ def test_parts_of_files_are_not_taken_in_silence(tmp_path, write):
     progress = Notes()
     table = [(f"clips/{clip}", speaker, "0", "100") for clip, speaker, _ in ROWS]
     prepare(tmp_path, write(header=("wav", "spk_id", "start", "stop"), rows=table), progress)
-    assert "start, stop are not used: whole files are taken" in progress.all()
+    assert "start, stop are not used: whole files are read" in progress.all()
 
 
 @pytest.mark.parametrize(

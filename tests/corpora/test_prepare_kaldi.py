@@ -109,7 +109,7 @@ def test_the_output_of_commands_is_kept_and_not_made_again(tmp_path, root):
 def test_a_command_that_fails_is_a_bad_file(tmp_path, root):
     for name, command in (("s0-u0", "echo too bad >&2; exit 3 |"), ("s1-u0", "echo no audio |")):
         change(root / "wav.scp", f"{name} {tmp_path}/audio dir/{name}.wav", f"{name} {command}")
-    with pytest.raises(BadFilesError, match=r"s0-u0 \(exit 3: too bad\), s1-u0 \(its output is no audio"):
+    with pytest.raises(BadFilesError, match=r"s0-u0 \(exit 3: too bad\), s1-u0 \(its output is not audio"):
         prepare(tmp_path, root, allow_pipes=True)
     result = prepare(tmp_path, root, allow_pipes=True, scan=ScanOptions(skip_bad=True), eval_speakers="2")
     assert {file.reason for file in result.bad_files} == {"command failed"}

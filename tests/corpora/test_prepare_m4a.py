@@ -178,7 +178,7 @@ def test_wav_in_another_place_with_the_room_it_needs(tmp_path, root, monkeypatch
     path.unlink()
     progress = Notes()
     prepare(tmp_path, root, progress, suffix=".wav", directory=tmp_path / "converted", overwrite=True)
-    assert "7 files were converted before and are kept" in progress.notes and path.exists()
+    assert "7 files are already converted and kept" in progress.notes and path.exists()
 
 
 def test_no_room(tmp_path, root, monkeypatch):

@@ -46,7 +46,7 @@ def test_new_speakers_train_and_nobody_changes_sides(root):
     trials = (root.parent / "exp/data/trials/folder.txt").read_bytes()
     add(root, "A", "m", "z")
     said = prepare(root)
-    assert "3 speakers are new: 3 in training" in said and "change sides" not in said
+    assert "3 speakers are new: 3 in training" in said and "change their part" not in said
     after = parts(root)
     assert (after["eval"], after["valid"]) == (before["eval"], before["valid"])
     assert after["train"] == before["train"] | {"A", "m", "z"}
@@ -67,7 +67,7 @@ def test_a_speaker_that_comes_back_is_where_it_was(root):
     before = parts(root)
     gone = sorted(before["eval"])[0]
     (root / gone).rename(root.parent / gone)
-    assert "1 speakers of before are missing" in prepare(root, "--eval-speakers", "2")
+    assert "1 earlier speakers are missing" in prepare(root, "--eval-speakers", "2")
     assert parts(root)["eval"] == before["eval"] - {gone}
     (root.parent / gone).rename(root / gone)
     prepare(root, "--eval-speakers", "3")
@@ -87,7 +87,7 @@ def test_redraw_starts_anew_and_says_who_moves(root):
     before = parts(root)
     said = prepare(root, "--redraw", "--seed", "5")
     after = parts(root)
-    assert after["eval"] != before["eval"] and "speakers change sides: " in said
+    assert after["eval"] != before["eval"] and "speakers change their part: " in said
     assert "models trained before may know them" in said
     (root.parent / "other").mkdir()
     fresh = CliRunner().invoke(
@@ -143,7 +143,7 @@ def test_named_speakers_move_and_that_is_said(root):
     named = sorted(before["train"])[:2]
     (root.parent / "e.txt").write_text("\n".join([*named, *before["eval"]]) + "\n")
     said = prepare(root, "--eval-speakers", str(root.parent / "e.txt"))
-    assert "2 speakers change sides: 2 from training to evaluation" in said
+    assert "2 speakers change their part: 2 from training to evaluation" in said
     assert parts(root)["eval"] == before["eval"] | set(named)
     (root.parent / "e.txt").unlink()
     assert "which does not exist any more: give the file, or --redraw" in prepare(root, code=2)
@@ -157,7 +157,7 @@ def test_more_of_a_number_are_new_ones_first(root):
     after = parts(root)
     assert after["eval"] == before["eval"] | {"A", "B"}
     assert before["valid"] < after["valid"] and len(after["valid"]) == 3
-    assert "1 speakers change sides: 1 from training to validation" in said
+    assert "1 speakers change their part: 1 from training to validation" in said
     prepare(root, "--eval-speakers", "3", "--valid-speakers", "2")
     assert parts(root)["eval"] < after["eval"] and parts(root)["valid"] < after["valid"]
 
@@ -167,7 +167,7 @@ def test_another_corpus_in_the_experiment_is_drawn_on_its_own(root, tmp_path):
     before = parts(root)
     add(tmp_path / "others", "p1", "p2", "p3", "p4", "p5", "p6")
     said = prepare(tmp_path / "others")
-    assert "6 speakers are new" in said and "12 speakers of before are missing" in said
+    assert "6 speakers are new" in said and "12 earlier speakers are missing" in said
     assert parts(root)["eval"] and parts(root)["eval"] < {"p1", "p2", "p3", "p4", "p5", "p6"}
     prepare(root)
     assert parts(root) == before
@@ -190,12 +190,12 @@ def test_a_remembered_number_draws_nobody_when_speakers_go_or_come_back(root):
     before = parts(root)
     gone = sorted(before["eval"])[0]
     (root / gone).rename(root.parent / gone)
-    assert "change sides" not in prepare(root)
+    assert "change their part" not in prepare(root)
     assert parts(root) == {**before, "eval": before["eval"] - {gone}}
     prepare(root, "--eval-speakers", "2")
     left = parts(root)["eval"]
     (root.parent / gone).rename(root / gone)
-    assert "change sides" not in prepare(root)
+    assert "change their part" not in prepare(root)
     assert parts(root)["eval"] == left | {gone}
 
 

@@ -162,7 +162,7 @@ def test_other_types_of_responses_replace_the_earlier_ones(tmp_path, ask):
     progress = corpus_trees.Notes()
     noise.run_rirs(ask(root, overwrite=True), progress)
     assert set(listed(tmp_path, "rirs.tsv").values()) == {"smallroom", "mediumroom"}
-    assert progress.notes == ["left out, as in the published recipe: largeroom, real (--type takes them in)"]
+    assert progress.notes == ["left out, as in the published recipe: largeroom, real (--type includes them)"]
     assert noise.run_rirs(ask(root, keep_finished=True), progress).files == {"smallroom": 1, "mediumroom": 1}
 
 

@@ -149,8 +149,8 @@ def test_official_lists_are_found_and_named(tmp_path, root, place):
     copy = tmp_path / "exp/data/trials/vox1-O.txt"
     assert copy.read_text() == trials_text(TEST1)
     assert len(read_manifest(tmp_path / "exp/data/eval.tsv")) == 3
-    assert any("its cleaned form is there" in note for note in progress.notes)
-    assert any("not byte for byte the published vox1-O!" in note for note in progress.notes)
+    assert any("its cleaned version is there" in note for note in progress.notes)
+    assert any("differs from the published vox1-O!" in note for note in progress.notes)
 
 
 @pytest.mark.usefixtures("official")

@@ -136,7 +136,7 @@ def test_merging_keeps_people_apart_and_utterances_with_them(tmp_path_factory, l
 
 def test_merging_refuses(tmp_path, two):
     a, b = two
-    with pytest.raises(ConfigError, match="a second list called train; give it a name of its own"):
+    with pytest.raises(ConfigError, match="a second list called train; give it another name"):
         merged(tmp_path, a, b)
     with pytest.raises(DataError, match=r"recordings that are in several of the lists again, train: .*00123"):
         copy = tmp_path / "a" / "again.tsv"
@@ -146,7 +146,7 @@ def test_merging_refuses(tmp_path, two):
         merged(tmp_path, tmp_path / "no.tsv")
     with pytest.raises(ConfigError, match="ends in .tsv or .parquet"):
         merged(tmp_path, a, out=tmp_path / "m.csv")
-    with pytest.raises(ConfigError, match="is read by this command"):
+    with pytest.raises(ConfigError, match="is an input of this command"):
         merged(tmp_path, a, out=a, overwrite=True)
     merged(tmp_path, a)
     with pytest.raises(ConfigError, match="use --overwrite"):
@@ -301,7 +301,7 @@ def test_exit_codes_table_and_json(tmp_path, recordings):
     assert done.exit_code == 0 and json.loads(done.stdout)["reasons"] == dict.fromkeys(FAULTS.values(), 1)
     assert read_manifest(clean).utterance_ids.tolist() == ["a/good.wav"]
     done = svkit("check", clean)
-    assert done.exit_code == 0 and "1 utterances, 0.0 hours, nothing bad" in done.stdout
+    assert done.exit_code == 0 and "1 utterances, 0.0 hours, none of them bad" in done.stdout
     assert svkit("check", recordings, "--max-clipped", "60", "--min-seconds", "0", "--json").exit_code == 3
 
 

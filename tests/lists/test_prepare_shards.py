@@ -207,7 +207,7 @@ def test_check_reads_shards_and_names_the_place(prepared, tmp_path):
         ({"shard_offset": "-1"}, "shard_offset: expected a number of bytes"),
         ({"shard_size": "x"}, "shard_size: expected a number of bytes"),
         ({"shard_size": ""}, "shard_size: expected a number above 0"),
-        ({"shard_size": None}, "expected both or none of the columns"),
+        ({"shard_size": None}, "expected both of the columns or none"),
     ],
 )
 def test_bad_places_are_named(packed, tmp_path, changes, message):
@@ -242,7 +242,7 @@ def test_the_command_refuses_what_it_cannot_pack(prepared, packed, tmp_path):
         return CliRunner().invoke(app, ["prepare", "shards", *map(str, arguments)])
 
     again = run(packed, "--out", tmp_path / "a")
-    assert again.exit_code == 3 and "points into shards already" in again.stderr
+    assert again.exit_code == 3 and "already points into shards" in again.stderr
     table = read_table(prepared / "data/train.tsv").assign(path="gone.wav")
     write_table(tmp_path / "l.tsv", table)
     gone = run(tmp_path / "l.tsv", "--out", tmp_path / "b")

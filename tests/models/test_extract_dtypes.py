@@ -56,7 +56,7 @@ def test_a_stage_that_stands_in_for_an_unfinished_one_is_said(tmp_path):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     lmft, joint = (exp / "finetune" / stage for stage in ("lmft", "joint"))
-    assert f"{lmft} is not finished: {joint} is taken for the dense model" in result.stderr
+    assert f"{lmft} is not finished: {joint} is used as the dense model" in result.stderr
     assert read_embeddings(exp / "embeddings" / "dense-train").meta["checkpoint"]["path"] == str(joint)
 
 

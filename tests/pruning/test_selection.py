@@ -119,5 +119,5 @@ def test_units_are_chosen_by_their_gates():
 
 
 def test_a_target_below_what_no_gate_can_remove_is_an_error():
-    with pytest.raises(TrainingError, match="cannot be met: what no gate can remove costs 5,"):
+    with pytest.raises(TrainingError, match="cannot be met: the parts without gates cost 5,"):
         select(gates_in_state(DENSE, 0, 0, 1, 0), DENSE, encoder_parameters, 5000)

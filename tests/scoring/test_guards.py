@@ -183,7 +183,7 @@ def test_a_calibration_fitted_on_its_own_test(exp, learnt):
     calibration = shutil.copy(learnt, exp / "calibration.json")
     allowed = ["calibrated-on-test"]
     done = score(exp, "held", allow=allowed, calibrations=(calibration,), overwrite=True)
-    assert "which it would be judged on" in done.metrics.cautions[0] and done.metrics.cllr is not None
+    assert "on which it would be judged" in done.metrics.cautions[0] and done.metrics.cllr is not None
 
 
 def test_a_calibration_fitted_on_speakers_of_the_test(exp, learnt):
@@ -319,14 +319,15 @@ def test_self_trials(exp):
     """A self-trial that is there seven times is a self-trial, not a repeated one."""
     path, count = write_lines(exp, "self", ["1 00001/0.wav 00001/0.wav"] * 7 + ["1 00002/1.wav 00002/1.wav"])
     lines = ", ".join(f"{path}:{count - 6 + row}" for row in range(5))
-    words = f"{path}: 8 of {count} trials compare an utterance with itself, which flatters: {lines}"
+    words = f"{path}: 8 of {count} trials compare an utterance with itself, which makes results look better: {lines}"
     done = refuse_and_allow(exp, "self", "self-trials", words)
     assert done.metrics.num_targets == score(exp).metrics.num_targets + 8
 
 
 def test_trials_that_are_there_twice(exp):
     path, count = write_lines(exp, "dup", ["1 00001/0.wav 00001/1.wav", "0 00000/0.wav 00003/0.wav"])
-    words = f"{path}: 2 of {count} trials repeat an earlier one, and count again: {path}:{count}, {path}:{count + 1}"
+    lines = f"{path}:{count}, {path}:{count + 1}"
+    words = f"{path}: 2 of {count} trials repeat an earlier one and would count twice: {lines}"
     done = refuse_and_allow(exp, "dup", "duplicate-trials", words)
     assert len(read_scores(done.directory).scores) == count
     whole = score(exp).metrics
@@ -378,7 +379,9 @@ def test_a_test_that_is_in_its_own_enrollment(exp):
     (exp / "map").write_text("00003/2.wav 00003/0.wav 00003/1.wav\nother 00002/0.wav\n")
     path = exp / "data" / "trials" / "enrolled.txt"
     path.write_text("1 00003/2.wav 00003/2.wav\n1 00003/2.wav 00003/1.wav\n0 other 00003/1.wav\n")
-    words = f"{path}: 1 of 3 trials compare an utterance with itself, which flatters: {path}:2"
+    words = (
+        f"{path}: 1 of 3 trials compare an utterance with itself, which makes results look better: {path}:2"
+    )
     refuse_and_allow(exp, "enrolled", "self-trials", words, enroll=exp / "map")
 
 
@@ -464,9 +467,9 @@ def test_every_guard_that_was_passed_is_in_the_report(exp):
         "missing-utterances": "trials are left out",
         "one-class": "expected target and nontarget trials",
         "self-trials": "1 of 279 trials compare an utterance with itself",
-        "duplicate-trials": "1 of 279 trials repeat an earlier one, and count again",
+        "duplicate-trials": "1 of 279 trials repeat an earlier one and would count twice",
         "contradicting-labels": "1 of 279 trials have another label",
-        "stale": "claims a checkpoint",
+        "stale": "was made with a checkpoint",
     }
     assert set(sins) == set(NAMES)
     write_speakers(exp / "finetune" / "lmft", ["somebody"])
@@ -503,5 +506,7 @@ def test_speakers_of_the_manifest_decide_not_names_of_utterances(exp):
     table["speaker_id"] = table["speaker_id"].str.replace("00007", "carol")
     write_manifest(manifest, table)
     train_on(exp, ["carol"])
-    with pytest.raises(DataError, match="1 of the 8 speakers of the trials, which flatters: carol"):
+    with pytest.raises(
+        DataError, match="1 of the 8 speakers of the trials, which makes results look better: carol"
+    ):
         score(exp)

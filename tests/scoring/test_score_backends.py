@@ -161,9 +161,9 @@ def test_plda_joins_snorm_and_calibration_knows_its_training_data(exp):
 
 
 def test_plda_needs_its_training_data_and_nothing_else(exp):
-    with pytest.raises(ConfigError, match="belong together"):
+    with pytest.raises(ConfigError, match="need each other"):
         score(exp, backend=PLDA)
-    with pytest.raises(ConfigError, match="belong together"):
+    with pytest.raises(ConfigError, match="need each other"):
         score(exp, plda_training=(exp / "training",))
     with pytest.raises(ConfigError, match="leave it out"):
         Backend(method="plda", center=True)

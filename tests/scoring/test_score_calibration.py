@@ -174,7 +174,7 @@ def test_a_list_without_an_error_gives_a_guess_and_says_so_wherever_it_is_used(e
     record = read_calibration(directory / "calibration.json")
     low, high = count_bounds(36, 240)
     assert record.is_separable and low <= record.bounds[0] < -3 and 5 < record.bounds[1] <= high
-    words = "36 target and 240 nontarget trials, which a threshold separates without an error"
+    words = "36 target and 240 nontarget trials, which a threshold separates without error"
     (caution,) = read_metrics(directory).cautions
     assert words in caution and f"from -3.6 to {high:+.1f}" in caution
     done = score(exp, "eval", calibrations=(directory / "calibration.json",)).systems[0]
@@ -240,7 +240,7 @@ def test_more_cohort_members_than_there_are_is_said_and_the_number_used_is_recor
     done = score(exp, "held", calibrate=True, **asked).systems[0]
     assert done.metrics.backend.top_n == 48
     assert any(
-        "--top-n 300: the cohort has 48 members, all of which count" in c for c in done.metrics.cautions
+        "--top-n 300: the cohort has 48 members, and all of them count" in c for c in done.metrics.cautions
     )
     fitting = score(exp, "held", **(asked | {"backend": Backend(norm="asnorm", top_n=48)}), overwrite=True)
     assert not any("--top-n" in caution for caution in fitting.systems[0].metrics.cautions)

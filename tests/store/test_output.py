@@ -104,7 +104,7 @@ def test_a_part_leaves_what_others_have_there(tmp_path):
 def test_a_list_is_replaced_only_when_asked_and_never_by_what_is_read(tmp_path):
     (tmp_path / "a.tsv").write_text("x")
     wanted = {"command": "merge", "config": {}, "kind": "list"}
-    with pytest.raises(ConfigError, match="a.tsv: is read by this command; write to another file"):
+    with pytest.raises(ConfigError, match="a.tsv: is an input of this command; write to another file"):
         Output(tmp_path / "a.tsv", inputs={"a": tmp_path / "a.tsv"}, overwrite=True, **wanted).open()
     with pytest.raises(ConfigError, match="a.tsv already exists; use --overwrite to replace it"):
         Output(tmp_path / "a.tsv", inputs={}, **wanted).open()
@@ -147,7 +147,7 @@ def test_what_is_finished_from_another_source_is_refused_before_that_is_made(tmp
     for output in plans("head"):
         finish(output)
     with pytest.raises(
-        ConfigError, match="joint is finished, but .*lora, which it is made from here, is not"
+        ConfigError, match="joint is finished, but .*lora, from which it is made here, is not"
     ):
         continue_parts(plans("lora", keep_finished=True))
     continue_parts(plans("lora", keep_finished=True, overwrite=True))

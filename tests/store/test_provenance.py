@@ -56,7 +56,9 @@ def test_an_output_is_not_made_where_its_inputs_are(tmp_path, inputs, name):
         output.finish()
     (tmp_path / "link").symlink_to("out")
     for overwrite in (True, False):
-        with pytest.raises(ConfigError, match=f"{name}: is read by this command; write to another directory"):
+        with pytest.raises(
+            ConfigError, match=f"{name}: is an input of this command; write to another directory"
+        ):
             take(tmp_path, {"checkpoint": tmp_path / name}, overwrite=overwrite)
     assert (tmp_path / "out" / "model.safetensors").read_text() == "1"
 

@@ -148,7 +148,7 @@ def test_a_configuration_of_another_model_is_exit_4(tmp_path):
     ("arguments", "code", "message"),
     [
         (["none.pth", "out"], 4, "none.pth: does not exist"),
-        (["none.pth", "out", "--file", "a.pth"], 2, "--file a.pth: chooses a file of a model on the hub"),
+        (["none.pth", "out", "--file", "a.pth"], 2, "--file a.pth: is only for a model on the hub"),
         ([GOLDEN / "plain.pth", "out", "--config", "none.json"], 4, "none.json: does not exist"),
         ([GOLDEN, "out"], 4, "cannot be loaded"),
         ([GOLDEN, "out", "--config", GOLDEN / "plain_config.json"], 2, "has its own config.json"),

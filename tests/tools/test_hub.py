@@ -164,7 +164,7 @@ def test_a_checkpoint_of_ours(hub, tmp_path, recordings, monkeypatch):
 def test_a_repository_with_one_file_and_one_with_several(hub, tmp_path):
     hub.put("you/one", {"weights.pth": PTH["pruned"]}, licence="apache-2.0")
     result = run("convert", "you/one", tmp_path / "out")
-    assert "width before the cut is not in the weights" in result.stderr
+    assert "the weights do not tell the FFNs' width before the cut" in result.stderr
     assert "comes from, you/one: apache-2.0" in (tmp_path / "out/README.md").read_text()
     hub.put("you/two", {"a.pth": PTH["plain"], "b.pth": PTH["lora"]})
     assert "with --file: a.pth, b.pth" in run("convert", "you/two", tmp_path / "two", code=2).stderr
@@ -174,7 +174,7 @@ def test_a_repository_with_one_file_and_one_with_several(hub, tmp_path):
 
 def test_what_is_not_there_is_one_line(hub, tmp_path, monkeypatch):
     unknown = run("info", "nobody/nothing", code=4).stderr
-    assert "neither a directory here nor a model on the hub" in unknown and unknown.count("\n") == 1
+    assert "neither a local directory nor a model on the hub" in unknown and unknown.count("\n") == 1
     hub.put("you/one", {"weights.pth": PTH["plain"]})
     assert "no such revision" in run("info", "you/one@v9", code=4).stderr
     (tmp_path / "exp").mkdir()

@@ -171,7 +171,7 @@ def test_a_whole_experiment_is_checked(exp: Path) -> None:
     assert f"{exp}/prune/speakers.tsv: does not exist" in student
     # The chain: what the student was made from no longer exists.
     assert f"{exp}/finetune/joint: expected sha256 " in student and "since this was made (teacher)" in student
-    assert f"error: {exp}: 2 of 2 finished outputs are not what they were" in result.stderr
+    assert f"error: {exp}: 2 of 2 finished outputs have changed" in result.stderr
     facts = json.loads(run("info", "--check", exp, "--json").stdout)
     assert [len(one["faults"]) for one in facts] == [1, 2] and facts[0]["command"] == "finetune"
 

@@ -222,7 +222,7 @@ def test_a_branch_a_private_repository_and_a_repository_that_is_not(hub, model):
     assert svkit.load("hub:me/voices@next").architecture == DENSE
     hub.put("me/open", {"README.md": b""})
     said = run("push", model, "me/open", "--private", code=2).stderr
-    assert "for everybody to see" in said and set(hub.models["me/open"]["main"]) == {"README.md"}
+    assert "already exists and is public" in said and set(hub.models["me/open"]["main"]) == {"README.md"}
 
 
 @pytest.mark.parametrize(
@@ -278,15 +278,15 @@ def test_a_card_of_the_users_own_keeps_what_it_says(hub, model):
     facts = card.data.to_dict()
     assert card.text.strip() == "# Mine" and facts["library_name"] == "svkit"
     assert (facts["license"], facts["language"]) == ("apache-2.0", "fr")
-    assert "leave one out" in run("push", model, "me/voices", "--license", "mit", code=2).stderr
+    assert "give only one of them" in run("push", model, "me/voices", "--license", "mit", code=2).stderr
     (model / "README.md").write_text("---\n- a\n  b: [\n---\n")
     assert "not a card of the hub" in run("push", model, "me/voices", code=2).stderr
 
 
 def test_no_token_a_wrong_one_and_one_of_others_are_a_line_each(hub, model, monkeypatch):
-    assert "may not write there" in run("push", model, "you/voices", code=2).stderr
+    assert "this token has no write access" in run("push", model, "you/voices", code=2).stderr
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
-    assert "does not know this token" in run("push", model, "me/voices", code=2).stderr
+    assert "does not accept this token" in run("push", model, "me/voices", code=2).stderr
     monkeypatch.delenv("HF_TOKEN")
     said = run("push", model, "me/voices", code=2).stderr.splitlines()[-1]
     assert "`hf auth login`" in said and not hub.models

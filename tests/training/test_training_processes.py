@@ -66,7 +66,9 @@ def test_a_resumed_run_keeps_its_batch_over_all_processes(tmp_path: Path) -> Non
         32,
     ]
     assert batch_of_process(opened(tmp_path, is_resumed=False), data, 4) == data  # begun anew
-    with pytest.raises(ConfigError, match="took 512 examples a step, which 6 processes cannot share evenly"):
+    with pytest.raises(
+        ConfigError, match="took 512 examples a step, which cannot be divided among 6 processes"
+    ):
         batch_of_process(opened(tmp_path), data, 6)
 
 

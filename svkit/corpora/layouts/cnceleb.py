@@ -67,7 +67,7 @@ def run(
 
 
 def _find_corpora(root: Path) -> tuple[Path | None, Path | None]:
-    """Return the directories of CN-Celeb1 and CN-Celeb2; None where one is missing."""
+    """Return the directories of CN-Celeb1 and CN-Celeb2; None if one is missing."""
     with os.scandir(root) as entries:
         places = [root, *(root / name for name in sorted(entry.name for entry in entries if entry.is_dir()))]
     first = [p for p in places if (p / "dev" / "dev.lst").is_file() or (p / "eval" / "lists").is_dir()]
@@ -82,7 +82,7 @@ def _find_corpora(root: Path) -> tuple[Path | None, Path | None]:
 
 def _training_files(place: Path | None, corpus: str, listing: str, progress: Progress) -> list[Candidate]:
     if place is None:
-        progress.note(f"no {corpus} found: training does without it")
+        progress.note(f"no {corpus} found: training goes on without it")
         return []
     path = place / listing
     if path.is_file():
@@ -178,7 +178,7 @@ def _evaluation(
 
 
 def _enrollment_map(path: Path, audio: Path, suffix: str, progress: Progress) -> pd.DataFrame | None:
-    """Return `enroll.map` with ids as elsewhere and the column `path`; None where it cannot be used."""
+    """Return `enroll.map` with ids as elsewhere and the column `path`; None if it cannot be used."""
     if not path.is_file():
         progress.note(f"{path}: does not exist; enrollments are the concatenated files only")
         return None

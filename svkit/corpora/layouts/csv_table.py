@@ -74,7 +74,7 @@ def run(
         places = _find_columns(path, header, columns)
         unused = [name for name in header if name.lower() in _PART_COLUMNS]
         if unused:
-            progress.note(f"{path}: {', '.join(unused)} are not used: whole files are taken")
+            progress.note(f"{path}: {', '.join(unused)} are not used: whole files are read")
         files, genders = _candidates(path, rows, places, audio_root or path.parent)
         return Found(groups=[files], genders=genders if "gender" in places else {})
 

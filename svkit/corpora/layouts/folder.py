@@ -27,7 +27,7 @@ from svkit.corpora.walk import find_audio
 from svkit.errors import ConfigError, DataError, first_five, printable
 from svkit.progress import Progress
 
-LAYOUT = "expected a folder with one directory a speaker"
+LAYOUT = "expected a folder with one directory for each speaker"
 MATCH_SECONDS = 1.0
 """Longest search for the speaker in one path: some expressions take twice as long for every further character."""
 
@@ -161,7 +161,7 @@ def _list_files(
     for name in find_audio(root):
         directory = name.rpartition("/")[0]
         if pattern is None:
-            speaker, cause = directory.partition("/")[0], "the file lies in no speaker's directory"
+            speaker, cause = directory.partition("/")[0], "the file is not in a speaker's directory"
         else:
             speaker, cause = _search(pattern, name), "--speaker-regex finds no speaker"
         path = f"{root.as_posix()}/{name}"

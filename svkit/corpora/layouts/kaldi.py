@@ -219,7 +219,7 @@ def _run_pipe(command: str, base: Path, target: Path, all_channels: bool) -> Non
             info = probe(path)
             channels = [read_audio(path, channel=k) for k in range(info.num_channels if all_channels else 1)]
         except AudioError as error:
-            raise AudioError(target, "command failed", f"its output is no audio: {error.detail}") from error
+            raise AudioError(target, "command failed", f"its output is not audio: {error.detail}") from error
     write_flac(target, np.stack(channels, axis=1) if all_channels else channels[0], info.sample_rate_hz)
 
 

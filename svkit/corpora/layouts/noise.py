@@ -114,7 +114,7 @@ def run_rirs(
     left_out = [name for name in RIR_TYPES if name not in types]
     if left_out:
         why = ", as in the published recipe" if set(types) == set(PUBLISHED_RIR_TYPES) else ""
-        progress.note(f"left out{why}: {', '.join(left_out)} (--type takes them in)")
+        progress.note(f"left out{why}: {', '.join(left_out)} (--type includes them)")
     return _run(request, progress, "rirs", "rirs", sources)
 
 

@@ -22,7 +22,8 @@ from svkit.errors import DataError, first_five
 from svkit.progress import Progress
 
 LAYOUT = (
-    "expected below ROOT (upper directories as you like): voxceleb1/dev/wav/id10001/VIDEO/00001.wav,"
+    "expected below ROOT (the upper directories may have any names): "
+    "voxceleb1/dev/wav/id10001/VIDEO/00001.wav,"
     " voxceleb1/test/wav/id10270/VIDEO/00001.wav, voxceleb2/dev/aac/id00012/VIDEO/00001.m4a (or wav)"
 )
 VOX2, VOX1_DEV, VOX1_TEST = "VoxCeleb2 dev", "VoxCeleb1 dev", "VoxCeleb1 test"
@@ -44,7 +45,7 @@ def run(
 ) -> CorpusResult:
     """Prepare VoxCeleb; `conversion` is of the AAC files of VoxCeleb2 (None: to flac, beside them).
 
-    Training takes VoxCeleb2 dev, or VoxCeleb1 dev where there is no VoxCeleb2. Evaluation takes what the
+    Training takes VoxCeleb2 dev, or VoxCeleb1 dev if there is no VoxCeleb2. Evaluation takes what the
     trial lists name: those given, else the official lists found (the cleaned ones first) or downloaded, else a list
     made among the speakers of VoxCeleb1 test. With evaluation speakers asked for, these are held out of the
     training set instead. `allow_other_lists` accepts one with an official name but not its number of lines;
@@ -124,7 +125,7 @@ def _usable_lists(parts: Parts) -> set[str]:
     """Return the names of the cleaned lists that there is audio for."""
     if not parts[VOX1_TEST]:
         return set()
-    # Vox1-E and H need all of VoxCeleb1, whose dev speakers train where there is no VoxCeleb2.
+    # Vox1-E and H need all of VoxCeleb1, whose dev speakers train if there is no VoxCeleb2.
     return {"vox1-O", "vox1-E", "vox1-H"} if parts[VOX1_DEV] and parts[VOX2] else {"vox1-O"}
 
 
@@ -139,7 +140,7 @@ def _training_files(
         if files or must_match:
             compare_counts(part, files, PUBLISHED[part], progress, is_strict=must_match)
     if not parts[VOX2]:
-        progress.note("no VoxCeleb2 found: VoxCeleb1 dev is the training set")
+        progress.note("no VoxCeleb2 found: training uses VoxCeleb1 dev")
     speakers = {file.speaker_id for file in training}
     for entry in lists:
         shared = sorted(speakers & {name.partition("/")[0] for name in entry.trials.ids})
@@ -154,11 +155,13 @@ def _training_files(
 def _evaluation_files(
     parts: Parts, lists: Sequence[EvaluationList], progress: Progress
 ) -> Sequence[Candidate]:
-    """Return the files that the lists name, or VoxCeleb1 test where there are no lists."""
+    """Return the files that the lists name, or VoxCeleb1 test if there are no lists."""
     if lists:
         named = {name for entry in lists for name in entry.trials.ids}
         return [file for part in (VOX1_TEST, VOX1_DEV) for file in parts[part] if file.utterance_id in named]
     if not parts[VOX1_TEST]:
         raise DataError(f"no evaluation speakers: neither trial lists nor VoxCeleb1 test was found; {LAYOUT}")
-    progress.note("no official trial list found: one is made among the speakers of VoxCeleb1 test")
+    progress.note(
+        "no official trial list found: trials among the speakers of VoxCeleb1 test are made instead"
+    )
     return parts[VOX1_TEST]
