@@ -174,7 +174,7 @@ def test_several_files_a_side_are_averaged(home):
     found = answer(home, "--enroll", files[0], "--enroll", files[1], files[2], files[3])
     assert found["score"] == pytest.approx(cosine(home, "ab", "cd"), abs=1e-5)
     assert [len(found[side]) for side in ("enroll", "test")] == [2, 2]
-    assert "approximation" in found["notes"][0] and found["is_trusted"]
+    assert "approximate" in found["notes"][0] and found["is_trusted"]
     one = answer(home, "--enroll", files[0], files[1])
     assert one["score"] == answer(home, files[0], files[1])["score"] and one["notes"] == []
     for wrong in ([files[0]], files[:3]):
@@ -224,7 +224,7 @@ def test_measures_of_quality_are_those_of_the_two_recordings(home, test):
     ]
     norms = sorted(np.mean(side) for side in sides)
     llr = np.dot(weights, [several["score"], *norms, *np.log([1.5, 3.0])]) - 5
-    assert several["llr"] == pytest.approx(llr, abs=1e-4) and "approximation" in several["notes"][0]
+    assert several["llr"] == pytest.approx(llr, abs=1e-4) and "approximate" in several["notes"][0]
 
 
 def test_the_operating_point_of_the_calibration_decides_unless_a_prior_or_a_threshold_is_given(home):
