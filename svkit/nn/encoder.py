@@ -55,7 +55,7 @@ NO_GATES = LayerGates()
 _BLOCK_FRAMES = 256
 """Queries attended at once on a CPU; shorter inputs (5 s) are attended as one batched product."""
 FUSED_ON = ("cuda",)
-"""Devices where torch's kernel attends. On a CPU it is slower than the plain products (`benchmarks/attention.py`)."""
+"""Devices where torch's kernel attends. On a CPU it has no fused form with a gradient for a bias, and takes longer."""
 
 
 def _is_open(gate: Tensor) -> Tensor:
