@@ -167,8 +167,8 @@ def test_training_that_diverges_ends_with_exit_5_and_keeps_the_last_good_state(
     command = ["finetune", "--exp", exp, "--stage", "head", "--out", out, *set_options("head.epochs=3")]
     original = ClassificationTask.forward
 
-    def broken(self, waveforms, labels, step):
-        losses = original(self, waveforms, labels, step)
+    def broken(self, waveforms, labels, step, part):
+        losses = original(self, waveforms, labels, step, part)
         return {**losses, "loss": losses["loss"] * (math.inf if step >= 6 else 1.0)}
 
     with monkeypatch.context() as patch:
