@@ -6,6 +6,7 @@ import pandas as pd
 
 from svkit.errors import DataError, first_five
 from svkit.store.tables import read_bytes, read_table
+from svkit.store.trials import NIST_HEADER
 
 COLUMNS = ("enroll_id", "utterance_id")
 
@@ -13,15 +14,17 @@ COLUMNS = ("enroll_id", "utterance_id")
 def read_enrollment(path: Path) -> pd.DataFrame:
     """Read a map from enrollment ids to their utterances, one row per pair, as text.
 
-    The TSV form has a header; the form of CN-Celeb's `enroll.map` and Kaldi's `spk2utt` (`enroll utterance
-    utterance ...`) is recognised by the missing header.
+    The TSV form has a header (that of NIST's evaluations has `modelid` and `segmentid`); the form of CN-Celeb's
+    `enroll.map` and Kaldi's `spk2utt` (`enroll utterance utterance ...`) is recognised by the missing header.
 
     Raises:
         DataError: missing, empty, a line without an utterance, or a repeated pair.
     """
     data = read_bytes(path).decode()
-    if set(COLUMNS) <= set(data.partition("\n")[0].split("\t")):
-        table = read_table(path, COLUMNS)[list(COLUMNS)]
+    header = set(data.partition("\n")[0].rstrip("\r").split("\t"))
+    names = next((names for names in (COLUMNS, NIST_HEADER[:2]) if set(names) <= header), None)
+    if names:
+        table = read_table(path, names)[list(names)].set_axis(list(COLUMNS), axis=1)
     else:
         rows = []
         for number, line in enumerate(data.split("\n"), start=1):

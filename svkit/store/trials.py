@@ -2,8 +2,9 @@
 
 `label enroll test` (VoxCeleb, 1 or 0), `enroll test target|nontarget` (Kaldi), `enroll test tgt|imp` (VOiCES, SITW),
 `enroll test 1|0` (CN-Celeb), with any mix of tabs and spaces between fields, and TSV with a header that has
-`enroll_id`, `test_id` and `label`. Words may be in any case; blank lines and lines that begin with `#` are no trials.
-A list without labels, as of a blind evaluation, has `enroll test` in each of its lines, or a header of these two.
+`enroll_id`, `test_id` and `label` or, as NIST's keys, `modelid`, `segmentid` and `targettype`. Words may be in any
+case; blank lines and lines that begin with `#` are no trials. A list without labels, as of a blind evaluation, has
+`enroll test` in each of its lines, or a header of these two (and NIST's `side`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from svkit.store.coded import Coded, Coder, dictionary_block, encode
 from svkit.store.tables import Lines, format_rows, line_blocks, open_text, parse_rows, table_blocks
 
 HEADER = ("enroll_id", "test_id", "label")
+NIST_HEADER = ("modelid", "segmentid", "targettype")
+"""The same three in the lists of NIST's speaker recognition evaluations; their map of enrollments has the first two."""
 _DIGITS = {"0": 0, "1": 1}
 _WORDS = {"nontarget": 0, "target": 1}
 _SHORT_WORDS = {"imp": 0, "tgt": 1}
@@ -110,7 +113,7 @@ def read_trials(path: Path, *, needs_labels: bool = True) -> Trials:
             where they are needed.
     """
     names, blocks = _open(path)
-    has_header = names[0] == HEADER[0]
+    has_header = names[0] in (HEADER[0], NIST_HEADER[0])
     coders = [Coder() for _ in names]
     for table, _ in blocks:
         for coder, name in zip(coders, names, strict=True):
@@ -119,13 +122,15 @@ def read_trials(path: Path, *, needs_labels: bool = True) -> Trials:
         where = " below the header" if has_header else "; expected lines such as `1 enroll test`"
         raise DataError(f"{path}: no trials{where}")
     if has_header:
-        for name, coder in zip(HEADER[:2], coders[:2], strict=True):
+        for name, coder in zip(names[:2], coders[:2], strict=True):
             for line, _ in _find(path, coder, lambda text: text == ""):
                 raise DataError(f"{path}:{line}: {name}: expected an utterance, found nothing")
         marks = coders[2:]
         if bad := marks and _find(path, marks[0], lambda text: text.strip().lower() not in ANY_LABEL):
             found = first_five([f"{text[:80]!r} (line {line})" for line, text in bad])
-            raise DataError(f"{path}:{bad[0][0]}: label: expected 1, 0, target or nontarget, found {found}")
+            raise DataError(
+                f"{path}:{bad[0][0]}: {names[2]}: expected 1, 0, target or nontarget, found {found}"
+            )
     if len(coders) == 2:
         if needs_labels:
             (line,) = find_lines(path, np.zeros(1, np.int64))
@@ -194,12 +199,13 @@ def find_lines(path: Path, rows: npt.NDArray[np.int64]) -> list[int]:
 
 
 def _open(path: Path) -> tuple[Sequence[str], Iterator[tuple[pa.Table, Lines]]]:
-    """Return the columns of a list, of `HEADER` if it has one, and its rows a block at a time, with their lines."""
+    """Return the columns of a list, by its header if it has one, and its rows a block at a time, with their lines."""
     line, first = first_row(path)
     found = set(first.rstrip(b"\r\n").decode(errors="replace").split("\t"))
-    if set(HEADER) <= found or found == set(HEADER[:2]):
-        names = HEADER[: min(3, len(found))]
-        return names, table_blocks(path, names, header_line=line, has_comments=True)
+    for header in (HEADER, NIST_HEADER):
+        if set(header) <= found or found - {"side"} == set(header[:2]):
+            names = header if header[2] in found else header[:2]
+            return names, table_blocks(path, names, header_line=line, has_comments=True)
     counts = {len([*filter(None, map(bytes.strip, first.split(b"\t")))]), len(first.split())}
     names = _COLUMNS[:2] if 2 in counts and 3 not in counts else _COLUMNS
     return names, field_blocks(path, names, _EXPECTED[len(names)])

@@ -89,6 +89,13 @@ def _read(path: Path) -> Iterator[tuple[int, list[str]]]:
     separator = max(_SEPARATORS, key=first.count)
     if not first.count(separator):
         raise DataError(f"{path}:1: {LAYOUT}, found {first[:80]!r}")
+    lines = text.replace("\r\n", "\n").split("\n")
+    if separator == "\t" and len({line.count("\t") for line in lines if line.strip()}) == 1:
+        # Quotes are text here, as in the sentences of Common Voice, or around whole cells.
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, [_unquoted(cell.strip()) for cell in line.split("\t")]
+        return
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     num_columns = 0
     try:
@@ -102,6 +109,10 @@ def _read(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, [cell.strip() for cell in row]
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error}") from error
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if re.fullmatch('".*"', cell) else cell
 
 
 def _find_columns(path: Path, header: Sequence[str], columns: Columns) -> dict[str, int]:
