@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -72,7 +73,14 @@ class ErrorGroup(TyperGroup):
             return signals.exit_code(stop)
         except Exception as error:
             return signals.exit_code() if signals.was_received() else _failed(error)
+        if code == signals.INTERRUPTED:  # typer catches the interrupt, and says nothing
+            return signals.exit_code(KeyboardInterrupt())
         return code if isinstance(code, int) else 0
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of `_COMMANDS`, which is the help's; typer puts groups last."""
+        order = [_name(module) for module in _COMMANDS]
+        return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else -1)
 
 
 def _refuse_unwritable(words: Iterable[Any]) -> None:
@@ -168,13 +176,20 @@ def root(
 
 
 _COMMANDS = (
-    *(finetune, prune, distill, extract, score, report),
-    *(calibrate, verify, enroll, identify, info, convert, export, push, doctor),
+    *(prepare, finetune, prune, distill, extract, score, report),
+    *(calibrate, verify, enroll, identify, people, info, convert, export, push, doctor),
 )  # fmt: skip
-app.add_typer(prepare.app, name="prepare")
-app.add_typer(people.app, name="people")
+
+
+def _name(module: ModuleType) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
 for _module in _COMMANDS:
-    app.command()(getattr(_module, _module.__name__.rpartition(".")[2]))
+    if hasattr(_module, "app"):
+        app.add_typer(_module.app, name=_name(_module))
+    else:
+        app.command()(console.announced(getattr(_module, _name(_module))))
 
 
 def main() -> None:

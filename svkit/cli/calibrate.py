@@ -58,10 +58,9 @@ def calibrate(
     allow_cut: options.AllowCut = False,
     allow: Annotated[
         list[str] | None,
-        option(
-            "--allow",
+        options.allow(
             "Continue and record the exception: trained-speakers (people on whom the model was trained).",
-            "GUARD",
+            "trained-speakers",
         ),
     ] = None,
     seed: options.Seed = 24,
@@ -153,7 +152,9 @@ def _print(done: "CalibrateResult") -> None:
     notes += done.cautions
     notes.append(f"`svkit verify` decides by {done.calibration}, unless --prior or --threshold is given.")
     console.table(
-        Table(title=f"Decisions of {done.model}: {wish}", headings=["", ""], rows=rows, notes=notes)
+        Table(
+            title=f"Decisions of {done.model}: {wish}", headings=["", ""], rows=rows, left=(0, 1), notes=notes
+        )
     )
 
 

@@ -4,13 +4,14 @@ On a terminal rich draws bars with rate and remaining time; elsewhere (a log fil
 plain line every few seconds. Under torchrun only the main process speaks.
 """
 
+import functools
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import typer
 
@@ -19,9 +20,11 @@ from svkit.progress import Progress, SilentProgress, Task
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichBars
+    from rich.progress import TaskID
 
     from svkit.reports.tables import Table
 
+Result = TypeVar("Result")
 PLAIN_INTERVAL_SECONDS = 5.0
 """At most one plain line per task in this time."""
 FILE_WIDTH = 200
@@ -59,10 +62,12 @@ def table(shown: "Table") -> None:
 
 
 def sentence(text: str) -> None:
-    """Print a sentence on stdout: on a terminal in its width, in a file or pipe on one line."""
+    """Print a sentence on stdout: on a terminal in its width, words whole; in a file or pipe on one line."""
     from rich.console import Console
 
-    Console(highlight=False, markup=False).print(terminal_text(text), soft_wrap=not sys.stdout.isatty())
+    Console(highlight=False, markup=False).print(
+        terminal_text(text), soft_wrap=not sys.stdout.isatty(), overflow="ignore", crop=False
+    )
 
 
 def note(message: str) -> None:
@@ -77,6 +82,18 @@ def error(message: str) -> None:
     # Not by `typer.echo`, which writes UTF-8 where the terminal says that it knows ASCII only.
     sys.stderr.write(f"{typer.style(text, fg='red') if sys.stderr.isatty() else text}\n")
     sys.stderr.flush()
+
+
+def announced(command: Callable[..., Result]) -> Callable[..., Result]:
+    """Return the command so that a terminal says at once that it works: its libraries take seconds to load."""
+
+    @functools.wraps(command)
+    def speaking(*arguments: Any, **values: Any) -> Result:
+        if sys.stderr.isatty():
+            note(f"{command.__name__}: loading")
+        return command(*arguments, **values)
+
+    return speaking
 
 
 @contextmanager
@@ -127,10 +144,13 @@ class _Count:
             for name, value in self.fields.items()
         ]
 
+    @property
+    def count(self) -> str:
+        """How many are done, and of how many: `10/14`."""
+        return f"{self.done:,.0f}" + (f"/{self.total:,.0f}" if self.total else "")
+
     def line(self, *, is_finished: bool = False) -> str:
-        count = f"{self.done:,.0f}"
-        if self.total:
-            count += f"/{self.total:,.0f} ({100 * self.done / self.total:.0f} %)"
+        count = self.count + (f" ({100 * self.done / self.total:.0f} %)" if self.total else "")
         if is_finished:
             when = f"done in {clock(self.seconds)}"
         elif self.total and self.done > 0:
@@ -176,12 +196,16 @@ class _RichProgress:
     @contextmanager
     def task(self, description: str, total: float | None) -> Iterator[Task]:
         """Open a bar; it leaves one line behind when it ends well."""
-        row = self._bars.add_task(terminal_text(description), total=total, rate="", fields="")
+        row: TaskID
 
         def show(task: _Count) -> None:
-            self._bars.update(row, completed=task.done, rate=task.rate, fields=" ".join(task.facts))
+            facts = " ".join(task.facts)
+            self._bars.update(row, completed=task.done, count=task.count, rate=task.rate, fields=facts)
 
         task = _Count(description, total, show)
+        row = self._bars.add_task(
+            terminal_text(description), total=total, count=task.count, rate="", fields=""
+        )
         try:
             yield task
             self.note(f"{description}: {task.done:,.0f} in {clock(task.seconds)}")
@@ -200,7 +224,7 @@ def _rich_bars() -> "RichBars":
     return rich_progress.Progress(
         rich_progress.TextColumn("{task.description}", markup=False),
         rich_progress.BarColumn(bar_width=24),
-        rich_progress.TextColumn("{task.completed:,.0f}"),
+        rich_progress.TextColumn("{task.fields[count]}"),
         rich_progress.TaskProgressColumn(),
         rich_progress.TextColumn("{task.fields[rate]}"),
         rich_progress.TimeRemainingColumn(),

@@ -25,3 +25,4 @@ def distill(*, student: Student = None, teacher: Teacher = None, common: options
         run, common.request(DistillRequest, recipe=recipe, student=student, teacher=teacher)
     )
     common.show({"checkpoint": checkpoint}, checkpoint)
+    common.show_next(f"svkit finetune --from {checkpoint}")

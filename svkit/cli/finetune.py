@@ -61,3 +61,14 @@ def finetune(
     )
     checkpoints = common.run(run, request, **chosen)
     common.show({"checkpoints": checkpoints}, checkpoints)
+    if common.out is None:
+        common.show_next(_next(checkpoints[-1]))
+
+
+def _next(checkpoint: Path) -> str:
+    """Return the command that goes on from a checkpoint of the experiment's chain."""
+    is_pruned = checkpoint.parent.name == "finetune-pruned"
+    if checkpoint.name == "lmft":
+        return "svkit extract" if is_pruned else "svkit prune"
+    stage = "lmft" if checkpoint.name == "joint" else "joint"
+    return f"svkit finetune --stage {stage}" + (f" --from {checkpoint}" if is_pruned else "")

@@ -1,6 +1,8 @@
 """Options that several commands share, and what follows from them: recipe and defaults."""
 
+import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +41,15 @@ def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
         return value
 
     return typer.Option(flag, callback=check, help=f"{description} [{limits}]", **settings)
+
+
+def allow(description: str, *guards: str) -> Any:
+    """Declare `--allow`, whose values the shell completes; which of them fit is for the command to say."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in guards if name.startswith(incomplete)]
+
+    return typer.Option("--allow", metavar="GUARD", help=description, autocompletion=complete)
 
 
 Workers = Annotated[
@@ -167,6 +178,12 @@ class OutputOptions(OptionGroup):
     def show(self, facts: object, lines: object) -> None:
         """Print the result: `facts` with `--json`, else `lines`."""
         console.result(facts if self.json else lines, as_json=self.json)
+
+    def show_next(self, command: str) -> None:
+        """Say, below the result and not to programs, what to type next."""
+        if not self.json:
+            is_default = self.exp == Path(os.environ.get("SVKIT_EXP", "exp"))
+            console.note(f"next: {command}" + ("" if is_default else f" --exp {shlex.quote(str(self.exp))}"))
 
 
 @dataclass(frozen=True, kw_only=True)

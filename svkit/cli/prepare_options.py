@@ -1,7 +1,5 @@
 """Options that the subcommands of `svkit prepare` share, and how their results are shown."""
 
-import os
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -98,8 +96,9 @@ class DemoOptions(options.OutputOptions):
         request = self.request(CorpusRequest, root=root, scan=self.scan())
         done = with_table(lambda progress: run(as_before(request, progress, seed=self.seed), progress, **own))
         if not self.json:
-            _say_split(done, self.exp)
+            _say_split(done)
         self.show(asdict(done), done.data)
+        self.show_next("svkit finetune" if done.train_utterances else "svkit extract --model CKPT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +135,8 @@ OWN_RECORDINGS, OWN_NOISE = CorpusOptions(reads_samples=True), NoiseOptions(read
 """Of files that nobody has published, headers say too little."""
 
 
-def _say_split(done: "CorpusResult", exp: Path) -> None:
-    """Say who trains, validates and evaluates, and what to type next."""
+def _say_split(done: "CorpusResult") -> None:
+    """Say who trains, validates and evaluates."""
     for part, purpose, told in (
         ("train", "training", ""),
         ("valid", "validation", " (held out of training: --valid-speakers)"),
@@ -156,10 +155,6 @@ def _say_split(done: "CorpusResult", exp: Path) -> None:
         console.note(
             f"not listed: {done.unlisted_utterances:,} utterances of evaluation speakers that no trial names"
         )
-    command = "svkit finetune" if done.train_utterances else "svkit extract --model CKPT"
-    if exp != Path(os.environ.get("SVKIT_EXP", "exp")):
-        command += f" --exp {shlex.quote(str(exp))}"
-    console.note(f"next: {command}")
 
 
 def with_table(run: "Callable[[Progress], Any]") -> Any:

@@ -4,8 +4,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
 from svkit.config.ranges import Range
@@ -31,10 +29,8 @@ RoundTo = Annotated[
 ]
 Allow = Annotated[
     list[str] | None,
-    typer.Option(
-        "--allow",
-        metavar="GUARD",
-        help="Continue and record the exception: unconverged (gates far short of the target).",
+    options.allow(
+        "Continue and record the exception: unconverged (gates far short of the target).", "unconverged"
     ),
 ]
 
@@ -78,3 +74,4 @@ def prune(
     if not common.json:
         console.table(pruning({done.checkpoint.name: read_pruning(done.checkpoint)}, "Pruning"))
     common.show(asdict(done), done.checkpoint)
+    common.show_next("svkit distill" if common.out is None else f"svkit distill --student {done.checkpoint}")

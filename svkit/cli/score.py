@@ -25,6 +25,10 @@ class Form(str, Enum):
     WESPEAKER = "wespeaker"
 
 
+_GUARDS = (
+    "trained-speakers", "shared-speakers", "calibrated-on-test", "missing-utterances", "one-class", "self-trials",
+    "duplicate-trials", "contradicting-labels", "stale",
+)  # fmt: skip
 Trials = Annotated[Path, typer.Argument(metavar="TRIALS", help="Trial list in any of the usual formats.")]
 Paths = list[Path] | None
 Numbers = list[float] | None
@@ -178,12 +182,7 @@ class ScoreOptions(options.TableOptions):
     ] = None
     allow: Annotated[
         list[str] | None,
-        option(
-            "--allow",
-            "Continue and record the exception: trained-speakers, shared-speakers, calibrated-on-test,"
-            " missing-utterances, one-class, self-trials, duplicate-trials, contradicting-labels, stale; repeatable.",
-            "GUARD",
-        ),
+        options.allow(f"Continue and record the exception: {', '.join(_GUARDS)}; repeatable.", *_GUARDS),
     ] = None
     match_ids: Annotated[
         bool,
@@ -218,7 +217,8 @@ def score(trials: Trials, given: ScoreOptions) -> None:
     given.write_tables(tables([system.metrics for system in done.systems]))
     if not given.json:
         _print(done)
-        return console.result([system.directory for system in done.systems])
+        console.result([system.directory for system in done.systems])
+        return given.show_next("svkit report")
     systems = [
         {"directory": system.directory.as_posix(), **metrics_record(system.metrics)}
         for system in done.systems

@@ -20,6 +20,7 @@ class Terminated(BaseException):
     """SIGTERM or SIGHUP; SIGINT is a KeyboardInterrupt, as everywhere."""
 
 
+INTERRUPTED = 130
 STOPS = (KeyboardInterrupt, Terminated)
 _received: list[int] = []
 
@@ -42,7 +43,7 @@ def exit_code(stop: BaseException | None = None) -> int:
     """Say in one line that a signal ended the command; return 130 for SIGINT, else 143."""
     is_sigint = isinstance(stop, KeyboardInterrupt) if stop is not None else set(_received) == {signal.SIGINT}
     console.error("interrupted" if is_sigint else "terminated")
-    return 130 if is_sigint else 143
+    return INTERRUPTED if is_sigint else 143
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

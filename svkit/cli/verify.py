@@ -134,7 +134,7 @@ def _print(done: "VerifyResult") -> None:
         )
     if done.warnings:
         notes.append("Do not trust this: " + "; ".join(done.warnings))
-    console.table(Table(title=_verdict(done), headings=["", ""], rows=rows, notes=notes))
+    console.table(Table(title=_verdict(done), headings=["", ""], rows=rows, left=(0, 1), notes=notes))
 
 
 def _threshold_kind(done: "VerifyResult") -> str:

@@ -6,6 +6,7 @@ an output is opened and where it is finished.
 
 import contextlib
 import ctypes
+import os
 import platform
 import signal
 import sys
@@ -149,6 +150,9 @@ class StopSignal:
         """Handle a signal."""
         if self.received is None:
             self.received, self._since = number, time.monotonic()
+            if os.environ.get("RANK", "0") == "0":
+                with contextlib.suppress(OSError):  # not by sys.stderr, which may be in the middle of a line
+                    os.write(2, b"stopping as soon as the state is saved; again: at once, without\n")
         elif time.monotonic() - self._since > DOUBLE_SIGNAL_SECONDS:
             sys.exit(exit_code(number))
 

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ _MARKS = re.compile(
 )
 
 
+_ANY_WIDTH = 10_000
 LEVEL = " (95 %)"
 """What ends the heading of a column of numbers with intervals."""
 _SPREAD = re.compile(r"(\S+)(?: \((\S+) to (\S+)\)| \(none of \S+\))?")
@@ -88,9 +90,13 @@ def to_markdown(table: Table) -> str:
 
 
 def to_terminal(table: Table, width: int | None) -> str:
-    """Render title, headings and rows in so many columns; None: those of the terminal."""
+    """Render title, headings and rows in so many columns; None: those of the terminal.
+
+    Where a row would not fit without breaking words, its cells stand below each other under their headings.
+    """
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table as RichTable
 
     drawn = RichTable(
@@ -103,9 +109,24 @@ def to_terminal(table: Table, width: int | None) -> str:
     for row in table.rows:
         drawn.add_row(*map(terminal_text, row))
     console = Console(highlight=False, markup=False, width=width)
+    if Measurement.get(console, console.options.update(width=_ANY_WIDTH), drawn).minimum > console.width:
+        return _to_blocks(table, console.width)
     with console.capture() as capture:
         console.print(drawn)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _to_blocks(table: Table, width: int) -> str:
+    """Render each row as lines of heading and cell; what has no heading, or no cell, stands alone."""
+    lines = [table.title, ""] if table.title else []
+    for row in table.rows:
+        cells = [(heading, cell) for heading, cell in zip(table.headings, row, strict=True) if cell]
+        named = [f"{heading}: {cell}" if heading else cell for heading, cell in cells]
+        lines += [named[0], *(f"  {text}" for text in named[1:])]
+    wrapper = textwrap.TextWrapper(
+        width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(part for line in lines for part in wrapper.wrap(terminal_text(line)) or [""])
 
 
 def to_csv(table: Table) -> str:

@@ -5,16 +5,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from svkit.cli import app as app_module
-from svkit.cli import signals
+from svkit.cli import console, finetune, score, signals
 from svkit.cli.app import ErrorGroup, app
 from svkit.errors import ArtifactError, ConfigError, DataError, TrainingError
+from svkit.scoring import guards
 
 
 def _find_commands(group: Any, prefix: str = "") -> dict[str, Any]:
@@ -64,7 +65,7 @@ def test_each_family_of_errors_is_one_line_and_its_code(error: Exception, code: 
 
 def test_interrupt_is_130() -> None:
     result = CliRunner().invoke(_app_raising(KeyboardInterrupt()), ["go"])
-    assert result.exit_code == 130 and "Traceback" not in result.stderr
+    assert result.exit_code == 130 and result.stderr == "error: interrupted\n"
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,16 @@ def test_a_signal_outside_the_stages(
     )
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == expected
+
+
+def test_an_interrupt_while_the_commands_are_imported(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    program = "from svkit.__main__ import main\nmain()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
 
 
 def test_under_nohup_a_lost_terminal_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +169,42 @@ def test_usage_errors_are_one_line_and_2(arguments: list[str], expected: str) ->
 def test_no_argument_shows_the_help() -> None:
     result = CliRunner().invoke(app, [])
     assert result.exit_code == 2 and "Commands:" in result.output
+
+
+def test_the_help_lists_the_verbs_in_the_order_of_the_chain() -> None:
+    text = CliRunner().invoke(app, ["--help"]).stdout.partition("Commands:\n")[2]
+    names = [line.split()[0] for line in text.splitlines() if line]
+    assert names[:7] == ["prepare", "finetune", "prune", "distill", "extract", "score", "report"]
+    assert set(names) == {name.split()[0] for name in COMMANDS}
+
+
+def test_a_terminal_is_told_at_once_that_a_command_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its libraries are loaded, which takes seconds; files and pipes are not told."""
+    said: list[str] = []
+    monkeypatch.setattr(console, "note", said.append)
+    command = console.announced(lambda: said.append("works"))
+    command()
+    assert said == ["works"]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    command()
+    assert said[1:] == ["<lambda>: loading", "works"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "command"),
+    [
+        ("finetune/lora", "svkit finetune --stage joint"),
+        ("finetune/joint", "svkit finetune --stage lmft"),
+        ("finetune/lmft", "svkit prune"),
+        (
+            "finetune-pruned/head",
+            "svkit finetune --stage joint --from exp/finetune-pruned/head",
+        ),
+        ("finetune-pruned/lmft", "svkit extract"),
+    ],
+)
+def test_what_comes_after_a_stage(checkpoint: str, command: str) -> None:
+    assert finetune._next(Path("exp") / checkpoint) == command
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -247,6 +294,13 @@ def test_the_shell_completes_commands_options_choices_and_presets() -> None:
     assert "--sparsity" in _complete("prune", "--spa")
     assert _complete("finetune", "--stage", "l") == ["lora", "lmft"]
     assert {"w2v-bert-2.0", "w2v-bert-2.0-no-lora"} < set(_complete("finetune", "--preset", "w2v"))
+
+
+def test_the_shell_completes_what_a_guard_is_called() -> None:
+    """All guards of a command that are in its help, and no others."""
+    assert _complete("score", "t.txt", "--allow", "s") == ["shared-speakers", "self-trials", "stale"]
+    assert _complete("prune", "--allow", "") == ["unconverged"]
+    assert set(get_args(guards.Guard)) == set(score._GUARDS)
 
 
 HEAVY_ROOMS = tuple(

@@ -99,7 +99,7 @@ def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.02)
         task.advance(2)
     shown = terminal.getvalue()
-    assert "joint [x]" in shown and "loss=0.5" in shown and "validation [eer] 3 %" in shown
+    assert "2/4" in shown and "joint [x]" in shown and "loss=0.5" in shown and "validation [eer] 3 %" in shown
     assert "joint [x]: 4 in 0:" in shown
 
 

@@ -47,6 +47,7 @@ def test_table_comparison_and_breakdown(exp):
     assert [line.split()[0] for line in lines[start + 4 : start + 7]] == ["f", "f", "m"]
     assert lines[-2:] == [str(exp / "scores" / name / "all") for name in ("dense", "pruned")]
     assert (exp / "scores" / "dense" / "all" / "kaldi" / "scores").is_file()
+    assert done.stderr.splitlines()[-1] == f"next: svkit report --exp {exp}"
 
 
 def test_the_tables_say_what_the_metrics_say_and_fit_80_columns(exp, monkeypatch):

@@ -3,7 +3,7 @@
 import csv
 import io
 
-from svkit.reports.tables import Table, file_names, to_csv, to_latex
+from svkit.reports.tables import Table, file_names, to_csv, to_latex, to_terminal
 
 ODD = 'a_b & 50 % $x$ #1 {c} ~ ^ \\ < > | "q"\x1b[31m'
 
@@ -40,6 +40,18 @@ def test_latex_shows_any_name_as_it_is():
     assert list(csv.reader(io.StringIO(to_csv(Table(headings=["name"], rows=[[ODD]])))))[1] == [
         ODD.replace("\x1b", r"\x1b")
     ]
+
+
+def test_a_narrow_terminal_breaks_no_word():
+    row = ["finetune-pruned/lmft", "14.81 (6.92 to 25.93)", "0.000545"]
+    table = Table(title="Models", headings=["model", "EER, % (95 %)", "GMACs, 1 s"], rows=[row])
+    wide, narrow = to_terminal(table, 80), to_terminal(table, 28)
+    assert wide.splitlines()[-1].split() == " ".join(row).split()
+    assert narrow.splitlines() == [
+        "Models", "", "model: finetune-pruned/lmft", "  EER, % (95 %): 14.81 (6.92", "    to 25.93)",
+        "  GMACs, 1 s: 0.000545",
+    ]  # fmt: skip
+    assert set(narrow.split()) >= set(" ".join(row).split())
 
 
 def test_names_of_files_are_different_and_plain():
