@@ -3,14 +3,11 @@
 import os
 from typing import Annotated
 
-import typer
-
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
 
 Allow = Annotated[
-    list[str] | None,
-    typer.Option("--allow", metavar="GUARD", help="Continue and record the exception: stale; repeatable."),
+    list[str] | None, options.allow("Continue and record the exception: stale; repeatable.", "stale")
 ]
 
 
@@ -22,7 +19,7 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     """
     common.check_tables()
     os.environ["MPLBACKEND"] = "agg"  # a notebook's shell names its own, which need not be installed here
-    from svkit.reports import document, wording
+    from svkit.reports import answer, document, wording
     from svkit.reports import report as reporting
     from svkit.store.report import PAGE_NAME, read_report, report_record
 
@@ -32,10 +29,12 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     done = read_report(directory)
     common.write_tables(document.tables(done))
     if not common.json:
-        for text in wording.headline(done):
+        opening = " ".join(answer.subject(done))
+        for text in (opening, *answer.advice(done), *answer.cautions(done), *answer.headline(done)):
             console.sentence(text)
         for table in reporting.brief_tables(done):
             console.table(table)
         for text in wording.notes(done):
             console.sentence(text)
     common.show(report_record(done), directory / PAGE_NAME)
+    common.show_next("svkit verify A.wav B.wav")

@@ -3,11 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from svkit.reports import results, wording
+from svkit.reports import answer, results, wording
 from svkit.reports.figures import GROUPS, Panel
-from svkit.reports.tables import Table, percent
+from svkit.reports.tables import Table
 from svkit.reports.templates import render_markdown, render_page
 from svkit.store.report import Report
+
+VALIDATION_NOTE = (
+    "Two kinds of EER: that of a stage's validation is of few speakers held out of training, and says whether training"
+    " went well; that under Results is of the evaluation speakers, whom nothing was chosen on. They are of different"
+    " trials, so one may well be above the other."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,24 +27,37 @@ class Section:
     summary: str = ""
     """Of what the page shows folded."""
 
+    @property
+    def anchor(self) -> str:
+        """What the contents link to."""
+        return self.title.lower().replace(" ", "-")
+
 
 def to_page(report: Report, panels: Sequence[Panel], svgs: Mapping[str, str]) -> str:
     """Return the report as one self-contained HTML page; `svgs` are the drawn panels by name."""
-    headline, sections = wording.headline(report), _sections(report, panels)
-    return render_page("page.html.j2", headline=headline, tiles=_tiles(report), sections=sections, svgs=svgs)
+    return render_page("page.html.j2", **_first_screen(report), sections=_sections(report, panels), svgs=svgs)
 
 
 def to_text(report: Report, panels: Sequence[Panel]) -> str:
     """Return the report as markdown, with links to `figures/`."""
-    return render_markdown(
-        "report.md.j2", headline=wording.headline(report), sections=_sections(report, panels)
-    )
+    return render_markdown("report.md.j2", **_first_screen(report), sections=_sections(report, panels))
 
 
 def tables(report: Report) -> dict[str, Table]:
     """Return every table of the page under a name of its own."""
     found = [(part.title, table) for part in _sections(report, ()) for table in part.tables]
-    return {" ".join(filter(None, (title, table.title))): table for title, table in found}
+    shown = {" ".join(filter(None, (title, table.title))): table for title, table in found}
+    return {table.title: table for table in answer.tables(report)} | shown
+
+
+def _first_screen(report: Report) -> dict[str, Sequence[object]]:
+    return {
+        "subject": answer.subject(report),
+        "advice": answer.advice(report),
+        "headline": answer.headline(report),
+        "cautions": answer.cautions(report),
+        "compared": answer.tables(report),
+    }
 
 
 def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
@@ -50,8 +69,13 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
         "errors": [results.errors(systems), *breakdowns],
         "calibration": [results.calibration(systems)],
         "structure": [results.pruning(report.prunings, "Pruning")],
+        "training": [results.training(report.training)],
     }
-    notes = {"errors": list(dict.fromkeys(note for table in breakdowns for note in table.notes))}
+    notes = {
+        "results": [answer.RULE] * bool(answer.pairs(report)) + wording.notes(report),
+        "errors": list(dict.fromkeys(note for table in breakdowns for note in table.notes)),
+        "training": [VALIDATION_NOTE] if any("eer" in stage.valid for stage in report.training) else [],
+    }
     figures = {
         group: Section(
             title=title, tables=tables.get(group, []), notes=notes.get(group, []), panels=drawn[group]
@@ -62,25 +86,14 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
     origin = results.provenance(report.provenance)
     summary = f"{len(origin.rows)} outputs, from the lists of audio to this report"
     found = [
-        Section(title="Results", tables=[results.overview(report)], notes=wording.notes(report)),
+        Section(title="Results", tables=[results.overview(report)], notes=notes["results"]),
         figures.pop("errors"),
         figures.pop("calibration"),
         Section(title="Thresholds", tables=thresholds, notes=[results.THRESHOLD_NOTE]),
-        *figures.values(),
+        figures.pop("cost"),
+        figures.pop("structure"),
         Section(title="Checkpoints", tables=[results.models(report.models)]),
+        figures.pop("training"),
         Section(title="Provenance", tables=[origin], summary=summary),
     ]
     return [part for part in found if part.panels or any(table.rows for table in part.tables)]
-
-
-def _tiles(report: Report) -> list[dict[str, object]]:
-    """Return what stands at the top of the page: the EER of each system, and what its model costs."""
-    tiles = []
-    for system in report.systems:
-        model, interval = wording.model_of(report, system), system.eer_interval
-        facts = [f"95 %: {percent(interval.low)} to {percent(interval.high)} %"] if interval else []
-        facts += [f"{model.size_bytes / results.MEGA:.3g} MB"] if model else []
-        facts += [f"{1000 * model.timing.cpu:.2g} ms for 1 s of audio"] if model and model.timing else []
-        name, is_pruned = wording.system_title(system), model is not None and model.sparsity > 0
-        tiles.append({"name": name, "eer": percent(system.eer), "facts": facts, "is_pruned": is_pruned})
-    return tiles

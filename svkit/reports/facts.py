@@ -14,15 +14,16 @@ from svkit.eval.metrics import det_corners, error_curve, thin_curve
 from svkit.eval.results import Band
 from svkit.progress import Progress
 from svkit.scoring.comparison import compare_systems, det_band, find_resamples, read_systems
-from svkit.scoring.lineage import remade_sources, shown_path
+from svkit.scoring.lineage import corpus_of, preparation_of, remade_sources, shown_path
 from svkit.store.metrics import IMPORTED, Comparison, LeftOut, Metrics
-from svkit.store.provenance import read_provenance
+from svkit.store.provenance import PROVENANCE_NAME, read_provenance
 from svkit.store.report import (
     Curve,
     DetCurve,
     Histogram,
     Input,
     Origin,
+    Recordings,
     Stage,
     System,
     Tippett,
@@ -30,6 +31,7 @@ from svkit.store.report import (
     read_log,
 )  # fmt: skip
 from svkit.store.scores import Scores
+from svkit.store.strict_json import typed
 
 DET_POINTS = 300
 HISTOGRAM_BINS = 60
@@ -109,7 +111,30 @@ def _system(
         histogram=Histogram(edges=tuple(edges.tolist()), targets=targets, nontargets=nontargets),
         tippett=None if scored.llrs is None else _tippett(scored.llrs, is_target),
         model_path=model_path,
+        recordings=recordings_of(metrics.manifest or {}),
     )
+
+
+def recordings_of(entry: Mapping[str, str]) -> Recordings | None:
+    """Return what its preparation counted in a list, `{path, sha256}`; None: not prepared by svkit, or changed.
+
+    Raises:
+        ArtifactError: a count of another type.
+    """
+    corpus, summary = corpus_of(entry), preparation_of(entry).get("summary")
+    if corpus is None:
+        return None
+    path = Path(entry["path"])
+    counts = summary if isinstance(summary, dict) else {}
+    content = {"corpus": corpus} | {
+        name: counts.get(f"{path.stem}_{short}")
+        for name, short in (
+            ("num_speakers", "speakers"),
+            ("num_utterances", "utterances"),
+            ("hours", "hours"),
+        )
+    }
+    return typed(path.parent / PROVENANCE_NAME, content, Recordings, "summary")
 
 
 def _tippett(llrs: NDArray[np.float64], is_target: NDArray[np.bool_]) -> Tippett:
@@ -131,8 +156,18 @@ def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[Stage]:
         records = read_log(directory)
         train, valid = (_curves(records, kind) for kind in ("train", "valid"))
         if train or valid:
-            stages.append(Stage(stage=shown_path(directory, exp), train=train, valid=valid))
+            stages.append(
+                Stage(stage=shown_path(directory, exp), train=train, valid=valid, margin=_margin(directory))
+            )
     return stages
+
+
+def _margin(checkpoint: Path) -> float | None:
+    """Return the margin that a stage was trained with, as far as it is recorded."""
+    found: Any = read_provenance(checkpoint)
+    for key in ("config", "stage_config", "margin", "margin"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return float(found) if isinstance(found, int | float) else None
 
 
 def stale_cautions(exp: Path, checkpoints: Sequence[Path], hash_file: Callable[[Path], str]) -> list[str]:

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeGuard
 
 import numpy as np
 from matplotlib import rc_context
@@ -20,10 +21,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from svkit.reports import wording
+from svkit.reports import seen, wording
 from svkit.reports.results import MEGA, far_points
 from svkit.reports.tables import file_names, percent
-from svkit.store.report import Report, Stage, System, Tippett
+from svkit.store.report import Curve, Report, Stage, System, Tippett
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999",
@@ -32,7 +33,11 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^v<>"
 WIDTH_INCHES = 5.0
-DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+HOMES = ("finetune", "finetune-pruned")
+"""Directories of stages that follow each other."""
+DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+FEWEST_POINTS = 3
+"""Of a curve that is drawn; the table of the stages has the ends of all."""
 WIDTHS = (
     ("num_heads", "attention heads", "heads"),
     ("ffn1_dim", "FFN 1", "units"),
@@ -76,6 +81,8 @@ class Panel:
     group: str
     """One of `GROUPS`."""
     caption: str
+    alt: str
+    """What is to be seen, for those who do not see it."""
     height_inches: float
     xlabel: str
     ylabel: str
@@ -132,6 +139,7 @@ def _errors(report: Report) -> Iterator[Panel]:
             caption += "; shaded: 95 % intervals over speakers"
         yield Panel(
             name=f"det-{name}", group="errors", caption=caption, height_inches=5.4,
+            alt=f"Curves of misses that fall as false accepts rise. {' '.join(map(seen.det, members))}",
             xlabel="false accepts, % of nontarget trials", ylabel="misses, % of target trials",
             plot=partial(_det, members, looks),
         )  # fmt: skip
@@ -139,6 +147,7 @@ def _errors(report: Report) -> Iterator[Panel]:
         yield Panel(
             name=f"scores-{wording.label(system)}-{system.trials.name}", group="errors", height_inches=3.6,
             caption=f"{wording.system_title(system)}: distribution of the scores, with thresholds",
+            alt=f"Two heaps of scores. {seen.scores(system)}",
             xlabel="score", ylabel="trials of the class, %", legend_columns=3, plot=partial(_histogram, system),
         )  # fmt: skip
 
@@ -163,14 +172,27 @@ def _det(members: Sequence[System], looks: _Looks, axes: Axes) -> None:
             rates, low, high = map(_deviates, (band.false_accept_rate, band.low, band.high))
             axes.fill_between(rates, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.plot([-5, 5], [-5, 5], ":", color=GREY, linewidth=1)
-    # What the trials resolve, down to a hundredth of the best EER.
-    resolved = min(0.5 / max(system.num_targets, system.num_nontargets) for system in members)
-    eers = [system.eer for system in members]
-    first, last = max(1e-5, resolved, min(min(eers) / 100, 0.01)), min(0.9, max(0.4, 2.2 * max(eers)))
-    ticks = [tick for tick in DET_TICKS if first <= tick <= last]
-    for axis in (axes.xaxis, axes.yaxis):
+    accepts, misses = _det_limits(members)
+    for axis, (first, last) in ((axes.xaxis, accepts), (axes.yaxis, misses)):
+        ticks = [tick for tick in DET_TICKS if first <= tick <= last]
         axis.set_ticks(ndtri(ticks), [f"{100 * tick:g}" for tick in ticks])
-    axes.set(xlim=ndtri((first, last)), ylim=ndtri((first, last)), aspect="equal")
+    axes.set(xlim=ndtri(accepts), ylim=ndtri(misses))
+
+
+def _det_limits(members: Sequence[System]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return first and last rate of both axes: what the trials resolve, down to a hundredth of the best EER.
+
+    Each axis ends where the curves reach the beginning of the other.
+    """
+    best = max(1e-5, min(min(system.eer for system in members) / 100, 0.01))
+    first_accept = max(best, 0.5 / max(system.num_nontargets for system in members))
+    first_miss = max(best, 0.5 / max(system.num_targets for system in members))
+    drawn = [(np.array(one.det.false_accept_rate), np.array(one.det.miss_rate)) for one in members]
+    last_accept = max((accept[miss >= first_miss].max(initial=0) for accept, miss in drawn), default=0)
+    last_miss = max((miss[accept >= first_accept].max(initial=0) for accept, miss in drawn), default=0)
+    worst = max(system.eer for system in members)
+    last_accept, last_miss = (min(0.97, max(last, 1.5 * worst, 0.02)) for last in (last_accept, last_miss))
+    return (first_accept, float(last_accept)), (first_miss, float(last_miss))
 
 
 def _histogram(system: System, axes: Axes) -> None:
@@ -201,12 +223,14 @@ def _calibration(report: Report) -> Iterator[Panel]:
         yield Panel(
             name=f"tippett-{name}", group="calibration", height_inches=4.2, legend_columns=2,
             caption=f"{name}: Tippett plot, the share of trials whose log-likelihood ratio is at least this",
+            alt=f"Shares that fall from 100 to 0 %. {' '.join(seen.tippett(*one) for one in members)}",
             xlabel="log10 of the likelihood ratio", ylabel="trials at or above, %",
             plot=partial(_tippett, members, looks),
         )  # fmt: skip
         yield Panel(
             name=f"reliability-{name}", group="calibration", height_inches=4.2,
             caption=f"{name}: reliability, on the dotted line ratios mean what they say",
+            alt=f"Observed against stated ratios. {' '.join(seen.reliability(*one) for one in members)}",
             xlabel="stated log10 likelihood ratio", ylabel="observed log10 likelihood ratio",
             plot=partial(_reliability, members, looks),
         )  # fmt: skip
@@ -255,6 +279,10 @@ def _cost(report: Report) -> Iterator[Panel]:
     for name, noun, xlabel, costs in measures:
         yield Panel(
             name=f"tradeoff-{name}", group="cost", caption=f"EER against {noun}; bars: 95 % intervals",
+            alt=" ".join(
+                f"{wording.system_title(system)}: {noun} {costs[system.model_path]:.3g}, EER {percent(system.eer)} %."
+                for system in members
+            ),
             height_inches=3.8, xlabel=xlabel, ylabel="EER, %", legend_columns=min(3, len(members)),
             plot=partial(_tradeoff, members, costs, _looks(report)),
         )  # fmt: skip
@@ -289,6 +317,7 @@ def _structure(report: Report) -> Iterator[Panel]:
             yield Panel(
                 name=f"structure-{model.path}-{text}", group="structure", height_inches=3.0, legend_columns=2,
                 caption=f"{model.path}: {text}, {kept.sum():,} of {dense.sum():,} kept ({share:.0f} %)",
+                alt=f"Bars, a layer each. Kept of {dense.max():,}: {', '.join(map(str, kept))}.",
                 xlabel="layer", ylabel=unit, plot=partial(_widths, kept, dense),
             )  # fmt: skip
 
@@ -305,12 +334,18 @@ def _widths(kept: NDArray[np.int64], dense: NDArray[np.int64], axes: Axes) -> No
         axes.annotate(str(value), (layer, value), ha="center", va="bottom", fontsize=9, color=BLACK)
 
 
+def _is_drawn(curve: Curve | None) -> TypeGuard[Curve]:
+    return curve is not None and len(curve.step) >= FEWEST_POINTS
+
+
 def _sparsities(report: Report) -> Iterator[Panel]:
     for stage in report.training:
-        if "sparsity" in stage.train:
+        if _is_drawn(reached := stage.train.get("sparsity")):
             caption = f"{stage.stage}: sparsity; to be reached, expected by the gates, counted if cut there"
             yield Panel(
                 name=f"sparsity-{stage.stage}", group="structure", caption=caption, height_inches=3.4,
+                alt=f"A curve from {percent(reached.value[0])} to {percent(reached.value[-1])} % of expected sparsity"
+                f" in {reached.step[-1]:,} steps.",
                 xlabel="step", ylabel="sparsity, %", legend_columns=3, plot=partial(_sparsity, stage),
             )  # fmt: skip
 
@@ -327,26 +362,62 @@ def _sparsity(stage: Stage, axes: Axes) -> None:
 
 
 def _training(report: Report) -> Iterator[Panel]:
+    """Yield a panel for the stages of each model, one after another; stages outside have one each."""
+    chains: dict[str, list[Stage]] = {}
     for stage in report.training:
+        home, _, name = stage.stage.rpartition("/")
+        chains.setdefault(home if home in HOMES else stage.stage, []).append(stage)
+    for name, stages in chains.items():
+        losses = [loss for stage in stages if _is_drawn(loss := stage.train.get("loss"))]
+        if not losses:
+            continue
         yield Panel(
-            name=f"training-{stage.stage}", group="training", caption=f"{stage.stage}: training",
-            height_inches=3.4, xlabel="step", ylabel="loss", legend_columns=3, plot=partial(_curves, stage),
+            name=f"training-{name}", group="training", height_inches=2.6, legend_columns=2,
+            caption=f"{name}: training" + (f", {', '.join(map(_short, stages))}" if name in HOMES else ""),
+            alt=" ".join(
+                f"{stage.stage}: a loss from {loss.value[0]:.3g} to {loss.value[-1]:.3g} in {loss.step[-1]:,} steps."
+                for stage in stages if _is_drawn(loss := stage.train.get("loss"))
+            ),
+            xlabel="step", ylabel="loss", plot=partial(_curves, stages),
         )  # fmt: skip
 
 
-def _curves(stage: Stage, axes: Axes) -> None:
-    train, valid = stage.train, stage.valid
-    if loss := train.get("loss"):
-        axes.plot(loss.step, loss.value, color=BLUE, label="training loss", linewidth=1.3)
-    if eer := valid.get("eer"):
-        other = axes.twinx()
-        other.spines["right"].set_visible(True)
-        other.grid(visible=False)
-        values = 100 * np.asarray(eer.value)
-        other.plot(
-            eer.step, values, "o--", color=VERMILLION, label="validation EER", linewidth=1.3, markersize=4
-        )
-        other.set(ylabel="EER, %")
-        other.set_ylim(bottom=0)
-    elif distance := valid.get("l1"):
-        axes.plot(distance.step, distance.value, "o--", color=VERMILLION, label="validation L1", markersize=4)
+def _short(stage: Stage) -> str:
+    return stage.stage.rpartition("/")[2]
+
+
+def _curves(stages: Sequence[Stage], axes: Axes) -> None:
+    other: Axes | None = None
+    start, margin, label = 0, stages[0].margin, "training loss"
+    for stage in stages:
+        if start:
+            text, style = _short(stage), ":"
+            if stage.margin != margin and None not in (stage.margin, margin):
+                text, style = f"{text}: margin {margin:g} to {stage.margin:g}, so the loss jumps", "-"
+            axes.axvline(start, color=GREY, linestyle=style, linewidth=1.2, label=text)
+        margin = stage.margin
+        loss, eer, distance = stage.train.get("loss"), stage.valid.get("eer"), stage.valid.get("l1")
+        if _is_drawn(loss):
+            axes.plot(np.add(start, loss.step), loss.value, color=BLUE, label=label, linewidth=1.1)
+            label = ""
+        if _is_drawn(eer):
+            if other is None:
+                other = _second_axis(axes)
+            other.plot(
+                np.add(start, eer.step), 100 * np.asarray(eer.value), "o--", color=VERMILLION, linewidth=1.1,
+                markersize=3, label="validation EER" if len(other.lines) == 0 else None,
+            )  # fmt: skip
+            other.set_ylim(bottom=0)
+        elif _is_drawn(distance):
+            axes.plot(
+                distance.step, distance.value, "o--", color=VERMILLION, label="validation L1", markersize=3
+            )
+        start += max(curve.step[-1] for curve in (*stage.train.values(), *stage.valid.values()))
+
+
+def _second_axis(axes: Axes) -> Axes:
+    other = axes.twinx()
+    other.spines["right"].set_visible(True)
+    other.grid(visible=False)
+    other.set(ylabel="validation EER, %")
+    return other

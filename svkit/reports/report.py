@@ -15,7 +15,7 @@ from svkit.reports.card import write_card
 from svkit.reports.tables import Table
 from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.scoring.guards import Guards, check_scores
-from svkit.scoring.lineage import mixed_recipes, pruned_by, shown_path
+from svkit.scoring.lineage import made_with, mixed_recipes, pruned_by, shown_path, training_lists
 from svkit.store.atomic import write_bytes, write_text
 from svkit.store.metrics import Metrics, read_metrics
 from svkit.store.output import Output
@@ -146,6 +146,9 @@ def _describe_models(
             sha256=contents[path],
             is_evaluated=path in evaluated,
             timing=timings.get(path),
+            recipe=made_with(exp / path)[0],
+            seed=made_with(exp / path)[1],
+            trained_on=tuple(filter(None, map(facts.recordings_of, training_lists(exp / path)))),
         )
         for path, size in described.items()
     ]

@@ -9,7 +9,7 @@ from svkit.pruning.outcome import vanished_sentence
 from svkit.reports.tables import LEVEL, MISSING, Table, number, percent
 from svkit.reports.wording import calibration_text, label, model_of, system_title, trial_names
 from svkit.store.metrics import Breakdown, Metrics, ScoredList
-from svkit.store.report import Distance, Model, ModelSize, Origin, Pruning, Report
+from svkit.store.report import Distance, Model, ModelSize, Origin, Pruning, Report, Stage, Timing
 
 MEGA, GIGA = 1e6, 1e9
 EER = f"EER, %{LEVEL}"
@@ -275,8 +275,14 @@ def _model_cells(name: str, model: Model | None) -> list[str]:
         f"{model.macs_per_second.total / GIGA:.3g}",
         f"{model.size_bytes / MEGA:.3g}",
         MISSING if timing is None else f"{timing.wall:.3g}",
-        MISSING if timing is None else f"{timing.cpu:.3g}",
+        MISSING if timing is None else cpu_cell(timing),
     ]
+
+
+def cpu_cell(timing: Timing, scale: float = 1) -> str:
+    """Write the computing time of a second of audio, with the least and the most of the rounds."""
+    spread = [scale * seconds for seconds in timing.cpu_rounds]
+    return f"{scale * timing.cpu:.3g}" + (f" ({min(spread):.3g} to {max(spread):.3g})" if spread else "")
 
 
 def models(described: Sequence[Model], title: str = "") -> Table:
@@ -288,11 +294,8 @@ def models(described: Sequence[Model], title: str = "") -> Table:
 def brief_models(described: Sequence[Model], title: str = "") -> Table:
     """What fits 80 columns of it: numbers broken over two lines are misread."""
     whole, kept = models(described, title), [_MODEL_HEADINGS.index(name) for name in _BRIEF_MODEL_HEADINGS]
-    return replace(
-        whole,
-        headings=_BRIEF_MODEL_HEADINGS,
-        rows=[[row[column] for column in kept] for row in whole.rows],
-    )
+    rows = [[row[column].partition(" (")[0] for column in kept] for row in whole.rows]
+    return replace(whole, headings=_BRIEF_MODEL_HEADINGS, rows=rows)
 
 
 def overview(report: Report) -> Table:
@@ -309,6 +312,21 @@ def overview(report: Report) -> Table:
             row += [eer_cell(one), *cost_cells(one.min_dcf, BRIEF)] if one else [MISSING] * 3
         rows.append(row)
     return Table(headings=headings, rows=rows)
+
+
+def training(stages: Sequence[Stage]) -> Table:
+    """Where each stage began and ended, whatever is drawn of it."""
+    rows = []
+    for stage in stages:
+        loss, eer, distance = stage.train.get("loss"), stage.valid.get("eer"), stage.valid.get("l1")
+        steps = [curve.step[-1] for curve in (*stage.train.values(), *stage.valid.values())]
+        ends = [MISSING] * 2 if loss is None else [number(loss.value[end], digits=3) for end in (0, -1)]
+        valid = [f"EER {percent(eer.value[-1])} %"] if eer else []
+        valid += [f"L1 {number(distance.value[-1], digits=4)}"] if distance else []
+        cells = [f"{max(steps):,}", MISSING if stage.margin is None else f"{stage.margin:g}"]
+        rows.append([stage.stage, *cells, *ends, ", ".join(valid) or MISSING])
+    headings = ["stage", "steps", "margin", "first loss", "last loss", "last validation"]
+    return Table(headings=headings, rows=rows, left=(0, 5))
 
 
 def provenance(chain: Sequence[Origin]) -> Table:

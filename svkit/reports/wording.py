@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from svkit.pruning.outcome import vanished_sentence
-from svkit.reports.tables import MISSING, percent
+from svkit.reports.tables import MISSING
 from svkit.store.metrics import CalibratedBy, Comparison, Metrics, ScoredList
 from svkit.store.report import Model, Pruning, Report, System
 
-_SIGNIFICANT = 0.05
-_FEW_SPEAKERS = 15
+SIGNIFICANT = 0.05
+FEW_SPEAKERS = 15
 """Among fewer speakers there may well be none of the one in fifteen or so that a system does badly on."""
 
 
@@ -22,9 +22,9 @@ _CORPORA = {
 }
 
 
-def corpus_title(corpus: str | None) -> str:
-    """Say what recordings of a corpus are, by the name of its preparation."""
-    return _CORPORA.get(corpus, f"recordings of the model's makers, prepared from {corpus}")
+def corpus_title(corpus: str | None, owned: str = "recordings of the model's makers") -> str:
+    """Say what recordings of a corpus are, by the name of its preparation; `owned` are those of no known corpus."""
+    return _CORPORA.get(corpus, f"{owned}, prepared from {corpus}")
 
 
 def label(system: ScoredList) -> str:
@@ -59,36 +59,13 @@ def calibration_text(calibration: CalibratedBy | None) -> str:
     return f"{calibration.num_folds} folds of speakers"
 
 
-def headline(report: Report) -> list[str]:
-    """Say in a few sentences what the pruned models cost and gain against the dense one."""
-    evaluated = [model for model in report.models if model.is_evaluated]
-    dense = [model for model in evaluated if model.sparsity == 0]
-    pruned = [model for model in evaluated if model.sparsity > 0]
-    sentences = [_gain(model, dense[-1], report.systems) for model in pruned] if dense else []
-    sentences += map(comparison_sentence, report.comparisons)
-    return sentences + caution_sentences(report.systems, report.cautions)
-
-
-def _gain(model: Model, dense: Model, systems: Sequence[System]) -> str:
-    name = next(system.name for system in systems if system.model_path == model.path)
-    parts = [
-        f"{percent(model.sparsity, digits=1)} % of the encoder's parameters are gone",
-        f"{dense.macs_per_second.total / model.macs_per_second.total:.1f} times fewer MACs",
-        f"{dense.size_bytes / model.size_bytes:.1f} times smaller on disk",
-    ]
-    if model.timing and dense.timing:
-        ratio = dense.timing.cpu / model.timing.cpu
-        parts.append(f"{ratio:.1f} times faster" if ratio >= 1 else f"{1 / ratio:.1f} times slower")
-    return f"{name}: {', '.join(parts)}."
-
-
 def comparison_sentence(comparison: Comparison) -> str:
     """Say whether one system is worse than another."""
     difference, low, high = (
         100 * value for value in (comparison.eer_difference, comparison.low, comparison.high)
     )
     p = "p < 0.001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.3f}"
-    if comparison.p_value < _SIGNIFICANT:
+    if comparison.p_value < SIGNIFICANT:
         verdict = "significantly worse" if difference > 0 else "significantly better"
     elif low == high == 0:
         verdict = "no difference"
@@ -139,9 +116,9 @@ def interval_note(systems: Sequence[Metrics]) -> str:
         f"Intervals: 95 %, bootstrap over {' and '.join(map(str, speakers))} speakers ({known[0].num_resamples}"
         " resamples); differences are paired (the same resamples for both systems)."
     )
-    if speakers[0] < _FEW_SPEAKERS:
+    if speakers[0] < FEW_SPEAKERS:
         note += (
-            f" Fewer than {_FEW_SPEAKERS} speakers: where few people make most of the errors, none of them may be among"
+            f" Fewer than {FEW_SPEAKERS} speakers: where few people make most of the errors, none of them may be among"
             " these, and the intervals are too narrow."
         )
     return " ".join([note, *reasons])
@@ -165,8 +142,8 @@ def timing_note(report: Report) -> str:
     return (
         "M: millions of parameters; GMACs, 1 s: billions of multiply-adds for a second of audio; RTF: seconds that a"
         f" second of audio takes on {machine.num_threads} thread of {machine.processor}, single utterances of"
-        f" {lengths} s, median of {machine.rounds} rounds taken in turns; CPU is its computing time, which a busy"
-        " machine disturbs less."
+        f" {lengths} s, median of {machine.rounds} rounds taken in turns (in brackets: the least and the most of"
+        " them); CPU is its computing time, which a busy machine disturbs less."
     )
 
 

@@ -76,13 +76,17 @@ def source_of(checkpoint: Path) -> Source | None:
 
 def corpus_of(entry: Mapping[str, str]) -> str | None:
     """Name the corpus that a list, `{path, sha256}`, was prepared from; None: not known, or the list has changed."""
-    home = Path(entry.get("path", "")).parent
-    if not is_finished(home):
-        return None
-    record = read_provenance(home)
-    config, lists = record.get("config"), [output["sha256"] for output in record.get("outputs", [])]
-    name = config.get("corpus") if isinstance(config, dict) and entry.get("sha256") in lists else None
+    config = preparation_of(entry).get("config")
+    name = config.get("corpus") if isinstance(config, dict) else None
     return name if isinstance(name, str) else None
+
+
+def preparation_of(entry: Mapping[str, str]) -> dict[str, Any]:
+    """Return the record of the `svkit prepare` that wrote a list; empty: there is none, or the list has changed."""
+    home = Path(entry.get("path", "")).parent
+    record = read_provenance(home) if is_finished(home) else {}
+    lists = [output["sha256"] for output in record.get("outputs", [])]
+    return record if entry.get("sha256") in lists else {}
 
 
 def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:

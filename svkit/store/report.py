@@ -66,6 +66,19 @@ class Timing:
     wall: float
     """The real-time factor."""
     cpu: float
+    cpu_rounds: tuple[float, ...] = ()
+    """Of each round, in which every model had its turn; none: an earlier svkit kept the median only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recordings:
+    """A list of recordings, as its preparation by svkit counted them."""
+
+    corpus: str
+    """As `svkit prepare` names it."""
+    num_speakers: int | None
+    num_utterances: int | None
+    hours: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +93,10 @@ class Model(ModelSize):
     timing: Timing | None
     pruned_by: str | None = None
     """The output of `svkit prune` that it comes from, as `Report.prunings` names it."""
+    recipe: str | None = None
+    seed: int | None = None
+    trained_on: tuple[Recordings, ...] = ()
+    """Of it and of those that it was made from, as far as they are known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,6 +177,8 @@ class System(Metrics):
     tippett: Tippett | None
     model_path: str | None
     """Of its `Model`; None: not in the experiment, or several."""
+    recordings: Recordings | None = None
+    """The evaluation list; None: svkit did not prepare it, or it has changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +197,8 @@ class Stage:
     """Path of the checkpoint below the experiment."""
     train: dict[str, Curve]
     valid: dict[str, Curve]
+    margin: float | None = None
+    """Of the loss of a classifier; None: there is none, or it is not recorded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import SilentProgress
-from svkit.reports import document, figures, results, wording
+from svkit.reports import answer, document, figures, results, wording
 from svkit.reports import report as stage
 from svkit.reports.card import render
 from svkit.scoring.lineage import pruned_by, remade_sources
@@ -62,7 +62,7 @@ def test_the_report_shows_what_the_gates_reached_and_what_the_cut_changed(exp):
     assert found.prunings["prune"].before_cut == Distance(l1=0.2, cosine=0.955)
     assert results.pruning(found.prunings).rows == FIGURES
     assert found.cautions == ("prune: the cut moved the student",)
-    assert "Caution: prune: the cut moved the student." in wording.headline(found)
+    assert "Caution: prune: the cut moved the student." in answer.cautions(found)
     text = (exp / "report" / "report.md").read_text()
     assert "| counted after the cut, % | 80.04 |" in text
     assert text.index("Caution: prune:") < text.index("## Results")

@@ -1,0 +1,220 @@
+"""The first screen of the report: what was evaluated, dense against pruned, and which of them to use."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from svkit.reports import wording
+from svkit.reports.results import GIGA, MEGA, cost_cells, cpu_cell, eer_cell
+from svkit.reports.tables import LEVEL, MISSING, Table, percent
+from svkit.store.metrics import Comparison
+from svkit.store.report import Model, Recordings, Report, System, Timing
+
+TOLERATED = 0.25
+"""Part of the dense EER that a pruned model may lose, at the worse end of the interval, and still be advised."""
+HARDLY_TELLS = 0.35
+"""An EER above which no model is advised; 0.5 is that of a coin."""
+RULE = (
+    "The advice is to use the pruned model where, at the worse end of the 95 % interval, its EER is at most a quarter"
+    " above the dense model's. Your use may allow more or less."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """A pruned system and the dense one on the same trials, with the same back-end."""
+
+    dense: System
+    dense_model: Model
+    pruned: System
+    pruned_model: Model
+    comparison: Comparison | None
+    """The pruned one minus the dense one; None: too little to resample."""
+
+
+def pairs(report: Report) -> list[Pair]:
+    """Return each pruned system of the report with its dense one."""
+
+    def key(system: System) -> tuple[object, ...]:
+        return system.trials.sha256, system.trials.left_out, system.backend.name
+
+    known = [(system, model) for system in report.systems if (model := wording.model_of(report, system))]
+    found = []
+    for pruned, pruned_model in known:
+        if pruned_model.sparsity <= 0:
+            continue
+        others = [
+            (system, model) for system, model in known if model.sparsity == 0 and key(system) == key(pruned)
+        ]
+        if others:
+            dense, dense_model = others[0]
+            found.append(
+                Pair(
+                    dense=dense,
+                    dense_model=dense_model,
+                    pruned=pruned,
+                    pruned_model=pruned_model,
+                    comparison=_comparison(report, dense, pruned),
+                )
+            )
+    return found
+
+
+def _comparison(report: Report, dense: System, pruned: System) -> Comparison | None:
+    wanted = (pruned.trials.name, pruned.backend.name, pruned.name, dense.name)
+    of_all = report.comparisons
+    return next((one for one in of_all if (one.trials, one.backend, one.first, one.second) == wanted), None)
+
+
+def advice(report: Report) -> list[str]:
+    """Say which model to use, a sentence for each pruned one; of several trial lists the worst decides."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for pair in pairs(report):
+        found.setdefault(wording.label(pair.pruned), []).append(_judge(pair))
+    sentences = [max(judged, key=lambda one: one[0])[1] for judged in found.values()]
+    return sentences or ["No advice: that takes a dense and a pruned model, evaluated on the same trials."]
+
+
+def _judge(pair: Pair) -> tuple[int, str]:
+    """Return how much speaks against the pruned model, in steps, and the advice."""
+    dense, pruned, trials = wording.label(pair.dense), wording.label(pair.pruned), pair.pruned.trials.name
+    eer, found = pair.dense.eer, pair.comparison
+    if min(eer, pair.pruned.eer) > HARDLY_TELLS:
+        return 4, (
+            f"Use neither model yet: on {trials} they hardly tell speakers apart. The EER is {percent(eer)} % ({dense})"
+            f" and {percent(pair.pruned.eer)} % ({pruned}); a coin has 50 %."
+        )
+    if found is None:
+        return 2, f"No advice on {pruned}: the trials {trials} do not tell how far off its EER is."
+    worse = f"{100 * found.high:.2f} points"
+    if found.high <= 0:
+        return 0, f"Use the {pruned} model: on {trials} it is no worse than the {dense} model{LEVEL}."
+    if found.high <= TOLERATED * eer:
+        return 0, (
+            f"Use the {pruned} model: on {trials} it is at most {worse} of EER worse{LEVEL} than the {dense} model's"
+            f" {percent(eer)} %."
+        )
+    if found.p_value < wording.SIGNIFICANT and found.eer_difference > 0:
+        return 3, (
+            f"Use the {dense} model where errors count, the {pruned} one where size or time does: on {trials} it is"
+            f" {100 * found.eer_difference:.2f} points of EER worse than {percent(eer)} %, by more than chance."
+        )
+    return 1, (
+        f"Undecided: on {trials} the {pruned} model is not significantly worse, but it may be up to {worse} of EER"
+        f" worse{LEVEL} than the {dense} model's {percent(eer)} %. More speakers would tell."
+    )
+
+
+def headline(report: Report) -> list[str]:
+    """Say what pruning gains and costs, then how else systems differ."""
+    evaluated = [model for model in report.models if model.is_evaluated]
+    dense = [model for model in evaluated if model.sparsity == 0]
+    pruned = [model for model in evaluated if model.sparsity > 0]
+    sentences = [_gain(model, dense[-1], report.systems) for model in pruned] if dense else []
+    return sentences + [wording.comparison_sentence(one) for one in report.comparisons]
+
+
+def cautions(report: Report) -> list[str]:
+    """Say what to keep in mind before the figures are believed."""
+    made_up = any(system.recordings and system.recordings.corpus == "demo" for system in report.systems)
+    voices = [
+        "Caution: these voices are synthetic: the figures show that the chain works, not how it does on people."
+    ]
+    counts = [one.eer_interval.num_speakers for one in report.systems if one.eer_interval]
+    few = [f"Caution: of {min(counts, default=0)} speakers only, so even the intervals may be too narrow."]
+    is_few = bool(counts) and min(counts) < wording.FEW_SPEAKERS
+    return voices * made_up + few * is_few + wording.caution_sentences(report.systems, report.cautions)
+
+
+def _gain(model: Model, dense: Model, systems: Sequence[System]) -> str:
+    name = next(system.name for system in systems if system.model_path == model.path)
+    parts = [
+        f"{percent(model.sparsity, digits=1)} % of the encoder's parameters are gone",
+        f"{dense.macs_per_second.total / model.macs_per_second.total:.1f} times fewer MACs",
+        f"{dense.size_bytes / model.size_bytes:.1f} times smaller on disk",
+    ]
+    if model.timing and dense.timing:
+        parts.append(speed(model.timing, dense.timing))
+    return f"{name}: {', '.join(parts)}."
+
+
+def speed(timing: Timing, other: Timing) -> str:
+    """Say how many times faster the first is, with the least and the most of the rounds."""
+    ratio = other.cpu / timing.cpu
+    of_rounds = [then / now for now, then in zip(timing.cpu_rounds, other.cpu_rounds, strict=False)]
+    word = "faster"
+    if ratio < 1:
+        word, ratio, of_rounds = "slower", 1 / ratio, [1 / one for one in of_rounds]
+    spread = f" ({min(of_rounds):.1f} to {max(of_rounds):.1f})" if of_rounds else ""
+    return f"{ratio:.1f} times {word}{spread}"
+
+
+def tables(report: Report) -> list[Table]:
+    """Return each pruned model beside its dense one: what is lost on each trial list, and what is gained."""
+    found: dict[tuple[str, str], list[Pair]] = {}
+    for pair in pairs(report):
+        found.setdefault((wording.label(pair.dense), wording.label(pair.pruned)), []).append(pair)
+    return [
+        Table(
+            title=f"{pruned} against {dense}",
+            headings=["", dense, pruned, "change"],
+            rows=[row for pair in members for row in _errors(pair)] + list(_costs(members[0])),
+        )
+        for (dense, pruned), members in found.items()
+    ]
+
+
+def _errors(pair: Pair) -> Iterator[list[str]]:
+    dense, pruned, found = pair.dense, pair.pruned, pair.comparison
+    change = MISSING if found is None else (
+        f"{100 * found.eer_difference:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+    )  # fmt: skip
+    yield [f"EER on {dense.trials.name}, %{LEVEL}", eer_cell(dense), eer_cell(pruned), change]
+    before, after = dense.min_dcf[0], pruned.min_dcf[0]
+    costs = [cost_cells([one], [before.application])[0] for one in (before, after)]
+    change = f"{after.value - before.value:+.3f}" if after.application == before.application else MISSING
+    yield [f"minDCF {before.application.name} on {dense.trials.name}", *costs, change]
+
+
+def _costs(pair: Pair) -> Iterator[list[str]]:
+    dense, pruned = pair.dense_model, pair.pruned_model
+    for name, before, after in (
+        ("encoder's parameters, M", dense.encoder_parameters / MEGA, pruned.encoder_parameters / MEGA),
+        ("GMACs for 1 s of audio", dense.macs_per_second.total / GIGA, pruned.macs_per_second.total / GIGA),
+        ("size on disk, MB", dense.size_bytes / MEGA, pruned.size_bytes / MEGA),
+    ):
+        yield [name, f"{before:.3g}", f"{after:.3g}", f"{100 * (after / before - 1):+.1f} %"]
+    if dense.timing and pruned.timing:
+        times = [cpu_cell(timing, 1000) for timing in (dense.timing, pruned.timing)]
+        yield ["computing time for 1 s, ms", *times, speed(pruned.timing, dense.timing)]
+
+
+def subject(report: Report) -> list[str]:
+    """Say what was evaluated, on whom, and with which recipe and seed the models were trained."""
+    lists: dict[str, list[str]] = {}
+    for system in report.systems:
+        lists.setdefault(_recordings(system.recordings), []).append(system.trials.name)
+    sentences = [
+        f"Evaluated on {recordings}, trials {', '.join(dict.fromkeys(names))}."
+        for recordings, names in lists.items()
+    ]
+    for model in report.models:
+        if model.is_evaluated and model.recipe:
+            seed = "" if model.seed is None else f", seed {model.seed}"
+            corpora = " and ".join(dict.fromkeys(map(_recordings, model.trained_on))) or _recordings(None)
+            sentences.append(f"Trained with recipe {model.recipe}{seed}, on {corpora}.")
+    homes = {system.directory for system in report.systems}
+    dates = [origin.finished for origin in report.provenance if origin.finished and origin.output in homes]
+    sentences += [f"Scored on {max(dates)[:10]}."] if dates else []
+    return list(dict.fromkeys(sentences))
+
+
+def _recordings(counted: Recordings | None) -> str:
+    """Say what recordings are of a list, and how many."""
+    if counted is None:
+        return wording.corpus_title(None)
+    counts = ((counted.num_speakers, "speakers"), (counted.num_utterances, "recordings"))
+    parts = [f"{count:,} {what}" for count, what in counts if count is not None]
+    if (hours := counted.hours) is not None:
+        parts.append(f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min")
+    kind = wording.corpus_title(counted.corpus, "own recordings")
+    return f"{kind} ({', '.join(parts)})" if parts else kind

@@ -1,0 +1,142 @@
+"""The first screen: what was evaluated, what is lost and gained, and which model to use."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from svkit.reports import answer, facts, figures, results
+from svkit.store.metrics import Comparison
+from svkit.store.report import Curve, Recordings, Stage, Timing
+
+
+def compared(report, eers, difference, low, high, p):
+    """The report with the EERs of its dense and pruned system and their comparison as said, in percent."""
+    systems = tuple(replace(one, eer=eer / 100) for one, eer in zip(report.systems, eers, strict=True))
+    comparison = Comparison(
+        trials="all", backend="cosine", first="pruned", second="dense", eer_difference=difference / 100,
+        low=low / 100, high=high / 100, p_value=p, level=0.95, num_speakers=9, num_resamples=1000,
+    )  # fmt: skip
+    return replace(report, systems=systems, comparisons=(comparison,))
+
+
+@pytest.mark.parametrize(
+    ("eers", "difference", "words"),
+    [
+        ((4, 4.2), (0.2, -0.3, 0.9, 0.6), "Use the pruned model: on all it is at most 0.90 points of EER worse (95 %)"),
+        ((4, 3.5), (-0.5, -0.8, -0.1, 0.01), "Use the pruned model: on all it is no worse than the dense model (95 %)"),
+        ((4, 5), (1.0, 0.5, 1.5, 0.01), "Use the dense model where errors count, the pruned one where size or time"),
+        ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "Undecided: on all the pruned model is not significantly worse, but it may"),
+        ((44, 46), (2.0, -5, 9, 0.6), "Use neither model yet: on all they hardly tell speakers apart"),
+    ],
+)  # fmt: skip
+def test_which_model_to_use(report, eers, difference, words):
+    (advice,) = answer.advice(compared(report, eers, *difference))
+    assert advice.startswith(words)
+
+
+def test_of_several_lists_the_worst_decides_and_without_a_pair_there_is_no_advice(report):
+    good = compared(report, (4, 4.2), 0.2, -0.3, 0.9, 0.6)
+    hard = [
+        replace(one, eer=0.44, trials=replace(one.trials, name="hard", sha256="f" * 64))
+        for one in good.systems
+    ]
+    (advice,) = answer.advice(replace(good, systems=(*good.systems, *hard)))
+    assert advice.startswith("Use neither model yet: on hard")
+    (table,) = answer.tables(replace(good, systems=(*good.systems, *hard)))
+    assert [row[0] for row in table.rows][:4:2] == ["EER on all, % (95 %)", "EER on hard, % (95 %)"]
+    alone = replace(good, systems=good.systems[:1])
+    assert answer.advice(alone)[0].startswith("No advice") and answer.tables(alone) == []
+
+
+def test_what_is_lost_and_gained_stands_side_by_side(report):
+    (table,) = answer.tables(report)
+    assert table.headings == ["", "dense", "pruned", "change"]
+    rows = {row[0]: row[1:] for row in table.rows}
+    dense, pruned = report.systems
+    assert rows["EER on all, % (95 %)"][:2] == [results.eer_cell(dense), results.eer_cell(pruned)]
+    small = next(model for model in report.models if model.path == pruned.model_path)
+    assert rows["encoder's parameters, M"][2] == f"{-100 * small.sparsity:+.1f} %"
+
+
+def test_speed_has_the_spread_of_its_rounds():
+    dense = Timing(wall=1.0, cpu=0.4, cpu_rounds=(0.3, 0.4, 0.6))
+    pruned = Timing(wall=1.0, cpu=0.2, cpu_rounds=(0.2, 0.16, 0.2))
+    assert answer.speed(pruned, dense) == "2.0 times faster (1.5 to 3.0)"
+    assert answer.speed(dense, pruned) == "2.0 times slower (1.5 to 3.0)"
+    assert answer.speed(replace(pruned, cpu_rounds=()), dense) == "2.0 times faster"  # of an earlier svkit
+
+
+def test_corpus_speakers_recipe_seed_and_date_are_said(report):
+    counted = Recordings(corpus="demo", num_speakers=12, num_utterances=1108, hours=0.1)
+    trained = replace(counted, corpus="folder", num_speakers=33, hours=270.25)
+    found = replace(
+        report,
+        systems=tuple(replace(one, recordings=counted) for one in report.systems),
+        models=tuple(replace(one, recipe="tiny", seed=7, trained_on=(trained,)) for one in report.models),
+    )
+    assert answer.subject(found) == [
+        "Evaluated on svkit demo: synthetic voices, no people (12 speakers, 1,108 recordings, 6.0 min), trials all.",
+        "Trained with recipe tiny, seed 7, on own recordings, prepared from folder (33 speakers, 1,108 recordings,"
+        " 270.2 h).",
+        f"Scored on {max(origin.finished for origin in report.provenance if 'scores' in origin.output)[:10]}.",
+    ]
+    assert answer.cautions(found)[0].startswith("Caution: these voices are synthetic")
+    assert answer.cautions(report)[0].startswith("Caution: of 8 speakers only")
+    assert not any("synthetic" in caution for caution in answer.cautions(report))
+
+
+def test_recordings_are_counted_by_their_preparation(tmp_path):
+    record = {
+        "format": "svkit-provenance", "format_version": 1, "command": "prepare demo", "inputs": [],
+        "outputs": [{"name": "eval.tsv", "sha256": "ab", "size": 1, "mtime_ns": 1}], "config": {"corpus": "demo"},
+        "summary": {"eval_speakers": 12, "eval_utterances": 108, "eval_hours": 0.1},
+    }  # fmt: skip
+    (tmp_path / "provenance.json").write_text(json.dumps(record))
+    entry = {"path": str(tmp_path / "eval.tsv"), "sha256": "ab"}
+    found = facts.recordings_of(entry)
+    assert found == Recordings(corpus="demo", num_speakers=12, num_utterances=108, hours=0.1)
+    assert facts.recordings_of({**entry, "sha256": "another"}) is None
+    assert facts.recordings_of({}) is None
+
+
+def stage(name, num_points, margin=None):
+    steps = tuple(range(10, 10 * num_points + 10, 10))
+    return Stage(
+        stage=name,
+        train={"loss": Curve(step=steps, value=tuple(float(step) for step in steps))},
+        valid={"eer": Curve(step=steps[-1:], value=(0.125,))},
+        margin=margin,
+    )
+
+
+def test_stages_follow_each_other_in_one_figure_and_a_change_of_margin_is_marked():
+    stages = (stage("finetune/joint", 4, 0.2), stage("finetune/lmft", 3, 0.5), stage("prune", 2))
+    (panel,) = figures._training(SimpleNamespace(training=stages))
+    assert panel.name == "training-finetune"  # of the pruning there are two points: numbers in the table
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    panel.plot(axes)
+    labels = [line.get_label() for line in axes.lines if line.get_label() and line.get_label()[0] != "_"]
+    assert labels == ["training loss", "lmft: margin 0.2 to 0.5, so the loss jumps"]
+    assert [list(line.get_xdata())[0] for line in axes.lines] == [10, 40, 50]
+    rows = results.training(stages).rows
+    assert rows[1] == ["finetune/lmft", "30", "0.5", "10.000", "30.000", "EER 12.50 %"]
+    assert rows[2] == ["prune", "20", "-", "10.000", "20.000", "EER 12.50 %"]
+
+
+def test_the_axes_of_a_det_plot_end_where_its_curves_do(report):
+    (accepts, misses) = figures._det_limits(report.systems)
+    for system in report.systems:
+        inside = [
+            (accept, miss)
+            for accept, miss in zip(system.det.false_accept_rate, system.det.miss_rate, strict=True)
+            if accept >= accepts[0] and miss >= misses[0]
+        ]
+        assert all(
+            min(accept, 0.97) <= accepts[1] and min(miss, 0.97) <= misses[1] for accept, miss in inside
+        )
+        assert accepts[0] < system.eer < accepts[1] and misses[0] < system.eer < misses[1]
+    assert misses[0] == pytest.approx(0.5 / 48)  # what so many targets resolve
