@@ -52,7 +52,7 @@ class GatesAlone(PruningTask):
         worth = torch.cat(costs) * torch.exp(1.5 * torch.randn(sum(map(len, costs)), generator=generator))
         self.worth = worth / worth.sum()
 
-    def distance(self, waveforms_BN: Tensor) -> Losses:
+    def distance(self, waveforms_BN: Tensor, part: int = 0) -> Losses:
         """Worth of what is closed, under this step's noise."""
         values = torch.cat([gate for layer in self.draw_gates() for gate in layer if gate is not None])
         noise = 1 + NOISE * torch.randn_like(values)

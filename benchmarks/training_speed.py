@@ -77,7 +77,7 @@ def build(stage: str, way: str, recipe: Any, num_classes: int) -> tuple[Any, Any
         student, teacher = copy.deepcopy(network.encoder), network.encoder
 
         class StockDistillation(DistillationTask):
-            def distance(self, waveforms_BN):  # type: ignore[no-untyped-def]
+            def distance(self, waveforms_BN, part=0):  # type: ignore[no-untyped-def]
                 gates = self.draw_gates() or ()
                 with torch.no_grad():
                     targets = self._teacher[0](waveforms_BN)
