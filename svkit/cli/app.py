@@ -43,6 +43,12 @@ from svkit.torch_pair import check_torch_pair
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+_NUMBERS = {
+    "float_parsing": "a number, without a unit",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+}
+"""What was expected where pydantic finds this."""
 _PEER_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
 """What the message of a collective operation holds when another process of the job has ended."""
 
@@ -104,8 +110,7 @@ def _failed(error: Exception) -> int:
             usage.show()  # the help
         else:
             where = f" (see `{usage.ctx.command_path} --help`)" if usage.ctx else ""
-            text = usage.format_message().replace("Value error, ", "")  # pydantic's, which says nothing
-            console.error(f"{text}{where}")
+            console.error(f"{_misuse(usage)}{where}")
         return 2
     if isinstance(error, OSError) and error.errno in (*_UNWRITABLE, *_NO_PATH):
         console.error(f"{error.filename or 'output'}: {error.strerror}")
@@ -120,6 +125,15 @@ def _failed(error: Exception) -> int:
     traceback.print_exception(error)
     console.error(f"{type(error).__name__}: this is a bug, please report it with the lines above")
     return 1
+
+
+def _misuse(usage: Any) -> str:
+    """Return what was wrong with the words of a command, with what pydantic finds of numbers in our words."""
+    text: str = usage.format_message().replace("Value error, ", "")
+    for found in usage.__cause__.errors() if hasattr(usage.__cause__, "errors") else ():
+        if (kind := _NUMBERS.get(found["type"])) is not None:
+            text = text.replace(found["msg"], f"expected {kind}, found {found['input']}")
+    return text
 
 
 def _is_one_of_several() -> bool:

@@ -51,7 +51,7 @@ def test_every_number_is_bounded_on_both_sides(command, option, is_whole):
     for value in values:
         message = _refusal(*command, option, value)
         assert f"'{option}'" in message and "expected a " in message and "found" in message, message
-    assert f"'{option}'" in _refusal(*command, option, "many")
+    assert f"'{option}': expected a {'whole ' * is_whole}number" in _refusal(*command, option, "8GB")
 
 
 def test_a_percentage_for_a_fraction_is_asked_about():
