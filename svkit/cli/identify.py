@@ -123,12 +123,14 @@ def _threshold(done: "Identified", threshold: float) -> str:
     if done.threshold_from == "given":
         return f"Accepted from the given score of {threshold:.4g} on."
     below = f"None of them below a log-likelihood ratio of {threshold:.2f}"
+    is_one = done.people == 1
+    them = "the one person enrolled" if is_one else f"one of {done.people:,} people"
     if done.threshold_from == "bayes":
-        each = f"{done.prior_per_person:.2g} for each"
-        return f"{below}: prior {done.prior:g} that it is one of {done.people:,} people, {each}."
+        each = "" if is_one else f", {done.prior_per_person:.2g} for each"
+        return f"{below}: prior {done.prior:g} that it is {them}{each}."
     assert done.calibration is not None
     rate = done.calibration["decision"]["false_accepts"]
     return (
         f"{below}: false accepts up to {100 * rate:g} % for each person, so up to"
-        f" {100 * min(1, rate * done.people):.3g} % of strangers are taken for one of {done.people:,} people."
+        f" {100 * min(1, rate * done.people):.3g} % of strangers are taken for {them}."
     )

@@ -48,7 +48,7 @@ def list_people(
     ]
     headings = ["name", "recordings", "seconds", "last enrolled"]
     notes = [f"Embeddings of {model['path']} (sha256 {model['sha256'][:12]}); no audio."]
-    title = f"{directory}: {len(people):,} people"
+    title = f"{directory}: people: {len(people):,}"
     return console.table(Table(title=title, headings=headings, rows=rows, notes=notes))
 
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from svkit.errors import ArtifactError
 from svkit.models.load import SpeakerModel, load_model
 from svkit.progress import Progress, SilentProgress
 from svkit.scoring.listen import Heard, choose_model, embed_heard, fingerprint, hear, notes_on, warnings_on
 from svkit.store.audio_file import Channel, Place
+from svkit.store.checkpoint import MODEL_NAME
 from svkit.store.gallery import (
     Gallery,
     GalleryModel,
@@ -17,6 +19,7 @@ from svkit.store.gallery import (
     check_name,
     read_gallery,
     remove_recordings,
+    somebody_elses,
 )
 
 AT_ONCE = 100
@@ -64,33 +67,68 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
     Raises:
         ConfigError: a name that cannot be one.
         DataError: audio as `svkit verify` refuses it; a recording that is enrolled as somebody else.
-        ArtifactError: no model, or a gallery of another one.
+        ArtifactError: no model, one that changes meanwhile, or a gallery of another one.
     """
     people = {check_name(name): places for name, places in request.people.items()}
     gallery = read_gallery(request.gallery) if (request.gallery / "gallery.json").exists() else None
     checkpoint, named = choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    whom = next(iter(people)) if len(people) == 1 else f"{len(people):,} people"
+    judged, new = _judge(request, people, gallery, progress, whom)
     model: SpeakerModel | None = None
+    loaded = _weights_state(checkpoint)
     waiting: dict[str, tuple[Heard, dict[Place, NewRecording]]] = {}
     done: list[Enrolled] = []
-    whom = next(iter(people)) if len(people) == 1 else f"{len(people):,} people"
-    with progress.task(f"enroll {whom} with {checkpoint}", sum(map(len, people.values()))) as task:
-        for number, (name, places) in enumerate(people.items(), start=1):
-            heard = _hear(request, places)
+    with progress.task(f"enroll {whom} with {checkpoint}", sum(map(len, new.values()))) as task:
+        for number, (name, places) in enumerate(new.items(), start=1):
             model = model or load_model(checkpoint)
-            unknown = {
-                place: one
-                for place, one in heard.items()
-                if gallery is None or gallery.owner_of(fingerprint(one[1])) != name
-            }
-            # What was judged stays, the samples go: of thousands of people they would not fit.
-            judged = {place: (one, waveform[:0]) for place, (one, waveform) in heard.items()}
-            waiting[name] = judged, _new_recordings(model, unknown)
+            waiting[name] = judged[name], _new_recordings(model, _hear(request, places))
             task.advance(len(places))
             if len(waiting) == AT_ONCE or number == len(people):
+                if _weights_state(checkpoint) != loaded:  # its pages are read from the file until the end
+                    raise ArtifactError(
+                        f"{checkpoint}: has changed while it was used, so the last {len(waiting):,} people are not"
+                        " enrolled; where it is still the gallery's model, give the command again"
+                    )
                 gallery, found = _commit(request, named, gallery, waiting)
                 done += found
                 waiting = {}
     return tuple(done)
+
+
+def _weights_state(checkpoint: Path) -> tuple[int, int, int]:
+    status = (checkpoint / MODEL_NAME).stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _judge(
+    request: EnrollRequest,
+    people: Mapping[str, tuple[Place, ...]],
+    gallery: Gallery | None,
+    progress: Progress,
+    whom: str,
+) -> tuple[dict[str, Heard], dict[str, tuple[Place, ...]]]:
+    """Read every recording once before the embedding, which takes longer: return what to say of them, and the new ones.
+
+    Raises:
+        DataError: one that cannot be used, or that is of somebody else, enrolled already or now.
+    """
+    known = {} if gallery is None else gallery.owners_of_all
+    now: dict[bytes, str] = {}
+    judged: dict[str, Heard] = {}
+    new: dict[str, tuple[Place, ...]] = {}
+    with progress.task(f"read {whom}", sum(map(len, people.values()))) as task:
+        for name, places in people.items():
+            # What was judged stays, the samples go: of thousands of people they would not fit.
+            judged[name], new[name] = {}, ()
+            for place, (one, waveform) in _hear(request, places).items():
+                own = fingerprint(waveform)
+                owner = known.get(own) or now.setdefault(own, name)
+                if owner != name:
+                    raise somebody_elses(place, owner, name)
+                judged[name][place] = one, waveform[:0]
+                new[name] += () if own in known else (place,)
+            task.advance(len(places))
+    return judged, new
 
 
 def take_out(request: EnrollRequest, progress: Progress) -> Gallery:

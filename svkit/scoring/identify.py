@@ -279,7 +279,7 @@ def _decide(
 
 def _warnings(gallery: Gallery, heard: Heard, calibration: _Calibration) -> list[str]:
     found = [*warnings_on(heard), *enrolled_among(heard, gallery)]
-    if calibration is not None and (caution := separable_caution(calibration[1])) is not None:
+    if calibration is not None and (caution := slope_caution(calibration[1])) is not None:
         found.append(caution)
     return found
 
@@ -298,9 +298,9 @@ def _notes(limit: _Limit, calibration: _Calibration, people: int) -> list[str]:
     needed = limit.threshold if limit.threshold_from == "bayes" else None
     if needed is not None and needed > high:
         found.append(
-            f"nobody is ever accepted: of {people:,} people, at this prior, a ratio of {needed:+.2f} is needed, and the"
-            f" calibration's {record.num_nontargets:,} nontarget trials support none beyond {high:+.2f}; learn it on"
-            " more, or give --prior or --threshold"
+            f"nobody is ever accepted: of {people:,} enrolled, at this prior, a ratio of {needed:+.2f} is needed, and"
+            f" the calibration's {record.num_nontargets:,} nontarget trials support none beyond {high:+.2f}; learn it"
+            " on more, or give --prior or --threshold"
         )
     elif needed is not None and needed < low:
         found.append(f"somebody is always accepted: at this prior a ratio of {needed:+.2f} is enough")

@@ -93,6 +93,12 @@ class Gallery:
         """How many recordings each person has, [N]."""
         return np.bincount(self.owners, minlength=len(self.names)).astype(np.int64)
 
+    @property
+    def owners_of_all(self) -> dict[bytes, str]:
+        """Whose every recording is, by its fingerprint."""
+        owners = zip(self.fingerprints, self.owners, strict=True)
+        return {fingerprint.tobytes(): self.names[owner] for fingerprint, owner in owners}
+
     def owner_of(self, fingerprint: bytes) -> str | None:
         """Return whose recording this is."""
         same = (self.fingerprints == np.frombuffer(fingerprint, dtype=np.uint8)).all(axis=1)
@@ -203,11 +209,8 @@ def add_recordings(
             new: dict[bytes, Place] = {}
             for place, recording in recordings.items():
                 owner = gallery.owner_of(recording.fingerprint)
-                if owner not in (None, name):
-                    raise DataError(
-                        f"{place}: is already enrolled as {owner}, expected a recording of {name}; "
-                        "`svkit people remove` removes somebody"
-                    )
+                if owner is not None and owner != name:
+                    raise somebody_elses(place, owner, name)
                 if owner is None:
                     new.setdefault(recording.fingerprint, place)
             if new:
@@ -216,6 +219,14 @@ def add_recordings(
         if added:
             write_people(directory, gallery)
     return gallery, added
+
+
+def somebody_elses(place: Place, owner: str, name: str) -> DataError:
+    """Return what to raise where a recording that comes as one person's is enrolled as another's."""
+    return DataError(
+        f"{place}: is already enrolled as {owner}, expected a recording of {name}; `svkit people remove` removes"
+        " somebody"
+    )
 
 
 def remove_recordings(

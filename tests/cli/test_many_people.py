@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from svkit.scoring import enroll
 from tests.cli.test_people import answer, home, run  # noqa: F401
 from tests.cli.test_verify import template, voice, write  # noqa: F401
 
@@ -76,6 +77,26 @@ def test_what_cannot_be_enrolled_together_is_said(home):
     assert done.exit_code == 3 and "is already enrolled as ben, expected a recording of eve" in done.stderr
 
 
+def test_what_is_somebody_elses_is_refused_before_anything_is_embedded(home, monkeypatch):
+    """Also where nobody has examined the files before: those of a person, or of a manifest."""
+    assert run("enroll", "bob", "b.wav").exit_code == 0
+    write(home / "broken.wav", voice(7)[:100])
+    monkeypatch.setattr("svkit.scoring.enroll.load_model", None)
+    done = run("enroll", "alice", "a.wav", "b.wav")
+    assert (
+        done.exit_code == 3
+        and "b.wav: is already enrolled as bob, expected a recording of alice" in done.stderr
+    )
+    head = "utterance_id\tspeaker_id\tpath\tsample_rate_hz\tnum_samples\tsession_id"
+    for last, said in (("a.wav", "a.wav: is already enrolled as ann, expected a recording of eve"),
+                       ("broken.wav", "broken.wav: ")):  # fmt: skip
+        rows = [f"{number}\t{name}\t{path}\t16000\t24000\t" for number, (name, path) in
+                enumerate((("ann", "a.wav"), ("ben", "c.wav"), ("eve", last)))]  # fmt: skip
+        (home / "list.tsv").write_text("\n".join([head, *rows]) + "\n")
+        done = run("enroll", "list.tsv")
+        assert done.exit_code == 3 and said in done.stderr, done.stderr
+
+
 def test_a_recording_is_taken_out_by_itself(home):
     assert run("enroll", "alice", "a.wav", "b.wav", "c.wav").exit_code == 0
     assert run("enroll", "bob", "d.wav").exit_code == 0
@@ -104,3 +125,22 @@ def test_a_recording_is_taken_out_by_itself(home):
     done = run("people", "remove", "bob", "--recording", "d.wav")  # the last one
     assert done.stdout == "exp/gallery: removed d.wav of bob; people: 1\n"
     assert [one["name"] for one in answer("people", "list")["people"]] == ["alice"]
+
+
+def test_a_model_that_is_overwritten_while_people_are_enrolled_enrolls_nobody_more(home, monkeypatch):
+    """Its pages are read from the file: some people would be of one model, some of another."""
+    monkeypatch.setattr("svkit.scoring.enroll.AT_ONCE", 2)
+    people, embedded = folder_of_people(home), []
+
+    def embed(model, heard):
+        embedded.append(len(heard))
+        if len(embedded) == 3:
+            weights = home / "exp/finetune-pruned/lmft/model.safetensors"
+            weights.write_bytes(weights.read_bytes())
+        return as_it_is(model, heard)
+
+    as_it_is = enroll._new_recordings
+    monkeypatch.setattr(enroll, "_new_recordings", embed)
+    done = run("enroll", people)
+    assert done.exit_code == 4 and "has changed while it was used, so the last 1 people" in done.stderr
+    assert len(answer("people", "list")["people"]) == 2

@@ -135,12 +135,20 @@ def test_the_false_accept_target_of_the_calibration_decides_as_in_verify(home):
     assert done.stdout.startswith("UNDECIDED") and "it is not clear who" in done.stdout
 
 
+def test_a_gallery_of_one_person_is_spoken_of_as_such(home):
+    calibrate(home, weights=(40.0,), offset=-30.0)
+    assert run("enroll", "alice", "a.wav").exit_code == 0
+    done = run("identify", "d.wav")
+    assert "prior 0.5 that it is the one person enrolled." in done.stdout
+    assert run("people", "list").stdout.startswith("exp/gallery: people: 1\n")
+
+
 def test_a_prior_beyond_the_bounds_of_the_calibration_is_said(home):
     calibrate(home, weights=(40.0,), offset=0.0, bounds=(-2.0, 2.0))
     enroll_three()
     found = answer("identify", "d.wav", "--prior", 0.1)
     assert found["answers"][0]["is_accepted"] is False
-    assert "nobody is ever accepted: of 3 people" in found["notes"][0]
+    assert "nobody is ever accepted: of 3 enrolled" in found["notes"][0]
     assert "support none beyond +2.00" in found["notes"][0]
 
 
@@ -188,7 +196,7 @@ def test_people_are_listed_and_removed_without_a_trace(home):
         ("alice", 1, 1.5), ("bob", 1, 1.5), ("Zoë", 1, 1.5)
     ]  # fmt: skip
     before = load_file(home / "exp/gallery/people.safetensors")
-    assert "3 people" in run("people", "list").stdout
+    assert "people: 3" in run("people", "list").stdout
     assert run("people", "remove", "bob", "nobody").exit_code == 2
     assert len(answer("people", "list")["people"]) == 3
     assert answer("people", "remove", "bob", "Zoe\u0308") == {
