@@ -26,19 +26,22 @@ def embed(path: str) -> tuple[Any, float]:
     info = soundfile.info(path)
     wave = soundfile.read(path, 60 * info.samplerate, dtype="float32", always_2d=True)[0][:, 0]
     if info.samplerate != 16_000:  # a windowed sinc, as the model was calibrated with
-        common = gcd(info.samplerate, 16_000)
-        up, down = 16_000 // common, info.samplerate // common
+        up, down = (rate // gcd(info.samplerate, 16_000) for rate in (16_000, info.samplerate))
         cutoff = 0.99 * min(1, up / down)
         phase = np.arange(-ceil(6 * up / cutoff), ceil(6 * up / cutoff) + 1) * cutoff / up
         window = np.cos(np.pi * phase / 12) ** 2 * (abs(phase) < 6)
         wave = resample_poly(wave, up, down, window=(np.sinc(phase) * window * cutoff / up).astype("float32"))
+    assert len(wave) >= 560, f"{path}: shorter than 35 ms"
     (embeddings,) = session.run(
         None, {"waveforms": wave[None], "num_samples": np.array([len(wave)], "int64")}
     )
     return embeddings[0].astype("float64"), info.duration
 
 
-(left, seconds), (right, more_seconds) = embed(sys.argv[1]), embed(sys.argv[2])
+try:
+    (left, seconds), (right, more_seconds) = map(embed, sys.argv[1:3])
+except (AssertionError, soundfile.SoundFileError) as error:
+    sys.exit(f"undecided: {error}")
 norms = float(np.linalg.norm(left)), float(np.linalg.norm(right))
 score = left @ right / norms[0] / norms[1]
 print(f"score {score:.5f}")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from svkit.errors import ArtifactError, ConfigError, first_five, first_line
+from svkit.errors import ArtifactError, ConfigError, first_five, first_line, printable
 from svkit.eval.results import Interval
 from svkit.models import hub
 from svkit.models.info import describe_checkpoint
@@ -43,6 +43,7 @@ from svkit.store.tables import read_artifact_table
 TAGS = ("speaker-verification", "speaker-recognition", "speaker-embedding", "w2v-bert-2.0")
 _PERMISSIVE = {"mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0"}
 """Licences that let what is made from a work have another one."""
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", re.ASCII)
 _PLACE = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:;,'\"]+/)+")
 """The directories of an absolute path inside a sentence."""
 
@@ -77,9 +78,13 @@ def gather(request: PushRequest, progress: Progress) -> Folder:
     Raises:
         ArtifactError: no finished checkpoint, or not what it was; a calibration that `svkit verify` would refuse; other
             files among its own.
-        ConfigError: a licence that the source's does not allow; a card of the user's that is none.
+        ConfigError: a licence that the source's does not allow, or the name of none; a card of the user's that is none.
     """
     source = request.checkpoint
+    if request.licence is not None and not _LICENCE.fullmatch(request.licence):
+        raise ConfigError(
+            f"--license {printable(request.licence)}: expected a name of the hub's list, such as mit or apache-2.0"
+        )
     describe_checkpoint(source)
     record, sha256 = read_provenance(source), sha256_input(source)
     files = {path.relative_to(source).as_posix(): path for path in content_files(source)}
@@ -116,6 +121,9 @@ def write(request: PushRequest, folder: Folder, out: Path | None) -> Path:
         ConfigError: it is there, and may not be replaced.
     """
     directory = out or request.exp / "hub" / request.name.repository.partition("/")[2]
+    # Not left to the output: the record that lies there is the checkpoint's, which tells nothing of this command.
+    if (directory / PROVENANCE_NAME).exists() and not request.overwrite:
+        raise ConfigError(f"{directory}: is there already; use --overwrite to write it again, or --out")
     config = {"repository": request.name.repository, "licence": folder.licence}
     output = request.output(directory, "push", config, {"checkpoint": request.checkpoint})
     with output.open():

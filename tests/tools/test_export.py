@@ -246,6 +246,15 @@ def test_a_calibration_that_cannot_come_along_is_left_out_and_that_is_said(expor
     pair = [record(tmp_path / "a.wav", 1), record(tmp_path / "b.wav", 2)]
     assert "undecided" in decide(out, *pair, code=1)
     assert "usage: decide.py A.wav B.wav" in decide(out, pair[0], code=1)
+    (tmp_path / "text.wav").write_text("no audio")
+    record(tmp_path / "short.wav", 3, seconds=0.02)
+    for name, why in (
+        ("nowhere.wav", "Error opening"),
+        ("text.wav", "not recognised"),
+        ("short.wav", "shorter than 35 ms"),
+    ):
+        said = decide(out, pair[0], tmp_path / name, code=1)
+        assert said.startswith("undecided: ") and name in said and why in said and said.count("\n") == 1
     # One that is given has to fit; one that fits makes the folder anew, with another it is another folder.
     given = export(*asked, "--calibration", checkpoint / "calibration.json", "--overwrite")
     assert given.exit_code == 4 and "two sides and no cohort" in given.stderr

@@ -184,8 +184,10 @@ def test_a_rehearsal_writes_what_would_be_pushed_and_tells_nothing_of_this_machi
     assert folder not in find_finished(experiment)
     assert sha256_artifact(folder) == sha256_artifact(model)
     run("info", folder, "--check")
+    said = run("push", model, "me/small", "--dry-run", "--exp", experiment, code=2).stderr
     assert (
-        "use --overwrite" in run("push", model, "me/small", "--dry-run", "--exp", experiment, code=2).stderr
+        said.splitlines()[-1]
+        == f"error: {folder}: is there already; use --overwrite to write it again, or --out"
     )
     run("push", model, "me/small", "--dry-run", "--exp", experiment, "--overwrite")
     assert written == {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -263,6 +265,9 @@ def test_a_licence_may_be_stated_where_the_source_lets_one(hub, model):
     assert (data.license, data.base_model) == ("mit", "facebook/w2v-bert-2.0")
     run("push", model, "me/voices", "--license", "apache-2.0")
     assert card_of(hub, "me/voices").data.license == "apache-2.0"
+    for wrong in ("mit\nlibrary_name: theirs", "", "mit, mostly"):
+        said = run("push", model, "me/voices", "--license", wrong, "--dry-run", code=2).stderr
+        assert "expected a name of the hub's list" in said and said.count("\n") == 1
     said = run("push", model, "me/voices", "--license", "mine", code=2).stderr
     assert '"license" must be one of' in said.splitlines()[-1]
 
