@@ -197,22 +197,25 @@ class TableOptions(OutputOptions):
         Path | None, option("--latex", "Also write each table as LaTeX (booktabs) into DIR.", "DIR")
     ] = None
 
-    def check_tables(self) -> None:
-        """Raise ConfigError, before anything slow, where the tables cannot be written or others are there already."""
+    def check_tables(self, command: str) -> None:
+        """Raise ConfigError, before anything slow, where tables cannot be written or those of the command are there."""
         for flag, directory, suffix in self._table_forms():
             if directory.suffix == f".{suffix}" or directory.exists() and not directory.is_dir():
                 raise ConfigError(
                     f"{flag} {directory}: expected a directory; each table becomes a file in it"
                 )
-            if any(directory.glob(f"*.{suffix}")) and not (self.overwrite or self.keep_finished):
-                raise ConfigError(f"{flag} {directory}: already has tables; give --overwrite to replace them")
+            if any(directory.glob(f"{command}-*.{suffix}")) and not (self.overwrite or self.keep_finished):
+                raise ConfigError(
+                    f"{flag} {directory}: already has tables of `svkit {command}`; give --overwrite to replace them"
+                )
 
-    def write_tables(self, tables: "Mapping[str, Table]") -> None:
-        """Write the tables in the forms that were asked for, and say where."""
+    def write_tables(self, command: str, tables: "Mapping[str, Table]") -> None:
+        """Write the tables of a command, named after it, in the forms that were asked for, and say where."""
         from svkit.reports.tables import write_tables
 
+        named = {f"{command} {name}": table for name, table in tables.items()}
         for _, directory, suffix in self._table_forms():
-            for path in write_tables(directory, suffix, tables):
+            for path in write_tables(directory, suffix, named):
                 console.note(f"table: {path}")
 
     def _table_forms(self) -> list[tuple[str, Path, str]]:

@@ -17,7 +17,7 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
 
     Example: svkit report --exp exp
     """
-    common.check_tables()
+    common.check_tables("report")
     os.environ["MPLBACKEND"] = "agg"  # a notebook's shell names its own, which need not be installed here
     from svkit.reports import answer, document, wording
     from svkit.reports import report as reporting
@@ -27,7 +27,7 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     with console.progress() as progress:
         directory = reporting.run(request, progress)
     done = read_report(directory)
-    common.write_tables(document.tables(done))
+    common.write_tables("report", document.tables(done))
     if not common.json:
         opening = " ".join(answer.subject(done))
         for text in (opening, *answer.advice(done), *answer.cautions(done), *answer.headline(done)):

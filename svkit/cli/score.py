@@ -203,7 +203,7 @@ def score(trials: Trials, given: ScoreOptions) -> None:
     """
     if given.top_n is not None and given.norm != "asnorm":
         raise ConfigError("--top-n is only for --norm asnorm; give both")
-    given.check_tables()
+    given.check_tables("score")
     from svkit.scoring.backend import Backend
     from svkit.scoring.score import ScoreRequest, run
     from svkit.store.metrics import metrics_record, plain_record
@@ -214,7 +214,7 @@ def score(trials: Trials, given: ScoreOptions) -> None:
         done = run(request, progress)
     from svkit.reports.results import tables
 
-    given.write_tables(tables([system.metrics for system in done.systems]))
+    given.write_tables("score", tables([system.metrics for system in done.systems]))
     if not given.json:
         _print(done)
         console.result([system.directory for system in done.systems])
@@ -262,7 +262,7 @@ def _print(done: "ScoreResult") -> None:
         return console.table(results.counts(scored, title, cautions))
     notes = [wording.trials_note(systems[:1]), wording.interval_note(systems)]
     notes += [*map(wording.comparison_sentence, done.comparisons), *cautions]
-    console.table(results.brief_errors(systems, f"{title} ({systems[0].backend.name})", notes))
+    console.table(results.brief_errors(systems, title, notes))
     for table in results.asked_costs(systems):
         console.table(table)
     if systems[0].cllr is not None:

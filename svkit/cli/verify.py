@@ -99,7 +99,14 @@ def verify(
 def _print(done: "VerifyResult") -> None:
     from svkit.reports.tables import Table
 
-    rows = [["score (cosine)", f"{done.score:.4f}"]]
+    digits = 4  # more where the decision would not show
+    while (
+        done.threshold not in (None, done.score)
+        and digits < 9
+        and (f"{done.threshold:.{digits}f}" == f"{done.score:.{digits}f}")
+    ):
+        digits += 1
+    rows = [["score (cosine)", f"{done.score:.{digits}f}"]]
     if done.llr is None:
         rows.append(["log-likelihood ratio", "not calibrated"])
     else:
@@ -114,7 +121,7 @@ def _print(done: "VerifyResult") -> None:
         rows.append([f"probability at prior {done.prior:g}", shown])
     if done.threshold is not None:
         kind = _threshold_kind(done)
-        rows.append([f"threshold ({kind})", f"{done.threshold:.4f}"])
+        rows.append([f"threshold ({kind})", f"{done.threshold:.{digits}f}"])
     if (person := done.person) is not None:
         rows.append(
             ["enrolled", f"{person['name']} (recordings: {person['recordings']}, {person['seconds']:.1f} s)"]

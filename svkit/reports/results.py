@@ -1,13 +1,13 @@
 """The tables of results: what `svkit score` prints, and what stands in the report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from svkit.eval.results import Application, DetectionCost, Group, Interval, OperatingPoint
 from svkit.eval.summary import APPLICATIONS
 from svkit.pruning.outcome import vanished_sentence
 from svkit.reports.tables import LEVEL, MISSING, Table, number, percent
-from svkit.reports.wording import calibration_text, label, model_of, system_title, trial_names
+from svkit.reports.wording import calibration_text, label, model_of, trial_names
 from svkit.store.metrics import Breakdown, Metrics, ScoredList
 from svkit.store.report import Distance, Model, ModelSize, Origin, Pruning, Report, Stage, Timing
 
@@ -112,8 +112,9 @@ def errors(systems: Sequence[Metrics]) -> Table:
 
 
 def brief_errors(systems: Sequence[Metrics], title: str, notes: Sequence[str] = ()) -> Table:
-    """What fits 80 columns of it; systems on several lists are named with theirs."""
-    name = label if len(trial_names(systems)) == 1 else system_title
+    """What fits 80 columns of it; a back-end that all have stands in the title, not in every table below."""
+    backends, name = {one.backend.name for one in systems}, _brief_name(systems)
+    title = f"{title} ({backends.pop()})" if len(backends) == 1 else title
     rows = [
         [name(one), eer_cell(one), *cost_cells(one.min_dcf, BRIEF), number(one.min_cllr, digits=3)]
         for one in systems
@@ -122,12 +123,26 @@ def brief_errors(systems: Sequence[Metrics], title: str, notes: Sequence[str] = 
     return Table(title=title, headings=headings, rows=rows, notes=notes)
 
 
+def _brief_name(systems: Sequence[Metrics]) -> Callable[[Metrics], str]:
+    """Return how to name systems beside each other: by what tells them apart of name, back-end and trial list."""
+    is_one_backend, is_one_list = (
+        len({one.backend.name for one in systems}) == 1,
+        len(trial_names(systems)) == 1,
+    )
+
+    def name(system: Metrics) -> str:
+        own = system.name if is_one_backend else label(system)
+        return own if is_one_list else f"{own} on {system.trials.name}"
+
+    return name
+
+
 def asked_costs(systems: Sequence[Metrics]) -> list[Table]:
     """The costs of the applications that were asked for, with their intervals; no table where none were."""
-    asked = [one for one in applications_of(systems) if one not in APPLICATIONS]
+    asked, name = [one for one in applications_of(systems) if one not in APPLICATIONS], _brief_name(systems)
     rows = [
         [
-            system_title(system),
+            name(system),
             one.name,
             *cost_cells(system.min_dcf, [one], interval=True),
             *cost_cells(system.act_dcf, [one], interval=True),
@@ -157,16 +172,28 @@ def calibration(systems: Sequence[Metrics]) -> Table:
 
 
 def brief_calibration(systems: Sequence[Metrics]) -> Table:
-    """What fits 80 columns of it, for systems on one trial list."""
+    """What fits 80 columns of it, for systems of one command: one trial list, and names that differ."""
     headings = ["system", "Cllr, bits (at best)", "actDCF 0.01 (at best)", "actDCF 0.05 (at best)"]
     rows = []
     for system in systems:
         actual = [number(system.cllr, digits=3), *cost_cells(system.act_dcf, BRIEF)]
         best = [number(system.min_cllr_llr, digits=3), *cost_cells(system.min_dcf_llr, BRIEF)]
         cells = [f"{cost} ({least})" for cost, least in zip(actual, best, strict=True)]
-        rows.append([label(system), *cells])
+        rows.append([system.name, *cells])
     note = f"Log-likelihood ratios: {calibration_text(systems[0].calibration)}."
     return Table(title="Calibration", headings=headings, rows=rows, notes=[note])
+
+
+def _accepts_nothing(point: OperatingPoint) -> bool:
+    return point.miss_rate == 1 and point.false_accept_rate == 0
+
+
+def _digits(thresholds: Sequence[float]) -> int:
+    """Return how many digits tell the thresholds apart: scores of a good model lie close together."""
+    distinct = len(set(thresholds))
+    return next(
+        (digits for digits in range(4, 9) if len({f"{one:.{digits}f}" for one in thresholds}) == distinct), 9
+    )
 
 
 def far_points(system: Metrics) -> list[tuple[float, OperatingPoint]]:
@@ -177,11 +204,16 @@ def far_points(system: Metrics) -> list[tuple[float, OperatingPoint]]:
 
 def thresholds(system: Metrics, title: str = "", notes: Sequence[str] = ()) -> Table:
     """The operating points of one system: from which score to accept, and what that costs."""
+    chosen = [*system.thresholds.values(), *system.min_dcf]
+    digits = _digits([point.threshold for point in chosen if not _accepts_nothing(point)])
 
     def row(name: str, point: OperatingPoint, scale: str = "score") -> list[str]:
         rates = _rate_cells(point, system.num_targets, system.num_nontargets)
-        digits = 4 if scale == "score" else 3  # scores of a good model lie close together
-        return [name, f"{scale} {number(point.threshold, digits=digits)}", *rates]
+        if scale == "score" and _accepts_nothing(
+            point
+        ):  # from just above the highest score on, which looks like it
+            return [name, "no score", *rates]
+        return [name, f"{scale} {number(point.threshold, digits=digits if scale == 'score' else 3)}", *rates]
 
     rows = [row("EER", system.thresholds["eer"])]
     for rate, point in far_points(system):

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from svkit.cli import console
 from svkit.cli.app import app
-from svkit.store.embeddings import write_embeddings
+from svkit.store.embeddings import read_embeddings, write_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import sha256_file
+from svkit.store.scores import read_scores
 from tests.fake_experiment import finish, make_lists
 
 
@@ -174,10 +175,10 @@ def test_every_table_as_csv_and_as_latex(exp, tmp_path):
     assert done.exit_code == 0, done.stderr
     names = {"errors", "calibration", "thresholds-dense", "thresholds-pruned", "EER-by-gender-on-all"}
     assert {path.name for path in out.iterdir()} == {
-        f"{name}.{suffix}" for name in names for suffix in ("csv", "tex")
+        f"score-{name}.{suffix}" for name in names for suffix in ("csv", "tex")
     }
-    errors = pd.read_csv(out / "errors.csv", index_col="system")
-    groups = pd.read_csv(out / "EER-by-gender-on-all.csv", index_col="gender")
+    errors = pd.read_csv(out / "score-errors.csv", index_col="system")
+    groups = pd.read_csv(out / "score-EER-by-gender-on-all.csv", index_col="gender")
     for system in json.loads(done.stdout)["systems"]:
         row, interval = errors.loc[system["name"]], system["eer_interval"]
         shown = [row["EER, %"], row["EER, %, low (95 %)"], row["EER, %, high (95 %)"]]
@@ -185,9 +186,9 @@ def test_every_table_as_csv_and_as_latex(exp, tmp_path):
             [100 * value for value in (system["eer"], interval["low"], interval["high"])], abs=0.006
         )
         assert row["minDCF 0.005"] == pytest.approx(system["min_dcf"][2]["value"], abs=6e-4)
-        tex = (out / "errors.tex").read_text()
+        tex = (out / "score-errors.tex").read_text()
         assert rf"{system['name']} & all & {shown[0]:.2f} ({shown[1]:.2f} to {shown[2]:.2f}) & " in tex
-        thresholds = pd.read_csv(out / f"thresholds-{system['name']}.csv", index_col="decide by")
+        thresholds = pd.read_csv(out / f"score-thresholds-{system['name']}.csv", index_col="decide by")
         assert float(thresholds.loc["EER", "misses, %"]) == pytest.approx(
             100 * system["thresholds"]["eer"]["miss_rate"], abs=0.006
         )
@@ -203,14 +204,81 @@ def test_every_table_as_csv_and_as_latex(exp, tmp_path):
 def test_tables_are_not_written_over_others(exp, tmp_path):
     out = tmp_path / "tables"
     assert run(exp, "--csv", out).exit_code == 0
-    (out / "errors.csv").write_text("mine")
+    (out / "score-errors.csv").write_text("mine")
     done = run(exp, "--csv", out)
-    assert done.exit_code == 2 and "--overwrite" in done.stderr and (out / "errors.csv").read_text() == "mine"
+    assert (
+        done.exit_code == 2
+        and "--overwrite" in done.stderr
+        and (out / "score-errors.csv").read_text() == "mine"
+    )
     assert (
         run(exp, "--csv", out, "--keep-finished").exit_code == 0
-        and (out / "errors.csv").read_text() != "mine"
+        and (out / "score-errors.csv").read_text() != "mine"
     )
     for name in ("errors.csv", "file"):
         (tmp_path / "file").touch()
         done = run(exp, "--csv", tmp_path / name, "--overwrite")
         assert done.exit_code == 2 and "expected a directory" in done.stderr
+
+
+@pytest.mark.usefixtures("plain_reports")
+def test_tables_of_scores_and_of_the_report_lie_beside_each_other(exp, tmp_path):
+    out = tmp_path / "tables"
+    assert run(exp, "--csv", out).exit_code == 0
+    report = ["report", "--exp", str(exp), "--csv", str(out)]
+    done = CliRunner().invoke(app, report)
+    assert done.exit_code == 0, done.stderr
+    assert {"score-errors.csv", "report-Errors.csv"} <= {path.name for path in out.iterdir()}
+    done = CliRunner().invoke(app, report)
+    assert done.exit_code == 2 and "already has tables of `svkit report`" in done.stderr
+
+
+def test_equal_scores_do_not_look_as_if_one_threshold_accepted_and_rejected_all(exp):
+    """All recordings are the same: whatever the digits, nobody is accepted above the one score that there is."""
+    directory = exp / "embeddings" / "dense"
+    found = read_embeddings(directory)
+    write_embeddings(directory, list(found.ids), np.ones_like(found.matrix), found.meta)
+    finish(directory)
+    done = run(exp, "--embeddings", directory)
+    rows = [
+        line
+        for line in done.stdout.splitlines()
+        if "score" in line and line.strip().startswith(("EER", "min"))
+    ]
+    nobody = [row for row in rows if "no score" in row]
+    assert nobody and all("100.00" in row and " 0 (" in row for row in nobody)
+    assert all("score 1.0000" in row and "no score" not in row for row in rows if row not in nobody), rows
+
+
+def test_a_calibration_that_falls_with_the_score_says_so(exp):
+    """Two trials on the wrong sides: a threshold separates them, with the labels swapped."""
+    assert run(exp, "--embeddings", exp / "embeddings" / "dense").exit_code == 0
+    known = read_scores(exp / "scores" / "dense" / "all")
+    order = np.argsort(known.scores)
+    low = next(row for row in order if known.trials.labels[row] == 1)
+    high = next(row for row in order[::-1] if known.trials.labels[row] == 0)
+    trials = exp / "data" / "trials" / "all.txt"
+    lines = trials.read_text().splitlines()
+    trials.write_text(f"{lines[low]}\n{lines[high]}\n")
+    done = run(exp, "--embeddings", exp / "embeddings" / "dense", "--calibrate", "--overwrite")
+    assert done.exit_code == 0 and "falls with the score" in done.stdout, done.stderr
+    assert "separates" not in done.stdout and "100.00" in done.stdout
+
+
+def test_runs_of_one_directory_that_differ_by_an_option_are_refused_with_the_difference(exp, tmp_path):
+    """Neither an enrollment map nor how ratios are learnt is in the name of the directory: nothing is mixed or lost."""
+    dense = ("--embeddings", exp / "embeddings" / "dense")
+    assert run(exp, *dense).exit_code == 0
+    directory = exp / "scores" / "dense" / "all"
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    ids = read_embeddings(exp / "embeddings" / "dense").ids
+    (tmp_path / "map.tsv").write_text("enroll_id\tutterance_id\n" + "".join(f"{one}\t{one}\n" for one in ids))
+    for more, said in (
+        (("--enroll", tmp_path / "map.tsv"), "made without enroll, which there is now"),
+        (("--calibrate-folds", "4"), "made with another config.calibrate_folds: 0 then, 4 now"),
+        (("--calibrate",), "made with another config.calibrate: false then, true now"),
+        (("--allow", "stale"), "made with another config.allow"),
+    ):
+        done = run(exp, *dense, *more)
+        assert done.exit_code == 2 and said in done.stderr and "--overwrite" in done.stderr, done.stderr
+        assert before == {path.name: path.read_bytes() for path in directory.iterdir()}

@@ -103,9 +103,9 @@ def test_every_table_of_the_page_as_csv_and_as_latex(finished, facts, tmp_path):
     assert done.exit_code == 0, done.stderr
     names = {"Results", "Errors", "Thresholds-dense-on-all", "Thresholds-pruned-on-all", "Structure-Pruning",
              "Checkpoints", "Provenance", "Training", "pruned-against-dense"}  # fmt: skip
-    assert {path.stem for path in tmp_path.glob("*.csv")} == names
-    assert {path.stem for path in tmp_path.glob("*.tex")} == names
-    with (tmp_path / "Results.csv").open(encoding="utf-8", newline="") as file:
+    assert {path.stem for path in tmp_path.glob("*.csv")} == {f"report-{name}" for name in names}
+    assert {path.stem for path in tmp_path.glob("*.tex")} == {f"report-{name}" for name in names}
+    with (tmp_path / "report-Results.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for row, system in zip(rows, facts["systems"], strict=True):
         assert row["model"] == system["name"]
@@ -336,7 +336,7 @@ def test_scores_without_checkpoints_still_make_a_report(finished, tmp_path):
     exp = tmp_path / "exp"
     shutil.copytree(finished / "scores", exp / "scores")
     done = run(exp)
-    assert [table.title for table in stage.brief_tables(done)] == ["Errors"]
+    assert [table.title for table in stage.brief_tables(done)] == ["Errors (cosine)"]
     assert results.overview(done).rows[0][1:8] == ["-"] * 7
     assert any("pruned minus dense" in sentence for sentence in answer.headline(done))
     assert "Checkpoints" not in (exp / "report" / "report.md").read_text()
