@@ -19,7 +19,7 @@ from svkit.reports import results, wording
 from svkit.reports.tables import Table
 from svkit.reports.templates import render_markdown
 from svkit.scoring.lineage import corpus_of, pruned_by, source_of, training_lists
-from svkit.scoring.ratio import bounds_gap, map_of, separable_caution
+from svkit.scoring.ratio import bounds_gap, map_of, slope_caution
 from svkit.store import calibration
 from svkit.store.atomic import write_text
 from svkit.store.checkpoint import SPEAKERS_NAME
@@ -174,6 +174,6 @@ def _calibration(directory: Path) -> dict[str, Any] | None:
     except ArtifactError as error:
         return {"error": str(error)}
     low, high = map_of(record).bounds
-    words = [("Caution", separable_caution(record)), ("Not known", bounds_gap(Path(path.name), record))]
+    words = [("Caution", slope_caution(record)), ("Not known", bounds_gap(Path(path.name), record))]
     cautions = [f"{kind}: {text}." for kind, text in words if text is not None]
     return {"error": None, "low": f"{low:+.1f}", "high": f"{high:+.1f}", "cautions": cautions}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval.logistic import PRIOR, fit_calibration, pair_quality
 from svkit.scoring.backend import Backend, describe_backend
-from svkit.scoring.ratio import bounds_gap, map_of, needs_a_cohort, separable_caution
+from svkit.scoring.ratio import bounds_gap, map_of, needs_a_cohort, slope_caution
 from svkit.scoring.subject import Subject
 from svkit.scoring.trial_scores import CohortMeans, Lookup
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
@@ -87,7 +87,7 @@ def check_calibration(path: Path, subject: Subject, cohort_size: int | None = No
     """
     guards, trials_path, speakers = subject.guards, subject.trial_set.path, subject.speaker_names()
     record = read_calibration(path)
-    guards.caution(separable_caution(record))
+    guards.caution(slope_caution(record))
     if (gap := bounds_gap(path, record)) is not None:
         guards.unchecked.append(gap)
     remedy = "use others, or --calibrate-folds for a cross-validation over speakers"
@@ -136,15 +136,34 @@ def apply(record: CalibrationRecord, features: Features) -> tuple[NDArray[np.flo
     return learnt.apply(features.values), learnt.bounded(features.values)
 
 
-def install(record: CalibrationRecord, checkpoint: Mapping[str, str] | None) -> Path | None:
-    """Put a calibration of cosine scores beside the checkpoint, where `svkit verify` looks; return where.
+def install(own: Path, record: CalibrationRecord, checkpoint: Mapping[str, str] | None) -> str:
+    """Put a calibration of cosine scores beside the checkpoint too, where `svkit verify` looks; say where it is.
 
-    None where the checkpoint is not in its recorded place, has changed, or the calibration needs a cohort.
+    It stays in its `own` place alone where the checkpoint is not in its recorded one or has changed, and where
+    `svkit verify` would refuse it: another back-end, a cohort, a ratio that falls with the score. What
+    `svkit calibrate` made for this checkpoint, with an operating point that somebody asked for, is not replaced.
     """
     if needs_a_cohort(record) or record.backend != describe_backend(Backend()) or not checkpoint:
-        return None
+        return str(own)
     directory = Path(checkpoint.get("path") or "")
     if not directory.name or not directory.is_dir() or sha256_artifact(directory) != checkpoint.get("sha256"):
-        return None
-    write_calibration(directory / FILE_NAME, record)
-    return directory / FILE_NAME
+        return str(own)
+    path = directory / FILE_NAME
+    if not record.weights[0] > 0:
+        return str(own)
+    if _decides(path, record):
+        return (
+            f"{own}; {path}, by which `svkit verify` decides, is of `svkit calibrate` and stays: remove that first, or"
+            " give this one with --calibration"
+        )
+    write_calibration(path, record)
+    return str(path)
+
+
+def _decides(path: Path, record: CalibrationRecord) -> bool:
+    """Whether a calibration that `svkit calibrate` made of the same model is there."""
+    try:
+        there = read_calibration(path) if path.exists() else None
+    except ArtifactError:  # of no use to anybody
+        return False
+    return bool(there and there.decision and there.checkpoint_sha256 == record.checkpoint_sha256)

@@ -69,11 +69,14 @@ class Guards:
 
 
 def check_training(
-    guards: Guards, directory: Path, embeddings: Embeddings, trials: Trials, enrollment: pd.DataFrame | None
+    guards: Guards, directory: Path, facts: Mapping[str, Any], trials: Trials, enrollment: pd.DataFrame | None
 ) -> None:
-    """Stop if the model behind the embeddings in `directory` was trained on speakers of the trials (DataError)."""
-    tested = trial_speaker_names(trials, embeddings.meta.get("manifest"), enrollment)
-    path = str((embeddings.meta.get("checkpoint") or {}).get("path") or "")
+    """Stop if the model behind the embeddings in `directory` was trained on speakers of the trials (DataError).
+
+    `facts` as of `embeddings.json`.
+    """
+    tested = trial_speaker_names(trials, facts.get("manifest"), enrollment)
+    path = str((facts.get("checkpoint") or {}).get("path") or "")
     trained = training_speakers(Path(path)) if path and Path(path).is_dir() else None
     if tested is None or trained is None:
         whose = "the trials" if tested is None else f"the training of {path or directory}"

@@ -24,7 +24,7 @@ from svkit.scoring.listen import (
     notes_on,
     warnings_on,
 )
-from svkit.scoring.ratio import bounds_gap, map_of, pair_features, separable_caution
+from svkit.scoring.ratio import bounds_gap, map_of, pair_features, slope_caution
 from svkit.scoring.verify import describe_calibration, find_calibration
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import CalibrationRecord

@@ -15,7 +15,7 @@ from svkit.progress import Progress
 from svkit.scoring.breakdown import Grouping
 from svkit.scoring.calibrate import Features, apply, learn
 from svkit.scoring.comparison import NUM_RESAMPLES, keep_resamples
-from svkit.scoring.ratio import separable_caution
+from svkit.scoring.ratio import slope_caution
 from svkit.scoring.request import ScoreRequest
 from svkit.scoring.subject import Subject
 from svkit.scoring.trial_speakers import find_speakers
@@ -71,7 +71,7 @@ def judge(
         scores = unbounded
     learnt = learn(subject, features) if request.calibrate else None
     if learnt is not None:
-        guards.caution(separable_caution(learnt))
+        guards.caution(slope_caution(learnt))
     facts: dict[str, Any] = {
         **{key: getattr(subject, key) for key in ("name", "backend", "model", "checkpoint", "manifest")},
         "trials": trial_set.describe(),

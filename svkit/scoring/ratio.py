@@ -39,16 +39,21 @@ def map_of(record: CalibrationRecord) -> LinearCalibration:
     )
 
 
-def separable_caution(record: CalibrationRecord) -> str | None:
-    """Say that trials without an error do not tell how the ratio grows with the score; None: they had some."""
+def slope_caution(record: CalibrationRecord) -> str | None:
+    """Say that the ratio falls with the score, or that trials without an error do not tell how it grows; None: no."""
+    counts = f"{record.num_targets:,} target and {record.num_nontargets:,} nontarget trials"
+    learnt = f"the calibration learnt on {record.trials.name} ({counts}"
+    if record.weights[0] <= 0 and record.backend.name != "fusion":
+        return (
+            f"{learnt}) falls with the score, which was higher for two speakers than for one; is it a trained speaker"
+            " model?"
+        )
     if not record.is_separable:
         return None
     low, high = map_of(record).bounds
     return (
-        f"the calibration learnt on {record.trials.name} ({record.num_targets:,} target and"
-        f" {record.num_nontargets:,} nontarget trials, which a threshold separates without error) has a "
-        f"slope that is set by its penalty alone; its log-likelihood ratios, from {low:+.1f} to "
-        f"{high:+.1f}, are a guess"
+        f"{learnt}, which a threshold separates without error) has a slope that is set by its penalty alone; its"
+        f" log-likelihood ratios, from {low:+.1f} to {high:+.1f}, are a guess"
     )
 
 

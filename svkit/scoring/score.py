@@ -107,7 +107,7 @@ def _score_system(
     trials, enrollment = trial_set.trials, trial_set.enrollment
     learns = request.calibrate or request.calibrate_folds > 0
     check_classes(guards, trial_set.path, trials.labels, learns=learns)
-    check_training(guards, directory, embeddings, trials, enrollment)
+    check_training(guards, directory, meta, trials, enrollment)
     material = Material.read(inputs, embeddings)
     for name, one in material.embeddings.items():
         if name != "mean":  # says nothing of one speaker
@@ -145,8 +145,7 @@ def _score_system(
                 )
         learnt = judge(request, subject, features, scores, groupings, output, progress)
         if learnt is not None:
-            installed = install(learnt, subject.checkpoint)
-            progress.note(f"calibration: {installed or output.path / FILE_NAME}")
+            progress.note(f"calibration: {install(output.path / FILE_NAME, learnt, subject.checkpoint)}")
         output.finish()
 
 

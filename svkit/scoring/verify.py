@@ -27,7 +27,7 @@ from svkit.scoring.listen import (
     notes_on,
     warnings_on,
 )
-from svkit.scoring.ratio import bounds_gap, map_of, needs_a_cohort, pair_features, separable_caution
+from svkit.scoring.ratio import bounds_gap, map_of, needs_a_cohort, pair_features, slope_caution
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
 from svkit.store.gallery import Gallery, read_gallery
@@ -151,7 +151,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         unbounded = float(map_of(record).apply(_features(record, score, *sides))[0])
     verdict = _decide(request, score, calibration and calibration[1], unbounded)
     if calibration is not None and unbounded is not None:
-        if (caution := separable_caution(record)) is not None:
+        if (caution := slope_caution(record)) is not None:
             warnings.append(caution)
         if max(side.count for side in sides) > 1:
             notes.append(

@@ -27,13 +27,14 @@ from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.calibrate import Features, learn, quality_features
 from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.scoring.guards import Guards, check_training
-from svkit.scoring.ratio import map_of, separable_caution
+from svkit.scoring.ratio import map_of, slope_caution
 from svkit.scoring.subject import Subject, TrialSet
 from svkit.scoring.trial_scores import look_up, score_trials
 from svkit.scoring.trial_speakers import find_speakers
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, Decision, write_calibration
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
+from svkit.store.provenance import sha256_file
 from svkit.store.trials import Trials, write_trials
 
 MAX_FOLDS = 10
@@ -132,9 +133,11 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     trials, once = _trials(table, request.seed)
     trial_path = home / f"{list_name([request.source])}.txt"
     write_trials(trial_path, trials)
+    used = {"path": manifest.as_posix(), "sha256": sha256_file(manifest)}
+    facts = {"checkpoint": {"path": checkpoint}, "manifest": used}
+    check_training(guards, request.source, facts, trials, None)  # before the embedding, which takes long
     directory = _embed(request, checkpoint, manifest, home, progress)
     embeddings = read_embeddings(directory)
-    check_training(guards, directory, embeddings, trials, None)
     subject = Subject(
         name=directory.name,
         trial_set=TrialSet(path=trial_path, trials=trials, enrollment=None, sidecar=None),
@@ -163,7 +166,7 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
             f"than between two, found the contrary (EER {100 * eer:.1f} %); is it a trained speaker "
             "model?"
         )
-    guards.caution(separable_caution(record))
+    guards.caution(slope_caution(record))
     record = replace(record, decision=_decide(request, record, features, folds, trials, speakers))
     write_calibration(out, record)
     return _result(request, record, folds, trials, {

@@ -2,18 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from svkit.cli.app import app
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.eval.llr import cllr, count_bounds
+from svkit.eval.results import OperatingPoint
 from svkit.progress import SilentProgress
 from svkit.reports.report import ReportRequest
 from svkit.reports.report import run as run_report
 from svkit.scoring.backend import Backend
 from svkit.scoring.score import ScoreRequest, run
-from svkit.store.calibration import read_calibration
+from svkit.store.calibration import Decision, read_calibration, write_calibration
 from svkit.store.embeddings import read_embeddings
 from svkit.store.metrics import CalibratedBy, read_metrics
 from svkit.store.provenance import sha256_artifact
@@ -77,6 +81,25 @@ def test_it_is_installed_beside_the_checkpoint_without_changing_its_hash(exp):
     learnt = score(exp, "held", calibrate=True).systems[0].directory / "calibration.json"
     assert (exp / "finetune" / "lmft" / "calibration.json").read_text() == learnt.read_text()
     assert sha256_artifact(exp / "finetune" / "lmft") == before
+
+
+def test_what_svkit_calibrate_left_beside_the_model_is_not_replaced(exp):
+    learnt = score(exp, "held", calibrate=True).systems[0].directory / "calibration.json"
+    installed, record = exp / "finetune" / "lmft" / "calibration.json", read_calibration(learnt)
+    point = OperatingPoint(threshold=1.0, miss_rate=0.1, false_accept_rate=0.01)
+    decides = replace(record, decision=Decision(point=point, false_accepts=0.01))
+    again = ["score", exp / "data/trials/held.txt", "--exp", exp, "--calibrate", "--overwrite"]
+    for there, stays in (
+        (decides, True),
+        (replace(decides, checkpoint_sha256="0" * 64), False),
+        (record, False),
+    ):
+        write_calibration(installed, there)
+        before = installed.read_bytes()
+        done = CliRunner().invoke(app, [*map(str, again)])
+        assert done.exit_code == 0, done.stderr
+        assert (installed.read_bytes() == before) == (stays or there is record)
+        assert ("is of `svkit calibrate` and stays: remove that first" in done.stderr) == stays
 
 
 def test_a_calibration_of_quality_measures_is_installed_unless_it_needs_a_cohort(exp):
