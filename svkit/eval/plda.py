@@ -97,7 +97,9 @@ def adapt_plda(plda: Plda, embeddings: NDArray[np.floating], weight: float) -> P
 
     Their mean replaces that of the training. Each covariance of the model is carried to their domain, by C^1/2 T^-1/2
     on both sides (C: their total covariance, T: that of the model). Where it is then larger, in the basis that
-    diagonalises both, `weight` (0 to 1) of the growth is added: 0 changes the mean only. Nothing ever shrinks.
+    diagonalises both, `weight` (0 to 1) of the growth is added: 0 changes the mean only. Nothing ever shrinks. The
+    published weights of the two covariances are one here. C is around their own mean: ASV-Subtools adds to it how far
+    the mean has moved, which is no variance of theirs.
 
     Raises:
         DataError: fewer than two embeddings, or a model that cannot be diagonalised.
