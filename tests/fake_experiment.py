@@ -123,8 +123,10 @@ def make_lists(exp: Path, num_speakers: int, per_speaker: int) -> list[str]:
     return ids
 
 
-def make_embeddings(exp: Path, name: str, ids: list[str], noise: float, checkpoint: Path) -> None:
-    """Write embeddings of a system: voices with some noise, as if `checkpoint` had made them."""
+def make_embeddings(
+    exp: Path, name: str, ids: list[str], noise: float, checkpoint: Path, **more: object
+) -> None:
+    """Write embeddings of a system: voices with some noise, as if `checkpoint` had made them; `more` are facts."""
     speakers = np.array([int(name[:5]) for name in ids])
     voices = np.random.default_rng(0).normal(size=(speakers.max() + 1, 8))[speakers]
     rng = np.random.default_rng(int(1000 * noise))
@@ -134,6 +136,7 @@ def make_embeddings(exp: Path, name: str, ids: list[str], noise: float, checkpoi
         "model": checkpoint.name,
         "checkpoint": {"path": checkpoint.as_posix(), "sha256": sha256_artifact(checkpoint)},
         "manifest": {"path": manifest.as_posix(), "sha256": sha256_file(manifest)},
+        **more,
     }
     directory = exp / "embeddings" / name
     write_embeddings(directory, ids, matrix, recorded_paths(directory, facts, exp))

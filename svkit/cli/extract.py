@@ -10,6 +10,7 @@ import typer
 from svkit.cli import options
 from svkit.cli.option_groups import takes_groups
 from svkit.cli.prepare_options import bad_files_shown, show_bad_files
+from svkit.config.conditions import NAMES, check_condition, under
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
@@ -41,6 +42,15 @@ Precision = Annotated[
         "auto: bfloat16 if the device is fast at it, else float32; int8: x86 processors only.",
     ),
 ]
+Conditions = Annotated[
+    list[str] | None,
+    options.option(
+        "--condition",
+        f"As heard by a telephone, through a codec or in part; repeatable, each MODEL{under('', 'CONDITION')}:"
+        f" {', '.join(NAMES)}.",
+        "NAME",
+    ),
+]
 _SHORTEST = Range(ge=0.04, le=3600)
 """Seconds; of less there is no frame."""
 MinSeconds = Annotated[float, options.number("--min-seconds", _SHORTEST, "Shorter recordings are bad.")]
@@ -57,12 +67,16 @@ def extract(
     skip_bad: options.SkipBad = False,
     allow_cut: options.AllowCut = False,
     min_seconds: MinSeconds = 0.5,
+    conditions: Conditions = None,
     common: options.RunOptions,
 ) -> None:
     """Compute embeddings of all recordings in a folder or of all utterances in a manifest.
 
     Ids are paths below the folder. The output is exp/embeddings/MODEL-LIST, or exp/embeddings/MODEL for the
-    experiment's own list.
+    experiment's own list. Embeddings of recordings as heard on a telephone, or of their beginnings, are
+    apart, and `svkit score` puts them on the test side of the trials:
+
+    svkit extract --condition gsm --condition cut2s
 
     Example: svkit extract recordings --model exp/finetune/lmft
     """
@@ -77,6 +91,8 @@ def extract(
             "--channel, --skip-bad, --allow-cut and --min-seconds are only for recordings and folders, "
             "not for a manifest"
         )
+    for condition in conditions or ():
+        check_condition(condition)
     recipe = common.open_recipe(["extract"])
     from svkit.corpora.layouts.folder import absolute, list_name, list_recordings
     from svkit.corpora.scan import ScanOptions
@@ -98,6 +114,7 @@ def extract(
         recipe=recipe,
         models=[options.on_disk(model, file) for model in models or ()],
         dtype=dtype,
+        conditions=conditions,
         manifest=manifest,
         recordings=Recordings(
             name=list_name(sources), sources=tuple(path.as_posix() for path in absolute(sources)), read=read

@@ -176,6 +176,10 @@ class ScoreOptions(options.TableOptions):
         Path | None,
         option("--sidecar", "Table with further columns for the trials (enroll_id, test_id, ...).", "TSV"),
     ] = None
+    sides: Annotated[
+        Literal["test", "both"],
+        option("--sides", "Which sides are under the condition of embeddings that have one."),
+    ] = "test"
     forms: Annotated[
         list[Form] | None,
         option("--format", "Also write scores and trials in this format; repeatable."),
@@ -212,9 +216,10 @@ def score(trials: Trials, given: ScoreOptions) -> None:
     request = given.request(ScoreRequest, trials=trials, **asked)
     with console.progress() as progress:
         done = run(request, progress)
-    from svkit.reports.results import tables
+    from svkit.reports import conditions, results
 
-    given.write_tables("score", tables([system.metrics for system in done.systems]))
+    found = results.tables([system.metrics for system in done.systems])
+    given.write_tables("score", found | {table.title: table for table in conditions.tables(done.conditions)})
     if not given.json:
         _print(done)
         console.result([system.directory for system in done.systems])
@@ -224,6 +229,7 @@ def score(trials: Trials, given: ScoreOptions) -> None:
         for system in done.systems
     ]
     answer = {"trials": done.trials, "systems": systems, "comparisons": plain_record(done.comparisons)}
+    answer |= {"conditions": plain_record(done.conditions)} if done.conditions else {}
     return console.result(answer, as_json=True)
 
 
@@ -249,9 +255,11 @@ def _applications(given: ScoreOptions) -> "tuple[Application, ...]":
 
 def _print(done: "ScoreResult") -> None:
     """Print what a person decides by: errors, comparison, calibration, thresholds, breakdowns; 80 columns wide."""
-    from svkit.reports import results, wording
+    from svkit.reports import conditions, results, wording
 
-    scored = [system.metrics for system in done.systems]
+    everything = [system.metrics for system in done.systems]
+    # What is heard under conditions has a table of its own.
+    scored = [one for one in everything if one.condition is None] or everything
     title, cautions = f"Trials {done.trials}", wording.caution_sentences(scored)
     systems = results.rated(scored)
     if (num_trials := scored[0].num_unlabelled) is not None:
@@ -270,6 +278,8 @@ def _print(done: "ScoreResult") -> None:
     for one in systems:
         notes = [results.THRESHOLD_NOTE] if one is systems[-1] else []
         console.table(results.thresholds(one, f"Thresholds of {one.name}", notes))
-    for table in results.breakdowns(systems):
+    for table in (*results.breakdowns(systems), *conditions.tables(done.conditions, is_brief=True)):
         console.table(table)
+    for sentence in conditions.findings(done.conditions):
+        console.sentence(sentence)
     return None

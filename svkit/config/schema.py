@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Strict
 
+from svkit.config.conditions import Channel
 from svkit.config.ranges import Range
 from svkit.config.typed import Misfit, Optional, configuration
 
@@ -160,6 +161,10 @@ class AugmentConfig:
     published_mix: Flag = True
     """Add the parts of speech_music and babble at the levels of their files, and draw babble with replacement, as
     published. False: at equal power, all voices different."""
+    condition_probability: Optional[Probability] = None
+    """Chance that a crop, with what has been added to it, is heard under one of `conditions` (published: none)."""
+    conditions: Optional[tuple[Channel, ...]] = None
+    """Telephones, codecs and lines, drawn with equal chances (`config.conditions`; costs: docs/conditions.md)."""
     allow_simulated_rooms: Flag = False
     """Simulate room impulse responses where no RIR files are given (off in the published recipes)."""
     allow_missing_noise: Flag = False
@@ -179,6 +184,8 @@ class AugmentConfig:
             raise Misfit(
                 ["noise_probability", "reverb_probability"], f"expected a sum of at most 1, found {total}"
             )
+        if (self.condition_probability is None) != (self.conditions is None):
+            raise Misfit(["condition_probability", "conditions"], "expected both or none, found one of them")
 
 
 @configuration

@@ -8,6 +8,7 @@ from svkit.audio.crop import random_crop
 from svkit.audio.rooms import RoomBank
 from svkit.config.schema import AugmentConfig
 from svkit.data.audio_source import AudioBank, decoded_bytes, read_crop
+from svkit.data.conditions import change, require_condition
 from svkit.data.speakers import SpeakerIndex
 from svkit.errors import ConfigError, DataError
 from svkit.store.manifest import Manifest
@@ -27,7 +28,10 @@ Crop = NDArray[np.float32]
 
 
 class Augmenter:
-    """Applies noise, reverberation or nothing to a crop; all choices come from the generator it gets."""
+    """Applies noise, reverberation or nothing to a crop, then a codec or the like where the recipe asks for it.
+
+    All choices come from the generator it gets.
+    """
 
     def __init__(
         self,
@@ -47,9 +51,11 @@ class Augmenter:
         `random_seam` is as in `DataConfig`, for material that is shorter than the crop.
 
         Raises:
-            ConfigError: the recipe needs recordings that are not there.
+            ConfigError: the recipe needs recordings, or a codec, that are not there.
             DataError: the noise list has no usable `category` column.
         """
+        for name in config.conditions or ():
+            require_condition(name)
         self._config, self._train, self._speakers = config, train, speakers
         self._random_seam = random_seam
         self._banks = _open_banks(noise, _MAX_BANK_BYTES * 3 // 4)
@@ -61,6 +67,12 @@ class Augmenter:
 
     def __call__(self, crop: Crop, row: int, rng: np.random.Generator) -> Crop:
         """Augment one crop, float32 `[N]` at 16 kHz, of a row of the training list; `rng` makes all choices."""
+        crop, conditions = self._disturb(crop, row, rng), self._config.conditions
+        if conditions and rng.random() < (self._config.condition_probability or 0):
+            return change(conditions[rng.integers(len(conditions))], crop, rng)
+        return crop
+
+    def _disturb(self, crop: Crop, row: int, rng: np.random.Generator) -> Crop:
         choice = rng.random()
         if choice < self._config.noise_probability:
             if not self.noise_kinds:

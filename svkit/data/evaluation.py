@@ -1,7 +1,7 @@
 """Whole utterances for validation and extraction: sorted by length, packed by padded audio, read ahead."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
@@ -45,12 +45,14 @@ def read_batches(
     batches: Iterable[NDArray[np.int64]],
     *,
     max_seconds: float = 60.0,
+    change: Callable[[NDArray[np.float32], int], NDArray[np.float32]] | None = None,
     num_threads: int = 2,
     batches_ahead: int = 2,
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
     """Read batches of utterances in threads ahead of the model (decoding releases the interpreter lock).
 
-    `batches_ahead`, the batches read beyond the current one, bounds the memory; `max_seconds` is as of `read_whole`.
+    `batches_ahead`, the batches read beyond the current one, bounds the memory; `max_seconds` is as of `read_whole`;
+    `change` makes of a waveform and its row another one of equal length (`data.conditions`).
 
     Yields:
         Rows int64 `[B]` and their waveforms, B arrays float32 `[N]` at 16 kHz, in the order of `batches`.
@@ -62,9 +64,13 @@ def read_batches(
     pending: deque[tuple[NDArray[np.int64], list[Future[NDArray[np.float32]]]]] = deque()
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="svkit-read")
 
+    def read(row: int) -> NDArray[np.float32]:
+        signal = read_whole(manifest, row, max_seconds)
+        return signal if change is None else change(signal, row)
+
     def submit(count: int) -> None:
         for rows in islice(remaining, count):
-            pending.append((rows, [pool.submit(read_whole, manifest, int(row), max_seconds) for row in rows]))
+            pending.append((rows, [pool.submit(read, int(row)) for row in rows]))
 
     try:
         submit(1 + batches_ahead)

@@ -36,7 +36,7 @@ from scipy.special import betaincinv, gammaincinv, ndtr, ndtri, stdtr, stdtrit
 
 from svkit.errors import ConfigError, DataError, first_five
 from svkit.eval.metrics import check_trials, corner_points, error_curve
-from svkit.eval.results import Interval
+from svkit.eval.results import Interval, PairedDifference
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -67,17 +67,6 @@ class TrialSpeakers:
     test: Numbers
     """[N]; equal to `enroll` exactly for target trials."""
     num_speakers: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PairedDifference:
-    """A statistic of one system minus that of another on the same trials and the same resamples."""
-
-    difference: float
-    interval: Interval
-    p_value: float
-    """Two-sided: how often the resampled difference has the other sign, doubled, with the correction of the interval
-    for few speakers; 1 for equal systems."""
 
 
 def trial_speakers(enroll: Numbers, test: Numbers, labels: ArrayLike) -> TrialSpeakers:

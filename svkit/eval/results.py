@@ -20,6 +20,17 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PairedDifference:
+    """A statistic of one system minus that of another on the same trials and the same resamples."""
+
+    difference: float
+    interval: Interval
+    p_value: float
+    """Two-sided: how often the resampled difference has the other sign, doubled, with the correction of the interval
+    for few speakers; 1 for equal systems."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Application:
     """What decisions are for: how likely a target is before listening, and what each kind of error costs.
 

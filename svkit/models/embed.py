@@ -1,6 +1,6 @@
 """Utterances to embeddings: batches of a manifest through a network."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -32,10 +32,12 @@ def embed_rows(
     extract: ExtractConfig,
     accelerator: Accelerator,
     done_rows: NDArray[np.int64] | tuple[()] = (),
+    change: Callable[[NDArray[np.float32], int], NDArray[np.float32]] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Embed this process's share of the rows of a manifest, in length-sorted padded batches.
 
-    Batches of `done_rows` alone are left out. The network is on the accelerator's device, in evaluation mode.
+    Batches of `done_rows` alone are left out; `change` is as of `read_batches`. The network is on the accelerator's
+    device, in evaluation mode.
 
     Yields:
         Rows int64 [B] and their embeddings float32 [B, D] of each batch.
@@ -48,7 +50,7 @@ def embed_rows(
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    for rows, waveforms in read_batches(manifest, batches, max_seconds=extract.max_seconds):
+    for rows, waveforms in read_batches(manifest, batches, max_seconds=extract.max_seconds, change=change):
         with accelerator.autocast():
             embeddings = network.embed_padded(waveforms)
         yield rows, embeddings

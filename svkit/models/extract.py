@@ -20,6 +20,8 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from svkit.config.conditions import CUTS, plain_name, under
+from svkit.data.conditions import changer, require_condition
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.models.embed import embed_rows, refuse_short
 from svkit.models.final import STAGES, final_models, model_name
@@ -65,17 +67,20 @@ class ExtractRequest(RunRequest):
     dtype: str = "auto"
     recordings: Recordings | None = None
     """In place of a manifest, which is written into each output."""
+    conditions: tuple[str, ...] = ()
+    """Of `config.conditions`, each with embeddings of its own; none: recordings as they are."""
 
 
 def run(request: ExtractRequest, progress: Progress) -> list[Path]:
     """Extract with every model; return the directories of the embeddings.
 
     Those of the experiment's own list are in `exp/embeddings/MODEL`, of another in `MODEL-LIST`, with a number where
-    that name is taken by another model or list.
+    that name is taken by another model or list. Of a condition they are in `MODEL@CONDITION`, and so on.
 
     Raises:
         ArtifactError: no model, or one that cannot be loaded.
-        ConfigError: `out` and several models; or the embeddings are finished already.
+        ConfigError: `out` and several models or conditions; a condition that lacks its codec; or the embeddings are
+            finished already.
         DataError: the manifest or an audio file is missing, unreadable or too short.
     """
     exp, recipe = request.exp, request.recipe
@@ -88,9 +93,15 @@ def run(request: ExtractRequest, progress: Progress) -> list[Path]:
             f"--out {request.out} holds the embeddings of one model; name it with --model, such as"
             f" {' or '.join(str(path) for _, path in models)}"
         )
+    conditions: tuple[str | None, ...] = tuple(dict.fromkeys(request.conditions)) or (None,)
+    if request.out is not None and len(conditions) > 1:
+        raise ConfigError(f"--out {request.out} holds the embeddings of one condition; give one --condition")
+    for asked in request.conditions:
+        require_condition(asked)
+    jobs = [(name, path, condition) for name, path in models for condition in conditions]
     precision = recipe.precision if request.dtype == "auto" else DTYPES[request.dtype][1]
     accelerator = make_accelerator(precision)
-    outputs = on_main(accelerator, partial(_plan, request, models, progress))
+    outputs = on_main(accelerator, partial(_plan, request, jobs, progress))
     table: pd.DataFrame | None = None
 
     def examine(recordings: Recordings) -> dict[str, object]:
@@ -108,12 +119,15 @@ def run(request: ExtractRequest, progress: Progress) -> list[Path]:
         facts = on_main(accelerator, partial(examine, request.recordings))
         outputs = [replace(output, config={**output.config, "recordings": facts}) for output in outputs]
     for number in unfinished(outputs, accelerator, progress):
-        _extract(models[number][0], request, outputs[number], table, accelerator, progress)
+        name, _, condition = jobs[number]
+        _extract((name, condition), request, outputs[number], table, accelerator, progress)
     return [output.path for output in outputs]
 
 
-def _plan(request: ExtractRequest, models: Sequence[tuple[str, Path]], progress: Progress) -> list[Output]:
-    """Return the output of each model."""
+def _plan(
+    request: ExtractRequest, jobs: Sequence[tuple[str, Path, str | None]], progress: Progress
+) -> list[Output]:
+    """Return the output of each job: a model by its name, and a condition."""
     exp, recordings, own = request.exp, request.recordings, request.exp / "data" / "eval.tsv"
     manifest = request.manifest or own
     is_own = recordings is None and manifest.resolve() == own.resolve()
@@ -127,12 +141,14 @@ def _plan(request: ExtractRequest, models: Sequence[tuple[str, Path]], progress:
     if recordings is not None:
         config["recordings"] = {"sources": recordings.sources}
     outputs: list[Output] = []
-    for name, path in models:
+    for name, path, condition in jobs:
         inputs = (
             {"checkpoint": path} if recordings is not None else {"checkpoint": path, "manifest": manifest}
         )
         full_name = name if is_own else f"{name}-{manifest.stem if recordings is None else recordings.name}"
-        output = request.output(request.out or exp / "embeddings" / full_name, "extract", config, inputs)
+        place = request.out or exp / "embeddings" / under(full_name, condition)
+        heard = {} if condition is None else {"condition": condition, "seed": request.recipe.seed}
+        output = request.output(place, "extract", {**config, **heard}, inputs)
         if request.out is None and not (is_own and name in STAGES):
             # A model of the experiment is known by its name, whatever has become of it since.
             is_named = path.resolve().is_relative_to(exp.resolve())
@@ -166,26 +182,30 @@ def _own_place(output: Output, taken: Sequence[Path], names: Sequence[str], prog
         own = plain(output.config.get("recordings") or {}).get("sources")
         return sources != own or any(is_other(before.get(name), name) for name in names)
 
-    place = output
+    place, stem = output, plain_name(output.path.name)
     for number in itertools.count(2):
         if not is_taken(place):
             break
-        place = replace(output, path=output.path.with_name(f"{output.path.name}-{number}"))
+        name = f"{stem}-{number}{output.path.name.removeprefix(stem)}"
+        place = replace(output, path=output.path.with_name(name))
     if place is not output:
         progress.note(f"{output.path} is of another model or list; use {place.path} for these")
     return place
 
 
 def _extract(
-    name: str,
+    who: tuple[str, str | None],
     request: ExtractRequest,
     output: Output,
     table: pd.DataFrame | None,
     accelerator: Accelerator,
     progress: Progress,
 ) -> None:
-    """Embed a manifest, or the recordings of `table` (main process), of which one is written."""
-    extract = request.recipe.extract
+    """Embed a manifest, or the recordings of `table` (main process), of which one is written, by a model as heard."""
+    (name, condition), extract = who, request.recipe.extract
+    heard = replace(
+        extract, max_seconds=min(extract.max_seconds, CUTS.get(condition or "", extract.max_seconds))
+    )
     model = load_model(output.inputs["checkpoint"])
     manifest = None if "manifest" not in output.inputs else _read(output.inputs["manifest"], request)
     dtype = product_dtype(accelerator.mixed_precision)
@@ -204,10 +224,16 @@ def _extract(
         accelerator.wait_for_everyone()
         started, cpu_started = time.perf_counter(), time.process_time()
         num_done, every = len(np.unique(parts.done_rows)), request.recipe.save.extraction_seconds
+        change = changer(condition, request.recipe.seed, manifest)
+        num_whole = int(np.count_nonzero(manifest.durations_seconds <= heard.max_seconds))
+        if condition in CUTS and num_whole:
+            progress.note(
+                f"{condition}: {num_whole:,} of {len(manifest):,} recordings are no longer than that"
+            )
         stop = StopSignal()
-        with stop.installed(), progress.task(f"extract {name}", len(manifest)) as bar:
+        with stop.installed(), progress.task(f"extract {under(name, condition)}", len(manifest)) as bar:
             bar.advance(num_done)
-            for rows, embeddings in embed_rows(model, manifest, extract, accelerator, parts.done_rows):
+            for rows, embeddings in embed_rows(model, manifest, heard, accelerator, parts.done_rows, change):
                 parts.add(rows, embeddings, every)
                 bar.advance(len(rows) * accelerator.num_processes)
                 if stop.received is not None:
@@ -224,10 +250,11 @@ def _extract(
                     kind: {"path": path.as_posix(), "sha256": output.hashes.get(kind) or sha256_file(path)}
                     for kind, path in used.items()
                 },
+                **({} if condition is None else {"condition": condition}),
                 "max_seconds": extract.max_seconds,
                 "dtype": str(dtype).removeprefix("torch."),
                 "device": str(accelerator.device),
-                "audio_seconds": float(np.minimum(manifest.durations_seconds, extract.max_seconds).sum()),
+                "audio_seconds": float(np.minimum(manifest.durations_seconds, heard.max_seconds).sum()),
                 # Times of a resumed run would leave out what was done before.
                 "wall_seconds": None if num_done else wall,
                 "cpu_seconds": None if num_done else cpu,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from svkit.reports import answer, results, wording
+from svkit.reports import answer, conditions, results, wording
 from svkit.reports.figures import GROUPS, Panel
 from svkit.reports.tables import Table
 from svkit.reports.templates import render_markdown, render_page
@@ -89,6 +89,11 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
         Section(title="Results", tables=[results.overview(report)], notes=notes["results"]),
         figures.pop("errors"),
         figures.pop("calibration"),
+        Section(
+            title=conditions.TITLE,
+            tables=conditions.tables(report.conditions),
+            notes=[*conditions.findings(report.conditions), conditions.NOTE],
+        ),
         Section(title="Thresholds", tables=thresholds, notes=[results.THRESHOLD_NOTE]),
         figures.pop("cost"),
         figures.pop("structure"),

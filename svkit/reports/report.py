@@ -10,10 +10,11 @@ from typing import Any
 from svkit.errors import ArtifactError, terminal_text
 from svkit.models.info import describe_checkpoint
 from svkit.progress import Progress
-from svkit.reports import document, facts, figures, results, timing, wording
+from svkit.reports import conditions, document, facts, figures, results, timing, wording
 from svkit.reports.card import write_card
 from svkit.reports.tables import Table
 from svkit.scoring.comparison import NUM_RESAMPLES
+from svkit.scoring.conditions import compare_conditions, split_conditions
 from svkit.scoring.guards import Guards, check_scores
 from svkit.scoring.lineage import made_with, mixed_recipes, pruned_by, shown_path, training_lists
 from svkit.store.atomic import write_bytes, write_text
@@ -71,6 +72,11 @@ def run(request: ReportRequest, progress: Progress) -> Path:
             guards.cautions.extend(f"{_below(exp, directory)}: {caution}" for caution in metrics.cautions)
     if not measured and not guards.cautions:
         raise ArtifactError(f"{exp / 'scores'}: no scores of trials with labels, which a report needs")
+    plain = dict(split_conditions([*measured.items()])[0])
+    if measured and not plain:
+        raise ArtifactError(
+            f"{exp / 'scores'}: scores under conditions only; score embeddings of recordings as they are too"
+        )
     output = Output(
         exp / "report",
         command="report",
@@ -91,7 +97,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         paths = [_below(exp, directory) for directory in checkpoints]
         contents = {path: output.hashes[path] for path in paths}
         bootstrap = (NUM_RESAMPLES, request.seed)
-        systems, comparisons = facts.gather_systems(exp, measured, contents, *bootstrap, progress)
+        systems, comparisons = facts.gather_systems(exp, plain, contents, *bootstrap, progress)
         evaluated = {system.model_path for system in systems if system.model_path}
         mixed = [mixed_recipes(exp / path, exp) for path in sorted(evaluated)]
         guards.cautions.extend(dict.fromkeys(caution for caution in mixed if caution is not None))
@@ -110,6 +116,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
             models=tuple(models),
             systems=tuple(systems),
             comparisons=tuple(comparisons),
+            conditions=compare_conditions([*measured.items()], request.seed, progress),
             training=tuple(facts.gather_training(exp, [*checkpoints, *elsewhere])),
             provenance=tuple(facts.gather_provenance(exp)),
             prunings=prunings,
@@ -185,5 +192,6 @@ def brief_tables(report: Report) -> list[Table]:
     """Return what fits a terminal of 80 columns: errors and models."""
     tables = [results.brief_errors(report.systems, "Errors")] if report.systems else []
     tables += results.asked_costs(report.systems)
+    tables += conditions.tables(report.conditions, is_brief=True)
     evaluated = [model for model in report.models if model.is_evaluated]
     return tables + ([results.brief_models(evaluated, "Models")] if evaluated else [])

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from svkit.config.conditions import plain_name
 from svkit.errors import ConfigError
 from svkit.store.metrics import BackendRecord
 
@@ -48,7 +49,8 @@ class Backend:
         `inputs` has the system's `embeddings` and the directories of its material, which are named too, without the
         system's name in theirs, unless by their role.
         """
-        system, has_norm = inputs["embeddings"].name if "embeddings" in inputs else "", self.norm != "none"
+        has_norm = self.norm != "none"
+        system = plain_name(inputs["embeddings"].name) if "embeddings" in inputs else ""
 
         def material(name: str) -> str:
             place = inputs.get(name, Path())

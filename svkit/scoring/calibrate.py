@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from svkit.config.conditions import CUTS
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval.logistic import PRIOR, fit_calibration, pair_quality
 from svkit.scoring.backend import Backend, describe_backend
@@ -43,6 +44,10 @@ def quality_features(
     of_enroll = np.bincount(lookup.enroll_groups, norms[0]) / np.bincount(lookup.enroll_groups)
     trial_set = subject.trial_set
     seconds = trial_seconds(trial_set.trials, recorded_manifest(subject.manifest), trial_set.enrollment)
+    if subject.condition is not None:
+        kept = CUTS.get(subject.condition.name, np.inf)
+        cut_enroll = np.minimum(seconds[0], kept) if subject.condition.sides == "both" else seconds[0]
+        seconds = cut_enroll, np.minimum(seconds[1], kept)
     measures = {
         "log_norm": (of_enroll[lookup.enroll_rows], norms[1][lookup.test_rows]),
         "log_duration": (np.log(seconds[0]), np.log(seconds[1])),

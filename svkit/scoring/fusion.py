@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from svkit.config.conditions import plain_name, under
 from svkit.errors import ArtifactError, ConfigError, first_five
 from svkit.progress import Progress
 from svkit.scoring.calibrate import Features, check_calibration
@@ -48,21 +49,26 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
         check_scores(guards, directory, one)
     fused = [
         FusedSystem(
-            name=one.name,
+            name=plain_name(one.name),
             backend=one.backend,
             checkpoint_sha256=(one.checkpoint or {}).get("sha256"),
         )
         for one in metrics
     ]
-    (calibration,) = one_each("--calibration", request.calibrations, 1)
+    if any(one.condition != metrics[0].condition for one in metrics):
+        raise ConfigError("--fuse: expected scores under one condition, found several")
+    condition = metrics[0].condition
+    title = "+".join(
+        one.name if one.backend.name == "cosine" else f"{one.name}-{one.backend.name}" for one in fused
+    )
+    (calibration,) = one_each("--calibration", request.calibrations, [title])
     subject = Subject(
-        name="+".join(
-            one.name if one.backend.name == "cosine" else f"{one.name}-{one.backend.name}" for one in metrics
-        ),
+        name=title if condition is None else under(title, condition.name),
         trial_set=trial_set,
         guards=guards,
         backend=BackendRecord(name="fusion", systems=tuple(fused)),
         manifest=metrics[0].manifest,
+        condition=condition,
         num_folds=0 if calibration is not None else request.calibrate_folds or DEFAULT_FOLDS,
     )
     groupings = subject.groupings(request.by)
@@ -72,7 +78,8 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
         subject.name,
         {f"scores_{number + 1}": directory for number, directory in enumerate(directories)}
         | ({} if calibration is None else {"calibration": calibration}),
-        {"fuse": subject.name, "calibrate_folds": subject.num_folds},
+        {"fuse": subject.name, "calibrate_folds": subject.num_folds}
+        | ({"sides": "both"} if condition and condition.sides == "both" else {}),
     )
     if not output.is_kept(progress):
         if calibration is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from svkit.config.conditions import plain_name
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.scoring.backend import Backend
@@ -44,9 +45,10 @@ def plan_imported(request: ScoreRequest) -> tuple[list[Output], ScoreRequest]:
     for name in request.names:
         if name != Path(name).name or name in ("", ".", "..") or not name.isprintable():
             raise ConfigError(f"--name {name!r}: expected a plain name")
-    calibrations = one_each("--calibration", request.calibrations, len(names))
+    calibrations = one_each("--calibration", request.calibrations, names)
     num_ours = len(request.embeddings)
-    ours = tuple(path for path in calibrations[:num_ours] if path is not None)
+    of_systems = dict(zip(map(plain_name, names[:num_ours]), calibrations, strict=False))
+    ours = tuple(path for path in of_systems.values() if path is not None)
     plain = replace(request, backend=Backend())
     outputs = [
         score_output(

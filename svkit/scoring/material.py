@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from svkit.config.conditions import plain_name
 from svkit.config.load import load_recipe
 from svkit.config.schema import ExtractConfig
 from svkit.errors import ArtifactError, DataError, first_five
@@ -156,8 +157,8 @@ def speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
 def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) -> Path:
     """Return embeddings of the material for one system: `path` itself, or `exp/cohorts/SYSTEM-STEM` of a manifest.
 
-    The system's embeddings, `scored`, say which checkpoint to use, and how. A finished extraction is kept while
-    checkpoint and manifest are the same.
+    Material is heard as it is, whatever condition the system is under. The system's embeddings, `scored`, say which
+    checkpoint to use, and how. A finished extraction is kept while checkpoint and manifest are the same.
 
     Raises:
         ArtifactError: the checkpoint is gone or has changed.
@@ -192,7 +193,7 @@ def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) 
         recipe=replace(recipe, extract=limit),
         models=(wanted,),
         manifest=path,
-        out=exp / "cohorts" / f"{scored.name}-{path.stem}",
+        out=exp / "cohorts" / f"{plain_name(scored.name)}-{path.stem}",
         dtype=facts.get("dtype", "auto"),
         overwrite=True,
         keep_finished=True,

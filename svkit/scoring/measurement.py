@@ -73,7 +73,10 @@ def judge(
     if learnt is not None:
         guards.caution(slope_caution(learnt))
     facts: dict[str, Any] = {
-        **{key: getattr(subject, key) for key in ("name", "backend", "model", "checkpoint", "manifest")},
+        **{
+            key: getattr(subject, key)
+            for key in ("name", "backend", "model", "checkpoint", "manifest", "condition")
+        },
         "trials": trial_set.describe(),
         "calibration": calibrated_by,
         "cautions": tuple(guards.cautions),

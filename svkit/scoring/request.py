@@ -3,13 +3,13 @@
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from svkit.errors import ConfigError, DataError
 from svkit.eval.results import Application
 from svkit.scoring.backend import Backend
 from svkit.scoring.comparison import NUM_RESAMPLES
-from svkit.store.metrics import Comparison, ScoredList
+from svkit.store.metrics import Comparison, ConditionRates, ScoredList
 from svkit.store.output import Output
 from svkit.store.request import Request
 from svkit.store.score_forms import FORMS, check_ids
@@ -54,6 +54,8 @@ class ScoreRequest(Request):
     """Breakdowns: columns of the sidecar or the manifest, or `duration`."""
     sidecar: Path | None = None
     """Columns of the trials, one row per trial."""
+    sides: Literal["test", "both"] = "test"
+    """Of embeddings under a condition: which sides of a trial they are; an enrollment is heard as it is otherwise."""
     forms: tuple[str, ...] = ()
     """Forms of other toolkits to write as well."""
     allow: Collection[str] = ()
@@ -87,7 +89,8 @@ class ScoreResult:
     """Stem of the trial list."""
     systems: tuple[SystemScore, ...]
     comparisons: tuple[Comparison, ...] = ()
-    """Every other system against `dense`, or else the first one."""
+    """Every other system against `dense`, or else the first one; of recordings as they are."""
+    conditions: tuple[ConditionRates, ...] = ()
 
 
 def check_options(request: ScoreRequest, trials: Trials) -> None:
@@ -178,6 +181,7 @@ def score_output(
     }
     backend = request.backend.name(inputs)
     stem = request.trials.stem if backend == "cosine" else f"{request.trials.stem}-{backend}"
+    stem += "-both-sides" if "sides" in config else ""
     return Output(
         request.exp / "scores" / system / stem,
         command="score",

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from svkit.errors import ArtifactError, DataError
+from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.progress import Progress
 from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.calibrate import Features, check_calibration, install, quality_features
 from svkit.scoring.comparison import NUM_RESAMPLES, compare_systems, find_resamples
+from svkit.scoring.conditions import compare_conditions
 from svkit.scoring.fusion import fuse
 from svkit.scoring.guards import (
     Guards,
@@ -27,11 +28,11 @@ from svkit.scoring.material import KINDS, Material, material_directory
 from svkit.scoring.measurement import judge
 from svkit.scoring.request import ScoreRequest, ScoreResult, SystemScore, check_options, score_output
 from svkit.scoring.subject import Subject, TrialSet
-from svkit.scoring.systems import find_systems, one_each
+from svkit.scoring.systems import find_systems, one_each, without_condition
 from svkit.scoring.trial_scores import Lookup, has_embeddings, look_up, score_trials
 from svkit.store.calibration import FILE_NAME
-from svkit.store.embeddings import Embeddings, read_embeddings
-from svkit.store.metrics import Comparison, Metrics, read_metrics
+from svkit.store.embeddings import Embeddings, read_embeddings, read_facts
+from svkit.store.metrics import Comparison, Condition, Metrics, read_metrics
 from svkit.store.output import Output, continue_parts
 
 
@@ -67,8 +68,12 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
             metrics = read_metrics(output.path)
             systems.append(SystemScore(name=system, directory=output.path, metrics=metrics))
             task.advance(1, system=system)
+    rated = [(one.directory, one.metrics) for one in systems if isinstance(one.metrics, Metrics)]
     return ScoreResult(
-        trials=name, systems=tuple(systems), comparisons=_compare(systems, request.seed, progress)
+        trials=name,
+        systems=tuple(systems),
+        comparisons=_compare(systems, request.seed, progress),
+        conditions=compare_conditions(rated, request.seed, progress),
     )
 
 
@@ -76,8 +81,9 @@ def _plan(request: ScoreRequest, trial_set: TrialSet, progress: Progress) -> lis
     """Find the systems and what else goes into each; a manifest given as material is embedded here."""
     directories = find_systems(request, trial_set.trials, progress)
     asked = {**request.material, "--calibration": request.calibrations}
-    given = [one_each(option, paths, len(directories)) for option, paths in asked.items()]
-    outputs = []
+    names = [directory.name for directory in directories]
+    given = [one_each(option, paths, names) for option, paths in asked.items()]
+    outputs: list[Output] = []
     for directory, *paths, calibration in zip(directories, *given, strict=True):
         material = {
             name: material_directory(path, directory, request.exp, progress)
@@ -88,7 +94,15 @@ def _plan(request: ScoreRequest, trial_set: TrialSet, progress: Progress) -> lis
             raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
         inputs = {"embeddings": directory, **material}
         inputs |= {} if calibration is None else {"calibration": calibration}
-        outputs.append(score_output(request, directory.name, inputs))
+        is_changed = "condition" in read_facts(directory)
+        if is_changed and request.sides == "test":
+            inputs["enrolled"] = without_condition(directory)
+        changes = {"sides": "both"} if is_changed and request.sides == "both" else {}
+        outputs.append(score_output(request, directory.name, inputs, changes))
+    if request.sides == "both" and not any("sides" in output.config for output in outputs):
+        raise ConfigError(
+            "--sides both is for embeddings under a condition (svkit extract --condition); found none"
+        )
     return outputs
 
 
@@ -105,6 +119,9 @@ def _score_system(
     whole_list = trial_set.trials
     trial_set, lookup = _look_up(trial_set, embeddings, directory, guards, offers)
     trials, enrollment = trial_set.trials, trial_set.enrollment
+    if "enrolled" in inputs:  # of the same model and list, so that only the numbers differ
+        enrolled = read_embeddings(inputs["enrolled"])
+        lookup = replace(lookup, enroll=look_up(trials, enrolled, str(inputs["enrolled"]), enrollment).enroll)
     learns = request.calibrate or request.calibrate_folds > 0
     check_classes(guards, trial_set.path, trials.labels, learns=learns)
     check_training(guards, directory, meta, trials, enrollment)
@@ -125,6 +142,7 @@ def _score_system(
         manifest=meta.get("manifest"),
         checkpoint=meta.get("checkpoint"),
         model=meta.get("model"),
+        condition=Condition(name=meta["condition"], sides=request.sides) if "condition" in meta else None,
         num_folds=request.calibrate_folds,
     )
     if "calibration" in inputs:
@@ -145,7 +163,10 @@ def _score_system(
                 )
         learnt = judge(request, subject, features, scores, groupings, output, progress)
         if learnt is not None:
-            progress.note(f"calibration: {install(output.path / FILE_NAME, learnt, subject.checkpoint)}")
+            kept = output.path / FILE_NAME
+            if subject.condition is None:  # `svkit verify` decides on recordings as they are
+                kept = install(kept, learnt, subject.checkpoint)
+            progress.note(f"calibration: {kept}")
         output.finish()
 
 
@@ -187,6 +208,7 @@ def _look_up(
 
 def _compare(systems: Sequence[SystemScore], seed: int, progress: Progress) -> tuple[Comparison, ...]:
     """Compare the systems by the resamples that each keeps; with trials of one class there is nothing to compare."""
+    systems = [one for one in systems if one.metrics.condition is None]
     rated = [(one.directory, one.metrics) for one in systems if isinstance(one.metrics, Metrics)]
     if len(systems) < 2 or len(rated) < len(systems):
         return ()

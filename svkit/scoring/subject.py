@@ -17,7 +17,7 @@ from svkit.scoring.trial_speakers import trial_speaker_names
 from svkit.store.calibration import CalibrationRecord
 from svkit.store.coded import Coded
 from svkit.store.enrollment import read_enrollment
-from svkit.store.metrics import BackendRecord, LeftOut, TrialList
+from svkit.store.metrics import BackendRecord, Condition, LeftOut, TrialList
 from svkit.store.provenance import sha256_file
 from svkit.store.trials import Trials, read_trials
 
@@ -105,6 +105,7 @@ class Subject:
     checkpoint: dict[str, str] | None = None
     """`{path, sha256}`; None: several, or not known."""
     model: str | None = None
+    condition: Condition | None = None
     calibration: CalibrationRecord | None = None
     """Learnt on other trials, to be applied to these."""
     num_folds: int = 0

@@ -1,14 +1,16 @@
 """Which embeddings a trial list is scored with."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from svkit.config.conditions import plain_name
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.scoring.id_matching import find_matching
 from svkit.scoring.request import ScoreRequest
-from svkit.store.embeddings import read_embeddings
+from svkit.store.embeddings import META_NAME, read_embeddings, read_facts
 from svkit.store.provenance import RUN_NAME, is_finished
 from svkit.store.trials import Trials
 
@@ -58,6 +60,30 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
     )
 
 
+def without_condition(directory: Path) -> Path:
+    """Return the embeddings beside `directory` that the same model made of the same list without a condition.
+
+    Raises:
+        ArtifactError: there are none.
+    """
+    facts = read_facts(directory)
+
+    def made_from(one: dict[str, Any]) -> list[Any]:
+        hashes = [(one.get(name) or {}).get("sha256") for name in ("checkpoint", "manifest")]
+        return [*hashes, one.get("max_seconds"), one.get("dtype")]
+
+    for other in sorted(directory.parent.iterdir()):
+        if is_finished(other) and (other / META_NAME).exists():
+            theirs = read_facts(other)
+            if "condition" not in theirs and made_from(theirs) == made_from(facts):
+                return other
+    raise ArtifactError(
+        f"{directory}: is the test side under {facts['condition']}; expected embeddings of the same model and list as"
+        f" they are in {directory.parent}, found none; run `svkit extract` without --condition too, or score both"
+        " sides alike (--sides both)"
+    )
+
+
 def _finished(home: Path, material: Iterable[Path], progress: Progress) -> list[Path]:
     """Return the finished embeddings below `home` that are not given as material; say what is not finished."""
     apart, found = {path.resolve() for path in material}, []
@@ -71,10 +97,12 @@ def _finished(home: Path, material: Iterable[Path], progress: Progress) -> list[
     return found
 
 
-def one_each(option: str, given: tuple[Path, ...], num_systems: int) -> list[Path | None]:
-    """Return the path for each system: none, the same for all, or one for each."""
+def one_each(option: str, given: tuple[Path, ...], names: Sequence[str]) -> list[Path | None]:
+    """Return the path for each system by name: none, the same for all, or one for each, whatever its conditions."""
     if not given:
-        return [None] * num_systems
-    if len(given) not in (1, num_systems):
-        raise ConfigError(f"{option}: expected 1 or {num_systems} (one for each system), found {len(given)}")
-    return [*given] if len(given) == num_systems else [*given] * num_systems
+        return [None] * len(names)
+    systems = list(dict.fromkeys(map(plain_name, names)))
+    if len(given) not in (1, len(systems)):
+        raise ConfigError(f"{option}: expected 1 or {len(systems)} (one for each system), found {len(given)}")
+    paths = dict(zip(systems, given if len(given) > 1 else given * len(systems), strict=True))
+    return [paths[plain_name(name)] for name in names]

@@ -20,7 +20,7 @@ from svkit.store.tables import read_artifact_table, write_table
 FORMAT, VERSION = "svkit-embeddings", 1
 MANIFEST_NAME = "manifest.tsv"
 """The list of what was embedded if it was made for that."""
-_MATRIX_NAME, _IDS_NAME, _META_NAME = "embeddings.safetensors", "ids.tsv", "embeddings.json"
+_MATRIX_NAME, _IDS_NAME, META_NAME = "embeddings.safetensors", "ids.tsv", "embeddings.json"
 _KEY = "embeddings"
 
 
@@ -58,7 +58,7 @@ def write_embeddings(
     write_table(directory / _IDS_NAME, pd.DataFrame({"row": np.arange(len(ids)), "utterance_id": list(ids)}))
     write_arrays(directory / _MATRIX_NAME, {_KEY: matrix.astype(np.float32, copy=False)})
     facts = {"format": FORMAT, "format_version": VERSION, "dim": matrix.shape[1], "num_utterances": len(ids)}
-    write_json(directory / _META_NAME, {**facts, **meta})
+    write_json(directory / META_NAME, {**facts, **meta})
 
 
 def read_embeddings(directory: Path) -> Embeddings:
@@ -74,7 +74,7 @@ def read_embeddings(directory: Path) -> Embeddings:
     expected = (meta.get("num_utterances"), meta.get("dim"))
     if matrix.shape != expected or len(ids) != len(matrix):
         raise ArtifactError(
-            f"{directory}: {_META_NAME} says {expected[0]} x {expected[1]}, {_MATRIX_NAME} has"
+            f"{directory}: {META_NAME} says {expected[0]} x {expected[1]}, {_MATRIX_NAME} has"
             f" {matrix.shape[0]} x {matrix.shape[1]}, {_IDS_NAME} {len(ids)} ids; extract again"
         )
     if list(table["row"]) != [str(row) for row in range(len(ids))] or len(set(ids)) != len(ids):
@@ -84,7 +84,7 @@ def read_embeddings(directory: Path) -> Embeddings:
     finite = np.isfinite(matrix).all(axis=1)
     if not finite.all():
         raise ArtifactError(f"{directory}: the embedding of {ids[np.argmin(finite)]} is not finite")
-    check_outputs(directory, _MATRIX_NAME, _IDS_NAME, _META_NAME)
+    check_outputs(directory, _MATRIX_NAME, _IDS_NAME, META_NAME)
     return Embeddings(ids, matrix, meta)
 
 
@@ -96,7 +96,7 @@ def read_facts(directory: Path) -> dict[str, Any]:
     """
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
-    path = directory / _META_NAME
+    path = directory / META_NAME
     facts = read_json(path, FORMAT, VERSION, dict[str, Any])
     typed(path, facts, _Facts)
     return usable_paths(path, facts)

@@ -5,10 +5,10 @@ The types are the schema: fields keep their names and nesting in the file. Unkno
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from svkit.errors import ArtifactError
-from svkit.eval.results import Group, Rates
+from svkit.eval.results import Group, Interval, PairedDifference, Rates
 from svkit.store.atomic import write_json
 from svkit.store.places import recorded_paths, usable_paths
 from svkit.store.provenance import check_outputs
@@ -94,6 +94,14 @@ class Breakdown:
     groups: tuple[Group, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """What the recordings of trials were heard under (`config.conditions`)."""
+
+    name: str
+    sides: Literal["test", "both"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoredList:
     """A scored trial list; where it is no `Metrics`, of one class or without labels: it has counts and no rates."""
@@ -112,6 +120,8 @@ class ScoredList:
     manifest: dict[str, str] | None = None
     """`{path, sha256}` of the manifest behind the embeddings."""
     calibration: CalibratedBy | None = None
+    condition: Condition | None = None
+    """None: recordings as they are."""
     cautions: tuple[str, ...] = ()
     """What was found, and passed by `--allow` or not worth stopping at."""
     unchecked: tuple[str, ...] = ()
@@ -143,6 +153,28 @@ class Comparison:
     p_value: float
     num_speakers: int
     num_resamples: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConditionRates:
+    """A system under a condition, and the differences of EER that tell what it loses there."""
+
+    trials: str
+    backend: str
+    sides: str
+    condition: str | None = None
+    """None: recordings as they are."""
+    system: str
+    reference: str
+    """The system that others are compared with: `dense`, or else the first one."""
+    eer: float
+    eer_interval: Interval | None = None
+    lost: PairedDifference | None = None
+    """Minus the system's own without the condition."""
+    gap: PairedDifference | None = None
+    """Minus the reference's under the same condition."""
+    lost_more: PairedDifference | None = None
+    """What is lost, minus what the reference loses."""
 
 
 _ALWAYS = {

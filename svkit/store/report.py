@@ -13,7 +13,7 @@ from svkit.eval.results import Band
 from svkit.store.atomic import write_json
 from svkit.store.checkpoint import CONFIG_NAME, LOG_NAME, MODEL_NAME
 from svkit.store.files import LOG_BYTES, read_file
-from svkit.store.metrics import METRICS_NAME, Comparison, Metrics, plain_record
+from svkit.store.metrics import METRICS_NAME, Comparison, ConditionRates, Metrics, plain_record
 from svkit.store.output import Output
 from svkit.store.provenance import PROVENANCE_NAME, is_finished, read_provenance
 from svkit.store.strict_json import read_json, typed
@@ -236,6 +236,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     training: tuple[Stage, ...]
     provenance: tuple[Origin, ...]
+    conditions: tuple[ConditionRates, ...] = ()
     prunings: dict[str, Pruning] = field(default_factory=dict)
     """By the path of the output, below the experiment where it lies inside."""
     cautions: tuple[str, ...] = ()

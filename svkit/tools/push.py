@@ -150,7 +150,9 @@ def _systems(exp: Path, sha256: str) -> dict[Path, Metrics]:
     return {
         directory: metrics
         for directory, metrics in measured.items()
-        if isinstance(metrics, Metrics) and (metrics.checkpoint or {}).get("sha256") == sha256
+        if isinstance(metrics, Metrics)
+        and (metrics.checkpoint or {}).get("sha256") == sha256
+        and metrics.condition is None
     }
 
 

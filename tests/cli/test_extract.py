@@ -14,6 +14,7 @@ from svkit.cli.app import app
 from svkit.scoring.guards import speakers_of_manifest
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import read_manifest
+from svkit.store.provenance import read_provenance
 from tests.fake_experiment import DENSE, make_checkpoint
 
 HOME = Path("exp/embeddings")
@@ -164,6 +165,9 @@ def test_bad_recordings_are_treated_as_by_prepare(people):
         (["list.tsv"], 3, "list.tsv: does not exist"),
         (["people", "--channel", "left"], 2, "--channel left"),
         (["people", "--min-seconds", "0"], 2, "--min-seconds"),
+        (["people", "--condition", "opus16"], 2, "--condition opus16: unknown; did you mean 'opus16k'?"),
+        (["people", "--condition", "x"], 2, "--condition x: unknown; expected one of alaw, ulaw, gsm,"),
+        (["people", "--out", "o", "--condition", "gsm", "--condition", "alaw"], 2, "give one --condition"),
         ([], 3, "exp/data/eval.tsv: does not exist; say what to embed (svkit extract FOLDER)"),
     ],
 )
@@ -207,6 +211,28 @@ def test_embeddings_of_another_list_that_know_a_part_do_not_stop_a_score(people)
     done = invoke("score", "exp/data/trials/folder.txt")
     assert done.stdout.split()[-2:] == ["exp/scores/first/folder", "exp/scores/whole/folder"]
     assert "exp/embeddings/part: has only some utterances of folder.txt, left out" in done.stderr
+
+
+def test_each_condition_has_a_directory_of_its_own(people):
+    names = [f"first-people{mark}" for mark in ("", "@loss10", "@cut1s")]
+    extract(people)
+    words = [word for name in names[1:] for word in ("--condition", name.partition("@")[2])]
+    done = extract(people, *words)
+    assert done.stdout.split() == [str(HOME / name) for name in names[1:]]
+    assert "cut1s: 4 of 4 recordings are no longer than that" in done.stderr
+    plain, lossy, cut = (read_embeddings(HOME / name) for name in names)
+    np.testing.assert_array_equal(cut.matrix, plain.matrix)
+    assert not np.isclose(lossy.matrix, plain.matrix).all(axis=1).any()
+    assert [one.meta.get("condition") for one in (plain, lossy, cut)] == [None, "loss10", "cut1s"]
+    assert read_provenance(HOME / names[1])["config"]["condition"] == "loss10"
+    again = read_embeddings(Path(extract(people, *words[:2], "--out", "again").stdout.strip()))
+    np.testing.assert_array_equal(again.matrix, lossy.matrix)
+    assert "kept" in extract(people, *words, "--keep-finished").stderr
+    # Both sides of the trials are of the same recordings, whose lists were made apart.
+    Path("trials.txt").write_text("1 alice/mon/1.wav alice/tue/1.flac\n0 alice/mon/1.wav bob/call.ogg\n")
+    invoke("score", "trials.txt", "--embeddings", HOME / names[1])
+    assert extract("people/bob", *words[:2]).stdout.strip() == str(HOME / "first-bob@loss10")
+    assert extract("people/alice/mon", "people/bob", *words[:2]).stdout.strip().endswith("people-2@loss10")
 
 
 @pytest.mark.e2e

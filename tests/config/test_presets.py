@@ -74,6 +74,7 @@ def _assert_published_augmentation(augment: AugmentConfig | None) -> None:
     assert augment.babble_speakers == (3, 8) and augment.published_mix
     assert not augment.allow_simulated_rooms and not augment.allow_missing_noise
     assert augment.spec_time_masks == augment.spec_frequency_masks == 0
+    assert augment.condition_probability is augment.conditions is None
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -9,6 +9,7 @@ import svkit.data.augmenter
 from svkit.audio.augment import mean_power
 from svkit.config.schema import AugmentConfig
 from svkit.data.augmenter import Augmenter
+from svkit.data.conditions import change
 from svkit.data.speakers import SpeakerIndex
 from svkit.errors import ConfigError, DataError
 from svkit.store.manifest import Manifest
@@ -193,3 +194,34 @@ def test_a_bad_category_is_named_by_its_line(speakers: Manifest, material: Manif
             speakers,
             Manifest(material.source, material.root, table.drop(columns="category")),
         )
+
+
+def test_some_crops_go_through_a_codec_after_what_was_added(speakers: Manifest, material: Manifest) -> None:
+    plain = build(AugmentConfig(allow_simulated_rooms=True), speakers, material)
+    config = AugmentConfig(
+        allow_simulated_rooms=True, condition_probability=0.5, conditions=("alaw", "narrowband")
+    )
+    coded = build(config, speakers, material)
+    counts = Counter()
+    for seed in range(60):
+        crop = tone(440, seconds=0.25)
+        before, after = (one(crop, 0, np.random.default_rng(seed)) for one in (plain, coded))
+        assert after.shape == crop.shape
+        kinds = {
+            name: np.array_equal(after, change(name, before, np.random.default_rng(0)))
+            for name in config.conditions or ()
+        }
+        counts["none" if np.array_equal(before, after) else next(name for name in kinds if kinds[name])] += 1
+    assert set(counts) == {"none", "alaw", "narrowband"} and 18 < counts["none"] < 42
+
+
+def test_a_condition_that_lacks_its_codec_stops_training_before_it_begins(
+    speakers: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("svkit.data.conditions._encoders", lambda _: frozenset())
+    monkeypatch.setattr("svkit.data.conditions.find_ffmpeg", lambda: "ffmpeg")
+    config = AugmentConfig(
+        noise_probability=0, reverb_probability=0, condition_probability=1, conditions=("amr-nb",)
+    )
+    with pytest.raises(ConfigError, match="condition amr-nb: needs an ffmpeg with the encoder libopencore"):
+        build(config, speakers)

@@ -1,0 +1,104 @@
+"""Does the pruned model lose more than the dense one on a telephone, through a codec, in a short recording?
+
+    python benchmarks/conditions_voices.py --exp exp-folds/fold-0 \
+        [--dense exp-folds/fold-0/finetune/lmft] [--pruned exp-folds/fold-0/quality/ours/finetune/lmft] \
+        [--conditions alaw gsm ...] [--home exp-conditions] [--out docs/results]
+
+`--exp` is an experiment that `folds.py` and `pruning_quality.py` have made: its speakers trained neither model. Nothing
+is written there: embeddings and scores go to HOME, finished ones are kept, and conditions may be added later. The test
+side is under the condition, enrollments are as recorded. Writes conditions_voices.json and conditions_voices.md.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import measuring
+import numpy as np
+from stage_commands import make, score
+
+from svkit.config.conditions import CUTS, NAMES, under
+from svkit.data.conditions import require_condition
+from svkit.errors import ConfigError
+from svkit.progress import SilentProgress
+from svkit.reports import conditions as shown
+from svkit.reports.tables import to_markdown
+from svkit.scoring.conditions import compare_conditions
+from svkit.store.atomic import write_text
+from svkit.store.manifest import read_manifest
+from svkit.store.metrics import Metrics, plain_record, read_metrics
+
+SEED = 24
+"""Of the bootstrap, as of svkit score."""
+
+
+def usable(name: str) -> bool:
+    """Say whether this machine has what a condition needs, and note where it has not."""
+    try:
+        require_condition(name)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return False
+    return True
+
+
+def main() -> None:
+    """Embed, score, compare, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--exp", type=Path, required=True)
+    parser.add_argument("--dense", type=Path, help="[default: finetune/lmft of --exp]")
+    parser.add_argument("--pruned", type=Path, help="[default: quality/ours/finetune/lmft of --exp]")
+    parser.add_argument("--conditions", nargs="+", choices=NAMES, default=NAMES)
+    parser.add_argument("--home", type=Path, default=Path("exp-conditions"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    options = parser.parse_args()
+    exp, home = options.exp, options.home
+    models = {
+        "dense": options.dense or exp / "finetune/lmft",
+        "pruned": options.pruned or exp / "quality/ours/finetune/lmft",
+    }
+    chosen = [name for name in options.conditions if usable(name)]
+    manifest, (trials,) = exp / "data/eval.tsv", (exp / "data/trials").glob("*.txt")
+    embeddings = [
+        make(
+            home / "embeddings" / under(model, condition),
+            *("extract", manifest, "--model", path, "--exp", home, "--set", "precision=fp32"),
+            *([] if condition is None else ["--condition", condition]),
+        )
+        for condition in (None, *chosen)
+        for model, path in models.items()
+    ]
+    places = score(home, trials, embeddings).values()
+    measured = [(place, metrics) for place in places if isinstance(metrics := read_metrics(place), Metrics)]
+    rows = compare_conditions(measured, SEED, SilentProgress())
+    seconds = read_manifest(manifest).durations_seconds
+    first = measured[0][1]
+    counts = (
+        f"{first.num_targets:,} target and {first.num_nontargets:,} nontarget trials of {trials.stem}; the share of"
+        " recordings that a cut shortens: "
+        + ", ".join(f"{name} {np.mean(seconds > CUTS[name]):.0%}" for name in chosen if name in CUTS)
+    )
+    (table,) = shown.tables(rows)
+    findings = shown.findings(rows)
+    measuring.save(
+        options.out / "conditions_voices.json",
+        1,
+        rows=plain_record(rows),
+        findings=findings,
+        trials=trials.stem,
+        num_targets=first.num_targets,
+        num_nontargets=first.num_nontargets,
+        checkpoints={model: metrics.checkpoint["sha256"] for model in models for _, metrics in measured
+                     if metrics.name == model and metrics.checkpoint},
+        missing=[name for name in options.conditions if name not in chosen],
+    )  # fmt: skip
+    parts = [f"# {table.title}", f"{counts}.", to_markdown(table), *findings, shown.NOTE]
+    parts.append("Made by `python benchmarks/conditions_voices.py`.")
+    write_text(options.out / "conditions_voices.md", "\n\n".join(parts) + "\n")
+    print("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""What systems lose on a telephone, through a codec or in a short recording: the tables of conditions."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from svkit.eval.results import PairedDifference
+from svkit.reports.tables import LEVEL, MISSING, Table, percent
+from svkit.store.metrics import ConditionRates
+
+TITLE = "Conditions"
+NOTE = (
+    "Lost: EER minus the same system's on recordings as they are; lost more: what a system loses, minus what the system"
+    " that it is compared with loses. Points of EER; differences are paired (the same trials and resampled speakers)."
+    " Of twenty intervals of 95 %, one misses the truth by chance."
+)
+_PLAIN = "as recorded"
+_SIDES = {"test": "the test side", "both": "both sides"}
+_SIGNIFICANT = 0.05
+
+
+def tables(rows: Sequence[ConditionRates], *, is_brief: bool = False) -> list[Table]:
+    """Return a table a trial list and back-end: a row a condition, systems beside each other.
+
+    Brief: what fits a terminal of 80 columns.
+    """
+    found = []
+    for (trials, backend, sides), own in _lists(rows).items():
+        reference = own[0].reference
+        systems = list(dict.fromkeys(row.system for row in own))
+        others = [name for name in systems if name != reference]
+        headings = ["condition", *(f"{name}: EER, %{'' if is_brief else LEVEL}" for name in systems)]
+        if not is_brief:
+            headings += [f"{name} lost{LEVEL}" for name in systems]
+            headings += [f"{name} minus {reference}{LEVEL}" for name in others]
+        headings += [f"{name} lost more{LEVEL}" for name in others]
+        cells = []
+        for condition, group in groupby(own, key=lambda row: row.condition):
+            known = {row.system: row for row in group}
+            line = [condition or _PLAIN, *(_rate(known.get(name), is_brief) for name in systems)]
+            if not is_brief:
+                line += [_points(known, name, "lost") for name in systems]
+                line += [_points(known, name, "gap") for name in others]
+            cells.append(line + [_points(known, name, "lost_more") for name in others])
+        with_backend = "" if backend == "cosine" else f" ({backend})"
+        title = f"{TITLE} of {_SIDES[sides]} on {trials}{with_backend}"
+        found.append(Table(title=title, headings=headings, rows=cells, notes=[NOTE]))
+    return found
+
+
+def findings(rows: Sequence[ConditionRates]) -> list[str]:
+    """Say which systems lose more than the one they are compared with, beyond chance; or that none does."""
+    found = []
+    for (trials, _, sides), own in _lists(rows).items():
+        compared = [row for row in own if row.lost_more is not None]
+        told = [row for row in compared if row.lost_more and row.lost_more.p_value < _SIGNIFICANT]
+        where = f"On {trials}, {_SIDES[sides]} under a condition"
+        for row in told:
+            assert row.lost_more is not None
+            word = "more" if row.lost_more.difference > 0 else "less"
+            points = _points({row.system: row}, row.system, "lost_more")
+            found.append(
+                f"{where}: with {row.condition}, {row.system} loses {word} than {row.reference}: {points} points of"
+                f" EER (p = {row.lost_more.p_value:.3f})."
+            )
+        if compared and not told:
+            found.append(
+                f"{where}: of {len(compared)} comparisons, none finds a loss other than that of {own[0].reference}."
+            )
+    return found
+
+
+def _lists(rows: Sequence[ConditionRates]) -> dict[tuple[str, str, str], list[ConditionRates]]:
+    found: dict[tuple[str, str, str], list[ConditionRates]] = defaultdict(list)
+    for row in rows:
+        found[row.trials, row.backend, row.sides].append(row)
+    return found
+
+
+def _rate(row: ConditionRates | None, is_brief: bool) -> str:
+    return MISSING if row is None else percent(row.eer, None if is_brief else row.eer_interval)
+
+
+def _points(known: Mapping[str, ConditionRates], system: str, kind: str) -> str:
+    """Write a difference in points, with its sign; `kind` is a field of `ConditionRates`."""
+    found: PairedDifference | None = getattr(known[system], kind) if system in known else None
+    if found is None:
+        return MISSING
+    value, low, high = (100 * part for part in (found.difference, found.interval.low, found.interval.high))
+    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
