@@ -69,7 +69,7 @@ def main() -> None:
     recipe = {"noise_probability": 0.0, "reverb_probability": 1 / 3, "allow_simulated_rooms": True}
     cases = {
         "rooms": AugmentConfig(**recipe),
-        f"rooms, {SHARE:.0%} fast conditions": AugmentConfig(
+        "rooms and conditions": AugmentConfig(
             **recipe, condition_probability=SHARE, conditions=FAST
         ),
     }
@@ -83,10 +83,11 @@ def main() -> None:
         options.json,
         1,
         crop_seconds=CROP_SECONDS,
-        milliseconds_a_crop=milliseconds,
+        rows=[{"condition": name, "milliseconds": value} for name, value in milliseconds.items()],
         missing=missing,
+        share=SHARE,
         fast=FAST,
-        loader=loader,
+        loader=[{"case": name, **measured} for name, measured in loader.items()],
     )
 
 
