@@ -103,7 +103,7 @@ def test_nonsense_is_refused(override):
         ("joint.augment.speech_snr_db=[20, 5]", "speech_snr_db"),
         ("joint.augment.babble_speakers=[8, 3]", "babble_speakers"),
         ("joint.augment.noise_probability=0.95", "noise_probability, dense.joint.augment.reverb_probability"),
-        ("joint.augment.condition_probability=0.3", "dense.joint.augment.conditions: expected both or none"),
+        ("joint.augment.condition_probability=0.3", "expected both or none, found one"),
         ("joint.augment.conditions=['gms']", "'gsm'"),
         ("joint.optim.lr=1e-6", "final_lr, dense.joint.optim.lr"),
         ("joint.epochs=0.1", "dense.joint.optim.warmup_epochs, dense.joint.epochs"),

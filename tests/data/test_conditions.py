@@ -44,9 +44,9 @@ def lag(signal: np.ndarray, later: np.ndarray) -> int:
 def test_length_and_place_stay_and_something_changes(name: str, voice: np.ndarray) -> None:
     found = heard(name, voice)
     assert found.dtype == np.float32 and found.shape == voice.shape and np.isfinite(found).all()
-    assert abs(lag(voice, found)) <= (100 if name.startswith("amr") else 4)  # it keeps no phase to tell by
-    likeness = np.corrcoef(voice, found)[0, 1]
-    assert 0.4 < likeness < 0.99999
+    keeps_phase = not name.startswith("amr")
+    assert abs(lag(voice, found)) <= (4 if keeps_phase else 100)  # of 16 in a millisecond
+    assert (0.4 if keeps_phase else -1) < np.corrcoef(voice, found)[0, 1] < 0.99999
     np.testing.assert_array_equal(found, heard(name, voice))
     assert np.array_equal(found, heard(name, voice, seed=5)) == (name not in DRAWN)
 
