@@ -69,9 +69,7 @@ def main() -> None:
     recipe = {"noise_probability": 0.0, "reverb_probability": 1 / 3, "allow_simulated_rooms": True}
     cases = {
         "rooms": AugmentConfig(**recipe),
-        "rooms and conditions": AugmentConfig(
-            **recipe, condition_probability=SHARE, conditions=FAST
-        ),
+        "rooms and conditions": AugmentConfig(**recipe, condition_probability=SHARE, conditions=FAST),
     }
     loader = {
         name: crops_per_second(CropDataset(voices, data, config, seed=1), data, options.batches)
