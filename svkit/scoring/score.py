@@ -163,10 +163,11 @@ def _score_system(
                 )
         learnt = judge(request, subject, features, scores, groupings, output, progress)
         if learnt is not None:
-            kept = output.path / FILE_NAME
-            if subject.condition is None:  # `svkit verify` decides on recordings as they are
-                kept = install(kept, learnt, subject.checkpoint)
-            progress.note(f"calibration: {kept}")
+            own = output.path / FILE_NAME
+            # `svkit verify` decides on recordings as they are.
+            is_own = subject.condition is not None
+            place = str(own) if is_own else install(own, learnt, subject.checkpoint)
+            progress.note(f"calibration: {place}")
         output.finish()
 
 

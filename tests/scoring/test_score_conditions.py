@@ -100,7 +100,7 @@ def test_score_and_report_show_a_table_of_conditions(exp: Path) -> None:
     assert all(name in table for name in ("as recorded", "gsm", "cut2s"))
     assert max(map(len, table.splitlines())) <= 80
     assert "Thresholds of pruned" in printed and "Thresholds of pruned@gsm" not in printed
-    names = Path("tables/Conditions-of-the-test-side-on-all.csv").read_text().splitlines()[0]
+    names = Path("tables/score-Conditions-of-the-test-side-on-all.csv").read_text().splitlines()[0]
     assert "pruned lost more, low (95 %)" in names
     svkit("report")
     page, record = (Path("exp/report", name).read_text() for name in ("report.md", "report.json"))
