@@ -35,7 +35,7 @@ def exp(tmp_path, monkeypatch):
                 "distill": [request.exp / "prune", request.exp / "finetune/joint"],
             }[verb]
             made(out, verb, config, inputs)
-            return SimpleNamespace(checkpoints=[out], checkpoint=out)
+            return [out] if verb == "finetune" else SimpleNamespace(checkpoint=out)
 
         return run
 

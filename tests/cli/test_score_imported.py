@@ -81,7 +81,8 @@ def test_every_form_gives_the_same_metrics_as_our_own_scores(scored, tmp_path, f
 def test_our_own_scores_come_in_by_their_header(scored, tmp_path):
     done = run(scored, "eval", "--scores", scored / "scores/pruned/eval/scores.tsv", "--name", "copy")
     assert done.exit_code == 0, done.stderr
-    assert "copy (imported)" in done.stdout and "Not checked: " in done.stdout
+    assert "Trials eval (imported)" in done.stdout and "\n copy " in done.stdout
+    assert "Not checked: " in done.stdout
     assert done.stdout.splitlines()[-1] == str(scored / "scores" / "copy" / "eval")
 
 
