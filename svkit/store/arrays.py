@@ -9,7 +9,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from svkit.errors import ArtifactError
+from svkit.errors import ArtifactError, first_line
 from svkit.store.atomic import replacing
 from svkit.store.files import check_file
 
@@ -32,7 +32,7 @@ def read_arrays(path: Path, expected: Mapping[str, tuple[str, int]]) -> dict[str
     try:
         arrays: dict[str, Array] = load_file(path)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        raise ArtifactError(f"{path}: not a safetensors file: {error}") from error
+        raise ArtifactError(f"{path}: not a safetensors file: {first_line(error)}") from error
     for name, (kind, num_dimensions) in expected.items():
         array = arrays.get(name)
         if array is None or array.dtype != kind or array.ndim != num_dimensions:

@@ -15,6 +15,8 @@ from svkit.errors import ArtifactError
 _PREFIX = ".svkit-tmp-"
 _TEMPORARY = _PREFIX + "[0-9a-z_]" * 8 + "*"
 """The prefix, eight characters (of `tempfile` in earlier versions), and a suffix."""
+_OF_SAFETENSORS = ".tmp" + "[0-9A-Za-z]" * 6
+"""What safetensors writes first, from version 0.8 on."""
 
 
 @contextmanager
@@ -44,8 +46,9 @@ def replacing(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             name = path.with_name(f"{_PREFIX}{secrets.token_hex(4)}{path.suffix}")
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-            temporary = name
+            temporary, mode = name, name.stat().st_mode
             yield temporary
+            temporary.chmod(mode)  # safetensors puts a file of its own there, which only its owner may read
             _flush(temporary)
             temporary.replace(path)
             _flush(path.parent)
@@ -54,13 +57,15 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(directories: Iterable[Path]) -> None:
+def remove_unfinished(directories: Iterable[Path], *, are_own: bool) -> None:
     """Remove the temporary files that killed processes left in directories no other process writes to.
 
-    Files of `replacing` alone, and nothing further below: what lies there may be the user's.
+    Files of `replacing` alone, and nothing further below: what lies there may be the user's. In directories that only
+    svkit writes to (`are_own`), those of safetensors too.
     """
+    patterns = (_TEMPORARY, _OF_SAFETENSORS) if are_own else (_TEMPORARY,)
     for directory in directories:
-        for path in directory.glob(_TEMPORARY):
+        for path in (path for pattern in patterns for path in directory.glob(pattern)):
             if path.is_file() and not path.is_symlink():
                 path.unlink(missing_ok=True)
 

@@ -349,7 +349,7 @@ def _locked(directory: Path) -> Iterator[None]:
             directory.mkdir(mode=0o700, exist_ok=True)
     lock = lock_directory(directory, WAIT_SECONDS)
     try:
-        remove_unfinished([directory])
+        remove_unfinished([directory], are_own=True)
         yield
     finally:
         release_directory(lock)

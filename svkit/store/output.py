@@ -198,7 +198,8 @@ class Output:
             if self.kind == "directory":
                 self._begin()
             names = _WRITTEN_IN if self.kind == "directory" else "trials"
-            remove_unfinished((home, *(place for name in names.split() for place in home.glob(name))))
+            places = (home, *(place for name in names.split() for place in home.glob(name)))
+            remove_unfinished(places, are_own=self.kind == "directory")
         except BaseException:
             self.close()
             raise

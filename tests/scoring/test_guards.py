@@ -200,7 +200,7 @@ def test_a_calibration_that_does_not_know_its_speakers(exp, learnt):
     del record["speakers"]  # as written before there was this key
     (exp / "old.json").write_text(json.dumps(record))
     (gap,) = score(exp, "some", calibrations=(exp / "old.json",)).metrics.unchecked
-    assert "those of its own trials are not known" in gap
+    assert "the speakers of its own trials are not known" in gap
 
 
 def test_a_fusion_fitted_on_speakers_of_the_test(exp, learnt):

@@ -1,10 +1,12 @@
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors import SafetensorError
 
 from svkit.errors import ArtifactError
 from svkit.store import atomic
+from svkit.store.arrays import write_arrays
 from svkit.store.strict_json import read_json
 
 
@@ -32,6 +34,24 @@ def test_what_safetensors_says_is_one_line(tmp_path):
     ):
         raise SafetensorError("I/O error: No space left on device (os error 28)")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_may_read_a_file_does_not_depend_on_its_writer(tmp_path):
+    """From 0.8 on, safetensors puts a file of its own there, which only its owner may read."""
+    write_arrays(tmp_path / "a.safetensors", {"a": np.zeros(3)})
+    atomic.write_text(tmp_path / "a.txt", "a")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_killed_writers_left_is_removed_where_nobody_else_writes(tmp_path):
+    left, foreign = tmp_path / ".svkit-tmp-0123abcd.json", tmp_path / ".tmpAb3dEf"
+    for path in (left, foreign, tmp_path / ".tmpfile-of-mine"):
+        path.write_text("half")
+    atomic.remove_unfinished([tmp_path], are_own=False)
+    assert not left.exists() and foreign.exists()
+    atomic.remove_unfinished([tmp_path], are_own=True)
+    assert [path.name for path in tmp_path.iterdir()] == [".tmpfile-of-mine"]
 
 
 def test_a_file_in_place_of_the_directory_is_one_line(tmp_path):
