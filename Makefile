@@ -1,7 +1,7 @@
 # svkit from audio to report. `make all` needs nothing but Python 3.10-3.13: it makes the virtual environment, renders
 # the demo corpus, and runs the whole chain. A finished stage is not run again; a changed setting or input is.
 #
-#   make all                                    the demo, a few minutes on two cores
+#   make all                                    the demo, ten to fifteen minutes on two cores
 #   make all CORPUS=folder ROOT=DIR PRESET=tiny own recordings, a directory a speaker
 #   make all CORPUS=voxceleb VOXCELEB=DIR MUSAN=DIR RIRS=DIR PRESET=w2v-bert-2.0 ENCODER=facebook/w2v-bert-2.0 NPROC=8
 #
