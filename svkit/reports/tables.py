@@ -100,7 +100,8 @@ def to_terminal(table: Table, width: int | None) -> str:
     from rich.table import Table as RichTable
 
     drawn = RichTable(
-        title=terminal_text(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        title=terminal_text(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        show_header=any(table.headings),
     )  # fmt: skip
     for index, name in enumerate(table.headings):
         drawn.add_column(
