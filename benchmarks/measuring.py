@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
@@ -67,6 +69,23 @@ def peak_gb_above(call: Callable[[], object]) -> float:
     before = resident("VmRSS")
     call()
     return (resident("VmHWM") - before) / 2**20
+
+
+def run_alone(command: list[str]) -> tuple[Timing, float]:
+    """Run a process; return its times and its largest resident size in GB.
+
+    A small process starts it: what a process has when it forks counts as its child's memory.
+    """
+    code = (
+        "import json, resource, subprocess, sys, time\n"
+        "start = time.perf_counter()\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(json.dumps([time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True)
+    wall, cpu, kilobytes = json.loads(done.stdout.splitlines()[-1])
+    return Timing(wall, cpu), kilobytes / 2**20
 
 
 def matmul_peak(dtype: torch.dtype, size: int = 2048, rounds: int = 7) -> float:

@@ -14,7 +14,6 @@ is told by two sizes at which it grows with the list.
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -170,7 +169,7 @@ def _compare(calls: dict[str, Callable[[], object]], times_more: float, rounds: 
 
 def rate_help(rounds: int) -> Row:
     """`svkit --help`, a process; the first one fills the disk's cache."""
-    runs = [run_alone([sys.executable, "-m", "svkit", "--help"])[0] for _ in range(rounds + 3)][1:]
+    runs = [measuring.run_alone([sys.executable, "-m", "svkit", "--help"])[0] for _ in range(rounds + 3)][1:]
     taken = Timing(*(statistics.median(column) for column in zip(*runs, strict=True)))
     return Row("svkit --help", *taken, None, f"{taken.cpu:.2f} s", "0.3 s", taken.cpu <= 0.3)
 
@@ -218,7 +217,7 @@ def rate_command(sizes: list[float]) -> tuple[list[Row], float | None]:
             command = [sys.executable, "-m", "svkit", "score", str(trials), "--exp", str(home), "--json"]
             # Pairs are drawn with replacement.
             command += ["--allow", "self-trials", "--allow", "duplicate-trials"]
-            taken, peak = run_alone(command)
+            taken, peak = measuring.run_alone(command)
         peaks.append(peak)
         figure = f"{taken.cpu / millions:.1f} s CPU/M, {peak:.2f} GB"
         rows.append(Row(f"svkit score, {millions:g} M trials", *taken, None, figure, None, None))
@@ -231,23 +230,6 @@ def rate_command(sizes: list[float]) -> tuple[list[Row], float | None]:
     target = f"{LARGEST_LIST_GB:g} GB"
     name = f"memory of {LARGEST_LIST:g} M trials, by the slope"
     return [*rows, Row(name, None, None, None, figure, target, whole <= LARGEST_LIST_GB)], slope
-
-
-def run_alone(command: list[str]) -> tuple[Timing, float]:
-    """Run a process; return its times and its largest resident size in GB.
-
-    A small process starts it: what a process has when it forks counts as its child's memory.
-    """
-    code = (
-        "import json, resource, subprocess, sys, time\n"
-        "start = time.perf_counter()\n"
-        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
-        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
-        "print(json.dumps([time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss]))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True)
-    wall, cpu, kilobytes = json.loads(done.stdout.splitlines()[-1])
-    return Timing(wall, cpu), kilobytes / 2**20
 
 
 def table(rows: list[Row]) -> str:

@@ -10,11 +10,9 @@ weights, 580 million parameters), as a multiple of the weights: needs 8 GB of me
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import measuring
 import numpy as np
@@ -27,21 +25,10 @@ from svkit.nn.speaker import SpeakerNetwork
 from svkit.store import checkpoint
 
 
-class Process(NamedTuple):
-    """What a process took."""
-
-    cpu_seconds: float
-    peak_gb: float
-
-
-def measure(*arguments: object) -> Process:
-    """Run Python with these arguments."""
-    with subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(map(str, arguments))}: exit code {process.returncode}")
-    return Process(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20)
+def measure(*arguments: object) -> tuple[float, float]:
+    """Run Python with these arguments; return its CPU seconds and its largest resident size in GB."""
+    taken, peak_gb = measuring.run_alone([sys.executable, *map(str, arguments)])
+    return taken.cpu, peak_gb
 
 
 def write_model(place: Path, encoder: EncoderArchitecture) -> float:
@@ -76,7 +63,7 @@ def main() -> None:
         times = {name: [] for name in commands}
         for _ in range(options.rounds):
             for name, command in commands.items():
-                times[name].append(measure(*command).cpu_seconds)
+                times[name].append(measure(*command)[0])
         seconds = {name: statistics.median(values) for name, values in times.items()}
         result = {
             "cpu_seconds": seconds,
@@ -84,14 +71,14 @@ def main() -> None:
         }
         if options.full_size:
             weights_gb = write_model(home / "dense", W2V_BERT_2)
-            verify = measure("-m", "svkit", "verify", *paths, "--model", home / "dense")
-            export = measure("-m", "svkit", "export", home / "dense", "--out", home / "onnx")
+            _, verify_gb = measure("-m", "svkit", "verify", *paths, "--model", home / "dense")
+            _, export_gb = measure("-m", "svkit", "export", home / "dense", "--out", home / "onnx")
             result["full_size"] = {
                 "weights_gb": weights_gb,
-                "verify_peak_gb": verify.peak_gb,
-                "verify_to_weights": verify.peak_gb / weights_gb,
-                "export_peak_gb": export.peak_gb,
-                "export_to_weights": export.peak_gb / weights_gb,
+                "verify_peak_gb": verify_gb,
+                "verify_to_weights": verify_gb / weights_gb,
+                "export_peak_gb": export_gb,
+                "export_to_weights": export_gb / weights_gb,
             }
     print(measuring.table(("process", "CPU seconds"), [*seconds.items()]))
     print(f"verify / import torch: {result['verify_to_torch']:.2f}")
