@@ -131,6 +131,12 @@ class ModelArchitecture:
         return width * (len(self.states) if self.head.aggregation == "mfa" else 1)
 
     @property
+    def attention_weights(self) -> int:
+        """Weights that the pooling's attention gives a frame; 0: it has none."""
+        weights = {"asp": self.channels, "multi-head": self.head.pooling_heads, "mean-std": 0}
+        return weights[self.head.pooling]
+
+    @property
     def is_pruned(self) -> bool:
         """Whether the encoder was cut."""
         return self.dense_widths is not None

@@ -44,8 +44,7 @@ class SpeakerHead(nn.Module):
             nn.Parameter(torch.zeros(len(self.states))) if head.aggregation == "sum" else None
         )
         self.pooling: nn.Module = StatisticsPooling()
-        if head.pooling != "mean-std":
-            num_weights = channels if head.pooling == "asp" else head.pooling_heads
+        if num_weights := architecture.attention_weights:
             self.pooling = AttentiveStatisticsPooling(channels, head.attention_dim, num_weights)
         self.embedding = nn.Linear(2 * channels, head.embedding_dim)
 

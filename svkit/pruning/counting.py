@@ -81,16 +81,9 @@ def head_parameters(architecture: ModelArchitecture) -> int:
     total = len(architecture.states) * adapters if head.layer_adapters else 0
     if head.aggregation == "sum":
         total += len(architecture.states)
-    if weights := _pooling_weights(architecture):
+    if weights := architecture.attention_weights:
         total += channels * attention + attention + 2 * attention + attention * weights + weights
     return total + 2 * channels * head.embedding_dim + head.embedding_dim
-
-
-def _pooling_weights(architecture: ModelArchitecture) -> int:
-    """Weights that the pooling gives a frame."""
-    return {"asp": architecture.channels, "multi-head": architecture.head.pooling_heads, "mean-std": 0}[
-        architecture.head.pooling
-    ]
 
 
 class Macs(NamedTuple):
@@ -123,7 +116,7 @@ def macs(architecture: ModelArchitecture, num_frames: int = FRAMES_PER_SECOND) -
     channels, head_total = architecture.channels, 0
     if head.layer_adapters:
         head_total += num_frames * len(architecture.states) * head.adapter_dim * (hidden + head.adapter_dim)
-    if weights := _pooling_weights(architecture):
+    if weights := architecture.attention_weights:
         head_total += num_frames * (channels + weights) * head.attention_dim
     head_total += 2 * channels * head.embedding_dim
     return Macs(total, head_total, positional)
