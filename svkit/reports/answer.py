@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from svkit.reports import wording
 from svkit.reports.results import GIGA, MEGA, cost_cells, cpu_cell, eer_cell
-from svkit.reports.tables import LEVEL, MISSING, Table, percent
+from svkit.reports.tables import LEVEL, MISSING, Table, percent, points
 from svkit.store.metrics import Comparison
 from svkit.store.report import Model, Recordings, Report, System, Timing
 
@@ -165,9 +165,7 @@ def tables(report: Report) -> list[Table]:
 
 def _errors(pair: Pair) -> Iterator[list[str]]:
     dense, pruned, found = pair.dense, pair.pruned, pair.comparison
-    change = MISSING if found is None else (
-        f"{100 * found.eer_difference:+.2f} ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
-    )  # fmt: skip
+    change = MISSING if found is None else points(found.eer_difference, found.low, found.high)
     yield [f"EER on {dense.trials.name}, %{LEVEL}", eer_cell(dense), eer_cell(pruned), change]
     before, after = dense.min_dcf[0], pruned.min_dcf[0]
     costs = [cost_cells([one], [before.application])[0] for one in (before, after)]

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from svkit.eval.results import PairedDifference
-from svkit.reports.tables import LEVEL, MISSING, Table, percent
+from svkit.reports.tables import LEVEL, MISSING, Table, percent, points
+from svkit.reports.wording import SIGNIFICANT
 from svkit.store.metrics import ConditionRates
 
 TITLE = "Conditions"
@@ -16,7 +17,6 @@ NOTE = (
 )
 _PLAIN = "as recorded"
 _SIDES = {"test": "the test side", "both": "both sides"}
-_SIGNIFICANT = 0.05
 
 
 def tables(rows: Sequence[ConditionRates], *, is_brief: bool = False) -> list[Table]:
@@ -53,14 +53,14 @@ def findings(rows: Sequence[ConditionRates]) -> list[str]:
     found = []
     for (trials, _, sides), own in _lists(rows).items():
         compared = [row for row in own if row.lost_more is not None]
-        told = [row for row in compared if row.lost_more and row.lost_more.p_value < _SIGNIFICANT]
+        told = [row for row in compared if row.lost_more and row.lost_more.p_value < SIGNIFICANT]
         where = f"On {trials}, {_SIDES[sides]} under a condition"
         for row in told:
             assert row.lost_more is not None
             word = "more" if row.lost_more.difference > 0 else "less"
-            points = _points({row.system: row}, row.system, "lost_more")
+            difference = _points({row.system: row}, row.system, "lost_more")
             found.append(
-                f"{where}: with {row.condition}, {row.system} loses {word} than {row.reference}: {points} points of"
+                f"{where}: with {row.condition}, {row.system} loses {word} than {row.reference}: {difference} points of"
                 f" EER (p = {row.lost_more.p_value:.3f})."
             )
         if compared and not told:
@@ -85,7 +85,4 @@ def _rate(row: ConditionRates | None, is_brief: bool) -> str:
 def _points(known: Mapping[str, ConditionRates], system: str, kind: str) -> str:
     """Write a difference in points, with its sign; `kind` is a field of `ConditionRates`."""
     found: PairedDifference | None = getattr(known[system], kind) if system in known else None
-    if found is None:
-        return MISSING
-    value, low, high = (100 * part for part in (found.difference, found.interval.low, found.interval.high))
-    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+    return MISSING if found is None else points(found.difference, found.interval.low, found.interval.high)

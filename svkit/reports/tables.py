@@ -78,6 +78,11 @@ def percent(value: float | None, interval: Interval | None = None, digits: int =
     return number(value, interval, digits, scale=100)
 
 
+def points(difference: float, low: float, high: float) -> str:
+    """Write a difference of rates in percentage points, signed, with its interval."""
+    return f"{100 * difference:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+
+
 def escape(text: str) -> str:
     """Return text that markdown shows as it is: names of people, files and systems may hold anything."""
     return _MARKS.sub(r"\\\g<0>", terminal_text(text, sys.maxsize).replace("\n", " "))

@@ -164,9 +164,8 @@ class _EfficientAttention(TorchFunctionMode):
             return func(*args, **kwargs)
         bias = kwargs["attn_mask"]
         frames = bias.shape[-1]
-        aligned = functional.pad(bias, (0, 8 - frames % 8))[
-            ..., :frames
-        ]  # as torch copies a bias for the kernel
+        # As torch copies a bias for the kernel.
+        aligned = functional.pad(bias, (0, 8 - frames % 8))[..., :frames]
         kernel = torch.ops.aten._scaled_dot_product_efficient_attention
         return kernel(*args, aligned, compute_log_sumexp=True, scale=kwargs["scale"])[0]
 
