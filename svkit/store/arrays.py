@@ -1,4 +1,4 @@
-"""Numpy arrays by name in a safetensors file."""
+"""Named NumPy arrays in a safetensors file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +17,17 @@ Array = npt.NDArray[Any]
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write arrays of any shape."""
+    """Write named arrays of any shape (ArtifactError: the file cannot be written)."""
     with replacing(path) as temporary:
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
 
 
 def read_arrays(path: Path, expected: Mapping[str, tuple[str, int]]) -> dict[str, Array]:
-    """Read arrays; each expected one has a type, such as `float32`, and a number of dimensions.
+    """Read all arrays and check those in `expected`: name -> dtype, such as `float32`, and number of dimensions.
 
     Raises:
-        ArtifactError: missing, not a safetensors file, or an array is missing or of another type or shape.
+        ArtifactError: the file is missing or not a safetensors file, or an expected array is missing or has another
+            dtype or number of dimensions.
     """
     check_file(path, ArtifactError)
     try:
@@ -38,6 +39,6 @@ def read_arrays(path: Path, expected: Mapping[str, tuple[str, int]]) -> dict[str
         if array is None or array.dtype != kind or array.ndim != num_dimensions:
             found = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
             raise ArtifactError(
-                f"{path}: expected {name!r} as {kind} of {num_dimensions} dimensions, found {found}"
+                f"{path}: expected {name!r} as {kind} with {num_dimensions} dimensions, found {found}"
             )
     return arrays

@@ -1,4 +1,4 @@
-"""Whole files or nothing: every file is written to a temporary sibling, flushed to disk and renamed."""
+"""Atomic writes: every file is written to a temporary sibling, flushed to disk and renamed."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from svkit.errors import ArtifactError
 
 _PREFIX = ".svkit-tmp-"
 _TEMPORARY = _PREFIX + "[0-9a-z_]" * 8 + "*"
-"""The prefix, eight characters (of `tempfile` in earlier versions), and a suffix."""
+"""Pattern of our temporary names: prefix, eight characters (from `tempfile` in earlier versions), suffix."""
 _OF_SAFETENSORS = ".tmp" + "[0-9A-Za-z]" * 6
-"""What safetensors writes first, from version 0.8 on."""
+"""Pattern of the temporary names that safetensors itself uses since version 0.8."""
 
 
 @contextmanager
 def one_line(path: Path) -> Iterator[None]:
-    """Turn what the system says about writing `path` into an ArtifactError of one line."""
+    """Turn a system error while writing `path` into an ArtifactError of one line."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             temporary, mode = name, name.stat().st_mode
             yield temporary
-            temporary.chmod(mode)  # safetensors puts a file of its own there, which only its owner may read
+            temporary.chmod(mode)  # safetensors puts a file there that only its owner may read
             _flush(temporary)
             temporary.replace(path)
             _flush(path.parent)
@@ -60,8 +60,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def remove_unfinished(directories: Iterable[Path], *, are_own: bool) -> None:
     """Remove the temporary files that killed processes left in directories no other process writes to.
 
-    Files of `replacing` alone, and nothing further below: what lies there may be the user's. In directories that only
-    svkit writes to (`are_own`), those of safetensors too.
+    Subdirectories are not searched. The temporary files of safetensors are removed only in directories that nothing
+    but svkit writes to (`are_own`): elsewhere they may belong to another program.
     """
     patterns = (_TEMPORARY, _OF_SAFETENSORS) if are_own else (_TEMPORARY,)
     for directory in directories:
@@ -85,10 +85,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path` atomically, newlines as they are.
+    """Write `text` as UTF-8 to `path` atomically, with its newlines unchanged.
 
     Raises:
-        ArtifactError: it cannot be written, or is not valid UTF-8 (a file name in another encoding).
+        ArtifactError: the file cannot be written, or `text` cannot be encoded (a file name in another encoding).
     """
     try:
         data = text.encode("utf-8")
@@ -104,11 +104,11 @@ def json_text(content: Mapping[str, Any]) -> str:
     """Return `content` as JSON in the given order.
 
     Raises:
-        ValueError: a NaN or an infinity in `content`, for which JSON has no notation.
+        ValueError: `content` holds a NaN or an infinity, for which JSON has no notation.
     """
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write `content` as `json_text` puts it."""
+    """Write `content` to `path` atomically, in the form of `json_text`."""
     write_text(path, json_text(content))

@@ -1,7 +1,8 @@
 """What the header of an audio file claims about its length, compared with the file.
 
-libsndfile believes claims: of a WAV cut in half it reads the rest silently, one from a pipe (no size, or the
-largest there is) has no samples or is refused, and for an MP3 that states no length it guesses one from a frame.
+libsndfile trusts the header. It silently reads what is left of a truncated WAV. A WAV from a pipe, whose header has no
+size or the largest possible one, is empty to it or is refused. For an MP3 without a stated length it guesses one from
+the size of a frame.
 """
 
 import re
@@ -15,28 +16,29 @@ Read = Callable[[int, int], bytes]
 _HEAD_BYTES = 4096
 _MOST_CHUNKS = 256
 _STRETCH = 1000
-"""MPEG has 48 samples a byte at most, and a guess from the size has 0.3 at least: times this, no guess falls short."""
+"""MPEG has at most 48 samples per byte, and a guess at least 0.3: with so many times the size, no guess is too low."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """What is wrong with the claims of a header; by default nothing."""
+    """What is wrong with the claims of a header; by default, nothing."""
 
     is_counted: bool = True
     """False: only decoding tells how many samples there are."""
     ogg_fault: str = ""
-    """Why there is less, or more, than libsndfile reads of a container that states no length."""
+    """What is wrong with an Ogg file, whose container states no length; empty: nothing."""
     claimed_bytes: int = 0
-    """Of audio, where less is there."""
+    """Bytes of audio that the header claims; 0 unless fewer are there."""
     found_bytes: int = 0
+    """Bytes of audio that are there."""
     patch: tuple[int, bytes] = (0, b"")
-    """Bytes to be read at an offset instead of those that are there."""
+    """An offset, and the bytes to read there instead of those in the file."""
     start: int = 0
-    """Where the audio begins if its container is to be passed over."""
+    """Where to begin reading, to pass over the container of the audio."""
     end: int | None = None
-    """Where it ends if not with the file: half a frame or a tag behind it would be an error of the decoder."""
+    """Where to end reading; None: with the file. The decoder would fail at half a frame or a tag after the audio."""
     stretch: int = 1
-    """By how much the size of the file is to be exaggerated, so that a guess from it is above the truth."""
+    """How many times the real size the decoder is told, so that its guess of the length is not too low."""
 
     @property
     def is_corrected(self) -> bool:
@@ -44,7 +46,7 @@ class Claim:
         return bool(self.patch[1] or self.start or self.stretch > 1)
 
     def missing(self, frames: int) -> str:
-        """Say what is missing where `frames` samples of a channel are there; empty if nothing is."""
+        """Say what is missing if `frames` samples per channel can be read; empty if nothing is."""
         if self.ogg_fault:
             return f"truncated: {self.ogg_fault} ({frames} samples)"
         width = self.found_bytes // max(1, frames) if self.is_counted else 0
@@ -58,19 +60,19 @@ class Claim:
 
 
 class _Chunks(NamedTuple):
-    """How a container of chunks is built."""
+    """Layout of a container of chunks."""
 
     first: int
     id_bytes: int
     size: str
-    """Form of a chunk's size, as of `struct`."""
+    """Format of a chunk's size, as in `struct`."""
     counts_header: bool
-    """The size includes id and size."""
+    """A chunk's size counts its id and the size itself."""
     alignment: int
     data: bytes
     """Id of the chunk with the audio."""
     skip: int
-    """Bytes before the audio in it."""
+    """Bytes before the audio in that chunk."""
 
 
 _RIFF = _Chunks(12, 4, "<I", False, 2, b"data", 0)
@@ -87,10 +89,10 @@ _XING = re.compile(
     rb"\xff[\xe2-\xff].{4}\0+(?P<tag>Xing|Info)(?P<flags>.{4})(?P<frames>.{4})(?P<bytes>.{4})", re.S
 )
 _RESYNC_BYTES = 4096
-"""Junk between frames is searched for the next one; libmpg123 gives up after 1,024 bytes."""
+"""How much junk may lie between frames; libmpg123 gives up after 1,024 bytes."""
 _ID3V1_BYTES = 128
 _OGG_HEAD, _OGG_PAGE = 27 + 255, 27 + 255 + 255 * 255
-"""Bytes that say how long a page is, and of the longest page."""
+"""Sizes in bytes of the longest page header and of the longest page."""
 _KBPS = {
     (1, 1): range(32, 449, 32),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -98,7 +100,7 @@ _KBPS = {
     (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""By version (2: also 2.5) and layer (2: also 3 of version 2)."""
+"""Bit rates by version (2 includes 2.5) and layer (2 of version 2 includes 3)."""
 _NIST = re.compile(rb"^(sample_count|channel_count|sample_n_bytes) -i (\d{1,18})$", re.M)
 
 
@@ -134,7 +136,7 @@ def read_claim(read: Read, size: int) -> Claim:
 
 
 def _behind_id3(read: Read, start: int) -> int:
-    """Return where the ID3v2 tags that begin at `start` end."""
+    """Return the offset after the ID3v2 tags that begin at `start`."""
     while len(header := read(start, 10)) == 10 and header[:3] == b"ID3":
         start += 10 + sum(
             (byte & 127) << shift for byte, shift in zip(header[6:], (21, 14, 7, 0), strict=True)
@@ -160,7 +162,7 @@ def _claim_of_chunks(read: Read, size: int, form: _Chunks) -> Claim:
             if in_ds64 is not None and claimed >= 2**32 - 1:
                 (claimed,) = struct.unpack("<Q", read(in_ds64, 8).ljust(8, b"\0"))
                 return _claim_of_size(in_ds64, "<Q", claimed, size - audio, 0)
-            # Where the outer size is that of the file, a chunk that says it is empty is.
+            # If the container states the right size, then a chunk that claims to be empty really is.
             if not claimed and form.first == 12 and struct.unpack(form.size, read(4, 4))[0] + 8 == size:
                 break
             extra = form.skip + form.counts_header * header_bytes
@@ -176,11 +178,12 @@ def _claim_of_chunks(read: Read, size: int, form: _Chunks) -> Claim:
 
 
 def _claim_of_size(field: int, form: str, claimed: int, found: int, extra: int) -> Claim:
-    """Compare the bytes `claimed` by the number at `field`, which counts `extra` others too, with those found."""
+    """Compare the bytes claimed at offset `field` with those found; the number there counts `extra` others too."""
     if 0 < claimed <= found or found <= 0 or found + extra >= 1 << 8 * struct.calcsize(form):
         return Claim()
     patch = (field, struct.pack(form, found + extra))
-    # Who writes to a pipe cannot know the size: nothing, or all that the field (or a signed one) can hold, or nearly.
+    # A program that writes to a pipe does not know the size. It leaves 0, or the largest value (or nearly) that the
+    # field can hold, or a signed one.
     is_full = claimed >= 2**62 if form[1] == "Q" else claimed > 2**30 and -claimed % 2**31 <= 2**16
     if claimed <= 0 or is_full:
         return Claim(patch=patch)
@@ -198,19 +201,19 @@ def _ogg_fault(read: Read, size: int) -> str:
     last = tail + read(tail, 2 * _OGG_PAGE).rfind(b"OggS\0")
     page = read(last, _OGG_HEAD)
     if page[14:18] not in streams:
-        return "several Ogg streams one after another, of which the first can be read"
+        return "several Ogg streams in a row, of which only the first can be read"
     if len(page) < 27 or not page[5] & 4 or last + _ogg_page_bytes(page) > size:
         return "the file ends before its Ogg stream does"
     return ""
 
 
 def _ogg_page_bytes(page: bytes) -> int:
-    """Return how long a page is, by its first bytes."""
+    """Return the length of a page, from its first bytes."""
     return 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def _claim_of_mpeg(read: Read, start: int, size: int) -> Claim:
-    """Trust a number of frames only if the bytes that it comes with are there, and no more audio behind them."""
+    """Trust a stated number of frames only if the stated bytes are there and no audio follows them."""
     found = _XING.search(read(start, _HEAD_BYTES))
     patch, claimed, available = (0, b""), 0, 0
     if found is not None and found["flags"][3] & 1:
@@ -243,7 +246,7 @@ def _is_sync(header: bytes) -> bool:
 
 
 def _frame_bytes(header: bytes) -> int:
-    """Return how long an MPEG audio frame is, by its header of four bytes (ISO 11172-3 and 13818-3); 0 for none."""
+    """Return the length of an MPEG audio frame, from its header of four bytes (ISO 11172-3, 13818-3); 0: it is none."""
     if len(header) < 4 or not _is_sync(header):
         return 0
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
@@ -259,7 +262,7 @@ def _frame_bytes(header: bytes) -> int:
 
 
 def _end_of_frames(read: Read, start: int, size: int) -> int:
-    """Return where the last whole frame ends; the size of the file where that cannot be told."""
+    """Return where the last whole frame ends, or the size of the file if that is unclear."""
     position = end = start
     resyncs = 0
     while position < size:
@@ -272,7 +275,7 @@ def _end_of_frames(read: Read, start: int, size: int) -> int:
             position += 1 + step
             resyncs += 1
         elif end == start or _next_frame(read(position + 1, 1 << 20)) is not None:
-            return size  # the decoder says what is wrong
+            return size  # the decoder will say what is wrong
         else:
             break
     return end

@@ -20,13 +20,13 @@ class Decision:
     """The operating point that `svkit calibrate` was asked for."""
 
     point: OperatingPoint
-    """Accept from this natural-log likelihood ratio on (before bounds); its errors among people that neither it nor the
-    map was learnt on."""
+    """Threshold on the natural-log likelihood ratio (before bounds), with its error rates for people whom neither the
+    threshold nor the map was learnt on."""
     false_accepts: float | None = None
-    """Highest rate that was asked for; None: the cheapest decision was."""
+    """Highest false-accept rate asked for; None: the decision of lowest expected cost was asked for."""
     p_target: float = 0.5
-    """Prior probability of the same speaker; the threshold follows from it and the costs, or the ratio is weighed by
-    it."""
+    """Prior probability of the same speaker, for the posterior. With the costs it also sets the threshold, unless
+    `false_accepts` does."""
     c_miss: float = 1.0
     c_fa: float = 1.0
 
@@ -44,19 +44,19 @@ class CalibrationRecord:
     backend: BackendRecord
     """Back-end whose scores it maps."""
     checkpoint_sha256: str | None
-    """Content of the model whose scores it maps."""
+    """Hash of the model whose scores it maps."""
     trials: ListId
-    """Those it was learnt on."""
+    """The list it was learnt on."""
     num_targets: int
     num_nontargets: int
     speakers: tuple[str, ...] | None = None
     """Speakers of the trials it was learnt on, sorted; None: not known."""
     bounds: tuple[float, float] | None = None
-    """Lowest and highest log-likelihood ratio that those trials support; None: written before there were bounds."""
+    """Lowest and highest log-likelihood ratio that those trials support; None: an earlier version wrote no bounds."""
     is_separable: bool | None = None
-    """Those trials had no error at some threshold, so that the weights mean little; None: as above."""
+    """Some threshold makes no error on those trials, so that the weights mean little; None: as for `bounds`."""
     decision: Decision | None = None
-    """Where to accept, unless `svkit verify` is told otherwise; None: nobody asked."""
+    """Where `svkit verify` accepts unless told otherwise; None: no operating point was asked for."""
 
 
 def write_calibration(path: Path, record: CalibrationRecord) -> None:
@@ -69,8 +69,8 @@ def read_calibration(path: Path) -> CalibrationRecord:
     """Read and check a calibration.
 
     Raises:
-        ArtifactError: missing, of another format or version, a key missing or unknown, not one weight per feature, or
-            changed since the scoring that made it had finished.
+        ArtifactError: the file is missing or of another format or version, a key is missing or unknown, features and
+            weights differ in number, or the file has changed since the scoring that wrote it finished.
     """
     content = read_json(path, FORMAT, VERSION, dict[str, Any])
     known = {field.name for field in fields(CalibrationRecord)}
@@ -81,14 +81,16 @@ def read_calibration(path: Path) -> CalibrationRecord:
     record = typed(path, content, CalibrationRecord)
     if len(record.features) != len(record.weights) or record.features[:1] != ("score",):
         raise ArtifactError(
-            f"{path}: expected one weight for each feature, score first,"
+            f"{path}: expected one weight for each feature, with score first,"
             f" found {len(record.weights)} for {list(record.features)}"
         )
     if min(record.num_targets, record.num_nontargets) < 1:
-        raise ArtifactError(f"{path}: expected target and nontarget trials, found none of one of them")
+        raise ArtifactError(
+            f"{path}: expected target and nontarget trials, found {record.num_targets} and {record.num_nontargets}"
+        )
     if record.bounds is not None and not record.bounds[0] <= 0 <= record.bounds[1]:
         raise ArtifactError(
-            f"{path}: bounds: expected a lower one up to 0 and an upper one from 0, found {record.bounds}"
+            f"{path}: bounds: expected a lower one <= 0 and an upper one >= 0, found {record.bounds}"
         )
     check_outputs(path.parent, path.name, in_full=True)
     return record

@@ -1,7 +1,7 @@
 """Checkpoint directories: architecture, weights, classifier, adapter, log and resume state.
 
-`config.json` is the architecture and nothing else; weights are safetensors; `provenance.json` is written last, by the
-output protocol. This file knows names and tensors, not model classes (`svkit.models.load` is where the two meet).
+`config.json` holds the architecture and nothing else, and weights are safetensors files. The output protocol writes
+`provenance.json` last. This file knows names and tensors but no model classes; `svkit.models.load` joins the two.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ def _safetensors(path: Path) -> Iterator[None]:
     check_file(path, ArtifactError)
     try:
         yield
-    # AttributeError: a header may name a type of numbers that the file format has and this torch lacks.
+    # AttributeError: a header may name a dtype that the file format has and this torch lacks.
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise ArtifactError(f"{path}: not a readable safetensors file ({first_line(error)})") from error
 
@@ -80,7 +80,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
-    """Read names and shapes from the header of a safetensors file; ArtifactError where the file is not whole."""
+    """Read names and shapes from the header of a safetensors file (ArtifactError: missing or truncated)."""
     with _safetensors(path), safe_open(path, "pt") as file:
         return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
@@ -95,14 +95,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def write_model(
     directory: Path, architecture: ModelArchitecture, tensors: Mapping[str, Tensor], name: str = MODEL_NAME
 ) -> None:
-    """Write weights (first) and architecture of a model."""
+    """Write a model: the weights first, then the architecture."""
     write_tensors(directory / name, tensors)
     heading, content, usual = (
         {"format": FORMAT, "format_version": VERSION},
         asdict(architecture),
         HeadConfig(),
     )
-    # What an earlier svkit does not know is left out where it says what was always so.
+    # Newer keys are written only if they differ from the default: earlier versions refuse keys they do not know.
     content["head"] = {
         name: value
         for name, value in content["head"].items()
@@ -113,7 +113,7 @@ def write_model(
 
 def write_classifier(directory: Path, classifier: Classifier) -> None:
     """Write class weights and `speakers.tsv` (row, speaker_id, speed)."""
-    import pandas as pd  # half a second of every start, and who only embeds reads no table
+    import pandas as pd  # costs half a second, and embedding alone needs no table
 
     from svkit.store.tables import write_table
 
@@ -145,13 +145,13 @@ def read_classifier(directory: Path) -> Classifier | None:
 
 
 def write_adapter(directory: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write LoRA in peft's format."""
+    """Write unmerged LoRA in peft's format."""
     write_tensors(directory / ADAPTER_FILES[1], tensors)
     write_text(directory / ADAPTER_FILES[0], json.dumps(dict(config), indent=1) + "\n")
 
 
 def read_adapter(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Read LoRA that is not merged yet: its configuration and tensors; None when there is none."""
+    """Read the configuration and tensors of unmerged LoRA; None when there is none."""
     path = directory / ADAPTER_FILES[0]
     if not path.exists():
         return None
@@ -167,7 +167,7 @@ def append_log(directory: Path, record: Mapping[str, Any]) -> None:
 
 
 def truncate_log(directory: Path, num_done: int) -> None:
-    """Drop log lines of steps that a resumed run will do again."""
+    """Drop the log lines of steps that a resumed run will repeat."""
     path = directory / LOG_NAME
     if not path.exists():
         return
@@ -183,12 +183,12 @@ def truncate_log(directory: Path, num_done: int) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResumeState:
-    """State of an unfinished training."""
+    """State of an unfinished training run."""
 
     num_done: int
     """Steps done."""
     batch_size: int
-    """Examples of a step, over all processes."""
+    """Examples per step, over all processes."""
     task: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     facts: dict[str, Any]
@@ -206,9 +206,9 @@ class _Record:
     best_step: int | None
     facts: dict[str, Any]
     sha256: dict[str, str] | None = None
-    """Of each file of the state; None: written by an earlier version, as with `checksum`."""
+    """Hash of each file of the state; None here or in `checksum`: an earlier version wrote the state."""
     checksum: str | None = None
-    """Of the other fields."""
+    """Hash of all other fields."""
 
     def digest(self) -> str:
         others = {key: value for key, value in asdict(self).items() if key != "checksum"}
@@ -216,10 +216,10 @@ class _Record:
 
 
 def best_path(directory: Path, step: int) -> Path:
-    """Where the task of the best step so far lies until the training ends.
+    """Return where the task of the best step so far is kept until training ends.
 
-    Named by its step: a run that is killed between this file and the state that mentions it continues with the best
-    step of its own past, not with one from a future that may come out differently.
+    The name holds the step. If a run is killed after it wrote this file and before the state that refers to it, the
+    resumed run uses the best step of the older state, not one that it may never reach again.
     """
     return directory / RESUME_NAME / f"best-{step:09d}.safetensors"
 
@@ -238,7 +238,7 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
     place = root / f"step-{state.num_done:09d}"
     with contextlib.suppress(ArtifactError):
         _check_files(place, _read_record(place))
-        return  # the state of this step is there
+        return  # the state of this step is already there, whole
     (place / STATE_NAME).unlink(missing_ok=True)
     try:
         write_tensors(place / "task.safetensors", state.task)
@@ -254,9 +254,9 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
         heading = {"format": RESUME_FORMAT, "format_version": RESUME_VERSION}
         write_json(place / STATE_NAME, {**heading, **asdict(record)})
     except ArtifactError:
-        shutil.rmtree(place, ignore_errors=True)  # the disk may be full: leave the room to others
+        shutil.rmtree(place, ignore_errors=True)  # the disk may be full: free what this has taken
         raise
-    # A newer state than this one could not be read when the run was resumed.
+    # States newer than this one are damaged, or the run would have resumed from them.
     kept = [path for path in _complete_states(root) if path.name <= place.name][:keep_last]
     for other in root.glob(_STATE_GLOB):
         if other not in kept:
@@ -264,7 +264,7 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
             shutil.rmtree(other)
     needed: set[Path] = set()
     for path in kept:
-        with contextlib.suppress(ArtifactError):  # it will not be read either
+        with contextlib.suppress(ArtifactError):  # an unreadable state needs no files
             needed.update(_state_files(path, _read_record(path).best_step))
     for best in root.glob(f"best-{_DIGITS}.safetensors"):
         if best not in needed:
@@ -277,7 +277,7 @@ def _read_record(place: Path) -> _Record:
     if f"step-{record.num_done:09d}" != place.name:
         raise ArtifactError(f"{path}: num_done: expected that of {place.name}, found {record.num_done:,}")
     if record.checksum not in (None, record.digest()):
-        raise ArtifactError(f"{path}: has changed since it was saved (its checksum is of other content)")
+        raise ArtifactError(f"{path}: has changed since it was saved (its checksum does not fit)")
     return record
 
 
@@ -290,16 +290,17 @@ def _check_files(place: Path, record: _Record) -> None:
 
 
 def _complete_states(root: Path) -> list[Path]:
-    """Directories of whole states, the newest first."""
+    """Return the directories of complete states, the newest first."""
     return sorted((path.parent for path in root.glob(f"{_STATE_GLOB}/{STATE_NAME}")), reverse=True)
 
 
 def read_resume(
     directory: Path, num_steps: int, note: Callable[[str], None] = lambda _: None
 ) -> ResumeState | None:
-    """Read the newest state that is as it was saved; None when there is none at all.
+    """Read the newest intact state; None when there is no state at all.
 
-    No state has more steps than the run, `num_steps`; `note` is told of newer states that cannot be read.
+    A state beyond the last step of the run, `num_steps`, is not intact. `note` receives a line about each newer state
+    that cannot be read.
 
     Raises:
         ArtifactError: there are states, but none of them can be read.
@@ -311,7 +312,7 @@ def read_resume(
         except ArtifactError as error:
             if place == places[-1]:
                 raise ArtifactError(f"{error}; remove {directory} to begin again") from error
-            note(f"{error}: going back to the state before it")
+            note(f"{error}; going back to the state before it")
     return None
 
 
@@ -334,7 +335,7 @@ def _read_state(place: Path, num_steps: int) -> ResumeState:
 
 
 def read_resume_batch(directory: Path) -> int | None:
-    """Read how many examples a step of the interrupted training takes over all processes; None without a state."""
+    """Read the batch size of the interrupted training, over all processes; None without a state."""
     for place in _complete_states(directory / RESUME_NAME):
         with contextlib.suppress(ArtifactError):  # `read_resume` reports it
             return _read_record(place).batch_size

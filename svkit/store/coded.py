@@ -10,15 +10,15 @@ import pandas as pd
 import pyarrow as pa
 
 ROWS_PER_BLOCK = 2**17
-"""Rows looked up at once: numpy turns the codes it is given into numbers of eight bytes first."""
+"""Rows looked up at once. NumPy first widens the codes to eight bytes each, which is too much for all rows."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Coded:
-    """A column of N texts, four bytes each."""
+    """A column of N texts, held as codes of four bytes each."""
 
     values: npt.NDArray[np.object_]
-    """The distinct texts, [U] str; those of a column that was read have rows and are in the order of the first ones."""
+    """The distinct texts, [U] str. In a column that was read, each has a row, and they are in order of first rows."""
     codes: npt.NDArray[np.int32]
     """[N] places in `values`."""
 
@@ -54,7 +54,7 @@ class Coded:
 
 
 def encode(texts: npt.NDArray[np.object_]) -> Coded:
-    """Code texts [N] that are in memory."""
+    """Encode texts [N] that are in memory."""
     codes, values = pd.factorize(np.asarray(texts, dtype=object))
     return Coded(values, codes.astype(np.int32))
 
@@ -65,7 +65,7 @@ def row_blocks(num_rows: int) -> Iterator[slice]:
 
 
 class Coder:
-    """Codes a column that comes in blocks."""
+    """Encodes a column that arrives in blocks."""
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
@@ -77,11 +77,11 @@ class Coder:
         return list(self._places)
 
     def add(self, block: pa.DictionaryArray) -> None:
-        """Add rows."""
+        """Append a block of rows."""
         places = self._places
         known = (places.setdefault(text, len(places)) for text in block.dictionary.to_pylist())
         table = np.fromiter(known, np.int32, len(block.dictionary))
-        # Two labels need one byte per row, and so do the first utterances.
+        # Until `finish`, codes take as few bytes as they can: one per row for labels and for the first utterances.
         narrow = table.astype(np.min_scalar_type(int(table.max(initial=0))))
         self._blocks.append(narrow[block.indices.to_numpy()])
 
@@ -89,7 +89,7 @@ class Coder:
         """Return the whole column; nothing can be added after that."""
         codes = np.empty(sum(map(len, self._blocks)), np.int32)
         end = len(codes)
-        while self._blocks:  # each block is given back when it has been copied
+        while self._blocks:  # frees each block once it is copied
             block = self._blocks.pop()
             codes[end - len(block) : end] = block
             end -= len(block)

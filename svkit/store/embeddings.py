@@ -19,7 +19,7 @@ from svkit.store.tables import read_artifact_table, write_table
 
 FORMAT, VERSION = "svkit-embeddings", 1
 MANIFEST_NAME = "manifest.tsv"
-"""The list of what was embedded if it was made for that."""
+"""The list of embedded recordings, where `svkit extract` had to make one."""
 _MATRIX_NAME, _IDS_NAME, META_NAME = "embeddings.safetensors", "ids.tsv", "embeddings.json"
 _KEY = "embeddings"
 
@@ -53,7 +53,7 @@ class Embeddings:
 def write_embeddings(
     directory: Path, ids: Sequence[str], matrix: npt.NDArray[np.float32], meta: Mapping[str, Any]
 ) -> None:
-    """Write embeddings [N, D] of N unique ids, with their facts for `embeddings.json`; without the provenance."""
+    """Write embeddings [N, D] of N unique ids, and `meta` into `embeddings.json`; the caller writes the provenance."""
     assert matrix.ndim == 2 and len(ids) == len(matrix), "one row for each utterance"
     write_table(directory / _IDS_NAME, pd.DataFrame({"row": np.arange(len(ids)), "utterance_id": list(ids)}))
     write_arrays(directory / _MATRIX_NAME, {_KEY: matrix.astype(np.float32, copy=False)})
@@ -65,7 +65,7 @@ def read_embeddings(directory: Path) -> Embeddings:
     """Read and check an embedding directory.
 
     Raises:
-        ArtifactError: a file missing or corrupt, another version, sizes that disagree, non-finite values.
+        ArtifactError: a file is missing, corrupt or of another version, sizes disagree, or a value is not finite.
     """
     meta = read_facts(directory)
     matrix = read_arrays(directory / _MATRIX_NAME, {_KEY: ("float32", 2)})[_KEY]
@@ -83,7 +83,9 @@ def read_embeddings(directory: Path) -> Embeddings:
         )
     finite = np.isfinite(matrix).all(axis=1)
     if not finite.all():
-        raise ArtifactError(f"{directory}: the embedding of {ids[np.argmin(finite)]} is not finite")
+        raise ArtifactError(
+            f"{directory}: the embedding of {ids[np.argmin(finite)]} is not finite; extract again"
+        )
     check_outputs(directory, _MATRIX_NAME, _IDS_NAME, META_NAME)
     return Embeddings(ids, matrix, meta)
 

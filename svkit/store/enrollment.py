@@ -1,4 +1,4 @@
-"""Enrollment maps: which utterances make the enrollment of a speaker model (`enroll_id`, `utterance_id`)."""
+"""Enrollment maps: the utterances that each speaker model is enrolled with (`enroll_id`, `utterance_id`)."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ COLUMNS = ("enroll_id", "utterance_id")
 def read_enrollment(path: Path) -> pd.DataFrame:
     """Read a map from enrollment ids to their utterances, one row per pair, as text.
 
-    The TSV form has a header (that of NIST's evaluations has `modelid` and `segmentid`); the form of CN-Celeb's
-    `enroll.map` and Kaldi's `spk2utt` (`enroll utterance utterance ...`) is recognised by the missing header.
+    A TSV has a header with these two columns, or with `modelid` and `segmentid` as in NIST's evaluations. A file
+    without a header is read as CN-Celeb's `enroll.map` or Kaldi's `spk2utt`: `enroll utterance utterance ...`.
 
     Raises:
         DataError: missing, empty, a line without an utterance, or a repeated pair.
@@ -45,6 +45,6 @@ def read_enrollment(path: Path) -> pd.DataFrame:
 
 
 def first_utterances(table: pd.DataFrame) -> dict[str, str]:
-    """Return one utterance of each enrollment, the first."""
+    """Return the first utterance of each enrollment."""
     first = table.drop_duplicates("enroll_id")
     return dict(zip(first["enroll_id"], first["utterance_id"], strict=True))

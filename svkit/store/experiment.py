@@ -1,6 +1,6 @@
-"""`exp/config.toml`: what an experiment was made with, for the commands after it: preset, encoder, seed, augmentation.
+"""`exp/config.toml`: preset, encoder, seed and augmentation of an experiment, which every later command reads.
 
-`svkit prepare` writes it; a later command whose flags choose something else notes that here and reports it.
+`svkit prepare` writes it. A later command whose flags choose something else changes it and reports the change.
 """
 
 from pathlib import Path
@@ -23,24 +23,24 @@ class Experiment:
 
     preset: str = "w2v-bert-2.0"
     encoder: str | None = None
-    """Hub id, `tiny`, or a directory: absolute, or below the experiment after `./`; None: what the preset says."""
+    """Hub id, `tiny`, or a directory, absolute or relative to the experiment after `./`; None: the preset's."""
     noise: str | None = None
     """List of noise and music, relative to the experiment directory or absolute; None: none prepared."""
     rirs: str | None = None
     """List of room impulse responses, relative to the experiment directory or absolute; None: none prepared."""
     seed: Seed | None = None
-    """Of training; None: the preset's."""
+    """Seed of training; None: the preset's."""
     augment: Literal["none", "all"] | None = None
-    """`none`: training without noise and reverberation, `all` or None: with what there is."""
+    """`none`: train without noise and reverberation; `all` or None: train with whatever was prepared."""
 
 
 def resolve(exp: Path, value: str | None) -> Path | None:
-    """Return the path that a list of `Experiment` means: below `exp` unless absolute."""
+    """Return the path of a list that `Experiment` names: relative to `exp` unless absolute."""
     return None if value is None else exp / value
 
 
 def encoder_to_note(exp: Path, encoder: str) -> str:
-    """Return what `Experiment.encoder` says of an encoder that was given, so that it is found from anywhere."""
+    """Return the value of `Experiment.encoder` for an encoder given by the user, valid in any working directory."""
     if not Path(encoder).is_dir():
         return encoder
     path = recorded_path(Path(encoder), exp)
@@ -48,7 +48,7 @@ def encoder_to_note(exp: Path, encoder: str) -> str:
 
 
 def noted_encoder(exp: Path, encoder: str | None) -> str | None:
-    """Return the encoder that `Experiment.encoder` means."""
+    """Return the encoder that a value of `Experiment.encoder` stands for."""
     return str(exp / encoder) if encoder is not None and encoder.startswith("./") else encoder
 
 
@@ -62,7 +62,7 @@ def read_experiment(exp: Path) -> Experiment:
 
 
 def read_noted(exp: Path) -> dict[str, Any]:
-    """Return what the file says, without defaults."""
+    """Return the settings that are in the file, without defaults (errors as `read_experiment`)."""
     path = exp / FILE_NAME
     if not path.exists():
         return {}
@@ -80,10 +80,10 @@ def read_noted(exp: Path) -> dict[str, Any]:
 def update_experiment(exp: Path, **changes: str | int | None) -> list[str]:
     """Change some keys of `exp/config.toml` and keep the others; None removes a key.
 
-    An encoder goes with its preset: where another preset comes without one, it is forgotten.
+    An encoder belongs to its preset: a new preset that is given without an encoder removes the old encoder.
 
     Returns:
-        A sentence for each value that was there and is another one now.
+        A sentence for each value that has changed; none if the file is new.
     """
     before = read_noted(exp)
     if changes.get("preset", before.get("preset")) != before.get("preset") is not None:

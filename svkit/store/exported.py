@@ -1,4 +1,4 @@
-"""Exported models: `model.onnx` and its variants, what decides by them, and `export.json`: what was checked and timed."""
+"""Exported models: `model.onnx` and its variants, the script that decides by them, and `export.json` (checks, time)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from svkit.store.strict_json import read_json
 FORMAT, VERSION = "svkit-export", 1
 FACTS_NAME, DECIDE_NAME = "export.json", "decide.py"
 FILE_NAMES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
-"""Graph of each precision; weights beyond 2 GB lie beside it, in a file of the same name with `.data`."""
+"""Graph of each precision. Weights beyond 2 GB are beside it, in a file of the same name plus `.data`."""
 
 
 def size_bytes(path: Path) -> int:

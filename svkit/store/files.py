@@ -1,8 +1,8 @@
-"""The one door through which files are opened for reading: regular files only, and bounded where they should be small.
+"""The only place where files are opened for reading: regular files only, with a size limit where they should be small.
 
-A pipe in the place of a file would wait for a writer for ever, `/dev/zero` never ends. A file is looked at once it is
-open, so that nothing can take its place in between. `tests/store/test_files.py` holds that nothing else in svkit opens
-files.
+A pipe in place of a file would wait for a writer for ever, and `/dev/zero` never ends. A file is checked after it is
+opened, so that nothing can take its place in between. `tests/store/test_files.py` makes sure that nothing else in svkit
+opens files.
 """
 
 import errno
@@ -16,11 +16,11 @@ from typing import BinaryIO
 from svkit.errors import SvkitError
 
 TOML_BYTES = 1 << 20
-"""A recipe, or `exp/config.toml`: the longest preset has 4 kB."""
+"""Limit for recipes and `exp/config.toml`; the longest preset has 4 kB."""
 JSON_BYTES = 1 << 26
-"""Facts, metrics, states: the longest, `report.json` with the curves of many systems, has a few MB."""
+"""Limit for facts, metrics and states; the longest, `report.json` with curves of many systems, has a few MB."""
 LOG_BYTES = 1 << 30
-"""`train_log.jsonl`: some 300 bytes a record, so three million records."""
+"""Limit for `train_log.jsonl`: three million records of some 300 bytes."""
 
 
 def open_handle(path: Path) -> int:
@@ -43,8 +43,8 @@ def open_handle(path: Path) -> int:
 
 
 def why_not(error: OSError) -> str:
-    """Say what is wrong where `open_handle`, or reading from a file, has failed."""
-    if error.errno == errno.ENXIO:  # what opening a socket says
+    """Say why `open_handle`, or reading from a file, has failed."""
+    if error.errno == errno.ENXIO:  # also the error of opening a socket
         return "is a pipe, socket or device; expected a file (save the output of a pipe to one)"
     if error.errno == errno.EISDIR:
         return "is a directory; expected a file"
@@ -79,6 +79,6 @@ def read_file(path: Path, family: type[SvkitError], limit: int | None = None) ->
 
 
 def check_file(path: Path, family: type[SvkitError], limit: int | None = None) -> None:
-    """Refuse what `open_file` refuses: for libraries that open a path themselves (to map it into memory)."""
+    """Check a file as `open_file` does, for libraries that open a path themselves (to map it into memory)."""
     with open_file(path, family, limit):
         pass

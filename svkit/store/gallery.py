@@ -1,15 +1,16 @@
-"""Galleries: the voices of people by name, as embeddings of one model; no audio.
+"""Galleries: people's voices by name, as embeddings of one model, without audio.
 
-A directory of `gallery.json`, which names the model, and `people.safetensors`, which holds everything else: it alone
-changes when somebody comes or goes, and as one file is replaced in one step. What is kept of a person does not grow
-with the recordings but for a fingerprint of each:
+A gallery is a directory with two files. `gallery.json` names the model. `people.safetensors` holds everything else: it
+alone changes when people are added or removed, and a single file can be replaced in one step. What is kept about a
+person does not grow with the number of recordings, except for one fingerprint each:
 
-- `names` uint8 [bytes]: the names, UTF-8, a line feed between them;
+- `names` uint8 [bytes]: the names in UTF-8, separated by line feeds;
 - `sums` float32 [N, D]: the sum of the length-normalised embeddings of a person's recordings;
-- `log_norms` float64 [N]: the sum of the logarithms of their lengths before that;
-- `seconds` float64 [N]: how long the files are together;
-- `enrolled` int64 [N]: when the last one came, in seconds since 1970;
-- `fingerprints` uint8 [R, 32], `owners` int64 [R]: SHA-256 of the samples of each recording, and whose it is.
+- `log_norms` float64 [N]: the sum of the logarithms of those embeddings' norms before normalisation;
+- `seconds` float64 [N]: the total duration of the recordings;
+- `enrolled` int64 [N]: when the latest recording was enrolled, in seconds since 1970;
+- `fingerprints` uint8 [R, 32]: SHA-256 of the samples of each recording;
+- `owners` int64 [R]: the row of the person whose recording it is.
 """
 
 import time
@@ -50,10 +51,10 @@ WAIT_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GalleryModel:
-    """The model that all embeddings of a gallery are of."""
+    """The model that all embeddings of a gallery come from."""
 
     path: str
-    """Where it was, absolute."""
+    """Its absolute path when the gallery was made."""
     sha256: str
 
 
@@ -65,7 +66,7 @@ class _Facts:
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class NewRecording:
-    """What comes into a gallery of a recording."""
+    """What a gallery takes from one recording."""
 
     embedding: npt.NDArray[np.float32]
     """[D], not length-normalised, finite, not zero."""
@@ -80,7 +81,7 @@ class Gallery:
 
     model: GalleryModel
     names: tuple[str, ...]
-    """In the order in which they came."""
+    """In order of enrollment."""
     sums: Array
     log_norms: Array
     seconds: Array
@@ -95,17 +96,17 @@ class Gallery:
 
     @property
     def owners_of_all(self) -> dict[bytes, str]:
-        """Whose every recording is, by its fingerprint."""
+        """The name of each recording's person, by fingerprint."""
         owners = zip(self.fingerprints, self.owners, strict=True)
         return {fingerprint.tobytes(): self.names[owner] for fingerprint, owner in owners}
 
     def owner_of(self, fingerprint: bytes) -> str | None:
-        """Return whose recording this is."""
+        """Return the name of a recording's person; None: it is not enrolled."""
         same = (self.fingerprints == np.frombuffer(fingerprint, dtype=np.uint8)).all(axis=1)
         return self.names[self.owners[np.argmax(same)]] if same.any() else None
 
     def row_of(self, name: str, where: Path) -> int:
-        """Return the row of a person (ConfigError: nobody of that name)."""
+        """Return the row of a person (ConfigError: nobody has that name)."""
         try:
             return self.names.index(unicodedata.normalize("NFC", name))
         except ValueError:
@@ -116,7 +117,7 @@ class Gallery:
 
 
 def check_name(name: str) -> str:
-    """Return a name as it is stored, so that one that is typed in two ways is one.
+    """Return a name as it is stored, in NFC: the same letters typed in two ways are one name.
 
     Raises:
         ConfigError: empty, longer than 200 characters, or not printable on one line.
@@ -124,14 +125,14 @@ def check_name(name: str) -> str:
     name = unicodedata.normalize("NFC", name)
     if not name.strip() or name != name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
         raise ConfigError(
-            f"name: expected up to {LONGEST_NAME} printable characters without a space at an end,"
+            f"name: expected up to {LONGEST_NAME} printable characters, no space first or last,"
             f" found {printable(name)[:80]!r}"
         )
     return name
 
 
 def read_gallery(directory: Path) -> Gallery:
-    """Read and check a gallery (ArtifactError: missing, corrupt, of another version, or with sizes that disagree)."""
+    """Read and check a gallery (ArtifactError: missing, corrupt, of another version, or of inconsistent sizes)."""
     path = directory / _PEOPLE_NAME
     if not (directory / _FACTS_NAME).exists():
         raise ArtifactError(f"{directory}: no gallery here; create one with `svkit enroll NAME FILE...`")
@@ -164,13 +165,13 @@ def _check(gallery: Gallery, dim: int, path: Path) -> None:
     }
     owners = gallery.owners
     if wrong := [name for name, shape in shapes.items() if getattr(gallery, name).shape != shape]:
-        fault = f"{first_five(wrong)}: not of the size of {size} people with {recordings} recordings"
+        fault = f"{first_five(wrong)}: sizes do not fit {size} people with {recordings} recordings"
     elif len(set(gallery.names)) < size:
-        fault = "names: somebody appears twice"
+        fault = "names: one name appears twice"
     elif recordings and not 0 <= owners.min() <= owners.max() < size:
         fault = "owners: recordings of nobody"
     elif size and not gallery.counts.all():
-        fault = "owners: somebody without a recording"
+        fault = "owners: a person has no recording"
     elif not all(np.isfinite(array).all() for array in (gallery.sums, gallery.log_norms, gallery.seconds)):
         fault = "expected finite numbers"
     else:
@@ -181,14 +182,14 @@ def _check(gallery: Gallery, dim: int, path: Path) -> None:
 def add_recordings(
     directory: Path, model: GalleryModel, people: Mapping[str, Mapping[Place, NewRecording]]
 ) -> tuple[Gallery, list[Place]]:
-    """Enroll recordings of people by name, all or none; other commands that write here are waited for.
+    """Enroll recordings of people by name, all or none, after waiting for other commands that write here.
 
     Returns:
-        The gallery, and which of the recordings were new: one that the person has already is not counted twice.
+        The gallery, and the places of the new recordings; one that is enrolled already counts only once.
 
     Raises:
         DataError: a recording is enrolled as somebody else.
-        ArtifactError: the gallery is of another model, or the directory is none of ours or cannot be written.
+        ArtifactError: the gallery is of another model, or the directory holds other files or cannot be written.
     """
     dim = next(len(one.embedding) for recordings in people.values() for one in recordings.values())
     with _locked(directory):
@@ -222,23 +223,23 @@ def add_recordings(
 
 
 def somebody_elses(place: Place, owner: str, name: str) -> DataError:
-    """Return what to raise where a recording that comes as one person's is enrolled as another's."""
+    """Return the error for a recording that is given as one person's but is enrolled as another's."""
     return DataError(
-        f"{place}: is already enrolled as {owner}, expected a recording of {name}; `svkit people remove` removes"
-        " somebody"
+        f"{place}: is already enrolled as {owner}, expected a recording of {name}; if it is theirs, take it out with"
+        " `svkit people remove` first"
     )
 
 
 def remove_recordings(
     directory: Path, model: GalleryModel, name: str, recordings: Iterable[tuple[Place, NewRecording]]
 ) -> Gallery:
-    """Take single recordings of a person out, who goes with the last one; return who is left.
+    """Remove single recordings of a person, and the person with the last one; return the new gallery.
 
-    Only sums over recordings are kept, so this takes the recordings themselves, as they were heard.
+    The gallery keeps only sums over recordings, so the recordings must be given again, read as they were enrolled.
 
     Raises:
-        ConfigError: nobody of that name.
-        DataError: a recording is not enrolled as this person; then all stay.
+        ConfigError: nobody has that name.
+        DataError: a recording is not enrolled as this person; nothing is removed.
         ArtifactError: the gallery is of another model, or cannot be written.
     """
     with _locked(directory):
@@ -264,13 +265,13 @@ def remove_recordings(
 
 
 def remove_people(directory: Path, names: Sequence[str]) -> Gallery:
-    """Remove people with all that is stored of them, and return who is left.
+    """Remove people and everything stored about them; return the new gallery.
 
     Raises:
-        ConfigError: somebody of them is not there; nobody is removed.
-        ArtifactError: no gallery, or it cannot be written.
+        ConfigError: nobody has one of the names; nobody is removed.
+        ArtifactError: there is no gallery, or it cannot be written.
     """
-    read_gallery(directory)  # before a lock is put into what is no gallery
+    read_gallery(directory)  # fails before a lock file is put into another directory
     with _locked(directory):
         gallery = read_gallery(directory)
         gallery = _without(gallery, [gallery.row_of(name, directory) for name in names])
@@ -279,12 +280,12 @@ def remove_people(directory: Path, names: Sequence[str]) -> Gallery:
 
 
 def refuse_other_model(directory: Path, gallery: Gallery, model: GalleryModel) -> None:
-    """Raise ArtifactError where a model is not that of the gallery: embeddings of two models cannot be compared."""
+    """Raise ArtifactError for a model other than the gallery's: embeddings of two models cannot be compared."""
     if gallery.model.sha256 != model.sha256:
         raise ArtifactError(
             f"{directory}: expected its own model, {gallery.model.path} (sha256 {gallery.model.sha256[:12]}), found"
-            f" {model.path} (sha256 {model.sha256[:12]}); name the former with --model, or enroll everybody again with"
-            " this one into another --gallery"
+            f" {model.path} (sha256 {model.sha256[:12]}); give --model {gallery.model.path}, or enroll everybody again"
+            " with the new model in another --gallery"
         )
 
 
@@ -308,7 +309,7 @@ def _with(gallery: Gallery, name: str, recordings: Sequence[NewRecording]) -> Ga
 
 
 def _add(gallery: Gallery, row: int, recordings: Sequence[NewRecording], sign: int) -> None:
-    """Add recordings to the sums of a person, or with a `sign` of -1 take them out."""
+    """Add recordings to the sums of a person, or subtract them with `sign` -1."""
     embeddings = np.stack([one.embedding for one in recordings]).astype(np.float64)
     norms = np.linalg.norm(embeddings, axis=1)
     gallery.sums[row] += sign * (embeddings / norms[:, None]).sum(axis=0)
@@ -334,7 +335,7 @@ def _write_facts(directory: Path, model: GalleryModel, dim: int) -> None:
 
 
 def write_people(directory: Path, gallery: Gallery) -> None:
-    """Replace everybody in a gallery; the caller holds its lock, or is alone."""
+    """Replace all people of a gallery; the caller holds its lock or is its only writer."""
     arrays = {name: getattr(gallery, name) for name in _ARRAYS if name != "names"}
     names = np.frombuffer("\n".join(gallery.names).encode(), dtype=np.uint8)
     write_arrays(directory / _PEOPLE_NAME, {"names": names, **arrays})
@@ -345,7 +346,7 @@ def _locked(directory: Path) -> Iterator[None]:
     with one_line(directory):
         if not directory.exists():
             directory.parent.mkdir(parents=True, exist_ok=True)
-            # Voices are biometric data: a new gallery is for its owner's eyes until somebody decides otherwise.
+            # Voices are biometric data: only its owner can read a new gallery, unless they change its mode.
             directory.mkdir(mode=0o700, exist_ok=True)
     lock = lock_directory(directory, WAIT_SECONDS)
     try:

@@ -17,26 +17,26 @@ class OfficialList:
     """One published trial list."""
 
     name: str
-    """The stem of the file below `exp/data/trials/`."""
+    """Stem of its file in `exp/data/trials/`."""
     file: str
-    """The name it is distributed under."""
+    """File name it is distributed under."""
     title: str
-    """The name in papers."""
+    """Its name in papers."""
     address: str
     lines: int
-    """All trials."""
+    """Number of trials."""
     targets: int
-    """Target trials."""
+    """Number of target trials."""
     md5: str | None = None
     sha256: str | None = None
-    """Of the file as distributed, where published, as `md5`."""
+    """This and `md5` are hashes of the distributed file; None: not published."""
 
 
 def read_shipped(name: str) -> bytes:
     """Return a file of `data_lists/`: from the installed package, or from the clone svkit runs from.
 
     Raises:
-        ArtifactError: the installation lacks it.
+        ArtifactError: it is missing from the installation.
     """
     try:
         return resources.files("svkit.data_lists").joinpath(name).read_bytes()
@@ -49,7 +49,10 @@ def read_shipped(name: str) -> bytes:
 
 
 def published_title(path: Path, lines: int, targets: int) -> str | None:
-    """Return the title of the published list with as many trials and targets, where the file is it byte for byte."""
+    """Return the title of the published list that a file equals byte for byte; None: it equals none.
+
+    `lines` and `targets` are the numbers of trials and targets in the file. They select the list to compare with.
+    """
     entry = next(
         (entry for entry in official_lists() if (entry.lines, entry.targets) == (lines, targets)), None
     )

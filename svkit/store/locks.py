@@ -1,4 +1,4 @@
-"""Locks of directories: of several svkit commands, one writes to a place at a time."""
+"""Directory locks: only one svkit command at a time writes to a directory."""
 
 import errno
 import fcntl
@@ -14,14 +14,14 @@ LOCK_NAME = ".lock"
 def lock_directory(directory: Path, wait_seconds: float = 0.0) -> int:
     """Make `directory` if needed and lock it against other svkit processes.
 
-    `release_directory` (or the end of the process) releases it. Where another process holds it, it is asked for again
+    `release_directory` or the end of the process releases the lock. If another process holds it, this tries again
     until `wait_seconds` have passed.
 
     Returns:
         The handle of the lock.
 
     Raises:
-        ArtifactError: another process holds it, or it cannot be written.
+        ArtifactError: another process holds the lock, or `directory` cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def _try(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        # Some network file systems have no locks; there, one writer at a time is up to the user.
+        # Some network file systems have no locks; there the user has to take care of one writer at a time.
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True
 
@@ -57,7 +57,7 @@ _locks: set[int] = set()
 
 
 def _drop_locks() -> None:
-    """Close the locks a forked child has inherited: a loader's worker must not hold them when its parent is killed."""
+    """Close inherited locks in a forked child: a loader's worker must not keep them if its parent is killed."""
     for lock in _locks:
         os.close(lock)
     _locks.clear()

@@ -1,4 +1,4 @@
-"""`metrics.json`: what was measured of one system on one trial list, and what it was scored with.
+"""`metrics.json`: the results of one system on one trial list, and how it was scored.
 
 The types are the schema: fields keep their names and nesting in the file. Unknown keys of other versions are ignored.
 """
@@ -22,16 +22,16 @@ IMPORTED = "imported"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftOut:
-    """Trials of the list that are not scored, as guards allowed."""
+    """Trials that were left out of the scoring, as a guard was allowed to be passed."""
 
     num_trials: int
     sha256: str
-    """Of the bits that say which trials are kept."""
+    """Hash of the mask of kept trials."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListId:
-    """Which trial list it is."""
+    """Identity of a trial list."""
 
     name: str
     sha256: str
@@ -56,22 +56,22 @@ class FusedSystem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackendRecord:
-    """What made the scores; calibrations hold for scores of an equal one."""
+    """How the scores were made; a calibration holds only for scores of an equal back-end."""
 
     name: str = field(compare=False)
-    """Of what differs from plain `cosine`, as earlier versions abridged it; `fusion`, which has `systems` only; or
-    `IMPORTED`."""
+    """Short name: `cosine`, or what differs from it, in the abbreviations of earlier versions; `fusion`, for which only
+    `systems` is set; or `IMPORTED`."""
     method: str | None = None
-    """Of imported scores, the name of the system."""
+    """For imported scores, the name of the system."""
     norm: str | None = None
     top_n: int | None = None
     center: bool | None = None
     cohort_speakers: bool | None = None
     length_norm: bool = True
     adapt_weight: float | None = None
-    """Share of the recordings that PLDA was adapted to; None: it was not."""
+    """Weight of the recordings that PLDA was adapted to; None: it was not adapted."""
     material: dict[str, str] | None = None
-    """sha256 of embeddings that went in: `cohort`, `mean`, `plda_training`, `plda_adaptation`."""
+    """sha256 of the embeddings used as `cohort`, `mean`, `plda_training` or `plda_adaptation`."""
     systems: tuple[FusedSystem, ...] | None = None
 
 
@@ -80,7 +80,7 @@ class CalibratedBy:
     """What the log-likelihood ratios were learnt on."""
 
     method: str
-    """`held-out trials`, `cross-validation over speakers`, or `PLDA`: the scores are ratios by themselves."""
+    """`held-out trials`, `cross-validation over speakers`, or `PLDA`, whose scores are ratios already."""
     trials: ListId | None = None
     """The held-out trials."""
     num_folds: int | None = None
@@ -88,7 +88,7 @@ class CalibratedBy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Breakdown:
-    """The trials in groups."""
+    """Error rates of the trials grouped by the values of a column."""
 
     column: str
     groups: tuple[Group, ...]
@@ -96,7 +96,7 @@ class Breakdown:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Condition:
-    """What the recordings of trials were heard under (`config.conditions`)."""
+    """The condition (`config.conditions`) that recordings of the trials were heard under."""
 
     name: str
     sides: Literal["test", "both"]
@@ -104,28 +104,28 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredList:
-    """A scored trial list; where it is no `Metrics`, of one class or without labels: it has counts and no rates."""
+    """A scored trial list. One of a single class or without labels has counts only; others are `Metrics`."""
 
     name: str
-    """Of the system."""
+    """Name of the system."""
     trials: TrialList
     backend: BackendRecord
     num_targets: int
     num_nontargets: int
     num_unlabelled: int | None = None
-    """Trials of a list without labels, which have scores only; None: the list has labels."""
+    """Number of trials in a list without labels; None: the list has labels."""
     model: str | None = None
     checkpoint: dict[str, str] | None = None
-    """`{path, sha256}`, as the embeddings record it; None: not known, or several."""
+    """`{path, sha256}`, as the embeddings record it; None: unknown, or several checkpoints."""
     manifest: dict[str, str] | None = None
     """`{path, sha256}` of the manifest behind the embeddings."""
     calibration: CalibratedBy | None = None
     condition: Condition | None = None
-    """None: recordings as they are."""
+    """None: the unchanged recordings."""
     cautions: tuple[str, ...] = ()
-    """What was found, and passed by `--allow` or not worth stopping at."""
+    """What guards found, and either `--allow` passed or was no reason to stop."""
     unchecked: tuple[str, ...] = ()
-    """What guards could not look at."""
+    """What guards could not check."""
     breakdown: tuple[Breakdown, ...] = ()
 
 
@@ -134,7 +134,7 @@ class Metrics(Rates, ScoredList):
     """A scored list of both classes, with its error rates."""
 
     no_interval: str | None = None
-    """Why there are no confidence intervals; None: there are, or nothing says why."""
+    """Why there are no confidence intervals; None: there are, or the reason was not recorded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,24 +157,24 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConditionRates:
-    """A system under a condition, and the differences of EER that tell what it loses there."""
+    """EER of a system under a condition, and differences that show what it loses there."""
 
     trials: str
     backend: str
     sides: str
     condition: str | None = None
-    """None: recordings as they are."""
+    """None: the unchanged recordings."""
     system: str
     reference: str
     """The system that others are compared with: `dense`, or else the first one."""
     eer: float
     eer_interval: Interval | None = None
     lost: PairedDifference | None = None
-    """Minus the system's own without the condition."""
+    """EER minus the system's own EER without the condition."""
     gap: PairedDifference | None = None
-    """Minus the reference's under the same condition."""
+    """EER minus the reference's EER under the same condition."""
     lost_more: PairedDifference | None = None
-    """What is lost, minus what the reference loses."""
+    """`lost` minus what the reference loses."""
 
 
 _ALWAYS = {
@@ -184,7 +184,7 @@ _ALWAYS = {
     *("teacher_parameters", "size_bytes", "timing", "tippett", "model_path"),
     *("svkit", "git_commit", "seed", "device", "started", "finished"),
 }
-"""Keys that are in the file without a value too."""
+"""Keys that are written even without a value."""
 
 
 def metrics_record(metrics: ScoredList) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def metrics_record(metrics: ScoredList) -> dict[str, Any]:
 
 
 def plain_record(value: Any) -> Any:
-    """Return a result, or anything made of results, as JSON types; without most keys that have no value."""
+    """Return dataclasses, or a structure of them, as JSON types; None is left out unless the key is in `_ALWAYS`."""
     if is_dataclass(value):
         found = {field.name: getattr(value, field.name) for field in fields(value)}
         return {

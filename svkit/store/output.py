@@ -1,8 +1,8 @@
-"""The only output protocol: what is kept, resumed, replaced or refused, who writes, and when an output is finished.
+"""The output protocol of every command: what is kept, resumed, replaced or refused, who writes, and what is finished.
 
-An output is finished once its record is there, which is written last: `provenance.json` in its directory, for a single
-list `NAME.provenance.json` beside it. A directory is open (`run.json`) while a command writes it; the same command
-again finds equal configuration and input hashes there and resumes.
+An output is finished once its record exists, which is written last: `provenance.json` in its directory, or for a single
+list `NAME.provenance.json` beside it. While a command writes a directory, `run.json` there holds its configuration and
+the hashes of its inputs. The same command resumes if its own are equal.
 """
 
 import fnmatch
@@ -41,9 +41,9 @@ from svkit.store.strict_json import read_json, typed
 LIST_SUFFIXES = (".tsv", ".parquet")
 RUN_FORMAT, RUN_VERSION = "svkit-run", 1
 _WRITTEN_IN = "adapter best best/adapter last last/adapter resume resume/step-* figures kaldi wespeaker"
-"""Where commands write files below their output."""
+"""Subdirectories of outputs that commands write into."""
 _KEPT = {"README.md", "checkpoints"}
-"""Never removed: a card is written again where it is svkit's; the other is of earlier versions."""
+"""Never removed: a model card is only rewritten if svkit wrote it, and earlier versions wrote `checkpoints`."""
 _MADE = (
     "config.json model.safetensors classifier.safetensors speakers.tsv adapter best last"
     " embeddings.safetensors ids.tsv embeddings.json manifest.tsv"
@@ -51,7 +51,7 @@ _MADE = (
     " report.json report.md report.html figures"
     " export.json decide.py model.onnx* model.fp16.onnx* model.int8.onnx* shard-??????.tar"
 )
-"""Names of the content that commands write into an output; a packed list has the name of its input."""
+"""Patterns of the names that commands write into an output. A packed list also keeps the name of its input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class _Run:
 class Output:
     """What one command with one configuration makes from its inputs.
 
-    In this order: `is_kept`, reading (so that bad input leaves nothing that would need `--overwrite`), then
-    `with output.open():`, and `finish` as the last thing in it.
+    Use it in this order. Ask `is_kept`. Read the inputs, so that bad input leaves nothing behind that would need
+    `--overwrite`. Write inside `with output.open():`, and call `finish` as the last step in there.
     """
 
     path: Path
@@ -78,19 +78,19 @@ class Output:
     command: str
     """The verb, such as `prune`."""
     config: Mapping[str, Any]
-    """With the content of the inputs, what makes two runs the same."""
+    """Two runs are the same if this and the content of their inputs are equal."""
     inputs: Mapping[str, Path]
     """Name -> file or artifact directory read by the command."""
     overwrite: bool = False
-    """Replace what is finished. Unfinished output of the same run is resumed all the same, so that the command of an
-    interrupted run can be given again as it was."""
+    """Replace finished output. Unfinished output of the same run is still resumed, so that an interrupted command can
+    be repeated unchanged."""
     keep_finished: bool = False
-    """Finished output of the same run is success, also where `overwrite` would replace another's."""
+    """Keep finished output of the same run as the result. With `overwrite`, only output of another run is replaced."""
     experiment: Path | None = None
-    """Paths inside it are recorded relative to it, so that a copy finds its own; None: all are absolute."""
+    """Paths inside it are recorded relative to it, so that a copy refers to its own files; None: all are absolute."""
     kind: Literal["directory", "part", "list"] = "directory"
-    """`part`: a file of its own, or some, in a directory that other commands write to as well, which is never emptied.
-    `list`: a file, without a lock on its directory."""
+    """`part`: one or more files in a directory that other commands write to as well; the directory is never emptied.
+    `list`: a single file, written without a lock on its directory."""
     is_resumed: bool = field(default=False, init=False)
     """An earlier run with equal configuration and inputs left its state here."""
     started: str = field(default_factory=utc_now, init=False)
@@ -99,14 +99,14 @@ class Output:
 
     @property
     def record(self) -> Path:
-        """The file that says that this is finished, and how it was made."""
+        """The file that marks this as finished and says how it was made."""
         if self._is_file:
             return self.path.with_name(f"{self.path.stem}.{PROVENANCE_NAME}")
         return self.path / PROVENANCE_NAME
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return str(self.path)
 
     @property
@@ -114,7 +114,7 @@ class Output:
         return self.kind != "directory" and self.path.suffix in LIST_SUFFIXES
 
     def describe(self) -> list[dict[str, str]]:
-        """Return `{name, path, sha256}` of every input, hashed the first time.
+        """Return `{name, path, sha256}` of every input; the first call computes the hashes.
 
         Raises:
             DataError, ArtifactError: an input does not exist, or is a finished artifact that has changed.
@@ -132,11 +132,11 @@ class Output:
         return {entry["name"]: entry["sha256"] for entry in self.describe()}
 
     def finished(self) -> dict[str, Any] | None:
-        """Return the record of what is finished here; None: nothing is."""
+        """Return the record of the finished output; None: it is not finished."""
         return read_record(self.record) if self.record.exists() else None
 
     def begun(self) -> dict[str, Any] | None:
-        """Return the record of what is here, finished or not, with paths that can be opened; None: nothing is."""
+        """Return the record of the output, finished or not, with paths that can be opened; None: there is none."""
         path = self.path / RUN_NAME
         if self.record.exists() or not path.exists():
             return self.finished()
@@ -146,17 +146,17 @@ class Output:
     def is_current(self) -> bool:
         """Whether the same command with equal configuration and inputs has finished this.
 
-        An input that is missing is left to the command, which knows what it is.
+        False if an input is missing; the command itself reports that best.
         """
         earlier = self.finished()
         inputs_exist = all(path.exists() for path in self.inputs.values())
         return earlier is not None and inputs_exist and self._difference(earlier) is None
 
     def is_kept(self, progress: Progress) -> bool:
-        """Say whether what is finished stays as the result of this run, and note it.
+        """Say whether finished output stays as the result of this run; if so, note that.
 
         Raises:
-            ConfigError: it is finished, and may neither stay nor be replaced.
+            ConfigError: the output is finished, and may neither stay nor be replaced.
         """
         if not self.record.exists() or not all(path.exists() for path in self.inputs.values()):
             return False
@@ -167,20 +167,18 @@ class Output:
         return False
 
     def open(self) -> "Output":
-        """Take the place for writing: hash the inputs, lock the directory, then empty or resume it.
+        """Prepare for writing: hash the inputs, lock the directory, then empty or resume it.
 
         Returns:
-            The output itself, a context manager that releases the lock. Unfinished, it can be resumed.
+            The output itself, a context manager that releases the lock. If it is left unfinished, it can be resumed.
 
         Raises:
-            ConfigError: finished and not `overwrite`; an input is the output, or lies in it.
-            ArtifactError: held by another process; unfinished with another configuration or other inputs; or the
-                directory holds files that svkit did not write.
+            ConfigError: the output is finished and `overwrite` is off, or an input is the output or lies in it.
+            ArtifactError: another process holds the lock, the unfinished output is of another configuration or of other
+                inputs, or the directory holds files that svkit did not write.
             DataError: an input list does not exist.
         """
-        for path in (
-            self.inputs.values() if self.kind != "part" else ()
-        ):  # would be removed, or replaced, unread
+        for path in self.inputs.values() if self.kind != "part" else ():  # would be removed before it is read
             if path.resolve().is_relative_to(self.path.resolve()):
                 place = "file" if self.kind == "list" else "directory"
                 raise ConfigError(
@@ -188,7 +186,7 @@ class Output:
                 )
         if self.kind == "list" and self.path.exists() and not self.overwrite:
             raise ConfigError(f"{self.path} already exists; use --overwrite to replace it")
-        self.describe()  # a missing input is named before anything is made
+        self.describe()  # reports a missing input before anything is created
         if self.kind == "list":
             return self
         home = self.path.parent if self._is_file else self.path
@@ -206,19 +204,19 @@ class Output:
         return self
 
     def recorded(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a record as it is written here: paths inside the experiment relative to it (`store.places`)."""
+        """Return a record as it is written here, with paths inside the experiment relative to it (`store.places`)."""
         return recorded_paths(self.path, record, self.experiment)
 
     def unmark(self) -> None:
-        """Call what was finished unfinished: before the first change to a part or a list."""
+        """Mark a part or a list as unfinished; call it before the first change."""
         self.record.unlink(missing_ok=True)
 
     def finish(self, extra: Mapping[str, Any] | None = None, files: Iterable[Path] | None = None) -> None:
-        """Write the record, the mark of completeness, with the hashes of the output; call it last.
+        """Write the record with the hashes of the output, which marks it as complete; call it last.
 
         Args:
-            extra: more keys of the record; `device` replaces the one found out here.
-            files: the output, for a part or a list; None: all that svkit writes into a directory.
+            extra: more keys for the record; `device` replaces the one detected here.
+            files: what was written, for a part or a list; None: all that svkit writes into a directory.
         """
         if files is None:
             found = [*content_files(self.path), *self.path.glob("calibration.json")]
@@ -247,7 +245,7 @@ class Output:
         write_json(self.record, recorded_paths(home, {**content, **plain(extra or {})}, self.experiment))
 
     def close(self) -> None:
-        """Release the lock; an unfinished output stays and can be resumed."""
+        """Release the lock; unfinished output stays and can be resumed."""
         if self._lock is not None:
             release_directory(self._lock)
             self._lock = None
@@ -261,7 +259,7 @@ class Output:
         self.close()
 
     def _difference(self, earlier: Mapping[str, Any]) -> str | None:
-        """Say in what an earlier record differs from this run; inputs are hashed only where all else is equal."""
+        """Say how an earlier record differs from this run; inputs are hashed only if everything else is equal."""
         now = {"command": self.command, "config": plain(self.config)}
         before = identity(earlier)
         difference = _first_difference(before, identity({**now, "inputs": earlier["inputs"]}))
@@ -327,7 +325,7 @@ class Output:
         self.started, self.is_resumed = earlier["started"], True
 
     def _empty(self, entries: Sequence[Path], run: Mapping[str, Any]) -> None:
-        """Remove all but `run.json`; when this is interrupted, the rest neither looks finished nor is resumed."""
+        """Remove all but `run.json`. If this is interrupted, the rest neither looks finished nor is resumed."""
         recorded = recorded_files(self.path)
         tops = {path.relative_to(self.path).parts[0] for path in recorded}
         foreign = [entry.name for entry in entries if entry.name not in tops and self._is_foreign(entry.name)]
@@ -354,10 +352,10 @@ class Output:
 
 
 def continue_parts(outputs: Sequence[Output]) -> None:
-    """Let a command of several outputs that was killed continue: what it has finished is kept, unless all of it is.
+    """Let a killed command with several outputs continue: keep those it has finished, unless it has finished all.
 
     Raises:
-        ConfigError: one is finished that is made from another which is not, found before that is made for nothing.
+        ConfigError: an output is finished, but not the one it is made from; this is found before any work is wasted.
     """
     if outputs[0].overwrite:
         return
@@ -379,7 +377,7 @@ def continue_parts(outputs: Sequence[Output]) -> None:
 def _first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
     if isinstance(before, dict) and isinstance(now, dict):
         for name in [*before, *(name for name in now if name not in before)]:
-            # What an earlier version did not know yet was off.
+            # A setting that an earlier version did not have counts as switched off.
             old = before.get(name, False if now.get(name) is False else None)
             found = _first_difference(old, now.get(name), f"{key}.{name}" if key else str(name))
             if found is not None:

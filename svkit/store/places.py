@@ -1,7 +1,8 @@
-"""Paths in records: inside an experiment relative to it, so that a copy or a moved one finds its own; others absolute.
+"""Paths in records: relative inside an experiment, so that a copy or a moved one refers to its own files.
 
-`experiment` in a record leads from the record's directory to its experiment. Records without it are of earlier svkit
-versions, whose relative paths began in a working directory that nobody noted, or lie outside every experiment.
+The key `experiment` is the path from the record's directory to its experiment. A record without it lies outside every
+experiment, or is of an earlier version of svkit, whose relative paths started in a working directory that it did not
+record.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from svkit.store.strict_json import typed
 
 EXPERIMENT = "experiment"
 _ARTIFACTS = ("checkpoint", "manifest", "trials")
-"""Keys of a record that hold `{path, sha256}`; `inputs` holds a list of such."""
+"""Keys of a record that hold `{path, sha256}`; `inputs` holds a list of these."""
 _HOMES = (
     "cohorts", "data", "distill", "embeddings", "finetune", "finetune-pruned", "onnx", "prune", "scores",
 )  # fmt: skip
@@ -23,7 +24,7 @@ _HOMES = (
 
 
 def recorded_path(path: Path, experiment: Path) -> str:
-    """Return what a record of an experiment says of a path: relative to it where it lies inside, else absolute."""
+    """Return a path as records of an experiment hold it: relative to the experiment if inside it, else absolute."""
     below = _below(path, experiment)
     return path.resolve().as_posix() if below is None else below.as_posix()
 
@@ -31,8 +32,8 @@ def recorded_path(path: Path, experiment: Path) -> str:
 def recorded_paths(directory: Path, record: Mapping[str, Any], experiment: Path | None) -> dict[str, Any]:
     """Return a record as it is written into a directory.
 
-    The paths of `record` are those of this process: absolute, or relative to the working directory. Where the
-    directory lies inside the experiment, those inside become relative to it; all others become absolute.
+    The paths in `record` are absolute or relative to the working directory. If `directory` lies inside the experiment,
+    paths inside the experiment become relative to it. All others become absolute.
     """
     below = None if experiment is None else _below(directory, experiment)
     if experiment is None or below is None:
@@ -55,7 +56,7 @@ def usable_paths(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
             raise ArtifactError(f"{path}: expected a path, found {recorded[:80]!r}")
         if not way:
             return _place_of_old(directory, recorded)
-        # First by the name the directory was opened by; where that is a link to it from elsewhere, by its real one.
+        # First relative to the directory as it was opened; if that is a link, then relative to where it leads.
         places = [os.path.normpath(home / way / recorded) for home in (directory, directory.resolve())]
         return next((found for found in places if _exists(Path(found))), places[0])
 
@@ -74,7 +75,7 @@ def _with_paths(record: Mapping[str, Any], convert: Callable[[str], str]) -> dic
 
 
 def _below(path: Path, root: Path) -> PurePath | None:
-    """Return where a path lies below a root, by their names or else by where links lead; None: outside."""
+    """Return a path relative to a root, as written or else with links resolved; None: it lies outside."""
     for full, base in ((path.absolute(), root.absolute()), (path.resolve(), root.resolve())):
         if full.is_relative_to(base) and ".." not in full.relative_to(base).parts:
             return full.relative_to(base)
@@ -82,11 +83,11 @@ def _below(path: Path, root: Path) -> PurePath | None:
 
 
 def _place_of_old(directory: Path, path: str) -> str:
-    """Return the place that a record without `experiment` means.
+    """Return the place that a path in a record without `experiment` stands for.
 
-    That is the path itself, seen from some directory above the record; or, in an experiment that was moved or renamed,
-    the path's end from one of its own directories on. Where both are there and the record lies beside the path itself
-    too, this record is the copy, and means its own neighbour.
+    That is the path itself, relative to some directory above the record. In an experiment that was moved or renamed, it
+    is the end of the path, from one of the experiment's own directories (`_HOMES`) on. If both exist and the first
+    experiment holds this record as well, then this experiment is a copy, and the path stands for the copy's own file.
     """
     parts = PurePath(path).parts
     ends = [parts[start:] for start, name in enumerate(parts) if name in _HOMES]
@@ -104,7 +105,7 @@ def _place_of_old(directory: Path, path: str) -> str:
                 return found.as_posix()
         if literal is not None:
             return literal.as_posix()
-    # A list of that name below the working directory is known by its hash; a directory is taken for another's.
+    # A list below the working directory is taken, as its hash is checked; a directory may be another experiment's.
     return str(directory / path) if _exists(Path(path)) and Path(path).is_dir() else path
 
 

@@ -1,4 +1,4 @@
-"""Who made an output, from what, and how: `provenance.json`, with the hashes of inputs and outputs."""
+"""`provenance.json`: how an output was made and from what, with the hashes of inputs and outputs."""
 
 import hashlib
 import importlib.metadata
@@ -22,7 +22,7 @@ _LIBRARIES = "accelerate numpy pandas peft safetensors soundfile torch torchaudi
 _DATA_SUFFIXES = {".tsv", ".txt", ".parquet", ".csv", ".wav", ".flac"}
 NOT_CONTENT = {PROVENANCE_NAME, RUN_NAME, "train_log.jsonl", "calibration.json", "README.md"}
 NOT_CONTENT |= {"resume", "tensorboard", "checkpoints"}
-"""Logs, state and documents beside the content: two artifacts that differ in them only are the same artifact."""
+"""Logs, state and documents beside the content: two artifacts that differ only in these are the same artifact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,10 @@ def sha256_file(path: Path) -> str:
 
 
 def refuse_changed(path: Path, expected: object, found: str, since: str) -> None:
-    """Refuse a file that is not what it was.
+    """Refuse a file that has changed.
 
     Raises:
-        ArtifactError: its sha256 is another one; `since` says from when the expected one is ("it was saved").
+        ArtifactError: its sha256 is not the expected one; `since` ends the message "it has changed since ...".
     """
     if found != expected:
         raise ArtifactError(
@@ -86,16 +86,16 @@ def sha256_artifact(path: Path, hash_file: Callable[[Path], str] = sha256_file) 
     try:
         for name in sorted(file.relative_to(path).as_posix() for file in content_files(path)):
             digest.update(f"{name}\0{hash_file(path / name)}\n".encode())
-    except DataError as error:  # a list, but of an artifact
+    except DataError as error:  # a list that belongs to an artifact
         raise ArtifactError(str(error)) from error
     return digest.hexdigest()
 
 
 def sha256_input(path: Path) -> str:
-    """Return the hash of an artifact where it is as it was finished; lists may have been edited since.
+    """Return the hash of an input. A finished artifact must not have changed; a list may have been edited.
 
     Raises:
-        ArtifactError: a file of it has changed; and as `sha256_artifact`.
+        ArtifactError: a file of an artifact has changed; also as `sha256_artifact`.
     """
     recorded = recorded_files(path)
 
@@ -109,9 +109,9 @@ def sha256_input(path: Path) -> str:
 
 
 def check_outputs(directory: Path, *names: str, in_full: bool = False) -> None:
-    """Check files of a finished output; those of equal size and time of change are taken as equal unless `in_full`.
+    """Check files of a finished output; unless `in_full`, equal size and modification time are enough.
 
-    What was made by an earlier version, or is not there, is left to its reader.
+    Files without a recorded hash (of earlier versions) and missing files are not checked.
 
     Raises:
         ArtifactError: a file has changed since it was finished.
@@ -124,20 +124,20 @@ def check_outputs(directory: Path, *names: str, in_full: bool = False) -> None:
                 refuse_changed(path, entry["sha256"], sha256_file(path), _FINISHED)
 
 
-_FINISHED = "it was finished; take it from a copy, or make it again with --overwrite"
+_FINISHED = "it was finished; restore it from a copy, or make it again with --overwrite"
 
 
 def recorded_files(path: Path) -> dict[Path, dict[str, Any]]:
-    """Return what is recorded of the files of a finished output; it may also be a file or directory inside one."""
+    """Return the recorded entry of each file of a finished output; `path` is the output or an entry of it."""
     home = next((place for place in (path, path.parent) if is_finished(place)), None)
     entries = [] if home is None else read_provenance(home).get("outputs", [])
     return {home / entry["name"]: entry for entry in entries if home is not None}
 
 
 def content_files(directory: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Yield the files of an artifact's content, those below directories too (see `NOT_CONTENT`)."""
+    """Yield the files of an artifact's content, also those in subdirectories (see `NOT_CONTENT`)."""
     place = directory.resolve()
-    if place in above:  # several of them would be walked in every order
+    if place in above:  # several such links would be followed in every order
         raise ArtifactError(f"{directory}: a link that leads back to {place}; remove it")
     for entry in directory.iterdir():
         if entry.name.startswith(".") or entry.name in NOT_CONTENT:
@@ -221,18 +221,18 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def is_finished(directory: Path) -> bool:
-    """Say whether the output in `directory` is complete; what is no file in its place is refused when it is read."""
+    """Say whether the output in `directory` is complete. Reading the record refuses anything but a file there."""
     return (directory / PROVENANCE_NAME).exists()
 
 
 def identity(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return what makes two runs the same: command, configuration and the content of the inputs.
 
-    The path of an input may change (another mount, a moved experiment), its content may not.
+    The path of an input may change (another mount, a moved experiment), but its content may not.
     """
     inputs = {entry["name"]: entry["sha256"] for entry in run.get("inputs", [])}
     config = run.get("config")
-    if isinstance(config, dict):  # files that it names by their paths are inputs
+    if isinstance(config, dict):  # settings that name files are left out: the inputs have their hashes
         named = {
             "trials",
             *(name.replace(" ", "_") for name in ("encoder", "eval speakers") if name in inputs),

@@ -1,4 +1,4 @@
-"""Report directories and what they are gathered from: finished outputs of an experiment, training logs.
+"""Report directories, and the finished outputs and training logs that a report is made from.
 
 The types are the schema of `report.json`: fields keep their names and nesting in the file. Rates are fractions.
 """
@@ -33,46 +33,46 @@ class Macs:
     encoder: int
     head: int
     positional: int
-    """Not in the total."""
+    """Of the relative positions in attention; not in the total."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSize:
-    """What `svkit info` says of a checkpoint or configuration."""
+    """What `svkit info` shows of a checkpoint or configuration."""
 
     name: str
     encoder_parameters: int
     teacher_parameters: int | None
-    """Of the encoder before the cut; None: dense."""
+    """Parameters of the encoder before the cut; None: it is dense."""
     head_parameters: int
     sparsity: float
     macs_per_second: Macs
     widths: dict[str, tuple[int, ...]]
-    """Per layer, by kind."""
+    """Width of each layer, by kind of unit."""
     dense_widths: dict[str, tuple[int, ...]]
     vanished: tuple[str, ...] = ()
-    """Kinds of units of which no layer has any left."""
+    """Kinds of units that no layer has any more."""
     state_weights: dict[int, float] | None = None
-    """Of each hidden state that the head uses: its share in the learned sum, or of the norms of the embedding layer's
-    weights; None: there are no weights."""
+    """Weight of each hidden state that the head uses: its share in the learned sum, or its share of the norms of the
+    embedding layer's weights; None: not computed."""
     size_bytes: int | None
-    """Of the weights; None: there are none."""
+    """Size of the weights; None: a configuration has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timing:
-    """Seconds that a second of audio takes."""
+    """Seconds of computation per second of audio."""
 
     wall: float
     """The real-time factor."""
     cpu: float
     cpu_rounds: tuple[float, ...] = ()
-    """Of each round, in which every model had its turn; none: an earlier svkit kept the median only."""
+    """CPU seconds in each round, which times every model once; empty: an earlier svkit kept only the median."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recordings:
-    """A list of recordings, as its preparation by svkit counted them."""
+    """A list of recordings, with the counts that `svkit prepare` recorded."""
 
     corpus: str
     """As `svkit prepare` names it."""
@@ -86,22 +86,22 @@ class Model(ModelSize):
     """A checkpoint of the experiment."""
 
     path: str
-    """Below the experiment."""
+    """Relative to the experiment."""
     sha256: str
     is_evaluated: bool
     size_bytes: int
     timing: Timing | None
     pruned_by: str | None = None
-    """The output of `svkit prune` that it comes from, as `Report.prunings` names it."""
+    """Key in `Report.prunings` of the pruning that it comes from."""
     recipe: str | None = None
     seed: int | None = None
     trained_on: tuple[Recordings, ...] = ()
-    """Of it and of those that it was made from, as far as they are known."""
+    """Training lists of this model and of the models it was made from, as far as they are known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distance:
-    """Of a student's hidden states to its teacher's, on held-out crops."""
+    """Distance of a student's hidden states from its teacher's, on held-out crops."""
 
     l1: float
     cosine: float
@@ -109,17 +109,17 @@ class Distance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pruning:
-    """How the gates of a `svkit prune` ended and what the cut changed; None: an earlier svkit did not record it."""
+    """The gates at the end of `svkit prune` and the effect of the cut; None: an earlier svkit did not record it."""
 
     target: float | None = None
     expected: float | None = None
     """Sparsity by the gates' expectation when training ended."""
     counted: float | None = None
-    """Sparsity of the encoder that was cut."""
+    """Sparsity of the encoder after the cut."""
     before_cut: Distance | None = None
     after_cut: Distance | None = None
     moved: float | None = None
-    """Change of the L1 distance by the cut, as a part of it."""
+    """Change of the L1 distance by the cut, relative to the distance before it."""
     vanished: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
 
@@ -157,7 +157,7 @@ class Histogram:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tippett:
-    """Share of each class above each log-likelihood ratio, and stated against observed ratios in bins (natural)."""
+    """Share of each class above each natural-log likelihood ratio; stated against observed ratios, in bins."""
 
     llr: tuple[float, ...]
     targets_above: tuple[float, ...]
@@ -168,17 +168,17 @@ class Tippett:
 
 @dataclass(frozen=True, kw_only=True)
 class System(Metrics):
-    """One system on one trial list: its metrics, and what is drawn of it."""
+    """One system on one trial list: its metrics and the data of its figures."""
 
     directory: str
-    """Of its scores, below the experiment."""
+    """Directory of its scores, relative to the experiment."""
     det: DetCurve
     histogram: Histogram
     tippett: Tippett | None
     model_path: str | None
-    """Of its `Model`; None: not in the experiment, or several."""
+    """`path` of its `Model`; None: it is not in the experiment, or there are several."""
     recordings: Recordings | None = None
-    """The evaluation list; None: svkit did not prepare it, or it has changed."""
+    """The evaluation list; None: svkit did not prepare it, or it has changed since."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,11 +194,11 @@ class Stage:
     """Training curves of a checkpoint by name."""
 
     stage: str
-    """Path of the checkpoint below the experiment."""
+    """Path of the checkpoint, relative to the experiment."""
     train: dict[str, Curve]
     valid: dict[str, Curve]
     margin: float | None = None
-    """Of the loss of a classifier; None: there is none, or it is not recorded."""
+    """Margin of the classification loss; None: there is none, or it is not recorded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,10 +212,10 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """Who made an output, and from what."""
+    """Which command made an output, and from what."""
 
     output: str
-    """Path below the experiment."""
+    """Path relative to the experiment."""
     command: str
     svkit: str | None
     git_commit: str | None
@@ -238,7 +238,7 @@ class Report:
     provenance: tuple[Origin, ...]
     conditions: tuple[ConditionRates, ...] = ()
     prunings: dict[str, Pruning] = field(default_factory=dict)
-    """By the path of the output, below the experiment where it lies inside."""
+    """By the path of the output, relative to the experiment if it lies inside."""
     cautions: tuple[str, ...] = ()
 
 
@@ -265,7 +265,7 @@ def find_checkpoints(exp: Path) -> list[Path]:
 def find_finished(exp: Path) -> list[Path]:
     """Return every finished output below an experiment, sorted, for the provenance of a report."""
     finished = (path.parent for path in exp.rglob("provenance.json") if is_finished(path.parent))
-    # What `svkit push` writes into `hub` are copies.
+    # `hub` holds copies, written by `svkit push`.
     return sorted(path for path in finished if not {"report", "hub"} & set(path.relative_to(exp).parts))
 
 
@@ -296,10 +296,10 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
 
 
 def read_pruning(directory: Path) -> Pruning:
-    """Read what a finished output of `svkit prune` recorded of its gates and its cut.
+    """Read what a finished output of `svkit prune` recorded about its gates and its cut.
 
     Raises:
-        ArtifactError: a value of another type.
+        ArtifactError: the output is not finished, or a value has another type.
     """
     record = read_provenance(directory)
     of_earlier = {"counted": record.get("sparsity"), "after_cut": record.get("distance_after_cut")}
@@ -320,7 +320,7 @@ def write_report(output: Output, report: Report) -> None:
 
 
 def read_report(directory: Path) -> Report:
-    """Read `report.json`; paths in it are as they are recorded.
+    """Read `report.json`, with paths as they are recorded.
 
     Raises:
         ArtifactError: missing, not JSON, of another format or version, or a value that does not fit.

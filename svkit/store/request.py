@@ -1,4 +1,4 @@
-"""What every command is asked for; the request of each command adds what is its own.
+"""The settings that all commands share; the request of each command adds its own.
 
 The command line fills a request from its groups of options by the names of the fields (`svkit.cli.option_groups`).
 """
@@ -14,18 +14,18 @@ from svkit.store.output import Output
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A command that writes into an experiment."""
+    """Request for a command that writes into an experiment."""
 
     exp: Path = Path("exp")
     overwrite: bool = False
-    """Replace output that already exists; an unfinished run of the same command is resumed all the same."""
+    """Replace finished output; an unfinished run of the same command is still resumed."""
     keep_finished: bool = False
-    """Finished output of equal inputs and settings is the result; with `overwrite`, any other is replaced."""
+    """Keep finished output of equal inputs and settings as the result; with `overwrite`, replace any other."""
 
     def output(
         self, path: Path, command: str, config: Mapping[str, Any], inputs: Mapping[str, Path]
     ) -> Output:
-        """Return the output that this request makes at `path`; arguments as of `Output`."""
+        """Return the output that this request makes at `path`; the arguments are those of `Output`."""
         return Output(
             path,
             command=command,
@@ -39,12 +39,12 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRequest(Request):
-    """A command that runs a recipe on a manifest."""
+    """Request for a command that runs a recipe on a manifest."""
 
     recipe: Recipe
     out: Path | None = None
-    """None: the command's place in `exp`."""
+    """None: the command's default directory in `exp`."""
     manifest: Path | None = None
     """None: the experiment's."""
     audio_root: Path | None = None
-    """Directory that the manifest's paths are below; None: its own."""
+    """Directory that the manifest's paths are relative to; None: the manifest's own."""

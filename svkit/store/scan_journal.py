@@ -1,6 +1,7 @@
-"""What a scan has found out about audio files, so that an interrupted one continues where it was.
+"""What a scan has found out about audio files, so that an interrupted scan can continue.
 
-A SQLite file of one entry a recording, which holds while its file has the size and the time of change it had.
+The journal is a SQLite file with one entry per recording. An entry is valid as long as its audio file keeps its size
+and modification time.
 """
 
 import contextlib
@@ -26,16 +27,16 @@ Place = Path | TarMember
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What one file is."""
+    """What was found out about one file."""
 
     sample_rate_hz: int = 0
     num_samples: int = 0
     digest: str = ""
-    """Of the samples (`svkit.store.audio_file.examine`); empty where only the header was read."""
+    """Hash of the samples (`svkit.store.audio_file.examine`); empty if only the header was read."""
     level_db: float = 0.0
-    """RMS of the loudest frame; measured only where asked for."""
+    """RMS of the loudest frame; measured only if asked for."""
     clipped_share: float = 0.0
-    """Share of samples on plateaus; measured only where asked for."""
+    """Share of samples on plateaus; measured only if asked for."""
     reason: str = ""
     """The kind of fault; empty for a readable file."""
     detail: str = ""
@@ -43,9 +44,9 @@ class Finding:
     channel: str = "0"
     """Which channel was read: a number, or `mix`."""
     louder: str = ""
-    """Which other channel is clearly louder, in words; looked for where samples were read."""
+    """Which other channel is clearly louder, in words; looked for only if samples were read."""
     missing: str = ""
-    """What is said of a file that is cut, where what is there can be read."""
+    """What a truncated file lacks, in words, if the rest of it can be read."""
 
     def digest_words(self) -> npt.NDArray[np.uint64]:
         """Return the first 128 bits of the digest, `[2]`; zeros if there is none."""
@@ -53,22 +54,22 @@ class Finding:
 
 
 class Source(NamedTuple):
-    """A recording and the channel of it that is read."""
+    """A recording and the channel of it to read."""
 
     place: Place
     channel: Channel | Literal["loudest"] = 0
 
     def __str__(self) -> str:
-        """Return the name of its entry."""
+        """Return the name of its journal entry."""
         return str(self.place) if self.channel == 0 else f"{self.place}#{self.channel}"
 
 
 Stamp = tuple[int, int]
-"""By what a changed file is known: its size, and the time of its change in ns."""
+"""Size of a file in bytes and its modification time in ns: a changed file has another stamp."""
 
 
 def stamp_of(place: Place) -> Stamp | None:
-    """Return the stamp of a file; None if it cannot be looked up."""
+    """Return the stamp of a file; None if the system cannot tell."""
     try:
         status = (place.tar if isinstance(place, TarMember) else place).stat()
     except OSError:
@@ -87,36 +88,36 @@ _DEFAULTS = {item.name: item.default for item in fields(Finding)}
 
 
 class ScanJournal:
-    """The entries of one kind of examination; those of another kind are not seen."""
+    """The entries of one kind of examination; each kind has a file of its own."""
 
     def __init__(self, directory: Path, kind: str) -> None:
-        """Use the directory, which is made with the first entry."""
+        """Use `directory`, which is created with the first entry."""
         self._path = directory / f"{kind}.sqlite"
 
     def _connect(self, mode: str) -> "contextlib.closing[sqlite3.Connection]":
-        # Some network file systems have no locks; the command has locked the directory above.
+        # Without locks, which some network file systems lack; the command has locked the directory above.
         address = f"{self._path.absolute().as_uri()}?nolock=1&mode={mode}"
         return contextlib.closing(sqlite3.connect(address, uri=True))
 
     def read(self, sources: Iterable[Source]) -> dict[str, Entry]:
-        """Return the entries of some recordings by the names of these."""
+        """Return the entries of those recordings that have one, by the recordings' names."""
         names = {_name(source): str(source) for source in sources}
         query = f"SELECT * FROM entries WHERE source IN ({', '.join('?' * len(names))})"
         try:
             with self._connect("ro") as database:
                 rows = database.execute(query, list(names)).fetchall()
-        except sqlite3.Error:  # nothing there, cut short or changed: it is found out again
+        except sqlite3.Error:  # missing or damaged: the files are examined again
             return {}
         entries = {}
         for name, text, digest in rows:
             if digest == _digest(name, text):
                 size, changed_ns, finding = json.loads(text)
-                if finding.keys() <= _DEFAULTS.keys():  # else of another version
+                if finding.keys() <= _DEFAULTS.keys():  # otherwise of another version
                     entries[names[name]] = Entry((size, changed_ns), Finding(**finding))
         return entries
 
     def write(self, entries: Mapping[str, Entry]) -> None:
-        """Keep entries by the names of their sources; those of files that cannot be looked up are left out.
+        """Store entries by the names of their sources; those without a stamp are left out.
 
         Raises:
             ArtifactError: the journal cannot be written.
@@ -136,7 +137,7 @@ class ScanJournal:
             if "full" in str(error):
                 raise ArtifactError(f"{self._path}: cannot be written: {error}") from error
             with one_line(self._path):
-                self._path.unlink(missing_ok=True)  # no database any more: begin again
+                self._path.unlink(missing_ok=True)  # a damaged database: begin again
             try:
                 self._insert(rows)
             except sqlite3.Error as again:
@@ -144,7 +145,7 @@ class ScanJournal:
 
     def _insert(self, rows: list[tuple[bytes, str, bytes]]) -> None:
         with self._connect("rwc") as database, database:  # one transaction
-            # What waiting for the disk would save from a loss of power is soon found out again.
+            # Do not wait for the disk: what a loss of power takes away is soon found out again.
             database.execute("PRAGMA synchronous = OFF")
             columns = "source BLOB PRIMARY KEY, entry TEXT, digest BLOB"
             database.execute(f"CREATE TABLE IF NOT EXISTS entries ({columns}) WITHOUT ROWID")
@@ -160,7 +161,7 @@ def _digest(name: bytes, text: str) -> bytes:
 
 
 def remove_journal(directory: Path) -> None:
-    """Remove a journal that is no longer needed (ArtifactError: it cannot be); what else lies there stays."""
+    """Remove a journal that is no longer needed (ArtifactError: it cannot be removed); other files there stay."""
     try:
         for path in directory.glob("*.sqlite*"):
             path.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
 """Scores in the text forms that other toolkits read and write.
 
-Read are lines of scores alone, in the order of the trials; with labels (`label score`); with the trial (`enroll test
-score`, of Kaldi and many others, or `score enroll test`, of VoxSRC); or with both (`enroll test label score`, of
-SpeechBrain, `enroll test score target|nontarget`, of WeSpeaker, `label enroll test score`); and TSV with a header that
-has `enroll_id`, `test_id` and `score`. What they are is seen by content, never by name.
+These forms are read: lines of scores alone, in the order of the trials; lines with labels (`label score`); with the
+trial (`enroll test score` as in Kaldi and many others, or `score enroll test` as in VoxSRC); with both (`enroll test
+label score` as in SpeechBrain, `enroll test score target|nontarget` as in WeSpeaker, or `label enroll test score`); and
+TSV with a header that has `enroll_id`, `test_id` and `score`. The form is recognised by content, never by name.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ _READABLE = tuple(
 _ADVICE = f"name the columns in a header line `{' '.join(COLUMNS)}` separated by tabs"
 
 _LARGEST_SCORE = 1e100
-"""In size: sums of squares of larger ones, which calibrations take, leave what float64 holds."""
+"""Largest absolute value: calibration sums squares of scores, and larger ones would overflow float64."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -46,19 +46,19 @@ class ForeignScores:
     scores: npt.NDArray[np.float64]
     """[M]."""
     lines: npt.NDArray[np.int64]
-    """[M] numbers of the lines."""
+    """[M] line numbers."""
     enroll: Coded | None
-    """[M]; None: the lines are in the order of the trials, and do not name them."""
+    """[M]; None, also for `test`: the lines are in the order of the trials and do not name them."""
     test: Coded | None
     labels: npt.NDArray[np.int8] | None
-    """[M] 1 target, 0 nontarget, where the lines say so."""
+    """[M] 1 target, 0 nontarget; None: the lines have no labels."""
 
 
 def read_form(path: Path, trials: Trials) -> ForeignScores:
-    """Read scores of another toolkit, a block at a time; the ids of the trials tell forms apart that look alike.
+    """Read scores of another toolkit, a block at a time; the ids of the trials tell similar forms apart.
 
     Raises:
-        ArtifactError: missing, empty, of no form or of several, or a line that does not fit.
+        ArtifactError: the file is missing, empty, of an unknown or ambiguous form, or has a line that does not fit.
     """
     try:
         return _read(path, trials)
@@ -70,14 +70,14 @@ def _read(path: Path, trials: Trials) -> ForeignScores:
     sides, scores, labels, lines = (Coder(), Coder()), [], [], []
     columns: Sequence[str] = ()
     for table, numbers in _blocks(path):
-        if not columns:  # by the first block, so that what does not fit later has a line
+        if not columns:  # the first block decides, so that a later misfit can be given with its line
             columns = table.column_names if "score" in table.column_names else _columns(path, table, trials)
         table = table.rename_columns(columns)
         scores.append(finite_numbers(path, table.column("score"), "score", numbers))
         if len(beyond := np.flatnonzero(np.abs(scores[-1]) > _LARGEST_SCORE)):
             first = int(beyond[0])
             raise DataError(
-                f"{path}:{numbers[first]}: score: expected a number of at most {_LARGEST_SCORE:g} in size, found"
+                f"{path}:{numbers[first]}: score: expected an absolute value up to {_LARGEST_SCORE:g}, found"
                 f" {scores[-1][first]:g}"
             )
         lines.append(numbers)
@@ -108,14 +108,14 @@ def _blocks(path: Path) -> Iterator[tuple[pa.Table, Lines]]:
         yield from table_blocks(path, COLUMNS, header_line=line, has_comments=True)
         return
     num_fields = len(first.split())
-    if num_fields > max(map(len, _READABLE)):  # ids may have spaces where tabs stand between fields
+    if num_fields > max(map(len, _READABLE)):  # ids may hold spaces if tabs separate the fields
         num_fields = len([*filter(None, map(bytes.strip, first.split(b"\t")))])
     names = [str(place) for place in range(max(1, num_fields))]
     yield from field_blocks(path, names, f"{num_fields} fields, as in line {line}")
 
 
 def _columns(path: Path, table: pa.Table, trials: Trials) -> Sequence[str]:
-    """Find the form that most rows of the first block fit; DataError unless there is exactly one."""
+    """Find the form that most rows of the first block fit (DataError: there is none, or more than one)."""
     found = [column.to_pandas() for column in table.columns]
     kinds = [{"enroll_id", "test_id"} | _kinds(texts) for texts in found]
     fitting = [
@@ -146,7 +146,7 @@ def _columns(path: Path, table: pa.Table, trials: Trials) -> Sequence[str]:
 
 
 def _kinds(texts: pd.Series) -> set[str]:
-    """Return what a column without a name may be, by most of its texts: `label`, `score`, both or neither."""
+    """Return what most texts of an unnamed column can be: `label`, `score`, both or neither."""
     labels = texts.str.lower().isin(list(ANY_LABEL)).mean()
     is_number = pd.to_numeric(texts, errors="coerce").notna().mean() > 0.5 and labels < 1
     return {name for name, fits in (("label", labels > 0.5), ("score", is_number)) if fits}
@@ -160,12 +160,11 @@ def check_ids(form: str, trials: Trials) -> None:
 
 
 def write_form(directory: Path, form: str, trials: Trials, scores: npt.NDArray[np.floating]) -> list[Path]:
-    """Write scores [N] and trials in another toolkit's form, one of `FORMS`, into the directory of its name below.
-
-    Trials without labels have no word for them.
+    """Write scores [N] and trials in another toolkit's form, one of `FORMS`, into a subdirectory of that name.
 
     `kaldi`: `trials` (`enroll test target|nontarget`) and `scores` (`enroll test score`). `wespeaker`:
-    `trials.kaldi`, of the same form, and `scores.score` (`enroll test score target|nontarget`).
+    `trials.kaldi`, of the same form, and `scores.score` (`enroll test score target|nontarget`). If the trials have no
+    labels, the last word of such lines is left out.
 
     Raises:
         DataError: see `check_ids`.

@@ -21,12 +21,12 @@ from svkit.store.trials import UNLABELLED, Trials
 
 SCORES_NAME, RESAMPLES_NAME = "scores.tsv", "resamples.safetensors"
 COLUMNS = ("enroll_id", "test_id", "score")
-"""That are always there; `label` where it is known, `llr` where scores are calibrated."""
+"""The columns that are always there. `label` is added if it is known, and `llr` if scores are calibrated."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Scored trials; higher means rather the same speaker."""
+    """Scored trials; a higher score is more evidence for the same speaker."""
 
     trials: Trials
     scores: npt.NDArray[np.float64]
@@ -37,14 +37,14 @@ class Scores:
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Resamples:
-    """A system in every resample of the speakers: what comparisons with others and DET bands need."""
+    """Results of a system in every resample of the speakers, for comparisons with others and for DET bands."""
 
     eer: npt.NDArray[np.float64]
     """[R]; NaN where a resample lacks a class."""
     band: npt.NDArray[np.float64]
     """[2, G] lower and upper ends of the miss rate at `eval.summary.BAND_RATES`."""
     draws: str
-    """Names the draws (sha256 of speakers, seed and R): equal ones make the differences of systems paired."""
+    """Identity of the draws (sha256 of speakers, seed and R); systems with equal draws can be compared in pairs."""
     seed: int
     num_speakers: int
 
@@ -55,7 +55,7 @@ def write_scores(
     scores: npt.NDArray[np.floating],
     llrs: npt.NDArray[np.floating] | None = None,
 ) -> None:
-    """Write `scores.tsv`, nine significant digits a number (float32 comes back exactly)."""
+    """Write `scores.tsv` with nine significant digits, from which float32 is read back exactly."""
     assert len(trials) == len(scores) and (llrs is None or len(llrs) == len(scores)), (
         "one score for each trial"
     )
@@ -77,15 +77,15 @@ def read_scores(directory: Path) -> Scores:
     """Read and check `scores.tsv`, a block at a time.
 
     Raises:
-        ArtifactError: missing, a bad label, a score that is not a finite number (the line is named), or the file has
-            changed since it was finished.
+        ArtifactError: the file is missing, has a bad label or a score that is not a finite number (with the line), or
+            has changed since it was finished.
     """
     path = directory / SCORES_NAME
     try:
         scores = _read(path)
     except DataError as error:
         raise ArtifactError(str(error)) from error
-    check_outputs(directory, SCORES_NAME, in_full=True)  # takes far less than reading the text
+    check_outputs(directory, SCORES_NAME, in_full=True)  # takes far less time than parsing the text
     return scores
 
 
@@ -112,7 +112,7 @@ def _read(path: Path) -> Scores:
 def labels_of(
     path: Path, column: pa.ChunkedArray, lines: Lines, meanings: Mapping[str, int], expected: str
 ) -> npt.NDArray[np.int8]:
-    """Return the meanings of a column of labels [N] in the `lines` [N] of a file (DataError: one that has none)."""
+    """Return the `meanings` of a column of labels [N], which are in these `lines` [N] (DataError: an unknown label)."""
     words = pc.utf8_lower(pc.utf8_trim_whitespace(column))
     places = pc.fill_null(pc.index_in(words, pa.array(list(meanings))), len(meanings))
     labels: npt.NDArray[np.int8] = np.array([*meanings.values(), UNLABELLED], np.int8)[np.asarray(places)]
@@ -124,14 +124,14 @@ def labels_of(
 
 
 def finite_numbers(path: Path, column: pa.ChunkedArray, name: str, lines: Lines) -> npt.NDArray[np.float64]:
-    """Return a column of text [N] in the `lines` [N] of a file as numbers.
+    """Return a column of text [N], which is in these `lines` [N], as numbers.
 
     Raises:
-        DataError: one that is no finite number; the first is named.
+        DataError: a cell is not a finite number; the first such line is named.
     """
     try:
         numbers = np.asarray(pc.cast(column, pa.float64()))
-    except pa.ArrowInvalid:  # says neither which, nor all
+    except pa.ArrowInvalid:  # the error does not say which cell is wrong
         numbers = pd.to_numeric(column.to_pandas(), errors="coerce").to_numpy(dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
@@ -153,7 +153,7 @@ def read_resamples(directory: Path) -> Resamples | None:
     """Read `resamples.safetensors`; None if there is none, as in scores of earlier versions.
 
     Raises:
-        ArtifactError: not such a file, or changed since it was finished.
+        ArtifactError: it is not such a file, or has changed since it was finished.
     """
     path = directory / RESAMPLES_NAME
     if not path.exists():
@@ -161,7 +161,10 @@ def read_resamples(directory: Path) -> Resamples | None:
     kinds = {"eer": ("float64", 1), "band": ("float64", 2), "draws": ("uint8", 1), "numbers": ("int64", 1)}
     found = read_arrays(path, kinds)
     if len(found["numbers"]) != 2 or len(found["band"]) != 2:
-        raise ArtifactError(f"{path}: expected the two ends of an interval and two numbers; score again")
+        raise ArtifactError(
+            f"{path}: expected 2 rows in `band` and 2 numbers, found {len(found['band'])} and"
+            f" {len(found['numbers'])}; score again"
+        )
     check_outputs(directory, RESAMPLES_NAME, in_full=True)
     seed, num_speakers = map(int, found["numbers"])
     return Resamples(

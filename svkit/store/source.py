@@ -1,4 +1,4 @@
-"""The models on the hub that weights come from: what a checkpoint's record says of one, and what svkit knows."""
+"""The hub models that weights come from, as a checkpoint records them, and what svkit knows about published ones."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Source:
 
     repository: str
     revision: str | None = None
-    """Commit; None: not known, as what follows."""
+    """Commit. None, here and below: not known."""
     file: str | None = None
     licence: str | None = None
 
@@ -28,5 +28,5 @@ def is_repository(text: str) -> bool:
 
 
 def known_source(repository: str) -> Source:
-    """Return what svkit knows of a repository whose page it has not asked for."""
+    """Return what svkit knows about a repository without asking the hub."""
     return Source(repository=repository, licence=_LICENCES.get(repository))

@@ -1,4 +1,4 @@
-"""JSON as svkit writes it: no key twice, no NaN or infinity, only text that UTF-8 can say; fields of declared types."""
+"""Strict JSON: no repeated keys, no NaN or infinity, only text that UTF-8 can encode, and fields of declared types."""
 
 import json
 import math
@@ -17,13 +17,13 @@ def load_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ArtifactError: missing, unreadable, too long, not JSON, or what Python alone would take: a key twice, numbers
-            that are not finite or beyond 64 bits, half a surrogate pair.
+        ArtifactError: the file is missing, unreadable, too long or not JSON, or has something that Python's own parser
+            would accept: a repeated key, a number that is not finite or beyond 64 bits, or a lone surrogate.
     """
     data = read_file(path, ArtifactError, JSON_BYTES)
     try:
         content = json.loads(
-            data.decode("utf-8-sig"),  # json itself would let half a surrogate pair pass in the bytes
+            data.decode("utf-8-sig"),  # given bytes, json itself would let lone surrogates pass
             object_pairs_hook=_unique,
             parse_constant=_finite,
             parse_float=_finite,
@@ -37,13 +37,13 @@ def load_json(path: Path) -> Any:
 
 
 def typed(path: Path, content: object, kind: type[Kind], key: str = "") -> Kind:
-    """Return what was read of a file as a value of a type: a dataclass, whose own defaults hold, a list, a number.
+    """Return content read from a file as a value of type `kind`: a dataclass (with its defaults), a list, a number.
 
-    Keys that a dataclass does not declare are left out, nothing is coerced, and `Annotated[int, Range(ge=1)]` holds a
-    number to a range. `content` is what `load_json` returned, or the part of it with the dotted name `key`.
+    Keys that a dataclass does not declare are ignored, and nothing is coerced. `Annotated[int, Range(ge=1)]` restricts
+    a number to a range. `content` is what `load_json` returned, or the part of it with the dotted name `key`.
 
     Raises:
-        ArtifactError: a value is missing or does not fit, by its dotted name.
+        ArtifactError: a value is missing or does not fit; the message has its dotted name.
     """
     try:
         return fit_json(kind, json.dumps(content))
@@ -53,11 +53,11 @@ def typed(path: Path, content: object, kind: type[Kind], key: str = "") -> Kind:
 
 
 def read_json(path: Path, format: str, version: int, kind: type[Kind]) -> Kind:
-    """Read a JSON file of one of svkit's formats as a dataclass or `dict[str, Any]`, without format and version.
+    """Read a JSON file in one of svkit's formats as a dataclass or `dict[str, Any]`, without format and version.
 
     Raises:
-        ArtifactError: missing, not JSON, another format, a version this svkit does not know, or a value that is missing
-            or does not fit its type (see `typed`).
+        ArtifactError: the file is missing, not JSON, or of a format or version that is not the expected one, or a value
+            is missing or does not fit its type (see `typed`).
     """
     content = typed(path, load_json(path), dict[str, Any])
     found, found_version = content.pop("format", None), content.pop("format_version", None)
@@ -65,7 +65,7 @@ def read_json(path: Path, format: str, version: int, kind: type[Kind]) -> Kind:
         raise ArtifactError(f"{path}: format: expected {format!r}, found {found!r}")
     if found_version != version:
         raise ArtifactError(
-            f"{path}: format_version: expected {version}, found {found_version!r}; use the svkit that wrote it or"
+            f"{path}: format_version: expected {version}, found {found_version!r}; use the svkit that wrote it, or"
             " make it again"
         )
     return typed(path, content, kind)

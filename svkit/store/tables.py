@@ -1,7 +1,6 @@
-"""Tables of text: TSV with a header (or parquet by suffix), where every cell stays the text it is.
+"""Tables of text: TSV with a header, or parquet by suffix.
 
-pandas' defaults would turn the id `00123` into 123 and the speaker `NA` into a missing value; nothing here
-guesses types.
+Every cell stays text. pandas' defaults would turn the id `00123` into 123 and the speaker `NA` into a missing value.
 """
 
 import io
@@ -28,19 +27,18 @@ _CARRIAGE_RETURN = "a carriage return inside a line; expected LF or CRLF line en
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_ROW = re.compile(rb" *(#.*)?")
 _BLOCK_BYTES = 1 << 24
-"""Text read at once: a list of tens of millions of lines is never in memory as text and as a table."""
+"""Text read at once, so that a list of tens of millions of lines is never in memory both as text and as a table."""
 _SMALL_BYTES = 1 << 20
-"""Parsed without threads: the end of a command that takes less time than starting them may meet them half started,
-which aborts the process."""
+"""Up to this size, tables are parsed without threads: a command that ends while they are still starting would abort."""
 _BLOCK_ROWS = 1 << 16
 """Rows turned into text at once."""
 Lines = npt.NDArray[np.int64]
-"""Of each row of a block the number of its line in the file."""
+"""The line number of each row of a block in the file."""
 
 
 @contextmanager
 def open_text(path: Path) -> Iterator[BinaryIO]:
-    """Open a text file for reading, behind its byte order mark if it has one.
+    """Open a text file for reading, after its byte order mark if it has one.
 
     Raises:
         DataError: missing, unreadable, or no regular file.
@@ -85,13 +83,14 @@ def table_blocks(
 ) -> Iterator[tuple[pa.Table, Lines]]:
     """Read a TSV with a header in line `header_line`, a block of rows at a time.
 
-    With `has_comments`, blank lines are left out, and those that begin with `#` and lack the columns of a row.
+    With `has_comments`, these are left out: blank lines, and lines that begin with `#` and do not have the number of
+    columns of a row.
 
     Yields:
         The columns, all text, and the lines of the rows; a table without rows has one block.
 
     Raises:
-        DataError: as `read_table`, when the first block is asked for or that with the fault is.
+        DataError: as `read_table`; about the header with the first block, about a row with the block of that row.
     """
     with open_text(path) as file:
         for _ in range(header_line):
@@ -107,7 +106,7 @@ def table_blocks(
         has_rows = False
         for line, block in line_blocks(path, file, header_line + 1):
             lines = np.arange(line, line + block.count(b"\n"))
-            # Most lists have no such lines: looking at each of hundreds of millions would take minutes.
+            # Most lists have no such lines, and to check each of hundreds of millions would take minutes.
             if has_comments and any(mark in b"\n" + block for mark in (b"#", b"\n\n", b"\n ")):
                 block, lines = _without_comments(block, lines, len(columns))
             if len(lines):
@@ -119,12 +118,12 @@ def table_blocks(
 
 
 def line_blocks(path: Path, file: BinaryIO, line: int) -> Iterator[tuple[int, bytes]]:
-    """Yield blocks of whole lines with LF ends, and the number of the first of them; the file is at its line `line`.
+    """Yield blocks of whole lines with LF ends, each with the number of its first line; the file is at line `line`.
 
-    Empty lines at its end are left out.
+    Empty lines at the end of the file are left out.
 
     Raises:
-        DataError: a line is not UTF-8; those before it are yielded first.
+        DataError: a line is not UTF-8; the lines before it are yielded first.
     """
     rest, is_end = b"", False
     while not is_end:
@@ -135,7 +134,7 @@ def line_blocks(path: Path, file: BinaryIO, line: int) -> Iterator[tuple[int, by
         block = rest[:end].replace(b"\r\n", b"\n")
         length = len(block.rstrip(b"\n")) + 1
         if length == 1:
-            continue  # empty lines, at the end of the file perhaps
+            continue  # only empty lines: kept for the next block, as they may end the file
         rest, block = block[length:] + rest[end:], block[: length - 1] + b"\n"
         try:
             block.decode()
@@ -162,7 +161,7 @@ def _without_comments(block: bytes, lines: Lines, num_columns: int) -> tuple[byt
 
 
 def parse_rows(block: bytes, columns: Sequence[str]) -> pa.Table:
-    """Return the cells of whole lines, each of which has a tab between any two columns, as columns of text."""
+    """Parse whole lines, with tabs between columns, into columns of text."""
     # ignore_empty_lines would drop the empty cells of a table with one column.
     return pa_csv.read_csv(
         io.BytesIO(block),
@@ -190,7 +189,7 @@ def _read_parquet(path: Path, required: Sequence[str]) -> pd.DataFrame:
                 row = int(np.argmax(table.column(number).is_null().to_numpy()))
                 raise DataError(f"{path}: row {row + 1}: {name}: expected a value, found null")
             text = table.column(number).cast(pa.large_string())
-            text.validate(full=True)  # arrow takes bytes that are not UTF-8 for text until they are looked at
+            text.validate(full=True)  # Arrow has not checked yet that the bytes are UTF-8
             table = table.set_column(number, name, text)
     except DataError:
         raise
@@ -200,14 +199,14 @@ def _read_parquet(path: Path, required: Sequence[str]) -> pd.DataFrame:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    # Columns of text stay arrow's where pandas can hold them so (3.0 and later): a tenth of Python's objects, and
-    # shared by loader processes, which would copy the pages of every object whose references they count.
+    # From pandas 3.0 on, columns of text stay in Arrow's memory: a tenth of what Python objects take, and shared by
+    # loader processes. Counting references to Python objects would copy their pages.
     frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas(self_destruct=True, split_blocks=True)
     return frame.astype(str)
 
 
 def integers(column: pd.Series) -> npt.NDArray[np.int64]:
-    """Return a column of whole numbers written as text (checked before) as int64 `[N]`."""
+    """Return a column of text that is known to hold whole numbers as int64 `[N]`."""
     numbers: npt.NDArray[np.int64] = pa.array(column).cast(pa.int64()).to_numpy()
     return numbers
 
@@ -239,7 +238,7 @@ def _check_shape(path: Path, body: bytes, num_columns: int, lines: Lines) -> Non
 
 
 def format_rows(form: str, columns: Sequence[Any]) -> Iterator[str]:
-    """Yield lines of the `%`-form a block of rows at a time: Python objects of all rows would not fit in memory."""
+    """Yield lines of the `%`-format `form`, a block of rows at a time, as Python objects of all rows take too much."""
     for rows in row_blocks(len(columns[0])):
         blocks = [column[rows].tolist() for column in columns]
         yield "".join([form % row for row in zip(*blocks, strict=True)])
@@ -249,7 +248,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table atomically: TSV, or parquet where the suffix is `.parquet`.
 
     Raises:
-        DataError: a cell holds a tab or a line end, or text that UTF-8 cannot say.
+        DataError: a cell holds a tab or a line end, or text that UTF-8 cannot encode.
     """
     if path.suffix == ".parquet":
         with replacing(path) as temporary:

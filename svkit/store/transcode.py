@@ -12,7 +12,7 @@ from svkit.store.atomic import replacing
 from svkit.store.audio_file import AudioError, AudioInfo, probe
 
 TOLERANCE_SECONDS = 0.2
-"""Output may differ this much from the length its input states: AAC adds a frame or two (64 ms each at 16 kHz)."""
+"""Allowed difference from the stated length of the input: AAC adds a frame or two (64 ms each at 16 kHz)."""
 CODECS = {".flac": ("flac", "-sample_fmt", "s16"), ".wav": ("pcm_s16le",)}
 _LOG_CONTEXT = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] ?")
 _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
@@ -33,23 +33,23 @@ def find_ffmpeg() -> str:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
-            "ffmpeg is needed to convert .m4a files and was not found; install the system's (Debian, Ubuntu:"
-            " apt install ffmpeg) or the one in a Python wheel: pip install 'svkit[m4a]'"
+            "ffmpeg is needed to convert .m4a files and was not found; install it with the system (Debian, Ubuntu:"
+            " apt install ffmpeg) or as a Python wheel: pip install 'svkit[m4a]'"
         ) from error
 
 
 def transcode(
     ffmpeg: str, source: Path, target: Path, sample_rate_hz: int, *, all_channels: bool = False
 ) -> AudioInfo:
-    """Convert a file to one channel (the first) or all, 16 bit, at a rate; whole or not at all.
+    """Convert a file to 16 bits at a sample rate, with the first channel or all; write it atomically.
 
-    The target, `.flac` or `.wav`, has equal bytes for equal input and versions of ffmpeg.
+    The target is `.flac` or `.wav`. Equal input and an equal version of ffmpeg give equal bytes.
 
     Returns:
         The header of what was written.
 
     Raises:
-        AudioError: the source is not audio, or what came out is not as long as its header states.
+        AudioError: the source is not audio, or the output is not as long as the header of the source states.
         ArtifactError: the target cannot be written.
     """
     picked = () if all_channels else ("-af", "pan=mono|c0=c0")
@@ -74,7 +74,7 @@ def _check_length(source: Path, log: str, written: AudioInfo) -> AudioInfo:
         detail = "truncated: ffmpeg says that the file ended prematurely; copy it again"
         raise AudioError(source, "truncated", detail)
     if stated is None or "Estimating duration" in log:
-        return written  # what comes from a pipe, or has no header, states no length
+        return written  # a stream from a pipe, or one without a header, states no length
     hours, minutes, seconds = stated.groups()
     expected = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     found = written.num_samples / written.sample_rate_hz

@@ -1,10 +1,10 @@
-"""Trial lists in the forms in use, recognised by their content, never by their name.
+"""Trial lists in all common forms, which are recognised by content, never by name.
 
-`label enroll test` (VoxCeleb, 1 or 0), `enroll test target|nontarget` (Kaldi), `enroll test tgt|imp` (VOiCES, SITW),
-`enroll test 1|0` (CN-Celeb), with any mix of tabs and spaces between fields, and TSV with a header that has
-`enroll_id`, `test_id` and `label` or, as NIST's keys, `modelid`, `segmentid` and `targettype`. Words may be in any
-case; blank lines and lines that begin with `#` are no trials. A list without labels, as of a blind evaluation, has
-`enroll test` in each of its lines, or a header of these two (and NIST's `side`).
+The forms are `label enroll test` (VoxCeleb, 1 or 0), `enroll test target|nontarget` (Kaldi), `enroll test tgt|imp`
+(VOiCES, SITW) and `enroll test 1|0` (CN-Celeb), with any mix of tabs and spaces between fields; and TSV with a header
+that has `enroll_id`, `test_id` and `label` or, in NIST's keys, `modelid`, `segmentid` and `targettype`. Labels may
+be in any case. Blank lines and lines that begin with `#` are skipped. A list without labels, as in a blind evaluation,
+has `enroll test` in every line, or a header with only these two columns (and NIST's `side`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from svkit.store.tables import Lines, format_rows, line_blocks, open_text, parse
 
 HEADER = ("enroll_id", "test_id", "label")
 NIST_HEADER = ("modelid", "segmentid", "targettype")
-"""The same three in the lists of NIST's speaker recognition evaluations; their map of enrollments has the first two."""
+"""The same columns in NIST's speaker recognition evaluations, whose enrollment map has the first two."""
 _DIGITS = {"0": 0, "1": 1}
 _WORDS = {"nontarget": 0, "target": 1}
 _SHORT_WORDS = {"imp": 0, "tgt": 1}
@@ -34,9 +34,9 @@ _FORMS = (
     ("`enroll test tgt|imp`", 2, _SHORT_WORDS),
     ("`enroll test 1|0`", 2, _DIGITS),
 )
-"""Each with the column of its labels and their meanings."""
+"""Each form in words, with the column of its labels and their meanings."""
 ANY_LABEL = {**_DIGITS, **_WORDS, **_SHORT_WORDS}
-"""What each label means; in lower case."""
+"""Meaning of every label, in lower case."""
 _COLUMNS = ("first", "second", "third")
 UNLABELLED = -1
 _EXPECTED = {
@@ -55,7 +55,7 @@ class Trials:
     test: Coded
     """[N] utterances."""
     labels: npt.NDArray[np.int8]
-    """[N], 1 target, 0 nontarget; all of them `UNLABELLED` where it is not known which are which."""
+    """[N], 1 target, 0 nontarget; all `UNLABELLED` if it is not known which are which."""
 
     @classmethod
     def of(
@@ -64,7 +64,7 @@ class Trials:
         test_ids: npt.NDArray[np.object_],
         labels: npt.NDArray[np.int8],
     ) -> "Trials":
-        """Make trials of ids that are in memory, [N] each."""
+        """Make trials from ids in memory, [N] each."""
         return cls(encode(enroll_ids), encode(test_ids), labels)
 
     def __len__(self) -> int:
@@ -78,17 +78,17 @@ class Trials:
 
     @property
     def enroll_ids(self) -> npt.NDArray[np.object_]:
-        """The enrollment of every trial, [N] str; made anew, eight bytes each."""
+        """The enrollment of every trial, [N] str; made at each access, eight bytes each."""
         return self.enroll[:]
 
     @property
     def test_ids(self) -> npt.NDArray[np.object_]:
-        """The test utterance of every trial, [N] str; made anew, eight bytes each."""
+        """The test utterance of every trial, [N] str; made at each access, eight bytes each."""
         return self.test[:]
 
     @property
     def ids(self) -> npt.NDArray[np.object_]:
-        """The distinct ids of both sides, each once."""
+        """The distinct ids of both sides."""
         return np.asarray(pd.unique(np.concatenate([self.enroll.values, self.test.values])), dtype=object)
 
     def renamed(self, enroll: Mapping[str, str], test: Mapping[str, str]) -> "Trials":
@@ -109,8 +109,8 @@ def read_trials(path: Path, *, needs_labels: bool = True) -> Trials:
     """Read a trial list in any of the forms, a block at a time.
 
     Raises:
-        DataError: missing, empty, or a line that does not fit; a file that fits two forms or mixes them; no labels
-            where they are needed.
+        DataError: the file is missing or empty, has a line that does not fit, fits two forms or mixes them, or lacks
+            labels that are needed.
     """
     names, blocks = _open(path)
     has_header = names[0] in (HEADER[0], NIST_HEADER[0])
@@ -140,7 +140,7 @@ def read_trials(path: Path, *, needs_labels: bool = True) -> Trials:
         enroll, test = (coder.finish() for coder in coders)
         return Trials(enroll, test, np.full(len(enroll), UNLABELLED, np.int8))
     place, meanings = (2, ANY_LABEL) if has_header else _form(path, coders)
-    # Labels first: their codes go before the others are joined.
+    # Labels first: their codes are freed before those of the ids are joined.
     column = coders.pop(place).finish()
     labels = column.look_up(np.array([meanings[text.strip().lower()] for text in column.values], np.int8))
     enroll, test = (coder.finish() for coder in coders)
@@ -148,7 +148,7 @@ def read_trials(path: Path, *, needs_labels: bool = True) -> Trials:
 
 
 def _find(path: Path, coder: Coder, is_wanted: Callable[[str], bool]) -> list[tuple[int, str]]:
-    """Return line and text of the rows with some text, in the order of the list."""
+    """Return line and text of the rows whose text is wanted, in the order of the list."""
     wanted = [code for code, text in enumerate(coder.values) if is_wanted(text)]
     if not wanted:
         return []
@@ -158,7 +158,7 @@ def _find(path: Path, coder: Coder, is_wanted: Callable[[str], bool]) -> list[tu
 
 
 def _form(path: Path, coders: Sequence[Coder]) -> tuple[int, dict[str, int]]:
-    """Return the column of the labels and what they mean; DataError unless one form fits."""
+    """Return the column of the labels and what they mean (DataError: not exactly one form fits)."""
     first_line, *_ = find_lines(path, np.zeros(1, np.int64))
     fitting = [
         (place, meanings)
@@ -187,7 +187,7 @@ def _form(path: Path, coders: Sequence[Coder]) -> tuple[int, dict[str, int]]:
 
 
 def find_lines(path: Path, rows: npt.NDArray[np.int64]) -> list[int]:
-    """Return the lines of some trials of a list that was read, by their places in it, ascending."""
+    """Return the line numbers of some trials of a list that was read; `rows`, their places in it, are ascending."""
     found: list[int] = []
     start = 0
     for _, lines in _open(path)[1]:
@@ -221,13 +221,13 @@ def first_row(path: Path) -> tuple[int, bytes]:
 
 
 def field_blocks(path: Path, names: Sequence[str], expected: str) -> Iterator[tuple[pa.Table, Lines]]:
-    """Yield rows of so many fields between blanks or tabs, and the line of each, a block at a time.
+    """Yield rows of fields between blanks or tabs, one per name, and the line of each row, a block at a time.
 
     Raises:
-        DataError: a line that does not fit, saying what was `expected`, once the rows before it have been yielded.
+        DataError: a line does not fit; the message says what was `expected`. Earlier blocks have been yielded.
     """
     shapes: dict[str, int] = {}
-    """The first line with a space inside a field, and the first with spaces between fields: a list has one of them."""
+    """The first line with a space inside a field, and the first with spaces between fields; both is an error."""
     with open_text(path) as file:
         for line, block in line_blocks(path, file, 1):
             tidy, found = _tidy(block, len(names)), dict[str, int]()
@@ -261,7 +261,7 @@ def field_blocks(path: Path, names: Sequence[str], expected: str) -> Iterator[tu
 
 
 def _tidy(block: bytes, num_fields: int) -> bytes | None:
-    """Return a block with tabs between fields where all of its lines have so many and nothing is to be trimmed."""
+    """Return a block with tabs between fields; None unless all lines have `num_fields` and need no trimming."""
     if b"\t" not in block:
         block = block.replace(b" ", b"\t")
     elif block.startswith(b" ") or any(mark in block for mark in (b" \t", b"\t ", b" \n", b"\n ")):
@@ -277,10 +277,10 @@ def _tidy(block: bytes, num_fields: int) -> bytes | None:
 
 
 def _fields(line: bytes, num_fields: int) -> tuple[list[bytes], str]:
-    """Split a line between tabs, where that gives so many fields, which may hold spaces, else between any blanks.
+    """Split a line at tabs if that gives `num_fields` fields, which may hold spaces, else at any blanks.
 
     Returns:
-        The fields, none of a blank line or a comment, and where there are spaces: `inside` or `between` fields.
+        The fields (none for a blank line or a comment), and where there are spaces: `inside` or `between` fields.
     """
     if not line or line.startswith(b"#"):
         return [], ""
@@ -291,9 +291,9 @@ def _fields(line: bytes, num_fields: int) -> tuple[list[bytes], str]:
 
 
 def write_trials(path: Path, trials: Trials) -> None:
-    """Write a trial list in the VoxCeleb form, or with a header and tabs where that would not be read back.
+    """Write a trial list in the VoxCeleb form, or with a header and tabs if that form would be read back wrongly.
 
-    Trials without labels have neither a label in that form nor its column.
+    Without labels, either form leaves them out.
     """
     ids = trials.ids
     plain = all(str(name).split() == [name] for name in ids)

@@ -1,7 +1,7 @@
-"""Weights of others, read into svkit's names: transformers directories and the published `.pth` checkpoints.
+"""Weights of other programs under svkit's names: transformers directories and the published `.pth` checkpoints.
 
-Reading is strict: every key of the source is used or named in an error, and the model that is built from the result
-is loaded with `strict=True`.
+Reading is strict: every key of the source is used or named in an error, and the model built from the result is loaded
+with `strict=True`.
 """
 
 import re
@@ -32,17 +32,17 @@ class PublishedCheckpoint(NamedTuple):
     classifier: Tensor | None
     """[classes, embedding_dim]"""
     said: list[str]
-    """What the user should know of how it was read."""
+    """What the user should know about how it was read."""
 
 
 SPEEDS = (1.0, 0.9, 1.1)
-"""Of the published classifiers, in the order of their rows: a speaker at another speed is a class of its own."""
+"""Speeds in the published classifiers, in the order of rows: a speaker at another speed is a class of its own."""
 _SPEAKERS = (5_994, 5_994 + 111_284)
-"""Of the published classifiers: VoxCeleb2 dev, alone and with VoxBlink2."""
+"""Numbers of speakers in the published classifiers: VoxCeleb2 dev, alone and with VoxBlink2."""
 
 
 def published_classes(num_classes: int) -> tuple[int, tuple[float, ...]] | None:
-    """Return how many speakers at which speeds the rows of a published classifier are; None: of another training."""
+    """Return the number of speakers and the speeds behind a published classifier's rows; None: it is not published."""
     for speeds in (SPEEDS, SPEEDS[:1]):
         speakers, rest = divmod(num_classes, len(speeds))
         if not rest and speakers in _SPEAKERS:
@@ -65,7 +65,7 @@ _GROUPS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _EncoderConfig:
-    """What svkit uses of transformers' configuration, and of the published one with widths per layer."""
+    """What svkit uses of a transformers configuration, or of a published one with widths per layer."""
 
     num_hidden_layers: Annotated[int, Range(ge=1, le=MAX_LAYERS)]
     hidden_size: Size
@@ -80,9 +80,9 @@ class _EncoderConfig:
     hidden_act: Literal["swish", "silu"] = "swish"
     add_adapter: Literal[False] = False
     num_attention_heads_group: tuple[Width, ...] | None = None
-    """Heads per layer, where the configuration is a published one."""
+    """Heads per layer; None: this is a transformers configuration."""
     intermediate_size_group: tuple[tuple[Width, Width], ...] = ()
-    """Of FFN1 and FFN2."""
+    """Widths of FFN1 and FFN2 per layer."""
     conv_group: tuple[tuple[Any, Width], ...] = ()
     use_attention: tuple[bool, ...] | None = None
     use_feed_forward: tuple[tuple[bool, bool], ...] | None = None
@@ -142,7 +142,7 @@ def model_architecture(config: Mapping[str, Any], where: str) -> ModelArchitectu
 
 
 def encoder_architecture(config: Mapping[str, Any], where: str) -> EncoderArchitecture:
-    """Read the architecture of the encoder alone; as `model_architecture`."""
+    """Read the architecture of the encoder alone; arguments and errors as `model_architecture`."""
     return model_architecture(config, where).encoder
 
 
@@ -160,8 +160,11 @@ def encoder_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def merge_lora(state: Mapping[str, Tensor], alpha: float | None, where: str) -> dict[str, Tensor]:
     """Fold unmerged LoRA in peft's key names into the base weights: W + alpha / r * B A.
 
-    Tensors are under `base_model.model.`, targets split into `base_layer`, `lora_A`, `lora_B`; a state without LoRA
-    comes back as it is. Without `alpha` it is twice the rank, as published.
+    Names begin with `base_model.model.`, and each target has `base_layer`, `lora_A` and `lora_B`. A state without LoRA
+    is returned unchanged. Without `alpha`, it is twice the rank, as published.
+
+    Raises:
+        ArtifactError: a target is incomplete, or its shapes do not fit; `where` is for messages.
     """
     plain: dict[str, Tensor] = {}
     low_rank: dict[str, dict[str, Tensor]] = {}
@@ -216,7 +219,7 @@ def _head_tensors(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object written by others (ArtifactError when it is none)."""
+    """Read a JSON object that another program wrote (ArtifactError: it is none)."""
     return typed(path, load_json(path), dict[str, Any])
 
 
@@ -225,12 +228,12 @@ def read_published(
 ) -> PublishedCheckpoint:
     """Read a published checkpoint: plain, with unmerged LoRA, or pruned.
 
-    The `.pth` file holds `{"modules": {"spk_model": ..., "classifier": ...}}` and is read with `weights_only=True`; the
-    same states in other common wrappings are found too. Without a configuration of the encoder it is read off the
-    shapes of the weights.
+    The `.pth` file holds `{"modules": {"spk_model": ..., "classifier": ...}}` and is read with `weights_only=True`. The
+    same states in other common wrappers are found too. Without a configuration, the encoder's architecture is inferred
+    from the shapes of its weights.
 
     Raises:
-        ArtifactError: missing file, code in the pickle, unknown or missing key, wrong shape.
+        ArtifactError: the file is missing, its pickle contains code, a key is unknown or missing, or a shape is wrong.
     """
     # A bad configuration is reported before gigabytes are read.
     architecture = None
@@ -268,16 +271,16 @@ def read_published(
 
 
 _WRAPPERS = ("modules", "state_dict", "model_state_dict", "model")
-"""Under which training programs keep their states."""
+"""Keys under which training programs keep their states."""
 _PREFIXES = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"}
-"""What wraps a module while it is trained, and stays in the names of its state."""
+"""What wrappers around a module leave in the names of its state, and the wrappers."""
 
 
 def _load_pth(path: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
     """Read the states of the speaker model and, if there is one, of the classifier; nothing else may be there.
 
     Returns:
-        The states by module, and from what they had to be unwrapped.
+        The states by module, and a note on each wrapper that was removed.
     """
     try:
         with open_file(path, ArtifactError) as file:
@@ -306,12 +309,12 @@ def _load_pth(path: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
 
 
 def _find_modules(record: Any, said: list[str]) -> dict[str, Any] | None:
-    """Return the states by module, wherever in the record they are; `said` gets what they are unwrapped from."""
+    """Return the states by module, wherever they are in the record; add a note to `said` for each wrapper."""
     for _ in _WRAPPERS:  # each at most once: a record may hold itself
         wrapper = next((name for name in _WRAPPERS if _has_dict(record, name)), None)
         if wrapper is None or _has_dict(record, "spk_model"):
             break
-        said += [] if wrapper == "modules" else [f"the weights are inside {wrapper!r}: taken from there"]
+        said += [] if wrapper == "modules" else [f"the weights were taken from inside {wrapper!r}"]
         record = record[wrapper]
     if not isinstance(record, dict) or "spk_model" in record:
         return record if isinstance(record, dict) else None
@@ -333,16 +336,16 @@ def _has_dict(record: Any, name: str) -> bool:
 
 
 def _unprefixed(state: Mapping[str, Tensor], said: list[str]) -> dict[str, Tensor]:
-    """Return a state without what all its names begin with because the module was wrapped."""
+    """Return a state without the prefixes that wrappers have left on all its names."""
     found = dict(state)
     while prefix := next((one for one in _PREFIXES if found and all(n.startswith(one) for n in found)), None):
-        said.append(f"names begin with {prefix!r} ({_PREFIXES[prefix]}): left out")
+        said.append(f"all names begin with {prefix!r} ({_PREFIXES[prefix]}), which was left out")
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found
 
 
 def _is_plain(name: Any, tensor: Any) -> bool:
-    """Whether this is a name with a dense tensor of floats or whole numbers."""
+    """Say whether this is a name with a dense tensor of floats or whole numbers."""
     if not isinstance(name, str) or not isinstance(tensor, Tensor):
         return False
     return tensor.layout == torch.strided and not (tensor.is_complex() or tensor.is_quantized)

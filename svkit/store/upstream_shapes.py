@@ -1,4 +1,4 @@
-"""The architecture of an encoder, read off the shapes of its weights: no configuration file to find."""
+"""The architecture of an encoder, inferred from the shapes of its weights when there is no configuration file."""
 
 import re
 from collections.abc import Mapping
@@ -16,19 +16,19 @@ _WIDTH_OF = {
     "ffn2_dim": "ffn2.intermediate_dense.weight",
     "conv_dim": "conv_module.depthwise_conv.weight",
 }
-"""Whose rows are a branch's width in its layer; for heads, times the size of a head."""
+"""The weight whose number of rows is the width of a branch in a layer; for heads, times the size of a head."""
 _DISTANCES = "self_attn.distance_embedding.weight"
 
 
 def architecture_of_shapes(tensors: Mapping[str, Tensor], where: str) -> tuple[ModelArchitecture, str | None]:
     """Return the architecture of an encoder from its weights (named as by `encoder_tensors`), with a default head.
 
-    What no shape says is as in w2v-BERT 2.0: how many of the distances lie left and right, the epsilon of the norms,
-    and the width of the FFNs before a cut. Where another encoder was cut, the widest that is left stands for it, and
-    the second value says so.
+    What shapes cannot tell is assumed to be as in w2v-BERT 2.0: how many of the distances lie to the left and to the
+    right, the epsilon of the norms, and the width of the FFNs before a cut. If an encoder of another size was cut, its
+    widest remaining FFN is taken as that width, and the second value says so.
 
     Raises:
-        ArtifactError: these are no weights of such an encoder, or it has another number of distances.
+        ArtifactError: these are not the weights of such an encoder, or it has another number of distances.
     """
     layers: dict[int, dict[str, tuple[int, ...]]] = {}
     for name, tensor in tensors.items():
@@ -59,8 +59,8 @@ def architecture_of_shapes(tensors: Mapping[str, Tensor], where: str) -> tuple[M
     expected = encoder.left_positions + 1 + encoder.right_positions
     if num_distances != expected:
         raise ArtifactError(
-            f"{where}: expected {expected} distances of attention, as in w2v-BERT 2.0, found "
-            f"{num_distances}; the weights do not tell how many of them lie to the left: give the "
+            f"{where}: expected {expected} relative distances in attention, as in w2v-BERT 2.0, found "
+            f"{num_distances}; the weights do not tell how many of them lie to the left, so give the "
             "encoder's configuration with --config"
         )
     return _with_dense_widths(encoder)
@@ -84,7 +84,7 @@ def _with_dense_widths(encoder: EncoderArchitecture) -> tuple[ModelArchitecture,
     assumed = None
     if before is not None and not is_published:
         assumed = (
-            f"the weights do not tell the FFNs' width before the cut: the widest that is left, {widest}, is "
-            "taken for it"
+            "the weights do not tell the FFNs' width before the cut; that of the widest remaining FFN, "
+            f"{widest}, is assumed"
         )
     return ModelArchitecture(encoder=encoder, head=HeadConfig(), dense_widths=before), assumed

@@ -229,9 +229,7 @@ def test_a_gallery_of_another_model_is_refused_with_what_to_do(home):
     other = home / "exp" / "finetune" / "lmft"
     for command in (["enroll", "eve", "d.wav"], ["identify", "d.wav"], ["verify", "alice", "d.wav"]):
         done = run(*command, "--gallery", "exp/gallery", "--model", other)
-        assert (
-            done.exit_code == 4 and "into another --gallery" in done.stderr and "lmft (sha256" in done.stderr
-        )
+        assert done.exit_code == 4 and "in another --gallery" in done.stderr and "lmft (sha256" in done.stderr
     # Without --model it is the gallery's own, also where the experiment has another final one.
     for name in ("alice", "bob", "Zoë"):
         assert run("people", "remove", name).exit_code == 0
@@ -300,7 +298,7 @@ def test_the_commands_of_the_pages_run_in_order(home, page):
 @pytest.mark.parametrize(("damage", "said"), [
     (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a safetensors file"),
     (lambda path: save_file(load_file(path) | {"owners": np.array([0, 0, 7])}, path), "recordings of nobody"),
-    (lambda path: save_file(load_file(path) | {"seconds": np.array([0.0])}, path), "seconds: not of the size"),
+    (lambda path: save_file(load_file(path) | {"seconds": np.array([0.0])}, path), "seconds: sizes do not fit"),
     (lambda path: save_file(load_file(path) | {"names": np.array([255], dtype=np.uint8)}, path), "not UTF-8"),
 ])  # fmt: skip
 def test_a_damaged_gallery_is_refused_by_name(home, damage, said):

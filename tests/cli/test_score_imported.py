@@ -148,7 +148,7 @@ def broken(number, text):
     [
         ("kaldi", broken(3, f"{A} {B} nan"), 4, "foreign.txt:3: score: expected a finite number, found 'nan'"),
         ("kaldi", broken(3, f"{A} {B} inf"), 4, "foreign.txt:3: score: expected a finite number, found 'inf'"),
-        ("kaldi", broken(3, f"{A} {B} -1e307"), 4, "foreign.txt:3: score: expected a number of at most 1e+100"),
+        ("kaldi", broken(3, f"{A} {B} -1e307"), 4, "foreign.txt:3: score: expected an absolute value up to 1e+100"),
         ("score only", broken(5, "-"), 4, "foreign.txt:5: score: expected a finite number, found '-'"),
         ("kaldi", broken(2, f"{A} {B} 0.5"), 4, "foreign.txt:2 (00006/0.wav 00006/1.wav)"),
         ("kaldi", broken(2, f"{A} nobody 0.5"), 4, "1 of 276 scores are of trials that "),
