@@ -10,12 +10,13 @@ from svkit.store.metrics import Comparison
 from svkit.store.report import Model, Recordings, Report, System, Timing
 
 TOLERATED = 0.25
-"""Part of the dense EER that a pruned model may lose, at the worse end of the interval, and still be advised."""
+"""A pruned model is recommended if its EER, at the worse end of the interval, is above the dense one by at most this
+fraction."""
 HARDLY_TELLS = 0.35
-"""An EER above which no model is advised; 0.5 is that of a coin."""
+"""Above this EER no model is recommended; guessing gives 0.5."""
 RULE = (
-    "The advice is to use the pruned model where, at the worse end of the 95 % interval, its EER is at most a quarter"
-    " above the dense model's. Your use may allow more or less."
+    "The pruned model is recommended if, at the worse end of the 95 % interval, its EER is at most a quarter above the"
+    " dense model's. Your application may tolerate more or less."
 )
 
 
@@ -28,11 +29,11 @@ class Pair:
     pruned: System
     pruned_model: Model
     comparison: Comparison | None
-    """The pruned one minus the dense one; None: too little to resample."""
+    """Pruned minus dense; None if the trials give no interval."""
 
 
 def pairs(report: Report) -> list[Pair]:
-    """Return each pruned system of the report with its dense one."""
+    """Return each pruned system of the report with the dense one to compare it with."""
 
     def key(system: System) -> tuple[object, ...]:
         return system.trials.sha256, system.trials.left_out, system.backend.name
@@ -66,46 +67,46 @@ def _comparison(report: Report, dense: System, pruned: System) -> Comparison | N
 
 
 def advice(report: Report) -> list[str]:
-    """Say which model to use, a sentence for each pruned one; of several trial lists the worst decides."""
+    """Say which model to use, in one sentence per pruned model; of several trial lists, the worst decides."""
     found: dict[str, list[tuple[int, str]]] = {}
     for pair in pairs(report):
         found.setdefault(wording.label(pair.pruned), []).append(_judge(pair))
     sentences = [max(judged, key=lambda one: one[0])[1] for judged in found.values()]
-    return sentences or ["No advice: that takes a dense and a pruned model, evaluated on the same trials."]
+    return sentences or ["No advice: it needs a dense and a pruned model evaluated on the same trials."]
 
 
 def _judge(pair: Pair) -> tuple[int, str]:
-    """Return how much speaks against the pruned model, in steps, and the advice."""
+    """Return how strongly the result speaks against the pruned model (0 to 4), and the advice."""
     dense, pruned, trials = wording.label(pair.dense), wording.label(pair.pruned), pair.pruned.trials.name
     eer, found = pair.dense.eer, pair.comparison
     if min(eer, pair.pruned.eer) > HARDLY_TELLS:
         return 4, (
             f"Use neither model yet: on {trials} they hardly tell speakers apart. The EER is {percent(eer)} % ({dense})"
-            f" and {percent(pair.pruned.eer)} % ({pruned}); a coin has 50 %."
+            f" and {percent(pair.pruned.eer)} % ({pruned}); guessing gives 50 %."
         )
     if found is None:
-        return 2, f"No advice on {pruned}: the trials {trials} do not tell how far off its EER is."
+        return 2, f"No advice on {pruned}: the trials {trials} give no confidence interval for its EER."
     worse = f"{100 * found.high:.2f} points"
     if found.high <= 0:
         return 0, f"Use the {pruned} model: on {trials} it is no worse than the {dense} model{LEVEL}."
     if found.high <= TOLERATED * eer:
         return 0, (
-            f"Use the {pruned} model: on {trials} it is at most {worse} of EER worse{LEVEL} than the {dense} model's"
+            f"Use the {pruned} model: on {trials} its EER is at most {worse} above{LEVEL} the {dense} model's"
             f" {percent(eer)} %."
         )
     if found.p_value < wording.SIGNIFICANT and found.eer_difference > 0:
         return 3, (
-            f"Use the {dense} model where errors count, the {pruned} one where size or time does: on {trials} it is"
-            f" {100 * found.eer_difference:.2f} points of EER worse than {percent(eer)} %, by more than chance."
+            f"Use the {dense} model where accuracy matters, the {pruned} one where size or speed does: on {trials} its"
+            f" EER is {100 * found.eer_difference:.2f} points above {percent(eer)} %, a significant difference."
         )
     return 1, (
-        f"Undecided: on {trials} the {pruned} model is not significantly worse, but it may be up to {worse} of EER"
-        f" worse{LEVEL} than the {dense} model's {percent(eer)} %. More speakers would tell."
+        f"Undecided: on {trials} the {pruned} model is not significantly worse, but its EER may be up to {worse}"
+        f" above{LEVEL} the {dense} model's {percent(eer)} %. Evaluate on more speakers to decide."
     )
 
 
 def headline(report: Report) -> list[str]:
-    """Say what pruning gains and costs, then how else systems differ."""
+    """Say what pruning saves, then how the systems compare."""
     evaluated = [model for model in report.models if model.is_evaluated]
     dense = [model for model in evaluated if model.sparsity == 0]
     pruned = [model for model in evaluated if model.sparsity > 0]
@@ -114,13 +115,13 @@ def headline(report: Report) -> list[str]:
 
 
 def cautions(report: Report) -> list[str]:
-    """Say what to keep in mind before the figures are believed."""
+    """Return what a reader has to know before trusting the figures."""
     made_up = any(system.recordings and system.recordings.corpus == "demo" for system in report.systems)
     voices = [
-        "Caution: these voices are synthetic: the figures show that the chain works, not how it does on people."
+        "Caution: these voices are synthetic. The figures show that the chain works, not how accurate it is on people."
     ]
     counts = [one.eer_interval.num_speakers for one in report.systems if one.eer_interval]
-    few = [f"Caution: of {min(counts, default=0)} speakers only, so even the intervals may be too narrow."]
+    few = [f"Caution: only {min(counts, default=0)} speakers, so even the intervals may be too narrow."]
     is_few = bool(counts) and min(counts) < wording.FEW_SPEAKERS
     return voices * made_up + few * is_few + wording.caution_sentences(report.systems, report.cautions)
 
@@ -138,7 +139,7 @@ def _gain(model: Model, dense: Model, systems: Sequence[System]) -> str:
 
 
 def speed(timing: Timing, other: Timing) -> str:
-    """Say how many times faster the first is, with the least and the most of the rounds."""
+    """Say how many times faster the first is, with the range over the rounds."""
     ratio = other.cpu / timing.cpu
     of_rounds = [then / now for now, then in zip(timing.cpu_rounds, other.cpu_rounds, strict=False)]
     word = "faster"
@@ -207,7 +208,7 @@ def subject(report: Report) -> list[str]:
 
 
 def _recordings(counted: Recordings | None) -> str:
-    """Say what recordings are of a list, and how many."""
+    """Describe the recordings of a list: their corpus, and how many there are."""
     if counted is None:
         return wording.corpus_title(None)
     counts = ((counted.num_speakers, "speakers"), (counted.num_utterances, "recordings"))

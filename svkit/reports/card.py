@@ -1,7 +1,7 @@
-"""The model card, `README.md` beside a checkpoint: what it is, what from, how good; rendered from files alone.
+"""The model card, `README.md` beside a checkpoint: what the model is, what it was made from, how accurate it is.
 
-A stage writes what is known when it ends; `svkit report` writes it again with the figures of the evaluation. It is a
-document, not content: it does not enter the checkpoint's hash.
+The card is rendered from files alone. A stage writes what is known when it ends; `svkit report` rewrites the card with
+the results of the evaluation. The card does not enter the checkpoint's hash.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ from svkit.store.upstream import published_classes
 
 CARD_NAME = "README.md"
 _MARK = "(of svkit's artifact hash)"
-"""What every card says, and no other document."""
+"""Every card contains this text; a `README.md` without it is the user's."""
 _TITLES = {
     "finetune": "fine-tuned speaker model",
     "prune": "pruned speaker model, before distillation",
@@ -44,26 +44,26 @@ _TITLES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
-    """What the card of a checkpoint says where others find it."""
+    """What a card says in addition when the checkpoint is published."""
 
     repository: str
     licence: str | None
-    """As its publisher states it; None: the source's holds, or none is known."""
+    """As its publisher states it; None if the source's applies or none is known."""
 
 
 def write_card(
     directory: Path, systems: Sequence[Metrics] = (), hash_file: Callable[[Path], str] = sha256_file
 ) -> None:
-    """Write the card of a finished checkpoint, unless the user has put a document of that name in its place.
+    """Write the card of a finished checkpoint, unless the user has put a document of their own in its place.
 
-    `systems` are evaluations of it, as `report.json` has them; none: the card says that there are none yet.
+    `systems` are the checkpoint's evaluations from `report.json`; without any, the card says that there are none yet.
     """
     if users_document(directory) is None:
         write_text(directory / CARD_NAME, render(directory, systems, hash_file))
 
 
 def users_document(directory: Path) -> bytes | None:
-    """Return what the user has put in the card's place; None: nothing."""
+    """Return the user's own `README.md`; None if there is none, or it is svkit's card."""
     path = directory / CARD_NAME
     content = read_file(path, ArtifactError) if path.exists() else None
     return None if content is None or _MARK.encode() in content else content
@@ -75,7 +75,7 @@ def render(
     hash_file: Callable[[Path], str] = sha256_file,
     publication: Publication | None = None,
 ) -> str:
-    """Return the card as markdown; with `publication`, for the page of that repository on the hub."""
+    """Return the card as markdown; with `publication`, as the page of that repository on the hub."""
     record, facts = read_provenance(directory), describe_checkpoint(directory)
     source, source_on_hub = pruned_by(directory, hash_file), source_of(directory)
     pruning = Pruning() if source is None else read_pruning(source)
@@ -159,13 +159,13 @@ def _evaluation(systems: Sequence[Metrics]) -> Table:
 
 
 def evaluated_on(system: Metrics) -> str | None:
-    """Say what recordings the trials of a system are of; None: not known."""
+    """Name the corpus of a system's trials; None if it is not known."""
     corpus = corpus_of(system.manifest) if system.manifest else None
     return None if corpus is None else wording.corpus_title(corpus)
 
 
 def _calibration(directory: Path) -> dict[str, Any] | None:
-    """Return what the card says of the calibration; None: there is none."""
+    """Return what the card says about the calibration; None if there is none."""
     path = directory / calibration.FILE_NAME
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""What systems lose on a telephone, through a codec or in a short recording: the tables of conditions."""
+"""The tables of conditions: what systems lose on a telephone, through a codec or in a short recording."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,18 @@ from svkit.store.metrics import ConditionRates
 
 TITLE = "Conditions"
 NOTE = (
-    "Lost: EER minus the same system's on recordings as they are; lost more: what a system loses, minus what the system"
-    " that it is compared with loses. Points of EER; differences are paired (the same trials and resampled speakers)."
-    " Of twenty intervals of 95 %, one misses the truth by chance."
+    "Lost: a system's EER under the condition minus its EER on the recordings as they are. Lost more: its loss minus"
+    " that of the system it is compared with. Differences are in points of EER, and paired (the same trials and"
+    " resampled speakers). About one in twenty 95 % intervals misses the true value by chance."
 )
 _PLAIN = "as recorded"
 _SIDES = {"test": "the test side", "both": "both sides"}
 
 
 def tables(rows: Sequence[ConditionRates], *, is_brief: bool = False) -> list[Table]:
-    """Return a table a trial list and back-end: a row a condition, systems beside each other.
+    """Return a table per trial list and back-end, with a row per condition and the systems side by side.
 
-    Brief: what fits a terminal of 80 columns.
+    `is_brief` keeps what fits a terminal of 80 columns.
     """
     found = []
     for (trials, backend, sides), own in _lists(rows).items():
@@ -49,7 +49,7 @@ def tables(rows: Sequence[ConditionRates], *, is_brief: bool = False) -> list[Ta
 
 
 def findings(rows: Sequence[ConditionRates]) -> list[str]:
-    """Say which systems lose more than the one they are compared with, beyond chance; or that none does."""
+    """Say which systems lose significantly more or less than the one they are compared with, or that none does."""
     found = []
     for (trials, _, sides), own in _lists(rows).items():
         compared = [row for row in own if row.lost_more is not None]

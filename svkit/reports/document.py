@@ -10,9 +10,9 @@ from svkit.reports.templates import render_markdown, render_page
 from svkit.store.report import Report
 
 VALIDATION_NOTE = (
-    "Two kinds of EER: that of a stage's validation is of few speakers held out of training, and says whether training"
-    " went well; that under Results is of the evaluation speakers, whom nothing was chosen on. They are of different"
-    " trials, so one may well be above the other."
+    "Two kinds of EER: a stage's validation EER is measured on a few speakers held out of training, and shows whether"
+    " training went well. The EER under Results is measured on the evaluation speakers, on whom nothing was chosen."
+    " The trials differ, so either EER may be the higher one."
 )
 
 
@@ -25,11 +25,11 @@ class Section:
     notes: Sequence[str] = ()
     panels: Sequence[Panel] = ()
     summary: str = ""
-    """Of what the page shows folded."""
+    """If not empty, the page folds the tables under this line."""
 
     @property
     def anchor(self) -> str:
-        """What the contents link to."""
+        """The fragment that the table of contents links to."""
         return self.title.lower().replace(" ", "-")
 
 
@@ -44,7 +44,7 @@ def to_text(report: Report, panels: Sequence[Panel]) -> str:
 
 
 def tables(report: Report) -> dict[str, Table]:
-    """Return every table of the page under a name of its own."""
+    """Return every table of the page under a unique name."""
     found = [(part.title, table) for part in _sections(report, ()) for table in part.tables]
     shown = {" ".join(filter(None, (title, table.title))): table for title, table in found}
     return {table.title: table for table in answer.tables(report)} | shown
@@ -84,7 +84,7 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
     }
     thresholds = [results.thresholds(system, wording.system_title(system)) for system in systems]
     origin = results.provenance(report.provenance)
-    summary = f"{len(origin.rows)} outputs, from the lists of audio to this report"
+    summary = f"{len(origin.rows)} outputs, from the audio lists to this report"
     found = [
         Section(title="Results", tables=[results.overview(report)], notes=notes["results"]),
         figures.pop("errors"),

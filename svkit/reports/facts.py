@@ -51,14 +51,14 @@ def gather_systems(
     seed: int,
     progress: Progress,
 ) -> tuple[list[System], list[Comparison]]:
-    """Describe every system, and compare those that share trials and back-end with the first of them, `dense` if any.
+    """Describe every system, and compare systems that share trials and back-end with the first of them.
 
-    `measured` are the metrics by directory of scores, `checkpoints` the sha256 by path below `exp`; `num_resamples` and
-    `seed` are the bootstrap's.
+    The first is the one named `dense`, if any. `measured` maps directories of scores to their metrics, `checkpoints`
+    maps paths below `exp` to their sha256. `num_resamples` and `seed` configure the bootstrap.
     """
     groups: dict[tuple[str, LeftOut | None, str], list[Path]] = defaultdict(list)
     for directory, metrics in measured.items():
-        backend = metrics.backend.name  # what others have made is compared with plain cosine
+        backend = metrics.backend.name  # imported scores are compared with plain cosine
         backend = "cosine" if backend == IMPORTED else backend
         groups[metrics.trials.sha256, metrics.trials.left_out, backend].append(directory)
     systems: list[System] = []
@@ -80,12 +80,12 @@ def gather_systems(
 
 
 def _place(metrics: Metrics) -> tuple[bool, bool, str]:
-    """Order systems: the first one is what others are compared with."""
+    """Return the sort key of a system; the others are compared with the first."""
     return metrics.name != "dense", metrics.backend.name == IMPORTED, metrics.name
 
 
 def _model_path(exp: Path, metrics: Metrics, checkpoints: Mapping[str, str]) -> str | None:
-    """Find the checkpoint behind a system: by content; among several of equal content, by the recorded path."""
+    """Find the checkpoint behind a system by content, and among equal contents by the recorded path."""
     recorded = metrics.checkpoint or {}
     found = [path for path, sha256 in checkpoints.items() if sha256 == recorded.get("sha256")]
     place = Path(str(recorded.get("path", ""))).resolve()
@@ -116,10 +116,10 @@ def _system(
 
 
 def recordings_of(entry: Mapping[str, str]) -> Recordings | None:
-    """Return what its preparation counted in a list, `{path, sha256}`; None: not prepared by svkit, or changed.
+    """Return what the preparation of a list (`{path, sha256}`) counted; None if svkit did not make it, or it changed.
 
     Raises:
-        ArtifactError: a count of another type.
+        ArtifactError: a recorded count has the wrong type.
     """
     corpus, summary = corpus_of(entry), preparation_of(entry).get("summary")
     if corpus is None:
@@ -163,7 +163,7 @@ def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[Stage]:
 
 
 def _margin(checkpoint: Path) -> float | None:
-    """Return the margin that a stage was trained with, as far as it is recorded."""
+    """Return the margin that a stage was trained with, if it is recorded."""
     found: Any = read_provenance(checkpoint)
     for key in ("config", "stage_config", "margin", "margin"):
         found = found.get(key) if isinstance(found, dict) else None
@@ -171,7 +171,7 @@ def _margin(checkpoint: Path) -> float | None:
 
 
 def stale_cautions(exp: Path, checkpoints: Sequence[Path], hash_file: Callable[[Path], str]) -> list[str]:
-    """Say which checkpoints come from others that have been made again, or changed, since."""
+    """Say which checkpoints come from others that have been remade or changed since."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path in checkpoints:
         for source, made in remade_sources(path, hash_file):

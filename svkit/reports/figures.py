@@ -1,8 +1,8 @@
 """Draws the figures of the report from the facts of `report.json`: PNG for markdown, SVG for the page.
 
-One figure is one panel, narrow enough to be read on a phone; the page sets panels of a group side by side where there
-is room. Colours: Okabe and Ito's palette, which colour-blind readers tell apart; line styles and markers differ as
-well.
+One figure is one panel, narrow enough to be read on a phone; the page sets the panels of a group side by side where
+there is room. Colour-blind readers can tell the colours (Okabe and Ito's palette) apart; line styles and markers differ
+as well.
 """
 
 import io
@@ -34,10 +34,10 @@ STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^v<>"
 WIDTH_INCHES = 5.0
 HOMES = ("finetune", "finetune-pruned")
-"""Directories of stages that follow each other."""
+"""Directories whose stages follow each other."""
 DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 FEWEST_POINTS = 3
-"""Of a curve that is drawn; the table of the stages has the ends of all."""
+"""Shorter curves are not drawn; the table of stages has the first and last value of each."""
 WIDTHS = (
     ("num_heads", "attention heads", "heads"),
     ("ffn1_dim", "FFN 1", "units"),
@@ -77,22 +77,22 @@ class Panel:
     """One figure that the facts allow, not drawn yet."""
 
     name: str
-    """Unique in the report, and good as the name of a file."""
+    """Unique in the report, and usable as a file name."""
     group: str
     """One of `GROUPS`."""
     caption: str
     alt: str
-    """What is to be seen, for those who do not see it."""
+    """Alternative text: what the figure shows."""
     height_inches: float
     xlabel: str
     ylabel: str
     plot: Callable[[Axes], None]
-    """Draws what the facts say into the axes; what has a label gets into the legend."""
+    """Draws the facts into the axes; what has a label appears in the legend."""
     legend_columns: int = 1
 
     @property
     def is_tall(self) -> bool:
-        """Higher than wide."""
+        """Taller than wide."""
         return self.height_inches > WIDTH_INCHES
 
 
@@ -105,14 +105,14 @@ def panels(report: Report) -> list[Panel]:
 
 
 def draw(panel: Panel) -> tuple[bytes, str]:
-    """Draw a figure as PNG and SVG; the style of others in this process stays as it is."""
+    """Draw a figure as PNG and SVG, without changing matplotlib's style for the rest of the process."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, panel.height_inches), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
         panel.plot(axes)
-        # The legend of all axes below the panel, where it covers nothing.
+        # One legend for all axes, below the panel, where it covers nothing.
         figure.legend(loc="outside lower center", ncols=panel.legend_columns, fontsize=9)
         png, svg = io.BytesIO(), io.StringIO()
         figure.savefig(png, format="png", dpi=130, metadata={"Software": "svkit"})
@@ -139,7 +139,7 @@ def _errors(report: Report) -> Iterator[Panel]:
             caption += "; shaded: 95 % intervals over speakers"
         yield Panel(
             name=f"det-{name}", group="errors", caption=caption, height_inches=5.4,
-            alt=f"Curves of misses that fall as false accepts rise. {' '.join(map(seen.det, members))}",
+            alt=f"Miss rates that fall as false-accept rates rise. {' '.join(map(seen.det, members))}",
             xlabel="false accepts, % of nontarget trials", ylabel="misses, % of target trials",
             plot=partial(_det, members, looks),
         )  # fmt: skip
@@ -147,7 +147,7 @@ def _errors(report: Report) -> Iterator[Panel]:
         yield Panel(
             name=f"scores-{wording.label(system)}-{system.trials.name}", group="errors", height_inches=3.6,
             caption=f"{wording.system_title(system)}: distribution of the scores, with thresholds",
-            alt=f"Two heaps of scores. {seen.scores(system)}",
+            alt=f"Two histograms of scores. {seen.scores(system)}",
             xlabel="score", ylabel="trials of the class, %", legend_columns=3, plot=partial(_histogram, system),
         )  # fmt: skip
 
@@ -180,9 +180,10 @@ def _det(members: Sequence[System], looks: _Looks, axes: Axes) -> None:
 
 
 def _det_limits(members: Sequence[System]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return first and last rate of both axes: what the trials resolve, down to a hundredth of the best EER.
+    """Return the first and the last rate of both axes.
 
-    Each axis ends where the curves reach the beginning of the other.
+    An axis begins at the lowest rate that the trials resolve, but at no less than a hundredth of the best EER. It ends
+    where the curves reach the beginning of the other axis.
     """
     best = max(1e-5, min(min(system.eer for system in members) / 100, 0.01))
     first_accept = max(best, 0.5 / max(system.num_nontargets for system in members))
@@ -222,14 +223,14 @@ def _calibration(report: Report) -> Iterator[Panel]:
             continue
         yield Panel(
             name=f"tippett-{name}", group="calibration", height_inches=4.2, legend_columns=2,
-            caption=f"{name}: Tippett plot, the share of trials whose log-likelihood ratio is at least this",
+            caption=f"{name}: Tippett plot, the share of trials with at least this likelihood ratio",
             alt=f"Shares that fall from 100 to 0 %. {' '.join(seen.tippett(*one) for one in members)}",
             xlabel="log10 of the likelihood ratio", ylabel="trials at or above, %",
             plot=partial(_tippett, members, looks),
         )  # fmt: skip
         yield Panel(
             name=f"reliability-{name}", group="calibration", height_inches=4.2,
-            caption=f"{name}: reliability, on the dotted line ratios mean what they say",
+            caption=f"{name}: reliability; on the dotted line, ratios mean what they say",
             alt=f"Observed against stated ratios. {' '.join(seen.reliability(*one) for one in members)}",
             xlabel="stated log10 likelihood ratio", ylabel="observed log10 likelihood ratio",
             plot=partial(_reliability, members, looks),
@@ -241,7 +242,7 @@ def _tippett(members: Sequence[tuple[System, Tippett]], looks: _Looks, axes: Axe
         name = wording.label(system)
         colour, _, marker = looks[name]
         ratios = np.asarray(drawn.llr) / np.log(10)
-        every = (number * 9, 30)  # markers of several systems do not cover each other
+        every = (number * 9, 30)  # so that markers of several systems do not cover each other
         for text, above, style in (
             ("targets", drawn.targets_above, "-"),
             ("nontargets", drawn.nontargets_above, "--"),
@@ -303,7 +304,7 @@ def _tradeoff(
             costs[system.model_path], eer, yerr=spread, fmt=marker, fillstyle=fill, markersize=7, color=colour,
             capsize=4, label=name,
         )  # fmt: skip
-    # From zero, so that distances on paper are what the cut saves.
+    # From zero, so that distances show savings in proportion.
     axes.set(xlim=(0, axes.get_xlim()[1] * 1.05), ylim=(0, None))
 
 
@@ -317,7 +318,7 @@ def _structure(report: Report) -> Iterator[Panel]:
             yield Panel(
                 name=f"structure-{model.path}-{text}", group="structure", height_inches=3.0, legend_columns=2,
                 caption=f"{model.path}: {text}, {kept.sum():,} of {dense.sum():,} kept ({share:.0f} %)",
-                alt=f"Bars, a layer each. Kept of {dense.max():,}: {', '.join(map(str, kept))}.",
+                alt=f"One bar per layer. Kept of {dense.max():,}: {', '.join(map(str, kept))}.",
                 xlabel="layer", ylabel=unit, plot=partial(_widths, kept, dense),
             )  # fmt: skip
 
@@ -341,10 +342,12 @@ def _is_drawn(curve: Curve | None) -> TypeGuard[Curve]:
 def _sparsities(report: Report) -> Iterator[Panel]:
     for stage in report.training:
         if _is_drawn(reached := stage.train.get("sparsity")):
-            caption = f"{stage.stage}: sparsity; to be reached, expected by the gates, counted if cut there"
+            caption = (
+                f"{stage.stage}: sparsity: target, expected by the gates, and counted if cut at that step"
+            )
             yield Panel(
                 name=f"sparsity-{stage.stage}", group="structure", caption=caption, height_inches=3.4,
-                alt=f"A curve from {percent(reached.value[0])} to {percent(reached.value[-1])} % of expected sparsity"
+                alt=f"The expected sparsity goes from {percent(reached.value[0])} to {percent(reached.value[-1])} %"
                 f" in {reached.step[-1]:,} steps.",
                 xlabel="step", ylabel="sparsity, %", legend_columns=3, plot=partial(_sparsity, stage),
             )  # fmt: skip
@@ -354,7 +357,7 @@ def _sparsity(stage: Stage, axes: Axes) -> None:
     for name, label, colour, style in (
         ("counted_sparsity", "counted", ORANGE, "--"),
         ("sparsity", "expected", GREEN, "-"),
-        ("target_sparsity", "target", BLACK, ":"),  # over the others, which may lie on it
+        ("target_sparsity", "target", BLACK, ":"),  # drawn last, because the others may coincide with it
     ):
         if curve := stage.train.get(name):
             axes.plot(curve.step, 100 * np.asarray(curve.value), style, color=colour, label=label)
@@ -362,7 +365,7 @@ def _sparsity(stage: Stage, axes: Axes) -> None:
 
 
 def _training(report: Report) -> Iterator[Panel]:
-    """Yield a panel for the stages of each model, one after another; stages outside have one each."""
+    """Yield one panel for the successive stages of each model, and one for every other stage."""
     chains: dict[str, list[Stage]] = {}
     for stage in report.training:
         home, _, name = stage.stage.rpartition("/")

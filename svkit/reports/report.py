@@ -51,7 +51,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
 
     Raises:
         ArtifactError: there is nothing to report, an artifact is corrupt, or scores are stale.
-        ConfigError: the report is finished, and may not be replaced.
+        ConfigError: the report is finished and may not be replaced.
     """
     exp = request.exp
     scores, checkpoints = find_scores(exp), find_checkpoints(exp)
@@ -65,17 +65,17 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         check_scores(guards, directory, metrics, hash_once)
         if isinstance(metrics, Metrics):
             measured[directory] = metrics
-        else:  # trials of one class have no rates: they are recorded, and there is nothing to draw
+        else:  # trials of one class have no rates to draw; their cautions are reported
             if metrics.num_unlabelled is not None:
-                progress.note(f"{directory}: has no labels, so there is nothing to report of it; left out")
+                progress.note(f"{directory}: left out, because its trials have no labels")
                 continue
             guards.cautions.extend(f"{_below(exp, directory)}: {caution}" for caution in metrics.cautions)
     if not measured and not guards.cautions:
-        raise ArtifactError(f"{exp / 'scores'}: no scores of trials with labels, which a report needs")
+        raise ArtifactError(f"{exp / 'scores'}: no scores of trials with labels; a report needs some")
     plain = dict(split_conditions([*measured.items()])[0])
     if measured and not plain:
         raise ArtifactError(
-            f"{exp / 'scores'}: scores under conditions only; score embeddings of recordings as they are too"
+            f"{exp / 'scores'}: scores under conditions only; also score embeddings of the recordings as they are"
         )
     output = Output(
         exp / "report",
@@ -162,7 +162,7 @@ def _describe_models(
 
 
 def _render(directory: Path, progress: Progress) -> None:
-    """Write markdown, page and figures from `report.json` alone."""
+    """Write the markdown, the page and the figures from `report.json` alone."""
     report = _printable(read_report(directory))
     panels, svgs = figures.panels(report), {}
     with progress.task("draw", len(panels)) as task:
@@ -176,7 +176,7 @@ def _render(directory: Path, progress: Progress) -> None:
 
 
 def _printable(value: Any) -> Any:
-    """Return the facts without control characters in any text: no page, drawing or terminal may get them."""
+    """Return the facts without control characters in any text: no page, figure or terminal may receive them."""
     if is_dataclass(value) and not isinstance(value, type):
         return replace(
             value, **{field.name: _printable(getattr(value, field.name)) for field in fields(value)}
@@ -189,7 +189,7 @@ def _printable(value: Any) -> Any:
 
 
 def brief_tables(report: Report) -> list[Table]:
-    """Return what fits a terminal of 80 columns: errors and models."""
+    """Return the tables of errors and models, cut down to a terminal of 80 columns."""
     tables = [results.brief_errors(report.systems, "Errors")] if report.systems else []
     tables += results.asked_costs(report.systems)
     tables += conditions.tables(report.conditions, is_brief=True)

@@ -1,4 +1,4 @@
-"""The tables of results: what `svkit score` prints, and what stands in the report."""
+"""The tables of results that `svkit score` prints and the report shows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,15 +15,15 @@ MEGA, GIGA = 1e6, 1e9
 EER = f"EER, %{LEVEL}"
 BRIEF = APPLICATIONS[:2]
 THRESHOLD_NOTE = (
-    "EER: where both error rates are equal; FAR: false-accept rate, of which one in N needs N nontarget trials to be"
-    " seen once; minDCF, Bayes: lowest cost at that prior of a target, where a miss costs as much as a false accept"
-    " unless costs are given (of a miss : of a false accept)."
-    " Rates with their 95 % intervals, for the threshold as it stands; of no error, what so many speakers, or pairs of"
-    " them, leave possible. All but the Bayes thresholds were chosen on these very trials: other recordings give other"
-    " rates."
+    "EER: the threshold where both error rates are equal. FAR: a given false-accept rate; to show a rate of 1 in N, it"
+    " takes N nontarget trials. minDCF and Bayes: lowest cost at that prior of a target; a miss costs as much as a"
+    " false accept unless costs are given (miss : false accept)."
+    " The 95 % intervals of the rates hold for a fixed threshold. Where no error was seen, the limit is what the number"
+    " of speakers, or of pairs of them, still allows. All thresholds except the Bayes ones were chosen on these very"
+    " trials, so other recordings give other rates."
 )
 
-ONE_CLASS_NOTE = f"{MISSING}: an EER needs target and nontarget trials, and the group has none of one kind."
+ONE_CLASS_NOTE = f"{MISSING}: the group lacks target or nontarget trials, so it has no EER."
 
 
 def eer_cell(facts: Metrics | Group) -> str:
@@ -48,7 +48,7 @@ def applications_of(systems: Sequence[Metrics]) -> list[Application]:
 
 
 def _rate_cells(point: OperatingPoint, num_targets: int, num_nontargets: int) -> list[str]:
-    """Write both error rates in percent; one without any error says what remains possible, or of how many trials."""
+    """Write both error rates in percent; a rate without errors has its upper limit or the number of trials."""
     rates = (
         (point.miss_rate, point.miss_rate_interval, num_targets),
         (point.false_accept_rate, point.false_accept_rate_interval, num_nontargets),
@@ -63,13 +63,13 @@ def _rate_cells(point: OperatingPoint, num_targets: int, num_nontargets: int) ->
 
 
 def rated(scored: Sequence[ScoredList]) -> list[Metrics]:
-    """Return scored lists with their error rates; none of them where any has trials of one class only."""
+    """Return the scored lists with their error rates; nothing if any has trials of one class only."""
     found = [metrics for metrics in scored if isinstance(metrics, Metrics)]
     return found if len(found) == len(scored) else []
 
 
 def tables(scored: Sequence[ScoredList]) -> dict[str, Table]:
-    """Return every table of some systems on one trial list, whole, under a name of its own."""
+    """Return every full-width table of systems on one trial list, by name."""
     systems = rated(scored)
     if not systems:
         return {"trials": counts(scored)}
@@ -79,7 +79,7 @@ def tables(scored: Sequence[ScoredList]) -> dict[str, Table]:
 
 
 def counts(scored: Sequence[ScoredList], title: str = "", notes: Sequence[str] = ()) -> Table:
-    """The trials of systems without error rates."""
+    """Trial counts of systems without error rates."""
     if scored[0].num_unlabelled is not None:
         rows = [[label(one), f"{one.num_unlabelled:,}"] for one in scored]
         return Table(title=title, headings=["system", "trials without labels"], rows=rows, notes=notes)
@@ -88,7 +88,7 @@ def counts(scored: Sequence[ScoredList], title: str = "", notes: Sequence[str] =
 
 
 def errors(systems: Sequence[Metrics]) -> Table:
-    """What needs no threshold, with every interval."""
+    """The error measures that need no threshold, with every interval."""
     applications = applications_of(systems)
     return Table(
         headings=[
@@ -112,7 +112,7 @@ def errors(systems: Sequence[Metrics]) -> Table:
 
 
 def brief_errors(systems: Sequence[Metrics], title: str, notes: Sequence[str] = ()) -> Table:
-    """What fits 80 columns of it; a back-end that all have stands in the title, not in every table below."""
+    """`errors`, cut down to 80 columns. A back-end that all systems share is named in the title only."""
     backends, name = {one.backend.name for one in systems}, _brief_name(systems)
     title = f"{title} ({backends.pop()})" if len(backends) == 1 else title
     rows = [
@@ -124,7 +124,7 @@ def brief_errors(systems: Sequence[Metrics], title: str, notes: Sequence[str] = 
 
 
 def _brief_name(systems: Sequence[Metrics]) -> Callable[[Metrics], str]:
-    """Return how to name systems beside each other: by what tells them apart of name, back-end and trial list."""
+    """Return a function that names a system, with its back-end and trial list only where these differ."""
     is_one_backend, is_one_list = (
         len({one.backend.name for one in systems}) == 1,
         len(trial_names(systems)) == 1,
@@ -138,7 +138,7 @@ def _brief_name(systems: Sequence[Metrics]) -> Callable[[Metrics], str]:
 
 
 def asked_costs(systems: Sequence[Metrics]) -> list[Table]:
-    """The costs of the applications that were asked for, with their intervals; no table where none were."""
+    """Detection costs of the requested applications, with intervals; no table if none were requested."""
     asked, name = [one for one in applications_of(systems) if one not in APPLICATIONS], _brief_name(systems)
     rows = [
         [
@@ -155,7 +155,7 @@ def asked_costs(systems: Sequence[Metrics]) -> list[Table]:
 
 
 def calibration(systems: Sequence[Metrics]) -> Table:
-    """The log-likelihood ratios' quality, each measure beside the best that any map reaches."""
+    """The quality of log-likelihood ratios, each measure beside the best that a calibration could reach."""
     headings = ["system", "trials", "calibrated by", f"Cllr, bits{LEVEL}", "minCllr, bits"]
     applications = applications_of(systems)
     for one in applications:
@@ -172,7 +172,7 @@ def calibration(systems: Sequence[Metrics]) -> Table:
 
 
 def brief_calibration(systems: Sequence[Metrics]) -> Table:
-    """What fits 80 columns of it, for systems of one command: one trial list, and names that differ."""
+    """`calibration`, cut down to 80 columns, for the systems of one command: one trial list, distinct names."""
     headings = ["system", "Cllr, bits (at best)", "actDCF 0.01 (at best)", "actDCF 0.05 (at best)"]
     rows = []
     for system in systems:
@@ -209,9 +209,8 @@ def thresholds(system: Metrics, title: str = "", notes: Sequence[str] = ()) -> T
 
     def row(name: str, point: OperatingPoint, scale: str = "score") -> list[str]:
         rates = _rate_cells(point, system.num_targets, system.num_nontargets)
-        if scale == "score" and _accepts_nothing(
-            point
-        ):  # from just above the highest score on, which looks like it
+        # The threshold lies just above the highest score, and would print like it.
+        if scale == "score" and _accepts_nothing(point):
             return [name, "no score", *rates]
         return [name, f"{scale} {number(point.threshold, digits=digits if scale == 'score' else 3)}", *rates]
 
@@ -228,7 +227,7 @@ def thresholds(system: Metrics, title: str = "", notes: Sequence[str] = ()) -> T
 
 
 def breakdowns(systems: Sequence[Metrics]) -> list[Table]:
-    """Every breakdown, a row a group; systems with equal groups share a table."""
+    """Every breakdown, with a row per group; systems with equal groups share a table."""
     found: dict[tuple[str, ...], list[tuple[str, Breakdown]]] = {}
     for system in systems:
         for facts in system.breakdown:
@@ -268,7 +267,7 @@ def model_size(size: ModelSize, title: str = "") -> Table:
 
 
 def pruning(prunings: Mapping[str, Pruning], title: str = "") -> Table:
-    """What the gates reached and what the cut changed, a column a pruning; what none has recorded is left out."""
+    """What the gates reached and what the cut changed, a column per pruning; rows that none recorded are left out."""
     found = prunings.values()
     before, after = [facts.before_cut for facts in found], [facts.after_cut for facts in found]
 
@@ -312,7 +311,7 @@ def _model_cells(name: str, model: Model | None) -> list[str]:
 
 
 def cpu_cell(timing: Timing, scale: float = 1) -> str:
-    """Write the computing time of a second of audio, with the least and the most of the rounds."""
+    """Write the computing time for a second of audio, with the range over the rounds."""
     spread = [scale * seconds for seconds in timing.cpu_rounds]
     return f"{scale * timing.cpu:.3g}" + (f" ({min(spread):.3g} to {max(spread):.3g})" if spread else "")
 
@@ -324,14 +323,14 @@ def models(described: Sequence[Model], title: str = "") -> Table:
 
 
 def brief_models(described: Sequence[Model], title: str = "") -> Table:
-    """What fits 80 columns of it: numbers broken over two lines are misread."""
+    """`models`, cut down to 80 columns, because numbers broken over two lines are misread."""
     whole, kept = models(described, title), [_MODEL_HEADINGS.index(name) for name in _BRIEF_MODEL_HEADINGS]
     rows = [[row[column].partition(" (")[0] for column in kept] for row in whole.rows]
     return replace(whole, headings=_BRIEF_MODEL_HEADINGS, rows=rows)
 
 
 def overview(report: Report) -> Table:
-    """The main table of the report: a row a system, trial lists beside each other."""
+    """The main table of the report: a row per system, trial lists side by side."""
     systems, headings, rows = report.systems, list(_MODEL_HEADINGS), []
     names = trial_names(systems)
     for name in names:
@@ -347,7 +346,7 @@ def overview(report: Report) -> Table:
 
 
 def training(stages: Sequence[Stage]) -> Table:
-    """Where each stage began and ended, whatever is drawn of it."""
+    """First and last values of each stage, whether or not its curves are drawn."""
     rows = []
     for stage in stages:
         loss, eer, distance = stage.train.get("loss"), stage.valid.get("eer"), stage.valid.get("l1")
@@ -362,7 +361,7 @@ def training(stages: Sequence[Stage]) -> Table:
 
 
 def provenance(chain: Sequence[Origin]) -> Table:
-    """The chain of outputs, from the lists of audio to the scores."""
+    """The chain of outputs, from the audio lists to the scores."""
     rows = []
     for made in chain:
         inputs = ", ".join(f"{source.name} {source.sha256[:12]}" for source in made.inputs)

@@ -1,4 +1,4 @@
-"""What is to be seen in the figures, in words: their alternative texts."""
+"""The alternative texts of the figures: what they show, in words."""
 
 import numpy as np
 
@@ -12,8 +12,8 @@ def det(system: System) -> str:
     points = zip(system.det.false_accept_rate, system.det.miss_rate, strict=True)
     misses = min((miss for accept, miss in points if accept <= 0.01), default=1.0)
     return (
-        f"{wording.label(system)}: equal rates at {percent(system.eer)} %; at 1 % of false accepts {percent(misses)} %"
-        " of misses."
+        f"{wording.label(system)}: equal error rates of {percent(system.eer)} %; at 1 % false accepts,"
+        f" {percent(misses)} % misses."
     )
 
 
@@ -26,9 +26,9 @@ def scores(system: System) -> str:
     ):
         share = np.cumsum(counts) / sum(counts)
         low, middle, high = middles[np.searchsorted(share, (0.05, 0.5, 0.95))]
-        found.append(f"Most {name} lie from {low:.3f} to {high:.3f}, their middle is {middle:.3f}.")
+        found.append(f"Most {name} lie between {low:.3f} and {high:.3f}; their median is {middle:.3f}.")
     threshold = system.thresholds["eer"].threshold
-    return " ".join([*found, f"The errors are equal where one accepts from {threshold:.3f}."])
+    return " ".join([*found, f"The error rates are equal at the threshold {threshold:.3f}."])
 
 
 def tippett(system: System, drawn: Tippett) -> str:
@@ -39,8 +39,8 @@ def tippett(system: System, drawn: Tippett) -> str:
         for above in (drawn.targets_above, drawn.nontargets_above)
     )
     return (
-        f"{wording.label(system)}: at a ratio of 1, {accepted:.1f} % of the targets and {mistaken:.1f} % of the"
-        " nontargets are above."
+        f"{wording.label(system)}: {accepted:.1f} % of the targets and {mistaken:.1f} % of the nontargets have a ratio"
+        " of 1 or more."
     )
 
 

@@ -1,4 +1,4 @@
-"""One table and its renderings, the page's being in `page.html.j2`; and how numbers are written."""
+"""The table type, how numbers are written, and all renderings but HTML's, which is in `page.html.j2`."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ MISSING = "-"
 _MARKS = re.compile(
     r"""[\\`*\[\]|$]        # code, emphasis, links, cells of tables, formulas
     | ~(?=~) | <(?=[A-Za-z/!?]) | &(?=\#?\w+;)
-    | (?<![^\W_])_ | _(?![^\W_])  # within a word it marks nothing
+    | (?<![^\W_])_ | _(?![^\W_])  # within a word, an underscore is no markup
     | ^[#>](?=[#>\s])""",
     re.VERBOSE,
 )
@@ -25,9 +25,9 @@ _MARKS = re.compile(
 
 _ANY_WIDTH = 10_000
 LEVEL = " (95 %)"
-"""What ends the heading of a column of numbers with intervals."""
+"""Ends the heading of a column of numbers with intervals."""
 _SPREAD = re.compile(r"(\S+)(?: \((\S+) to (\S+)\)| \(none of \S+\))?")
-"""A number as `number` writes it, or as `reports.results` writes a rate of no errors."""
+"""A number as `number` writes it, or a rate without errors as `reports.results` writes it."""
 _THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 _LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
@@ -57,7 +57,7 @@ class Table:
 def number(value: float | None, interval: Interval | None = None, digits: int = 2, scale: float = 1.0) -> str:
     """Write a number, with its interval in brackets where there is one: `14.81 (6.92 to 25.93)`.
 
-    A number that is not zero but would look like it keeps two significant digits; None is `MISSING`.
+    A nonzero number that would round to zero keeps two significant digits; None is `MISSING`.
     """
     if value is None:
         return MISSING
@@ -95,9 +95,9 @@ def to_markdown(table: Table) -> str:
 
 
 def to_terminal(table: Table, width: int | None) -> str:
-    """Render title, headings and rows in so many columns; None: those of the terminal.
+    """Render title, headings and rows in `width` columns; None means the terminal's width.
 
-    Where a row would not fit without breaking words, its cells stand below each other under their headings.
+    If the table would not fit without breaking words, the cells of a row stand below each other, each with its heading.
     """
     from rich import box
     from rich.console import Console
@@ -123,7 +123,7 @@ def to_terminal(table: Table, width: int | None) -> str:
 
 
 def _to_blocks(table: Table, width: int) -> str:
-    """Render each row as lines of heading and cell; what has no heading, or no cell, stands alone."""
+    """Render each row as lines of heading and cell; a cell without a heading stands alone, empty cells are left out."""
     lines = [table.title, ""] if table.title else []
     for row in table.rows:
         cells = [(heading, cell) for heading, cell in zip(table.headings, row, strict=True) if cell]
@@ -136,9 +136,9 @@ def _to_blocks(table: Table, width: int) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Render headings and rows for programs: no value is an empty cell, both ends of intervals have their own columns.
+    """Render headings and rows for programs: missing values are empty cells, interval ends have their own columns.
 
-    Numbers are those of the other renderings, as rounded as there, without commas between thousands.
+    Numbers are rounded as in the other renderings, but have no commas between thousands.
     """
     columns: list[list[str]] = []
     for index, heading in enumerate(table.headings):
@@ -165,7 +165,7 @@ def to_csv(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """Render headings and rows as a `tabular` with the rules of the package booktabs; any text is shown as it is."""
+    """Render headings and rows as a `tabular` with the rules of the package booktabs, all text escaped."""
 
     def line(cells: Sequence[str]) -> str:
         shown = (
@@ -179,11 +179,11 @@ def to_latex(table: Table) -> str:
 
 
 FORMS: Mapping[str, Callable[[Table], str]] = {"csv": to_csv, "tex": to_latex}
-"""By the suffix of their files."""
+"""Renderings for files, by suffix."""
 
 
 def write_tables(directory: Path, suffix: str, tables: Mapping[str, Table]) -> list[Path]:
-    """Write each table that has rows, in one of `FORMS`, into a file of its own named after it."""
+    """Write each table that has rows to a file named after it, in one of `FORMS`."""
     shown = {name: table for name, table in tables.items() if table.rows}
     paths = [directory / f"{name}.{suffix}" for name in file_names(shown)]
     for path, table in zip(paths, shown.values(), strict=True):
@@ -192,7 +192,7 @@ def write_tables(directory: Path, suffix: str, tables: Mapping[str, Table]) -> l
 
 
 def file_names(names: Iterable[str]) -> list[str]:
-    """Return what is good as the name of a file for each of some names, all different."""
+    """Return a file name for each of the names, all different."""
     found: dict[str, None] = {}
     for name in names:
         plain = re.sub(r"[^A-Za-z0-9._+]+", "-", name).strip("-")[:100]

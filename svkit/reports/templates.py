@@ -1,4 +1,4 @@
-"""The templates of this room: whatever a value holds, it is shown as it is and is no markup."""
+"""Renders the templates of this package; every value is escaped, so that none acts as markup."""
 
 import base64
 import re

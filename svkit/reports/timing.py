@@ -1,4 +1,4 @@
-"""Real-time factors of several models, in turns, so that a busy machine disturbs all of them alike."""
+"""Real-time factors of several models, timed in turns, so that other load on the machine disturbs all alike."""
 
 import os
 import platform
@@ -18,16 +18,16 @@ from svkit.store.report import Machine, Timing
 SAMPLE_RATE_HZ = 16_000
 LENGTHS_SECONDS = (2.0, 4.0, 8.0)
 ROUNDS = 6
-"""The median of a time lies between the least and the most of so many with a chance of 1 - 2 / 2**6, 97 %."""
+"""With six, the true median lies between the shortest and the longest time with probability 1 - 2 / 2**6 = 97 %."""
 NUM_THREADS = 1
-"""As published real-time factors; models on a shared machine can still be told apart."""
+"""As for published real-time factors; also on a shared machine, one thread tells models apart."""
 
 Embed = Callable[[list[NDArray[np.float32]]], object]
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute on `NUM_THREADS` inside the block."""
+    """Let torch compute with `NUM_THREADS` inside the block."""
     import torch
 
     before = torch.get_num_threads()
@@ -41,13 +41,12 @@ def one_thread() -> Iterator[None]:
 def time_models(models: Mapping[str, Embed], progress: Progress, rounds: int = ROUNDS) -> dict[str, Timing]:
     """Time models one utterance at a time, taking turns round by round after a warm-up.
 
-    `models` are functions that embed a list of recordings, by name. The result holds for each of them the seconds that
-    a second of audio takes, the median of `rounds`: `wall` (real-time factor), and `cpu`, which a busy machine disturbs
-    less, with that of each round.
+    `models` are functions by name, each embedding a list of recordings. For each model, the result holds the seconds
+    that a second of audio takes, as the median over `rounds`: `wall` (the real-time factor), and `cpu`, which other
+    load disturbs less, also round by round.
     """
-    rng = np.random.default_rng(
-        0
-    )  # noise will do: the work of a model depends on lengths, not on what is said
+    # Noise will do: the work of a model depends on lengths, not on what is said.
+    rng = np.random.default_rng(0)
     audio = [rng.normal(scale=0.1, size=int(s * SAMPLE_RATE_HZ)).astype(np.float32) for s in LENGTHS_SECONDS]
     taken: dict[str, list[NDArray[np.float64]]] = {name: [] for name in models}
     with progress.task("time the models", len(models) * (rounds + 1)) as task:
@@ -58,7 +57,7 @@ def time_models(models: Mapping[str, Embed], progress: Progress, rounds: int = R
                     embed([waveform])
                 taken[name].append((_now() - start) / sum(LENGTHS_SECONDS))
                 task.advance(1, model=name)
-    # The first round warms caches and allocators up.
+    # The first round only warms up caches and allocators.
     found = {}
     for name, (_, *counted) in taken.items():
         wall, cpu = np.median(counted, axis=0)
@@ -72,7 +71,7 @@ def _now() -> NDArray[np.float64]:
 
 
 def describe_machine() -> Machine:
-    """Describe where and how the timing ran; no names of people or hosts."""
+    """Describe where and how the timing ran, without names of people or hosts."""
     return Machine(
         processor=_processor(),
         architecture=platform.machine(),

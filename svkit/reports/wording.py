@@ -9,7 +9,7 @@ from svkit.store.report import Model, Pruning, Report, System
 
 SIGNIFICANT = 0.05
 FEW_SPEAKERS = 15
-"""Among fewer speakers there may well be none of the one in fifteen or so that a system does badly on."""
+"""A smaller group may well contain none of the speakers, about one in fifteen, on whom a system does badly."""
 
 
 _CORPORA = {
@@ -23,7 +23,7 @@ _CORPORA = {
 
 
 def corpus_title(corpus: str | None, owned: str = "recordings of the model's makers") -> str:
-    """Say what recordings of a corpus are, by the name of its preparation; `owned` are those of no known corpus."""
+    """Describe the recordings of a corpus, given the name of its preparation; `owned` describes other recordings."""
     return _CORPORA.get(corpus, f"{owned}, prepared from {corpus}")
 
 
@@ -44,7 +44,7 @@ def trial_names(systems: Sequence[ScoredList]) -> list[str]:
 
 
 def model_of(report: Report, system: System) -> Model | None:
-    """Return the facts of a system's model, None where the experiment does not have it."""
+    """Return the facts of a system's model; None if the experiment lacks it."""
     return next((model for model in report.models if model.path == system.model_path), None)
 
 
@@ -81,7 +81,7 @@ def comparison_sentence(comparison: Comparison) -> str:
 
 
 def caution_sentences(systems: Sequence[ScoredList], others: Sequence[str] = ()) -> list[str]:
-    """Say which guards were passed with `--allow`, and what they could not check; `others` are more cautions."""
+    """Say which guards were passed with `--allow` and what could not be checked; `others` are further cautions."""
     cautions = [caution for system in systems for caution in system.cautions]
     found = [f"Caution: {caution}." for caution in (*cautions, *others)]
     found += [f"Not checked: {gap}." for system in systems for gap in system.unchecked]
@@ -89,7 +89,7 @@ def caution_sentences(systems: Sequence[ScoredList], others: Sequence[str] = ())
 
 
 def pruning_cautions(models: Sequence[Model], prunings: Mapping[str, Pruning]) -> list[str]:
-    """Say what the prunings have recorded against themselves, and which kinds of units have vanished."""
+    """Return the cautions that prunings recorded, and say which kinds of units have vanished."""
     cautions = [f"{name}: {caution}" for name, facts in prunings.items() for caution in facts.cautions]
     told = [name for name, facts in prunings.items() if facts.vanished]
     cautions += [
@@ -101,14 +101,14 @@ def pruning_cautions(models: Sequence[Model], prunings: Mapping[str, Pruning]) -
 
 
 def interval_note(systems: Sequence[Metrics]) -> str:
-    """Say what the intervals are, or why there are none."""
+    """Explain the intervals, or why there are none."""
     known = [system.eer_interval for system in systems if system.eer_interval]
     reasons = dict.fromkeys(
         f"No confidence interval: {system.no_interval}." for system in systems if system.no_interval
     )
     if not known:
         return " ".join(reasons) or (  # an earlier svkit recorded no reason
-            "No confidence intervals: trials without an error, or with too few speakers, do not tell how far off the"
+            "No confidence intervals: without an error, or with too few speakers, trials do not show how uncertain the"
             " rates are."
         )
     speakers = sorted({facts.num_speakers for facts in known})
@@ -118,8 +118,8 @@ def interval_note(systems: Sequence[Metrics]) -> str:
     )
     if speakers[0] < FEW_SPEAKERS:
         note += (
-            f" Fewer than {FEW_SPEAKERS} speakers: where few people make most of the errors, none of them may be among"
-            " these, and the intervals are too narrow."
+            f" Fewer than {FEW_SPEAKERS} speakers: if a few people cause most of the errors, none of them may be among"
+            " these, and the intervals are then too narrow."
         )
     return " ".join([note, *reasons])
 
@@ -142,12 +142,12 @@ def timing_note(report: Report) -> str:
     return (
         "M: millions of parameters; GMACs, 1 s: billions of multiply-adds for a second of audio; RTF: seconds that a"
         f" second of audio takes on {machine.num_threads} thread of {machine.processor}, single utterances of"
-        f" {lengths} s, median of {machine.rounds} rounds taken in turns (in brackets: the least and the most of"
-        " them); CPU is its computing time, which a busy machine disturbs less."
+        f" {lengths} s, median of {machine.rounds} rounds taken in turns (in brackets: shortest and longest); CPU:"
+        " computing time instead of wall time, which other load on the machine disturbs less."
     )
 
 
 def notes(report: Report) -> list[str]:
-    """Say what the tables rest on."""
+    """Return the notes to the main table: trials, intervals and timing."""
     systems = report.systems
     return [note for note in (trials_note(systems), interval_note(systems), timing_note(report)) if note]

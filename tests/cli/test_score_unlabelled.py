@@ -110,7 +110,7 @@ def test_the_report_leaves_them_out_and_says_so(exp):
     assert run(exp, "eval").exit_code == 0
     done = run(exp, None, "--json", command="report")
     assert done.exit_code == 0, done.stderr
-    assert done.stderr.count("has no labels, so there is nothing to report of it; left out") == 2
+    assert done.stderr.count("left out, because its trials have no labels") == 2
     assert {system["trials"]["name"] for system in json.loads(done.stdout)["systems"]} == {"eval"}
 
 

@@ -24,10 +24,10 @@ def compared(report, eers, difference, low, high, p):
 @pytest.mark.parametrize(
     ("eers", "difference", "words"),
     [
-        ((4, 4.2), (0.2, -0.3, 0.9, 0.6), "Use the pruned model: on all it is at most 0.90 points of EER worse (95 %)"),
+        ((4, 4.2), (0.2, -0.3, 0.9, 0.6), "Use the pruned model: on all its EER is at most 0.90 points above (95 %)"),
         ((4, 3.5), (-0.5, -0.8, -0.1, 0.01), "Use the pruned model: on all it is no worse than the dense model (95 %)"),
-        ((4, 5), (1.0, 0.5, 1.5, 0.01), "Use the dense model where errors count, the pruned one where size or time"),
-        ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "Undecided: on all the pruned model is not significantly worse, but it may"),
+        ((4, 5), (1.0, 0.5, 1.5, 0.01), "Use the dense model where accuracy matters, the pruned one where size or"),
+        ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "Undecided: on all the pruned model is not significantly worse, but its EER"),
         ((44, 46), (2.0, -5, 9, 0.6), "Use neither model yet: on all they hardly tell speakers apart"),
     ],
 )  # fmt: skip
@@ -83,7 +83,7 @@ def test_corpus_speakers_recipe_seed_and_date_are_said(report):
         f"Scored on {max(origin.finished for origin in report.provenance if 'scores' in origin.output)[:10]}.",
     ]
     assert answer.cautions(found)[0].startswith("Caution: these voices are synthetic")
-    assert answer.cautions(report)[0].startswith("Caution: of 8 speakers only")
+    assert answer.cautions(report)[0].startswith("Caution: only 8 speakers")
     assert not any("synthetic" in caution for caution in answer.cautions(report))
 
 

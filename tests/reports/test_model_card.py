@@ -42,16 +42,16 @@ def test_the_card_says_size_training_and_what_is_not_known(checkpoint):
     assert sha256_artifact(checkpoint) == before and before in card
     assert card.startswith("# lmft: ") and "(dense)" in card and 'svkit.load("this directory")' in card
     assert "| classifier | 5 speakers at 3 speeds, 15 classes |" in card
-    assert "None yet" in card and "no calibration" in card and "licences" in card
+    assert "Not evaluated yet" in card and "no calibration" in card and "licences" in card
     (checkpoint / "calibration.json").write_text("{}")
-    assert "It has a calibration" in render(checkpoint, ())
+    assert "The model has a calibration" in render(checkpoint, ())
 
 
 def test_the_card_has_the_figures_of_the_evaluation(checkpoint):
     card = render(checkpoint, [SYSTEM])
     assert r"| vox\|1 | 1,200 / 34,567 | cosine | 1.23 (1.10 to 1.45) | 0.123 |" in card
     assert "| cosine | 1.23 | 0.123 |" in render(checkpoint, [replace(SYSTEM, eer_interval=None)])
-    assert "None yet" not in card
+    assert "Not evaluated yet" not in card
 
 
 def test_a_stage_writes_the_card_with_its_inputs(tmp_path):

@@ -102,7 +102,7 @@ def test_the_snippet_of_the_card_runs(hub, model, capsys):
     score = json.loads(run("verify", "a.wav", "b.wav", "--model", "hub:me/voices", "--json").stdout)["score"]
     assert float(capsys.readouterr().out) == pytest.approx(score, abs=1e-5)
     assert "`svkit verify a.wav b.wav --model hub:me/voices`" in card.text
-    assert "None: how often it errs is not known." in card.text
+    assert "Not evaluated: the error rates of this model are unknown." in card.text
 
 
 @pytest.fixture
