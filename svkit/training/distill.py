@@ -1,4 +1,4 @@
-"""`svkit distill`: the cut student follows the teacher's hidden states further; the teacher's head is put back."""
+"""`svkit distill`: trains the cut student on the teacher's hidden states, then gives it the teacher's head."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class DistillRequest(RunRequest):
 
 
 def run(request: DistillRequest, progress: Progress) -> Path:
-    """Distil; return the checkpoint. Errors as `svkit.training.stage.run_stages`."""
+    """Distil and return the checkpoint. Raises what `svkit.training.stage.run_stages` raises."""
     config = request.recipe.distill
     teacher = checked(request.teacher or request.exp / "finetune" / "joint", "teacher", "finetune")
     student = checked(request.student or request.exp / "prune", "student", "prune")
@@ -44,7 +44,7 @@ class DistillStage(TeacherStage):
     """Distillation of a student that has been cut."""
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
-        """Read teacher and student; ArtifactError when their hidden states have no common shape."""
+        """Read teacher and student; ArtifactError when their hidden states differ in size or number."""
         super().read(dataset, progress)
         path = self.output.inputs["student"]
         self.student = load_model(path, mapped=False)
@@ -54,11 +54,11 @@ class DistillStage(TeacherStage):
         )
         if sizes != expected:
             raise ArtifactError(
-                f"{path}: expected hidden size and layers of the teacher {expected}, found {sizes}"
+                f"{path}: expected the teacher's hidden size and number of layers {expected}, found {sizes}"
             )
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> DistillationTask:
-        """Make the task."""
+        """Make the task from the student and the teacher that were read."""
         task = DistillationTask(self.student.encoder, self.teacher.encoder, self.config)
         return self.prepare(task, accelerator)
 

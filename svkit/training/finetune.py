@@ -49,7 +49,7 @@ class FinetuneRequest(RunRequest):
 
 
 def run(request: FinetuneRequest, progress: Progress) -> list[Path]:
-    """Run the stages that are asked for; return their checkpoints. Errors as `svkit.training.stage.run_stages`."""
+    """Run the requested stages and return their checkpoints. Raises what `svkit.training.stage.run_stages` raises."""
     source, recipe = request.source, request.recipe
     is_pruned = source is not None and checkpoint.read_architecture(source).is_pruned
     part = recipe.pruned if is_pruned else recipe.dense
@@ -116,13 +116,16 @@ def _output(
 
 @dataclass(kw_only=True)
 class FinetuneStage(Stage):
-    """Classification of the training speakers; keeps the best state on held-out ones beside the resume state."""
+    """Classification of the training speakers.
+
+    The state that does best on held-out speakers is kept beside the resume state.
+    """
 
     config: StageConfig
     task: ClassificationTask = field(init=False)
     name: str
     encoder: str | None
-    """What it starts from by name, else from the checkpoint among its inputs."""
+    """Name of the encoder that the stage starts from; None: it starts from the checkpoint among its inputs."""
 
     @property
     def label(self) -> str:
@@ -130,7 +133,7 @@ class FinetuneStage(Stage):
         return f"finetune {self.name}"
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
-        """Read what the stage starts from: an encoder, or network and class weights of the checkpoint before it."""
+        """Read what the stage starts from: an encoder, or network and class weights of the previous checkpoint."""
         inputs, recipe = self.output.inputs, self.request.recipe
         self.validator: Validator | None = None
         if "valid" in inputs:
@@ -152,11 +155,11 @@ class FinetuneStage(Stage):
             self.known_weight = None if known is None else rows_for(known, self.speakers, self.speeds)
             if known is not None and self.known_weight is None:
                 progress.note(
-                    f"{self.name}: the training speakers are not those of {previous}: new classifier"
+                    f"{self.name}: the training speakers are not those of {previous}; starting a new classifier"
                 )
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> ClassificationTask:
-        """Make the task, with the class weights of the checkpoint before it where the classes are the same."""
+        """Make the task, with the class weights of the previous checkpoint if the classes are the same."""
         task = make_task(
             self.network, self.name, self.request.recipe, self.config, len(self.speakers), batch_size
         )
@@ -172,7 +175,7 @@ class FinetuneStage(Stage):
         return self.validator.measure(self.network, self.request.recipe.extract, accelerator)
 
     def after_validation(self, num_done: int, metrics: Record, progress: Progress) -> None:
-        """Keep the state if it is the best so far; of equal ones, the one that was trained longer."""
+        """Keep the state if it is the best so far; of equally good ones, the latest."""
         progress.note(f"{self.name}: step {num_done}: EER on held-out speakers {100 * metrics['eer']:.2f} %")
         best = self.facts.get("best")
         if best is None or metrics["eer"] <= best["eer"]:
@@ -182,7 +185,7 @@ class FinetuneStage(Stage):
         self.facts["last"] = {"step": num_done, **metrics}
 
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Write best or last state as the recipe says; where they differ, the other is a checkpoint below it."""
+        """Write the best or the last state, as the recipe says; if they differ, the other goes to a subdirectory."""
         out, facts = self.output.path, self.facts
         if facts and facts["best"]["step"] != facts["last"]["step"]:
             keeps_best = self.config.keep == "best"
@@ -192,7 +195,7 @@ class FinetuneStage(Stage):
             self._write_checkpoint(out if keeps_best else out / checkpoint.BEST_NAME)
         else:
             self._write_checkpoint(out)
-        lora.detach(self.network.encoder)  # it is counted without
+        lora.detach(self.network.encoder)  # parameters are counted without LoRA
         return {
             "validation": facts,
             "num_parameters": sum(parameter.numel() for parameter in self.network.parameters()),
@@ -205,7 +208,7 @@ class FinetuneStage(Stage):
         )
         checkpoint.write_classifier(directory, classifier)
         if self.name == "lora":
-            # Beside the encoder it belongs to, not merged: whoever loads the checkpoint merges it.
+            # Stored beside its encoder, not merged: loading the checkpoint merges it.
             config = lora.adapter_config(self.request.recipe.lora)
             checkpoint.write_adapter(directory, config, lora.adapter_state(network.encoder))
         checkpoint.write_model(directory, network.architecture, lora.base_state(network))
@@ -217,15 +220,15 @@ def make_task(
     """Make the task of a stage, with a new classifier, and freeze what the stage does not train.
 
     Args:
-        network: to be trained, in place.
-        name: of the stage.
-        recipe: which has the stage.
-        config: of the stage.
+        network: the network to train; changed in place.
+        name: the stage, such as `joint`.
+        recipe: the recipe that `config` belongs to.
+        config: settings of the stage.
         num_classes: speakers times speeds.
         batch_size: examples of a step over all processes.
     """
     network.requires_grad_(True)
-    # Draws of their own, so that a run that resumes, or has another classifier, begins with the same weights.
+    # Separate random draws, so that a resumed run, or one with another classifier, begins with the same weights.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if name == "lora":
@@ -241,7 +244,7 @@ def make_task(
     if name == "head":
         network.encoder.requires_grad_(False)
     for layer in network.encoder.encoder.layers[network.architecture.states[-1] :]:
-        layer.requires_grad_(False)  # not computed: without gradients, processes would wait for them
+        layer.requires_grad_(False)  # never computed: processes would wait for its gradients
     # A frozen encoder runs without dropout, as published.
     network.encoder.set_conv_dropout(0.0 if name in FROZEN_ENCODER else config.conv_dropout)
     network.encoder.checkpoint_layers = recipe.gradient_checkpointing

@@ -36,7 +36,7 @@ class Interrupted(Exception):
 
 
 class Hooks(Protocol):
-    """What the stage does at moments of the loop; every process calls every hook."""
+    """Callbacks from the loop to the stage; every process calls every hook."""
 
     def on_log(self, record: Record) -> None:
         """Receive the metrics of the last steps."""
@@ -67,8 +67,8 @@ class LoopPlan:
     start: int = 0
     """Steps already done (resume)."""
     ask_every: int = 1
-    """Steps between two questions whose answers the device has; divides `log_every`. To ask is to wait until a GPU has
-    done everything before; on a CPU it is free."""
+    """Steps between two reads of values from the device; divides `log_every`. A read waits until a GPU has finished
+    all earlier work; on a CPU it is free."""
     micro_batch: int | None = None
     """Examples of a process whose activations are held at once; None: the whole batch."""
 
@@ -99,7 +99,7 @@ class _Meter:
     since: float = field(default_factory=time.perf_counter)
 
     def add(self, values: Mapping[str, Tensor], is_good: Tensor, examples: int) -> None:
-        """Add the values of a step, which count nothing unless `is_good`."""
+        """Add the values of a step; unless `is_good`, they count as nothing."""
         for name, value in {**values, _COUNT: is_good}.items():
             value = torch.where(is_good, value.detach().float(), 0.0)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -122,7 +122,7 @@ class _Meter:
 
 
 _COUNT = "count"
-"""Of the good steps, among the sums of a meter."""
+"""Key of the number of good steps among the sums of a meter."""
 
 
 class _Skips:
@@ -143,13 +143,13 @@ class _Skips:
     def step(self, optimizer: torch.optim.AdamW, values: Sequence[Tensor]) -> Tensor:
         """Let the optimiser take its step if these values are finite in all processes; returns whether they are.
 
-        All or none: the exchanged gradients are alike, but a loss may be bad in one process alone, and the processes
-        would drift apart for good.
+        All processes take the step, or none does: the exchanged gradients are equal, but a loss may be bad in one
+        process alone, and the processes would then drift apart for good.
         """
         is_bad = ~torch.stack(list(values)).isfinite().all()
         if self._accelerator.num_processes > 1:
             is_bad = self._accelerator.reduce(is_bad.float(), "sum") > 0
-        # How GradScaler has the fused optimiser skip a step: its kernel reads the flag, the host does not.
+        # GradScaler's way to make the fused optimiser skip a step: the kernel reads the flag, so the host never waits.
         optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
         optimizer.step()
         for buffer, value in zip(self._statistics, self._before, strict=True):
@@ -184,7 +184,7 @@ def backward(task: nn.Module, batch: Batch, step: int, plan: LoopPlan, accelerat
 
 
 def pace_batch_norms(task: nn.Module, num_parts: int) -> None:
-    """Let the running statistics move as far in the parts of a batch together as they would in the whole."""
+    """Set momenta so that the parts of a batch together move running statistics as far as the whole batch would."""
     for module in task.modules() if num_parts > 1 else ():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is not None:
             module.momentum = 1 - (1 - module.momentum) ** (1 / num_parts)
@@ -212,8 +212,8 @@ def run_loop(
     task.train()
     saved_at = time.monotonic()
     for step, batch in enumerate(batches, start=plan.start):
-        # From here to the optimiser, everything follows from the step and the state: no draw is left over from the
-        # step before, so it does not matter whether this process has made that one.
+        # From here to the optimiser, everything follows from the step and the state. No random draw is left over from
+        # the previous step, so a resumed process need not have made that one.
         lr = learning_rate(plan.optim, step, plan.steps_per_epoch, plan.num_steps)
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_factor"]
@@ -242,7 +242,7 @@ def run_loop(
             hooks.on_save(done - in_a_row)
             raise TrainingError(
                 f"step {step}: the loss or its gradient was not finite in {in_a_row} steps in a row; "
-                "the last good state is kept: lower the learning rate (--set optim.lr=...) or check the audio"
+                "the last good state is kept; lower the learning rate (--set optim.lr=...) or check the audio"
             )
         if record:
             epoch = round(done / plan.steps_per_epoch, 4)
@@ -254,7 +254,7 @@ def run_loop(
             hooks.on_validate(done)
             task.train()
             meter.since = time.perf_counter()
-        # Signals and clocks differ between processes: what one wants, all do, at the same step.
+        # Signals and clocks differ between processes: if one wants to stop or save, all do, at the same step.
         is_late = time.monotonic() - saved_at >= plan.save_every_seconds
         must_stop, must_save = _any_process([hooks.should_stop(), is_late], may_ask, accelerator)
         # After a validation too: the best state is named by its step, and the facts that mention it are in the state.
@@ -267,7 +267,7 @@ def run_loop(
 
 
 def _any_process(flags: list[bool], may_ask: bool, accelerator: Accelerator) -> list[bool]:
-    """Say which of the flags any process has raised; none is, between processes, at a step that may not ask."""
+    """Say which of the flags any process has raised; several processes exchange them only where `may_ask`."""
     if accelerator.num_processes == 1:
         return flags
     if not may_ask:

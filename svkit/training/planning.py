@@ -1,8 +1,8 @@
-"""How much memory a step of each stage takes on a GPU, and how it fits: measured on tensors that have no values.
+"""Plans how each stage fits on a GPU, from the memory that a step takes, measured on tensors without values.
 
-Parameters, gradients and AdamW's moments are counted; what the forward pass keeps for the backward one is recorded on
-fake CUDA tensors, in bf16 autocast, at two batch sizes, and grows linearly between and beyond them. Left out: the CUDA
-context and the allocator's losses, for which `RESERVE` stays free, and short-lived buffers of single kernels.
+Parameters, gradients and AdamW's moments are counted. What the forward pass keeps for the backward pass is recorded on
+fake CUDA tensors, in bf16 autocast, at two batch sizes; it grows linearly with the batch. The CUDA context and the
+allocator's losses are not counted, `RESERVE` leaves room for them; nor are short-lived buffers of single kernels.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from svkit.training.tasks import DistillationTask, PruningTask, Task
 from svkit.training.teacher import train_student
 
 NUM_SPEAKERS = 5_994
-"""Of VoxCeleb2 dev."""
+"""Speakers of VoxCeleb2 dev."""
 RESERVE = 0.1
 """Share of a GPU's memory that a plan leaves free."""
 SMALLEST_PART = 4
-"""Examples that a part of a batch should have before layers are computed twice to make room for more."""
+"""If fewer examples than this fit at once, the plan recomputes layers in the backward pass to make room for more."""
 _PROBES = (2, 4)
 
 
@@ -44,15 +44,15 @@ class StagePlan:
     """Table of the recipe, such as `dense.joint`."""
     batch_size: int
     crop_seconds: float
-    """The longest."""
+    """Longest crop."""
     fixed: float
-    """Whatever the batch: weights, gradients, moments, teacher, and weights cast to bf16."""
+    """Independent of the batch: weights, gradients, moments, teacher, and weights cast to bf16."""
     per_example: float
-    """What the backward pass needs of an example."""
+    """What the backward pass needs for each example."""
     micro_batch: int | None
     """Examples at once; None: the whole batch."""
     is_checkpointed: bool
-    """Whether this is with `gradient_checkpointing`."""
+    """Whether the plan needs `gradient_checkpointing`."""
     peak: float
 
 
@@ -85,10 +85,10 @@ def plan_stage(recipe: Recipe, stage: str, memory: float) -> StagePlan:
             break
     if size < 1:
         raise ConfigError(
-            f"{stage}: one example takes {fixed + per_example:.1f} GiB, of {memory:g} GiB {room:.1f} "
+            f"{stage}: one example takes {fixed + per_example:.1f} GiB, but only {room:.1f} of {memory:g} GiB "
             "can be used; take a larger GPU or a smaller encoder"
         )
-    size = max(part for part in range(1, size + 1) if data.batch_size % part == 0)  # parts of one size
+    size = max(part for part in range(1, size + 1) if data.batch_size % part == 0)  # equal parts
     return StagePlan(
         stage=stage,
         batch_size=data.batch_size,
@@ -109,7 +109,7 @@ def _data(recipe: Recipe, stage: str) -> DataConfig:
 
 
 def _measure(recipe: Recipe, stage: str) -> tuple[float, float]:
-    """Return the fixed memory of a stage and that of an example, GiB."""
+    """Return the fixed memory of a stage and the memory per example, in GiB."""
     with WithoutDraws():
         task = _make_task(recipe, stage)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -128,13 +128,13 @@ def _measure(recipe: Recipe, stage: str) -> tuple[float, float]:
     fixed = few - _PROBES[0] * per_example + 4 * sum(parameter.numel() for parameter in parameters)
     # A gradient and two moments.
     fixed += 12 * sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    if isinstance(task, DistillationTask):  # linear layers in bf16, nearly all of it
+    if isinstance(task, DistillationTask):  # the teacher: nearly all of it is linear layers in bf16
         fixed += 2 * sum(parameter.numel() for parameter in task._teacher[0].parameters())
     return fixed / 2**30, per_example / 2**30
 
 
 def _kept_bytes(task: Task, num_examples: int, seconds: float) -> int:
-    """Count what the forward pass keeps for the backward one, each storage once, parameters not."""
+    """Count what the forward pass keeps for the backward pass: each storage once, without parameters."""
     own = {parameter.untyped_storage()._cdata for parameter in task.parameters()}
     kept: dict[int, int] = {}
 
@@ -154,7 +154,10 @@ def _kept_bytes(task: Task, num_examples: int, seconds: float) -> int:
 
 
 class _EfficientAttention(TorchFunctionMode):
-    """Attends by the kernel that a GPU takes for a bias with a gradient; without a GPU torch would write it out."""
+    """Makes attention use the kernel that torch chooses on a GPU for a bias with a gradient.
+
+    Without a GPU, torch would choose another form, which keeps other tensors.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -164,7 +167,7 @@ class _EfficientAttention(TorchFunctionMode):
             return func(*args, **kwargs)
         bias = kwargs["attn_mask"]
         frames = bias.shape[-1]
-        # As torch copies a bias for the kernel.
+        # torch copies a bias to this alignment for the kernel.
         aligned = functional.pad(bias, (0, 8 - frames % 8))[..., :frames]
         kernel = torch.ops.aten._scaled_dot_product_efficient_attention
         return kernel(*args, aligned, compute_log_sumexp=True, scale=kwargs["scale"])[0]
@@ -172,7 +175,7 @@ class _EfficientAttention(TorchFunctionMode):
 
 @contextlib.contextmanager
 def _cuda_autocast() -> Iterator[None]:
-    """As `torch.autocast("cuda", torch.bfloat16)`, which does nothing on a machine without a GPU."""
+    """Do what `torch.autocast("cuda", torch.bfloat16)` does on a GPU; without one, that has no effect."""
     before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", True)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
@@ -193,7 +196,7 @@ def _make_task(recipe: Recipe, stage: str) -> Task:
     if stage in ("prune", "distill"):
         student, teacher = Encoder(architecture), Encoder(architecture)
         train_student(student, recipe.prune if stage == "prune" else recipe.distill, recipe)
-        if stage == "distill":  # what is cut is smaller: an upper limit
+        if stage == "distill":  # an upper limit: the real student has been cut
             return DistillationTask(student, teacher, recipe.distill)
         gates = EncoderGates(architecture, recipe.prune, recipe.seed)
         return PruningTask(student, teacher, gates, recipe.prune, recipe.prune.sparsity_warmup_steps)

@@ -36,13 +36,13 @@ from svkit.training.validation import DistanceMeter
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PruneRequest(RunRequest):
-    """A teacher and what is to be left of it."""
+    """A teacher, and how much of it to keep."""
 
     teacher: Path | None = None
     budget: str | None = None
     """`macs=6.3G`: MACs for 1 s of the whole model, instead of a sparsity."""
     allow: frozenset[str] = frozenset()
-    """`unconverged`: cut gates that have not come near their target."""
+    """`unconverged`: cut even if the gates have not come near their target."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ class PruneResult:
 
 
 def run(request: PruneRequest, progress: Progress) -> PruneResult:
-    """Prune and cut. Errors as `svkit.training.stage.run_stages`."""
+    """Prune and cut. Raises what `svkit.training.stage.run_stages` raises."""
     config = request.recipe.prune
     if unknown := sorted(request.allow - {"unconverged"}):
         raise ConfigError(f"--allow: expected unconverged, found {unknown[0]!r}")
@@ -79,7 +79,7 @@ def run(request: PruneRequest, progress: Progress) -> PruneResult:
 
 
 class _Target(NamedTuple):
-    """Limit of the final structure on an exact count."""
+    """Upper limit on an exact count of the final structure."""
 
     cost: Callable[[EncoderArchitecture], int]
     limit: float
@@ -107,12 +107,12 @@ def _target(teacher: ModelArchitecture, config: PruneConfig, budget: str | None)
     total = f"{counts.total / 1e9:.3f} G"
     if allowed >= counts.total:
         raise TrainingError(
-            f"--budget {budget}: the dense model takes only {total}, so nothing has to be removed"
+            f"--budget {budget}: the dense model takes only {total}, so nothing has to be removed; give less"
         )
     if allowed <= counts.head:
         raise TrainingError(
-            f"--budget {budget}: cannot be met by pruning the encoder: the head alone takes"
-            f" {counts.head / 1e9:.3f} G of the model's {total}"
+            f"--budget {budget}: pruning the encoder cannot meet it, because the head alone takes"
+            f" {counts.head / 1e9:.3f} G of the model's {total}; give more"
         )
 
     def cost(architecture: EncoderArchitecture) -> int:
@@ -130,28 +130,28 @@ class PruneStage(TeacherStage):
     task: PruningTask = field(init=False)
 
     def read(self, dataset: CropDataset, progress: Progress) -> None:
-        """Read the teacher; TrainingError when the target cannot be met whatever the gates learn."""
+        """Read the teacher; TrainingError when no gates can meet the target."""
         super().read(dataset, progress)
         self.progress = progress
         dense = self.teacher.architecture.encoder
         self.target = _target(self.teacher.architecture, self.config, self.request.budget)
         self.gates = EncoderGates(dense, self.config, self.request.recipe.seed)
-        # A target that cannot be met, and blocks too coarse for it, show on untrained gates too: fail before training.
+        # Untrained gates show already whether the target can be met with these blocks: fail before training.
         kept = cut_architecture(dense, self._select())
         if self.request.budget is not None:
             # Gates count parameters, the final choice MACs: aim at the parameters of a structure within the budget.
             self.config = replace(self.config, sparsity=sparsity(kept, dense))
         elif self.config.round_to > 1:
             self._check_sparsity(kept)
-        # The exact count loses the norms of a branch with its last unit, the gates' expectation never does.
+        # In the exact count a branch loses its norms with its last unit; the gates' expectation always has them.
         none_open = [dict.fromkeys(layer, 0) for layer in self.gates.groups()]
         reachable = 1 - expected_parameters(dense, none_open) / encoder_parameters(dense)
-        self._check_converged(reachable, "all gates closed come to", "remove less")
+        self._check_converged(reachable, "closing all gates gives", "remove less")
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> DistillationTask:
         """Make the task; the student starts as the teacher, gates open."""
         config = paced(self.config, num_steps)
-        # Copied before the teacher's layers are packed, which cannot be trained.
+        # Copied before the teacher's layers are packed: packed layers cannot be trained.
         student = copy.deepcopy(self.teacher.encoder)
         self.task = PruningTask(
             student, self.teacher.encoder, self.gates, config, config.sparsity_warmup_steps
@@ -159,7 +159,7 @@ class PruneStage(TeacherStage):
         return self.prepare(self.task, accelerator)
 
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Cut by the learned gates, write what is left, and measure how far the cut has moved it."""
+        """Cut by the learned gates, write what is left, and measure how far the cut moved its hidden states."""
         expected = float(self.task.expected_sparsity().detach())
         advice = "or keep the gates at the target (--set prune.constraint=projection)"
         if self.config.constraint == "projection":
@@ -174,7 +174,7 @@ class PruneStage(TeacherStage):
         meter = self.meter or DistanceMeter(
             self.output.inputs["train"], self.config.data, self.request.recipe.seed
         )
-        # The deterministic mask is what was validated; a cut that is not the masked network shows in the difference.
+        # Validation used the deterministic mask. If the cut does not equal the masked network, the distances differ.
         before = meter.measure(self.task, accelerator)
         after = meter.measure(
             DistillationTask(cut, self.teacher.encoder, self.config).to(accelerator.device), accelerator
@@ -198,27 +198,27 @@ class PruneStage(TeacherStage):
         }
 
     def _check_converged(self, reached: float, found: str, advice: str) -> None:
-        """TrainingError when the gates' expectation is far short of the target, unless that is allowed."""
+        """Raise TrainingError when the gates' expectation is far short of the target, unless that is allowed."""
         target = self.config.sparsity
         if target - reached > MAX_SHORTFALL and "unconverged" not in self.request.allow:
             raise TrainingError(
-                f"prune: expected sparsity {target:.3f}, {found} {reached:.3f}: training has not "
-                "prepared the rest of the cut;"
-                f" {advice}; `--allow unconverged` cuts and records the exception"
+                f"prune: expected sparsity {target:.3f}, {found} {reached:.3f}, so the cut would remove "
+                "units that training has not prepared for it;"
+                f" {advice}; `--allow unconverged` cuts anyway and records the exception"
             )
 
     def _select(self) -> list[LayerGates]:
-        """Choose what is kept; the exact count meets the target, which the gates' expectation only comes near."""
+        """Choose what is kept, so that the exact count meets the target; the gates' expectation only comes near it."""
         dense, target = self.teacher.architecture.encoder, self.target
         return select(self.gates, dense, target.cost, target.limit, self.config.round_to)
 
     def _check_sparsity(self, kept: EncoderArchitecture) -> float:
-        """Return the counted sparsity; TrainingError when it lies outside of the promised range."""
+        """Return the counted sparsity; TrainingError when it lies outside the promised range."""
         reached, wanted = sparsity(kept, self.teacher.architecture.encoder), self.config.sparsity
         if self.request.budget is None and not wanted <= reached <= wanted + TOLERANCE:
-            units = "the units of this encoder are too coarse: choose another sparsity"
+            units = "the units of this encoder are too coarse for it; choose another sparsity"
             if (block := self.config.round_to) > 1:
-                units = f"with --round-to {block} blocks are too coarse for this encoder: use a smaller one"
+                units = f"blocks of --round-to {block} are too coarse for this encoder; use a smaller number"
             raise TrainingError(
                 f"sparsity target missed: expected {wanted:.3f} to {wanted + TOLERANCE:.3f}, counted {reached:.4f};"
                 f" {units}"

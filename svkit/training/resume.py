@@ -1,4 +1,4 @@
-"""The state that a training goes on from: read once a job and given to all its processes, loaded, and gathered."""
+"""The state from which an interrupted training continues: shared between processes, loaded, and gathered."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,10 +14,10 @@ from svkit.training.tasks import Task
 
 
 def read_shared(read: Callable[[], ResumeState | None], accelerator: Accelerator) -> ResumeState | None:
-    """Read a state in the main process alone and give it to the others, a tensor at a time.
+    """Read a state in the main process only and give it to the others, one tensor at a time.
 
-    Several GB from a disk that many processes share are read once. Tensors come to the devices of the processes; an
-    error of `read` is raised in all of them.
+    So a disk that many processes share delivers the several GB only once. Each process gets the tensors on its own
+    device. An error of `read` is raised in all of them.
     """
     if accelerator.num_processes == 1:
         return read()
@@ -54,17 +54,17 @@ def _without_values(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_trained(task: Task, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load what `Task.trained_state` gave; a state of an earlier version holds the frozen parameters too."""
+    """Load the result of `Task.trained_state`; a state of an earlier version also holds the frozen parameters."""
     load_into(task, tensors, where, optional=task.state_dict().keys() - task.trained_state().keys())
 
 
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors to the host, whatever becomes of them on their device."""
+    """Copy tensors to the host, independent of later changes on their device."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser's state as flat names, which safetensors takes: `parameter.name`."""
+    """Return the optimiser's state under the flat names that safetensors needs: `parameter.name`."""
     return {
         f"{index}.{name}": value
         for index, entry in optimizer.state_dict()["state"].items()
@@ -73,10 +73,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `optimizer_tensors` gave."""
+    """Load the result of `optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
-    # Rates and decay are the recipe's and the step's: only the moments are state.
+    # Learning rates and decay follow from the recipe and the step; only the moments are state.
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

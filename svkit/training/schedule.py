@@ -1,4 +1,4 @@
-"""Functions of the step: learning-rate factor, moments of validation. No state, so nothing to save."""
+"""Schedules as functions of the step: learning rate, pace of pruning, validation. They have no state to save."""
 
 import math
 from dataclasses import replace
@@ -31,7 +31,7 @@ def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, num_step
 
 
 def paced(config: PruneConfig, num_steps: int) -> PruneConfig:
-    """Return the settings of pruning with what is given by the length of the run, in steps and a rate."""
+    """Return the settings of pruning, with those relative to the length of the run turned into steps and a rate."""
     warmup, rate = config.sparsity_warmup_steps, config.gate_lr
     if config.sparsity_warmup_fraction is not None:
         warmup = max(1, round(config.sparsity_warmup_fraction * num_steps))
@@ -43,9 +43,10 @@ def paced(config: PruneConfig, num_steps: int) -> PruneConfig:
 def validation_steps(
     num_steps: int, steps_per_epoch: int, count: int | None, every: int | None
 ) -> tuple[int, ...]:
-    """Numbers of done steps after which to validate, the end included.
+    """Numbers of done steps after which to validate, always including the last.
 
-    After `count` even spans (None: every epoch), and after every `every` steps of an epoch (None: not).
+    Validates after each of `count` even spans (None: after every epoch) and, unless it is None, after every `every`
+    steps within an epoch.
     """
     epochs = range(0, num_steps, steps_per_epoch)
     if count is None:

@@ -1,7 +1,7 @@
 """A training stage and its run: inputs, task, loop, log, validation, resume states, interruption, result.
 
 A stage (`finetune`, `prune`, `distill`) says what decides its result and how its task is made, validated and written;
-`run_stages` does all the rest, for every stage alike.
+`run_stages` does the rest, in the same way for every stage.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ from svkit.training.schedule import validation_steps
 from svkit.training.tasks import Task
 
 _LOADER_LOST = "DataLoader worker (pid"
-"""How torch begins to say that a loader process has died; it does so within whatever is running."""
+"""Beginning of torch's message that a loader process has died; it is raised from whatever code is running."""
 
 
 @dataclass(kw_only=True)
@@ -62,13 +62,13 @@ class Stage:
     output: Output
     config: StageConfig | DistillConfig
     validations: int | None
-    """After how many even spans of the run `validate` is called, and the state saved; None: after every epoch."""
+    """Number of even spans of the run; `validate` is called and the state saved after each. None: after every epoch."""
     validate_every_steps: int | None = None
-    """And after every so many steps of an epoch."""
+    """Validate also after each this many steps within an epoch."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Small JSON facts that survive a resume (main process)."""
     task: Task = field(init=False)
-    """What `make_task` has made."""
+    """The result of `make_task`."""
 
     @property
     def label(self) -> str:
@@ -78,29 +78,29 @@ class Stage:
     def read(self, dataset: CropDataset, progress: Progress) -> None:
         """Read what the task is made from.
 
-        The output is not opened yet: a missing or corrupt input leaves nothing behind that the right command would
-        take for an unfinished run of the wrong one.
+        The output is not open yet, so a missing or corrupt input leaves no unfinished output behind, which would stop
+        the corrected command.
         """
         raise NotImplementedError
 
     def make_task(self, accelerator: Accelerator, batch_size: int, num_steps: int) -> Task:
-        """Make the task for a run of so many steps, with so many examples over all processes in each."""
+        """Make the task for a run of `num_steps` steps, each with `batch_size` examples over all processes."""
         raise NotImplementedError
 
     def validate(self, accelerator: Accelerator) -> Record | None:
-        """Measure the task on held-out speakers, every process its share; None: there are none."""
+        """Measure the task on held-out speakers, each process its share; None if there are no such speakers."""
         raise NotImplementedError
 
     def after_validation(self, num_done: int, metrics: Record, progress: Progress) -> None:
-        """Keep what the metrics are worth after so many steps: main process; may write files and change the facts."""
+        """Act on the metrics after `num_done` steps (main process); may write files and change `facts`."""
 
     def write(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Write the result of the trained task (main process); returns more facts for the provenance."""
+        """Write the result of the trained task (main process); returns further facts for the provenance."""
         raise NotImplementedError
 
 
 def decisive(request: RunRequest, **own: Any) -> dict[str, Any]:
-    """Return the settings that decide a stage's result, its own and those of the recipe: what a run is known by."""
+    """Return the settings that decide a stage's result, its own and those of the recipe; they identify a run."""
     recipe = request.recipe
     return {**own, "precision": recipe.precision, "preset": recipe.name, "seed": recipe.seed}
 
@@ -129,11 +129,12 @@ def training_inputs(request: RunRequest, *, with_trials: bool = False) -> dict[s
 
 
 def run_stages(stages: Sequence[Stage], progress: Progress) -> None:
-    """Run stages one after the other; those that are finished are kept or refused as the request says.
+    """Run stages one after the other; finished ones are kept, replaced or refused, as the request says.
 
     Raises:
-        SystemExit: 130 after SIGINT, 143 after SIGTERM or SIGHUP, the state saved.
-        ConfigError: finished already; augmentation material is missing; the processes cannot share the batch.
+        SystemExit: 130 after SIGINT, 143 after SIGTERM or SIGHUP; the state is saved.
+        ConfigError: a stage is finished already, augmentation material is missing, or the processes cannot share the
+            batch.
         DataError: a list or recording is missing or bad.
         ArtifactError: a checkpoint is missing or corrupt, or the output belongs to another run.
         TrainingError: training diverged, or its target cannot be met.
@@ -175,10 +176,10 @@ def _run(stage: Stage, accelerator: Accelerator, progress: Progress) -> None:
 
 
 def batch_of_process(output: Output, data: DataConfig, num_processes: int) -> DataConfig:
-    """Return `data` with the batch size of each process; ConfigError when the batch cannot be shared out evenly.
+    """Return `data` with the batch size of each process; ConfigError when the batch cannot be divided evenly.
 
-    A run keeps the batch over all processes that it began with, so that steps, learning rates and the order of the
-    examples stay what they are: resumed with another number of processes, each takes its part of that batch.
+    A run keeps the total batch that it began with, so that steps, learning rates and the order of the examples stay the
+    same. Resumed with another number of processes, each takes its part of that batch.
     """
     begun = checkpoint.read_resume_batch(output.path) if output.is_resumed else None
     if begun is None:
@@ -193,7 +194,7 @@ def batch_of_process(output: Output, data: DataConfig, num_processes: int) -> Da
 
 
 class _Fit:
-    """The run of a stage's task, and what the loop asks of it (`svkit.training.loop.Hooks`)."""
+    """Runs a stage's task, and implements the hooks of the loop (`svkit.training.loop.Hooks`)."""
 
     def __init__(
         self, stage: Stage, dataset: CropDataset, accelerator: Accelerator, progress: Progress
@@ -227,7 +228,7 @@ class _Fit:
             state = read_shared(read, self.accelerator)
         num_done = 0 if state is None else state.num_done
         if self.accelerator.is_main_process:
-            # A killed run has logged steps after its last state, which are done and logged again.
+            # A killed run has logged steps after its last state; they are trained and logged again.
             checkpoint.truncate_log(self.directory, num_done)
         if state is not None:
             load_trained(self.task, state.task, f"{self.directory}/{checkpoint.RESUME_NAME}")
@@ -278,7 +279,7 @@ class _Fit:
                 if isinstance(reason, Interrupted):
                     on_main(accelerator, self._await_saved)
                 elif isinstance(reason, Exception):
-                    with contextlib.suppress(ArtifactError):  # what went wrong first is what is told
+                    with contextlib.suppress(ArtifactError):  # report the first error, not this one
                         self._await_saved()
                 with contextlib.suppress(ArtifactError):  # a full disk has been reported
                     self._close_events()
@@ -286,13 +287,13 @@ class _Fit:
                     self.stop.leave(self.stage.output, self.progress)
                 if isinstance(reason, RuntimeError) and str(reason).startswith(_LOADER_LOST):
                     raise TrainingError(
-                        f"{label}: {str(reason).splitlines()[0].strip()} The system ends processes when "
+                        f"{label}: {str(reason).splitlines()[0].strip()} The system kills processes when "
                         f"memory runs out; a smaller data.num_workers needs less; {self._what_is_kept()}"
                     ) from reason
                 raise
             self._close_events()
         if skipped:
-            self.progress.note(f"{label}: skipped {skipped} steps, their loss or gradient was not finite")
+            self.progress.note(f"{label}: skipped {skipped} steps whose loss or gradient was not finite")
 
     def on_log(self, record: Record) -> None:
         self._write(record)
@@ -306,7 +307,7 @@ class _Fit:
             return
 
         def action() -> None:
-            self._await_saved()  # it removes best states that no written state mentions
+            self._await_saved()  # writing a state removes best states that it does not mention
             self.stage.after_validation(num_done, metrics, self.progress)
             self._write({"kind": "valid", "step": num_done, **metrics})
 
@@ -316,7 +317,7 @@ class _Fit:
         """Have the state written by a thread, from a copy on the host, while training goes on."""
 
         def action() -> None:
-            self._await_saved()  # before the copy: one at a time, a disk slower than training holds it up
+            self._await_saved()  # one copy at a time: training waits for a slower disk
             facts = self.stage.facts
             state = checkpoint.ResumeState(
                 num_done=num_done,
@@ -355,7 +356,7 @@ class _Fit:
 
             directory = self.directory / checkpoint.TENSORBOARD_NAME
             with one_line(directory):
-                # What a killed run has drawn beyond its last state is drawn again.
+                # Steps that a killed run logged beyond its last state are logged again.
                 self.events = SummaryWriter(str(directory), purge_step=self.start + 1)
 
     def _write(self, record: Record) -> None:
@@ -374,5 +375,5 @@ class _Fit:
 
 
 def loader_workers(wanted: int) -> int:
-    """Return how many loader processes a training process starts: as many as wanted, and its share of the cores has."""
+    """Return how many loader processes a training process starts: `wanted`, but at most its share of the cores."""
     return min(wanted, max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

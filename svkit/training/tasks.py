@@ -1,7 +1,7 @@
-"""What a training step computes: classification, distillation, pruning. A task is a module batch -> losses.
+"""What a training step computes: classification, distillation, pruning. A task is a module that returns losses.
 
-Each task names its parameter groups (learning rate and weight decay of each) and the modules whose gradients are
-clipped on their own, as published: speaker model, classifier, multipliers.
+Each task names its parameter groups (with the learning rate and weight decay of each) and the modules whose gradients
+are clipped separately, as published: speaker model, classifier, multipliers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,20 +32,20 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 
 def draw_apart(part: int) -> None:
-    """Let what follows be drawn for this part of a batch alone; so far all parts have drawn the same."""
+    """Make the draws from here on differ between the parts of a batch; up to here, all parts draw the same."""
     if part:
         torch.manual_seed(torch.initial_seed() + part)
 
 
 class Task(nn.Module):
-    """What the loop trains: losses of a batch, and how the parameters are treated."""
+    """What the loop trains: the losses of a batch, and how the parameters are treated."""
 
     def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int = 0) -> Losses:
-        """Losses of a part of a step's batch, whose labels have been through `choose` for the whole batch."""
+        """Losses of a part of a step's batch; `choose` has mapped the labels, for the whole batch."""
         raise NotImplementedError
 
     def choose(self, labels_B: Tensor, step: int) -> Tensor:
-        """Choose what the parts of a batch with these labels share; returns where the labels are among it."""
+        """Choose the classes that the parts of a batch with these labels share; returns the labels' places in them."""
         return labels_B
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
@@ -57,10 +57,10 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def attach(self, optimizer: torch.optim.AdamW) -> None:
-        """Register what has to happen around the steps of the optimiser of these groups."""
+        """Register hooks that run before or after the steps of the optimiser of these groups."""
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Return the state without frozen parameters, which whoever resumes reads from their source again."""
+        """Return the state without frozen parameters; a resumed run reads those from their source again."""
         frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
         return {name: tensor for name, tensor in self.state_dict().items() if name not in frozen}
 
@@ -82,7 +82,7 @@ class ClassificationTask(Task):
         self.augment = augment
 
     def choose(self, labels_B: Tensor, step: int) -> Tensor:
-        """Choose the classes of a step; returns where among them the labels are."""
+        """Choose the classes of a step; returns the labels' places in them."""
         return self.classifier.choose(labels_B, step)
 
     def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int = 0) -> Losses:
@@ -104,7 +104,7 @@ class ClassificationTask(Task):
         return {"loss": functional.cross_entropy(logits, labels_B), "accuracy": accuracy.detach()}
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
-        """Encoder, and head with classifier; AdamW decays every parameter alike, as published."""
+        """Encoder, and head with classifier; weight decay is the same for all parameters, as published."""
         encoder, head = trainable(self.network.encoder), trainable(self.network.head)
         groups = [
             {"params": encoder, "lr_factor": optim.encoder_lr_factor},
@@ -113,7 +113,7 @@ class ClassificationTask(Task):
         return [group | {"weight_decay": optim.weight_decay} for group in groups if group["params"]]
 
     def attach(self, optimizer: torch.optim.AdamW) -> None:
-        """Let a classifier that draws its classes update them."""
+        """Let a classifier that draws its classes update the drawn ones."""
         self.classifier.attach(optimizer)
 
     def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
@@ -147,16 +147,16 @@ class DistillationTask(Task):
         self._teacher = (teacher.eval().requires_grad_(False),)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "DistillationTask":
-        # Moving the task moves the teacher, which torch does not know of.
+        # Moving the task has to move the teacher too; torch does not know about it.
         self._teacher[0]._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
     def prepare_teacher(self, dtype: torch.dtype) -> None:
-        """Cast the teacher's linear layers once and for all, on the device where it stays."""
+        """Cast the teacher's linear layers once, on the device where the teacher stays."""
         inference.prepare(self._teacher[0], dtype)
 
     def draw_gates(self) -> Sequence[LayerGates] | None:
-        """Draw the gates of the student; None: it has none."""
+        """Draw the gates of the student; None if it has none."""
         return None
 
     def distance(self, waveforms_BN: Tensor, part: int = 0) -> Losses:
@@ -175,7 +175,7 @@ class DistillationTask(Task):
         return self.distance(waveforms_BN, part)
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
-        """One group."""
+        """One group: the student."""
         return [{"params": trainable(self.student), "lr_factor": 1.0, "weight_decay": optim.weight_decay}]
 
     def clip_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
@@ -214,7 +214,7 @@ class PruningTask(DistillationTask):
         return 1 - expected / self.teacher_parameters
 
     def counted_sparsity(self) -> Tensor:
-        """The same of the deterministic mask, whose branches without an open unit are absent."""
+        """The same for the deterministic mask, in which branches without an open unit are absent."""
         architecture, costs = self.student.architecture, unit_costs(self.student.architecture)
         counts = [
             {kind: width.detach().round() for kind, width in layer.items()}
@@ -224,12 +224,12 @@ class PruningTask(DistillationTask):
         return 1 - (expected_parameters(architecture, counts) - absent) / self.teacher_parameters
 
     def target(self, step: int) -> float:
-        """Target at a step; of the Lagrangian that of the step after it, as published."""
+        """Target sparsity at a step; the Lagrangian takes that of the next step, as published."""
         step += self.constraint is not None
         return target_sparsity(step, self.config.sparsity, self.warmup_steps)
 
     def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int = 0) -> Losses:
-        """Distillation losses, plus the Lagrangian where it is the constraint."""
+        """Distillation losses, plus the Lagrangian if that is the constraint."""
         self.step = step
         losses = self.distance(waveforms_BN, part)
         # The constraint sees expectations, not this step's draw: its gradient has no sampling noise.
@@ -245,12 +245,12 @@ class PruningTask(DistillationTask):
         return losses
 
     def attach(self, optimizer: torch.optim.AdamW) -> None:
-        """Let the gates meet the target of the next step after every step of the optimiser."""
+        """After every step of the optimiser, make the gates meet the target of the next step."""
         if (projection := self.projection) is not None:
             optimizer.register_step_post_hook(lambda *_: projection.project(self.target(self.step + 1)))
 
     def parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
-        """Weights, gates at their own rate, multipliers at that rate and ascending."""
+        """Weights, gates at their own rate, and multipliers, which ascend at the rate of the gates."""
         # Weight decay would pull the gates to an even chance and the multipliers to 0, whatever the target.
         no_decay = {"weight_decay": 0.0, "lr_factor": self.config.gate_lr / optim.lr}
         groups = [*super().parameter_groups(optim), {"params": list(self.gates.parameters()), **no_decay}]

@@ -37,7 +37,7 @@ class TeacherStage(Stage):
             self.meter = DistanceMeter(inputs["valid"], self.config.data, self.request.recipe.seed)
 
     def prepare(self, task: DistillationTask, accelerator: Accelerator) -> DistillationTask:
-        """Let the task's student be trained as the recipe says; cast or pack the teacher's layers on their device."""
+        """Make the task's student trainable as the recipe says; cast or pack the teacher's layers on their device."""
         train_student(task.student, self.config, self.request.recipe)
         task.to(accelerator.device)
         task.prepare_teacher(product_dtype(accelerator.mixed_precision))
@@ -49,7 +49,7 @@ class TeacherStage(Stage):
 
 
 def train_student(student: Encoder, config: DistillConfig, recipe: Recipe) -> None:
-    """Let an encoder be trained as the recipe says."""
+    """Make an encoder trainable as the recipe says."""
     student.requires_grad_(True)
     student.set_conv_dropout(config.conv_dropout)
     student.checkpoint_layers = recipe.gradient_checkpointing
@@ -71,7 +71,7 @@ def write_pruned(
 ) -> None:
     """Write a checkpoint of the cut student with the head and classifier of the teacher.
 
-    `dense` is the encoder that the student was cut from, whose widths the checkpoint remembers.
+    `dense` is the encoder that the student was cut from; the checkpoint records its widths.
     """
     architecture = ModelArchitecture(
         encoder=student.architecture,

@@ -31,7 +31,7 @@ class Validator:
     """EER of cosine scores on trials among held-out speakers."""
 
     def __init__(self, manifest_path: Path, trials_path: Path) -> None:
-        """Read both files; DataError when they do not fit together, or the trials are of one class."""
+        """Read both files; DataError when they do not fit together, or all trials are of one class."""
         self.manifest, trials = read_manifest(manifest_path), read_trials(trials_path)
         refuse_short(self.manifest)
         rows = {utterance: row for row, utterance in enumerate(self.manifest.utterance_ids)}
@@ -49,7 +49,7 @@ class Validator:
     def measure(
         self, network: SpeakerNetwork, extract: ExtractConfig, accelerator: Accelerator
     ) -> dict[str, float]:
-        """EER and minDCF (p = 0.01); every process must call it, and embeds its share."""
+        """Return EER and minDCF (p = 0.01); every process must call this, and embeds its share."""
         parts = list(embed_rows(network, self.manifest, extract, accelerator))
         if accelerator.num_processes > 1:
             parts = gather_object(parts)
@@ -66,7 +66,7 @@ class DistanceMeter:
     """Distillation losses on the same crops every time."""
 
     def __init__(self, valid: Path, data: DataConfig, seed: int) -> None:
-        """Read up to `NUM_CROPS` crops of the longest training length, evenly over the validation list."""
+        """Read up to `NUM_CROPS` crops of the longest training length, evenly spread over the validation list."""
         manifest = read_manifest(valid)
         dataset = CropDataset(manifest, replace(data, speeds=(1.0,)), None, seed=seed)
         count, num_samples = min(NUM_CROPS, len(manifest)), int(data.crop_seconds[1] * SAMPLE_RATE_HZ)
@@ -80,7 +80,7 @@ class DistanceMeter:
         was_training = task.training
         task.eval()
         sums, count = {"l1": 0.0, "cosine": 0.0}, 0
-        # So few crops that every process measures them all: no exchange, and one result.
+        # The crops are so few that every process measures them all; there is nothing to exchange.
         for waveforms in self.batches:
             with accelerator.autocast():
                 losses = task.distance(waveforms.to(accelerator.device))

@@ -24,7 +24,9 @@ def test_head_then_joint_from_a_checkpoint_of_other_speakers(tmp_path):
         return result
 
     said = finetune("--from", published, "--stage", "head")
-    assert f"head: the training speakers are not those of {published}: new classifier" in said.stderr
+    assert (
+        f"head: the training speakers are not those of {published}; starting a new classifier" in said.stderr
+    )
     head = exp / "finetune" / "head"
     classifier = store.read_classifier(head)
     assert classifier is not None and set(classifier.speakers) == {"xenia", "yves", "zoe", "ugo", "vera"}
