@@ -3,7 +3,7 @@
 Sparsity is defined here, once: 1 - parameters of the student's encoder / parameters of the teacher's encoder, all of
 them counted. The same linear formula gives the expected count of a gated encoder, so that with all gates open the
 expectation is the dense count. MACs count linear layers, convolutions, Q K^T and A V; the product of the queries with
-the distance embeddings is reported apart, as the published figures leave it out.
+the distance embeddings is reported separately, because the published figures leave it out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ FRAMES_PER_SECOND = 49
 
 
 class UnitCost(NamedTuple):
-    """Parameters of one kind of branch: `fixed` if it is present at all, and `unit` for each head or channel."""
+    """Parameters of one kind of branch: `fixed` if it is present at all, plus `unit` for each head, unit or channel."""
 
     fixed: int
     unit: int
@@ -44,7 +44,7 @@ def fixed_parameters(architecture: EncoderArchitecture) -> int:
 
 
 def _layer_widths(architecture: EncoderArchitecture) -> list[dict[str, int]]:
-    """Widths by kind, one dictionary a layer."""
+    """Widths by kind, one dictionary per layer."""
     columns = [getattr(architecture, name) for name in KINDS.values()]
     return [dict(zip(KINDS, widths, strict=True)) for widths in zip(*columns, strict=True)]
 
@@ -58,7 +58,7 @@ def encoder_parameters(architecture: EncoderArchitecture) -> int:
 
 
 def expected_parameters(architecture: EncoderArchitecture, widths: Sequence[Mapping[str, Any]]) -> Any:
-    """Parameters of the branches that `widths` names per layer and kind, and of what no gate can remove.
+    """Parameters of the branches that `widths` names per layer and kind, plus those that no gate can remove.
 
     Exact for whole numbers; differentiable for the expected number of open gates (`EncoderGates.expected_widths`).
     """

@@ -7,11 +7,11 @@ Every gate value is folded into a weight next to it, and rows and columns of clo
 - convolution: value and gate rows of `pointwise_conv1` (row i and row i + C: both halves of the GLU), channels of the
   depthwise kernel and of its layer norm, columns of `pointwise_conv2`. The gate multiplies both GLU inputs and the
   depthwise output, so it is folded into both rows and into the kernel. The layer norm's statistics already ran over the
-  live channels alone (`svkit.nn.encoder`), hence the plain layer norm of the smaller module gives the same numbers.
+  live channels alone (`svkit.nn.encoder`), so the plain layer norm of the smaller module gives the same numbers.
 - a branch with all gates closed disappears with its layer norm and output bias, as in the masked forward pass.
 
-The published code cuts the value half of the GLU twice, leaves gate values out of the convolution and averages its
-layer norm over dead channels before the cut only; its hidden states change by half of their norm.
+The published code cuts the value half of the GLU twice, leaves the gate values out of the convolution, and averages its
+layer norm over dead channels before the cut but not after it. Its hidden states change by half of their norm.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from svkit.nn.encoder import KINDS, Encoder, LayerGates
 
 
 def cut_architecture(architecture: EncoderArchitecture, gates: Sequence[LayerGates]) -> EncoderArchitecture:
-    """Return the architecture that remains: the number of gates > 0 per layer and kind (None: all stay)."""
+    """Return the architecture that remains: the number of gates > 0 per layer and kind (no gates: all units stay)."""
     widths = architecture.widths()
     for index, layer in enumerate(gates):
         for kind, gate in layer._asdict().items():
@@ -73,7 +73,7 @@ _BRANCHES = {
     "ffn2": ("ffn2.", "ffn2_layer_norm."),
     "conv": ("conv_module.",),
 }
-"""Prefixes of the parameters that go with a branch."""
+"""Prefixes of the parameters that disappear with a branch."""
 
 
 def _cut_layer(state: dict[str, Tensor], gates: LayerGates, head_size: int) -> dict[str, Tensor]:
@@ -94,10 +94,10 @@ def _cut_layer(state: dict[str, Tensor], gates: LayerGates, head_size: int) -> d
 def cut_state(
     state: Mapping[str, Tensor], architecture: EncoderArchitecture, gates: Sequence[LayerGates]
 ) -> dict[str, Tensor]:
-    """Cut the state of a dense encoder by the final gate values of every layer, all on the CPU.
+    """Cut the state of a dense encoder by the final gate values of every layer; all tensors are on the CPU.
 
     Returns:
-        State of an encoder with `cut_architecture(architecture, gates)`.
+        The state of an encoder with `cut_architecture(architecture, gates)`.
     """
     result = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.layers.")}
     for index, layer_gates in enumerate(gates):

@@ -1,10 +1,10 @@
 """Hard-concrete gates on the prunable structures of the encoder (Louizos et al. 2018, L0 regularisation).
 
 A gate is a stretched and clipped concrete variable: with u uniform in (0, 1),
-z = clip(sigmoid((log u - log(1 - u) + log_alpha) / beta) * (r - l) + l, 0, 1), l = -0.1, r = 1.1. Its chance to be
-open is P(z > 0) = sigmoid(log_alpha - beta * log(-l / r)), so the expected number of open gates (the L0 norm) has a
+z = clip(sigmoid((log u - log(1 - u) + log_alpha) / beta) * (r - l) + l, 0, 1), l = -0.1, r = 1.1. It is open with
+probability P(z > 0) = sigmoid(log_alpha - beta * log(-l / r)), so the expected number of open gates (the L0 norm) has a
 gradient. In evaluation a gate is deterministic: sigmoid(0.8 log_alpha / beta), with the round(n - L0) smallest of its
-group at exactly 0 (the published rule, from the CoFi and DPHuBERT lineage).
+group at exactly 0 (the published rule, which goes back to CoFi and DPHuBERT).
 """
 
 import math
@@ -36,11 +36,11 @@ class HardConcrete(nn.Module):
 
     @property
     def expected_shift(self) -> float:
-        """The shift beta * log(-l / r): what log_alpha must exceed for an even chance to be open."""
+        """The shift beta * log(-l / r): at this log_alpha, a gate is open with probability 1/2."""
         return self.temperature * math.log(-LIMIT_LEFT / LIMIT_RIGHT)
 
     def expected(self) -> Tensor:
-        """Chance of each gate to be open, [n]."""
+        """Probability of each gate being open, [n]."""
         return torch.sigmoid(self.log_alpha - self.expected_shift)
 
     def sample(self, offset: Tensor | float = 0.0) -> Tensor:
@@ -53,13 +53,13 @@ class HardConcrete(nn.Module):
         return (concrete * (LIMIT_RIGHT - LIMIT_LEFT) + LIMIT_LEFT).clamp(0, 1)
 
     def soft_values(self) -> Tensor:
-        """Deterministic values before any is set to 0, [n]."""
+        """Deterministic values, before the smallest are set to 0, [n]."""
         return torch.sigmoid(self.log_alpha * (SOFT_MASK_SLOPE / self.temperature))
 
     def deterministic(self) -> Tensor:
         """Deterministic mask: soft values with the round(n - L0) smallest at 0, [n]."""
         soft = self.soft_values()
-        # As a tensor: to read the number would wait for a GPU, and break a compiled graph.
+        # Kept as a tensor: reading the number would wait for a GPU, and break a compiled graph.
         num_zeros = (len(soft) - self.expected().detach().sum().double()).round()
         ranks = soft.argsort(stable=True).argsort()
         return soft.masked_fill(ranks < num_zeros, 0.0)
@@ -70,7 +70,7 @@ class HardConcrete(nn.Module):
 
 
 class EncoderGates(nn.Module):
-    """All gates of an encoder, one group a layer and kind."""
+    """All gates of an encoder, one group per layer and kind."""
 
     def __init__(self, architecture: EncoderArchitecture, config: PruneConfig, seed: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class EncoderGates(nn.Module):
             self.layers.append(groups)
 
     def groups(self) -> list[dict[str, HardConcrete]]:
-        """Gate groups by kind, one dictionary a layer."""
+        """Gate groups by kind, one dictionary per layer."""
         return [
             {kind: cast(HardConcrete, group) for kind, group in layer.items()}
             for layer in cast(Iterable[nn.ModuleDict], self.layers)

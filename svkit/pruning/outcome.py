@@ -1,4 +1,4 @@
-"""How pruning ended: what the gates reached, what the cut changed, and what of that a user has to know."""
+"""How pruning ended: what the gates reached, what the cut changed, and what a user should know about it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,11 +8,11 @@ from svkit.config.architecture import EncoderArchitecture
 from svkit.nn.encoder import KINDS
 
 MAX_SHORTFALL = 0.02
-"""How far short of its target the gates' expected sparsity may end; further is an error."""
+"""The gates' expected sparsity may end this far below its target; more is an error."""
 MAX_MISS = 0.01
-"""How far from the target, on either side, it may end without a caution."""
+"""It may end this far from the target, on either side, without a caution."""
 MAX_MOVED = 0.02
-"""How far the cut may move the student, as a part of its distance to the teacher."""
+"""The cut may change the student's distance to the teacher by this fraction without a caution."""
 _NAMES = {
     "heads": "attention head",
     "ffn1": "unit of the first FFN",
@@ -22,7 +22,7 @@ _NAMES = {
 
 
 def vanished_kinds(architecture: EncoderArchitecture, dense: EncoderArchitecture) -> list[str]:
-    """Kinds of units that some layer of the dense encoder has and no layer has any more."""
+    """Return the kinds of units that the dense encoder has and `architecture` has in no layer."""
     widths, before = architecture.widths(), dense.widths()
     return [kind for kind, name in KINDS.items() if any(before[name]) and not any(widths[name])]
 
@@ -49,18 +49,18 @@ class Outcome:
 
     @property
     def moved(self) -> float:
-        """How far the cut moved the student, as a part of its distance to the teacher before it."""
+        """How much the cut changed the student's distance to the teacher, as a fraction of that before the cut."""
         before, after = self.before_cut["l1"], self.after_cut["l1"]
         return abs(after - before) / max(before, 1e-12)
 
     @property
     def cautions(self) -> list[str]:
-        """What does not hold of this pruning, one sentence each."""
+        """What did not go as it should, one sentence each."""
         cautions = []
         if abs(self.target - self.expected) > MAX_MISS:
             cautions.append(
-                f"the gates ended at an expected sparsity of {100 * self.expected:.1f} %, the target is"
-                f" {100 * self.target:.1f} %: the cut removed the rest, which training had not prepared"
+                f"the gates ended at an expected sparsity of {100 * self.expected:.1f} %, but the target is"
+                f" {100 * self.target:.1f} %; training had not prepared the student for the cut that met it"
             )
         if self.moved > MAX_MOVED:
             why = "the gates had not settled; prune for longer, or with constraint=projection"

@@ -1,11 +1,11 @@
 """The sparsity constraint as a projection: after every step the gates' expected sparsity is the target, exactly.
 
-A Lagrangian reaches its target when its multipliers have had time to grow, and closes whatever is cheapest to close
-while they grow. A projection needs no time: one offset, the same for every gate, is added to all log_alpha so that the
-expectation meets the target of the step. Only differences between gates are left for training to decide, so gates
-compete: the exact gradient of the projected loss is the gradient of the loss minus the mean price of a parameter times
-what the gate costs (`Projection.offset`). The final choice of units (`svkit.pruning.selection`) adds an offset too, so
-there is nothing left for it to move.
+A Lagrangian reaches its target only when its multipliers have had time to grow, and until then it closes whatever is
+cheapest to close. A projection needs no time: one offset, the same for every gate, is added to all log_alpha so that
+the expectation meets the target of the step. Training decides only the differences between gates, so gates compete: the
+exact gradient of the projected loss is the gradient of the loss minus the mean price of a parameter times what the gate
+costs (`Projection.offset`). The final choice of units (`svkit.pruning.selection`) adds an offset too, but the gates
+already meet its target.
 """
 
 import torch
@@ -19,7 +19,7 @@ _SATURATION = 40.0
 """A gate whose log_alpha is this far from an even chance is open or closed for good."""
 _BISECTIONS = 60
 _TOLERANCE = 1e-6
-"""Of the dense count; gates that are as near as this stay as they are, so that projecting twice is projecting once."""
+"""Fraction of the dense count. Gates this near the target are left alone, so that a second projection does nothing."""
 
 
 class Projection:
@@ -31,7 +31,7 @@ class Projection:
         self.costs = {kind: cost.unit for kind, cost in unit_costs(dense).items()}
 
     def offset(self) -> Tensor:
-        """Return 0 with the gradient of the projection: what adding it to all log_alpha makes of their gradients.
+        """Return 0 with the gradient of the projection; add it to all log_alpha to give it to them.
 
         The offset c keeps the expected count N constant, so dc / dlog_alpha = - (dN / dlog_alpha) / (dN / dc).
         """
@@ -41,20 +41,20 @@ class Projection:
             for layer in self.gates.groups()
             for kind, chance in ((kind, group.expected().detach()) for kind, group in layer.items())
         )
-        # Where every gate is saturated, no offset moves the count, and there is nothing to compete for.
+        # If every gate is saturated, no offset moves the count, and gates have nothing to compete for.
         return (expected.detach() - expected) / torch.as_tensor(slope).clamp(min=1e-6)
 
     @torch.no_grad()
     def project(self, target: float) -> None:
-        """Shift all log_alpha so that the expected sparsity is `target`, as nearly as gates can."""
+        """Shift all log_alpha so that the expected sparsity is `target`, as nearly as the gates can meet it."""
         groups = [(self.costs[kind], group) for layer in self.gates.groups() for kind, group in layer.items()]
-        # In double precision, without a value read from the device: a fixed number of halvings of the bracket.
+        # Bisection in double precision. The number of halvings is fixed, so that no value is read from the device.
         chances = torch.cat([group.log_alpha - group.expected_shift for _, group in groups]).double()
         costs = torch.cat([torch.full_like(group.log_alpha, cost) for cost, group in groups]).double()
         none_open = [dict.fromkeys(layer, 0) for layer in self.gates.groups()]
         wanted = (1 - target) * self.total - expected_parameters(self.dense, none_open)
         is_met = ((costs * torch.sigmoid(chances)).sum() - wanted).abs() <= _TOLERANCE * self.total
-        # Ends where all are closed or open for good: a target out of reach leaves them there, step after step.
+        # At the ends of the bracket all gates are closed, or open, for good. A target out of reach leaves them there.
         low, high = -_SATURATION - chances.max(), _SATURATION - chances.min()
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2

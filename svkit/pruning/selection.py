@@ -1,8 +1,8 @@
-"""From learned gates to the structure that is kept: the target is met exactly, whatever the gates' soft state.
+"""From learned gates to the structure that is kept, which meets the target whatever the gates' soft state.
 
 The rule of the deterministic mask (keep the L0 expectation of a group) gives a structure whose count only comes near
-the target. So one offset is added to every log_alpha, found by bisection on the exact count, and the best units that
-still fit are then added one by one.
+the target. So one offset, found by bisection on the exact count, is added to every log_alpha. Then the best units that
+still fit are added one by one.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from svkit.nn.encoder import LayerGates
 from svkit.pruning.gates import KINDS, EncoderGates, HardConcrete
 
 TOLERANCE = 0.005
-"""The final count lies below its limit by at most this part of the dense count, where widths are fine enough."""
+"""The final count lies below its limit by at most this fraction of the dense count, if widths are fine enough."""
 _SATURATION = 40.0
 """A gate whose log_alpha is this far from an even chance is open or closed for good."""
 _BISECTIONS = 80
@@ -60,8 +60,8 @@ def select(
 
     Returns:
         Gate values per layer on the CPU: soft values of the units that are kept, 0 elsewhere. The cost is within
-        `limit` and no further unit (or block of `round_to` units) fits. Where blocks are so coarse that this leaves
-        more than `TOLERANCE` unused, blocks are exchanged for costlier ones.
+        `limit` and no further unit (or block of `round_to` units) fits. If blocks are so coarse that this leaves more
+        than `TOLERANCE` unused, blocks are exchanged for costlier ones.
 
     Raises:
         TrainingError: even the empty structure costs more than `limit`.
@@ -78,12 +78,12 @@ def select(
             widths[KINDS[group.kind]][group.layer] = count
         return limit - cost(dense.with_widths(widths))
 
-    # Before the bisection, which takes for granted that closing everything is enough.
+    # Checked first, because the bisection assumes that closing everything is enough.
     left = unused([0] * len(groups))
     if left < 0:
         raise TrainingError(
             "the target cannot be met: the parts without gates cost "
-            f"{round(limit - left):,}, the target allows {int(limit):,}"
+            f"{round(limit - left):,}, but the target allows {int(limit):,}; remove less"
         )
     # The offset with the most open units within the limit: costs rise with it, so bisection finds it.
     farthest = max((float(group.gates.log_alpha.detach().abs().max()) for group in groups), default=0.0)
@@ -125,7 +125,7 @@ def _top_up(groups: list[_Group], counts: list[int], unused: Callable[[Sequence[
         best = -max(candidates)[1]
         before, counts[best] = counts[best], _one_more(groups[best], counts[best])
         if unused(counts) < 0:
-            # Nor will it fit later, with less left: the group is done, others may have cheaper units.
+            # It will not fit later either, with less left: this group is done, but others may have cheaper units.
             counts[best] = before
             open_groups.remove(best)
 
@@ -136,7 +136,7 @@ def _exchange(
     unused: Callable[[Sequence[int]], float],
     tolerance: float,
 ) -> None:
-    """While more than `tolerance` is unused, exchange the two blocks that leave least of it; changes `counts`.
+    """While more than `tolerance` is unused, exchange the two blocks that leave the least unused; changes `counts`.
 
     No single block fits any more, so this moves a block from one group to a costlier one (a few steps at most).
     """

@@ -22,8 +22,8 @@ def test_a_good_pruning_has_no_cautions():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"expected": 0.789}, "ended at an expected sparsity of 78.9 %, the target is 80.0 %"),
-        ({"expected": 0.811}, "ended at an expected sparsity of 81.1 %, the target is 80.0 %"),
+        ({"expected": 0.789}, "ended at an expected sparsity of 78.9 %, but the target is 80.0 %"),
+        ({"expected": 0.811}, "ended at an expected sparsity of 81.1 %, but the target is 80.0 %"),
         ({"after_cut": {"l1": 0.309, "cosine": 0.9}}, "from 0.200 to 0.309, by 54 % (expected: at most 2 %)"),
         ({"after_cut": {"l1": 0.19, "cosine": 0.9}}, "from 0.200 to 0.190, by 5 %"),
         ({"vanished": ["ffn1", "ffn2"]}, "no unit of the first FFN and no unit of the second FFN is left"),
