@@ -4,21 +4,21 @@ A Conformer with relative-key attention and a causal convolution (Chung et al. 2
 names are those of transformers' `Wav2Vec2BertModel`, so its weights load as they are (the two pointwise convolutions
 are linear layers here, with the trailing axis of the kernel dropped).
 
-What differs from the stock module, in how and not in what is computed:
+Differences from the stock module, which change how results are computed but not the results:
 
 - Attention: only `left + right + 1` distances (73) have an embedding, so the positional scores are the product of the
   queries with 73 rows, skewed into place. The stock module builds a [T, T, head_size] tensor. Long inputs are attended
   block by block on a CPU, so the memory grows with T and not with T^2.
 - Padding is on the right and the convolution is causal, so a padded frame can reach a real one through attention
   only, where its key is masked. Nothing else needs the mask; states of padded frames are undefined.
-- There is no layer drop: the published training never had it, as it looped over the layers itself.
+- There is no layer drop. The published training had none either, because it looped over the layers itself.
 
 Gates (`svkit.pruning`) multiply a head's output, an inner unit of an FFN, a channel of the convolution. In the
 convolution module one gate multiplies both GLU inputs and the output of the depthwise convolution. The layer norm
-behind it would average over dead channels too, and no slice of the weights could undo that; so with gates it is
-gate-aware: mean and variance run over the channels with gate > 0, and dead channels leave it as 0. Then the masked
-module equals its slice for any gate vector, soft values included. A branch whose gates are all 0 adds nothing, its
-output bias included: the cut removes it whole, with its layer norm.
+behind it would average over dead channels too, and no slice of the weights could undo that. So with gates it is
+gate-aware: mean and variance run over the channels with gate > 0, and dead channels come out as 0. Then the masked
+module equals its slice for any gate vector, soft values included. A branch whose gates are all 0 adds nothing, not even
+its output bias: the cut removes it whole, with its layer norm.
 
 Shapes: B batch, T frames (20 ms each), D hidden size, H heads, d head size, F inner units, C channels, P distances.
 """
@@ -40,7 +40,7 @@ from svkit.nn.relative import relative_bias
 
 
 class LayerGates(NamedTuple):
-    """Gates of one layer, values in [0, 1]; None: ungated."""
+    """Gates of one layer, with values in [0, 1]; None: not gated."""
 
     heads: Tensor | None = None  # [H]
     ffn1: Tensor | None = None  # [F]
@@ -55,7 +55,7 @@ NO_GATES = LayerGates()
 _BLOCK_FRAMES = 256
 """Queries attended at once on a CPU; shorter inputs (5 s) are attended as one batched product."""
 FUSED_ON = ("cuda",)
-"""Devices where torch's kernel attends. On a CPU it has no fused form with a gradient for a bias, and takes longer."""
+"""Devices with torch's attention kernel. On a CPU it has no fused form with a gradient for the bias, and is slower."""
 
 
 def _is_open(gate: Tensor) -> Tensor:
@@ -105,10 +105,10 @@ def attend_in_blocks(
     """Attention without gradient whose scores stay in cache: one head and `_BLOCK_FRAMES` queries at a time.
 
     The positional scores of a query are constant for keys further than `left` back and for keys further than `right`
-    ahead, and softmax ignores what is constant along a row. So with the first column subtracted they are added to a
-    band around the diagonal, and one number a query to what lies right of it.
+    ahead, and softmax ignores what is constant along a row. So the first column is subtracted, the scores are added to
+    a band around the diagonal, and one number per query is added to all keys right of the band.
 
-    The queries are scaled; the other arguments are those of `relative_bias` and `SelfAttention.forward`.
+    The queries are already scaled; the other arguments are those of `relative_bias` and `SelfAttention.forward`.
     """
     batch, heads, frames, _ = query_BHTd.shape
     distances = left + right + 1
@@ -159,7 +159,7 @@ class SelfAttention(nn.Module):
         batch, frames, _ = hidden_BTD.shape
 
         def split(projected: Tensor) -> Tensor:
-            # Contiguous: the batched products of strided heads take up to twice the time on a CPU.
+            # Contiguous, because batched products of strided heads take up to twice the time on a CPU.
             return projected.view(batch, frames, self.num_heads, self.head_size).transpose(1, 2).contiguous()
 
         query = split(self.linear_q(hidden_BTD)) * (1 / math.sqrt(self.head_size))
@@ -289,10 +289,10 @@ class Encoder(nn.Module):
         self._compiled: tuple[Callable[..., Tensor], ...] = ()
 
     def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Have torch compile each layer, for crops of any length, where gradients are wanted; else nothing changes."""
+        """Let torch compile each layer for crops of any length; the compiled layers run only with gradients enabled."""
         import torch._dynamo
 
-        # Layers have widths of their own after pruning, and share this limit.
+        # After pruning, each layer has its own widths and is compiled anew; all layers share this limit.
         limit = max(torch._dynamo.config.recompile_limit, 4 * len(self.encoder.layers))
         torch._dynamo.config.recompile_limit = limit
         # In a tuple: no submodules, which would change the names of the parameters.
@@ -309,9 +309,9 @@ class Encoder(nn.Module):
         """Yield the num_layers + 1 hidden states [B, T, D] one after the other.
 
         Args:
-            features_BTF: stacked log-mel features, zeros behind the end of an utterance.
+            features_BTF: stacked log-mel features, zeros after the end of an utterance.
             num_frames_B: real frames of each utterance; None when there is no padding.
-            gates: one `LayerGates` a layer while pruning.
+            gates: one `LayerGates` per layer, while pruning.
         """
         key_bias = None
         if num_frames_B is not None:
@@ -348,7 +348,7 @@ class Encoder(nn.Module):
 
 
 def replace_children(root: nn.Module, kind: type[nn.Module], make: Callable[[Any], nn.Module]) -> None:
-    """Put `make(child)` in the place of every child of a kind, at any depth (in place)."""
+    """Replace every child of a kind, at any depth, by `make(child)` (in place)."""
     for parent in list(root.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, kind):

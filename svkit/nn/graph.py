@@ -8,7 +8,7 @@ from svkit.nn.speaker import SpeakerNetwork
 
 
 class GraphNetwork(nn.Module):
-    """A `SpeakerNetwork` whose features are made of plain operations; shares (and may convert) its modules.
+    """A `SpeakerNetwork` that computes its features by operations ONNX has; shares (and may convert) its modules.
 
     In float16, features, batch norm, softmax and statistics stay in float32, as under autocast.
     """

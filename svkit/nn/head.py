@@ -1,7 +1,6 @@
 """The speaker head: hidden states -> layer adapters -> MFA -> pooling over time -> embedding.
 
-As published (arXiv 2510.04213, section 3.1) unless `HeadConfig` says otherwise; the other forms are there to be
-compared with it.
+As published (arXiv 2510.04213, section 3.1) unless `HeadConfig` says otherwise; the other forms exist for comparison.
 """
 
 from collections.abc import Iterable
@@ -30,7 +29,7 @@ class LayerAdapter(nn.Module):
 
 
 class SpeakerHead(nn.Module):
-    """Hidden states -> embedding. MFA is the concatenation of one layer adapter's output a state."""
+    """Hidden states -> embedding. MFA concatenates the outputs of the layer adapters, one per hidden state."""
 
     def __init__(self, architecture: ModelArchitecture) -> None:
         super().__init__()

@@ -1,11 +1,12 @@
-"""A model or encoder that is not trained: its linear layers cast or quantised once, and packed on a CPU.
+"""Prepares a model for inference: casts or quantises its linear layers once, and packs them on a CPU.
 
-Packed: in the blocked layout of oneDNN, swish fused into the product. torch multiplies fp32 matrices by MKL, which is
-slower than oneDNN on AMD processors, and oneDNN would reorder plain weights in every call. What it brings:
-`benchmarks/pruned_speed.py`. Packed weights have no gradient, no other device and no state to save.
+Packed weights are in oneDNN's blocked layout, with swish fused into the product. torch multiplies fp32 matrices with
+MKL, which is slower than oneDNN on AMD processors, and oneDNN would reorder plain weights in every call.
+`benchmarks/pruned_speed.py` measures the gain. Packed weights have no gradient, cannot move to another device, and
+cannot be saved.
 
-int8: the weights of the encoder's layers have one scale a row, their inputs one scale and zero point a batch, found as
-it comes; products are summed in int32; all else stays float32.
+int8: the weights of the encoder's layers have one scale per row. Their inputs have one scale and zero point per batch,
+computed from the batch. Products are summed in int32; everything else stays float32.
 """
 
 import torch
@@ -15,11 +16,11 @@ from svkit.errors import ConfigError
 from svkit.nn.encoder import ConformerLayer, FeedForward, replace_children
 
 _TYPICAL_ROWS = 512
-"""Frames of a batch that the layout is chosen for; any other number works."""
+"""Number of frames in a batch for which the layout is chosen; any other number works too."""
 
 
 class PackedLinear(nn.Module):
-    """[..., K] -> [..., N], as the `nn.Linear` it is made from, its input, weights and output rounded to `dtype`."""
+    """[..., K] -> [..., N], like the `nn.Linear` it is made from, with input, weights and output rounded to `dtype`."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, activation: str = "none") -> None:
         super().__init__()
@@ -29,14 +30,14 @@ class PackedLinear(nn.Module):
         self.dtype, self.activation = dtype, activation
 
     def forward(self, input: Tensor) -> Tensor:
-        """Multiply, add the bias, apply the activation (oneDNN's name of it)."""
+        """Multiply, add the bias, apply the activation (named as in oneDNN)."""
         return torch.ops.mkldnn._linear_pointwise(
             input.to(self.dtype), self.weight, self.bias, self.activation, [], ""
         )
 
 
 class QuantisedLinear(nn.Module):
-    """[..., K] -> [..., N] float32, as the `nn.Linear` it is made from, with int8 weights and activations."""
+    """[..., K] -> [..., N] float32, like the `nn.Linear` it is made from, with int8 weights and activations."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class QuantisedLinear(nn.Module):
             self.weight = torch.ops.quantized.linear_prepack(quantised, bias)
         finally:
             torch.backends.quantized.engine = engine
-        # Without VNNI instructions, pairs of products are summed in 16 bits: activations of 7 bits cannot overflow.
+        # Without VNNI instructions, pairs of products are summed in 16 bits; only 7-bit activations cannot overflow.
         self.reduce_range = not torch.cpu._is_vnni_supported()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -74,10 +75,10 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 def prepare(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast or quantise the linear layers of a model (in place), and pack them where its device allows.
 
-    Autocast would cast in every batch; other layers keep float32 and are left to it.
+    Autocast would cast them in every batch. It still handles the other layers, which keep float32.
 
     Raises:
-        ConfigError: the device has no int8 products.
+        ConfigError: the device cannot multiply int8 matrices.
     """
     device = next(model.parameters()).device
     if can_pack(device, dtype):

@@ -1,6 +1,6 @@
 """LoRA on the encoder's attention, by peft: attach, save, load, merge (Hu et al. 2021).
 
-peft is imported where it is used: it takes three seconds of every start, and most stages have no LoRA.
+peft is imported only where it is used, because the import takes three seconds and most stages have no LoRA.
 """
 
 from collections.abc import Mapping
@@ -26,18 +26,18 @@ def _peft_config(config: LoraConfig) -> Any:
 
 
 def attach(encoder: Encoder, config: LoraConfig) -> None:
-    """Put LoRA on the target modules (in place) and freeze every other parameter of the encoder.
+    """Add LoRA to the target modules (in place) and freeze every other parameter of the encoder.
 
     Raises:
-        ConfigError: the encoder has no such modules: pruning may have removed every attention.
+        ConfigError: the encoder has no such modules; pruning may have removed all attention.
     """
     import peft
 
     names = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
     if not names & set(config.target_modules):
         raise ConfigError(
-            f"lora.target_modules: the encoder has no module {' or '.join(config.target_modules)}, its attention may"
-            " have been pruned; use --stage head instead of lora"
+            f"lora.target_modules: the encoder has no module {' or '.join(config.target_modules)} (its attention may"
+            " have been pruned); use --stage head instead of lora"
         )
     peft.inject_adapter_in_model(_peft_config(config), encoder)
     for name, parameter in encoder.named_parameters():

@@ -1,4 +1,4 @@
-"""ArcFace: additive angular margin softmax (Deng et al. 2019), easy margin off, over all classes or a draw of them.
+"""ArcFace: additive angular margin softmax (Deng et al. 2019), easy margin off, over all or a sample of the classes.
 
 Shapes: B batch, E embedding, S classes (speakers times speeds), A classes of one step.
 """
@@ -15,7 +15,7 @@ from svkit.config.schema import MarginConfig
 from svkit.nn.pooling import world_size
 
 _SINE_SQUARED_FLOOR = 1e-12
-"""The derivative of sqrt(1 - cos^2) is infinite at cos = 1; below this floor it is cut off."""
+"""Smallest 1 - cos^2: the derivative of its square root is infinite at cos = 1."""
 
 
 def arcface_logits(cosine_BS: Tensor, labels_B: Tensor, scale: float, margin: float) -> Tensor:
@@ -43,11 +43,11 @@ class ArcFaceClassifier(nn.Module):
         nn.init.xavier_normal_(self.weight)
 
     def choose(self, labels_B: Tensor, step: int) -> Tensor:
-        """Choose the classes of a training step, here all of them; returns where among them the labels are, [B]."""
+        """Choose the classes of a training step, here all of them; returns the labels' places in them, [B]."""
         return labels_B
 
     def attach(self, optimizer: torch.optim.AdamW) -> None:
-        """Do what has to be done around the steps of an optimiser; here nothing."""
+        """Register hooks around the steps of an optimiser; none are needed here."""
 
     def rows(self) -> Tensor:
         """Weights of the chosen classes."""
@@ -74,7 +74,7 @@ class SampledClassifier(ArcFaceClassifier):
     """
 
     def __init__(self, embedding_dim: int, num_classes: int, num_sampled: int, seed: int) -> None:
-        """Draw the weights of all classes; `num_sampled` covers at least the different ones in a global batch."""
+        """Draw the weights of all classes; `num_sampled` is at least the number of different ones in a global batch."""
         assert 0 < num_sampled <= num_classes
         super().__init__(embedding_dim, num_classes)
         # A buffer: it changes although no gradient reaches it, so it is saved with what is trained.
@@ -126,13 +126,13 @@ class SampledClassifier(ArcFaceClassifier):
 
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's state of a parameter, apart from its step."""
+"""AdamW's state of a parameter, except for its step."""
 _ALL = "all_classes_"
-"""Before the name of a moment: that of every class, [S, E]."""
+"""Prefix of a moment's name for the moments of all classes, [S, E]."""
 
 
 def _labels_of_all(labels_B: Tensor) -> Tensor:
-    """Labels of the batches of all processes, which are of one size."""
+    """Labels of the batches of all processes; the batches have equal sizes."""
     if world_size() == 1:
         return labels_B
     parts = [torch.empty_like(labels_B) for _ in range(world_size())]
@@ -155,7 +155,7 @@ def make_classifier(
         else SampledClassifier(embedding_dim, num_classes, num_sampled, seed)
     )
     if config.uniform_start:
-        # A class then has a norm near sqrt(E / S), 0.7 of Xavier's: AdamW turns a shorter one farther in a step.
+        # A class then has a norm near sqrt(E / S), 0.7 of Xavier's: AdamW turns a shorter vector farther in a step.
         nn.init.uniform_(classifier.weight, -1, 1)
         classifier.weight.data = functional.normalize(classifier.weight.data, dim=0)
     return classifier

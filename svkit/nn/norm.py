@@ -1,4 +1,4 @@
-"""Layer norm over the channels that live gates let through."""
+"""Layer norm over the channels whose gates are open."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ def gate_aware_layer_norm(hidden_BTC: Tensor, norm: nn.LayerNorm, gate: Tensor) 
     """Layer norm whose statistics run over the channels with gate [C] > 0; dead channels must be 0 and give 0."""
     alive = (gate > 0).to(torch.float32)
     if torch.compiler.is_compiling():
-        # A compiler decides itself what it keeps; and the function below got gradients of zero from torch 2.11's.
+        # A compiler decides itself what to keep; and torch 2.11's gave the function below gradients of zero.
         return _normalise(hidden_BTC, norm.weight, norm.bias, alive, norm.eps)[0]
     normalised: Tensor = _GateAwareLayerNorm.apply(hidden_BTC, norm.weight, norm.bias, alive, norm.eps)
     return normalised
@@ -30,7 +30,7 @@ def _normalise(
 
 
 class _GateAwareLayerNorm(torch.autograd.Function):
-    """Keeps its input alone for the gradient, as torch's layer norm does; autograd would keep two more activations."""
+    """Keeps only its input for the gradient, as torch's layer norm does; autograd would keep two more activations."""
 
     @staticmethod
     def forward(
@@ -50,7 +50,7 @@ class _GateAwareLayerNorm(torch.autograd.Function):
         product = gradient * normalised
         of_weight, of_bias = product.sum(leading), gradient.sum(leading) * alive
         live_weight = weight * alive
-        # d mean and d deviation, by which every channel of a frame depends on every other.
+        # The gradients through mean and deviation: by these, every channel of a frame depends on every other.
         along = (product @ live_weight)[..., None] / count
         level = (gradient @ live_weight)[..., None] / count
         del product

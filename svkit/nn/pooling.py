@@ -1,4 +1,4 @@
-"""Pooling over time of the aggregated multi-layer features (MFA): attentive statistics (Okabe et al. 2018) or plain."""
+"""Pooling the aggregated multi-layer features (MFA) over time: attentive (Okabe et al. 2018) or plain statistics."""
 
 import torch
 from torch import Tensor, distributed, nn
@@ -19,8 +19,8 @@ def world_size() -> int:
 class SynchronisedBatchNorm(nn.BatchNorm1d):
     """Batch norm over the batches of all processes while training; torch's own needs a GPU.
 
-    The sums are exchanged by an all-reduce whose gradient is one too, so n processes with batches of B take the step
-    that one process takes with n B.
+    The sums are exchanged by an all-reduce whose gradient is an all-reduce too, so n processes with batches of B take
+    the same step as one process with a batch of n B.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -62,9 +62,9 @@ class StatisticsPooling(nn.Module):
 class AttentiveStatisticsPooling(nn.Module):
     """[B, T, K] -> [B, 2 K]: mean and standard deviation over time, weighted per channel by attention.
 
-    Attention: Linear - ReLU - BatchNorm - Linear - softmax over the real frames. The batch norm runs in float32, as do
-    softmax and statistics: a variance taken as a difference needs the bits. With fewer weights than channels, a weight
-    is that of a group of neighbouring channels.
+    Attention: Linear - ReLU - BatchNorm - Linear - softmax over the real frames. Batch norm, softmax and statistics run
+    in float32, because a variance computed as a difference needs the precision. With fewer weights than channels, each
+    weight serves a group of neighbouring channels.
     """
 
     def __init__(self, channels: int, attention_dim: int, num_weights: int) -> None:
@@ -77,8 +77,8 @@ class AttentiveStatisticsPooling(nn.Module):
     def forward(self, features_BTK: Tensor, num_frames_B: Tensor | None = None) -> Tensor:
         """Pool the concatenated adapter outputs over time.
 
-        Frames from `num_frames_B` on (None: no padding) get no weight; they would enter the batch norm's statistics, so
-        training takes batches without padding.
+        Frames from `num_frames_B` on (None: no padding) get no weight. But they would enter the batch norm's
+        statistics, so training takes batches without padding.
         """
         batch, frames, _ = features_BTK.shape
         hidden = functional.relu(self.attention_in(features_BTK))

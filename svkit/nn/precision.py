@@ -1,4 +1,4 @@
-"""Which arithmetic the device is fast at."""
+"""Chooses the arithmetic at which a device is fast."""
 
 import torch
 
@@ -14,8 +14,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     """Return `bf16` or `fp32`.
 
     Args:
-        precision: of a recipe; `auto` takes bf16 where the hardware multiplies it natively: GPUs from Ampere on, CPUs
-            with AMX or AVX512-BF16. Decided from the hardware's features alone, so that a resumed run decides alike.
+        precision: a recipe's precision; `auto` takes bf16 where the hardware multiplies it natively: GPUs from Ampere
+            on, CPUs with AMX or AVX512-BF16. Only the hardware's features decide, so that a resumed run decides alike.
         device: where the model runs.
     """
     if precision != "auto":
@@ -29,19 +29,19 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def set_gpu_arithmetic(precision: str, device: torch.device) -> None:
-    """Let products in fp32 be made in TF32 where a recipe's precision allows it; on other devices nothing happens.
+    """Let a GPU compute fp32 products in TF32 if a recipe's precision allows it; on other devices, do nothing.
 
-    Under bf16, what is left in fp32 is there because it needs the bits.
+    Under bf16 this is off: what is left in fp32 needs the precision.
     """
     if device.type != "cuda":
         return
     is_rounded = resolve_precision(precision, device) == "fp32" and not precision.endswith(_PRECISE)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = is_rounded
-    # torch 2.11 prefers it on Hopper, and it has no gradient for a bias; its gradients under a mask may be NaN
-    # (pytorch issue 196678). The memory-efficient kernel is taken instead.
+    # torch 2.11 prefers cuDNN's attention on Hopper, but that has no gradient for a bias, and its gradients under a
+    # mask may be NaN (pytorch issue 196678). Without it, torch takes the memory-efficient kernel.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def is_emulated(precision: str, device: torch.device) -> bool:
-    """Say whether `precision` asks for bf16 of a device without instructions for it: far slower than fp32."""
+    """Say whether `precision` asks for bf16 on a device without bf16 instructions, where it is far slower than fp32."""
     return precision == "bf16" and resolve_precision("auto", device) == "fp32"

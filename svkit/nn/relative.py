@@ -20,7 +20,7 @@ def relative_bias(scores_BHTP: Tensor, left: int, right: int) -> Tensor:
 
 
 class _RelativeBias(torch.autograd.Function):
-    """The bias as a view of a band, and a gradient that takes one band; autograd's own would take three."""
+    """The bias as a view of a band; its gradient needs memory for one band, autograd's own for three."""
 
     @staticmethod
     def forward(ctx: Any, scores_BHTP: Tensor, left: int, right: int) -> Tensor:
@@ -54,8 +54,8 @@ class _RelativeBias(torch.autograd.Function):
 def _skewed(band: Tensor, frames: int) -> Tensor:
     """View a band [B, H, T, 2 T - 1] of the distances -(T - 1)..T - 1 as [B, H, T, T], query by key.
 
-    Read with a row length one shorter, from distance 0 of row 0 on, each row begins one distance further left: key 0
-    of its query.
+    The band is read from distance 0 of row 0 on, with rows one element shorter. Each row then begins one distance
+    further left, which is key 0 of its query.
     """
     if frames == 1:
         return band
@@ -65,7 +65,7 @@ def _skewed(band: Tensor, frames: int) -> Tensor:
 
 
 def _relative_bias_of_any_length(scores_BHTP: Tensor, left: int) -> Tensor:
-    """Compute `relative_bias` without a decision on T: an exported graph takes any length, at one copy more."""
+    """Compute `relative_bias` without branching on T, so that an exported graph takes any length; costs one copy."""
     batch, heads, frames, _ = scores_BHTP.shape
     first = scores_BHTP[..., :1].expand(-1, -1, -1, frames)
     last = scores_BHTP[..., -1:].expand(-1, -1, -1, frames - 1)

@@ -1,7 +1,7 @@
 """The speaker model: waveform -> features -> encoder -> layer adapters -> MFA -> ASP -> embedding.
 
-Paper: arXiv 2510.04213. A padded batch gives every utterance the embedding it has alone: the features
-are normalised over its real samples, padded keys are masked, the convolution is causal, and ASP gives padded frames no
+Paper: arXiv 2510.04213. In a padded batch, every utterance gets the embedding it would get alone: the features are
+normalised over its real samples, padded keys are masked, the convolution is causal, and ASP gives padded frames no
 weight.
 """
 
@@ -29,7 +29,7 @@ class SpeakerNetwork(nn.Module):
         self.head = SpeakerHead(architecture)
 
     def embed_features(self, features_BTF: Tensor, num_frames_B: Tensor | None = None) -> Tensor:
-        """Embed features; no list of states is held at inference."""
+        """Embed features; hidden states are consumed one by one, so that inference need not hold all of them."""
         return self.head(self.encoder.states(features_BTF, num_frames_B), num_frames_B)
 
     def embed_padded(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
