@@ -1,4 +1,4 @@
-"""torch and torchaudio are compiled against each other: only equal minor versions work together."""
+"""Checks the versions of torch and torchaudio: compiled against each other, they need equal minor versions."""
 
 from importlib.metadata import version
 
@@ -6,10 +6,10 @@ from svkit.errors import ConfigError
 
 
 def check_torch_pair() -> str:
-    """Return the installed pair, such as `torch 2.11.0, torchaudio 2.11.0`; imports neither.
+    """Return the installed pair, such as `torch 2.11.0, torchaudio 2.11.0`, without importing either.
 
     Raises:
-        ConfigError: the minor versions differ; says what to install.
+        ConfigError: the minor versions differ; the message says what to install.
     """
     versions = {name: version(name) for name in ("torch", "torchaudio")}
     pair = ", ".join(f"{name} {found}" for name, found in versions.items())

@@ -1,4 +1,4 @@
-"""`svkit calibrate`: from recordings of people to a calibration beside the model, and what deciding by it means."""
+"""`svkit calibrate`: learns a calibration from recordings of people, and measures the decisions it leads to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -39,12 +39,12 @@ from svkit.store.trials import Trials, write_trials
 
 MAX_FOLDS = 10
 _NUM_TRIALS, _MAX_PER_UTTERANCE = 300_000, 1_000
-"""About so many nontarget trials are drawn; of fewer than some 800 recordings, all pairs are trials."""
+"""About this many nontarget trials are drawn; with fewer than about 800 recordings, all pairs are trials."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrateRequest:
-    """Whose recordings to learn from, and what to decide by."""
+    """Which recordings to learn from, and how to decide."""
 
     source: Path
     """A folder with a directory for each person, or a manifest."""
@@ -59,7 +59,7 @@ class CalibrateRequest:
     c_miss: float = 1.0
     c_fa: float = 1.0
     quality: bool = False
-    """Learn from durations and norms as well as the score."""
+    """Learn from durations and norms as well as from the score."""
     speaker_regex: str | None = None
     scan: ScanOptions = field(default_factory=ScanOptions)
     allow: tuple[str, ...] = ()
@@ -70,25 +70,25 @@ class CalibrateRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Missing:
-    """What the recordings lack to show the rate that was asked for."""
+    """What is missing to show the requested rate."""
 
     people_needed: int
-    """With two recordings or more each."""
+    """In all, with two or more recordings each."""
     people: int
     recordings: int
-    """To be added, at the least."""
+    """At least this many have to be added."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrateResult:
-    """What was learnt, judged on people it was not learnt on."""
+    """What was learnt, judged on people other than those it was learnt on."""
 
     calibration: str
     """The file written."""
     model: str
     people: int
     people_once: int
-    """Those of whom no two recordings, of different sessions where these are known, can be compared."""
+    """People without two recordings to compare (of different sessions, if sessions are known)."""
     recordings: int
     targets: int
     nontargets: int
@@ -100,11 +100,11 @@ class CalibrateResult:
     score: float | None
     """Cosine to accept from; None: it depends on the recordings' quality."""
     lowest_shown: float
-    """Lowest false-accept rate that so many people can show."""
+    """Lowest false-accept rate that this many people can show."""
     missing: Missing | None
-    """None: the people are enough to show it."""
+    """None: there are enough people to show the requested rate."""
     bounds: tuple[float, float]
-    """Of the likelihood ratios."""
+    """Of the log-likelihood ratios."""
     cautions: tuple[str, ...]
     trials: str
     """The list that the trials were written to."""
@@ -113,12 +113,12 @@ class CalibrateResult:
 def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     """Embed, compare within and across people, learn, judge by folds of people, and write.
 
-    The list, its trials and the embeddings stay in `exp/calibrate`, so that another rate needs no embedding.
+    The list, its trials and the embeddings stay in `exp/calibrate`, so that another rate needs no new embeddings.
 
     Raises:
-        ConfigError: the calibration exists already, or costs that make no sense.
-        DataError: recordings that cannot be used, too few people, or people that the model was trained on.
-        ArtifactError: no model, one that does not tell people apart, or a file that cannot be written.
+        ConfigError: the calibration exists already, or the prior or costs make no sense.
+        DataError: recordings cannot be used, there are too few people, or the model was trained on them.
+        ArtifactError: there is no model, it does not tell people apart, or a file cannot be written.
     """
     guards = Guards(allowed=frozenset(request.allow))
     bayes_threshold(request.p_target, request.c_miss, request.c_fa)  # checks them before anything slow
@@ -163,7 +163,7 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     if record.weights[0] <= 0:
         raise ArtifactError(
             f"{checkpoint}: cannot distinguish these people: expected higher scores within a person "
-            f"than between two, found the contrary (EER {100 * eer:.1f} %); is it a trained speaker "
+            f"than between two, found the opposite (EER {100 * eer:.1f} %); is it a trained speaker "
             "model?"
         )
     guards.caution(slope_caution(record))
@@ -183,7 +183,7 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
 
 
 def _recordings(request: CalibrateRequest, home: Path, progress: Progress) -> tuple[Path, pd.DataFrame]:
-    """Return the manifest to embed, and its rows; a folder's is written."""
+    """Return the manifest to embed and its rows; for a folder, write the manifest first."""
     if not request.source.is_dir():
         if not request.source.exists():
             raise DataError(f"{request.source}: does not exist; expected a folder or a manifest")
@@ -196,19 +196,19 @@ def _recordings(request: CalibrateRequest, home: Path, progress: Progress) -> tu
 
 
 def _trials(table: pd.DataFrame, seed: int) -> tuple[Trials, int]:
-    """Return trials within and across people, and the number of those who are in none of the former.
+    """Return trials within and across people, and the number of people who have no trial of the first kind.
 
     Raises:
-        DataError: fewer people than an interval needs.
+        DataError: there are fewer people than an interval needs.
     """
     session = table["session_id"].where(table["session_id"] != "", table["utterance_id"])
     sessions = session.groupby(table["speaker_id"]).nunique()
     several = int((sessions > 1).sum())
     if several < MIN_SPEAKERS:
         raise DataError(
-            f"calibrate: expected at least {MIN_SPEAKERS} people with two recordings or more (of different sessions,"
-            f" where these are known), found {several} of {len(sessions)}: fewer say nothing about "
-            "other people"
+            f"calibrate: expected at least {MIN_SPEAKERS} people with two or more recordings (of different sessions,"
+            f" if these are known), found {several} of {len(sessions)}; add people, because fewer say "
+            "nothing about others"
         )
     per_utterance = min(_MAX_PER_UTTERANCE, max(TRIALS_PER_UTTERANCE, _NUM_TRIALS // len(table)))
     rows = table.drop(columns="gender", errors="ignore")
@@ -218,7 +218,7 @@ def _trials(table: pd.DataFrame, seed: int) -> tuple[Trials, int]:
 def _embed(
     request: CalibrateRequest, checkpoint: Path, manifest: Path, home: Path, progress: Progress
 ) -> Path:
-    """Embed as `svkit verify` does, in float32; what is there of the same model and list is kept."""
+    """Embed as `svkit verify` does, in float32; finished embeddings of the same model and list are kept."""
     recipe = replace(load_recipe("tiny"), extract=ExtractConfig())
     asked = ExtractRequest(
         exp=request.exp, recipe=recipe, models=(checkpoint,), dtype="float32", manifest=manifest,
@@ -235,7 +235,7 @@ def _decide(
     trials: Trials,
     speakers: TrialSpeakers,
 ) -> Decision:
-    """Choose the threshold on all trials, and judge it by thresholds and maps that other people's trials chose."""
+    """Choose the threshold on all trials; judge it by thresholds and maps learnt on the trials of other people."""
     if request.false_accepts is None:
         limit = bayes_threshold(request.p_target, request.c_miss, request.c_fa)
         margins = folds.llrs - limit
@@ -263,7 +263,7 @@ def _result(
     decision, learnt = record.decision, map_of(record)
     assert decision is not None
     people, once = facts["people"], facts["people_once"]
-    # A ratio of N to 1 needs N pairs of people in whom it was not seen, as a rate of 1 in N does.
+    # Like a rate of 1 in N, a ratio of N to 1 takes N pairs of people without an error.
     rate = request.false_accepts or float(np.exp(-max(decision.point.threshold, 0)))
     needed = people_to_show(rate) if rate < 1 else MIN_SPEAKERS
     lacking = max(0, needed - people)

@@ -1,6 +1,6 @@
 """`svkit convert`: published `.pth` checkpoints and transformers directories become checkpoint directories.
 
-Every command that takes a checkpoint takes the name of one on the hub too: it is fetched, and converted once into the
+Every command that takes a checkpoint also takes the name of one on the hub. It is fetched, and converted once into the
 user's cache (`local_checkpoint`).
 """
 
@@ -24,18 +24,18 @@ from svkit.store.upstream import published_classes, read_published
 
 
 def local_checkpoint(name: str | os.PathLike[str], file: str | None, progress: Progress) -> Path:
-    """Return the directory of a checkpoint: a path as it is, or what a name on the hub means (`svkit.models.hub`).
+    """Return the directory of a checkpoint: a path unchanged, or the local copy of one on the hub.
 
-    What was fetched once needs no connection.
+    A model that was fetched before needs no connection.
 
     Args:
-        name: path, or name on the hub.
-        file: of a repository on the hub, which of its published checkpoints is meant.
-        progress: is told what is fetched and converted.
+        name: path, or name on the hub (`svkit.models.hub`).
+        file: which of a hub repository's published checkpoints is meant.
+        progress: receives notes on what is fetched and converted.
 
     Raises:
-        ConfigError: `file` and a path, or a choice that is not clear.
-        ArtifactError: neither there nor on the hub; no connection; or no speaker model.
+        ConfigError: `file` was given with a path, or the repository holds several checkpoints.
+        ArtifactError: the name is unknown on the hub, there is no connection, or it is no speaker model.
     """
     wanted = hub.parse(name)
     if wanted is None:
@@ -70,7 +70,7 @@ def local_checkpoint(name: str | os.PathLike[str], file: str | None, progress: P
 def convert(
     source: Path, out: Path, config: Path | None, overwrite: bool, file: str | None, progress: Progress
 ) -> None:
-    """Convert a source on disk or, by its name, on the hub; as `run`."""
+    """Convert a source on disk, or one on the hub by its name; arguments and errors as for `run`."""
     wanted = hub.parse(source)
     if wanted is None:
         _refuse_file(source, file)
@@ -78,7 +78,7 @@ def convert(
     pin = hub.known_pin(wanted) or hub.ask(wanted, file)
     chosen = hub.choose(wanted, pin, file)
     if chosen is None:
-        raise ConfigError(f"{wanted} is already a checkpoint of svkit: use it directly")
+        raise ConfigError(f"{wanted}: is already a checkpoint of svkit; use it directly")
     progress.note(f"{wanted}: {chosen} at {pin.commit}")
     downloaded = hub.download_file(wanted, pin, chosen, progress)
     run(downloaded, out, config, overwrite, progress, hub.origin(wanted, pin, chosen))
@@ -100,12 +100,12 @@ def run(
 ) -> None:
     """Convert a `.pth` file, or a transformers directory, which gets an untrained head.
 
-    `config` is the encoder's configuration of a `.pth`; without it, the shapes of the weights say what it is. `origin`
-    is where on the hub the source comes from (`svkit.models.hub.origin`).
+    `config` is the encoder configuration for a `.pth` file; without it, the shapes of the weights determine it.
+    `origin` is where on the hub the source comes from (`svkit.models.hub.origin`).
 
     Raises:
         ArtifactError: the source is missing, unsafe, or does not fit its configuration.
-        ConfigError: `config` is not wanted.
+        ConfigError: `config` was given for a transformers directory.
     """
     if not source.exists():
         raise ArtifactError(f"{source}: does not exist")
@@ -113,7 +113,9 @@ def run(
     inputs = {"source": source}
     if source.is_dir():
         if config is not None:
-            raise ConfigError("--config: a transformers directory has its own config.json")
+            raise ConfigError(
+                "--config: a transformers directory has its own config.json; leave the option out"
+            )
         encoder, state = load_transformers_encoder(str(source))
         network = new_network(ModelArchitecture(encoder=encoder, head=HeadConfig()), state, seed=0)
         progress.note("the speaker head is new and untrained: fine-tune before use")
@@ -133,14 +135,14 @@ def run(
             checkpoint.write_classifier(out, classifier)
         checkpoint.write_model(out, network.architecture, network.state_dict())
         output.finish({} if origin is None else {"origin": origin})
-        # A second of every start, and most models need no conversion.
+        # Imported here, because it takes a second and most starts need no conversion.
         from svkit.reports.card import write_card
 
         write_card(out)
 
 
 def _named(weight: Tensor) -> checkpoint.Classifier:
-    """Give the rows of a published classifier, which has no names, numbered speakers, at the speeds that are known."""
+    """Number the speakers of a published classifier, which has no names; their speeds follow from its size if known."""
     num_speakers, speeds = published_classes(len(weight)) or (len(weight), (1.0,))
     return checkpoint.Classifier(
         weight=weight,

@@ -1,6 +1,6 @@
-"""Decide whether two recordings are of one speaker, with the model beside this file; neither torch nor svkit is needed.
+"""Decide whether two recordings are of one speaker, with the model beside this file.
 
-Usage: python decide.py A.wav B.wav [PRIOR], with onnxruntime, numpy, scipy and soundfile.
+Usage: python decide.py A.wav B.wav [PRIOR]. Needs onnxruntime, numpy, scipy and soundfile, but neither torch nor svkit.
 """
 
 import json
@@ -17,7 +17,7 @@ from scipy.signal import resample_poly
 if len(sys.argv) < 3:
     sys.exit("usage: decide.py A.wav B.wav [PRIOR]")
 folder = Path(__file__).parent
-graph = min(folder.glob("model*.onnx"), key=lambda path: len(path.name))  # float32, where it was exported
+graph = min(folder.glob("model*.onnx"), key=lambda path: len(path.name))  # float32, if it was exported
 session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
 
 
@@ -25,7 +25,7 @@ def embed(path: str) -> tuple[Any, float]:
     """Embed the first 60 s of channel 0, at 16 kHz: [D], and the seconds of the file."""
     info = soundfile.info(path)
     wave = soundfile.read(path, 60 * info.samplerate, dtype="float32", always_2d=True)[0][:, 0]
-    if info.samplerate != 16_000:  # a windowed sinc, as the model was calibrated with
+    if info.samplerate != 16_000:  # by the windowed sinc with which the model was calibrated
         up, down = (rate // gcd(info.samplerate, 16_000) for rate in (16_000, info.samplerate))
         cutoff = 0.99 * min(1, up / down)
         phase = np.arange(-ceil(6 * up / cutoff), ceil(6 * up / cutoff) + 1) * cutoff / up
@@ -57,6 +57,6 @@ print(f"log-likelihood ratio {llr:+.4f}")
 if len(sys.argv) > 3 or not decision:
     prior = float(sys.argv[3]) if len(sys.argv) > 3 else 0.5
     ratio, needed = llr, log((1 - prior) / prior)
-else:  # as `svkit calibrate` was asked
+else:  # the decision that `svkit calibrate` was asked for
     ratio, needed = unbounded if decision.get("false_accepts") else llr, decision["point"]["threshold"]
 print("accept" if ratio >= needed else "reject", f"(from a ratio of {needed:+.2f} on)")

@@ -1,6 +1,6 @@
 """`svkit doctor`: what this machine and environment have, what is missing, and how to get it.
 
-Every check stands alone and survives a broken package: the doctor is for environments that do not work.
+Every check stands alone and survives a broken package, because the doctor is for environments that do not work.
 """
 
 import importlib
@@ -20,7 +20,7 @@ from svkit.errors import SvkitError, first_line
 from svkit.torch_pair import check_torch_pair
 
 OK, NOTE, ERROR = "ok", "note", "error"
-"""Works; works, but something one may want is missing; svkit cannot work."""
+"""It works; it works, but something optional is missing; svkit cannot work."""
 
 ENCODER = "facebook/w2v-bert-2.0"
 
@@ -31,10 +31,10 @@ class Check:
 
     name: str
     status: str
-    """`ok`, `note` or `error`."""
+    """`OK`, `NOTE` or `ERROR`."""
     found: str
     remedy: str | None = None
-    """What to do; None: nothing."""
+    """What to do; None if there is nothing to do."""
 
 
 def run(exp: Path) -> list[Check]:
@@ -54,7 +54,7 @@ def run(exp: Path) -> list[Check]:
 
 
 def _judge(name: str, is_fine: bool, found: str, remedy: str, otherwise: str = NOTE) -> Check:
-    """Return a finding that needs its remedy only where it is not fine."""
+    """Return a finding, with its remedy only if something is wrong."""
     return Check(name, OK, found) if is_fine else Check(name, otherwise, found, remedy)
 
 
@@ -77,7 +77,7 @@ def _version(name: str) -> str | None:
 
 
 def _packages(exp: Path) -> Iterator[Check]:
-    """Compare every requirement of svkit with what is installed: one line if all is well, else one a fault."""
+    """Compare every requirement of svkit with what is installed: one line if all is well, else one per fault."""
     from packaging.requirements import Requirement
 
     yield Check("svkit", OK, importlib.metadata.version("svkit"))
@@ -96,7 +96,7 @@ def _packages(exp: Path) -> Iterator[Check]:
 
 
 def _torch_pair(exp: Path) -> Iterator[Check]:
-    """Torchaudio refuses a torch of another version or build, at import."""
+    """Import both: torchaudio refuses a torch of another version or build."""
     try:
         found = check_torch_pair()
         importlib.import_module("torch")
@@ -138,7 +138,11 @@ def _bf16(exp: Path) -> Iterator[Check]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = resolve_precision("auto", device)
-    found = f"{device.type} multiplies bfloat16 natively" if chosen == "bf16" else f"no on this {device.type}"
+    found = (
+        f"{device.type} multiplies bfloat16 natively"
+        if chosen == "bf16"
+        else f"not native on this {device.type}"
+    )
     yield Check("bf16", OK, f"{found}; precision auto means {chosen}")
 
 
@@ -194,9 +198,9 @@ def _encoder(exp: Path) -> Iterator[Check]:
     if is_offline and not is_cached:
         found += ", and HF_HUB_OFFLINE is set"
     remedy = (
-        f"downloaded at first use (2.3 GB); or, where there is a network: hf download {ENCODER} "
-        "--local-dir DIR,"
-        " then --encoder DIR"
+        f"downloaded at first use (2.3 GB); without a network here, run `hf download {ENCODER} "
+        "--local-dir DIR`"
+        " elsewhere, copy DIR and pass --encoder DIR"
     )
     yield _judge("encoder", is_cached, found, remedy)
 

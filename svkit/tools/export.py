@@ -1,6 +1,6 @@
-"""`svkit export`: a checkpoint as ONNX in float32, float16 and int8, each checked against torch and timed.
+"""`svkit export`: writes a checkpoint as ONNX in float32, float16 and int8, checks each against torch, and times it.
 
-Beside the graphs lie the calibration of the checkpoint and a script that decides by it without svkit.
+The checkpoint's calibration, and a script that decides by it without svkit, go beside the graphs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ from svkit.store.request import Request
 from svkit.tools import onnx_graph
 
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999, "int8": 0.95}
-"""Least cosine of an exported embedding with torch's float32 one, over the check's recordings."""
+"""Smallest cosine of an exported embedding with torch's float32 one that passes the check."""
 _CHECK_SAMPLES = (MIN_SAMPLES, 1_600, 9_601, 16_000, 37_123, 64_000, 111_111)
 """Lengths of the check: from the shortest allowed one to 7 s, each alone and all as one padded batch."""
 
@@ -46,7 +46,7 @@ class ExportRequest(Request):
     """None: the final pruned model, else the final dense one."""
     out: Path | None = None
     precisions: tuple[str, ...] = ()
-    """None given: all of `MIN_COSINE`."""
+    """Empty: all of `MIN_COSINE`."""
     calibration: Path | None = None
     """None: `calibration.json` beside the checkpoint if it fits."""
 
@@ -55,8 +55,8 @@ def run(request: ExportRequest, progress: Progress) -> Path:
     """Export, check and time; return the directory of the graphs.
 
     Raises:
-        ConfigError: the `export` extra is not installed, an unknown precision, or the output is finished.
-        ArtifactError: no checkpoint, a calibration that was given does not fit it, or a graph does not give torch's
+        ConfigError: the `export` extra is not installed, a precision is unknown, or the output is finished.
+        ArtifactError: there is no checkpoint, the given calibration does not fit it, or a graph does not give torch's
             embeddings.
     """
     unknown = [name for name in request.precisions if name not in MIN_COSINE]
@@ -94,7 +94,7 @@ def run(request: ExportRequest, progress: Progress) -> Path:
 def _calibration(
     request: ExportRequest, source: Path, sha256: str, progress: Progress
 ) -> tuple[Path, CalibrationRecord] | None:
-    """Return what to decide by; where there is nothing, or nothing that two recordings suffice for, say so."""
+    """Return the calibration; if there is none, or one that needs more than two recordings, say so and return None."""
     try:
         found = find_calibration(request.calibration, source, sha256)
     except ArtifactError as error:
@@ -104,17 +104,17 @@ def _calibration(
         return None
     if found is None:
         progress.note(
-            f"{source}: not calibrated, so {exported.DECIDE_NAME} gives scores only; to decide, `svkit calibrate PEOPLE"
-            f" --model {source}` and export again"
+            f"{source}: not calibrated, so {exported.DECIDE_NAME} gives scores only; for decisions, run `svkit calibrate"
+            f" PEOPLE --model {source}` and export again"
         )
     return found
 
 
 def _write_decision(out: Path, calibration: tuple[Path, CalibrationRecord] | None) -> dict[str, Any] | None:
-    """Write the script, and the calibration with the bounds that `svkit verify` keeps to; return what is told of it."""
+    """Write the script, and the calibration with the bounds that `svkit verify` applies; return its description."""
     script = files("svkit.tools").joinpath(exported.DECIDE_NAME)
     write_bytes(out / exported.DECIDE_NAME, script.read_bytes())
-    (out / FILE_NAME).unlink(missing_ok=True)  # of a run that is resumed
+    (out / FILE_NAME).unlink(missing_ok=True)  # left by an interrupted run
     if calibration is None:
         return None
     _, record = calibration
@@ -123,7 +123,7 @@ def _write_decision(out: Path, calibration: tuple[Path, CalibrationRecord] | Non
 
 
 def _metadata(embedding_dim: int, sha256: str, decides: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return what the graphs say of themselves: names as sherpa-onnx reads them, where they mean the same here."""
+    """Return the metadata of the graphs; fields that sherpa-onnx reads have its names."""
     known = {
         "framework": "svkit",
         "format": exported.FORMAT,
@@ -142,7 +142,7 @@ def _metadata(embedding_dim: int, sha256: str, decides: Mapping[str, Any] | None
 def _write_graphs(
     source: Path, out: Path, precisions: Sequence[str], metadata: Mapping[str, str], progress: Progress
 ) -> None:
-    """Write the graphs; float32 is written for int8 too, and removed where it was not asked for."""
+    """Write the graphs; int8 is made from float32, which is removed if it was not requested."""
     needed = list(precisions) if "fp32" in precisions or "int8" not in precisions else ["fp32", *precisions]
     paths = {name: out / exported.FILE_NAMES[name] for name in needed}
     with progress.task("write graphs", len(needed)) as task:
@@ -175,7 +175,7 @@ def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progr
                 if not least >= MIN_COSINE[name]:  # not <: NaN must not pass
                     raise ArtifactError(
                         f"{paths[name]}: expected torch's embeddings with a cosine of at least {MIN_COSINE[name]},"
-                        f" found {least:.6f}; choose others with --precision"
+                        f" found {least:.6f}; choose another with --precision"
                     )
         timings = timing.time_models({"torch": model.embed, **runners}, progress)
     return {
@@ -220,7 +220,7 @@ def check_recordings() -> list[NDArray[np.float32]]:
 def compare(
     embed: Embed, recordings: Sequence[NDArray[np.float32]], expected: NDArray[np.float32]
 ) -> list[float]:
-    """Cosines of embeddings with the expected ones: of each recording alone, then of all as one padded batch."""
+    """Return the cosines with the expected embeddings: of each recording alone, then of all as one padded batch."""
     alone = np.concatenate([embed([recording]) for recording in recordings])
     found = np.stack([alone, embed(recordings)]).astype(np.float64)
     lengths = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected.astype(np.float64), axis=-1)

@@ -1,4 +1,4 @@
-"""Whether finished outputs are what they were: their files, and the chain of inputs from one to the next."""
+"""Checks that finished outputs are unchanged: their files, and the chain of inputs from one to the next."""
 
 import contextlib
 import functools
@@ -17,9 +17,9 @@ class Checked:
     """What was found about one output."""
 
     output: str
-    """Its directory; for a list that has a provenance of its own, the list."""
+    """Its directory, or the list itself if it has its own provenance."""
     is_finished: bool = True
-    """An unfinished output has nothing to be compared with."""
+    """An unfinished output has no record to compare it with."""
     command: str | None = None
     num_files: int = 0
     num_inputs: int = 0
@@ -30,7 +30,7 @@ class Checked:
 
     @contextlib.contextmanager
     def collecting_faults(self) -> Iterator[None]:
-        """Note what is wrong in place of raising it."""
+        """Collect errors as faults instead of raising them."""
         try:
             yield
         except (ArtifactError, DataError) as error:
@@ -38,10 +38,10 @@ class Checked:
 
 
 def run(root: Path, progress: Progress) -> list[Checked]:
-    """Hash the files and inputs of every finished output in a directory or below it; name those that are not finished.
+    """Hash the files and inputs of every finished output in a directory or below it; list unfinished outputs too.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: there is no finished output.
     """
     records, unfinished = [], []
     for place, directories, names in os.walk(root):

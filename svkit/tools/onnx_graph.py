@@ -1,9 +1,10 @@
-"""Writing ONNX graphs of a speaker model, and running them with onnxruntime.
+"""Writes ONNX graphs of a speaker model, and runs them with onnxruntime.
 
-The graph is torch's own (`torch.onnx.export` by way of `torch.export`), int8 is onnxruntime's dynamic quantisation of
-the linear layers: weights per output channel, activations as they come. Spectrum and mel filters stay in float32.
-Weights use seven of the eight bits: processors without VNNI add two products in 16 bits, which would overflow (the
-tests' least cosine with torch is 0.946 with eight bits on AVX2, 0.999 with seven).
+The graph is torch's own (`torch.onnx.export` by way of `torch.export`). int8 is onnxruntime's dynamic quantisation of
+the linear layers: weights have a scale per output channel, activations are scaled as they occur. Spectrum and mel
+filters stay in float32. Weights use seven of the eight bits, because processors without VNNI add two products in
+16 bits, which would overflow (in the tests, the smallest cosine with torch is 0.946 with eight bits on AVX2, and 0.999
+with seven).
 """
 
 import contextlib
@@ -25,9 +26,9 @@ from svkit.nn.graph import GraphNetwork
 from svkit.nn.speaker import SpeakerNetwork
 
 OPSET = 20
-"""ONNX operator set of the graphs: what the exporter of torch 2.11 writes of itself."""
+"""ONNX operator set of the graphs: the one that torch 2.11's exporter writes without a conversion."""
 _SINGLE_FILE_BYTES = 1_800_000_000
-"""Above this weights go into a file of their own: protobuf ends at 2 GB."""
+"""Larger weights go into a separate file, because protobuf is limited to 2 GB."""
 _EXAMPLE_SAMPLES = (16_000, 12_345)
 _FLOAT_INITIALIZERS = ("features.spectrum", "features.mel")
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -47,8 +48,8 @@ def require_packages() -> None:
 def write_graph(network: SpeakerNetwork, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
     """Write a graph with dynamic batch and length; converts `network` to `dtype`.
 
-    `dtype` is that of the weights, inputs and output stay float32; weights beyond 2 GB go to `path` + `.data`.
-    `metadata` is what a runtime can read of the model.
+    `dtype` is the type of the weights; inputs and output stay float32. Weights of nearly 2 GB or more go to
+    `path` + `.data`. A runtime can read `metadata`.
     """
     graph = GraphNetwork(network, dtype)
     waveforms = torch.zeros(len(_EXAMPLE_SAMPLES), max(_EXAMPLE_SAMPLES))
@@ -70,7 +71,7 @@ def write_graph(network: SpeakerNetwork, path: Path, dtype: torch.dtype, metadat
 
 
 def quantise(source: Path, target: Path) -> None:
-    """Write the int8 form of a float32 graph, with its metadata."""
+    """Write the int8 form of a float32 graph, with the same metadata."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -90,7 +91,7 @@ def quantise(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' progress messages and deprecation notes of other packages off the terminal."""
+    """Keep the exporters' progress messages, and deprecation notes of other packages, off the terminal."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Everybody of a folder or a manifest, for `svkit enroll`."""
+"""Lists the people of a folder or a manifest, for `svkit enroll`."""
 
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from svkit.store.manifest import CHANNEL_COLUMN, Manifest, read_manifest
 def list_people(
     source: Path, scan: ScanOptions, progress: Progress, *, speaker_regex: str | None = None
 ) -> tuple[dict[str, tuple[Place, ...]], dict[Place, Channel]]:
-    """Return the recordings of each person of a folder with a directory for each, or of a manifest; and their channels.
+    """Return the recordings of each person, and the channels to use of them.
 
-    Files of a folder are examined first, all of them. Channels are those that the scan chose, or the manifest names.
+    `source` is a folder with a directory for each person, whose files are all examined first, or a manifest. Channels
+    are those that the scan chose or the manifest names.
 
     Raises:
-        ConfigError: a directory whose name cannot be one of a person, or an expression that cannot be used.
-        DataError: no recordings, bad files that are not left out, or a manifest that cannot be read.
+        ConfigError: the name of a directory cannot be a person's, or `speaker_regex` cannot be used.
+        DataError: there are no recordings, bad files are not left out, or the manifest cannot be read.
     """
     if source.is_dir():
         table, _ = list_recordings([source], scan, progress, speaker_regex=speaker_regex)

@@ -1,7 +1,7 @@
-"""`svkit push`: a checkpoint as a repository of the Hugging Face hub, with its calibration and a card.
+"""`svkit push`: publishes a checkpoint as a repository on the Hugging Face hub, with its calibration and a card.
 
 The card begins with what the hub's pages and searches read: library, tags, licence, and the figures of every scores
-directory that was made with this checkpoint. The record goes along without paths of this machine.
+directory that was made with this checkpoint. The provenance is published without paths of this machine.
 """
 
 import re
@@ -42,7 +42,7 @@ from svkit.store.tables import read_artifact_table
 
 TAGS = ("speaker-verification", "speaker-recognition", "speaker-embedding", "w2v-bert-2.0")
 _PERMISSIVE = {"mit", "apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0"}
-"""Licences that let what is made from a work have another one."""
+"""Licences that let derived works have another licence."""
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*", re.ASCII)
 _PLACE = re.compile(r"(?<![\w.:/~-])/(?:[^\s/:;,'\"]+/)+")
 """The directories of an absolute path inside a sentence."""
@@ -56,29 +56,29 @@ class PushRequest(Request):
     name: hub.HubName
     """Repository and branch."""
     licence: str | None = None
-    """The hub's name of it; None: that of the model it comes from."""
+    """Its name on the hub; None: the licence of the model that this one comes from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folder:
-    """What a repository gets."""
+    """The content of a repository."""
 
     contents: dict[str, Path | bytes]
-    """By name: a file's path, or its content; the record last."""
+    """By name: a file's path, or its content; the provenance last."""
     sha256: str
     """Of the checkpoint."""
     licence: str | None
     scores: tuple[Path, ...]
-    """Directories whose figures stand in the card."""
+    """Directories whose figures are in the card."""
 
 
 def gather(request: PushRequest, progress: Progress) -> Folder:
-    """Make the folder of a checkpoint, in memory but for the weights; note what whoever publishes it should know.
+    """Collect what to publish of a checkpoint, in memory except for the weights; note what the publisher should know.
 
     Raises:
-        ArtifactError: no finished checkpoint, or not what it was; a calibration that `svkit verify` would refuse; other
-            files among its own.
-        ConfigError: a licence that the source's does not allow, or the name of none; a card of the user's that is none.
+        ArtifactError: the checkpoint is unfinished or has changed, it holds foreign files, or `svkit verify` would
+            refuse its calibration.
+        ConfigError: the licence is unknown, or the source's does not allow it; or the user's card is not a card.
     """
     source = request.checkpoint
     if request.licence is not None and not _LICENCE.fullmatch(request.licence):
@@ -98,7 +98,9 @@ def gather(request: PushRequest, progress: Progress) -> Folder:
     if licence is None:
         progress.note("no licence is known, so nobody may use it: state one with --license, such as mit")
     if not systems:
-        progress.note(f"no figures: nothing in {request.exp / 'scores'} was scored with it (--exp)")
+        progress.note(
+            f"no figures: nothing in {request.exp / 'scores'} was scored with this checkpoint (--exp)"
+        )
     if calibrated is None:
         progress.note("no calibration: others get scores but no decisions (`svkit calibrate` learns one)")
     else:
@@ -115,13 +117,13 @@ def gather(request: PushRequest, progress: Progress) -> Folder:
 
 
 def write(request: PushRequest, folder: Folder, out: Path | None) -> Path:
-    """Write the folder, the record last; None: into `exp/hub/NAME`.
+    """Write the folder to `out` (None: `exp/hub/NAME`), the provenance last.
 
     Raises:
-        ConfigError: it is there, and may not be replaced.
+        ConfigError: the folder exists and may not be replaced.
     """
     directory = out or request.exp / "hub" / request.name.repository.partition("/")[2]
-    # Not left to the output: the record that lies there is the checkpoint's, which tells nothing of this command.
+    # `Output` cannot tell: the provenance that lies there is the checkpoint's, and says nothing about this command.
     if (directory / PROVENANCE_NAME).exists() and not request.overwrite:
         raise ConfigError(f"{directory}: is there already; use --overwrite to write it again, or --out")
     config = {"repository": request.name.repository, "licence": folder.licence}
@@ -132,20 +134,20 @@ def write(request: PushRequest, folder: Folder, out: Path | None) -> Path:
                 write_bytes(directory / name, content)
                 continue
             with replacing(directory / name) as temporary:
-                shutil.copy2(content, temporary)  # with its time of change, which is on record
+                shutil.copy2(content, temporary)  # keeps the modification time, which the provenance has
     for name in (RUN_NAME, LOCK_NAME):  # no part of what is published
         (directory / name).unlink(missing_ok=True)
     return directory
 
 
 def send(request: PushRequest, folder: Folder, message: str | None, *, is_private: bool) -> hub.HubName:
-    """Push the folder, with a message that says which content it is unless another is given; as `hub.upload`."""
+    """Push the folder; without a `message`, the commit names the content. Raises what `hub.upload` raises."""
     said = message or f"svkit push: {request.checkpoint.name}, sha256 {folder.sha256[:12]}"
     return hub.upload(request.name, folder.contents, said, is_private=is_private)
 
 
 def _systems(exp: Path, sha256: str) -> dict[Path, Metrics]:
-    """Return the metrics of what was scored with a checkpoint, by directory."""
+    """Return the metrics of all scores that were made with a checkpoint, by directory."""
     measured = {directory: read_metrics(directory) for directory in find_scores(exp)}
     return {
         directory: metrics
@@ -157,7 +159,7 @@ def _systems(exp: Path, sha256: str) -> dict[Path, Metrics]:
 
 
 def _licence(request: PushRequest, on_card: str | None) -> str | None:
-    """Return the licence that the model has, as the hub names it; `on_card`: what the user's own card says of it."""
+    """Return the model's licence as the hub names it; `on_card` is the one that the user's own card states."""
     stated = request.licence or on_card
     if on_card not in (None, stated):
         raise ConfigError(
@@ -166,7 +168,7 @@ def _licence(request: PushRequest, on_card: str | None) -> str | None:
     source = source_of(request.checkpoint)
     if source is None or source.licence is None:
         return stated
-    # A known repository's may say where it is stated, after a comma.
+    # For a known repository, a comma and the place where the licence is stated may follow.
     found = source.licence.partition(",")[0]
     found = found if found.startswith(hub.OTHER_LICENCE) else found.lower().replace(" ", "-")
     if stated not in (None, found) and found not in _PERMISSIVE:
@@ -180,7 +182,7 @@ def _licence(request: PushRequest, on_card: str | None) -> str | None:
 def _named_people(
     files: Mapping[str, Path], record: Mapping[str, Any], calibrated: tuple[Path, CalibrationRecord] | None
 ) -> str:
-    """Say how many speakers are named in which files; empty: none."""
+    """Say how many speakers are named in which files; empty if none are."""
     named = {} if calibrated is None else {FILE_NAME: calibrated[1].speakers or ()}
     if SPEAKERS_NAME in files and record["command"] != "convert":  # which only numbers the classes
         named[SPEAKERS_NAME] = tuple(read_artifact_table(files[SPEAKERS_NAME], ("speaker_id",))["speaker_id"])
@@ -188,10 +190,10 @@ def _named_people(
 
 
 def _own_card(directory: Path) -> tuple[str | None, dict[str, Any]]:
-    """Return what the user has written in the card's place, if anything, and its front matter.
+    """Return the text of the user's own card, if there is one, and its front matter.
 
     Raises:
-        ConfigError: it is no card.
+        ConfigError: it is not a card of the hub.
     """
     from huggingface_hub import ModelCard
 
@@ -201,7 +203,7 @@ def _own_card(directory: Path) -> tuple[str | None, dict[str, Any]]:
         if text is None or not text.startswith("---"):
             return text, {}
         read = ModelCard(text)
-    except Exception as error:  # the client and what it reads YAML with raise many types
+    except Exception as error:  # the client and its YAML reader raise many types
         raise ConfigError(
             f"{directory / card.CARD_NAME}: not a card of the hub: {first_line(error)}"
         ) from error
@@ -209,7 +211,7 @@ def _own_card(directory: Path) -> tuple[str | None, dict[str, Any]]:
 
 
 def _card(request: PushRequest, systems: Sequence[Metrics]) -> tuple[str, dict[str, Any]]:
-    """Return the card, the user's own if there is one, and its front matter, in which the user's words win."""
+    """Return the card (the user's own if there is one) and its front matter, in which the user's entries win."""
     from huggingface_hub import CardData, ModelCardData
 
     text, own_facts = _own_card(request.checkpoint)
@@ -277,12 +279,12 @@ def _results(system: Metrics) -> list[Any]:
 
 
 def _placeless(text: str) -> str:
-    """Return text without the directories of absolute paths: they are of this machine."""
+    """Return text without the directories of absolute paths, which are of no use elsewhere."""
     return _PLACE.sub("", text)
 
 
 def _public(record: Mapping[str, Any], published: Source) -> str:
-    """Return the record of a checkpoint for others: without paths of this machine, and where it is published."""
+    """Return the provenance of a checkpoint for others: without paths of this machine, with its place there."""
 
     def placeless(value: Any) -> Any:
         if isinstance(value, dict):
@@ -293,6 +295,6 @@ def _public(record: Mapping[str, Any], published: Source) -> str:
 
     kept = placeless({key: value for key, value in record.items() if key != "argv"})
     kept["inputs"] = [{**entry, "path": Path(entry["path"]).name} for entry in kept["inputs"]]
-    # Paths begin at the checkpoint itself: no lists of the same name are taken for those that it was made from.
+    # Paths begin at the checkpoint itself, so that no lists of the same name are taken for its inputs.
     ours = {"published": asdict(published), EXPERIMENT: "."}
     return json_text({"format": FORMAT, "format_version": VERSION, **kept, **ours})
