@@ -1,8 +1,8 @@
 """Noise at a signal-to-noise ratio and reverberation, on one waveform (arXiv 2510.04213).
 
-The noise is added by torchaudio. The convolution is scipy's: `torchaudio.functional.fftconvolve` transforms at the
-exact length, whatever its prime factors, and takes 10.8 ms for a crop of 3 s and a response of 0.7 s, where this
-takes 1.1 ms and a whole crop 2.6 ms (one thread of an AMD EPYC, torchaudio 2.11, 2026-11-26).
+torchaudio adds the noise. The convolution uses scipy, because `torchaudio.functional.fftconvolve` transforms at the
+exact length, whatever its prime factors. For a crop of 3 s and a response of 0.7 s it takes 10.8 ms, this one 1.1 ms
+of the crop's 2.6 ms (one thread of an AMD EPYC, torchaudio 2.11, 2026-11-26).
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def add_noise(signal: NDArray[np.float32], noise: NDArray[np.float32], snr_db: f
     """Add noise at a ratio of the mean powers; the signal keeps its level.
 
     Returns:
-        float32 `[N]`; the signal itself where it or the noise is silent (no ratio exists).
+        float32 `[N]`; the signal itself if it or the noise is silent (no ratio exists).
     """
     if min(mean_power(signal), mean_power(noise)) <= SILENCE:
         return signal
@@ -52,7 +52,7 @@ def reverberate(signal: NDArray[np.float32], impulse_response: NDArray[np.float3
     result is cut to the signal's length and brought back to its mean power.
 
     Returns:
-        float32 `[N]`; the signal itself where it or the response is silent.
+        float32 `[N]`; the signal itself if it or the response is silent.
     """
     num_samples, signal_power = len(signal), mean_power(signal)
     if signal_power <= SILENCE or not impulse_response.any():

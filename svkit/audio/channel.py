@@ -1,4 +1,4 @@
-"""What a line does to a waveform at 16 kHz besides coding it: lost packets, a narrow band, clipping."""
+"""Effects of a line on a 16 kHz waveform, other than those of a codec: lost packets, a narrow band, clipping."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from scipy.fft import irfft, next_fast_len, rfft
 from svkit.audio.resample import SAMPLE_RATE_HZ
 
 FRAME_SAMPLES = SAMPLE_RATE_HZ // 50
-"""Of a packet of 20 ms, the usual one of telephony over IP."""
+"""Samples of a packet of 20 ms, the usual length in telephony over IP."""
 TELEPHONE_BAND_HZ = (200.0, 300.0, 3400.0, 4000.0)
 """Nothing passes below the first and above the last, everything between the middle two."""
 
@@ -17,12 +17,13 @@ def lose_frames(
 ) -> NDArray[np.float32]:
     """Lose a `share` of the frames of a signal `[N]`, in bursts of `burst` on average.
 
-    With `repeat`, the last frame that came stands in, each time at half the level; without, silence.
+    With `repeat`, the last frame that arrived replaces a lost one, at half the level of the frame before; without it,
+    silence does.
 
     Returns:
         float32 `[N]`.
 
-    Source: E. N. Gilbert, "Capacity of a burst-noise channel", 1960: a state that loses all and one that loses none.
+    Source: E. N. Gilbert, "Capacity of a burst-noise channel", 1960: one state loses every frame, the other none.
     """
     num_frames = -(-len(signal) // FRAME_SAMPLES)
     frames = np.resize(np.append(signal, np.zeros(FRAME_SAMPLES, np.float32)), (num_frames, FRAME_SAMPLES))

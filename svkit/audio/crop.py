@@ -12,17 +12,17 @@ def kept_samples(num_samples: int, sample_rate_hz: int, max_seconds: float | Non
 
 
 def draw_start(length: int, num_samples: int, rng: np.random.Generator) -> int:
-    """Draw where a crop begins, uniform over all places where it fits; 0 where the signal is too short."""
+    """Draw where a crop begins, uniform over all places where it fits; 0 if the signal is too short."""
     return int(rng.integers(0, length - num_samples + 1)) if length > num_samples else 0
 
 
 def repeat_to(
     signal: NDArray[np.float32], num_samples: int, seam_rng: np.random.Generator | None = None
 ) -> NDArray[np.float32]:
-    """Return the first `num_samples` of the signal repeated without end; of an empty one, zeros.
+    """Return the first `num_samples` of the endlessly repeated signal; zeros for an empty one.
 
-    With `seam_rng` a signal that is too short is doubled until it is long enough, and cropped at random, as published:
-    the seam lies anywhere.
+    With `seam_rng`, a signal that is too short is doubled until it is long enough, and cropped at random, as published,
+    so that the seam may lie anywhere.
     """
     if len(signal) >= num_samples:
         return signal[:num_samples]

@@ -1,9 +1,10 @@
 """Log-mel features of w2v-BERT 2.0, for a padded batch at once, on the device of the waveforms.
 
-The same numbers as transformers' `SeamlessM4TFeatureExtractor` (to 1e-3), without a loop over frames or utterances:
-16 kHz, waveform scaled by 2^15, 25 ms povey window every 10 ms, the mean of each frame removed, pre-emphasis, 80
-mel bands of the power spectrum from 20 Hz to 8 kHz, log; mean and variance normalised per utterance and band; two
-frames stacked, so one output frame is 20 ms; an odd last frame counts in the statistics and is then dropped.
+The numbers equal those of transformers' `SeamlessM4TFeatureExtractor` (to 1e-3), without a loop over frames or
+utterances. The steps are: 16 kHz waveform scaled by 2^15, 25 ms povey window every 10 ms, mean of each frame removed,
+pre-emphasis, 80 mel bands of the power spectrum from 20 Hz to 8 kHz, log, mean and variance normalised per utterance
+and band. Two frames are stacked, so one output frame is 20 ms. An odd last frame counts in the statistics and is then
+dropped.
 """
 
 import math
@@ -42,7 +43,7 @@ def num_frames(num_samples: int | Tensor) -> int | Tensor:
 
 
 def is_too_short(num_samples: Samples, sample_rate_hz: Samples = SAMPLE_RATE_HZ) -> Any:
-    """Whether recordings give no frame at all; numbers or arrays."""
+    """Say whether recordings are too short to give a frame; takes numbers or arrays."""
     return num_samples * SAMPLE_RATE_HZ < MIN_SAMPLES * sample_rate_hz
 
 
@@ -66,7 +67,7 @@ def normalise_and_stack(mels_BMF: Tensor, num_samples_B: Tensor | None) -> tuple
         num_samples_B: real samples of each waveform; None when none is padded.
 
     Returns:
-        features [B, T, 160], zeros behind the end of an utterance, and the number of real frames [B] (None when none is
+        features [B, T, 160], zeros after the end of an utterance, and the number of real frames [B] (None when none is
         padded).
     """
     batch, total, _ = mels_BMF.shape
@@ -85,7 +86,7 @@ def normalise_and_stack(mels_BMF: Tensor, num_samples_B: Tensor | None) -> tuple
     features = normalised[:, : total // STACK * STACK].reshape(batch, total // STACK, FEATURE_DIM)
     if counts is None:
         return features, None
-    # The odd last frame of a shorter utterance is dropped too: nothing of it may remain in front of the padding.
+    # The odd last frame of a shorter utterance is dropped too, so that nothing of it remains before the padding.
     num_frames_B = torch.div(counts, STACK, rounding_mode="floor")
     return features.masked_fill(is_padding(num_frames_B, total // STACK)[..., None], 0), num_frames_B
 
@@ -120,14 +121,14 @@ class FeatureExtractor(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Constants are real even in a module that is built on the meta device (to be counted, or filled later).
+        # Constants have values even in a module that is built on the meta device (to be counted, or filled later).
         with torch.device("cpu"):
-            # Zeros up to the length of the transform: what a frame reads beyond its 400 samples does not count.
+            # Zeros up to the length of the transform, so that what a frame reads beyond its 400 samples has no effect.
             window = functional.pad(povey_window()[1:] * 2**15, (0, FFT_SAMPLES - FRAME_SAMPLES + 1)).float()
             filters = mel_filters().float()
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("mel", filters, persistent=False)
-        # The filters are narrow: neighbouring ones are applied together, to the bins that they reach.
+        # The filters are narrow, so neighbouring ones are applied together, only to the bins that they reach.
         self._bands: list[tuple[slice, slice]] = []
         for first in range(0, NUM_MELS, _BAND_MELS):
             reached = filters[:, first : first + _BAND_MELS].any(1).nonzero().flatten().tolist()
@@ -139,7 +140,7 @@ class FeatureExtractor(nn.Module):
 
         The utterances are laid end to end, each padded to whole hops, and framed as one signal; the few frames that
         span two utterances are dropped. The window is 0 at the first sample of a frame, the only one without a
-        predecessor; so the pre-emphasised frame is taken from its second sample on, which leaves the power as it is.
+        predecessor. So the pre-emphasised frame is taken from its second sample on, which does not change the power.
         """
         batch, num_samples = waveforms_BN.shape
         count = (num_samples - FRAME_SAMPLES) // HOP_SAMPLES + 1
@@ -157,7 +158,7 @@ class FeatureExtractor(nn.Module):
         return mels.view(batch, hops, NUM_MELS)[:, :count]
 
     def _log_mel(self, frames_XN: Tensor, means_X: Tensor) -> Tensor:
-        # The mean goes first: taken off after the pre-emphasis it would cost a constant frame its last digits.
+        # The mean is removed before the pre-emphasis; afterwards, a constant frame would lose its last digits.
         centred = frames_XN - means_X[:, None]
         emphasised = torch.sub(centred[:, 1:], centred[:, :-1], alpha=PREEMPHASIS)
         spectrum = torch.fft.rfft(emphasised.mul_(self.window))
@@ -172,17 +173,17 @@ class FeatureExtractor(nn.Module):
         """Compute the features of a batch of 16 kHz audio in [-1, 1], padded on the right with anything finite.
 
         Returns:
-            As of `normalise_and_stack`, float32.
+            The result of `normalise_and_stack`, float32.
 
         Raises:
-            ValueError: a waveform shorter than 560 samples.
+            ValueError: a waveform is shorter than 560 samples.
         """
         shortest = waveforms_BN.shape[1] if num_samples_B is None else int(num_samples_B.min())
         if is_too_short(shortest):
             raise ValueError(
-                f"audio of {shortest} samples is too short: at least {MIN_SAMPLES} (35 ms at 16 kHz)"
+                f"audio of {shortest} samples is too short: expected at least {MIN_SAMPLES} (35 ms at 16 kHz)"
             )
-        # bf16 autocast must not touch the power spectrum: it spans far more than 8 bits.
+        # bf16 autocast must not touch the power spectrum, which spans far more than 8 bits.
         with torch.autocast(device_type=waveforms_BN.device.type, enabled=False):
             return normalise_and_stack(self.log_mel(waveforms_BN), num_samples_B)
 

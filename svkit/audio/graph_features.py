@@ -32,7 +32,7 @@ def spectrum_matrix() -> Tensor:
 
 
 class GraphFeatures(nn.Module):
-    """Padded waveforms -> stacked, normalised log-mel features; float32 whatever the rest of a model is in."""
+    """Padded waveforms -> stacked, normalised log-mel features; always float32, whatever the model's type."""
 
     spectrum: Tensor
     mel: Tensor

@@ -1,4 +1,4 @@
-"""Whether a recording can be trusted for a decision: how long it is, how much of it sounds, how much is clipped."""
+"""Says whether a decision can trust a recording: its length, how much of it has sound, how much is clipped."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ FRAME_SECONDS = 0.03
 SILENCE_DB = -60.0
 """A frame below this level (RMS against full scale, without its mean) is silent in any recording."""
 RANGE_DB = 40.0
-"""A frame so far below the loudest one is a pause."""
+"""A frame this far below the loudest one is a pause."""
 SHORT_SECONDS = 1.0
 """Less sound than this gives an embedding that depends on the words more than on the voice."""
 LOUDER_DB = 10.0
-"""A channel that is so much louder than the one used is more likely to have the voice."""
+"""A channel this much louder than the one used is more likely to have the voice."""
 CLIPPED_SHARE = 0.001
 FULL_SCALE = 0.99
 _STEP = 1 / 65536
@@ -22,7 +22,7 @@ _STEP = 1 / 65536
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
-    """What was measured of one recording."""
+    """Measurements of one recording."""
 
     seconds: float
     sound_seconds: float
@@ -62,7 +62,7 @@ def measure(signal: NDArray[np.float32], sample_rate_hz: int) -> Quality:
 
 
 class QualityMeter:
-    """Level and clipping of a recording of any length, block by block; for one block, those of `measure`."""
+    """Measures level and clipping of a recording of any length, block by block; one block gives those of `measure`."""
 
     def __init__(self) -> None:
         self.level_db = float("-inf")
@@ -83,7 +83,7 @@ class QualityMeter:
 
 
 def louder_channel(levels_db: NDArray[np.float64], used: int) -> str:
-    """Say which channel is clearly louder than the one used, by the RMS of each in dB; empty where none is."""
+    """Say which channel is clearly louder than the one used, by the RMS of each in dB; empty if none is."""
     loudest = int(np.argmax(levels_db))
     if levels_db[loudest] <= max(SILENCE_DB, levels_db[used] + LOUDER_DB):
         return ""

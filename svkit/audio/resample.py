@@ -1,10 +1,11 @@
 """Change of sampling rate and of speed, with the filter of `torchaudio.functional.resample` at its default settings.
 
 The filter is a Hann-windowed sinc (six zero crossings, roll-off 0.99), so both give the same signal (to 2e-6 of
-noise); scipy's polyphase product applies it. torchaudio makes a filter for each output sample of a period of the two
-rates, each as wide as the period: 3 s at 11,127 Hz take 11.2 s of CPU and 2.8 GB there, 0.8 ms here. 3 s at 8, 22.05,
-44.1 and 48 kHz take 0.54, 1.93, 1.40 and 1.08 ms there, 0.35, 0.47, 0.91 and 0.99 ms here, a change of speed 0.36 and
-0.33 ms (one thread of an AMD EPYC, torchaudio 2.11, 2026-11-26). The bits do not depend on the number of threads.
+noise). Here scipy's polyphase product applies it, because torchaudio makes a filter for each output sample of a period
+of the two rates, each as wide as the period. Resampling 3 s at 11,127 Hz takes 11.2 s of CPU and 2.8 GB there, and
+0.8 ms here; at 8, 22.05, 44.1 and 48 kHz it takes 0.54, 1.93, 1.40 and 1.08 ms there, 0.35, 0.47, 0.91 and 0.99 ms
+here. A change of speed takes 0.36 ms there, 0.33 ms here (one thread of an AMD EPYC, torchaudio 2.11, 2026-11-26).
+The result does not depend on the number of threads.
 """
 
 from fractions import Fraction
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SAMPLE_RATE_HZ = 16_000
-"""Sampling rate of everything the models see."""
+"""Sampling rate of all audio that the models take."""
 
 _ZERO_CROSSINGS = 6
 _ROLL_OFF = 0.99
@@ -35,7 +36,7 @@ def resample(signal: NDArray[np.float32], from_hz: int, to_hz: int = SAMPLE_RATE
     """Resample a signal `[N]`.
 
     Returns:
-        float32 `[ceil(N * to_hz / from_hz)]`; the signal itself where the rates are equal.
+        float32 `[ceil(N * to_hz / from_hz)]`; the signal itself if the rates are equal.
     """
     if from_hz == to_hz or len(signal) == 0:
         return signal

@@ -16,7 +16,7 @@ from svkit.audio.resample import SAMPLE_RATE_HZ
 SPEED_OF_SOUND = 343.0
 """Metres per second at 20 degrees Celsius."""
 MAX_SECONDS = 1.0
-"""Longest response; the largest, hardest rooms are cut here at about -45 dB."""
+"""Longest response; those of the largest, hardest rooms are cut off at about -45 dB."""
 _HIGH_PASS_HZ = 80.0
 _WALL_GAP_METRES = 0.2
 
@@ -30,7 +30,7 @@ def reverberation_seconds(size: NDArray[np.float64], absorption: float) -> float
 def _axis_images(
     size: float, source: float, receiver: float, reach: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distances along one axis from the receiver to all images within `reach`, and the wall hits of each."""
+    """Return the distances along one axis from the receiver to all images within `reach`, and their wall hits."""
     count = int(reach / (2 * size)) + 1
     cells = np.arange(-count, count + 1)
     distances = np.concatenate([2 * size * cells + source, 2 * size * cells - source]) - receiver
@@ -52,11 +52,11 @@ def impulse_response(
     wall takes at each reflection.
 
     Returns:
-        float32 `[seconds * 16000]`, high-passed at 80 Hz, since images of one sign pile up at low frequencies.
+        float32 `[seconds * 16000]`, high-passed at 80 Hz, because images of equal sign add up at low frequencies.
     """
     reach = seconds * SPEED_OF_SOUND
     axes = [_axis_images(size[i], source[i], receiver[i], reach) for i in range(3)]
-    # The plane of two axes is thinned to the disc within reach before the third one multiplies it.
+    # Two axes are thinned to the disc within reach before the third one multiplies their images.
     plane = np.add.outer(axes[0][0] ** 2, axes[1][0] ** 2)
     near = plane <= reach**2
     plane_squares = plane[near]
@@ -88,7 +88,7 @@ def _high_pass(response: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def draw_room(rng: np.random.Generator) -> NDArray[np.float32]:
-    """Draw a small or medium room (equal chances), two places in it, and return its impulse response."""
+    """Draw a small or medium room (equally likely) and two places in it; return the impulse response between them."""
     sides = (1.0, 10.0) if rng.random() < 0.5 else (10.0, 30.0)
     size = np.array([rng.uniform(*sides), rng.uniform(*sides), rng.uniform(2.0, 5.0)])
     absorption = rng.uniform(0.2, 0.8)

@@ -83,7 +83,7 @@ def test_long_audio_is_transformed_in_pieces_with_the_same_result(monkeypatch):
 def test_silence_gives_finite_features_and_too_short_audio_is_refused():
     extractor = FeatureExtractor()
     assert bool(torch.isfinite(extractor(torch.zeros(1, 4000))[0]).all())
-    with pytest.raises(ValueError, match="559 samples is too short: at least 560"):
+    with pytest.raises(ValueError, match="559 samples is too short: expected at least 560"):
         extractor(torch.zeros(1, 559))
     with pytest.raises(ValueError, match="559"):
         extractor(torch.zeros(2, 4000), torch.tensor([4000, 559]))
