@@ -12,18 +12,18 @@ from svkit.store.audio_file import AudioError, read_audio
 from svkit.store.manifest import Manifest
 
 CONTEXT_SAMPLES = 64
-"""Native samples read at least on each side of a crop that is resampled: its edges are as inside a file."""
+"""At least this many native samples are read on each side of a crop to resample, so that it has no edge effects."""
 
 
 def read_crop(
     manifest: Manifest, row: int, num_samples: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Read a crop of `num_samples` at 16 kHz at a random place of one utterance and nothing else of its file.
+    """Read a crop of `num_samples` at 16 kHz from a random place of one utterance, and nothing else of its file.
 
-    `rng` draws the place: one draw, or none where the file is too short.
+    `rng` draws the place: one draw, or none if the file is too short.
 
     Returns:
-        float32 `[min(num_samples, length of the file)]` at 16 kHz, of the channel that the manifest says (0).
+        float32 `[min(num_samples, length of the file)]` at 16 kHz, of the manifest's channel (0 if it names none).
 
     Raises:
         DataError: the file is missing, unreadable, shorter or of another rate than its manifest says.
@@ -34,7 +34,7 @@ def read_crop(
     wanted = min(wanted, length)
     if rate == SAMPLE_RATE_HZ:
         return _read(manifest, row, start, wanted)
-    # The context begins whole periods of the two rates before the crop: no sample is shifted by a part.
+    # The context begins whole periods of the two rates before the crop, so that no sample is shifted by a fraction.
     period = rate // gcd(rate, SAMPLE_RATE_HZ)
     periods = min(ceil(CONTEXT_SAMPLES / period), start // period)
     first = start - periods * period
@@ -72,14 +72,14 @@ def _read(manifest: Manifest, row: int, start: int, num_samples: int) -> NDArray
 
 
 class AudioBank:
-    """Recordings for augmentation: some rows of a manifest, decoded once and kept where all of them are small.
+    """Recordings for augmentation: some rows of a manifest, decoded once and kept if together they are small.
 
-    Whether files are kept is decided for the whole bank from the manifest's lengths, never by what was read
-    before, so that a draw gives the same samples in every process.
+    The manifest's lengths decide for the whole bank whether files are kept, not what was read before, so that a draw
+    gives the same samples in every process.
     """
 
     def __init__(self, manifest: Manifest, rows: NDArray[np.int64], max_bytes: int) -> None:
-        """Keep the decoded files if they need at most `max_bytes`, else read crops."""
+        """Keep the decoded files if they need at most `max_bytes`; otherwise read crops."""
         self._manifest, self._rows = manifest, rows
         self.is_kept = decoded_bytes(manifest.durations_seconds[rows]) <= max_bytes
         self._kept: dict[int, NDArray[np.float32]] = {}
@@ -99,7 +99,7 @@ class AudioBank:
     def crop(
         self, index: int, num_samples: int, rng: np.random.Generator, *, random_seam: bool
     ) -> NDArray[np.float32]:
-        """Return a random crop of file `index`, repeated where the file is short: float32 `[num_samples]`."""
+        """Return a random crop of file `index`, repeated if the file is too short: float32 `[num_samples]`."""
         row = int(self._rows[index])
         signal = self[index] if self.is_kept else read_crop(self._manifest, row, num_samples, rng)
         return random_crop(signal, num_samples, rng, random_seam=random_seam)

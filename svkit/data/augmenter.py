@@ -1,4 +1,4 @@
-"""Which augmentation a crop gets and from which recordings (arXiv 2510.04213)."""
+"""Chooses the augmentation of a crop and the recordings for it (arXiv 2510.04213)."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,15 @@ _NEEDED = {
     "babble": ("speech",),
 }
 _MAX_BANK_BYTES = 128 * 2**20
-"""Noise, music, speech and impulse responses together, in one process."""
+"""Limit for noise, music, speech and impulse responses together, in one process."""
 
 Crop = NDArray[np.float32]
 
 
 class Augmenter:
-    """Applies noise, reverberation or nothing to a crop, then a codec or the like where the recipe asks for it.
+    """Applies noise, reverberation or nothing to a crop, then a condition such as a codec if the recipe names some.
 
-    All choices come from the generator it gets.
+    The caller's generator makes all choices.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Augmenter:
         seed: int,
         random_seam: bool = True,
     ) -> None:
-        """Check that the recordings which the recipe needs are there.
+        """Check that the recordings that the recipe needs are there.
 
-        `noise` has an extra column `category`: noise, music or speech. Where it has no speech and
-        `allow_missing_noise`, babble comes from other speakers of `train`. `seed` is that of the simulated rooms;
-        `random_seam` is as in `DataConfig`, for material that is shorter than the crop.
+        `noise` has an extra column `category`: noise, music or speech. If it has no speech and `allow_missing_noise`
+        is set, babble comes from other speakers of `train`. `seed` is for the simulated rooms. `random_seam` is as in
+        `DataConfig`, for recordings that are shorter than the crop.
 
         Raises:
-            ConfigError: the recipe needs recordings, or a codec, that are not there.
+            ConfigError: the recipe needs recordings or a codec that are not there.
             DataError: the noise list has no usable `category` column.
         """
         for name in config.conditions or ():
@@ -60,7 +60,7 @@ class Augmenter:
         self._random_seam = random_seam
         self._banks = _open_banks(noise, _MAX_BANK_BYTES * 3 // 4)
         self.noise_kinds = self._usable_kinds() if config.noise_probability > 0 else ()
-        """The kinds of noise that are drawn, with equal chances."""
+        """The kinds of noise to draw from, all equally likely."""
         self._responses: AudioBank | RoomBank | None = None
         if config.reverb_probability > 0:
             self._responses = self._open_responses(rirs, seed)
@@ -129,7 +129,7 @@ class Augmenter:
             elif not self._config.allow_missing_noise:
                 found = " and ".join(self._banks) or "none"
                 raise ConfigError(
-                    f"augment.noise_types: {kind!r} needs files of category {' and '.join(missing)}, the"
+                    f"augment.noise_types: {kind!r} needs files of category {' and '.join(missing)}, but the"
                     f" noise list has {found}; run `svkit prepare musan DIR` (or `noise DIR`, `music DIR`),"
                     " set augment.allow_missing_noise=true, or train without augmentation (AUGMENT=none)"
                 )
@@ -152,7 +152,7 @@ def _open_banks(noise: Manifest | None, max_bytes: int) -> dict[str, AudioBank]:
         return {}
     if "category" not in noise.table:
         raise DataError(
-            f"{noise.source}:1: category: column missing; it says noise, music or speech in a noise list"
+            f"{noise.source}:1: category: column missing; a noise list needs it: noise, music or speech"
         )
     categories = noise.table["category"].to_numpy(dtype=object)
     unknown = np.flatnonzero(~np.isin(categories, CATEGORIES))
@@ -160,7 +160,7 @@ def _open_banks(noise: Manifest | None, max_bytes: int) -> dict[str, AudioBank]:
         # Line 1 is the header.
         where, value = f"{noise.source}:{unknown[0] + 2}", categories[unknown[0]]
         raise DataError(f"{where}: category: expected one of {', '.join(CATEGORIES)}, found {value!r}")
-    # All banks are kept in memory or none: what fits must not depend on which category is asked first.
+    # All banks are kept in memory, or none: what fits must not depend on which category is read first.
     limit = max_bytes if decoded_bytes(noise.durations_seconds) <= max_bytes else 0
     rows = {name: np.flatnonzero(categories == name) for name in CATEGORIES}
     return {name: AudioBank(noise, found, limit) for name, found in rows.items() if len(found)}

@@ -1,4 +1,4 @@
-"""Recordings as they are heard under a condition: codecs of libsndfile in memory, others by ffmpeg, lines and rooms."""
+"""Makes recordings sound as under a condition: codecs of libsndfile (in memory) or ffmpeg, lines and rooms."""
 
 import io
 import subprocess
@@ -30,9 +30,9 @@ class _Codec(NamedTuple):
     format: str
     subtype: str
     level: float | None = None
-    """Of compression, on libsndfile's scale: Opus from 256 (0) to 6 kbit/s (1), MP3 at 16 kHz from 160 to 8 kbit/s."""
+    """Compression on libsndfile's scale from 0 to 1: Opus from 256 to 6 kbit/s, MP3 at 16 kHz from 160 to 8 kbit/s."""
     delay: int = 0
-    """Samples that come out before the first one that went in: what LAME and its decoder add together."""
+    """Samples that come out before the first one that went in: the delays of LAME and its decoder together."""
 
 
 class _External(NamedTuple):
@@ -43,7 +43,7 @@ class _External(NamedTuple):
     bit_rate: str
     container: str
     delay: int
-    """As of `_Codec`, at 16 kHz."""
+    """As in `_Codec`, in samples at 16 kHz."""
 
 
 _CODECS = {
@@ -60,12 +60,12 @@ _EXTERNAL = {
     "amr-wb": _External("libvo_amrwbenc", 16_000, "12.65k", "amr", 95),
     "aac-24k": _External("aac", 16_000, "24k", "adts", 1024),
 }
-"""The delays of AMR-NB and AAC were measured, that of AMR-WB is the lookahead of its specification."""
+"""The delays of AMR-NB and AAC were measured; that of AMR-WB is the lookahead in its specification."""
 _ROOMS = RoomBank(seed=0)
 
 
 def require_condition(name: str) -> None:
-    """Raise ConfigError for a condition that needs a codec of ffmpeg which is not there."""
+    """Raise ConfigError if a condition needs a codec of ffmpeg that is missing."""
     if name not in _EXTERNAL:
         return
     encoder = _EXTERNAL[name].encoder
@@ -81,12 +81,12 @@ def require_condition(name: str) -> None:
 
 
 def change(name: str, signal: Wave, rng: np.random.Generator) -> Wave:
-    """Return a signal `[N]` at 16 kHz as heard under a condition of `CHANNELS`: float32 `[N]`, nothing delayed.
+    """Return a signal `[N]` at 16 kHz as heard under a condition of `CHANNELS`: float32 `[N]`, without a delay.
 
-    `rng` draws what is lost, and the room. Codecs are deterministic.
+    `rng` draws the lost packets and the room. Codecs are deterministic.
 
     Raises:
-        ConfigError: ffmpeg is needed, and is not found or does not do its work.
+        ConfigError: ffmpeg is needed, but is missing or fails.
     """
     if name in _CODECS:
         return _at_full_scale(signal, lambda scaled: _code(_CODECS[name], scaled))
@@ -102,9 +102,9 @@ def change(name: str, signal: Wave, rng: np.random.Generator) -> Wave:
 
 
 def changer(condition: str | None, seed: int, manifest: Manifest) -> Callable[[Wave, int], Wave] | None:
-    """Return what changes a signal of a row of the manifest; every draw follows from the seed and the utterance's id.
+    """Return a function that changes the signal of a row; its draws depend only on seed, condition and utterance id.
 
-    None where no sample is changed: without a condition, and for a cut, which is a matter of how much is read.
+    None if no sample is changed: without a condition, and for a cut, which only limits how much is read.
     """
     if condition is None or condition in CUTS:
         return None
@@ -117,7 +117,7 @@ def changer(condition: str | None, seed: int, manifest: Manifest) -> Callable[[W
 
 
 def _at_full_scale(signal: Wave, code: Callable[[Wave], Wave]) -> Wave:
-    """Code a signal within full scale, of its length; noise, or raw counts, may be louder than a file can be."""
+    """Code a signal scaled to full scale, and keep its length; noise may be louder than a file can store."""
     scale = max(1.0, float(np.abs(signal).max(initial=0.0)))
     coded = code(signal / np.float32(scale))[: len(signal)] * np.float32(scale)
     return np.pad(coded, (0, len(signal) - len(coded)))
@@ -130,7 +130,7 @@ def _code(codec: _Codec, signal: Wave) -> Wave:
     kind, coded = {"format": codec.format, "subtype": codec.subtype}, io.BytesIO()
     soundfile.write(coded, resample(signal, SAMPLE_RATE_HZ, codec.rate_hz), codec.rate_hz, **kind, **settings)
     coded.seek(0)
-    # Raw bytes do not say what they are.
+    # Raw bytes have no header with their format.
     stated = {**kind, "samplerate": codec.rate_hz, "channels": 1} if codec.format == "RAW" else {}
     heard, _ = soundfile.read(coded, dtype="float32", **stated)
     return resample(heard[codec.delay :], codec.rate_hz)
@@ -149,7 +149,7 @@ def _code_by_ffmpeg(codec: _External, signal: Wave) -> Wave:
 
 def _ffmpeg(options: tuple[str, ...], content: bytes) -> bytes:
     quiet = ("-nostdin", "-hide_banner", "-loglevel", "error", "-threads", "1")
-    # A process group of its own: Ctrl-C is for the command, which saves its state.
+    # In its own process group, so that Ctrl-C reaches only the command, which saves its state.
     done = subprocess.run(
         [find_ffmpeg(), *quiet, *options, "pipe:1"],
         input=content,
@@ -159,7 +159,7 @@ def _ffmpeg(options: tuple[str, ...], content: bytes) -> bytes:
     )
     if done.returncode or not done.stdout:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise ConfigError(f"ffmpeg does not code speech: {said[-1] if said else 'no reason given'}")
+        raise ConfigError(f"ffmpeg failed to code speech: {said[-1] if said else 'no reason given'}")
     return done.stdout
 
 

@@ -33,8 +33,8 @@ class CropKey(NamedTuple):
 class CropDataset(Dataset[tuple[torch.Tensor, int]]):
     """Crops of a training list with speed change and augmentation.
 
-    An item depends on the seed and its key alone, not on the worker that makes it or on what was made before,
-    so that a resumed run and one with another number of workers or processes see the same data.
+    An item depends on the seed and its key alone, not on the worker that makes it or on earlier items, so that a
+    resumed run and one with another number of workers or processes see the same data.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
     ) -> None:
         """Index the speakers and check the recordings for augmentation.
 
-        Of `data` only speeds and seam count; `augment` None: no augmentation; `noise` has a column `category`: noise,
-        music or speech; `seed` is the root of all draws.
+        Only speeds and seam of `data` are used. `augment` None means no augmentation. `noise` has a column `category`:
+        noise, music or speech. All draws derive from `seed`.
 
         Raises:
             ConfigError: the recipe needs recordings for augmentation that are not there.
@@ -88,7 +88,7 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
 
     def __getitem__(self, key: CropKey) -> tuple[torch.Tensor, int]:
         """Return the waveform, float32 `[num_samples]` at 16 kHz, and its class."""
-        # Two streams, so that switching augmentation on or off leaves the crops as they are.
+        # Two random streams, so that switching augmentation on or off does not change the crops.
         entropy = [self._seed, key.epoch, key.row, key.speed_index, key.visit]
         crop_rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(1,)))
         signal = read_crop(self._train, key.row, key.num_samples, crop_rng)

@@ -21,11 +21,11 @@ def length_sorted_batches(
     rank: int = 0,
     num_processes: int = 1,
 ) -> list[NDArray[np.int64]]:
-    """Plan batches of rows, longest first, each with at most `batch_seconds` of padded audio, at least one row.
+    """Plan batches of rows, longest first, each with at most `batch_seconds` of padded audio but at least one row.
 
-    Rank r of n takes every n-th batch from r: all rows are taken once, and all ranks get similar lengths. Batches of
-    `done_rows` alone are left out, the others stay as they are: the rounding of an embedding depends on its batch, and
-    a resumed extraction gives the same bytes.
+    Rank r of n takes every n-th batch from r, so that each row is taken once and all ranks get similar lengths. Batches
+    that hold only `done_rows` are left out. The others stay the same, because the rounding of an embedding depends on
+    its batch, and a resumed extraction has to give the same bytes.
     """
     seconds = np.minimum(manifest.durations_seconds, max_seconds)
     order = np.argsort(-seconds, kind="stable")
@@ -49,10 +49,10 @@ def read_batches(
     num_threads: int = 2,
     batches_ahead: int = 2,
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
-    """Read batches of utterances in threads ahead of the model (decoding releases the interpreter lock).
+    """Read batches of utterances in threads, ahead of the model (decoding releases the interpreter lock).
 
-    `batches_ahead`, the batches read beyond the current one, bounds the memory; `max_seconds` is as of `read_whole`;
-    `change` makes of a waveform and its row another one of equal length (`data.conditions`).
+    `batches_ahead`, the number of batches read beyond the current one, bounds the memory. `max_seconds` is as in
+    `read_whole`. `change` turns a waveform and its row into another waveform of equal length (`svkit.data.conditions`).
 
     Yields:
         Rows int64 `[B]` and their waveforms, B arrays float32 `[N]` at 16 kHz, in the order of `batches`.

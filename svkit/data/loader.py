@@ -33,7 +33,7 @@ class _Batches(Dataset[Batch | _Failure]):
         try:
             items = [self._dataset[key] for key in keys]
         except SvkitError as error:
-            # The family of the error: its own class may not survive the way between processes.
+            # Sends only the family of the error, because its own class may not survive pickling.
             family = next(kind for kind in type(error).__mro__ if kind.__module__ == SvkitError.__module__)
             return _Failure(family, str(error))
         waveforms, classes = zip(*items, strict=True)
@@ -60,8 +60,8 @@ def build_loader(
 ) -> CropLoader:
     """Build the training loader.
 
-    What the crops are follows from their keys, so workers need no seeds. There are `num_workers` processes of one
-    thread each (0: this process loads), with `prefetch_batches` ready in each; `pin_memory`: page-locked, for a GPU.
+    Keys determine the crops, so workers need no seeds. There are `num_workers` processes of one thread each (0: this
+    process loads), each with `prefetch_batches` ready. `pin_memory` makes batches page-locked, for a GPU.
 
     Returns:
         An iterable of `(waveforms float32 [B, N], classes int64 [B])`, in the sampler's order.
@@ -82,7 +82,7 @@ def build_loader(
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-    # Ctrl-C and a lost terminal reach the whole process group: the training process saves and ends its workers.
+    # Ctrl-C and a lost terminal reach the whole process group; the training process saves, then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

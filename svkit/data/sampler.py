@@ -10,13 +10,13 @@ from svkit.config.schema import DataConfig
 from svkit.data.dataset import CropKey
 
 LENGTH_STEP_SAMPLES = 320
-"""Crop lengths are multiples of one encoder frame (20 ms): about 50 lengths between 2 and 3 s, not 16,000."""
+"""Crop lengths are multiples of one encoder frame (20 ms), so there are about 50 between 2 and 3 s, not 16,000."""
 
 _ORDER, _LENGTH = 3, 4
 
 
 class EpochBatches:
-    """Batches of one process; together the processes make the same global batches as one process would.
+    """Batches of one process; together, the processes make the same global batches as a single one would.
 
     An epoch visits every (row, speed, visit) once in a random order, in global batches of `batch_size` x
     `num_processes`, of which rank r takes the r-th part. The last, incomplete global batch is dropped; an
@@ -39,7 +39,7 @@ class EpochBatches:
         return max(1, self._num_crops // self._global_size)
 
     def count_steps(self, epochs: float) -> int:
-        """Number of steps in so many epochs, at least 1."""
+        """Number of steps in `epochs` epochs, at least 1."""
         return max(1, round(epochs * self.steps_per_epoch))
 
     def batch(self, step: int) -> list[CropKey]:

@@ -11,7 +11,7 @@ class SpeakerIndex:
     """Speakers sorted by id; `row_speakers[row]` is the index of a row's speaker."""
 
     def __init__(self, manifest: Manifest) -> None:
-        # Coded, then the few names sorted: tens of millions of names are never objects or an array of their own.
+        # Codes first, then the few distinct names: tens of millions of rows never become name objects.
         codes, names = pd.factorize(manifest.table["speaker_id"])
         self.speakers: list[str] = sorted(str(name) for name in names)
         place = {name: number for number, name in enumerate(self.speakers)}
@@ -26,7 +26,7 @@ class SpeakerIndex:
         return len(self.speakers)
 
     def draw_other_rows(self, row: int, count: int, rng: np.random.Generator) -> list[int]:
-        """Draw a row each of `count` different other speakers (fewer if there are fewer)."""
+        """Draw one row of each of `count` different other speakers (fewer if there are fewer)."""
         own = int(self.row_speakers[row])
         others = self.num_speakers - 1
         chosen = rng.choice(others, min(count, others), replace=False)

@@ -94,6 +94,6 @@ def test_without_its_codec_a_condition_says_what_is_missing(
         match=r"condition amr-wb: needs an ffmpeg with the encoder libvo_amrwbenc, which .*ffmpeg lacks",
     ):
         require_condition("amr-wb")
-    with pytest.raises(ConfigError, match="ffmpeg does not code speech: "):
+    with pytest.raises(ConfigError, match="ffmpeg failed to code speech: "):
         program.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
         change("aac-24k", np.zeros(800, np.float32), np.random.default_rng(0))
