@@ -1,1 +1,1 @@
-"""Scores to numbers: back-ends, metrics and figures' data."""
+"""From scores to numbers: back-ends, metrics and the data of figures."""

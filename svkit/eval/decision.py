@@ -1,8 +1,8 @@
-"""What deciding at one threshold means, among people it was not chosen on, and how many people show a wished rate.
+"""Judges decisions at one threshold on people it was not chosen on; counts the people needed to show a wanted rate.
 
-People are counted, not trials: however many recordings two people have, they are one pair of people, and what one voice
-does to a system it does in all of its recordings. With n of them and no error the rate may still be anything up to
-1 - 0.05 ** (1 / n), about 3 / n, with 95 % confidence (`bootstrap.highest_unseen`).
+People are counted, not trials. However many recordings two people have, they are one pair of people, and a voice that
+misleads a system does so in all of its recordings. With n people or pairs and no error, the rate may still be anything
+up to 1 - 0.05 ** (1 / n), about 3 / n, with 95 % confidence (`bootstrap.highest_unseen`).
 """
 
 from dataclasses import replace
@@ -28,7 +28,7 @@ _DOUBT = 0.05
 
 
 def people_to_show(rate: float) -> int:
-    """Return how many people make enough pairs to show a false-accept rate, none of them being accepted."""
+    """Return how many people make enough pairs to show a false-accept rate, if no pair is accepted."""
     pairs = log(_DOUBT) / log1p(-rate)
     return ceil((1 + sqrt(1 + 8 * pairs)) / 2)
 
@@ -42,11 +42,11 @@ def judge(
 ) -> OperatingPoint:
     """Return the errors of accepting trials whose margin [T] is 0 or more, with intervals over people.
 
-    Resampling learns from errors how rare they are. Where fewer than `MIN_SPEAKERS` people (misses) or pairs of people
-    (false accepts) have one, the upper end is at least what as many without any leave possible.
+    Resampling can learn only from errors how rare they are. If fewer than `MIN_SPEAKERS` people (misses) or pairs of
+    people (false accepts) have an error, the upper end is at least the highest rate that remains possible without any.
 
     Raises:
-        ConfigError, DataError: too few speakers for an interval.
+        ConfigError, DataError: there are too few speakers for an interval.
     """
     drawn = draw_multiplicities(speakers.num_speakers, num_resamples, seed)
     misses, accepts = resample_rates(margins, labels, speakers, drawn, [0.0])

@@ -1,4 +1,4 @@
-"""Quality of scores as natural-log likelihood ratios: actDCF, Cllr and its minimum, and how far they are supported.
+"""Quality of scores as natural-log likelihood ratios: actDCF, Cllr and its minimum, and the range trials support.
 
 Source: N. Brummer and J. du Preez, "Application-independent evaluation of speaker detection", 2006 (Cllr);
 N. Brummer and E. de Villiers, "The BOSARIS toolkit", 2011 (Bayes threshold, minimum over monotone maps);
@@ -35,7 +35,7 @@ def act_dcf(curve: ErrorCurve, p_target: float) -> tuple[float, OperatingPoint]:
 
 
 def cllr(llrs: ArrayLike, labels: ArrayLike) -> float:
-    """Return the cost of natural-log likelihood ratios [N] in bits: 0 is perfect, an LLR of 0 for every trial costs 1.
+    """Return the Cllr of natural-log likelihood ratios [N] in bits: 0 is perfect, LLRs of 0 in all trials give 1.
 
     Raises:
         DataError: see `check_trials`.
@@ -54,7 +54,7 @@ def min_cllr(curve: ErrorCurve) -> float:
     hull = convex_hull(curve)
     target_share = np.diff(hull.num_misses) / hull.num_targets
     nontarget_share = -np.diff(hull.num_false_accepts) / hull.num_nontargets
-    # Pure edges are decided with certainty and cost nothing.
+    # Edges with one class only are decided with certainty and cost nothing.
     mixed = (target_share > 0) & (nontarget_share > 0)
     target_share, nontarget_share = target_share[mixed], nontarget_share[mixed]
     ratio = np.log(target_share) - np.log(nontarget_share)
@@ -65,27 +65,27 @@ def min_cllr(curve: ErrorCurve) -> float:
 def supported_bounds(llrs: NDArray[np.float64], is_target: NDArray[np.bool_]) -> tuple[float, float]:
     """Return the lowest and the highest log-likelihood ratio that trials support.
 
-    With one trial on the wrong side added to each class, as the next trial might be, deciding by the ratios costs less
-    than deciding by the prior alone at every Bayes threshold between the bounds; just outside of them it does not any
-    more. So T target and N nontarget trials without an error support `count_bounds`, others less. Trials are taken
-    as independent: of few speakers they support less still.
+    Each class gets one more trial on the wrong side, because the next trial might be one. Then deciding by the ratios
+    costs less than deciding by the prior alone at every Bayes threshold between the bounds, but no longer just outside
+    them. So T target and N nontarget trials without an error support `count_bounds`, and others support less. Trials
+    count as independent; those of few speakers support even less.
     """
     targets, nontargets = np.sort(llrs[is_target]), np.sort(llrs[~is_target])
     return -_highest_supported(-nontargets[::-1], -targets[::-1]), _highest_supported(targets, nontargets)
 
 
 def count_bounds(num_targets: int, num_nontargets: int) -> tuple[float, float]:
-    """Return the `supported_bounds` of so many trials without an error: the most that their number supports."""
+    """Return the `supported_bounds` of trials without an error: the widest that these numbers of trials support."""
     kept_targets, kept_nontargets = (count / (count + 1) for count in (num_targets, num_nontargets))
     low = np.log((num_targets + 1) * kept_nontargets)
     return -float(low), float(np.log((num_nontargets + 1) * kept_targets))
 
 
 def _highest_supported(targets: NDArray[np.float64], nontargets: NDArray[np.float64]) -> float:
-    """Return the upper bound; both sides sorted.
+    """Return the upper bound; both classes are sorted.
 
     Accepting from the threshold t on, with a share m of targets missed and f of nontargets accepted, beats rejecting
-    all where f + m exp(-t) < exp(-t), that is t < log((1 - m) / f). Between two values m and f are constant.
+    all if f + m exp(-t) < exp(-t), that is, t < log((1 - m) / f). Between two values, m and f are constant.
     """
     values = np.unique(np.concatenate([targets[targets > 0], nontargets[nontargets > 0]]))
     if not len(values):
@@ -131,7 +131,7 @@ def open_set_posteriors(llrs: NDArray[np.float64], prior: float) -> tuple[NDArra
 
     Args:
         llrs: natural-log ratios [N] of "it is this person" over "it is somebody else".
-        prior: probability, before listening, that it is one of them; each has an N-th of it.
+        prior: probability, before listening, that it is one of them; each of the N has an equal part of it.
 
     Raises:
         ConfigError: the prior is not inside (0, 1).

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 PRIOR = 0.05
-"""Target prior at which the regression is weighted: between the priors that minDCF is reported at and 0.5."""
+"""Target prior to which the regression weights the trials: between the priors of the reported minDCF and 0.5."""
 
 RIDGE = 1e-6
-"""Penalty on standardised weights: keeps them finite on trials without an error, hardly moves others."""
+"""Penalty on standardised weights: keeps them finite on trials without an error, and hardly changes others."""
 
 MAX_STEPS = 100
 TOLERANCE = 1e-8
@@ -41,17 +41,17 @@ class LinearCalibration:
     bounds: tuple[float, float] = (-np.inf, np.inf)
     """What the trials it was learnt on support (`svkit.eval.llr.supported_bounds`)."""
     is_separable: bool = False
-    """Those trials had no error at some threshold: nothing but the penalty keeps the weights finite."""
+    """Those trials had no error at some threshold, so that only the penalty keeps the weights finite."""
 
     def bounded(self, features: NDArray[np.floating]) -> Floats:
-        """Map features [N, F] to log-likelihood ratios [N] within the bounds; errors as `apply`."""
+        """Map features [N, F] to log-likelihood ratios [N] within the bounds; raises as `apply` does."""
         return self.apply(features).clip(*self.bounds)
 
     def apply(self, features: NDArray[np.floating]) -> Floats:
-        """Map features [N, F] to [N] without bounds: what to rank by.
+        """Map features [N, F] to ratios [N] without bounds, to rank by.
 
         Raises:
-            DataError: another number of features than the calibration was learnt with.
+            DataError: the number of features differs from that the calibration was learnt with.
         """
         if features.ndim != 2 or features.shape[1] != len(self.weights):
             raise DataError(
@@ -67,7 +67,7 @@ def fit_calibration(
 
     Raises:
         ConfigError: the prior is not inside (0, 1).
-        DataError: one class only, or features that are not finite.
+        DataError: the trials are of one class only, or a feature is not finite.
     """
     if not 0 < prior < 1:
         raise ConfigError(f"calibration: expected 0 < prior < 1, found {prior}")
@@ -77,7 +77,7 @@ def fit_calibration(
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     weight = np.where(is_target, prior / is_target.sum(), (1 - prior) / (~is_target).sum())
-    from sklearn.linear_model import LogisticRegression  # a second of every start; only learning needs it
+    from sklearn.linear_model import LogisticRegression  # takes a second to import; only learning needs it
 
     regression = LogisticRegression(C=1 / RIDGE, solver="newton-cholesky", tol=TOLERANCE, max_iter=MAX_STEPS)
     regression.fit(np.asarray((features - mean) / scale), is_target, sample_weight=weight)
@@ -95,14 +95,14 @@ def fit_calibration(
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class CrossValidated:
-    """Every trial calibrated by others."""
+    """All trials, each calibrated by a map learnt on others."""
 
     unbounded: Floats
-    """[N], what to rank by."""
+    """[N] ratios without bounds, to rank by."""
     llrs: Floats
     """[N] natural-log likelihood ratios, each within the bounds of its map."""
     thresholds: Floats
-    """[N] from which unbounded ratio each map's own trials have the false-accept rate asked for; NaN: none was."""
+    """[N] unbounded ratio at which the trials of each map have the requested false-accept rate; NaN: none requested."""
     num_maps: int
     num_separable: int
     """Maps whose trials had no error."""
@@ -120,13 +120,13 @@ def cross_validate(
 ) -> CrossValidated:
     """Calibrate every trial with a map learnt on trials of other speakers only.
 
-    Speakers are dealt into folds, those with target trials first, so that every fold has as many of them; a trial
-    between folds f and g gets the map of the trials without a speaker of f or g, and with `false_accept_rate` the
-    lowest threshold at which these have no higher rate. `on_map` is called after each of the
+    Speakers are dealt into folds, those with target trials first, so that folds have equally many of them. A trial
+    between folds f and g gets the map of the trials without a speaker of f or g and, with `false_accept_rate`, the
+    lowest threshold at which these trials have no higher rate. `on_map` is called after each of the
     num_folds * (num_folds + 1) / 2 pairs of folds.
 
     Raises:
-        ConfigError: fewer than 3 folds, or more than speakers.
+        ConfigError: there are fewer than 3 folds, or more folds than speakers.
         DataError: the other speakers of a fold have no target or no nontarget trials.
     """
     if not 3 <= num_folds <= speakers.num_speakers:
@@ -165,6 +165,6 @@ def cross_validate(
 
 
 def pair_quality(enroll: ArrayLike, test: ArrayLike) -> Floats:
-    """Return the lower and the higher value of a measure of both sides, [N, 2]; sides may be swapped."""
+    """Return the lower and the higher value of a measure of both sides, [N, 2]; the order of sides is lost."""
     both = np.stack((np.asarray(enroll, dtype=np.float64), np.asarray(test, dtype=np.float64)), axis=1)
     return np.sort(both, axis=1)

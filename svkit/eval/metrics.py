@@ -1,4 +1,4 @@
-"""Error rates of a verification system from scores and labels: one sort, ties exact.
+"""Error rates of a verification system from scores and labels, with one sort and exact ties.
 
 A trial is accepted when its score is at or above the threshold. Labels are 1 (target) and 0 (nontarget); a
 higher score means the same speaker. Every quantity is a function of the step curve `ErrorCurve`, whose points
@@ -92,8 +92,8 @@ def error_curve(scores: ArrayLike, labels: ArrayLike) -> ErrorCurve:
     values, is_target = check_trials(scores, labels)
     num_targets = int(np.count_nonzero(is_target))
     num_nontargets = len(values) - num_targets
-    # Large lists are bound by touching memory: few arrays, filled in place. The sentinel above all scores
-    # comes last.
+    # For large lists memory access is the limit, so there are few arrays, filled in place. The sentinel above all
+    # scores comes last.
     ordered = np.empty(len(values) + 1)
     ordered[:-1] = values
     ordered[:-1].sort()
@@ -104,8 +104,7 @@ def error_curve(scores: ArrayLike, labels: ArrayLike) -> ErrorCurve:
     num_below = np.flatnonzero(is_first)
     thresholds = ordered if len(num_below) == len(ordered) else ordered[num_below]
     del ordered, is_first
-    # Sorting values is ten times faster than sorting indices; the smaller class is then looked up among the
-    # values.
+    # Sorting values is ten times faster than sorting indices, so the smaller class is looked up among sorted values.
     few_are_targets = num_targets <= num_nontargets
     few = np.sort(values[is_target if few_are_targets else ~is_target])
     few_below = np.bincount(np.searchsorted(thresholds, few) + 1, minlength=len(thresholds))
@@ -130,7 +129,7 @@ def convex_hull(curve: ErrorCurve) -> ErrorCurve:
     corners = corner_points(curve)
     targets = np.diff(curve.num_misses[corners])
     counts = targets - np.diff(curve.num_false_accepts[corners])
-    from scipy.optimize import isotonic_regression  # half a second of every start; only curves need it
+    from scipy.optimize import isotonic_regression  # takes half a second to import; only curves need it
 
     points = corners[isotonic_regression(targets / counts, weights=counts.astype(np.float64)).blocks]
     return replace(
@@ -167,7 +166,7 @@ def _crossing(curve: ErrorCurve) -> int:
 
 
 def operating_point(curve: ErrorCurve, index: int) -> OperatingPoint:
-    """Name the point `index` of the curve."""
+    """Return the point `index` of the curve."""
     return OperatingPoint(
         threshold=float(curve.thresholds[index]),
         miss_rate=float(curve.num_misses[index] / curve.num_targets),
@@ -185,8 +184,8 @@ def eer_point(curve: ErrorCurve) -> OperatingPoint:
 def far_point(curve: ErrorCurve, false_accept_rate: float) -> OperatingPoint:
     """Return the lowest threshold with at most this false-accept rate.
 
-    With fewer nontargets than 1 / rate it lies just above the highest nontarget: the trials cannot resolve
-    the rate.
+    With fewer nontargets than 1 / rate it lies just above the highest nontarget, because the trials cannot resolve the
+    rate.
     """
     allowed = np.floor(false_accept_rate * curve.num_nontargets * (1 + 1e-12))
     return operating_point(curve, int(np.argmax(curve.num_false_accepts <= allowed)))
@@ -224,7 +223,7 @@ def min_dcf(curve: ErrorCurve, p_target: float) -> tuple[float, OperatingPoint]:
 
 
 def corner_points(curve: ErrorCurve) -> Ints:
-    """Number the points where the curve turns, in order: the lines between them draw the same curve.
+    """Return the indices of the points where the curve turns, in order; the lines between them draw the same curve.
 
     The EER and the lowest cost lie on these points or between two of them, however trials are weighted: along a run of
     targets only misses grow, along a run of nontargets only false accepts fall.
@@ -233,7 +232,7 @@ def corner_points(curve: ErrorCurve) -> Ints:
     accepts = curve.num_false_accepts[1:] < curve.num_false_accepts[:-1]
     is_corner = np.ones(len(curve.thresholds), dtype=bool)
     is_corner[1:-1] = (misses[1:] != misses[:-1]) | (accepts[1:] != accepts[:-1])
-    # Where both rates move (tied scores) every point is a corner.
+    # Where both rates change at once (tied scores), every point is a corner.
     slanted = misses & accepts
     is_corner[:-1] |= slanted
     is_corner[1:] |= slanted
@@ -250,9 +249,9 @@ def det_corners(curve: ErrorCurve) -> tuple[Floats, Floats]:
 def thin_curve(
     false_accept: Floats, miss: Floats, num_points: int, floor: float
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """Thin a curve of rates [K] for drawing to about `num_points`, evenly along the logarithm of both; the ends stay.
+    """Thin a curve of rates [K] for drawing to about `num_points`, evenly along the logarithm of both; keep the ends.
 
-    Rates below the floor are drawn there (a DET axis has no zero).
+    Rates below the floor are drawn at the floor, because a DET axis has no zero.
     """
     path = np.log(np.maximum(miss, floor)) - np.log(np.maximum(false_accept, floor))
     cells = np.floor((path - path[0]) / max(path[-1] - path[0], 1e-12) * max(num_points - 2, 1))

@@ -3,9 +3,8 @@
     x = y + e,    y ~ N(mean, between),    e ~ N(0, within)
 
 Embeddings are length-normalised, centred and length-normalised again before the model sees them, or only centred. In
-the basis
-that makes `within` the identity and `between` diagonal (`psi`), every posterior and every score is a sum over
-dimensions, so that EM costs a few matrix products an iteration and a score one inner product.
+the basis that makes `within` the identity and `between` diagonal (`psi`), every posterior and every score is a sum over
+dimensions, so that EM costs a few matrix products per iteration and a score costs one inner product.
 
 Source: N. Brummer and E. de Villiers, "The speaker partitioning problem", Odyssey 2010 (two-covariance model);
 S. Ioffe, "Probabilistic linear discriminant analysis", ECCV 2006 (simultaneous diagonalisation); D.
@@ -35,7 +34,7 @@ ROWS_PER_BLOCK = 16384
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class TwoCovariance:
-    """The model of embeddings that are normalised already."""
+    """The model of embeddings that have been normalised."""
 
     mean: Floats
     """[D]."""
@@ -47,7 +46,7 @@ class TwoCovariance:
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Plda:
-    """A two-covariance model with the normalisation in front of it."""
+    """A two-covariance model together with the normalisation before it."""
 
     offset: Floats
     """[D] mean of the embeddings that it was trained on, or adapted to, after the first length normalisation."""
@@ -59,19 +58,19 @@ class Plda:
         return _normalized(center(_normalized(embeddings, self.length_norm), self.offset), self.length_norm)
 
     def enroll_factors(self, embeddings: NDArray[np.floating], groups: Ints, num_groups: int) -> Floats32:
-        """Return [num_groups, 2 D + 1] of enrollments: rows of `embeddings` [N, D] with their `groups` [N]."""
+        """Return the factors [num_groups, 2 D + 1] of enrollments, from rows [N, D] and their `groups` [N]."""
         means = group_means(self.prepare(embeddings), groups, num_groups, length_norm=self.length_norm)
         return enroll_factors(self.model, means, np.bincount(groups, minlength=num_groups))
 
     def test_factors(self, embeddings: NDArray[np.floating]) -> Floats32:
-        """Return [N, 2 D + 1] whose inner products with enrollments are log-likelihood ratios."""
+        """Return factors [N, 2 D + 1] whose inner products with those of enrollments are log-likelihood ratios."""
         return test_factors(self.model, self.prepare(embeddings))
 
 
 def train_plda(
     embeddings: NDArray[np.floating], groups: Ints, num_speakers: int, *, length_norm: bool = True
 ) -> Plda:
-    """Train on embeddings [N, D], as extracted, of speakers [N], 0 to S - 1, that do not occur in the trials.
+    """Train on extracted embeddings [N, D] of speakers [N], 0 to S - 1, who do not occur in the trials.
 
     Raises:
         DataError: see `fit`.
@@ -93,16 +92,16 @@ def _moved(plda: Plda, embeddings: NDArray[np.floating]) -> Plda:
 
 
 def adapt_plda(plda: Plda, embeddings: NDArray[np.floating], weight: float) -> Plda:
-    """Adapt to unlabelled embeddings [N, D] of another domain, as extracted, by CORAL+.
+    """Adapt to unlabelled extracted embeddings [N, D] of another domain by CORAL+.
 
     Their mean replaces that of the training. Each covariance of the model is carried to their domain, by C^1/2 T^-1/2
-    on both sides (C: their total covariance, T: that of the model). Where it is then larger, in the basis that
-    diagonalises both, `weight` (0 to 1) of the growth is added: 0 changes the mean only. Nothing ever shrinks. The
-    published weights of the two covariances are one here. C is around their own mean: ASV-Subtools adds to it how far
-    the mean has moved, which is no variance of theirs.
+    on both sides (C: their total covariance, T: that of the model). Wherever it is then larger, in the basis that
+    diagonalises both, `weight` (0 to 1) of the growth is added; 0 changes the mean only. Nothing ever shrinks. The two
+    covariances have separate weights in the paper, one weight here. C is taken around the embeddings' own mean.
+    ASV-Subtools adds the shift of the mean to C, although it is no variance of the embeddings.
 
     Raises:
-        DataError: fewer than two embeddings, or a model that cannot be diagonalised.
+        DataError: there are fewer than two embeddings, or the model cannot be diagonalised.
     """
     if len(embeddings) < 2:
         raise DataError(f"plda: expected at least two recordings to adapt to, found {len(embeddings)}")
@@ -126,15 +125,15 @@ def adapt_plda(plda: Plda, embeddings: NDArray[np.floating], weight: float) -> P
 def adapt_plda_to_speakers(
     plda: Plda, embeddings: NDArray[np.floating], groups: Ints, num_speakers: int, weight: float
 ) -> Plda:
-    """Adapt to embeddings [N, D] of another domain, as extracted, of known speakers [N], 0 to S - 1: few will do.
+    """Adapt to extracted embeddings [N, D] of another domain with known speakers [N], 0 to S - 1; a few suffice.
 
-    Their mean replaces that of the training. The covariances are the most probable ones where those of the training are
-    the centres of inverse Wishart priors that count as much as it takes for the data to weigh `weight`: after each
-    iteration of EM, the new covariances are interpolated with those of the training. At 0 they stay as trained; at 1
-    they are those that training on these recordings alone would give, which takes many of them.
+    Their mean replaces that of the training. The covariances are MAP estimates: those of the training are the centres
+    of inverse Wishart priors, scaled so that the data weigh `weight`: after each iteration of EM, the new covariances
+    are interpolated with those of the training. At 0 they stay as trained. At 1 they are those that training on these
+    recordings alone would give, which takes many recordings.
 
     Raises:
-        DataError: see `gather`; below 1, fewer than two speakers or a speaker without an utterance only.
+        DataError: see `gather`; for a weight below 1, only fewer than two speakers, or a speaker without an utterance.
     """
     plda = _moved(plda, embeddings)
     model = fit(plda.prepare(embeddings), groups, num_speakers, plda.model, weight)
@@ -149,14 +148,14 @@ def _power(covariance: Floats, exponent: float) -> Floats:
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Statistics:
-    """All that EM needs to know about the training data."""
+    """The statistics of the training data that EM needs."""
 
     counts: Floats
     """[S] utterances of each speaker."""
     means: Floats
     """[S, D] mean of each speaker."""
     scatter: Floats
-    """[D, D] sum over all utterances of the outer products of their distances from their speaker's mean."""
+    """[D, D] sum over all utterances of the outer products of their differences from their speaker's mean."""
 
 
 def gather(
@@ -165,8 +164,9 @@ def gather(
     """Sum up training data [N, D] of speakers [N], 0 to S - 1, in bounded memory.
 
     Raises:
-        DataError: a speaker without an utterance, fewer than two speakers, or, unless `has_prior`, fewer utterances
-            beyond the first of each speaker than dimensions (the covariance within a speaker would be singular).
+        DataError: a speaker has no utterance, there are fewer than two speakers, or, unless `has_prior`, fewer
+            utterances beyond the first of each speaker than dimensions (the covariance within speakers would be
+            singular).
     """
     num_rows, dim = embeddings.shape
     counts = np.bincount(groups, minlength=num_speakers).astype(np.float64)
@@ -199,10 +199,10 @@ def fit(
 ) -> TwoCovariance:
     """Fit to training data [N, D] of speakers [N] by EM from its moments, to convergence or `NUM_ITERATIONS`.
 
-    With a `prior`, the data has a share of `weight` in both covariances after every iteration.
+    With a `prior`, the data have the share `weight` in both covariances after every iteration.
 
     Raises:
-        DataError: see `gather`; or embeddings that lie in a subspace.
+        DataError: see `gather`; or the embeddings lie in a subspace.
     """
     statistics = gather(embeddings, groups, num_speakers, has_prior=weight < 1)
 
@@ -222,7 +222,7 @@ def fit(
     for _ in range(NUM_ITERATIONS):
         new, likelihood = em_step(model, statistics)
         model = shared(new)
-        if abs(likelihood - previous) < TOLERANCE * num_rows:  # towards a prior it may fall
+        if abs(likelihood - previous) < TOLERANCE * num_rows:  # with a prior it may fall
             break
         previous = likelihood
     return model
@@ -278,7 +278,7 @@ def diagonalize(model: TwoCovariance) -> tuple[Floats, Floats]:
 def enroll_factors(
     model: TwoCovariance, means: NDArray[np.floating], counts: NDArray[np.integer]
 ) -> Floats32:
-    """Return rows whose inner products with `test_factors` are the natural-log ratios of one against two speakers.
+    """Return rows whose inner products with `test_factors` are natural-log ratios of one speaker against two.
 
     n utterances of an enrollment with the mean a, in the basis of `diagonalize`, leave the speaker with the variance
     psi / (1 + n psi) around n psi a / (1 + n psi); a test b is one more utterance of that speaker, or of an unknown
@@ -287,15 +287,15 @@ def enroll_factors(
         n psi / (1 + (n + 1) psi) a b  -  n psi^2 / (2 (1 + psi) (1 + (n + 1) psi)) b^2
         -  n^2 psi^2 / (2 (1 + n psi) (1 + (n + 1) psi)) a^2  +  log((1 + psi) (1 + n psi) / (1 + (n + 1) psi)) / 2,
 
-    the exact one for any number of utterances. With n = 1 it is symmetric in a and b.
+    which is exact for any number of utterances. With n = 1 it is symmetric in a and b.
 
     Args:
         model: fitted.
-        means: [E, D] mean of each enrollment's utterances, which are normalised as in training.
-        counts: [E] utterances of each enrollment.
+        means: [E, D] mean of each enrollment's utterances, normalised as in training.
+        counts: [E] number of utterances of each enrollment.
 
     Returns:
-        [E, 2 D + 1]: what b, b^2 and 1 are multiplied by.
+        [E, 2 D + 1]: the coefficients of b, b^2 and 1.
     """
     basis, psi = diagonalize(model)
     dim = len(psi)

@@ -1,4 +1,4 @@
-"""What is measured of scores: rates are fractions, thresholds are on the scale of the scores (or LLRs) they decide."""
+"""Results of measuring scores: rates are fractions, thresholds are on the scale of the scores or LLRs they decide."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from svkit.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Interval:
-    """Where a rate or cost lies, from resampled speakers (`bootstrap.rate_interval`)."""
+    """Confidence interval of a rate or cost, from resampled speakers (`bootstrap.rate_interval`)."""
 
     low: float
     high: float
@@ -26,8 +26,8 @@ class PairedDifference:
     difference: float
     interval: Interval
     p_value: float
-    """Two-sided: how often the resampled difference has the other sign, doubled, with the correction of the interval
-    for few speakers; 1 for equal systems."""
+    """Two-sided: twice the share of resamples whose difference has the other sign, corrected for few speakers as the
+    interval is; 1 for equal systems."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class Application:
     """What decisions are for: how likely a target is before listening, and what each kind of error costs.
 
     Raises:
-        ConfigError: not 0 < p_target < 1, a cost that is not positive, or a prior that is 0 or 1 with the costs in it.
+        ConfigError: not 0 < p_target < 1, a cost is not positive, or the costs make the effective prior 0 or 1.
     """
 
     p_target: float
@@ -60,7 +60,7 @@ class Application:
 
     @property
     def name(self) -> str:
-        """How tables call it: the prior, and the costs of a miss and of a false accept unless both are 1."""
+        """Name in tables: the prior, and the costs of a miss and of a false accept unless both are 1."""
         costs = "" if self.c_miss == self.c_fa == 1 else f", costs {self.c_miss:g}:{self.c_fa:g}"
         return f"{self.p_target:g}{costs}"
 
@@ -73,15 +73,15 @@ class OperatingPoint:
     miss_rate: float
     false_accept_rate: float
     miss_rate_interval: Interval | None = None
-    """Of the rates at this threshold as if it had been fixed before; None: not resampled."""
+    """Holds for a threshold that was fixed beforehand; None: not resampled."""
     false_accept_rate_interval: Interval | None = None
     is_resolved: bool | None = None
-    """There are enough nontargets for the false-accept rate it is chosen for; None: it is chosen otherwise."""
+    """Whether there are enough nontargets for the false-accept rate it was chosen by; None: chosen otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DetectionCost(OperatingPoint):
-    """A normalised detection cost and the operating point that has it."""
+    """A normalised detection cost and its operating point."""
 
     p_target: float
     """Prior probability of a target."""
@@ -92,7 +92,7 @@ class DetectionCost(OperatingPoint):
 
     @property
     def application(self) -> Application:
-        """What it is the cost of."""
+        """The application that the cost is for."""
         return Application(p_target=self.p_target, c_miss=self.c_miss, c_fa=self.c_fa)
 
 
@@ -111,13 +111,13 @@ class Rates:
     """`eer`, and `far_RATE` for each of `summary.FALSE_ACCEPT_RATES`."""
     eer_interval: Interval | None = None
     cllr: float | None = None
-    """Bits; this and what follows: None if there are no log-likelihood ratios."""
+    """Bits. This and the following fields are None if there are no log-likelihood ratios."""
     cllr_interval: Interval | None = None
     min_cllr_llr: float | None = None
     act_dcf: tuple[DetectionCost, ...] | None = None
     min_dcf_llr: tuple[DetectionCost, ...] | None = None
     bayes_thresholds: dict[str, OperatingPoint] | None = None
-    """`p_target_NAME`, the name being that of an `Application`: its prior where costs are 1."""
+    """By `p_target_NAME`, where NAME is that of an `Application` (its prior, if costs are 1)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +129,7 @@ class Group:
     num_targets: int
     num_nontargets: int
     eer: float | None = None
-    """None: one class only."""
+    """None: the trials are of one class only."""
     eer_interval: Interval | None = None
     min_dcf: tuple[DetectionCost, ...] | None = None
 

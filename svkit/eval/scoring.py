@@ -1,4 +1,4 @@
-"""Scores from embeddings: cosine, centring, multi-enrollment, S-norm, adaptive S-norm; in bounded memory.
+"""Scores from embeddings: cosine, centring, multi-enrollment, S-norm and adaptive S-norm, in bounded memory.
 
 Everything works on rows of a matrix `[N, D]`; trials are pairs of row numbers. Temporary memory is bounded by
 `BLOCK_BYTES` whatever the number of trials, utterances or cohort members.
@@ -23,7 +23,7 @@ BLOCK_BYTES = 128 * 2**20
 """Size of the largest temporary matrix (utterances against the cohort)."""
 
 TRIALS_PER_BLOCK = 1024
-"""Pairs gathered at once; two blocks of 256 floats a row stay within a core's cache."""
+"""Pairs gathered at once; two blocks of rows of 256 floats stay within a core's cache."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +67,7 @@ def center(embeddings: NDArray[np.floating], mean: NDArray[np.floating]) -> Floa
 def group_means(
     embeddings: NDArray[np.floating], groups: Ints, num_groups: int, *, length_norm: bool = True
 ) -> Floats32:
-    """Average the rows [N, D], length-normalised, of each group [N]: multi-enrollment models, or speakers of a cohort.
+    """Average the length-normalised rows [N, D] of each group [N]: multi-enrollment models, or speakers of a cohort.
 
     Returns:
         [num_groups, D], not length-normalised.
@@ -82,7 +82,7 @@ def group_means(
         raise DataError(f"groups without an utterance: {first_five(np.flatnonzero(counts == 0).tolist())}")
     order = np.argsort(groups, kind="stable")
     rows = (length_normalize(embeddings) if length_norm else embeddings)[order]
-    if len(rows) == num_groups:  # a row each
+    if len(rows) == num_groups:  # one row per group
         return np.asarray(rows, dtype=np.float32)
     starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
     sums = np.add.reduceat(rows, starts, axis=0, dtype=np.float64)
@@ -131,12 +131,12 @@ def product_statistics(rows: Floats32, cohort: Floats32, top_n: int | None = Non
 
     Args:
         rows: factors of utterances.
-        cohort: factors of other speakers than those of the trials.
+        cohort: factors of speakers who are not in the trials.
         top_n: how many of the highest products count (adaptive S-norm); None: all of them (S-norm).
 
     Raises:
         ConfigError: top_n is not between 2 and C.
-        DataError: sizes differ, or a row scores alike against all of its cohort.
+        DataError: sizes differ, or a row has the same score against all of its cohort.
     """
     if rows.shape[1] != cohort.shape[1]:
         raise DataError(f"cohort: expected embeddings of size {rows.shape[1]}, found {cohort.shape[1]}")
@@ -156,7 +156,7 @@ def product_statistics(rows: Floats32, cohort: Floats32, top_n: int | None = Non
     bad = np.flatnonzero(~(stds > 1e-9))
     if len(bad):
         raise DataError(
-            f"cohort: expected different embeddings, all score alike for rows {first_five(bad.tolist())}"
+            f"cohort: expected different embeddings, but all give the same score to rows {first_five(bad.tolist())}"
         )
     return CohortStatistics(mean=means, std=stds)
 
@@ -168,7 +168,7 @@ def normalize_scores(
     enroll_rows: Ints,
     test_rows: Ints,
 ) -> Floats:
-    """Normalise raw scores [T] by the cohort statistics of both sides, in rows [T] of them, and average the two."""
+    """Normalise raw scores [T] by the cohort statistics of each side (its rows [T]), and average the two results."""
     normed = np.empty(len(scores))
     for start in range(0, len(scores), TRIALS_PER_BLOCK):
         block = slice(start, start + TRIALS_PER_BLOCK)

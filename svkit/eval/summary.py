@@ -1,4 +1,4 @@
-"""The metrics of one system on one trial list, each with its interval where speakers are resampled."""
+"""The metrics of one system on one trial list, with intervals if speakers are resampled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,7 +25,7 @@ from svkit.eval.metrics import (
 from svkit.eval.results import Application, DetectionCost, Group, Interval, OperatingPoint, Rates
 
 APPLICATIONS = tuple(Application(p_target=prior) for prior in (0.01, 0.05, 0.005, 0.001))
-"""Of minDCF and actDCF: the usual target priors, with unit costs. Source: NIST SRE evaluation plans 2012 to 2021."""
+"""For minDCF and actDCF: the usual target priors, with unit costs. Source: NIST SRE evaluation plans 2012 to 2021."""
 FALSE_ACCEPT_RATES = (0.01, 0.001, 0.0001)
 """Rates whose thresholds are reported."""
 BAND_RATES = tuple(float(rate) for rate in np.geomspace(1e-4, 0.6, 40))
@@ -43,7 +43,7 @@ class Draws:
     multiplicities: NDArray[np.int64]
     """[R, S]."""
     source: str
-    """Where the speakers are known from: `manifest` or `trials`."""
+    """Source of the speakers: `manifest` or `trials`."""
 
     @cached_property
     def num_people(self) -> int:
@@ -52,7 +52,7 @@ class Draws:
 
     @cached_property
     def num_pairs(self) -> int:
-        """Pairs of speakers that have nontarget trials; to count them takes a pass over all trials."""
+        """Pairs of speakers that have nontarget trials; counting them takes a pass over all trials."""
         return bootstrap.count_pairs(self._is_target(), self.speakers)
 
     def _is_target(self) -> NDArray[np.bool_]:
@@ -61,12 +61,12 @@ class Draws:
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Resampled:
-    """One system in every resample."""
+    """The errors of one system in every resample."""
 
     eer: Floats
     """[R]."""
     band: Floats
-    """[2, len(BAND_RATES)] ends of the miss rate at the false-accept rates of the DET band; NaN: most are undefined."""
+    """[2, len(BAND_RATES)] interval ends of the miss rate at `BAND_RATES`; NaN if most resamples are undefined."""
 
 
 def resample_errors(scores: ArrayLike, labels: ArrayLike, draws: Draws) -> Resampled:
@@ -104,8 +104,8 @@ def summarize(
         labels: [N] 1 for target, 0 for nontarget.
         llrs: [N] natural-log likelihood ratios of the same trials; adds Cllr, actDCF and the Bayes decisions.
         draws: resampled speakers of the trials; adds intervals.
-        resampled: what `resample_errors` found for them; given with `draws`.
-        applications: of the detection costs.
+        resampled: result of `resample_errors` for them; given with `draws`.
+        applications: those of the detection costs.
 
     Raises:
         DataError: see `metrics.check_trials`; or most resamples are undefined.
@@ -142,7 +142,7 @@ def _with_llrs(
     draws: Draws | None,
     applications: Sequence[Application],
 ) -> Rates:
-    """Add what log-likelihood ratios [N] give when they decide by themselves."""
+    """Add the metrics of log-likelihood ratios [N] that decide without a threshold chosen on the trials."""
     curve = error_curve(llrs, labels)
     decided = list(dict.fromkeys((*applications, Application(p_target=0.5))))
     points = [threshold_point(curve, bayes_threshold(one.effective_prior)) for one in decided]
@@ -181,7 +181,7 @@ def _resampled_cllr(llrs: ArrayLike, labels: ArrayLike, draws: Draws) -> Floats:
 def summarize_group(
     value: str, scores: Floats, labels: NDArray[np.int8], draws: Draws | None, rows: NDArray[np.int64]
 ) -> Group:
-    """Measure the trials `rows` of all, scores and labels [N]; with one class only there are counts and no rates."""
+    """Measure the trials `rows` of all scores and labels [N]; with one class only, there are counts but no rates."""
     scores, labels = scores[rows], labels[rows]
     num_targets = int(np.count_nonzero(labels))
     group = Group(value=value, num_targets=num_targets, num_nontargets=len(rows) - num_targets)
@@ -194,7 +194,7 @@ def summarize_group(
         part = replace(whole, enroll=whole.enroll[rows], test=whole.test[rows])
         eers = bootstrap.resample(scores, labels, part, draws.multiplicities, bootstrap.eer_statistic)
         present = np.union1d(part.enroll, part.test)
-        # Too few speakers, or too few with target trials: the rate stands without an interval.
+        # With too few speakers, or too few with target trials, the rate has no interval.
         if len(present) >= bootstrap.MIN_SPEAKERS and 2 * np.count_nonzero(np.isfinite(eers)) >= len(eers):
             here = replace(draws, speakers=part, multiplicities=draws.multiplicities[:, present])
             interval = _eer_interval(eer, eers, here)
@@ -212,10 +212,11 @@ def _cost(application: Application, value: float, point: OperatingPoint) -> Dete
 
 
 def _with_cost_interval(cost: DetectionCost, most: float = np.inf) -> DetectionCost:
-    """Return a cost with the interval that those of its rates make, and that ends at `most`.
+    """Return a cost with an interval, made from those of its rates and cut at `most`.
 
     A threshold of lowest cost errs least on the trials that chose it. Resampling the choice does not help, because
-    resamples have the same luck; the rates' intervals, with what remains possible without an error, are wide enough.
+    resamples share this luck. The intervals of the rates, which include what is possible without an error, are wide
+    enough.
     """
     misses, accepts = cost.miss_rate_interval, cost.false_accept_rate_interval
     if misses is None or accepts is None:
@@ -250,6 +251,6 @@ def _with_intervals(
 
 
 def _eer_interval(eer: float, samples: Floats, draws: Draws) -> Interval:
-    """Return the interval of an EER with resampled values [R]; of 0, what so many speakers leave possible."""
+    """Return the interval of an EER with resampled values [R]; for 0, up to what the number of speakers allows."""
     interval = bootstrap.rate_interval(eer, samples, draws.multiplicities, draws.num_people)
     return replace(interval, speakers_from=draws.source)

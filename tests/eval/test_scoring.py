@@ -104,5 +104,5 @@ def test_bad_cohorts_are_refused(rng):
         cohort_statistics(embeddings, rng.normal(size=(5, 4)), 1)
     with pytest.raises(DataError, match="size 4, found 3"):
         cohort_statistics(embeddings, rng.normal(size=(5, 3)))
-    with pytest.raises(DataError, match="all score alike"):
+    with pytest.raises(DataError, match="all give the same score"):
         cohort_statistics(embeddings, np.tile(rng.normal(size=4), (5, 1)))
