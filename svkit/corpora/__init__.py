@@ -1,1 +1,1 @@
-"""Corpora on disk to manifests and trial lists."""
+"""Turns corpora on disk into manifests and trial lists."""

@@ -1,4 +1,4 @@
-"""Audio made while preparing (converted, joined, cut): in parallel, resumed, and only where there is room for it."""
+"""Audio made during preparation (converted, joined, cut): in parallel, resumable, and only if there is room for it."""
 
 import os
 import shutil
@@ -16,9 +16,9 @@ from svkit.store.transcode import find_ffmpeg, transcode
 
 SAMPLE_RATE_HZ = 16_000
 FLAC_BYTES_PER_SAMPLE = 1.3
-"""For estimates: 16-bit speech as flac takes some 60 % of its samples' bytes."""
+"""For estimates: flac takes some 60 % of the bytes of 16-bit speech."""
 _SAMPLE_FILES = 32
-"""Files converted first, spread over all of them, to estimate the room that the others need."""
+"""Files converted first, spread over the corpus, to estimate the room that the others need."""
 _CHUNK_FILES = 64
 
 Item = TypeVar("Item")
@@ -26,16 +26,16 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversion:
-    """What happens to audio that libsndfile cannot read."""
+    """How audio that libsndfile cannot read is treated."""
 
     is_wanted: bool = True
-    """False: such files are bad files."""
+    """False: such files count as bad."""
     suffix: str = ".flac"
-    """Of what is written: `.flac` or `.wav`."""
+    """Suffix of the new files: `.flac` or `.wav`."""
     all_channels: bool = False
-    """Not the first one only."""
+    """Keep all channels, not only the first one."""
     directory: Path | None = None
-    """Where to; None: into a directory `flac` or `wav` beside the one called `aac`."""
+    """Directory of the new files; None: a directory `flac` or `wav` beside the one called `aac`."""
 
 
 def convert_files(
@@ -45,15 +45,15 @@ def convert_files(
     num_workers: int | None,
     progress: Progress,
 ) -> tuple[list[Candidate], list[BadFile]]:
-    """Convert the files that libsndfile cannot read to 16 kHz; what an earlier run finished is kept.
+    """Convert the files that libsndfile cannot read to 16 kHz; files from an earlier run are kept.
 
     Returns:
-        All files in their old order, those converted with the path that `target_of` gives them; and those that cannot
-        be converted.
+        All usable files in their old order, the converted ones with the path that `target_of` gives; and the files that
+        cannot be converted.
 
     Raises:
-        ConfigError: there is something to convert and no ffmpeg.
-        ArtifactError: not enough room, or the place cannot be written.
+        ConfigError: there are files to convert, but no ffmpeg.
+        ArtifactError: there is not enough room, or the target cannot be written.
     """
     targets = {
         index: target_of(file)
@@ -75,7 +75,7 @@ def convert_files(
                 file = candidates[index]
                 bad[index] = BadFile(file.utterance_id, error.reason, error.detail, file.path)
 
-        # The room that all need is known after a few, spread over the corpus: none is filled up in vain.
+        # A few files from all over the corpus tell how much room all of them need, before a disk is filled in vain.
         step = max(1, -(-len(missing) // _SAMPLE_FILES))
         first, others = missing[::step], [index for n, index in enumerate(missing) if n % step]
         try:
@@ -98,10 +98,10 @@ def convert_files(
 
 
 def check_room(directory: Path, needed_bytes: float, what: str, progress: Progress) -> None:
-    """Say how much room something needs, and refuse it where there is less (ArtifactError: not enough room)."""
+    """Note how much room something needs (ArtifactError: `directory` has less)."""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    room = f"{what} needs about {_size(needed_bytes)} in {directory}, {_size(free)} are free"
+    room = f"{what} needs about {_size(needed_bytes)} in {directory}, where {_size(free)} are free"
     if needed_bytes > free:
         raise ArtifactError(f"{room}; free some space or choose another directory")
     progress.note(room)
@@ -114,9 +114,9 @@ def _size(num_bytes: float) -> str:
 def in_parallel(
     work: Callable[[Item], None], items: Sequence[Item], num_workers: int | None, task: Task
 ) -> None:
-    """Call `work` with every item, in threads: the work is done outside the interpreter's lock."""
+    """Call `work` with every item, in threads, as the work happens outside the interpreter's lock."""
     workers = num_workers or os.cpu_count() or 1
-    # Small chunks for few items, so that all threads have some; a million futures would need gigabytes.
+    # Few items go in small chunks, so that every thread gets some. Chunks of one would need gigabytes for a million.
     size = max(1, min(_CHUNK_FILES, len(items) // (4 * workers)))
     chunks = [items[start : start + size] for start in range(0, len(items), size)]
 
@@ -126,5 +126,5 @@ def in_parallel(
         return len(chunk)
 
     with ThreadPoolExecutor(workers) as executor:
-        for done in executor.map(work_through, chunks):  # where one fails, cancels those that have not begun
+        for done in executor.map(work_through, chunks):  # if one fails, the rest is cancelled
             task.advance(done)

@@ -1,4 +1,4 @@
-"""`exp/data` while a corpus is written: its lists, who validates, and what later preparations must know."""
+"""Writing `exp/data`: the lists of a corpus, its validation speakers, and what later preparations must know."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -36,7 +36,7 @@ _OWN_FILES = ("train.tsv", "valid.tsv", "eval.tsv", "valid_trials.txt")
 
 
 class DataDirectory(Output):
-    """`exp/data` as the output of one corpus; the noise and RIR lists lie there too."""
+    """`exp/data` as the output of one corpus; the noise and RIR lists are there too."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class DataDirectory(Output):
         default_preset: str,
         inputs: Mapping[str, Path] | None = None,
     ) -> None:
-        """Plan the output of the corpus of this name; `config` identifies the request.
+        """Plan the output of the corpus named `corpus`; `config` identifies the request.
 
-        The default preset is noted in `exp/config.toml` unless the request or the experiment has one. The corpus itself
-        may consist of lists (`inputs`: name -> path), beside those that the request names.
+        The default preset is noted in `exp/config.toml` unless the request or the experiment has one. `inputs` (name ->
+        path) are lists that the corpus itself consists of, beside those that the request names.
 
         Raises:
             DataError: a given list does not exist.
@@ -74,7 +74,7 @@ class DataDirectory(Output):
         self._corpus, self._default_preset = corpus, default_preset
 
     def is_kept(self, progress: Progress) -> bool:
-        """As `Output` does; of a corpus that is replaced, each setting that was another one before is noted."""
+        """Decide as `Output` does; if the corpus is prepared again, note each setting that has changed."""
         if super().is_kept(progress):
             return True
         before = (self.finished() or {}).get("config")
@@ -82,7 +82,7 @@ class DataDirectory(Output):
             for key, value in self.config.items():
                 if before.get(key, value) != value:
                     was, now = ("not given" if item is None else item for item in (before[key], value))
-                    progress.note(f"{self.path}: {key} was {was}, is {now} now")
+                    progress.note(f"{self.path}: {key} was {was} and is {now} now")
         return False
 
     def kept_result(self) -> CorpusResult:
@@ -97,10 +97,10 @@ class DataDirectory(Output):
         return replace(typed(self.record, summary, CorpusResult, "summary"), bad_files=bad)
 
     def accept(self, bad: Sequence[BadFile], num_files: int) -> None:
-        """Write the list of bad files, and raise unless they are to be left out.
+        """Write the list of bad files, and raise unless `skip_bad` leaves them out.
 
         Raises:
-            BadFilesError: there are some and `skip_bad` is not set.
+            BadFilesError: there are bad files and `skip_bad` is not set.
             DataError: there is no audio at all.
         """
         if not num_files:
@@ -123,9 +123,9 @@ class DataDirectory(Output):
     ) -> CorpusResult:
         """Write all lists, note the preset, and finish.
 
-        Some of the training speakers (rows `train`) are held out for validation here. `evaluation` has the rows of the
-        utterances named in `lists`; `eval_speakers` evaluate also where no list names them, which it does not for
-        `num_unlisted` of their utterances.
+        Some of the speakers in `train` are held out for validation here. `evaluation` has the rows of the utterances
+        named in `lists`. `eval_speakers` evaluate even if no list names them; `num_unlisted` counts utterances of
+        evaluation speakers that no list names.
 
         Raises:
             DataError: a training speaker also evaluates, or there are too few training speakers.
@@ -136,7 +136,7 @@ class DataDirectory(Output):
         num_speakers = train["speaker_id"].nunique()
         if num_speakers < 2 and self._request.eval_speakers != EVERYBODY:
             raise DataError(
-                f"{num_speakers} training speakers are left; expected at least 2 besides the evaluation's"
+                f"expected at least 2 training speakers besides those of the evaluation, found {num_speakers}"
             )
         held_out, valid_trials = _hold_out(train, self._request, self._progress)
         is_valid = train["speaker_id"].isin(held_out)
@@ -148,7 +148,7 @@ class DataDirectory(Output):
         matched = {entry.name: entry.matched for entry in lists if entry.matched is not None}
         for words in (*membership.differences(before, now), *matched.values()):
             self._progress.note(words)
-        # Read before anything is removed: a given list may lie where lists are written.
+        # Read now, before anything is removed: a given list may be one of the files that are replaced.
         given = {entry.name: read_file(entry.source, DataError) for entry in lists if entry.source}
         membership.write_splits(self.path, now if self._request.redraw else {**before, **now})
         self._clear()
@@ -177,10 +177,10 @@ class DataDirectory(Output):
         return result
 
     def _clear(self) -> None:
-        """Remove the lists of an earlier corpus; the mark of completeness goes first.
+        """Remove the lists of an earlier corpus, after the mark of completeness.
 
-        Lists of the user's own beside them stay, and so does audio: a directory `demo`, `cnceleb` or `kaldi` may be
-        the user's corpus.
+        The user's own lists beside them stay. So does audio, as a directory `demo`, `cnceleb` or `kaldi` may be the
+        user's corpus.
         """
         summary = (self.finished() or {}).get("summary")
         trials = summary.get("trials") if isinstance(summary, dict) else None
@@ -190,7 +190,7 @@ class DataDirectory(Output):
             (self.path / name).unlink(missing_ok=True)
 
     def _note_recipe(self) -> None:
-        """Note preset and encoder that were asked for; what an experiment was made with stays otherwise."""
+        """Note the preset and encoder that were asked for; otherwise the experiment keeps its own."""
         exp, preset, encoder = self._request.exp, self._request.preset, self._request.encoder
         if preset is None and "preset" not in read_noted(exp):
             preset = self._default_preset
@@ -226,7 +226,7 @@ class DataDirectory(Output):
 def _hold_out(
     train: pd.DataFrame, request: CorpusRequest, progress: Progress
 ) -> tuple[list[str], Trials | None]:
-    """Return the speakers held out for validation and trials among them; neither in a small corpus."""
+    """Return the speakers held out for validation, and trials among them; neither if the corpus is too small."""
     if not len(train):
         return [], None
     speakers = splits.choose_valid_speakers(
@@ -246,7 +246,7 @@ def _hold_out(
 
 
 def identity(request: CorpusRequest) -> dict[str, Any]:
-    """Return the part of a command's configuration that every corpus has."""
+    """Return the part of the configuration that all corpora have in common."""
     return {
         "root": request.root.resolve() if request.root is not None else None,
         "eval_speakers": request.eval_speakers,
@@ -258,7 +258,7 @@ def identity(request: CorpusRequest) -> dict[str, Any]:
 
 
 def scan_identity(scan: ScanOptions) -> dict[str, Any]:
-    """Return what decides which files are bad; options that earlier records lack only where they are in use."""
+    """Return what decides which files are bad. Options that earlier records lack are included only if in use."""
     return {
         "min_seconds": scan.min_seconds,
         "skip_bad": scan.skip_bad,

@@ -1,4 +1,4 @@
-"""Lists made from lists: paths that stay right in another directory, and outputs that say what they were made from."""
+"""Lists made from lists: paths that stay valid in another directory, and outputs that record their inputs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from svkit.store.tables import integers
 
 
 def rebased_table(manifest: Manifest, directory: Path) -> pd.DataFrame:
-    """Return a manifest's table with paths for a list in `directory`: relative to it where they lie below it."""
+    """Return a manifest's table with the paths of a list in `directory`: relative if they lie below it."""
     root, target = manifest.root.resolve(), directory.resolve()
     if root == target:
         return manifest.table
@@ -25,7 +25,7 @@ def rebased_table(manifest: Manifest, directory: Path) -> pd.DataFrame:
 
 
 def movable_table(table: pd.DataFrame, directory: Path) -> pd.DataFrame:
-    """Return a table for a list in `directory` whose paths below it are relative, so that audio there moves with it."""
+    """Return a table with paths below `directory` made relative, so that a list in it moves together with its audio."""
     paths = table["path"]
     for made in (directory, directory.resolve()):
         paths = paths.str.removeprefix(f"{made.as_posix()}/")
@@ -33,7 +33,7 @@ def movable_table(table: pd.DataFrame, directory: Path) -> pd.DataFrame:
 
 
 def hours(table: pd.DataFrame) -> float:
-    """Return the length of the recordings in a manifest's table, hours rounded to four digits."""
+    """Return the total duration of the recordings in a manifest's table, in hours rounded to four digits."""
     seconds = integers(table["num_samples"]) / integers(table["sample_rate_hz"])
     return round(float(seconds.sum()) / 3600, 4)
 
@@ -41,7 +41,7 @@ def hours(table: pd.DataFrame) -> float:
 def derived_lists(
     configs: Mapping[Path, Mapping[str, Any]], *, command: str, inputs: Mapping[str, Path], overwrite: bool
 ) -> list[Output]:
-    """Check the lists that a command will write (path -> configuration) and hash its inputs, before any work is done.
+    """Check the lists that a command will write (path -> configuration), and hash its inputs, before any work starts.
 
     Raises:
         ConfigError: a list already exists, is one of the inputs, or has no known suffix.

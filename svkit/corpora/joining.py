@@ -1,4 +1,4 @@
-"""Short training utterances of one speaker and genre, joined to longer ones as the CN-Celeb recipes do."""
+"""Joining short training utterances of one speaker and genre into longer ones, as the CN-Celeb recipes do."""
 
 import hashlib
 from collections.abc import Sequence
@@ -26,24 +26,24 @@ def join_short(
 ) -> pd.DataFrame:
     """Join utterances shorter than `min_seconds` with others of their group, in the order of their ids.
 
-    A joined utterance ends as soon as it is long enough; what is left over at the end of a group goes to the last
-    one. A short utterance that is alone in its group stays as it is. The audio is kept under a name that tells its
-    parts, so that an interrupted run is resumed and a finished one reuses its files.
+    A joined utterance ends as soon as it is long enough. What is left over at the end of a group goes to its last
+    joined utterance. A short utterance that is alone in its group stays as it is. The name of a joined file follows
+    from its parts, so that an interrupted run can be resumed and a later one reuses the files.
 
     Args:
         table: rows of a manifest with absolute paths.
-        groups: of each row, such as `id00000/singing`; utterances of two speakers never share one.
-        min_seconds: wanted length.
+        groups: the group of each row, such as `id00000/singing`; utterances of two speakers never share one.
+        min_seconds: the wanted length.
         directory: where joined audio goes, directly below the manifest's own directory.
-        num_workers: None: one a core.
-        progress: is told.
+        num_workers: number of threads; None: one per core.
+        progress: shows a bar and the room needed.
 
     Returns:
-        The rows, joined ones (16-bit flac, paths relative to the parent of `directory`) instead of their parts.
+        The rows, with joined ones (16-bit flac, paths relative to the parent of `directory`) instead of their parts.
 
     Raises:
         DataError: a part cannot be read.
-        ArtifactError: not enough room, or `directory` cannot be written.
+        ArtifactError: there is not enough room, or `directory` cannot be written.
     """
     table = table.reset_index(drop=True)
     bins = _choose(table, groups, min_seconds)
@@ -90,7 +90,7 @@ def _choose(table: pd.DataFrame, groups: Sequence[str], min_seconds: float) -> l
 
 
 def _describe(parts: Sequence[Row], group: str, directory: Path) -> Row:
-    """Return the row of a joined utterance; its name tells from what it is made."""
+    """Return the row of a joined utterance; its name holds a hash of its parts."""
     content = "\n".join(f"{part['path']} {part['num_samples']}" for part in parts)
     channels = [part.get("channel", "0") for part in parts]
     content += "" if set(channels) == {"0"} else f"\n{channels}"

@@ -1,7 +1,7 @@
-"""Who evaluates, who validates, who trains, from one preparation of an experiment to the next: nobody changes sides.
+"""Which speakers train, validate and evaluate: nobody changes sides between two preparations of an experiment.
 
-`exp/data/splits.tsv` has every speaker that was ever there, those that are gone too; without it (earlier versions of
-svkit) the finished lists tell. New speakers train unless they are named.
+`exp/data/splits.tsv` has every speaker that was ever there, including those that have gone since. Earlier versions of
+svkit did not write it; then the finished lists are read. New speakers train unless they are named.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ def read_splits(data: Path) -> dict[str, str]:
     """Return the part of each speaker in `exp/data`; empty if nothing was prepared yet.
 
     Raises:
-        DataError: a table that cannot be read, or with other parts.
+        DataError: the table cannot be read, or names an unknown part.
     """
     path = data / SPLITS_NAME
     if path.exists():
@@ -41,12 +41,12 @@ def read_splits(data: Path) -> dict[str, str]:
 
 
 def write_splits(data: Path, splits: Mapping[str, str]) -> None:
-    """Write the part of each speaker."""
+    """Write `splits.tsv`: speaker -> part."""
     write_table(data / SPLITS_NAME, pd.DataFrame(sorted(splits.items()), columns=["speaker_id", "split"]))
 
 
 def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Say how many speakers there are the first time, then how many are new, gone, or on another side than before."""
+    """Count the speakers of each part the first time; later, those who are new, gone or in another part than before."""
     new = Counter(part for speaker, part in now.items() if speaker not in before)
     moved = Counter((before[one], part) for one, part in now.items() if before.get(one, part) != part)
     gone, notes = len(before.keys() - now.keys()), []
@@ -56,7 +56,7 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     if moved:
         ways = ", ".join(f"{count} from {old} to {part}" for (old, part), count in sorted(moved.items()))
         notes.append(
-            f"{sum(moved.values())} speakers change their part: {ways}; models trained before may know them"
+            f"{sum(moved.values())} speakers change their part: {ways}; earlier models may have been trained on them"
         )
     if gone:
         notes.append(f"{gone} earlier speakers are missing; they keep their part in case they come back")

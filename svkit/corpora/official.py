@@ -1,4 +1,4 @@
-"""The official trial lists: found, downloaded, and recognised by their counts, so that no list passes for another."""
+"""The official trial lists: finding, downloading and checking them by their counts, so that none is mistaken."""
 
 import hashlib
 import urllib.error
@@ -18,12 +18,12 @@ _TIMEOUT_SECONDS = 20
 
 
 def voxceleb_lists() -> dict[str, OfficialList]:
-    """Return the lists of VoxCeleb1 by the name of their file."""
+    """Return the lists of VoxCeleb1 by their file names."""
     return {entry.file: entry for entry in official_lists() if entry.name.startswith("vox1")}
 
 
 def find_lists(root: Path, official: Mapping[str, OfficialList], progress: Progress) -> list[Path]:
-    """Return the official lists in `root` and two levels below it; of two forms the cleaned one."""
+    """Return the official lists in `root` and up to two levels below; the cleaned form is preferred to the original."""
     found: dict[str, Path] = {}
     for entry in official.values():
         for pattern in (entry.file, f"*/{entry.file}", f"*/*/{entry.file}"):
@@ -31,19 +31,19 @@ def find_lists(root: Path, official: Mapping[str, OfficialList], progress: Progr
                 found.setdefault(entry.name, path)
     for original in [name for name in found if name.removesuffix("-original") in found.keys() - {name}]:
         progress.note(
-            f"{found.pop(original)} is left out, because its cleaned version is there (give it with "
-            "--trials to use it)"
+            f"{found.pop(original)} is left out, because its cleaned version is there too (to use it, give it "
+            "with --trials)"
         )
     return list(found.values())
 
 
 def download_lists(entries: Sequence[OfficialList], directory: Path, progress: Progress) -> list[Path]:
-    """Download lists from their official addresses into a directory, those that it lacks.
+    """Download the lists that `directory` lacks from their official addresses.
 
-    Without a network, say so and return what could be had.
+    If a download fails, note it and return the lists so far.
 
     Raises:
-        DataError: what came is not the list.
+        DataError: a downloaded file is not the list.
     """
     paths: list[Path] = []
     with progress.task("downloading trial lists", len(entries)) as task:
@@ -74,12 +74,12 @@ def download_lists(entries: Sequence[OfficialList], directory: Path, progress: P
 def take_lists(
     paths: Sequence[Path], official: Mapping[str, OfficialList], allow_other: bool, progress: Progress
 ) -> list[EvaluationList]:
-    """Read lists; one with the name of an official file must be that list, unless `allow_other`.
+    """Read lists; a file with the name of an official list must be that list, unless `allow_other`.
 
-    Lists that are differs from the published ones are noted.
+    A list that differs from the published one of its name is noted.
 
     Raises:
-        DataError: another list than its name says; two lists of one name; see also `read_trials`.
+        DataError: a list is not the one its name says, or two lists have one name; see also `read_trials`.
     """
     lists: dict[str, EvaluationList] = {}
     for path in paths:
@@ -87,7 +87,7 @@ def take_lists(
         entry = official.get(path.name)
         if entry is None:
             for title in _titles_by_counts(trials, official.values()):
-                progress.note(f"{path}: this is {title} by its counts")
+                progress.note(f"{path}: its counts are those of {title}")
         else:
             if not allow_other:
                 _check_counts(path, entry, trials, official.values())
@@ -104,12 +104,12 @@ def take_lists(
 
 
 def _check_counts(path: Path, entry: OfficialList, trials: Trials, official: Iterable[OfficialList]) -> None:
-    """Refuse a list with other numbers of lines and targets; if they are another list's, with its name."""
+    """Refuse a list with wrong numbers of lines and targets; name the list that they belong to, if there is one."""
     titles = _titles_by_counts(trials, official)
     if entry.title in titles:
         return
     lines, targets = _counts(trials)
-    mix_up = f"this is {titles[0]} by its counts, asked for {entry.title}: " if titles else ""
+    mix_up = f"its counts are those of {titles[0]}, not of {entry.title}: " if titles else ""
     raise DataError(
         f"{path}: {mix_up}expected {entry.lines:,} lines and {entry.targets:,} targets ({entry.title}), found"
         f" {lines:,} and {targets:,}; get it from {entry.address}, or use --allow-other-lists"

@@ -1,4 +1,4 @@
-"""Which corpus a directory holds, guessed from names alone, for the message about a wrong tree."""
+"""Guessing from names alone which corpus a directory holds, for messages about a wrong tree."""
 
 import os
 import re
@@ -9,15 +9,15 @@ from svkit.corpora.walk import is_audio_name
 from svkit.errors import DataError, first_five, printable
 
 _MAX_DEPTH, _MAX_ENTRIES = 5, 40
-"""A guess looks at this many entries of a directory and this deep, whatever the size of the corpus."""
+"""How deep a guess looks, and at how many directories of a level, whatever the size of the corpus."""
 _SPEAKER, _VOXBLINK2_SPEAKER = re.compile(r"id\d{5}"), re.compile(r"id\d{6}")
 CNCELEB_FILE = re.compile(r"(?:id\d{5}-)?(?P<genre>[a-z_]+)-(?P<session>\d+)-\d+")
-"""`GENRE-SESSION-NUMBER`, in `eval/test` with the speaker before it."""
+"""`GENRE-SESSION-NUMBER`; in `eval/test`, the speaker comes first."""
 LIBRISPEECH_SUBSET = re.compile(r"(train|dev|test)-(clean|other)(-\d+)?")
 
 
 def corpus_root(root: Path | None, command: str, layout: str, default: str = "") -> Path:
-    """Return the absolute directory of a corpus (DataError: there is none; see `wrong_tree`)."""
+    """Return the absolute directory of a corpus (DataError: there is no such directory)."""
     root = (root or Path(default or command)).resolve()
     if not root.is_dir():
         raise wrong_tree(root, command, "not a directory", layout)
@@ -25,7 +25,7 @@ def corpus_root(root: Path | None, command: str, layout: str, default: str = "")
 
 
 def wrong_tree(root: Path, command: str, problem: str, layout: str) -> DataError:
-    """Return the error for a place that lacks (`problem`) what `svkit prepare COMMAND` expects there (`layout`)."""
+    """Return the error for a root with a `problem`: it lacks the `layout` that `svkit prepare COMMAND` expects."""
     if not root.exists():
         return DataError(f"{root}: no such directory; {layout}")
     found = "a file"
@@ -37,7 +37,7 @@ def wrong_tree(root: Path, command: str, problem: str, layout: str) -> DataError
 
 
 def looks_like(root: Path, command: str) -> str:
-    """Return the end of a message that says for which other command a tree is made; empty: for none."""
+    """Return the end of a message that suggests another command for a tree; empty if there is no other."""
     guess = guess_corpus(root)
     return f"; this looks like {guess}: svkit prepare {guess} {root}" if guess not in (None, command) else ""
 
@@ -47,6 +47,7 @@ def guess_corpus(root: Path) -> str | None:
     if root.is_file():
         return "csv" if root.suffix.lower() in (".csv", ".tsv") else None
     has_speaker_audio = False
+    # Names that only one corpus has are looked for first; what is left with audio one level down is a plain folder.
     for depth, directory, directories, files in _look(root):
         names = {*directories, *files}
         if "wav.scp" in files:
@@ -65,7 +66,7 @@ def guess_corpus(root: Path) -> str | None:
             return "voxblink2"
         speakers = [name for name in directories if _SPEAKER.fullmatch(name)]
         if speakers:
-            # CN-Celeb's speakers are called like VoxCeleb's; only it has files right below them.
+            # Speakers have the same names in CN-Celeb and VoxCeleb, but only CN-Celeb has files directly below them.
             below = next(iter(_look(directory / speakers[0])), (0, directory, [], []))[3]
             return "cnceleb" if any(CNCELEB_FILE.match(name) for name in below) else "voxceleb"
         has_speaker_audio |= depth > 0 and any(is_audio_name(name) for name in files)
@@ -73,7 +74,7 @@ def guess_corpus(root: Path) -> str | None:
 
 
 def _look(root: Path) -> Iterator[tuple[int, Path, list[str], list[str]]]:
-    """Yield depth, path, directories and files of a few directories, the upper ones first."""
+    """Yield depth, path, directories and files of a few directories, upper levels first."""
     level = [root]
     for depth in range(_MAX_DEPTH):
         below: list[Path] = []

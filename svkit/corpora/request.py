@@ -1,4 +1,4 @@
-"""What the user asks `svkit prepare` for, completed by what was asked for before, and what it answers."""
+"""Requests to `svkit prepare`, completed by what was asked for before, and their results."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,34 +17,34 @@ from svkit.store.trials import Trials
 
 JOURNAL_NAME = ".scan"
 EVERYBODY = "all"
-"""As `eval_speakers`: nobody trains or validates."""
+"""Value of `eval_speakers` with which nobody trains or validates."""
 LIST_ENDINGS = (".txt", ".enroll.tsv")
-"""What the names of an evaluation list's files end in."""
+"""Endings of the file names of an evaluation list: its trials and its enrollments."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusRequest(Request):
-    """A corpus, and who of it evaluates and validates."""
+    """Request to prepare a corpus, with its evaluation and validation speakers."""
 
     root: Path | None = None
     eval_speakers: str | None = None
     """A number (0: no evaluation at all), `all`, or a file."""
     is_remembered: bool = False
-    """Whether an earlier command said so: a number then draws nobody, however many have gone or come back."""
+    """Whether `eval_speakers` comes from an earlier command: then a number draws nobody, even if speakers have gone."""
     trials: tuple[Path, ...] = ()
-    """Given lists; none: made from the evaluation speakers."""
+    """Given lists; none: a list is made from the evaluation speakers."""
     match_ids: bool = False
-    """Match ids of given lists that differ in notation from the corpus' (`svkit.scoring.id_matching`)."""
+    """Match ids of given lists whose notation differs from that of the corpus (`svkit.scoring.id_matching`)."""
     valid_speakers: int | None = None
     seed: int = 24
     scan: ScanOptions = field(default_factory=ScanOptions)
     preset: str | None = None
     encoder: str | None = None
     redraw: bool = False
-    """Draw evaluation and validation speakers anew; otherwise everyone stays where an earlier preparation put them."""
+    """Draw evaluation and validation speakers anew; otherwise all stay where an earlier preparation put them."""
 
     def __post_init__(self) -> None:
-        """Let the scan be remembered in the experiment until the corpus is prepared.
+        """Keep the journal of the scan in the experiment until the corpus is prepared.
 
         Raises:
             ConfigError: an unknown preset, or validation speakers where everybody evaluates.
@@ -60,25 +60,24 @@ class CorpusRequest(Request):
 
     @property
     def speakers_file(self) -> Path | None:
-        """The list of speakers that `eval_speakers` names, if it does."""
+        """The file of speakers, if `eval_speakers` names one."""
         spec = self.eval_speakers
         if spec is None or spec == EVERYBODY or (spec.isdecimal() and not Path(spec).exists()):
             return None
         return Path(spec)
 
     def known_splits(self) -> dict[str, str]:
-        """Return the part of each speaker in an earlier preparation, unless all are to be drawn anew."""
+        """Return the part of each speaker in an earlier preparation; none if all are drawn anew."""
         return {} if self.redraw else read_splits(self.exp / "data")
 
 
 def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -> CorpusRequest:
-    """Fill what a request leaves open with what the same corpus was prepared with before, and say so.
+    """Fill what a request leaves open with the settings of the last preparation of the same corpus, and note that.
 
-    Evaluation speakers, trials and validation speakers that it does not name are taken from before, and so is the seed
-    where none was asked for (`seed` None).
+    This holds for evaluation speakers, trials and validation speakers, and for the seed if `seed` is None.
 
     Raises:
-        ConfigError: a file of before is gone.
+        ConfigError: a file of evaluation speakers from that preparation is gone.
     """
     data = request.exp / "data"
     earlier = read_provenance(data).get("config") if is_finished(data) else None
@@ -91,7 +90,7 @@ def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -
     if earlier.get("root", root) == root:
         if request.eval_speakers is None and not request.trials:
             lists = [Path(name) for name in earlier.get("trials") or ()]
-            # Where they were given, else the copies of the experiment.
+            # The given files if they are still there, else the copies in the experiment.
             copies = [data / "trials" / f"{path.stem}{LIST_ENDINGS[0]}" for path in lists]
             changes |= {
                 "eval_speakers": earlier.get("eval_speakers"),
@@ -105,13 +104,13 @@ def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -
     spec = filled.speakers_file if "eval_speakers" in changes else None
     if spec is not None and not spec.exists():
         raise ConfigError(
-            f"{data} was prepared with --eval-speakers {spec}, which does not exist any more: give the file, or"
+            f"{data} was prepared with --eval-speakers {spec}, which does not exist any more; give the file, or"
             " --redraw"
         )
     flags = {"--eval-speakers": "eval_speakers", "--trials": "trials", "--seed": "seed"}
     same = [flag for flag, name in flags.items() if getattr(filled, name) != getattr(request, name)]
     if same:
-        progress.note(f"{', '.join(same)}: as {data} was prepared before; --redraw starts anew")
+        progress.note(f"{', '.join(same)}: kept from the last preparation of {data}; --redraw starts anew")
     return filled
 
 
@@ -137,7 +136,7 @@ class CorpusResult:
     """None, as those below: not recorded by earlier versions."""
     eval_hours: float | None = None
     unlisted_utterances: int | None = None
-    """Of evaluation speakers, in no trial and so in no list."""
+    """Utterances of evaluation speakers that are in no trial and therefore in no list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +146,8 @@ class EvaluationList:
     name: str
     trials: Trials
     source: Path | None
-    """The given file, copied as it is; None: the list was made, or its ids were matched."""
+    """The given file, which is copied unchanged; None: the list was made, or its ids were matched."""
     matched: str | None = None
-    """By which rule, where they were."""
+    """The rule by which ids were matched; None: they were not."""
     enrollment: pd.DataFrame | None = None
     """`enroll_id`, `utterance_id`: the utterances of each enrollment, for `svkit score --enroll`."""

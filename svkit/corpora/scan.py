@@ -25,14 +25,14 @@ from svkit.store.scan_journal import Entry, Finding, ScanJournal, Source, stamp_
 _CHUNK_FILES = 64
 _BLOCK_ROWS = 1 << 16
 _UNUSABLE = re.compile("[\t\n\r\ud800-\udfff]")
-"""What no list can hold; names that are not UTF-8 have surrogates for their bytes."""
+"""Characters that no list can hold; in names that are not UTF-8, surrogates stand for the bytes."""
 _Chunk = list[tuple[Source, Entry, bool]]
-"""Files that a thread reads one after the other, what they are, and whether the journal knew it."""
+"""Files that one thread reads in turn: each with its entry, and whether the entry comes from the journal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An audio file and what its place says about it."""
+    """An audio file, with what its path says about it."""
 
     utterance_id: str
     speaker_id: str
@@ -60,44 +60,44 @@ _TEXTS = pa.schema(
         ("path", pa.binary()),
     ]
 )
-"""A candidate's texts as the bytes they are in the file system, which may not be UTF-8."""
+"""A candidate's texts as bytes, as file names need not be UTF-8."""
 
 
 class BadFilesError(DataError):
-    """The corpus has bad files and nobody said to leave them out."""
+    """The corpus has bad files, and they may not be left out."""
 
     def __init__(self, message: str, bad_files: Sequence[BadFile]) -> None:
-        """Keep the list beside the message, for a table."""
+        """Keep the list beside the message, to show it as a table."""
         super().__init__(message)
         self.bad_files = tuple(bad_files)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScanOptions:
-    """How files are examined."""
+    """Options of a scan."""
 
     min_seconds: float = 0.5
     """Shorter files are bad."""
     reads_samples: bool = True
-    """Decode every file (finds truncated, non-finite and duplicate ones) instead of its header only."""
+    """Decode every file, which finds truncated, non-finite and duplicate ones; otherwise read only headers."""
     num_workers: int | None = None
-    """Threads; None: by the number of cores. libsndfile works outside the interpreter's lock."""
+    """Number of threads; None: by the number of cores. libsndfile works outside the interpreter's lock."""
     skip_bad: bool = False
     channel: Channel | Literal["loudest"] = 0
-    """Which channel is used of files with several; `loudest`: decided file by file."""
+    """Channel to use of files with several; `loudest` is decided for each file."""
     allow_cut: bool = False
-    """Use what is there of files whose header says that they were longer."""
+    """Use what is left of files whose header says that they were longer."""
     measures_quality: bool = False
     """Also measure level and clipping (with `reads_samples`)."""
     journal: Path | None = None
-    """Directory in which the scan is remembered, so that an interrupted one is resumed; None: it is not."""
+    """Directory of the journal, from which an interrupted scan continues; None: no journal."""
 
 
 class CandidateTable(Sequence[Candidate]):
-    """Candidates in columns: 200 bytes each where objects need 600, which counts where there are ten million."""
+    """Candidates in columns: 200 bytes each instead of 600 as objects, which matters for ten million."""
 
     def __init__(self, candidates: Iterable[Candidate]) -> None:
-        """Take them all."""
+        """Read all candidates into the table."""
         remaining = iter(candidates)
         batches = []
         while block := list(islice(remaining, _BLOCK_ROWS)):
@@ -123,7 +123,7 @@ class CandidateTable(Sequence[Candidate]):
         return _candidate(column[row].as_py() for column in self._table.columns)
 
     def rows(self, is_wanted: npt.NDArray[np.bool_]) -> dict[str, "pd.Series[str]"]:
-        """Return the columns of some candidates, `is_wanted` [N], all of whose texts are UTF-8."""
+        """Return the columns of the candidates in `is_wanted` [N], whose texts must all be UTF-8."""
         table = self._table.filter(pa.array(is_wanted))
         return {
             name: table[name].cast(pa.binary()).cast(pa.large_string()).to_pandas().astype(str)
@@ -140,11 +140,11 @@ def scan_files(
 ) -> tuple[pd.DataFrame, list[BadFile]]:
     """Examine files in parallel.
 
-    Of files with equal content, the first is kept. Millions of candidates are best given as a `CandidateTable`.
+    Of files with equal content, only the first is good. Millions of candidates are best given as a `CandidateTable`.
 
     Returns:
-        The rows of a manifest in the order of `candidates`, with a column `channel` where not all are the first one;
-        and the bad files.
+        The rows of a manifest in the order of `candidates`, with a column `channel` unless all files use the first; and
+        the bad files.
     """
     listed = candidates if isinstance(candidates, CandidateTable) else CandidateTable(candidates)
     numbers = {name: np.zeros(len(listed), np.int64) for name in ("sample_rate_hz", "num_samples")}
@@ -211,12 +211,12 @@ def _fault(candidate: Candidate, finding: Finding, options: ScanOptions) -> tupl
 def repeated_digests(
     digests: npt.NDArray[np.uint64], usable: npt.NDArray[np.bool_]
 ) -> Iterator[tuple[int, int]]:
-    """Yield the rows whose content an earlier row has, each with the first such row; only `usable` rows [N] count.
+    """Yield the rows with the content of an earlier row, each with the first such row; only `usable` rows [N] count.
 
-    `digests` are the first 128 bits of the content's sha256, `[N, 2]`; `[0, 2]` where no content was read.
+    `digests` are the first 128 bits of the content's sha256, `[N, 2]`; `[0, 2]` if no content was read.
     """
     rows = np.flatnonzero(usable) if len(digests) else np.zeros(0, np.int64)
-    order = rows[np.lexsort((digests[rows, 1], digests[rows, 0]))]  # stable: equal ones stay in their order
+    order = rows[np.lexsort((digests[rows, 1], digests[rows, 0]))]  # stable: equal ones keep their order
     is_repeated = (digests[order[1:]] == digests[order[:-1]]).all(axis=1)
     first = -1
     for place in np.flatnonzero(is_repeated):
@@ -227,9 +227,9 @@ def repeated_digests(
 def examine_all(
     places: Iterable[Source], total: int, options: ScanOptions, progress: Progress
 ) -> Iterator[Finding]:
-    """Yield what each file is, in order; files are read in threads, a few chunks ahead.
+    """Yield the finding about each file, in order; threads read a few chunks ahead.
 
-    With `options.journal`, what is found out is kept chunk by chunk, also where the scan is interrupted.
+    With `options.journal`, findings are stored chunk by chunk, even if the scan is interrupted.
     """
     kind = "quality" if options.measures_quality else "samples" if options.reads_samples else "header"
     journal = None if options.journal is None else ScanJournal(options.journal, kind)
@@ -251,11 +251,11 @@ def examine_all(
                     pending.append(executor.submit(_examine_chunk, chunk, known, options))
 
         try:
-            # More chunks at once would only take memory, as a corpus may have millions of files.
+            # More chunks at once would only take memory: a corpus may have millions of files.
             read_on(2 * workers)
             while pending:
                 chunk = pending[0].result()
-                # A chunk leaves `pending` when it is in the journal: what interrupts the scan before that, it is kept.
+                # A chunk leaves `pending` only when it is in the journal, so that no interruption can lose it.
                 keep(chunk)
                 pending.popleft()
                 task.advance(len(chunk))
@@ -270,10 +270,10 @@ def examine_all(
 
 
 def _examine_chunk(chunk: list[Source], known: Mapping[str, Entry], options: ScanOptions) -> _Chunk:
-    """Examine some files; what the journal says holds while a file has the size and time of change it had then."""
+    """Examine some files; a journal entry is valid as long as its file keeps its size and modification time."""
     entries = []
     for source in chunk:
-        # The stamp is taken first: a file that changes while it is read is read again by the next scan.
+        # The stamp is taken first, so that the next scan reads a file again that changes while it is read.
         stamp, entry = stamp_of(source.place), known.get(str(source))
         if entry is not None and entry.stamp == stamp:
             entries.append((source, entry, True))
@@ -311,10 +311,10 @@ def _examine(source: Source, options: ScanOptions) -> Finding:
 
 
 def refuse_bad(bad: Sequence[BadFile], options: ScanOptions, num_files: int, where: str = "") -> None:
-    """Raise unless bad files are to be left out; the message ends in `where` they are listed.
+    """Raise if there are bad files that may not be left out; the message ends in `where`.
 
     Raises:
-        BadFilesError: names the first five, counts the reasons, and says what to do.
+        BadFilesError: with the first five files, the counts of reasons, and what to do.
     """
     if bad and not options.skip_bad:
         advice = "fix them, or leave them out with --skip-bad"
@@ -322,7 +322,7 @@ def refuse_bad(bad: Sequence[BadFile], options: ScanOptions, num_files: int, whe
 
 
 def describe_bad(bad: Sequence[BadFile], num_files: int) -> str:
-    """Return a line that counts the reasons and names the first five files."""
+    """Return a line with the counts of reasons and the first five files."""
     reasons = Counter(file.reason for file in bad)
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     shown = first_five([f"{printable(file.utterance_id)} ({printable(file.detail)})" for file in bad])

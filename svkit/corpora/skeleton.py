@@ -1,6 +1,7 @@
-"""The steps that every corpus takes from a tree of audio to its lists.
+"""The steps from a tree of audio to lists, which are the same for every corpus.
 
-A layout (`svkit.corpora.layouts`) knows one corpus: its `find` returns what there is as `Found`. All else is here.
+A layout (`svkit.corpora.layouts`) knows one corpus: its `find` returns what it has found as `Found`. Everything else is
+here.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,19 +27,19 @@ class Found:
     """What a layout has found."""
 
     groups: Sequence[Sequence[Candidate]]
-    """The files; equal content is a duplicate within one group only."""
+    """The files. Files of equal content are duplicates only within a group."""
     bad: list[BadFile] = field(default_factory=list)
-    """What is known to be unusable before the scan."""
+    """Files that are known to be unusable before the scan."""
     evaluation: Collection[str] | None = None
-    """Ids of the utterances that the corpus sets aside for evaluation; None: evaluation speakers are chosen here."""
+    """Ids of the utterances that the corpus reserves for evaluation; None: evaluation speakers are chosen here."""
     lists: Sequence[EvaluationList] = ()
-    """Trial lists of `evaluation`; none: one is made."""
+    """Trial lists of `evaluation`; empty: one is made."""
     genders: Mapping[str, str] = field(default_factory=dict)
-    """Of every utterance, or of none: then nontarget trials made here are of both genders."""
+    """Gender of every utterance; empty: unknown, and nontarget trials made here mix genders."""
     scan: ScanOptions | None = None
-    """Where it differs from the request's."""
+    """Options of the scan; None: those of the request."""
     finish: Callable[[pd.DataFrame], tuple[pd.DataFrame, list[BadFile]]] | None = None
-    """Called with the manifest rows of all usable files; returns the rows to write and what turned out bad."""
+    """Takes the manifest rows of all usable files; returns the rows to write and the files that turned out bad."""
 
 
 def prepare(
@@ -54,18 +55,18 @@ def prepare(
     """Prepare a corpus.
 
     Args:
-        request: of the user.
-        progress: is told.
-        corpus: its name, and that of a list made here.
-        find: of the layout; gets `exp/data`, where it may write audio.
-        options: the layout's own; they identify a finished corpus like those of the request.
-        inputs: name -> lists that the corpus consists of, beside those that the request names.
-        is_rendered: `find` makes the audio; what the request says of given recordings is not used.
+        request: what the user asked for.
+        progress: receives notes and shows bars.
+        corpus: name of the corpus, and of a list made here.
+        find: function of the layout; it gets `exp/data`, where it may write audio.
+        options: the layout's own options; like those of the request, they identify a finished corpus.
+        inputs: lists that the corpus consists of (name -> path), beside those that the request names.
+        is_rendered: `find` makes the audio itself, so the request's options about recordings are not used.
 
     Raises:
-        ConfigError: finished already; speakers asked for that the corpus cannot spare; two lists of one name.
-        DataError: bad files that are not left out, or lists that do not fit the corpus.
-        ArtifactError: another command writes here, or it cannot be written.
+        ConfigError: the output is finished, the corpus cannot spare the speakers asked for, or two lists have one name.
+        DataError: there are bad files that are not left out, or lists that do not fit the corpus.
+        ArtifactError: another command writes here, or the output cannot be written.
     """
     asked = {"valid_speakers": request.valid_speakers} if is_rendered else identity(request)
     preset = "tiny" if is_rendered else "w2v-bert-2.0"
@@ -83,7 +84,7 @@ def prepare(
         data.accept(bad, num_files)
         table = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
         if "channel" in table:
-            table["channel"] = table["channel"].fillna("0")  # of a group whose files all have one channel
+            table["channel"] = table["channel"].fillna("0")  # groups that all use the first channel
         if found.genders:
             table["gender"] = table["utterance_id"].map(found.genders)
         if found.finish is not None:
@@ -109,7 +110,7 @@ def prepare(
 def _evaluation_lists(
     table: pd.DataFrame, request: CorpusRequest, corpus: str
 ) -> tuple[list[str], list[EvaluationList]]:
-    """Choose evaluation speakers and take the given trial lists or make one; neither where `--eval-speakers 0`."""
+    """Choose evaluation speakers, and read the given trial lists or make one; neither with `--eval-speakers 0`."""
     spec, known = request.eval_speakers, request.known_splits()
     lists = [_read_list(path, table, match_ids=request.match_ids) for path in request.trials]
     names = [entry.name for entry in lists]
@@ -120,7 +121,7 @@ def _evaluation_lists(
     was_without = not known.keys().isdisjoint(present) and EVALUATION not in known.values()
     if not lists and ((spec == "0" and not Path("0").exists()) or (spec is None and was_without)):
         return [], []
-    # A remembered number draws nobody: who evaluated before still does.
+    # A remembered number draws nobody: those who evaluated before still do.
     if request.is_remembered and known and spec is not None and splits.is_count("--eval-speakers", spec):
         spec = None
     in_trials = set(table["speaker_id"][table["utterance_id"].isin(_named(lists))])
@@ -130,13 +131,13 @@ def _evaluation_lists(
     others = sorted(in_trials.difference(speakers))
     if others:
         raise DataError(
-            f"{first_five(request.trials)}: speakers that --eval-speakers does not name: {first_five(others)}"
+            f"{first_five(request.trials)}: has speakers that --eval-speakers does not name: {first_five(others)}"
         )
     return speakers, lists or [_made_list(table[table["speaker_id"].isin(speakers)], request.seed, corpus)]
 
 
 def _read_list(path: Path, table: pd.DataFrame, *, match_ids: bool) -> EvaluationList:
-    """Read a given list and check it; one whose ids differ in notation from the corpus' is written with those."""
+    """Read and check a given list; if its ids were matched, it is written with those of the corpus."""
     trials, matched = read_trials(path), None
     if match_ids and (matching := find_matching(trials.ids, table["utterance_id"])) is not None:
         matched = matching.take(str(path))
@@ -160,10 +161,10 @@ def _named(lists: Sequence[EvaluationList]) -> set[str]:
 
 
 def uses_official_lists(request: CorpusRequest) -> bool:
-    """Whether a corpus with official trial lists is evaluated on them: no evaluation speakers are asked for.
+    """Say whether a corpus with official trial lists uses them: it does unless evaluation speakers are asked for.
 
     Raises:
-        ConfigError: `match_ids`, which such lists do not need.
+        ConfigError: `match_ids` is set, which such lists do not need.
     """
     if request.eval_speakers is None and request.match_ids:
         raise ConfigError("--match-ids: the lists of this corpus already use its file names; leave it out")
@@ -178,10 +179,10 @@ def compare_counts(
     *,
     is_strict: bool = False,
 ) -> None:
-    """Note numbers of speakers and utterances that are not the published ones.
+    """Note numbers of speakers and utterances that differ from the published ones.
 
     Raises:
-        DataError: they are not, and `is_strict`.
+        DataError: they differ, and `is_strict` is set.
     """
     found = (len({file.speaker_id for file in files}), len(files))
     if found == published:

@@ -1,6 +1,6 @@
-"""Who evaluates, who validates, who trains; and trials made from a list of utterances.
+"""Choosing the speakers that evaluate, validate and train, and making trials from a list of utterances.
 
-Every draw comes from the seed and a name, so equal corpora give equal splits and lists.
+Every draw follows from the seed and a name, so that equal corpora give equal splits and lists.
 """
 
 import zlib
@@ -20,11 +20,11 @@ from svkit.scoring.id_matching import find_matching
 from svkit.store.trials import Trials
 
 TRIALS_PER_UTTERANCE = 20
-"""Made lists have at most this many target and this many nontarget trials an utterance."""
+"""Made lists have at most this many target and as many nontarget trials per utterance."""
 _MAX_PAIRED_UTTERANCES = 400
-"""Utterances of one speaker that pairs are drawn from (their number grows with the square)."""
+"""At most so many utterances of a speaker are paired, as the number of pairs grows with the square."""
 _MAX_ENUMERATED = 2_500
-"""Up to this many utterances, all nontarget pairs are listed and drawn from; beyond, pairs are drawn."""
+"""Up to this many utterances, nontarget trials are drawn from a list of all pairs; beyond, pairs are drawn directly."""
 _VALID_FRACTION, _MIN_VALID, _MAX_VALID, _MIN_TRAIN = 0.05, 3, 40, 2
 _EVAL_FRACTION, _MIN_EVAL = 0.1, 2
 
@@ -33,7 +33,7 @@ Pairs = npt.NDArray[np.int64]
 
 
 def generator(seed: int, name: str) -> np.random.Generator:
-    """Return the random generator for one purpose."""
+    """Return the random generator for the purpose `name`."""
     return np.random.default_rng(np.random.SeedSequence([seed, zlib.crc32(name.encode())]))
 
 
@@ -42,11 +42,11 @@ def choose_eval_speakers(
 ) -> list[str]:
     """Choose the evaluation speakers of a manifest's rows.
 
-    `spec` is a number, `all`, or a file with one speaker a line; None: a tenth of the speakers, at least two. Of an
-    earlier preparation (`known`: speaker -> part), those who evaluated stay; more are drawn from new speakers first.
+    `spec` is a number, `all`, or a file with one speaker per line; None: a tenth of the speakers, at least two. Those
+    who evaluated in an earlier preparation (`known`: speaker -> part) stay; more are drawn from new speakers first.
 
     Raises:
-        ConfigError: more speakers asked for than can be spared, or too few of those who evaluated are left.
+        ConfigError: the corpus cannot spare so many speakers, or too few of those who evaluated are left.
         DataError: the file does not exist, is empty, or names a speaker the corpus lacks.
     """
     counts = table["speaker_id"].value_counts()
@@ -58,7 +58,7 @@ def choose_eval_speakers(
     if spec is None and known:
         if len(kept) < _MIN_EVAL:
             raise ConfigError(
-                f"{len(kept)} of the earlier evaluation speakers are left, expected {_MIN_EVAL} or more: name others"
+                f"{len(kept)} of the earlier evaluation speakers are left, expected {_MIN_EVAL} or more; name others"
                 " with --eval-speakers, or draw anew with --redraw"
             )
         return kept
@@ -78,11 +78,12 @@ def choose_valid_speakers(
 ) -> list[str]:
     """Choose the training speakers held out for validation, sorted; `table` has the rows of all training speakers.
 
-    `wanted` None: a twentieth of them, at least 3 and at most 40, leaving two to train on; none where the corpus is
-    too small for that. Of an earlier preparation (`known`: speaker -> part), those who validated stay.
+    By default (`wanted` None) these are a twentieth, at least 3 and at most 40, with at least two left to train on;
+    none if the corpus is too small for that. Those who validated in an earlier preparation (`known`: speaker -> part)
+    stay.
 
     Raises:
-        ConfigError: a number that the corpus cannot give.
+        ConfigError: the corpus cannot give so many.
     """
     counts = table["speaker_id"].value_counts()
     usable, known, kept = _pools(counts, known, VALIDATION)
@@ -103,7 +104,7 @@ def choose_valid_speakers(
 def _pools(
     counts: "pd.Series[int]", known: Mapping[str, str] | None, part: str
 ) -> tuple[list[str], dict[str, str], list[str]]:
-    """Return the speakers with two utterances or more, the known ones, and those who were in a part before."""
+    """Return the speakers with two utterances or more, the known ones, and those who were in `part` before."""
     speakers = sorted(map(str, counts.index))
     present = {speaker: known[speaker] for speaker in speakers if speaker in known} if known else {}
     usable = [speaker for speaker in speakers if counts[speaker] > 1]
@@ -117,7 +118,7 @@ def _draw_speakers(
     usable: Sequence[str],
     known: Mapping[str, str],
 ) -> list[str]:
-    """Draw among those kept if they are enough, else add to them: new speakers first, then anyone."""
+    """Draw from those kept if they are enough, else add to them: new speakers first, then others."""
     if wanted <= len(kept):
         return sorted(rng.choice(list(kept), wanted, replace=False).tolist()) if wanted else []
     chosen = list(kept)
@@ -129,10 +130,10 @@ def _draw_speakers(
 
 
 def is_count(option: str, spec: str) -> bool:
-    """Whether N|FILE is a count of speakers.
+    """Say whether N|FILE is a number of speakers.
 
     Raises:
-        ConfigError: a number that counts nothing, such as -1, 2.5 or nan, and no file of that name.
+        ConfigError: it is a number that counts nothing, such as -1, 2.5 or nan, and not the name of a file.
     """
     if Path(spec).exists():
         return False
@@ -149,7 +150,7 @@ def read_speakers(path: Path, known: Iterable[str]) -> list[str]:
     """Read a list of speakers, one per line.
 
     Raises:
-        DataError: missing, empty, or with speakers that are not among the known ones.
+        DataError: the file is missing, empty, or has speakers that are not `known`.
     """
     named = list(read_lines(path))
     if not named:
@@ -166,16 +167,16 @@ def make_trials(
 ) -> Trials:
     """Make a trial list from utterances.
 
-    Target trials pair utterances of one speaker from different sessions (where sessions are known), nontarget
-    trials those of different speakers (of one gender where the column `gender` is there). Both are drawn
-    without replacement, each pair once, up to `per_utterance` an utterance.
+    Target trials pair utterances of one speaker from different sessions, if sessions are known. Nontarget trials pair
+    utterances of different speakers, of one gender if there is a column `gender`. Both are drawn without replacement,
+    each pair at most once, up to `per_utterance` trials per utterance.
 
     Raises:
         DataError: there are no target or no nontarget pairs.
     """
     table = table.sort_values("utterance_id", kind="stable").reset_index(drop=True)
     speakers = pd.factorize(table["speaker_id"])[0]
-    # An utterance of an unknown session is alone in it.
+    # An utterance of an unknown session counts as a session of its own.
     sessions = pd.factorize(table["session_id"].where(table["session_id"] != "", table["utterance_id"]))[0]
     genders = pd.factorize(table["gender"])[0] if "gender" in table else np.zeros_like(speakers)
     rng = generator(seed, f"trials {name}")
@@ -215,7 +216,7 @@ def _nontarget_pairs(speakers: Codes, genders: Codes, rng: np.random.Generator, 
         pairs = np.stack(np.triu_indices(len(speakers), k=1), axis=1)
         return _draw(only_nontargets(pairs), wanted, rng)
     codes = np.zeros(0, np.int64)
-    for _ in range(50):  # of few speakers or genders, most pairs drawn are none
+    for _ in range(50):  # with few speakers or genders, most drawn pairs are not nontargets
         drawn = only_nontargets(np.sort(rng.integers(0, len(speakers), (wanted, 2)), axis=1))
         codes = np.unique(np.concatenate([codes, drawn[:, 0] * len(speakers) + drawn[:, 1]]))
         if len(codes) >= wanted:
@@ -230,11 +231,11 @@ def _draw(pairs: Pairs, limit: int, rng: np.random.Generator) -> Pairs:
 
 
 def check_trials(path: Path, trials: Trials, table: pd.DataFrame, bad: Sequence[BadFile] = ()) -> None:
-    """Check a given list (`path` is for messages) against the rows of a corpus and the `bad` files that it left out.
+    """Check a given list (`path` is for messages) against the rows of a corpus and its `bad` files.
 
     Raises:
-        DataError: utterances that the corpus lacks (first five, with lines), or labels that contradict the
-        speakers.
+        DataError: the corpus lacks utterances (the first five are named, with lines), or a label contradicts the
+            speakers.
     """
     broken = sorted({file.utterance_id for file in bad}.intersection(trials.ids))
     if broken:

@@ -1,4 +1,4 @@
-"""Text files of corpora with one entry a line."""
+"""Text files of corpora with one entry per line."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from svkit.store.tables import read_bytes
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file that are not empty, stripped, with their numbers.
+    """Yield the number and the stripped text of each line that is not blank.
 
     Raises:
         DataError: it cannot be read.
@@ -24,12 +24,13 @@ def read_map(path: Path, form: str, *, has_spaces: bool = False) -> dict[str, st
     """Read lines of a key and a value.
 
     Args:
-        path: of the file.
-        form: of a line, for messages, such as `utterance speaker`.
-        has_spaces: the value is the rest of the line.
+        path: the file.
+        form: the form of a line for messages, such as `utterance speaker`.
+        has_spaces: the value is the rest of the line, with its spaces.
 
     Raises:
-        DataError: no lines, or one of another form; a key twice, or one that climbs out of a directory (`..`).
+        DataError: the file is empty or has a line of another form; a key is repeated or has the part `..`, which would
+            climb out of a directory.
     """
     found: dict[str, str] = {}
     for number, line in read_lines(path):
@@ -43,5 +44,5 @@ def read_map(path: Path, form: str, *, has_spaces: bool = False) -> dict[str, st
             raise DataError(f"{path}:{number}: {key} appears twice")
         found[key] = value
     if not found:
-        raise DataError(f"{path}: empty; expected lines `{form}`")
+        raise DataError(f"{path}: empty; expected lines of the form `{form}`")
     return found

@@ -1,4 +1,4 @@
-"""Finds the audio files and the speakers' directories of a tree; nothing is opened."""
+"""Finds the audio files and speaker directories of a tree without opening any file."""
 
 import os
 import re
@@ -12,13 +12,13 @@ from svkit.store.audio_file import CONVERTIBLE_SUFFIXES
 
 _SUFFIXES = "wav wave w64 rf64 flac ogg oga opus mp3 aiff aif aifc au snd caf sph nist voc"
 READABLE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
-"""What libsndfile is asked to read."""
+"""Files that are read by libsndfile."""
 
 
 def list_speakers(root: Path, name: re.Pattern[str], max_depth: int, progress: Progress) -> Iterator[Path]:
-    """Yield the directories of speakers, in sorted order at each level; none is looked for inside another.
+    """Yield the directories whose names match, in sorted order at each level; matches are not searched further.
 
-    `max_depth` directories at most lie between `root` and a speaker's.
+    At most `max_depth` directories lie between `root` and a speaker's directory.
 
     Raises:
         DataError: a directory cannot be listed.
@@ -44,7 +44,7 @@ def _find_speakers(root: Path, name: re.Pattern[str], max_depth: int) -> Iterato
 
 
 def speaker_files(directory: Path) -> Iterator[Candidate]:
-    """Yield the audio files of a speaker's directory; a directory inside it is a session."""
+    """Yield the audio files of a speaker's directory; each directory inside it is a session."""
     for name in find_audio(directory):
         session = name.rpartition("/")[0]
         yield Candidate(
@@ -58,11 +58,11 @@ def speaker_files(directory: Path) -> Iterator[Candidate]:
 def find_audio(root: Path) -> Iterator[str]:
     """Yield the POSIX paths below `root` of all audio files, in sorted order.
 
-    Dot files and files of other kinds are skipped; links to directories are followed, each directory by one link
-    only, so that loops end and links to each other do not multiply.
+    Dot files and other kinds of files are skipped. Links to directories are followed, but only one link to each
+    directory, so that loops end and links to each other do not multiply.
 
     Raises:
-        DataError: `root` is no directory, or a directory cannot be listed.
+        DataError: `root` is not a directory, or a directory cannot be listed.
     """
     if not root.is_dir():
         raise DataError(f"{root}: {'is not a directory' if root.exists() else 'does not exist'}")
@@ -106,6 +106,6 @@ def _is_directory(entry: "os.DirEntry[str]") -> bool:
 
 
 def is_audio_name(name: str) -> bool:
-    """Say whether a file of this name is meant to be audio."""
+    """Say whether the name of a file has the suffix of audio."""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a million names: no Path objects)
     return suffix in READABLE_SUFFIXES or suffix in CONVERTIBLE_SUFFIXES

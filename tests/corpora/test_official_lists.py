@@ -26,9 +26,9 @@ def write_counts(path, entry):
 @pytest.mark.parametrize(
     ("file", "found", "message"),
     [
-        ("veri_test2.txt", "veri_test.txt", "this is VoxCeleb1-O (original) by its counts, asked for VoxCeleb1-O (cl"),
-        ("list_test_all2.txt", "list_test_all.txt", "this is VoxCeleb1-E (original) by its counts, asked for VoxCele"),
-        ("list_test_hard2.txt", "list_test_all2.txt", "this is VoxCeleb1-E (cleaned) by its counts, asked for VoxCe"),
+        ("veri_test2.txt", "veri_test.txt", "its counts are those of VoxCeleb1-O (original), not of VoxCeleb1-O (cl"),
+        ("list_test_all2.txt", "list_test_all.txt", "its counts are those of VoxCeleb1-E (original), not of VoxCele"),
+        ("list_test_hard2.txt", "list_test_all2.txt", "its counts are those of VoxCeleb1-E (cleaned), not of VoxCe"),
     ],
 )  # fmt: skip
 def test_the_classic_mix_ups_are_named(tmp_path, file, found, message):
@@ -44,7 +44,7 @@ def test_a_list_of_another_name_is_recognised_by_its_counts(tmp_path):
     known, progress = official.voxceleb_lists(), Notes()
     path = write_counts(tmp_path / "cleaned_o.txt", known["veri_test.txt"])
     assert official.take_lists([path], known, False, progress)[0].name == "cleaned_o"
-    assert progress.notes == [f"{path}: this is VoxCeleb1-O (original) by its counts"]
+    assert progress.notes == [f"{path}: its counts are those of VoxCeleb1-O (original)"]
 
 
 TRIALS = b"1 id10270/AbC-_1/00001.wav id10270/x2/00001.wav\n0 id10270/AbC-_1/00001.wav id10309/x2/00001.wav\n"
@@ -114,7 +114,7 @@ def test_without_a_network_the_user_is_told_and_a_list_is_made(tmp_path, monkeyp
     assert set(result.trials) == {"voxceleb"}
     assert "vox1-O! could not be downloaded from file:" in progress.all()
     assert "put veri_test2.txt into ROOT or give it with --trials" in progress.all()
-    assert "no official trial list found: trials among the speakers" in progress.all()
+    assert "no official trial list found: one is made from the speakers" in progress.all()
 
 
 def test_what_comes_must_be_the_list(tmp_path, server, monkeypatch):

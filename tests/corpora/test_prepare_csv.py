@@ -68,14 +68,14 @@ def test_parts_of_files_are_not_taken_in_silence(tmp_path, write):
     progress = Notes()
     table = [(f"clips/{clip}", speaker, "0", "100") for clip, speaker, _ in ROWS]
     prepare(tmp_path, write(header=("wav", "spk_id", "start", "stop"), rows=table), progress)
-    assert "start, stop are not used: whole files are read" in progress.all()
+    assert "whole files are read, so these columns are not used: start, stop" in progress.all()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "list.csv:1: expected a file with a header line"),
-        ("path,speaker\n", "no rows below the header"),
+        ("path,speaker\n", "expected rows below the header, found none"),
         ("path,speaker\na.wav,x\nb.wav\n", "list.csv:3: expected 2 columns separated by commas .*, found 1"),
         ("path,speaker\na.wav,x\na.wav,y\n", "list.csv:3: utterance 'a.wav' already exists, in line 2"),
         ("path,speaker\na.wav,\n", r"expected text, found nothing: speaker \(line 2\)"),

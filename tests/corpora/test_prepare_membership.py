@@ -88,7 +88,7 @@ def test_redraw_starts_anew_and_says_who_moves(root):
     said = prepare(root, "--redraw", "--seed", "5")
     after = parts(root)
     assert after["eval"] != before["eval"] and "speakers change their part: " in said
-    assert "models trained before may know them" in said
+    assert "earlier models may have been trained on them" in said
     (root.parent / "other").mkdir()
     fresh = CliRunner().invoke(
         app, ["prepare", "folder", str(root), "--exp", str(root.parent / "fresh"), "--seed", "5"]
@@ -109,14 +109,16 @@ def test_the_seed_the_speakers_and_the_lists_of_before_are_remembered(root):
     before = parts(root)
     record = (root.parent / "exp/data/trials/folder.txt").read_bytes()
     said = prepare(root)
-    assert "--eval-speakers, --seed: as" in said and "--redraw starts anew" in said
+    assert (
+        "--eval-speakers, --seed: kept from the last preparation" in said and "--redraw starts anew" in said
+    )
     assert parts(root) == before and len(before["eval"]) == 4
     assert (root.parent / "exp/data/trials/folder.txt").read_bytes() == record
     mine = root.parent / "mine.txt"
     mine.write_text("1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n")
     prepare(root, "--trials", str(mine))
     mine.unlink()
-    assert "--trials, --seed: as" in prepare(root)
+    assert "--trials, --seed: kept from the last preparation" in prepare(root)
     data = root.parent / "exp" / "data"
     assert [path.name for path in (data / "trials").iterdir()] == ["mine.txt"]
     assert len(read_trials(data / "trials" / "mine.txt")) == 2 and parts(root)["eval"] == {"a", "b"}
@@ -133,7 +135,8 @@ def test_other_settings_than_before_are_said(root):
     prepare(root, "--speaker-regex", "^([a-l])/", "--min-seconds", "0.2")
     said = prepare(root)
     assert (
-        "speaker_regex was ^([a-l])/, is not given now" in said and "min_seconds was 0.2, is 0.5 now" in said
+        "speaker_regex was ^([a-l])/ and is not given now" in said
+        and "min_seconds was 0.2 and is 0.5 now" in said
     )
 
 
@@ -146,7 +149,7 @@ def test_named_speakers_move_and_that_is_said(root):
     assert "2 speakers change their part: 2 from training to evaluation" in said
     assert parts(root)["eval"] == before["eval"] | set(named)
     (root.parent / "e.txt").unlink()
-    assert "which does not exist any more: give the file, or --redraw" in prepare(root, code=2)
+    assert "which does not exist any more; give the file, or --redraw" in prepare(root, code=2)
 
 
 def test_more_of_a_number_are_new_ones_first(root):

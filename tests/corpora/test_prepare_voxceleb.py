@@ -158,7 +158,7 @@ def test_mixed_up_lists_are_named(tmp_path, root):
     path = tmp_path / "veri_test2.txt"
     path.write_text(trials_text(TEST1) + "0 id10270/x2/00001.wav id10309/x2/00002.wav\n")
     message = (
-        r"this is vox1-O-original! by its counts, asked for vox1-O!: expected 2 lines and 1 targets \(vox1-O!\),"
+        r"its counts are those of vox1-O-original!, not of vox1-O!: expected 2 lines and 1 targets \(vox1-O!\),"
         r" found 3 and 1"
     )
     with pytest.raises(DataError, match=message):

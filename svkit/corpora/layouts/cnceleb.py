@@ -1,8 +1,8 @@
-"""`svkit prepare cnceleb`: CN-Celeb1 dev and CN-Celeb2 to train on, the official CN-Celeb.E list to evaluate.
+"""`svkit prepare cnceleb`: train on CN-Celeb1 dev and CN-Celeb2, evaluate on the official CN-Celeb.E list.
 
-Fan et al. 2020, Li et al. 2022 (OpenSLR 82). Files are called `GENRE-SESSION-NUMBER`. The list's enrollments
-(`id00800-enroll`) are one file each, made of several utterances; `enroll.map` names these, for enrollment by the
-mean of their embeddings.
+Fan et al. 2020, Li et al. 2022 (OpenSLR 82). Files are named `GENRE-SESSION-NUMBER`. Each enrollment of the list
+(`id00800-enroll`) is one file, concatenated from several utterances. `enroll.map` names these utterances, so that the
+mean of their embeddings can be enrolled instead.
 """
 
 import os
@@ -29,19 +29,19 @@ LAYOUT = (
     " eval/{enroll,test,lists}, and ROOT/CN-Celeb2_flac with data and spk.lst (OpenSLR 82)"
 )
 _FIRST_EVALUATION_SPEAKER = "id00800"
-"""The speakers of CN-Celeb1 from here on evaluate (used where `dev/dev.lst` is missing)."""
+"""The speakers of CN-Celeb1 from here on evaluate; used if `dev/dev.lst` is missing."""
 
 
 def run(
     request: CorpusRequest, progress: Progress, *, join_below: float = 5.0, allow_other_lists: bool = False
 ) -> CorpusResult:
-    """Prepare CN-Celeb1, CN-Celeb2 or both, from the directory of one of them or the one above.
+    """Prepare CN-Celeb1, CN-Celeb2 or both, from the directory of one of them or the directory above.
 
     Training utterances shorter than `join_below` seconds are joined with others of their speaker and genre (0: none).
-    `allow_other_lists` accepts a `trials.lst` with other counts than the official one.
+    `allow_other_lists` accepts a `trials.lst` whose counts differ from the official ones.
 
     Raises:
-        DataError: the tree, the lists or the audio are not as they should be; see also `prepare`.
+        DataError: the tree, the lists or the audio are not those of CN-Celeb; see also `prepare`.
     """
     root = corpus_root(request.root, "cnceleb", LAYOUT)
     first, second = _find_corpora(root)
@@ -54,7 +54,7 @@ def run(
         training += _training_files(second, "CN-Celeb2", "spk.lst", progress)
         if not training:
             raise wrong_tree(root, "cnceleb", "no training audio (data/id*/*.flac)", LAYOUT)
-        # Lists name what is evaluated, however short; what trains may be joined to others first.
+        # No file is too short for the scan: lists name short test utterances, and short training ones may be joined.
         return replace(
             found,
             groups=[training, *found.groups],
@@ -67,7 +67,7 @@ def run(
 
 
 def _find_corpora(root: Path) -> tuple[Path | None, Path | None]:
-    """Return the directories of CN-Celeb1 and CN-Celeb2; None if one is missing."""
+    """Return the directories of CN-Celeb1 and CN-Celeb2; None for one that is missing."""
     with os.scandir(root) as entries:
         places = [root, *(root / name for name in sorted(entry.name for entry in entries if entry.is_dir()))]
     first = [p for p in places if (p / "dev" / "dev.lst").is_file() or (p / "eval" / "lists").is_dir()]
@@ -82,7 +82,7 @@ def _find_corpora(root: Path) -> tuple[Path | None, Path | None]:
 
 def _training_files(place: Path | None, corpus: str, listing: str, progress: Progress) -> list[Candidate]:
     if place is None:
-        progress.note(f"no {corpus} found: training goes on without it")
+        progress.note(f"no {corpus} found: training does without it")
         return []
     path = place / listing
     if path.is_file():
@@ -118,7 +118,7 @@ def _join(
     request: CorpusRequest,
     progress: Progress,
 ) -> tuple[pd.DataFrame, list[BadFile]]:
-    """Join short training utterances of one speaker and genre; what is still too short is bad."""
+    """Join short training utterances of one speaker and genre; those still too short are bad."""
     is_evaluation = table["utterance_id"].isin(found.evaluation or ())
     train = table[~is_evaluation]
     if join_below:
@@ -139,17 +139,17 @@ def _join(
 def _evaluation(
     root: Path, first: Path | None, request: CorpusRequest, allow_other: bool, progress: Progress
 ) -> Found:
-    """Return the lists and the files they name, under the ids of the lists."""
+    """Return the lists, and the evaluation files under the ids of the lists."""
     if first is None:
         raise DataError(
-            f"{root}: no CN-Celeb1 to evaluate on; {LAYOUT}; --eval-speakers N holds out speakers of CN-Celeb2"
+            f"{root}: no CN-Celeb1 to evaluate on; {LAYOUT}; or hold out speakers of CN-Celeb2 with --eval-speakers N"
             " (0: none)"
         )
     folder = first / "eval"
     entry = next(entry for entry in official_lists() if entry.name == "cnceleb-E")
     paths = list(request.trials) or [folder / "lists" / entry.file]
     lists = take_lists(paths, {entry.file: entry}, allow_other, progress)
-    # The audio is flac, the official lists say wav.
+    # The audio is flac, but the official lists say wav.
     suffix = Path(str(lists[0].trials.test.values[0])).suffix or ".wav"
     path = folder / "lists" / "enroll.lst"
     enroll_ids = read_map(path, "enrollment path") if path.is_file() else {}
@@ -170,7 +170,7 @@ def _evaluation(
                 f"{folder}/lists/enroll.map: lacks enrollments of {entry.file}: {first_five(unknown)}"
             )
         members = enrollment[["utterance_id", "path"]].drop_duplicates().to_numpy()
-        # A group of their own: an enrollment of one utterance is no duplicate of it.
+        # In a group of their own, or an enrollment file made of one utterance would be its duplicate.
         groups.append([_candidate(name, Path(path), name.partition("/")[0]) for name, path in members])
         lists = [replace(lists[0], enrollment=enrollment[["enroll_id", "utterance_id"]])]
     evaluation = {file.utterance_id for group in groups for file in group}
@@ -178,7 +178,7 @@ def _evaluation(
 
 
 def _enrollment_map(path: Path, audio: Path, suffix: str, progress: Progress) -> pd.DataFrame | None:
-    """Return `enroll.map` with ids as elsewhere and the column `path`; None if it cannot be used."""
+    """Return `enroll.map` with the ids used here and a column `path`; None if it cannot be used."""
     if not path.is_file():
         progress.note(f"{path}: does not exist; enrollments are the concatenated files only")
         return None

@@ -1,4 +1,4 @@
-"""`svkit prepare csv`: any table of recordings with a header, separated by commas, semicolons or tabs."""
+"""`svkit prepare csv`: any table of recordings with a header and commas, semicolons or tabs between columns."""
 
 import csv
 import io
@@ -21,12 +21,12 @@ LAYOUT = "expected a file with a header line that names a column of paths and on
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """Names of columns; None: by their usual names."""
+    """Names of columns; None: found by their usual names."""
 
     path: str | None = None
     speaker: str | None = None
     utterance: str | None = None
-    """None and no column with a usual name: the path is the id."""
+    """If None and no column has a usual name, the path is the id."""
     session: str | None = None
     gender: str | None = None
 
@@ -48,7 +48,7 @@ USUAL_NAMES: Mapping[str, Sequence[str]] = {
     "session": ["session_id", "session", "video", "recording", "chapter_id"],
     "gender": ["gender", "sex"],
 }
-"""Names looked for, whatever their case, in this order."""
+"""Names that are looked for in this order, whatever their case."""
 _PART_COLUMNS = ("start", "stop", "end", "offset", "begin")
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 
@@ -56,11 +56,11 @@ _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas"}
 def run(
     request: CorpusRequest, progress: Progress, *, columns: Columns, audio_root: Path | None = None
 ) -> CorpusResult:
-    """Prepare a table, the file `root`; relative paths in it are below `audio_root`, else below its own directory.
+    """Prepare the table `request.root`; relative paths in it are below `audio_root`, else below the table's directory.
 
     Raises:
-        ConfigError: a column that is not there.
-        DataError: no such file, or rows that cannot be used; see also `prepare`.
+        ConfigError: a column is not there.
+        DataError: there is no such file, or it has rows that cannot be used; see also `prepare`.
     """
     path = (request.root or Path("corpus.csv")).resolve()
     if not path.is_file():
@@ -74,7 +74,7 @@ def run(
         places = _find_columns(path, header, columns)
         unused = [name for name in header if name.lower() in _PART_COLUMNS]
         if unused:
-            progress.note(f"{path}: {', '.join(unused)} are not used: whole files are read")
+            progress.note(f"{path}: whole files are read, so these columns are not used: {', '.join(unused)}")
         files, genders = _candidates(path, rows, places, audio_root or path.parent)
         return Found(groups=[files], genders=genders if "gender" in places else {})
 
@@ -91,7 +91,7 @@ def _read(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}:1: {LAYOUT}, found {first[:80]!r}")
     lines = text.replace("\r\n", "\n").split("\n")
     if separator == "\t" and len({line.count("\t") for line in lines if line.strip()}) == 1:
-        # Quotes are text here, as in the sentences of Common Voice, or around whole cells.
+        # Here quotes are text, as in the sentences of Common Voice, unless they enclose a whole cell.
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, [_unquoted(cell.strip()) for cell in line.split("\t")]
@@ -116,7 +116,7 @@ def _unquoted(cell: str) -> str:
 
 
 def _find_columns(path: Path, header: Sequence[str], columns: Columns) -> dict[str, int]:
-    """Return the position of each column that is there."""
+    """Return the position of each column that the table has."""
     lower = [name.lower() for name in header]
     places: dict[str, int] = {}
     for what, wanted in asdict(columns).items():
@@ -159,7 +159,7 @@ def _candidates(
         path_of = (root / cells["path"]).as_posix()
         files.append(Candidate(name, cells["speaker"], cells.get("session", ""), path_of))
     if not files:
-        raise DataError(f"{path}: no rows below the header")
+        raise DataError(f"{path}: expected rows below the header, found none")
     if empty:
         raise DataError(f"{path}: expected text, found nothing: {first_five(empty)}")
     return files, genders

@@ -1,6 +1,6 @@
-"""Any tree of recordings; the first directory or a regex tells the speaker.
+"""Any tree of recordings, whose speakers are named by the first directory or found with a regex.
 
-`svkit prepare folder` splits them; `svkit extract` and `svkit calibrate` take them as one list.
+`svkit prepare folder` splits the recordings; `svkit extract` and `svkit calibrate` take them as one list.
 """
 
 import os
@@ -29,21 +29,21 @@ from svkit.progress import Progress
 
 LAYOUT = "expected a folder with one directory for each speaker"
 MATCH_SECONDS = 1.0
-"""Longest search for the speaker in one path: some expressions take twice as long for every further character."""
+"""Longest search for the speaker in one path: with some expressions, every further character doubles the time."""
 
 
 def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None = None) -> CorpusResult:
     """Prepare a folder.
 
-    An utterance's id is its POSIX path below the root; its session is its directory where that lies deeper
-    than the speaker's (`speaker/session`), else unknown. Evaluation speakers are those asked for, else those
-    of the given trials, else a tenth; everyone else trains.
+    An utterance's id is its POSIX path below the root. Its session is its directory if that lies below the speaker's
+    (`speaker/session`), else unknown. Evaluation speakers are those asked for, else those of the given trials, else a
+    tenth; all others train.
 
     `speaker_regex` is searched in the POSIX path below the root; its first group is the speaker.
 
     Raises:
-        ConfigError: an expression that cannot be used.
-        DataError: no such directory; see also `prepare`.
+        ConfigError: `speaker_regex` cannot be used.
+        DataError: there is no such directory; see also `prepare`.
     """
     root = corpus_root(request.root, "folder", LAYOUT)
     pattern = None if speaker_regex is None else _compile(speaker_regex)
@@ -51,7 +51,7 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
     def find(data: Path) -> Found:
         guess = guess_corpus(root)
         if guess not in (None, "folder"):
-            progress.note(f"{root} looks like {guess}, for which there is a command: svkit prepare {guess}")
+            progress.note(f"{root} looks like {guess}, which has a command of its own: svkit prepare {guess}")
         bad: list[BadFile] = []
         return Found(groups=[CandidateTable(_list_files(root, pattern, bad))], bad=bad)
 
@@ -66,14 +66,14 @@ def list_recordings(
     speaker_regex: str | None = None,
     needs_speakers: bool = True,
 ) -> tuple[pd.DataFrame, list[BadFile]]:
-    """Return the rows of a manifest of recordings and of all those in folders, without any split, and the bad ones.
+    """Return the manifest rows of recordings, given singly or in folders, without any split; and the bad ones.
 
-    An utterance's id is its POSIX path below `root_of(sources)`; speaker and session are those of `prepare folder` in
-    each folder. Recordings without a speaker are bad where it `needs_speakers`, else their `speaker_id` is empty.
+    An utterance's id is its POSIX path below `root_of(sources)`. Speakers and sessions in each folder are those of
+    `prepare folder`. A recording without a speaker is bad with `needs_speakers`, else its `speaker_id` is empty.
 
     Raises:
-        ConfigError: an expression that cannot be used.
-        DataError: a source that is not there, no audio, or bad files that are not left out.
+        ConfigError: `speaker_regex` cannot be used.
+        DataError: a source does not exist, there is no audio, or there are bad files that are not left out.
     """
     pattern = None if speaker_regex is None else _compile(speaker_regex)
     bad: list[BadFile] = []
@@ -95,20 +95,20 @@ def list_recordings(
 
 
 def list_name(sources: Sequence[Path]) -> str:
-    """Return what a list of these recordings is called: as the folder or recording, of several as what holds them."""
+    """Return the name of a list of these recordings: that of the folder or recording, or of what holds them all."""
     if len(sources) == 1 and not sources[0].is_dir():
         return sources[0].stem
     return root_of(sources).name or "recordings"
 
 
 def root_of(sources: Sequence[Path]) -> Path:
-    """Return the lowest directory that holds everything: of one folder that folder, of one recording where it lies."""
+    """Return the lowest directory that holds everything: a single folder itself, or the one a recording is in."""
     homes = [place if is_folder else place.parent for place, is_folder in absolute(sources).items()]
     return Path(os.path.commonpath(homes))
 
 
 def absolute(sources: Sequence[Path]) -> dict[Path, bool]:
-    """Return the absolute path of each source, and whether it is a folder; a link to a recording keeps its name."""
+    """Return the absolute path of each source -> whether it is a folder; a link to a recording keeps its name."""
     return {
         source.resolve() if source.is_dir() else source.parent.resolve() / source.name: source.is_dir()
         for source in sources
@@ -118,7 +118,7 @@ def absolute(sources: Sequence[Path]) -> dict[Path, bool]:
 def _gather(
     sources: Sequence[Path], pattern: regex.Pattern[str] | None, bad: list[BadFile], *, needs_speakers: bool
 ) -> Iterator[Candidate]:
-    """Yield the recordings, each once though a source may lie in another."""
+    """Yield the recordings, each only once even if a source lies inside another."""
     for source in sources:
         if not source.exists():
             raise DataError(f"{source}: does not exist; expected a recording or a folder of recordings")
@@ -154,7 +154,7 @@ def _list_files(
     *,
     needs_speakers: bool = True,
 ) -> Iterator[Candidate]:
-    """Yield the files; those without a speaker go to `bad` instead where it `needs_speakers`.
+    """Yield the files; with `needs_speakers`, those without a speaker go to `bad` instead.
 
     Ids and sessions begin with `prefix`.
     """

@@ -1,7 +1,7 @@
 """`svkit prepare kaldi`: a Kaldi data directory (`wav.scp`, `utt2spk`, and `segments`, `spk2gender`, `trials` if any).
 
-Povey et al. 2011; formats as in Kaldi's "Data preparation". What is not a file of its own (the output of a command,
-a segment of a recording) is written below `exp/data/kaldi`, because a manifest names files.
+Povey et al. 2011; the formats are those of Kaldi's "Data preparation". The output of a command or a segment of a
+recording is written as a file below `exp/data/kaldi`, because a manifest names files.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _FORMS = {
     "spk2gender": "speaker gender",
 }
 _OVERSHOOT_SECONDS = 0.5
-"""A segment may end this much behind its recording and is cut there, as Kaldi's extract-segments allows."""
+"""A segment may end this much after its recording, where it is cut off, as in Kaldi's extract-segments."""
 _ARCHIVE = re.compile(r".*\.ark:\d+(\[.*\])?")
 
 
@@ -55,17 +55,17 @@ class _Maker:
     scan: ScanOptions
     progress: Progress
     bad: list[BadFile] = field(default_factory=list)
-    """What could not be made."""
+    """Files that could not be made."""
 
     def target(self, source: str) -> Path:
-        """Return the path of what is made from `source`, which says all that its samples depend on."""
+        """Return the path of the file made from `source`, a text with everything that its samples depend on."""
         digest = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()
         return self.directory / digest[:2] / f"{digest[2:18]}.flac"
 
     def make(
         self, description: str, targets: Mapping[str, Path], write: Callable[[str], None]
     ) -> dict[str, str]:
-        """Call `write` for each name whose target is missing; return the paths of those that are there then."""
+        """Call `write` for each name whose target is missing; return the paths of the targets that exist afterwards."""
         failed: set[str] = set()
 
         def attempt(name: str) -> None:
@@ -87,15 +87,15 @@ def run(
 ) -> CorpusResult:
     """Prepare a Kaldi data directory.
 
-    Evaluation takes the given trials, else the file `trials` of the directory unless evaluation speakers are asked
-    for, else a made list.
+    Evaluation uses the given trials, else the file `trials` in the directory unless evaluation speakers are asked for,
+    else a list made here.
 
-    `allow_pipes` runs the commands of `wav.scp` (lines that end in `|`) by the shell. Relative paths are below
-    `audio_root`; None: below the current directory, as in Kaldi, else the root.
+    `allow_pipes` runs the commands of `wav.scp` (lines that end in `|`) in a shell. Relative paths are below
+    `audio_root`; None: below the current directory, as in Kaldi, or else below the root.
 
     Raises:
-        ConfigError: there are commands and they are not allowed.
-        DataError: lists that do not fit each other; see also `prepare`.
+        ConfigError: there are commands, and they are not allowed.
+        DataError: the lists do not fit each other; see also `prepare`.
     """
     root = (request.root or Path("data")).resolve()
     for name in ("wav.scp", "utt2spk"):
@@ -113,7 +113,7 @@ def run(
         scan = request.scan
         if segments:
             paths = _cut(segments, paths, maker)
-            scan = replace(scan, channel=0)  # segments have the channel that was chosen when they were cut
+            scan = replace(scan, channel=0)  # the channel was chosen when the segments were cut
         sessions = {name: segment.recording for name, segment in segments.items()}
         files = [
             Candidate(name, speakers[name], sessions.get(name, ""), paths[name])
@@ -167,23 +167,23 @@ def _read_lists(
 
 
 def _refuse(root: Path, recordings: Mapping[str, str], allow_pipes: bool) -> None:
-    """Refuse archives, which are not read, and commands that nobody allowed to run."""
+    """Refuse archives, which cannot be read here, and commands that are not allowed to run."""
     archives = sorted(name for name, text in recordings.items() if _ARCHIVE.fullmatch(text))
     if archives:
         raise DataError(
             f"{root}/wav.scp: audio inside Kaldi archives is not read: {first_five(archives)}; write it to"
-            " files first (wav-copy)"
+            " files first, with wav-copy"
         )
     pipes = sorted(name for name, text in recordings.items() if text.endswith("|"))
     if pipes and not allow_pipes:
         raise ConfigError(
             f"{root}/wav.scp: {len(pipes)} of {len(recordings)} recordings are commands, such as {pipes[0]}:"
-            f" {recordings[pipes[0]][:80]!r}; read them, then allow them to run with --allow-pipes"
+            f" {recordings[pipes[0]][:80]!r}; read them, and if they are safe, allow them with --allow-pipes"
         )
 
 
 def _guess_base(recordings: Mapping[str, str], root: Path) -> Path:
-    """Return the directory that relative paths are below: the current one, or the data directory."""
+    """Return the directory that paths are relative to: the current one, or the data directory."""
     first = next((text for text in recordings.values() if not text.endswith("|")), "")
     return root if first and not Path(first).exists() and (root / first).exists() else Path.cwd()
 
@@ -229,7 +229,7 @@ def _cut(segments: Mapping[str, _Segment], paths: Mapping[str, str], maker: _Mak
     targets = {
         name: _segment_target(paths[segment.recording], segment, maker) for name, segment in segments.items()
     }
-    # The rate is known when the recordings are open; 16 kHz is what speech corpora have.
+    # The real rate is known only when the recordings are opened; speech corpora mostly have 16 kHz.
     samples = 16_000 * sum(max(0.0, segment.end - segment.start) for segment in segments.values())
     what = f"cutting {len(targets):,} segments"
     check_room(maker.directory, samples * FLAC_BYTES_PER_SAMPLE, what, maker.progress)
@@ -242,7 +242,7 @@ def _cut(segments: Mapping[str, _Segment], paths: Mapping[str, str], maker: _Mak
 
 def _segment_target(path: str, segment: _Segment, maker: _Maker) -> Path:
     version = ""
-    # A recording made here is named by what it is made from, whenever it was made.
+    # A recording made here needs no stamp, as its name already depends on what it was made from.
     if not path.startswith(f"{maker.directory.as_posix()}/") and Path(path).exists():
         status = Path(path).stat()
         version = f"{status.st_size} {status.st_mtime_ns}"

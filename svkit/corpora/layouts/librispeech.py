@@ -1,7 +1,7 @@
-"""`svkit prepare librispeech`: read books; train on `train-*`, evaluate on `test-*`.
+"""`svkit prepare librispeech`: audiobooks; train on `train-*`, evaluate on `test-*`.
 
-Panayotov et al. 2015. `SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`; the speakers of the subsets are disjoint.
-There is no official verification list: one is made, its nontarget trials within one gender (`SPEAKERS.TXT`).
+Panayotov et al. 2015. Files are `SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac`, and no speaker is in two subsets.
+There is no official verification list, so one is made; its nontarget trials are within one gender (`SPEAKERS.TXT`).
 """
 
 import os
@@ -25,8 +25,8 @@ _UTTERANCE = re.compile(r"(?P<speaker>\d+)/(?P<chapter>\d+)/[^/]+")
 def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
     """Prepare LibriSpeech.
 
-    Training takes the `train-*` subsets and evaluation the `test-*` ones, else `dev-*`. With evaluation speakers
-    or trials asked for, or with one kind of subset only, speakers are split over all subsets. The root is
+    Training uses the `train-*` subsets and evaluation the `test-*` ones, or else `dev-*`. If evaluation speakers or
+    trials are asked for, or if there is only one kind of subset, speakers are split over all subsets. The root is
     `LibriSpeech` or the directory above it.
 
     Raises:
@@ -54,7 +54,7 @@ def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
         unknown = {file.speaker_id for file in files} - genders.keys()
         if unknown:
             progress.note(
-                f"{root}/SPEAKERS.TXT: {len(unknown)} speakers without a gender: nontarget trials of both genders"
+                f"{root}/SPEAKERS.TXT: {len(unknown)} speakers without a gender, so nontarget trials mix genders"
             )
             genders = {}
         return Found(
@@ -86,7 +86,7 @@ def _files(root: Path, subset: str) -> Iterator[Candidate]:
 
 
 def _read_genders(path: Path) -> dict[str, str]:
-    """Return the gender (F, M) of each speaker whose line says it."""
+    """Return the gender (F or M) of each speaker whose line has one."""
     genders = {}
     if path.is_file():
         for line in read_file(path, DataError).decode(errors="replace").splitlines():

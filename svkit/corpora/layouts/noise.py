@@ -1,7 +1,7 @@
 """`svkit prepare musan|rirs|noise|music`: recordings that augmentation mixes in.
 
-`exp/data/noise.tsv` has the extra column `category` (noise, music or speech); each command replaces the rows
-of its own categories and keeps the others. `exp/data/rirs.tsv` has the type of room there.
+`exp/data/noise.tsv` has the extra column `category` (noise, music or speech). Each command replaces the rows of its own
+categories and keeps the others. In `exp/data/rirs.tsv`, `category` is the type of room.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ MUSAN_CATEGORIES = ("noise", "music", "speech")
 RIR_TYPES = ("smallroom", "mediumroom", "largeroom", "real")
 """Simulated rooms by size, and responses recorded in real ones."""
 PUBLISHED_RIR_TYPES = ("smallroom", "mediumroom")
-"""What the published recipe uses of them."""
+"""The types that the published recipe uses."""
 _REAL_RIRS = "real_rirs_isotropic_noises"
 _MUSAN_LAYOUT = "expected musan/{noise,music,speech}/SOURCE/*.wav (OpenSLR 17)"
 _RIRS_LAYOUT = (
@@ -43,7 +43,7 @@ _Sources = Mapping[str, tuple[Path, Sequence[str]]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoiseRequest(Request):
-    """A tree of noises, music or room impulse responses."""
+    """Request to prepare a tree of noises, music or room impulse responses."""
 
     root: Path
     scan: ScanOptions = field(default_factory=lambda: ScanOptions(min_seconds=0.0))
@@ -56,17 +56,17 @@ class NoiseResult:
     list: str
     """The list written."""
     files: dict[str, int]
-    """Number of files in each category this command wrote."""
+    """Number of files in each category that this command wrote."""
     hours: float
     bad_files: tuple[BadFile, ...]
-    """Left out."""
+    """Files that were left out."""
 
 
 def run_musan(request: NoiseRequest, progress: Progress) -> NoiseResult:
     """Prepare MUSAN: noise, instrumental music, speech.
 
-    Music with vocals is left out where MUSAN's `ANNOTATIONS` say so (third field `Y`), as the published
-    recipe uses instrumental music only.
+    Music that has vocals according to MUSAN's `ANNOTATIONS` (third field `Y`) is left out, because the published recipe
+    uses only instrumental music.
 
     Raises:
         DataError: the tree is not MUSAN's.
@@ -93,10 +93,10 @@ def run_musan(request: NoiseRequest, progress: Progress) -> NoiseResult:
 def run_rirs(
     request: NoiseRequest, progress: Progress, types: Sequence[str] = PUBLISHED_RIR_TYPES
 ) -> NoiseResult:
-    """Prepare the room impulse responses of RIRS_NOISES of some `RIR_TYPES`; the list says the type of each.
+    """Prepare the room impulse responses of RIRS_NOISES of some `RIR_TYPES`; the list has the type of each.
 
     Raises:
-        ConfigError: an unknown type.
+        ConfigError: a type is unknown.
         DataError: the tree is not that of RIRS_NOISES.
     """
     unknown = [name for name in types if name not in RIR_TYPES]
@@ -136,9 +136,9 @@ def _find(root: Path, command: str, places: Sequence[str], needed: Sequence[str]
 
 
 def _real_responses(path: Path) -> list[str]:
-    """Return the recorded responses that `rir_list` names (the directory holds noises too)."""
+    """Return the recorded responses that `rir_list` names; the directory holds noises as well."""
     if not path.is_file():
-        raise DataError(f"{path}: does not exist; it says which of the files beside it are responses")
+        raise DataError(f"{path}: does not exist; it names those files beside it that are responses")
     names = set()
     for number, fields in _read_fields(path):
         if not is_audio_name(fields[-1]):
@@ -151,7 +151,7 @@ def _real_responses(path: Path) -> list[str]:
 
 
 def _read_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the fields of each line, of which only names matter: the rest need not be UTF-8."""
+    """Yield the number and the fields of each line; only file names matter, so the rest need not be UTF-8."""
     for number, line in enumerate(read_file(path, DataError).decode(errors="replace").splitlines(), start=1):
         if line.strip():
             yield number, line.split()
@@ -166,7 +166,7 @@ class _Summary:
 
 @dataclass(frozen=True)
 class _Entry:
-    """What `categories` of the record says of one of them."""
+    """An entry of `categories` in the record."""
 
     command: str
     config: dict[str, Any]
@@ -174,7 +174,7 @@ class _Entry:
 
 
 class _NoiseList(Output):
-    """A list of several commands, each of which replaces the rows of its own categories; of `rirs`: all."""
+    """A list that several commands write: each replaces the rows of its own categories; `rirs` replaces all."""
 
     @property
     def title(self) -> str:
@@ -182,7 +182,7 @@ class _NoiseList(Output):
         return f"{self.path} ({', '.join(self.config['categories'])})"
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """Return what is recorded about each category; nothing where the list is unfinished."""
+        """Return what is recorded about each category; nothing if the list is unfinished."""
         if not self.record.exists() or not self.path.exists():
             return {}
         categories = read_record(self.record).get("categories", {})
@@ -190,7 +190,7 @@ class _NoiseList(Output):
         return dict(categories)
 
     def finished(self) -> dict[str, Any] | None:
-        """Return a record of the categories that this command would replace: of the first that differs."""
+        """Return the record of a category that this command replaces, one that differs if there is one; None: none."""
         wanted, entries = self.config["categories"], self.entries()
         replaced = sorted(entries if self.path.stem == "rirs" else entries.keys() & set(wanted))
         records = [
@@ -225,7 +225,7 @@ def _run(
         counts = {str(name): int(count) for name, count in table["category"].value_counts(sort=False).items()}
         num_hours = hours(table)
         entries = {}
-        if path.exists() and kind == "noise":  # other rows stay, also those just written by another command
+        if path.exists() and kind == "noise":  # rows of other commands stay, even those just written
             entries, before = output.entries(), read_manifest(path).table
             kept = before[~before["category"].isin(list(sources))]
             table = pd.concat([kept, table], ignore_index=True)

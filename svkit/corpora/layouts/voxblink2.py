@@ -1,7 +1,7 @@
 """`svkit prepare voxblink2`: VoxBlink2 as its own scripts cut it from the downloaded videos.
 
-Lin et al. 2024. `cropper_audio.py` writes `SPEAKER/VIDEO/NUMBER.wav`, a speaker being `id` and six digits; only
-annotations are distributed, so how much of the audio there is differs from one download to another.
+Lin et al. 2024. `cropper_audio.py` writes `SPEAKER/VIDEO/NUMBER.wav`, where a speaker is `id` with six digits. Only
+annotations are distributed, so the amount of audio differs between downloads.
 """
 
 import re
@@ -18,15 +18,15 @@ from svkit.progress import Progress
 
 LAYOUT = "expected SPEAKER/VIDEO/NUMBER.wav below ROOT, such as id000000/DwgYRqnQZHM/00000.wav"
 PUBLISHED = (111_284, 9_904_382)
-"""Speakers and utterances."""
+"""Numbers of speakers and utterances."""
 _SPEAKER, _MAX_DEPTH = re.compile(r"id\d{6}"), 3
 
 
 def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
     """Prepare VoxBlink2.
 
-    It has no verification list of its own among its speakers: evaluation speakers are held out, or none with
-    `eval_speakers` 0 (to train on it and evaluate elsewhere, by `merge`).
+    There is no verification list among its speakers, so some are held out for evaluation. With `eval_speakers` 0 all of
+    them train, to merge the list with others (`svkit prepare merge`) and evaluate elsewhere.
 
     Raises:
         DataError: the tree is not VoxBlink2's; see also `prepare`.
@@ -40,7 +40,7 @@ def _find(root: Path, progress: Progress) -> Found:
     if not len(files):
         has_stamps = any(root.glob("meta/id*/*/*.txt")) or any(root.glob("id*/*/*.txt"))
         problem = (
-            "time stamps without audio: the videos are still to be downloaded and cut (VoxBlink2's scripts)"
+            "time stamps without audio: download the videos and cut them with VoxBlink2's scripts first"
             if has_stamps
             else "no speaker directories idNNNNNN with audio"
         )

@@ -1,8 +1,8 @@
-"""`svkit prepare voxceleb`: VoxCeleb2 dev to train on, VoxCeleb1 to evaluate, with the official trial lists.
+"""`svkit prepare voxceleb`: train on VoxCeleb2 dev, evaluate on VoxCeleb1 with the official trial lists.
 
-Nagrani et al. 2017 and Chung et al. 2018. A speaker is a directory `idXXXXX`, a session is a video.
-VoxCeleb1 has the ids id10001 to id11251, of which id10270 to id10309 are its test set; all other ids are
-VoxCeleb2's, whose audio is distributed as AAC (`dev/aac/idXXXXX/VIDEO/NNNNN.m4a`) and converted here.
+Nagrani et al. 2017 and Chung et al. 2018. A speaker is a directory `idXXXXX`, and a session is a video. VoxCeleb1 has
+the ids id10001 to id11251, of which id10270 to id10309 are its test set. All other ids belong to VoxCeleb2, whose audio
+is distributed as AAC (`dev/aac/idXXXXX/VIDEO/NNNNN.m4a`) and converted here.
 """
 
 import os
@@ -28,7 +28,7 @@ LAYOUT = (
 )
 VOX2, VOX1_DEV, VOX1_TEST = "VoxCeleb2 dev", "VoxCeleb1 dev", "VoxCeleb1 test"
 PUBLISHED = {VOX2: (5_994, 1_092_009), VOX1_DEV: (1_211, 148_642), VOX1_TEST: (40, 4_874)}
-"""Speakers and utterances."""
+"""Numbers of speakers and utterances."""
 _SPEAKER, _MAX_DEPTH = re.compile(r"id\d{5}"), 5
 
 Parts = Mapping[str, Sequence[Candidate]]
@@ -43,18 +43,21 @@ def run(
     allow_other_lists: bool = False,
     is_strict: bool = False,
 ) -> CorpusResult:
-    """Prepare VoxCeleb; `conversion` is of the AAC files of VoxCeleb2 (None: to flac, beside them).
+    """Prepare VoxCeleb.
 
-    Training takes VoxCeleb2 dev, or VoxCeleb1 dev if there is no VoxCeleb2. Evaluation takes what the
-    trial lists name: those given, else the official lists found (the cleaned ones first) or downloaded, else a list
-    made among the speakers of VoxCeleb1 test. With evaluation speakers asked for, these are held out of the
-    training set instead. `allow_other_lists` accepts one with an official name but not its number of lines;
-    `is_strict` refuses a VoxCeleb2 dev with other numbers of speakers or utterances than published.
+    Training uses VoxCeleb2 dev, or VoxCeleb1 dev if there is no VoxCeleb2. Evaluation uses what the trial lists name:
+    those given, else official lists found below the root (cleaned ones are preferred) or downloaded, else a list made
+    from the speakers of VoxCeleb1 test. If evaluation speakers are asked for, they are held out of the training set
+    instead.
+
+    `conversion` is how the AAC files of VoxCeleb2 are converted (None: to flac, beside them). `allow_other_lists`
+    accepts a list with an official name but other counts. `is_strict` refuses a VoxCeleb2 dev whose numbers of speakers
+    and utterances are not the published ones.
 
     Raises:
-        ConfigError: files to convert and no ffmpeg.
-        DataError: the tree, the lists or the audio are not as they should be.
-        ArtifactError: not enough room for what is converted.
+        ConfigError: there are files to convert, but no ffmpeg.
+        DataError: the tree, the lists or the audio are not those of VoxCeleb.
+        ArtifactError: there is not enough room for the converted files.
     """
     advice = f"give ROOT or set SVKIT_VOXCELEB; {LAYOUT}"
     root = corpus_root(request.root, "voxceleb", advice, default="VoxCeleb")
@@ -94,21 +97,21 @@ def _target(file: Candidate, conversion: Conversion) -> Path:
 
 
 def _find_parts(root: Path, progress: Progress) -> Parts:
-    """Return the audio of each part, under the ids of the official lists: they end in `.wav` whatever the format."""
+    """Return the audio of each part, with the ids of the official lists, which end in `.wav` whatever the format."""
     parts: dict[str, dict[str, Candidate]] = {part: {} for part in PUBLISHED}
     for directory in list_speakers(root, _SPEAKER, _MAX_DEPTH, progress):
         number = int(directory.name[2:])
         if 10_001 <= number <= 11_251:
             files = parts[VOX1_TEST if 10_270 <= number <= 10_309 else VOX1_DEV]
         elif any("test" in name.lower() for name in directory.relative_to(root).parts):
-            continue  # VoxCeleb2 test: used neither for training nor by any official list
+            continue  # VoxCeleb2 test is used neither for training nor by any official list
         else:
             files = parts[VOX2]
         for file in speaker_files(directory):
             stem = os.path.splitext(file.utterance_id)[0]  # noqa: PTH122 (a million names: no Path objects)
             file = replace(file, utterance_id=f"{stem}.wav")
             other = files.get(file.utterance_id)
-            # The same utterance as wav and as distributed (m4a): take the one that can be read.
+            # If an utterance is there both converted and as distributed (m4a), take the one that can be read.
             if other is None or _rank(file.path) < _rank(other.path):
                 files[file.utterance_id] = file
     if not any(parts.values()):
@@ -122,7 +125,7 @@ def _rank(path: str) -> int:
 
 
 def _usable_lists(parts: Parts) -> set[str]:
-    """Return the names of the cleaned lists that there is audio for."""
+    """Return the names of the cleaned lists whose audio is there."""
     if not parts[VOX1_TEST]:
         return set()
     # Vox1-E and H need all of VoxCeleb1, whose dev speakers train if there is no VoxCeleb2.
@@ -161,7 +164,5 @@ def _evaluation_files(
         return [file for part in (VOX1_TEST, VOX1_DEV) for file in parts[part] if file.utterance_id in named]
     if not parts[VOX1_TEST]:
         raise DataError(f"no evaluation speakers: neither trial lists nor VoxCeleb1 test was found; {LAYOUT}")
-    progress.note(
-        "no official trial list found: trials among the speakers of VoxCeleb1 test are made instead"
-    )
+    progress.note("no official trial list found: one is made from the speakers of VoxCeleb1 test")
     return parts[VOX1_TEST]
