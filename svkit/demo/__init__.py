@@ -1,1 +1,1 @@
-"""The embedded corpus of synthetic voices."""
+"""The built-in corpus of synthetic voices."""

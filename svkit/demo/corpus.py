@@ -1,4 +1,4 @@
-"""`svkit prepare demo`: the embedded corpus of synthetic voices, with its fixed protocol."""
+"""`svkit prepare demo`: the built-in corpus of synthetic voices, with its fixed protocol."""
 
 import multiprocessing
 import os
@@ -25,7 +25,7 @@ def run(
 ) -> CorpusResult:
     """Render the demo corpus below `exp/data/demo` and write its lists.
 
-    Tests give the `plans` of a part of it; None: all of it, with the shipped protocol.
+    Tests pass `plans` to render only a part of it; None: all of it, with the shipped protocol.
     """
 
     def find(data: Path) -> Found:
@@ -57,7 +57,7 @@ def _render_all(
             for chunk in chunks:
                 task.advance(_render_chunk(chunk, root))
             return
-        # Spawned, not forked: the progress display may run a thread.
+        # Spawned, not forked: forking is unsafe while the progress display runs a thread.
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
             for count in executor.map(_render_chunk, chunks, [root] * len(chunks)):
                 task.advance(count)

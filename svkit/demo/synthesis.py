@@ -1,14 +1,14 @@
-"""The demo corpus: synthetic speakers, rendered from nothing but numbers.
+"""The demo corpus: synthetic speakers, rendered from random numbers alone.
 
-A source-filter voice (Fant 1960; Klatt 1980): a glottal pulse train (Rosenberg's pulse, 1971, with a one-pole
-spectral tilt) with declination, accents, jitter and shimmer, mixed with aspiration, drives a cascade of seven
-resonances that follows random syllables; bursts, fricatives and nasals come between the vowels. What makes a
-speaker: pitch, length and shape of the vocal tract, its own vowels, voice quality, rate. What makes a
-session: channel, noise, level, and how the speaker feels that day. Speakers overlap, so that verification is
-hard.
+The voice is a source-filter model (Fant 1960; Klatt 1980). The source is a train of glottal pulses (Rosenberg's pulse,
+1971, with a one-pole spectral tilt) with declination, accents, jitter and shimmer, mixed with aspiration. It drives a
+cascade of seven resonances that follow random syllables, with bursts, fricatives and nasals between the vowels.
 
-All arithmetic is float64 without BLAS and the output is quantised to 16 bits, so equal plans give equal
-files.
+Speakers differ in pitch, in the length and shape of the vocal tract, in their vowels, voice quality and speaking rate.
+Sessions differ in channel, noise and level, and in the speaker's pitch, rate and vocal tract on that day. Speakers
+overlap, so that verification is hard.
+
+All arithmetic is float64 without BLAS, and the output is quantised to 16 bits, so that equal plans give equal files.
 """
 
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ NUM_SPEAKERS = 48
 NUM_SESSIONS = 3
 UTTERANCES_PER_SESSION = 3
 DEMO_SPEAKERS: tuple[str, ...] = tuple(f"spk{index + 1:02d}" for index in range(NUM_SPEAKERS))
-"""Every fourth of them is an evaluation speaker."""
+"""Every fourth one is an evaluation speaker."""
 
 _ROOT_SEED = 20251004
 _HOP = 128
-"""Samples between two settings of the filter (8 ms)."""
+"""Samples between two updates of the filter (8 ms)."""
 _WINDOW = 3 * _HOP
 _FFT_SIZE = 1024
 _SOURCE_OVERSAMPLING = 2
-"""The pulses have a corner; computed at twice the rate, what folds back is weak."""
+"""The pulses have a corner; rendering them at twice the rate keeps aliasing weak."""
 
-# Rough adult male resonances F1, F2, F3 in Hz; each speaker scales and bends them.
+# Approximate F1, F2 and F3 of an adult male in Hz; each speaker scales and bends them.
 _VOWELS = np.array([
     (290, 2250, 2950), (400, 2000, 2600), (540, 1800, 2500), (720, 1250, 2500),
     (640, 1050, 2450), (460, 880, 2400), (320, 850, 2300), (500, 1450, 2500),
@@ -43,7 +43,7 @@ _VOWELS = np.array([
 _UPPER_FORMANTS = np.array([3400.0, 4350.0, 5400.0, 6450.0])
 _BANDWIDTHS = np.array([60.0, 80.0, 120.0, 180.0, 250.0, 350.0, 450.0])
 _NASAL = np.array([270.0, 1150.0, 2300.0])
-# Places of articulation: target of F2 while the mouth is closed, centre of the noise in Hz.
+# Places of articulation: target of F2 while the mouth is closed, and centre of the noise, in Hz.
 _PLACES = np.array([(900.0, 1200.0), (1750.0, 5200.0), (1950.0, 3300.0), (1300.0, 2100.0)])
 
 Array = NDArray[np.float64]
@@ -51,20 +51,20 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UtterancePlan:
-    """Which utterance to render."""
+    """An utterance to render."""
 
     utterance_id: str
     """Also its path below the corpus root: `spk03/s1/02.flac`."""
     speaker_id: str
     session_id: str
-    """`spk03-s1`: unique over the corpus."""
+    """Unique over the corpus, such as `spk03-s1`."""
     split: str
     """`train` or `eval`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Voice:
-    """What stays the same over all utterances of a speaker."""
+    """What is the same in all utterances of a speaker."""
 
     f0_hz: float
     f0_range: float
@@ -78,7 +78,7 @@ class Voice:
     tilt_hz: float
     """Corner of the source's spectral tilt."""
     breath: float
-    """Aspiration relative to the pulses."""
+    """Level of aspiration relative to the pulses."""
     jitter: float
     shimmer: float
     syllable_seconds: float
@@ -88,7 +88,7 @@ class Voice:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Tracks:
-    """Control of the synthesiser, one row every 8 ms."""
+    """Control tracks of the synthesiser, one row every 8 ms."""
 
     f0_hz: Array
     formants_hz: Array
@@ -143,6 +143,7 @@ def render(plan: UtterancePlan) -> NDArray[np.float32]:
     speaker = DEMO_SPEAKERS.index(plan.speaker_id)
     session = int(plan.session_id.rpartition("-s")[2])
     number = int(plan.utterance_id.rpartition("/")[2].removesuffix(".flac"))
+    # Each speaker, session and utterance has its own seed, so that none depends on which others are rendered.
     voice, rng = draw_voice(speaker), _generator(speaker, session, number)
     tracks = _draw_tracks(voice, _generator(speaker, session), rng)
     speech = _filter_source(voice, tracks, rng)
@@ -150,7 +151,7 @@ def render(plan: UtterancePlan) -> NDArray[np.float32]:
 
 
 def _smooth(track: Array, width: int) -> Array:
-    """Two moving averages of `width` frames along axis 0: targets become movements."""
+    """Apply two moving averages of `width` frames along axis 0, which turn steps between targets into movements."""
     for _ in range(2):
         before = width // 2 + 1
         padded = np.pad(track, [(before, width - before), *[(0, 0)] * (track.ndim - 1)], mode="edge")
@@ -224,7 +225,7 @@ def _draw_syllable(
 
 
 def _glottal_source(voice: Voice, f0_hz: Array, num_samples: int, rng: np.random.Generator) -> Array:
-    """Derivative of Rosenberg's flow pulse, unit peak flow, `[num_samples]` at 16 kHz."""
+    """Return the derivative of Rosenberg's flow pulses of unit peak flow, `[num_samples]` at 16 kHz."""
     num_fine = num_samples * _SOURCE_OVERSAMPLING
     rate = SAMPLE_RATE_HZ * _SOURCE_OVERSAMPLING
     frame_starts = np.arange(len(f0_hz)) * _HOP * _SOURCE_OVERSAMPLING
@@ -232,6 +233,7 @@ def _glottal_source(voice: Voice, f0_hz: Array, num_samples: int, rng: np.random
     period = np.cumsum(increments).astype(np.int64)
     num_periods = int(period[-1]) + 8
     jitter = 1 + voice.jitter * np.clip(rng.standard_normal(num_periods), -2.5, 2.5)
+    # Jitter changes the length of each period, so the periods are counted again.
     phase = np.cumsum(increments * jitter[period])
     period = phase.astype(np.int64)
     shimmer = 1 + voice.shimmer * np.clip(rng.standard_normal(num_periods), -2.5, 2.5)
@@ -246,7 +248,7 @@ def _glottal_source(voice: Voice, f0_hz: Array, num_samples: int, rng: np.random
 
 
 def _resonances(formants_hz: Array, bandwidth_factor: float) -> NDArray[np.complex128]:
-    """Response of the cascade of resonances, unit gain at 0 Hz: `[T, F]` for formants `[T, 7]`."""
+    """Return the response of the cascade of resonances, with unit gain at 0 Hz: `[T, F]` for formants `[T, 7]`."""
     radius = np.exp(-pi * _BANDWIDTHS * bandwidth_factor / SAMPLE_RATE_HZ)
     linear = -2 * radius * np.cos(2 * pi * formants_hz / SAMPLE_RATE_HZ)
     square = radius**2
@@ -261,7 +263,7 @@ def _resonances(formants_hz: Array, bandwidth_factor: float) -> NDArray[np.compl
 
 
 def _frames(signal: Array, num_frames: int) -> NDArray[np.complex128]:
-    """Windowed spectra `[T, F]`; the window's copies at every hop add up to 1.5."""
+    """Return windowed spectra `[T, F]`; the overlapping windows add up to 1.5."""
     padded = np.pad(signal, (_WINDOW // 2, _WINDOW))
     view = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP][:num_frames]
     window = 0.5 - 0.5 * np.cos(2 * pi * np.arange(_WINDOW) / _WINDOW)
@@ -269,7 +271,7 @@ def _frames(signal: Array, num_frames: int) -> NDArray[np.complex128]:
 
 
 def _filter_source(voice: Voice, tracks: _Tracks, rng: np.random.Generator) -> Array:
-    """Pulses and aspiration through the vocal tract, frication past it: speech `[N]` of any level."""
+    """Filter pulses and aspiration by the vocal tract, and add frication unfiltered: speech `[N]` of any level."""
     num_frames = len(tracks.f0_hz)
     num_samples = num_frames * _HOP
     pulses = _glottal_source(voice, tracks.f0_hz, num_samples, rng)

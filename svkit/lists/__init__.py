@@ -1,1 +1,1 @@
-"""Manifests merged, split, checked, counted and packed."""
+"""Commands on manifests: merge, split, check, stats and shards."""

@@ -1,4 +1,4 @@
-"""`svkit prepare check`: every recording of a list is decoded, and what cannot be trained on is named."""
+"""`svkit prepare check`: decodes every recording of a list and names those that cannot be trained on."""
 
 import tempfile
 from collections import Counter
@@ -25,46 +25,46 @@ from svkit.store.scan_journal import Finding, Source, remove_journal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckRequest:
-    """What the user asked for."""
+    """Request to check a list."""
 
     list: Path
     out: Path | None = None
-    """Where the list without its bad rows goes; None: a bad row is an error."""
+    """Where to write the list without its bad rows; None: a bad row is an error."""
     audio_root: Path | None = None
     min_seconds: float = 0.5
     max_clipped: float = CLIPPED_SHARE
-    """Largest share of samples on plateaus at full scale or at a recording's own extremes."""
+    """Largest allowed share of samples on plateaus at full scale or at the recording's own extremes."""
     num_workers: int | None = None
     overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckResult:
-    """What was found."""
+    """Counts of a checked list, and its bad files."""
 
     list: str
-    """The list checked."""
+    """The list that was checked."""
     utterances: int
     bad: int
     reasons: dict[str, int]
-    """Kind of fault -> utterances."""
+    """Kind of fault -> number of utterances."""
     hours: float
-    """Of the good ones."""
+    """Hours of good recordings."""
     out: str | None
-    """The list without the bad ones."""
+    """The new list without bad rows; None: none was written."""
     bad_files: tuple[BadFile, ...]
 
 
 def run(request: CheckRequest, progress: Progress) -> CheckResult:
     """Check a list.
 
-    What is found out about files is kept until the check succeeds: an interrupted one, or one with `out` after one
-    without, continues from there.
+    Findings about files are kept until a check succeeds. An interrupted check continues from them, and so does one with
+    `out` after one without.
 
     Raises:
         BadFilesError: there are bad rows and no `out`.
         ConfigError: `out` already exists.
-        DataError: the list is missing or bad, or no good row is left for `out`.
+        DataError: the list is missing or malformed, or no good row is left for `out`.
     """
     config = {"min_seconds": request.min_seconds, "max_clipped": request.max_clipped}
     outputs = derived_lists(
@@ -77,8 +77,8 @@ def run(request: CheckRequest, progress: Progress) -> CheckResult:
     journal = _journal(request)
     if journal is None:
         progress.note(
-            f"{request.list.parent} cannot be written: an interrupted check will start again from the "
-            "beginning"
+            f"{request.list.parent} cannot be written: if this check is interrupted, the next one starts "
+            "from the beginning"
         )
     bad = _examine(manifest, request, journal, progress)
     is_good = np.ones(len(manifest), dtype=bool)
@@ -106,7 +106,7 @@ def run(request: CheckRequest, progress: Progress) -> CheckResult:
 
 
 def _journal(request: CheckRequest) -> Path | None:
-    """Return where the check is remembered: beside the list, else beside the new one; None: neither can be written."""
+    """Return the journal's directory, beside the list or else beside the new one; None: neither can be written."""
     for path in filter(None, (request.list, request.out)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _journal(request: CheckRequest) -> Path | None:
 def _examine(
     manifest: Manifest, request: CheckRequest, journal: Path | None, progress: Progress
 ) -> dict[int, BadFile]:
-    """Return the bad rows, in any order."""
+    """Return the bad rows in any order."""
     options = ScanOptions(
         min_seconds=request.min_seconds,
         num_workers=request.num_workers,
@@ -149,7 +149,7 @@ def _examine(
         detail = f"the same samples as {manifest.text('utterance_id', first)}"
         speaker = manifest.text("speaker_id", first)
         if speaker != manifest.text("speaker_id", row):
-            detail += f", which is called speaker {speaker}"
+            detail += f", which is listed under speaker {speaker}"
         refuse(row, "duplicate", detail)
     return bad
 

@@ -1,4 +1,4 @@
-"""`svkit prepare merge`: several lists become one, speakers of different corpora staying different people."""
+"""`svkit prepare merge`: makes one list of several and keeps speakers of different corpora apart."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,33 +19,33 @@ Prefix = Literal["collision", "always", "never"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MergeRequest:
-    """What the user asked for."""
+    """Request to merge lists."""
 
     lists: tuple[str, ...]
-    """`[NAME=]PATH` each; NAME is the name space of its speakers (default: the file's stem)."""
+    """Lists as `[NAME=]PATH`; NAME is put before ids that need a prefix (default: the file's stem)."""
     out: Path
     prefix: Prefix = "collision"
-    """Which ids get `NAME/` in front: those in several lists, all, or none (equal ids are one person)."""
+    """Which ids get the prefix `NAME/`: those in several lists, all, or none (then equal ids are one person)."""
     overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MergeResult(Written):
-    """What was merged."""
+    """The merged list."""
 
     renamed_speakers: int
-    """Speakers that got the name of their list in front."""
+    """Number of speakers whose ids got the prefix of their list."""
     renamed_utterances: int
 
 
 def run(request: MergeRequest, progress: Progress) -> MergeResult:
     """Merge lists.
 
-    Columns that only some lists have are empty for the others. One list alone is converted (TSV to parquet).
+    Columns that only some lists have are empty for the others. A single list is only converted (TSV to parquet).
 
     Raises:
         ConfigError: the output already exists, or two lists have one name.
-        DataError: a list is missing or bad, one recording is in two lists, or ids still collide.
+        DataError: a list is missing or malformed, a recording is in two lists, or ids collide even with prefixes.
     """
     named = _name_lists(request.lists)
     (output,) = derived_lists(
@@ -62,7 +62,7 @@ def run(request: MergeRequest, progress: Progress) -> MergeResult:
     sources = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     merged = pd.concat(tables, ignore_index=True).fillna("")
     _refuse_shared_recordings(merged, sources, list(named))
-    # A speaker of one list is one person, whatever other lists call theirs; an utterance is its row.
+    # Owners of ids: a speaker id of one list is one person, whatever other lists use it for; an utterance is a row.
     people = np.unique(_codes(merged["speaker_id"]) * len(named) + sources, return_inverse=True)[1]
     renamed = [
         _rename(merged, column, sources, owners, list(named), request.prefix)
@@ -79,9 +79,9 @@ def _name_lists(texts: Sequence[str]) -> dict[str, Path]:
         if not sign or Path(text).exists():
             name, path = Path(text).stem, text
         if not name or "/" in name or any(mark in name for mark in "\t\n\r"):
-            raise ConfigError(f"{text}: expected [NAME=]PATH, the name without / and tabs")
+            raise ConfigError(f"{text}: expected [NAME=]PATH with a name without / or tabs")
         if name in named:
-            raise ConfigError(f"{text}: a second list called {name}; give it another name: NAME={path}")
+            raise ConfigError(f"{text}: a second list is called {name}; give it another name: NAME={path}")
         named[name] = Path(path)
     return named
 
@@ -91,7 +91,7 @@ def _codes(column: "pd.Series[str]") -> NDArray[np.int64]:
 
 
 def _in_several(codes: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Say of each row whether its value is in several groups, [N]."""
+    """Return whether the value of each row occurs in several groups, [N]."""
     num_groups = int(groups.max()) + 1
     counts = np.bincount(np.unique(codes * num_groups + groups) // num_groups)
     return np.asarray(counts[codes] > 1)
@@ -106,7 +106,7 @@ def _refuse_shared_recordings(merged: pd.DataFrame, sources: NDArray[np.int64], 
         lists = sorted({names[source] for source in sources[shared]})
         examples = merged["path"][shared & ~places.duplicated().to_numpy()]
         raise DataError(
-            f"recordings that are in several of the lists {', '.join(lists)}: {first_five(list(examples))};"
+            f"some recordings are in several of the lists {', '.join(lists)}: {first_five(list(examples))};"
             " leave them out of all but one"
         )
 
@@ -119,14 +119,14 @@ def _rename(
     names: list[str],
     prefix: Prefix,
 ) -> int:
-    """Put the name of the list in front of ids, those of each owner [N] staying its own; return how many owners."""
+    """Prefix ids with the name of their list where needed, by owners [N]; return how many owners have a new id."""
     what = {"speaker_id": "speakers", "utterance_id": "utterances"}[column]
     rows = _in_several(_codes(merged[column]), sources)
     if prefix == "never":
         if column == "utterance_id" and rows.any():
             twice = sorted(set(merged[column][rows]))
             raise DataError(
-                f"utterances that are in several lists: {first_five(twice)}; merge with --prefix collision"
+                f"utterance ids that are in several lists: {first_five(twice)}; merge with --prefix collision"
             )
         return 0
     if prefix == "always":
@@ -136,7 +136,7 @@ def _rename(
     again = _in_several(_codes(merged[column]), owners)
     if again.any():
         raise DataError(
-            f"{what} whose names are already in use with the prefix of their list:"
+            f"{what} whose ids with the prefix of their list are already in use:"
             f" {first_five(sorted(set(merged[column][again])))}; give the lists other names (NAME=PATH)"
         )
     return len(np.unique(owners[rows]))

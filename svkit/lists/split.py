@@ -1,4 +1,4 @@
-"""`svkit prepare split`: one list becomes several that share no speaker."""
+"""`svkit prepare split`: splits a list into several that share no speaker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from svkit.store.manifest import read_manifest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitRequest:
-    """What the user asked for."""
+    """Request to split a list."""
 
     list: Path
     out: Path
     """Directory of the parts."""
     parts: tuple[str, ...]
-    """`NAME=SPEAKERS` each: a number, a percentage (`5%`), or a file with one speaker a line."""
+    """Parts as `NAME=SPEAKERS`: a number, a percentage (`5%`), or a file with one speaker per line."""
     rest: str = "train"
-    """Name of the part with everyone else."""
+    """Name of the part with all other speakers."""
     seed: int = 24
     overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitResult:
-    """What was written, by name."""
+    """The written lists by name of the part."""
 
     parts: dict[str, Written]
 
@@ -36,11 +36,11 @@ class SplitResult:
 def run(request: SplitRequest, progress: Progress) -> SplitResult:
     """Split a list by speakers.
 
-    Who is drawn follows from the seed, the names of the parts and the set of speakers, not from the order of rows.
+    The draw depends on the seed, the names of the parts and the set of speakers, but not on the order of rows.
 
     Raises:
-        ConfigError: a part that the list cannot give, or a list that already exists.
-        DataError: the list or a file of speakers is missing or bad.
+        ConfigError: the list has too few speakers for a part, or an output already exists.
+        DataError: the list or a file of speakers is missing or malformed.
     """
     wanted = _parse(request.parts, request.rest)
     config = {"parts": wanted, "rest": request.rest, "seed": request.seed}
@@ -77,7 +77,7 @@ def _parse(parts: Sequence[str], rest: str) -> dict[str, str]:
                 f"--part {text}: expected NAME=SPEAKERS, such as valid=40, test=5% or test=FILE"
             )
         if name in wanted or name == rest:
-            raise ConfigError(f"--part {text}: a second part called {name}")
+            raise ConfigError(f"--part {text}: two parts are called {name}; rename one")
         wanted[name] = spec
     if not wanted:
         raise ConfigError("--part: expected at least one NAME=SPEAKERS")
@@ -85,7 +85,7 @@ def _parse(parts: Sequence[str], rest: str) -> dict[str, str]:
 
 
 def _choose(wanted: dict[str, str], speakers: list[str], seed: int) -> dict[str, list[str]]:
-    """Return the speakers of each part in the order of `wanted`: named ones first, then the others are drawn."""
+    """Return the speakers of each part in the order of `wanted`; files are read before speakers are drawn."""
     chosen: dict[str, list[str]] = {name: [] for name in wanted}
     free = set(speakers)
     counts = {name: _count(name, spec, len(speakers)) for name, spec in wanted.items()}
@@ -94,7 +94,7 @@ def _choose(wanted: dict[str, str], speakers: list[str], seed: int) -> dict[str,
             chosen[name] = splits.read_speakers(Path(spec), speakers)
             again = sorted(set(chosen[name]) - free)
             if again:
-                raise DataError(f"{spec}: speakers that another part has: {first_five(again)}")
+                raise DataError(f"{spec}: speakers that are also in another part: {first_five(again)}")
             free -= set(chosen[name])
     for name, count in counts.items():
         if count is None:
@@ -102,7 +102,7 @@ def _choose(wanted: dict[str, str], speakers: list[str], seed: int) -> dict[str,
         if not 1 <= count < len(free):
             raise ConfigError(
                 f"--part {name}={wanted[name]}: {count} speakers, expected 1 to {len(free) - 1}: the list has"
-                f" {len(speakers)}, {len(speakers) - len(free)} are in other parts, one must be left for the rest"
+                f" {len(speakers)}, {len(speakers) - len(free)} are in other parts, and one must be left for the rest"
             )
         drawn = splits.generator(seed, f"split {name}").choice(sorted(free), count, replace=False)
         chosen[name] = sorted(str(speaker) for speaker in drawn)
@@ -115,7 +115,7 @@ def _choose(wanted: dict[str, str], speakers: list[str], seed: int) -> dict[str,
 
 
 def _count(name: str, spec: str, num_speakers: int) -> int | None:
-    """Return how many speakers a part asks for; None: it names a file of them."""
+    """Return how many speakers a part asks for; None: it names a file."""
     if not spec.endswith("%") or Path(spec).exists():
         return int(spec) if splits.is_count(f"--part {name}", spec) else None
     try:

@@ -1,4 +1,4 @@
-"""`svkit prepare stats`: who and how much is in a list, without touching the audio."""
+"""`svkit prepare stats`: counts what is in a list, without reading any audio."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from svkit.store.manifest import COLUMNS, SHARD_COLUMNS, read_manifest
 
 _SECONDS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 60, 300)
 _COUNTS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
-"""A bin is [edge, next edge); the last one has no end."""
+"""Lower edges of bins; a bin excludes the next edge, and the last one has no end."""
 _MOST_VALUES = 12
 
 
@@ -23,13 +23,13 @@ class Bin:
 
     low: float
     high: float | None
-    """None: no end."""
+    """None: the bin has no end."""
     count: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Distribution:
-    """Values of speakers or utterances in a few numbers."""
+    """Summary of a quantity over speakers or utterances."""
 
     minimum: float
     median: float
@@ -40,28 +40,28 @@ class Distribution:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stats:
-    """What is in a list."""
+    """Counts and durations of a list."""
 
     list: str
     speakers: int
     utterances: int
     sessions: int
-    """Different (speaker, session) pairs, where sessions are known."""
+    """Number of different (speaker, session) pairs among rows with a session."""
     hours: float
     sample_rates_hz: dict[str, int]
-    """Rate -> utterances."""
+    """Rate -> number of utterances."""
     in_shards: int
-    """Utterances whose audio lies in tar files."""
+    """Number of utterances whose audio is in tar files."""
     seconds: Distribution
     """Durations of utterances."""
     utterances_per_speaker: Distribution
     minutes_per_speaker: Distribution
     columns: dict[str, dict[str, int]]
-    """Extra columns with few values (gender, category): value -> utterances."""
+    """Extra columns with few values (gender, category): value -> number of utterances."""
 
 
 def run(path: Path) -> Stats:
-    """Count (DataError: the list is missing or bad)."""
+    """Count what is in a list (DataError: it is missing or malformed)."""
     manifest = read_manifest(path)
     table, seconds = manifest.table, manifest.durations_seconds
     speakers, names = pd.factorize(table["speaker_id"])

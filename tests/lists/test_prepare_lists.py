@@ -136,9 +136,9 @@ def test_merging_keeps_people_apart_and_utterances_with_them(tmp_path_factory, l
 
 def test_merging_refuses(tmp_path, two):
     a, b = two
-    with pytest.raises(ConfigError, match="a second list called train; give it another name"):
+    with pytest.raises(ConfigError, match="a second list is called train; give it another name"):
         merged(tmp_path, a, b)
-    with pytest.raises(DataError, match=r"recordings that are in several of the lists again, train: .*00123"):
+    with pytest.raises(DataError, match=r"some recordings are in several of the lists again, train: .*00123"):
         copy = tmp_path / "a" / "again.tsv"
         copy.write_bytes(a.read_bytes())
         merged(tmp_path, a, copy)
@@ -217,8 +217,8 @@ def test_a_split_follows_from_the_seed_and_the_speakers(tmp_path, corpus):
         (["valid=20"], 2, "expected 1 to 19"),
         (["valid=15", "test=30%"], 2, "test=30%: 6 speakers, expected 1 to 4"),
         (["valid"], 2, "expected NAME=SPEAKERS"),
-        (["valid=2", "valid=3"], 2, "a second part called valid"),
-        (["train=3"], 2, "a second part called train"),
+        (["valid=2", "valid=3"], 2, "two parts are called valid"),
+        (["train=3"], 2, "two parts are called train"),
         (["valid=who.txt"], 3, "who.txt: does not exist"),
     ],
 )
@@ -284,7 +284,7 @@ def test_every_fault_is_found_by_its_name(recordings):
         check.run(check.CheckRequest(list=recordings), SilentProgress())
     assert {file.utterance_id: file.reason for file in caught.value.bad_files} == FAULTS
     details = {file.reason: file.detail for file in caught.value.bad_files}
-    assert details["duplicate"] == "the same samples as a/good.wav, which is called speaker a"
+    assert details["duplicate"] == "the same samples as a/good.wav, which is listed under speaker a"
     assert details["changed"] == "the list says 16000 samples at 16000 Hz, the file has 12000 at 16000 Hz"
     assert "99" in details["non-finite"]
 
