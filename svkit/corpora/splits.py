@@ -22,7 +22,7 @@ from svkit.store.trials import Trials
 TRIALS_PER_UTTERANCE = 20
 """Made lists have at most this many target and as many nontarget trials per utterance."""
 _MAX_PAIRED_UTTERANCES = 400
-"""At most so many utterances of a speaker are paired, as the number of pairs grows with the square."""
+"""At most this many utterances of a speaker are paired, as the number of pairs grows with the square."""
 _MAX_ENUMERATED = 2_500
 """Up to this many utterances, nontarget trials are drawn from a list of all pairs; beyond, pairs are drawn directly."""
 _VALID_FRACTION, _MIN_VALID, _MAX_VALID, _MIN_TRAIN = 0.05, 3, 40, 2

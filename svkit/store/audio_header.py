@@ -16,7 +16,7 @@ Read = Callable[[int, int], bytes]
 _HEAD_BYTES = 4096
 _MOST_CHUNKS = 256
 _STRETCH = 1000
-"""MPEG has at most 48 samples per byte, and a guess at least 0.3: with so many times the size, no guess is too low."""
+"""Factor on the size of an MPEG file. A byte has at most 48 samples, and a guess at least 0.3: none is too low."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ class Claim:
     end: int | None = None
     """Where to end reading; None: with the file. The decoder would fail at half a frame or a tag after the audio."""
     stretch: int = 1
-    """How many times the real size the decoder is told, so that its guess of the length is not too low."""
+    """Factor by which the size of the file is exaggerated, so that the decoder's guess of the length is not too low."""
 
     @property
     def is_corrected(self) -> bool:
