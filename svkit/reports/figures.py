@@ -62,6 +62,8 @@ _STYLE = {
 
 _Looks = Mapping[str, tuple[str, str, str]]
 """Colour, line style and marker of each system, the same in every figure."""
+_Costs = dict[str | None, list[float]]
+"""What a model costs, by its path: the value, followed by that of each round where it was timed."""
 GROUPS = {
     "errors": "Errors",
     "calibration": "Calibration",
@@ -270,28 +272,30 @@ def _cost(report: Report) -> Iterator[Panel]:
     members = [system for system in report.systems if system.model_path]
     if len(members) < 2:
         return
-    sizes: dict[str | None, float] = {path: model.size_bytes / MEGA for path, model in models.items()}
-    measures = [("size", "size", "size on disk, MB", sizes)]
-    times: dict[str | None, float] = {
-        path: 1000 * model.timing.cpu for path, model in models.items() if model.timing
+    sizes: _Costs = {path: [model.size_bytes / MEGA] for path, model in models.items()}
+    measures = [("size", "size", "size on disk, MB", "", sizes)]
+    times: _Costs = {
+        path: [1000 * model.timing.cpu, *(1000 * seconds for seconds in model.timing.cpu_rounds)]
+        for path, model in models.items()
+        if model.timing
     }
     if len(times) == len(models):
-        measures.append(("time", "computing time", "computing time for 1 s of audio, ms, one thread", times))
-    for name, noun, xlabel, costs in measures:
+        xlabel = "computing time for 1 s of audio, ms, one thread"
+        measures.append(("time", "computing time", xlabel, ", and the least and most of the rounds", times))
+    for name, noun, xlabel, rounds, costs in measures:
         yield Panel(
-            name=f"tradeoff-{name}", group="cost", caption=f"EER against {noun}; bars: 95 % intervals",
+            name=f"tradeoff-{name}", group="cost",
+            caption=f"EER against {noun}; bars: 95 % intervals of the EER{rounds}",
             alt=" ".join(
-                f"{wording.system_title(system)}: {noun} {costs[system.model_path]:.3g}, EER {percent(system.eer)} %."
-                for system in members
+                f"{wording.system_title(one)}: {noun} {costs[one.model_path][0]:.3g}, EER {percent(one.eer)} %."
+                for one in members
             ),
             height_inches=3.8, xlabel=xlabel, ylabel="EER, %", legend_columns=min(3, len(members)),
             plot=partial(_tradeoff, members, costs, _looks(report)),
         )  # fmt: skip
 
 
-def _tradeoff(
-    members: Sequence[System], costs: Mapping[str | None, float], looks: _Looks, axes: Axes
-) -> None:
+def _tradeoff(members: Sequence[System], costs: _Costs, looks: _Looks, axes: Axes) -> None:
     names = wording.trial_names(members)
     for system in members:
         colour, _, marker = looks[wording.label(system)]
@@ -300,8 +304,11 @@ def _tradeoff(
             spread = [[max(eer - 100 * interval.low, 0.0)], [max(100 * interval.high - eer, 0.0)]]
         fill = ("full", "none", "left", "right", "top", "bottom")[names.index(system.trials.name) % 6]
         name = wording.label(system) + (f", {system.trials.name}" if len(names) > 1 else "")
+        cost, *rounds = costs[system.model_path]
+        # A cost that was timed shows the least and the most of its rounds, as the table of speed does.
+        of_rounds = [[cost - min(rounds)], [max(rounds) - cost]] if rounds else None
         axes.errorbar(
-            costs[system.model_path], eer, yerr=spread, fmt=marker, fillstyle=fill, markersize=7, color=colour,
+            cost, eer, yerr=spread, xerr=of_rounds, fmt=marker, fillstyle=fill, markersize=7, color=colour,
             capsize=4, label=name,
         )  # fmt: skip
     # From zero, so that distances show savings in proportion.
