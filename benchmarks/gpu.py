@@ -38,7 +38,7 @@ from typing import Any, NamedTuple, TypeVar
 import measuring
 import torch
 import training_speed
-from pruned_speed import PUBLISHED, rounded
+from pruned_speed import published_structure, rounded
 from torch import Tensor
 from torch.nn import functional
 
@@ -191,9 +191,9 @@ def noise(batch: int, seconds: float, device: torch.device) -> Tensor:
 
 def pruned(dense: EncoderArchitecture) -> EncoderArchitecture:
     """Cut an encoder to the published 80 % structure, another than the full size to a fifth, in multiples of 8."""
-    widths = {name: [max(1, value // 5) for value in values] for name, values in dense.widths().items()}
     if dense == W2V_BERT_2:
-        widths = {name: list(map(int, text.split())) for name, text in PUBLISHED.items()}
+        return rounded(published_structure(), 8)
+    widths = {name: [max(1, value // 5) for value in values] for name, values in dense.widths().items()}
     return rounded(dense.with_widths(widths), 8)
 
 

@@ -43,6 +43,11 @@ TARGETS = {"fp32": 4.1, "bf16": 3.6}
 """Of the best rounding, against our own dense model."""
 
 
+def published_structure() -> EncoderArchitecture:
+    """Return the encoder of the published pruned model."""
+    return W2V_BERT_2.with_widths({name: list(map(int, text.split())) for name, text in PUBLISHED.items()})
+
+
 def rounded(published: EncoderArchitecture, step: int) -> EncoderArchitecture:
     """Round the widths to multiples of `step` within the parameters of `published`."""
     if step == 1:
@@ -109,9 +114,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     measuring.start(options.threads)
-    published = W2V_BERT_2.with_widths(
-        {name: list(map(int, text.split())) for name, text in PUBLISHED.items()}
-    )
+    published = published_structure()
     structures = {"dense": W2V_BERT_2} | {f"round_to {step}": rounded(published, step) for step in ROUNDINGS}
     torch.manual_seed(0)
     waveforms = 0.1 * torch.randn(options.batch_size, int(options.seconds * 16_000))
