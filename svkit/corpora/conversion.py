@@ -16,7 +16,7 @@ from svkit.store.transcode import find_ffmpeg, transcode
 
 SAMPLE_RATE_HZ = 16_000
 FLAC_BYTES_PER_SAMPLE = 1.3
-"""For estimates: flac takes some 60 % of the bytes of 16-bit speech."""
+"""For estimates, on the safe side: flac takes some 60 % of the bytes of 16-bit speech."""
 _SAMPLE_FILES = 32
 """Files converted first, spread over the corpus, to estimate the room that the others need."""
 _CHUNK_FILES = 64

@@ -22,7 +22,7 @@ IMPORTED = "imported"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftOut:
-    """Trials that were left out of the scoring, as a guard was allowed to be passed."""
+    """Trials that were not scored because a guard was passed with `--allow`."""
 
     num_trials: int
     sha256: str

@@ -67,7 +67,7 @@ class Timing:
     """The real-time factor."""
     cpu: float
     cpu_rounds: tuple[float, ...] = ()
-    """CPU seconds in each round, which times every model once; empty: an earlier svkit kept only the median."""
+    """`cpu` of each round, which times every model once; empty: an earlier svkit kept only the median."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
