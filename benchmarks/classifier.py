@@ -4,7 +4,7 @@
 
 The classes are the speakers of VoxCeleb2 and VoxBlink2 at three speeds, embeddings have 256 dimensions as published,
 and the encoder is the smallest there is (preset `smoke`), so that the classifier decides the peak. Each row is two
-optimiser steps in a process of its own on the CPU; its first line, with few classes, is what everything else takes.
+optimiser steps in a process of its own on the CPU. The first row, with few classes, shows what everything else takes.
 """
 
 import argparse

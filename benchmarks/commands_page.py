@@ -1,6 +1,6 @@
 """Write docs/commands.md from the signatures of the commands; `--check` only says whether it is current.
 
-Run `python benchmarks/commands_page.py` after a command or an option has changed; a test compares.
+Run `python benchmarks/commands_page.py` after a command or an option has changed; a test compares the two.
 """
 
 import argparse

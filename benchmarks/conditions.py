@@ -1,9 +1,9 @@
-"""What conditions cost a loader: computing time of a crop, and crops a second with a share of them in a recipe.
+"""What conditions cost a loader: computing time of a crop, and crops per second if a recipe uses some of them.
 
     python benchmarks/conditions.py ../shared/voices [--crops 20] [--json docs/results/conditions.json]
 
-Crops of 3 s on one core. Conditions take turns after one crop of warm-up; of ffmpeg's codecs the computing time of its
-processes counts, which a clock on the wall would not tell on a busy machine. What this machine lacks is named.
+Crops of 3 s on one core. Conditions take turns after one crop of warm-up. For ffmpeg's codecs the computing time of its
+processes counts too, because wall time says little on a busy machine. Conditions that this machine lacks are named.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from svkit.data.dataset import CropDataset
 from svkit.errors import ConfigError
 
 SHARE = 0.3
-"""Of the crops that are heard under a condition."""
+"""Share of the crops that are under a condition."""
 FAST = ("alaw", "ulaw", "gsm", "mp3-16k", "loss10", "narrowband", "clip")
 """Those that docs/conditions.md proposes for training."""
 

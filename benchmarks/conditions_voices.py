@@ -29,11 +29,11 @@ from svkit.store.manifest import read_manifest
 from svkit.store.metrics import Metrics, plain_record, read_metrics
 
 SEED = 24
-"""Of the bootstrap, as of svkit score."""
+"""Seed of the bootstrap, as in `svkit score`."""
 
 
 def usable(name: str) -> bool:
-    """Say whether this machine has what a condition needs, and note where it has not."""
+    """Say whether this machine has what a condition needs, and print what is missing."""
     try:
         require_condition(name)
     except ConfigError as error:

@@ -1,9 +1,9 @@
-"""Training crops a second on one core: reading, speed change, noise, reverberation, and the features of each batch.
+"""Training crops per second on one core: reading, speed change, noise, reverberation, and the features of each batch.
 
     python benchmarks/data_loading.py ../shared/voices --json data_loading.json
 
-ROOT holds `wav/SPEAKER/*.flac`, `noise/` and `music/`. Each row of the table is one configuration, run in
-this process with one thread; wall and process CPU time are given, the target is per core.
+ROOT holds `wav/SPEAKER/*.flac`, `noise/` and `music/`. Each row of the table is one configuration, run in this process
+with one thread. Wall and process CPU time are given; the target is per core.
 """
 
 import argparse

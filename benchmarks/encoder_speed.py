@@ -1,11 +1,11 @@
-"""One forward pass of the full-size encoder against transformers' `Wav2Vec2BertModel`, same weights, same dtype.
+"""One forward pass of the full-size encoder against transformers' `Wav2Vec2BertModel`, with equal weights and dtype.
 
     python benchmarks/encoder_speed.py [--lengths 4 10 30 60] [--dtypes fp32 bf16] [--threads 1] [--json FILE]
 
-Batch 1, random weights, transformers' default attention. All hidden states are checked equal before anything is timed.
-The memory is the largest resident size above the weights during one pass over the longest input; ours holds the
-states one at a time, with its linear layers prepared, as extraction does. `products alone`: what would be reached if
-all products ran at the highest measured rate of the same dtype and nothing else took time.
+Batch 1, random weights, transformers' default attention. All hidden states are checked to be equal before anything is
+timed. The memory is the largest resident size above the weights during one pass over the longest input. Ours holds one
+state at a time and has prepared linear layers, as in extraction. `products alone` is what would be reached if all
+products ran at the highest measured rate of the same dtype and nothing else took time.
 """
 
 import argparse

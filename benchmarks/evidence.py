@@ -1,7 +1,7 @@
-"""What a fold has shown of a method: kept with the code, small, so that a fold is trained once and by any machine.
+"""The results of a method in a fold: small files kept with the code, so that no fold has to be trained twice.
 
 `docs/results/folds/fold-N/METHOD.json` holds the rows of the table and the final model's score of every trial. The
-trials themselves are drawn anew (`folds.make_trials` always draws the same); their sha256 says that they are those.
+trials are not kept, because `folds.make_trials` always draws the same ones; their sha256 confirms it.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from svkit.store.trials import Trials
 
 FORMAT, VERSION = "svkit-fold-evidence", 1
 DIGITS = 6
-"""Of a cosine score: as many as float32 has."""
+"""Digits of a cosine score: as many as float32 has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class Evidence:
     made: dict[str, Any]
     """Date, machine, precision, and sha256 of the teacher's weights."""
     rows: list[dict[str, Any]]
-    """A row a stage, the final model last."""
+    """One row per stage, the final model last."""
     scores: NDArray[np.float64]
-    """Of the final model, [N], in the order of the trials."""
+    """Scores of the final model, [N], in the order of the trials."""
     trials_sha256: str
 
 
@@ -47,7 +47,7 @@ def trials_sha256(trials: Trials) -> str:
 
 
 def path_of(home: Path, fold: int, method: str) -> Path:
-    """Where the evidence of a method in a fold is."""
+    """Return the file with the evidence on a method in a fold."""
     return home / "folds" / f"fold-{fold}" / f"{method}.json"
 
 
@@ -68,7 +68,7 @@ def write_evidence(home: Path, found: Evidence) -> None:
 
 
 def read_evidence(home: Path, fold: int, method: str, settings: dict[str, Any]) -> Evidence | None:
-    """Read what is kept of a method in a fold, None if nothing is.
+    """Read the evidence on a method in a fold; None if there is none.
 
     Ends the script where it was made with other settings: two kinds of evidence are never pooled.
     """
@@ -86,7 +86,7 @@ def read_evidence(home: Path, fold: int, method: str, settings: dict[str, Any]) 
 
 
 def check_trials(found: Sequence[Evidence], trials: Trials) -> None:
-    """End the script unless this evidence is of these trials."""
+    """End the script if this evidence was made on other trials."""
     for one in found:
         if one.trials_sha256 != trials_sha256(trials) or len(one.scores) != len(trials):
             sys.exit(

@@ -5,8 +5,8 @@
 
 The published loop embeds one utterance at a time: transformers' feature extractor and `Wav2Vec2BertModel`, all hidden
 states kept, then the head, in fp32. Without --model both use a full-size model with random weights, and a subset of the
-manifest, evenly spaced. With --trials the EER of each is computed too. The limit: multiply-adds of all products, as
-`svkit info` counts them, at the rate of a square product.
+manifest, evenly spaced. With --trials the EER of each is computed too. The limit is the time for the multiply-adds of
+all products, as `svkit info` counts them, at the rate of a square product.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/features.py [--threads 1] [--rounds 5] [--json FILE]
 
-Target: at least 10 x, equal to 1e-3 where the spectrum is above the floor.
+Target: at least 10 times as fast, and equal to 1e-3 where the spectrum is above the floor.
 """
 
 import argparse

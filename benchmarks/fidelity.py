@@ -1,9 +1,9 @@
-"""What is done otherwise than published, in figures: noise mixes, seams, class weights, rates, rooms, speeds.
+"""Measures where svkit differs from the published recipe: noise mixes, seams, class weights, rates, rooms, speeds.
 
     python benchmarks/fidelity.py ../shared/voices --json docs/results/fidelity.json
 
-ROOT holds `wav/SPEAKER/*.flac` and `music/`. What was published is computed here from its description; docs/fidelity.md
-states the figures. The filter of the speeds is compared with that of sox where `soxr` (its library) is installed.
+ROOT holds `wav/SPEAKER/*.flac` and `music/`. The published way is computed here from its description; docs/fidelity.md
+states the figures. The filter of the speeds is compared with that of sox if its library `soxr` is installed.
 """
 
 import argparse

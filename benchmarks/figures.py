@@ -2,17 +2,17 @@
 
     python benchmarks/figures.py [--check]
 
-A figure is followed by a comment that names its record, the way to it and how it is written:
+A figure is followed by a comment that names its record, the path to it inside the record, and its format:
 
     10.4<!-- full_size > stages > joint > peak_gb: .1f --> GB
 
 Each step is a key, or the value of a row in a list of rows. ` / ` divides two figures. A format with % leaves out the
-sign. A comment above a table makes its rows, one for each row of a record. Where a row lacks a field of [[ ]], all of
-it is left out:
+sign. A comment above a table makes its rows, one for each row of a record. If a row lacks a field inside [[ ]], all
+that is inside is left out:
 
     <!-- rows of pruning_quality > pooled: | {method} | {pooled > eer:.2%} | [[{pooled > p_value:.2f}]] | -->
 
-What has a unit and no such comment is named in `figures_by_hand.toml`, with the reason.
+Figures that have a unit but no such comment are listed in `figures_by_hand.toml`, each with the reason.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python benchmarks/folds.py FOLD [--voices ../shared/voices] [--home exp-folds] [--preset tiny] [--set KEY=VALUE]
 
-Prepares the experiment of a fold in HOME/fold-FOLD and trains its dense model; what is finished is kept, what was
-interrupted goes on. `pruning_quality.py` does the same for every fold that it needs.
+Prepares the experiment of a fold in HOME/fold-FOLD and trains its dense model. Finished parts are kept, and interrupted
+ones are resumed. `pruning_quality.py` does the same for every fold that it needs.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from svkit.store.trials import Trials, write_trials
 
 NUM_FOLDS = 4
 SEED = 24
-"""Of trials and validation speakers."""
+"""Seed for drawing trials and validation speakers."""
 VALID_SPEAKERS = 5
-"""Training speakers of a fold that are held out to choose by."""
+"""Training speakers of a fold that are held out for choices."""
 MAX_TARGETS = 45
-"""Target trials of a speaker at most, as in trials_dev.txt."""
+"""Most target trials of a speaker, as in trials_dev.txt."""
 NONTARGETS_PER_TARGET = 3
 NONTARGET_SHARES = {(True, True): 0.55, (False, True): 0.25, (True, False): 0.15, (False, False): 0.05}
 """Shares of nontarget trials by (same source package, same gender), as in trials_dev.txt."""
@@ -94,7 +94,7 @@ def make_trials(speakers: pd.DataFrame, utterances: dict[str, list[str]], seed: 
 
 
 def fold_trials(voices: Path, fold: int, seed: int = SEED) -> tuple[list[str], Trials]:
-    """Return the speakers that a fold evaluates, and the trials among them; always the same of the same voices."""
+    """Return the speakers that a fold evaluates and the trials among them, always the same for the same voices."""
     speakers = read_speakers(voices)
     names = fold_speakers(speakers)[fold]
     utterances = {

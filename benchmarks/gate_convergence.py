@@ -1,14 +1,14 @@
-"""Do the gates reach their target? The gates alone, without an encoder, for as many steps as a preset makes.
+"""Do the gates reach their target? Trains the gates alone, without an encoder, for as many steps as a preset makes.
 
     python benchmarks/gate_convergence.py [--steps 6 144] [--out docs/results/gate_convergence.json]
 
-The task, its constraint, optimiser and schedule are those of `svkit prune`; only the distance to the teacher is
-replaced: every gate has a worth, drawn once (log-normal, in proportion to the parameters of the unit), and a step loses
-the worth of what its draw closes, seen through noise as the batches of a real run would give it. All of it together is
-worth 1, about what distillation can lose. 170,620 steps are the published run: 20 epochs of VoxCeleb2's 1,092,009
-utterances, 16 on each of 8 GPUs. `expected`: sparsity by the gates' expectation after the last step; `farthest`: from
-the target in the last fifth of the steps; `counted`: of the deterministic mask; `undecided`: part of the gates whose
-chance to be open lies between 0.1 and 0.9.
+The task, its constraint, optimiser and schedule are those of `svkit prune`. Only the distance to the teacher is
+replaced: every gate has a worth, drawn once (log-normal, in proportion to the parameters of the unit), and the loss of
+a step is the worth of the units that its draw closes, with noise as between the batches of a real run. All units
+together are worth 1, about as much as distillation can lose. 170,620 steps are the published run: 20 epochs of
+VoxCeleb2's 1,092,009 utterances, 16 on each of 8 GPUs. `expected`: sparsity by the gates' expectation after the last
+step; `farthest`: largest distance from the target in the last fifth of the steps; `counted`: sparsity of the
+deterministic mask; `undecided`: share of the gates that are open with a probability between 0.1 and 0.9.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class GatesAlone(PruningTask):
 
 
 def run(config: PruneConfig, num_steps: int) -> dict[str, Any]:
-    """Train the gates for so many steps; say where they end and when they stay near the target."""
+    """Train the gates for a number of steps; say where they end and when they stay near the target."""
     config = paced(config, num_steps)
     torch.manual_seed(24)
     task = GatesAlone(config, config.sparsity_warmup_steps).train()

@@ -1,24 +1,24 @@
-"""All that needs a real card, in one run of some minutes: sanity first, then extraction and a step of every stage.
+"""Measures what needs a real GPU in one run of some minutes: sanity first, then extraction and a step of every stage.
 
     python benchmarks/gpu.py [--device cuda|cpu] [--preset w2v-bert-2.0] [--stages extract joint lora prune distill
         lmft head] [--steps 10] [--batch-size N] [--minutes 8] [--no-compile] [--threads 1] [--json FILE]
 
-`--device cpu --preset smoke` is a dry run: it shows that the script works, nothing else.
+`--device cpu --preset smoke` is a dry run: it only shows that the script works.
 
 Sanity: embeddings of the preset's model in fp32, device against CPU (cosine at least 0.9999), and one step of each
 stage at the tiny size, without draws (losses and gradient norms). Exit code 1 if it fails or a target is missed.
 
-Random weights, noise as audio, the precision that `auto` gives the device, wall time of the steps after the warm-up.
+Weights are random, audio is noise, the precision is that of `auto`, and times are wall times after the warm-up.
 Extraction: utterances of 8 s in batches as `svkit extract` makes them, from samples in host memory to embeddings in
 host memory, dense and in the published 80 % structure with widths in multiples of 8. Training: the recipe's batches
 and longest crops through svkit's own loop, without augmentation; student and teacher of `prune` and `distill` are both
 dense. A batch that does not fit is halved until it does. `compiled`: extraction as a whole, in training layer by layer
-(`compile_layers`). Cases are taken in the order of their worth; those that the time does not reach say so.
+(`compile_layers`). The most important cases come first; those for which the time runs out say so.
 
 `peak GB`: of the device, weights and optimiser included. `waits`: how often the host waited for the GPU in 10 steps, as
-torch's debug mode for synchronisation sees it. `of peak`: multiply-adds a second as a part of what large products reach
-in the same precision. Forward, they are counted by `svkit.pruning.counting.macs`: products with distance embeddings,
-features, LoRA, gates and classifier are left out (about 2 %). Training: see `training_speed.PASSES`.
+torch's debug mode for synchronisation sees it. `of peak`: multiply-adds per second, as a share of what large products
+reach in the same precision. For a forward pass, `svkit.pruning.counting.macs` counts them: products with distance
+embeddings, features, LoRA, gates and classifier are left out (about 2 %). For training, see `training_speed.PASSES`.
 """
 
 import argparse
@@ -58,7 +58,7 @@ from svkit.training.tasks import DistillationTask, PruningTask
 EXTRACT, COMPILED = "extract", " compiled"
 STAGES = ("joint", "lora", "prune", "distill", "lmft", "head")
 TARGETS = {"extract dense": 0.5, "joint": 0.4}
-"""Part of the device's product rate that the full size should reach, the faster of compiled and not."""
+"""Share of the device's product rate that the full size should reach, in the faster of compiled and not."""
 SANE_COSINE, SANE_LOSS, SANE_NORM = 0.9999, 1e-3, 1e-2
 UTTERANCE_SECONDS = 8.0
 COLUMNS = ("what", "batch", "s each", "ms", "examples/s", "peak GB", "waits", "TMAC/s", "of peak", "target")

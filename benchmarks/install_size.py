@@ -1,10 +1,10 @@
-"""What svkit takes on disk, and how much less an installation that only infers needs.
+"""How much disk svkit takes, and how much less an installation for inference needs.
 
     python benchmarks/install_size.py CHECKPOINT FOLDER TRIALS [--json docs/results/install_size.json]
 
-A distribution's size is that of the files that pip has recorded of it, so this runs where svkit is installed. Then the
-commands of inference run on the recordings of FOLDER, with all that is left out hidden from Python; the script ends
-where one fails. docs/inference_install.md has the figures.
+The size of a distribution is that of the files that pip recorded for it, so svkit has to be installed. Then the
+commands of inference run on the recordings of FOLDER, with everything that is left out hidden from Python; the script
+stops if one fails. docs/inference_install.md has the figures.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def modules_of(distributions: set[str]) -> list[str]:
 
 
 def try_without(hidden: list[str], checkpoint: Path, folder: Path, trials: Path) -> list[str]:
-    """Infer in a process that cannot import these modules; return what was done, or raise with what it said."""
+    """Infer in a process that cannot import these modules; return what was done, or raise its error."""
     a, b = sorted(path for path in folder.rglob("*") if path.suffix in (".wav", ".flac"))[:2]
     with tempfile.TemporaryDirectory() as exp:
         commands = {

@@ -1,8 +1,8 @@
 """The oldest way to prune, as a baseline: cut the heads, units and channels whose weights have the smallest L2 norm.
 
-Whole branches' shares follow one of two rules. `uniform`: every group (one kind in one layer) keeps the same share.
-`global`: all groups of a kind compete by norm, so layers may differ. The counted sparsity is met exactly as it is for
-ours, by `svkit.pruning.selection`.
+What each group (one kind in one layer) keeps follows one of two rules. `uniform`: every group keeps the same share.
+`global`: all groups of a kind compete by norm, so layers may differ. The counted sparsity is met as exactly as in our
+own pruning, by `svkit.pruning.selection`.
 """
 
 from pathlib import Path

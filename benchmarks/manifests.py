@@ -1,10 +1,10 @@
-"""Ten million utterances: reading the list, what training holds of it, scanning, and extraction that stays linear.
+"""Ten million utterances: reading the list, holding it in training, scanning, and extraction in linear time.
 
     python benchmarks/manifests.py --rows 10000000 [--json docs/results/manifests.json] [--parts read train ...]
 
 Each measurement runs in a process of its own, so that its peak memory is its own. CPU time counts; wall time is given
-for orientation (other work shares the machine). Parts that are in the JSON and not in --parts stay as they are there,
-each with its date; --parts without any judges those. Needs about 4 GB of disk in --work and 8 GB of memory.
+for orientation (other work shares the machine). Parts in the JSON that --parts does not name are kept, each with its
+date; --parts without names only judges them. Needs about 4 GB of disk in --work and 8 GB of memory.
 """
 
 import argparse
@@ -27,13 +27,13 @@ import pyarrow.parquet as pa_parquet
 
 LIST_SECONDS = {"read": 60.0, "read-tsv": 60.0, "stats": 90.0, "split": 180.0, "merge": 180.0}
 LIST_GB = 8.0
-"""What is done to a list of ten million rows takes so many seconds of CPU and so much memory at most."""
+"""Highest CPU seconds and memory for an operation on a list of ten million rows."""
 LINEAR = 1.25
-"""Cost of 8 x the work over 8 x the cost of the work, at most."""
+"""Highest cost of 8 x the work, relative to 8 x the cost of the work."""
 FLAT = 1.10
-"""Memory for 8 x the corpus over that for the corpus, at most."""
+"""Highest memory for 8 x the corpus, relative to that for the corpus."""
 WORKER_MB = 100.0
-"""Memory a loader process may have of its own for the list, at most."""
+"""Highest memory of its own that a loader process may have for the list."""
 UTTERANCES_PER_SPEAKER = 50
 LISTS = ("read", "read-tsv", "stats", "split", "merge", "train")
 """Parts that work on a list of `--rows` rows."""

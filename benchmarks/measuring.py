@@ -89,7 +89,7 @@ def run_alone(command: list[str]) -> tuple[Timing, float]:
 
 
 def matmul_peak(dtype: torch.dtype, size: int = 2048, rounds: int = 7) -> float:
-    """Multiply-adds a second of CPU time in a square product, by torch's or packed: what the machine does at best."""
+    """Multiply-adds per second of CPU time in a square product, torch's or packed: the machine's best rate."""
     values, linear = torch.randn(size, size).to(dtype), torch.nn.Linear(size, size)
     calls = [lambda: values @ values]
     if inference.can_pack(values.device, dtype):

@@ -2,11 +2,11 @@
 
     python benchmarks/peer.py EXP [--sparsity 0.8]
 
-Cuts the dense model of an experiment by every rule and prints what that does to the held-out training speakers, to
-choose a rule by. Needs `pip install -e '.[bench]'`.
+Cuts the dense model of an experiment by every rule, and prints the effect on the held-out training speakers, by which
+the rule is chosen. Needs `pip install -e '.[bench]'`.
 
-Torch-Pruning (Fang et al., DepGraph, CVPR 2023) ranks and removes; what this file adds is the graph of dependencies (a
-stand-in forward pass with the same couplings, as its tracer knows neither our depthwise convolution nor a GLU), the
+Torch-Pruning (Fang et al., DepGraph, CVPR 2023) ranks and removes. This file adds the graph of dependencies (a stand-in
+forward pass with the same couplings, because its tracer knows neither our depthwise convolution nor a GLU), the
 gradients of the speaker loss for the importances that need them, and the search for the ratio that meets the budget.
 """
 

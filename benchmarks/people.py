@@ -2,9 +2,10 @@
 
     python benchmarks/people.py [--people 100000] [--recordings 2] [--threads 1] [--rounds 5] [--json FILE]
 
-A gallery of random embeddings of the published size; a recording is looked for with a calibration of plain scores and
-one with measures of quality. Reading and checking the gallery counts, as a command does it every time; writing is what
-`svkit enroll` and `svkit people remove` add to the embedding. The nearest person is checked against a plain product.
+The gallery has random embeddings of the published size. A recording is searched for with a calibration of plain scores
+and with one that uses measures of quality. Reading and checking the gallery counts, because a command does it every
+time. Writing is what `svkit enroll` and `svkit people remove` add to the embedding. The nearest person is checked
+against a plain product.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""How the published recipe fits a GPU of 24 GiB, into docs/results/plan.json: what docs/distributed.md quotes.
+"""Writes docs/results/plan.json, which docs/distributed.md quotes: how the published recipe fits a GPU of 24 GiB.
 
     python benchmarks/plan_page.py [--preset w2v-bert-2.0] [--gpu-memory 24] [--json docs/results/plan.json]
 
-As `svkit doctor --plan`: from the shapes of a step, without a GPU; about a minute of CPU time.
+Like `svkit doctor --plan`, it works from the shapes of a step, without a GPU; it takes about a minute of CPU time.
 """
 
 import argparse

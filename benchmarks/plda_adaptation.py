@@ -1,4 +1,4 @@
-"""Does adapting PLDA to the domain of the trials help, and by which weight of the recordings that it is adapted to?
+"""Does adapting PLDA to the domain of the trials help, and which weight should the new recordings have?
 
     OMP_NUM_THREADS=1 python benchmarks/plda_adaptation.py [--draws 12]
 

@@ -2,9 +2,9 @@
 
     python benchmarks/pruned_speed.py [--seconds 3] [--batch-size 8] [--threads 1] [--rounds 5] [--json FILE]
 
-Models take turns, and the median of the rounds is given, in process CPU time and wall time. `round_to` k: every width
-of FFN and convolution is rounded to a multiple of k, then those rounded up furthest lose a block until the encoder is
-again within the parameters of the published structure.
+Models take turns; the median of the rounds is given, in process CPU time and wall time. `round_to` k: every width of
+FFN and convolution is rounded to a multiple of k; then those that were rounded up furthest lose a block, until the
+encoder is within the parameters of the published structure again.
 """
 
 import argparse
@@ -40,7 +40,7 @@ PUBLISHED = {
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ROUNDINGS = (1, 8, 16, 32, 64)
 TARGETS = {"fp32": 4.1, "bf16": 3.6}
-"""Of the best rounding, against our own dense model."""
+"""Targets for the best rounding, against our own dense model."""
 
 
 def published_structure() -> EncoderArchitecture:

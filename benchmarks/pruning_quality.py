@@ -14,11 +14,11 @@ of training steps since the teacher:
 - shares: ours with the published shares of the steps, most of them distillation;
 - continued: the teacher itself, trained on for all of our steps.
 
-Distances to the teacher are measured on crops of held-out training speakers, and whatever was chosen was chosen by
-those speakers; every final model is evaluated once on the trials of its fold. Finished parts are kept in HOME/fold-N,
-so that the same command goes on after an interruption, and several can work on different folds side by side. What a
-fold shows of a method is kept in OUT/folds (`evidence.py`), which is in the repository: no machine trains it again.
-Each run ends with the page of all that is known (`quality_page.py`); `--page-only` does nothing else.
+Distances to the teacher are measured on crops of held-out training speakers, and all choices were made on those
+speakers; every final model is evaluated once on the trials of its fold. Finished parts are kept in HOME/fold-N, so that
+the same command continues after an interruption, and several can work on different folds side by side. The results of a
+method in a fold are kept in OUT/folds (`evidence.py`), which is in the repository, so that no machine trains it again.
+Each run ends with the page of all results so far (`quality_page.py`); `--page-only` does nothing else.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python benchmarks/published_size.py [--work DIR] [--json FILE]
 
-The weights are random: this tries the size, the format and the memory, not the decisions. The file is written in the
+The weights are random: this tests the size, the format and the memory, not the decisions. The file is written in the
 published format (names as in the published code, wrapped for DistributedDataParallel), so nothing is downloaded. The
-embeddings of the converted checkpoint must be those of the model that was written. Needs 2 GB of disk in DIR.
+embeddings of the converted checkpoint must equal those of the model that was written. Needs 2 GB of disk in DIR.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Features by transformers' extractor, utterance by utterance, inside the forward pass; transformers'
 `Wav2Vec2BertModel` with its [T, T, head size] positional tensors; all hidden states kept; gates as hooks on it.
-The heads, losses, gates and counts are svkit's, so that what differs is what the benchmark is about.
+The heads, losses, gates and counts are svkit's, so that only what the benchmark is about differs.
 """
 
 from collections.abc import Sequence

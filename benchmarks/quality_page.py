@@ -20,7 +20,7 @@ ORDER = (
 RIVALS = ("magnitude", "peer", "scratch")
 LEVEL = 0.05
 MARGIN = 0.015
-"""Largest upper limit of pruned minus dense that is aimed at."""
+"""Target: the upper limit of pruned minus dense is at most this."""
 
 
 def _points(value: float) -> str:

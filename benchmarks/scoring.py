@@ -5,10 +5,10 @@
 
 The baselines are written below: a Python loop over trials, a sorted matrix of all scores against the cohort, a loop
 over the sorted scores, a trial list copied for every resample. Each runs on a part, because the whole would take
-minutes or tens of gigabytes; what it finds there is checked equal before anything is timed, and `x` is the ratio of CPU
-time for as much work. Targets of time, made for two cores, are judged by the CPU time of one thread: a busy machine
-disturbs it least. The memory of `svkit score` is the largest resident size of the process; what a further trial costs
-is told by two sizes at which it grows with the list.
+minutes or tens of gigabytes. Its results are checked to be equal to ours before anything is timed; `x` is the ratio of
+CPU times for the same amount of work. Targets of time, made for two cores, are judged by the CPU time of one thread,
+which a busy machine disturbs least. The memory of `svkit score` is the largest resident size of the process; two sizes
+at which it grows with the list show what a further trial costs.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python benchmarks/sparsity_sweep.py --exp exp [--preset tiny] [--levels 0.5 0.6 0.7 0.8 0.9 0.95]
 
-Needs an experiment with a finished dense model, by `make all` or a fold of `folds.py`. Prunes, distils and fine-tunes
-it once a level in `EXP/sweep` (the level that `make all` or `pruning_quality.py` has made is taken from there), scores
-every model on the same trials, and writes figure, table and `sweep.json` to `EXP/report/sweep`. Finished parts are
-kept, so an interrupted sweep goes on.
+Needs an experiment with a finished dense model, made by `make all` or a fold of `folds.py`. Prunes, distils and
+fine-tunes it once per level in `EXP/sweep` (a level that `make all` or `pruning_quality.py` has made is taken from
+there), scores every model on the same trials, and writes figure, table and `sweep.json` to `EXP/report/sweep`. Finished
+parts are kept, so an interrupted sweep can be continued.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""svkit commands for the benchmarks that train: a finished part is kept, an interrupted one goes on where it was."""
+"""svkit commands for the benchmarks that train: finished parts are kept, interrupted ones are resumed."""
 
 import contextlib
 import shlex

@@ -2,9 +2,9 @@
 
     python benchmarks/start.py [--rounds N] [--full-size] [--json FILE]
 
-CPU time of whole processes, in turns, beside that of `import torch` alone, which nothing with a model is faster than.
-With `--full-size`, the peak of memory of `verify` and `export` on the dense model of w2v-BERT 2.0's size (random
-weights, 580 million parameters), as a multiple of the weights: needs 8 GB of memory and of disk.
+The CPU time is that of whole processes, which take turns, beside `import torch` alone, the least that any command with
+a model takes. With `--full-size`, the peak of memory of `verify` and `export` on the dense model of w2v-BERT 2.0's size
+(random weights, 580 million parameters) is given as a multiple of the weights; this needs 8 GB of memory and of disk.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python benchmarks/training_speed.py [--size full|tiny] [--stages lora joint prune distill]
         [--dtypes fp32 bf16] [--ways svkit published] [--batch-size 2] [--threads 1] [--json FILE]
 
-Random weights, noise as audio. A step: features, forward, backward, clipping, AdamW. Each measurement runs in a
-process of its own, so that the peak of its memory is its own; the time is the fastest of the steps after the first.
-`benchmarks/published_training.py` is the baseline. The limit: the multiply-adds of `PASSES` at the rate of a square
-product.
+Weights are random, audio is noise. A step consists of features, forward, backward, clipping and AdamW. Each measurement
+runs in a process of its own, so that the peak of its memory is its own; the time is the fastest of the steps after the
+first. `benchmarks/published_training.py` is the baseline. The limit is the time for the multiply-adds of `PASSES` at
+the rate of a square product.
 """
 
 import argparse

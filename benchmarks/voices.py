@@ -4,7 +4,7 @@
 
 Runs `make all CORPUS=folder ...` (timed), then fine-tunes the dense model again with the other seeds on the same lists,
 side by side with one core each, and scores every model once on the evaluation trials. Nothing is selected by them: the
-recipe was tuned on speakers of the training list, and the table holds one row a model.
+recipe was tuned on speakers of the training list, and the table has a row for every model.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Estimate what the VoxCeleb recipe costs, from its preset: operations, GPU-hours, money, crops a second.
+"""Estimate what the VoxCeleb recipe costs, from its preset: operations, GPU-hours, money, crops per second.
 
     python benchmarks/voxceleb_cost.py [--json docs/results/voxceleb_cost.json]
 
-This is arithmetic, nothing is run: epochs x utterances x crop x operations for a second of audio. A backward pass
-counts twice a forward one. Through a frozen encoder there is none, except with LoRA, where it counts once.
+This is arithmetic; nothing is run: epochs x utterances x crop x operations for a second of audio. A backward pass
+counts twice a forward pass. Through a frozen encoder there is none, except with LoRA, where it counts once.
 """
 
 import argparse

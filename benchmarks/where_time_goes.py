@@ -5,8 +5,8 @@
 
 A case is `extract:DTYPE` (fp32, bf16, int8; 8 x 3 s, prepared as `svkit extract` does) or STAGE:DTYPE, a step as
 `training_speed.py` makes it. torch's profiler gives the time inside each operator, without those it calls. `limit`: the
-multiply-adds of the linear layers, convolutions and attention at the rate of a square product of the same dtype; what
-products take beyond it is their own shapes and memory, all other rows are what is not a product.
+multiply-adds of the linear layers, convolutions and attention at the rate of a square product of the same dtype. If
+products take longer, it is because of their shapes and memory; all other rows are not products.
 """
 
 import argparse
