@@ -98,6 +98,7 @@ def _system(
 ) -> System:
     is_target = scored.trials.labels.astype(bool)
     curve = error_curve(scored.scores, scored.trials.labels)
+    # A DET axis has no zero: a rate without an error is drawn at half an error.
     floor = 0.5 / max(curve.num_targets, curve.num_nontargets)
     accept, miss = thin_curve(*det_corners(curve), DET_POINTS, floor)
     edges = np.linspace(scored.scores.min(), scored.scores.max() + 1e-9, HISTOGRAM_BINS + 1)

@@ -169,11 +169,12 @@ def _det(members: Sequence[System], looks: _Looks, axes: Axes) -> None:
         accept, miss = _deviates(det.false_accept_rate), _deviates(det.miss_rate)
         axes.plot(accept, miss, style, color=colour, linewidth=1.8)
         axes.plot(point, point, marker, color=colour, markersize=7, markeredgecolor="white")
+        # Without points: a legend entry that shows both line and marker.
         axes.plot([], [], style, marker=marker, color=colour, label=f"{name}: EER {percent(system.eer)} %")
         if band := det.band:
             rates, low, high = map(_deviates, (band.false_accept_rate, band.low, band.high))
             axes.fill_between(rates, low, high, color=colour, alpha=0.12, linewidth=0)
-    axes.plot([-5, 5], [-5, 5], ":", color=GREY, linewidth=1)
+    axes.plot([-5, 5], [-5, 5], ":", color=GREY, linewidth=1)  # equal error rates
     accepts, misses = _det_limits(members)
     for axis, (first, last) in ((axes.xaxis, accepts), (axes.yaxis, misses)):
         ticks = [tick for tick in DET_TICKS if first <= tick <= last]
@@ -422,6 +423,7 @@ def _curves(stages: Sequence[Stage], axes: Axes) -> None:
             axes.plot(
                 distance.step, distance.value, "o--", color=VERMILLION, label="validation L1", markersize=3
             )
+        # The next stage continues on the same axis.
         start += max(curve.step[-1] for curve in (*stage.train.values(), *stage.valid.values()))
 
 

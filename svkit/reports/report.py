@@ -105,6 +105,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         sources = {path: source for path in paths if (source := pruned_by(exp / path, hash_once)) is not None}
         cuts = {shown_path(source, exp): source for source in sources.values()}
         prunings = {name: read_pruning(source) for name, source in cuts.items()}
+        # A pruning may lie outside the experiment; its training curves are shown all the same.
         elsewhere = [source for name, source in cuts.items() if name not in paths]
         models = [
             replace(model, pruned_by=shown_path(sources[model.path], exp) if model.path in sources else None)
@@ -125,6 +126,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         write_report(output, report)
         _render(output.path, progress)
         output.finish()
+    # Cards are no part of the report, so they are written once it is finished.
     for path in contents:
         write_card(exp / path, [system for system in systems if system.model_path == path], hash_once)
     return output.path

@@ -57,6 +57,8 @@ def run(request: FinetuneRequest, progress: Progress) -> list[Path]:
     root = request.exp / ("finetune-pruned" if is_pruned else "finetune")
     stages: list[FinetuneStage] = []
     for name in [request.stage] if request.stage else [first, "joint", "lmft"]:
+        # A stage starts from the one before it in this run, else from `--from`; else the first from an encoder, and
+        # others from the checkpoint that an earlier run left.
         encoder, previous = None, stages[-1].output.path if stages else source
         if previous is None and (name in FROZEN_ENCODER or request.encoder is not None):
             encoder = request.encoder or recipe.encoder

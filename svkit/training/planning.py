@@ -113,6 +113,7 @@ def _measure(recipe: Recipe, stage: str) -> tuple[float, float]:
     with WithoutDraws():
         task = _make_task(recipe, stage)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # Parameters are replaced: a fake tensor cannot become the data of a real one.
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
@@ -125,6 +126,7 @@ def _measure(recipe: Recipe, stage: str) -> tuple[float, float]:
         few, more = (_kept_bytes(task, num_examples, seconds) for num_examples in _PROBES)
     per_example = (more - few) / (_PROBES[1] - _PROBES[0])
     parameters = list(task.parameters())
+    # What is kept whatever the batch, such as weights cast to bf16, and the weights themselves.
     fixed = few - _PROBES[0] * per_example + 4 * sum(parameter.numel() for parameter in parameters)
     # A gradient and two moments.
     fixed += 12 * sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
