@@ -32,13 +32,13 @@ NONTARGET_SHARES = {(True, True): 0.55, (False, True): 0.25, (True, False): 0.15
 
 
 def read_speakers(voices: Path) -> pd.DataFrame:
-    """Read speakers.tsv; the index is the speaker, a guessed gender counts like a known one."""
+    """Read speakers.tsv, indexed by speaker; a guessed gender counts like a known one."""
     table = pd.read_csv(voices / "speakers.tsv", sep="\t", dtype=str).set_index("speaker_id")
     return table.assign(gender=table["gender"].str.rstrip("?"), n_utt=table["n_utt"].astype(int))
 
 
 def fold_speakers(speakers: pd.DataFrame) -> list[list[str]]:
-    """Divide the speakers: each, large sources first, to the fold that has fewest of the source, gender, utterances."""
+    """Divide the speakers, large sources first, each to the fold with fewest of its source, gender and utterances."""
     rows = speakers.assign(name=speakers.index, few=-speakers["n_utt"])
     rows["source"] = -rows["package"].map(rows["package"].value_counts())
     folds: list[list[str]] = [[] for _ in range(NUM_FOLDS)]

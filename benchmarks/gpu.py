@@ -106,7 +106,7 @@ class Report:
         print(measuring.table(COLUMNS, self.rows[-1:]), flush=True)
 
     def missed(self) -> list[str]:
-        """Targets that no row of theirs reaches."""
+        """Targets that none of their rows reaches."""
         best: dict[str, float] = {}
         for what, *_, reached, target in self.rows:
             name = what.removesuffix(COMPILED)
@@ -164,7 +164,7 @@ def counted_waits(device: torch.device) -> Iterator[Callable[[], int | str]]:
 
 
 def attempt(call: Callable[[], Result]) -> Result | None:
-    """Make a measurement and free what it took; None when the memory did not suffice."""
+    """Make a measurement and free its memory; None if the memory did not suffice."""
     result = None
     try:
         result = call()
@@ -179,7 +179,7 @@ def attempt(call: Callable[[], Result]) -> Result | None:
 
 
 def compiler(device: torch.device) -> str:
-    """Return who compiles: on a CPU, where the run is a dry one, nobody."""
+    """Return the backend of `torch.compile`; on a CPU, in a dry run, one that compiles nothing."""
     return "inductor" if device.type == "cuda" else "eager"
 
 
@@ -190,7 +190,7 @@ def noise(batch: int, seconds: float, device: torch.device) -> Tensor:
 
 
 def pruned(dense: EncoderArchitecture) -> EncoderArchitecture:
-    """Cut an encoder to the published 80 % structure, another than the full size to a fifth, in multiples of 8."""
+    """Cut an encoder to the published 80 % structure, or one of another size to a fifth, in multiples of 8."""
     if dense == W2V_BERT_2:
         return rounded(published_structure(), 8)
     widths = {name: [max(1, value // 5) for value in values] for name, values in dense.widths().items()}
@@ -335,7 +335,7 @@ def training(
 
 
 def measure_all(report: Report, options: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
-    """Take every case, the most telling ones first."""
+    """Run every case, the most informative ones first."""
     dense = training_speed.architecture_of(recipe)
     for suffix in [""] if options.no_compile else ["", COMPILED]:
         for name in ("dense", "pruned") if EXTRACT in options.stages else ():

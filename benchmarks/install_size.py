@@ -24,7 +24,7 @@ INFERENCE = (
     "torch", "torchaudio", "accelerate", "huggingface-hub", "numpy", "pandas", "pyarrow", "pydantic", "regex", "rich",
     "safetensors", "scipy", "soundfile", "typer", "typing-extensions",
 )  # fmt: skip
-"""Of what svkit requires, what loading, embedding, verifying, extracting and scoring import or ask the version of."""
+"""Requirements that loading, embedding, verifying, extracting and scoring import, or whose version they ask for."""
 _CUDA = ("nvidia-", "cuda-", "triton")
 _PROGRAM = """
 import json, sys
@@ -41,7 +41,7 @@ for name, words in commands.items():
 
 
 def closure(names: Iterable[str]) -> set[str]:
-    """Return distributions with all that they require here, extras apart."""
+    """Return distributions with everything that they require here, without extras."""
     found: set[str] = set()
     waiting = {canonicalize_name(name) for name in names}
     while waiting:

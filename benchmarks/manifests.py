@@ -182,7 +182,7 @@ def _own_mb() -> float:
 
 
 def measure_scan(work: Path, num_files: int) -> dict[str, Any]:
-    """Scan the headers of so many files (links to a few), then scan again from what was remembered."""
+    """Scan the headers of many files (links to a few), then scan again from the journal."""
     from svkit.corpora.scan import Candidate, CandidateTable, ScanOptions, scan_files
     from svkit.corpora.walk import find_audio
     from svkit.progress import SilentProgress
@@ -292,7 +292,7 @@ def in_process(options: argparse.Namespace, part: str, *arguments: object) -> di
 
 
 def inside(work: Path, part: str, arguments: list[str]) -> dict[str, Any]:
-    """Do what a fresh process is for."""
+    """Run the part that a fresh process was started for."""
     if part == "write":
         num_rows = int(arguments[0])
         write_rows(work / "list.parquet", num_rows)
@@ -307,7 +307,7 @@ def inside(work: Path, part: str, arguments: list[str]) -> dict[str, Any]:
 
 
 def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
-    """Return (what, found, target, whether it is met) of what was measured."""
+    """Return (what, found, target, whether it is met) for every measurement."""
     rows: list[tuple[str, str, str, bool]] = []
     for part, seconds in LIST_SECONDS.items():
         if part in results:

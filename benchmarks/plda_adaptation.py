@@ -31,7 +31,7 @@ DIM = 32
 TRAINING, TESTED = (400, 8), (60, 4)
 """Speakers, and recordings of each."""
 UNLABELLED = (100, 1_000)
-"""Recordings, two of each speaker, of whom nothing is known."""
+"""Unlabelled recordings, two of each speaker."""
 LABELLED, PER_SPEAKER = (4, 16, 64), 4
 WEIGHTS = (0.0, 0.2, 0.5, UNLABELLED_WEIGHT, 1.0)
 FEW_WEIGHTS = (0.0, 0.1, 0.3, 0.5, 0.8)
@@ -41,7 +41,7 @@ RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "plda_adapta
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """How another domain differs: factors of variances in a third of the directions, and how far it is moved."""
+    """How another domain differs: factors on the variances in a third of the directions, and the shift of its mean."""
 
     moved: float = 0.0
     sessions: float = 1.0

@@ -62,7 +62,7 @@ STAGES = ("head", "joint", "lmft")
 PUBLISHED = "w2v-bert-2.0"
 """Recipe whose shares of the steps `shares` takes."""
 MANY_ROWS = 10_000_000
-"""With so many recordings the published steps are whole numbers."""
+"""With this many recordings, the published steps are whole numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Run:
         } | ({"rule": self.rules[method]} if method in self.rules else {})
 
     def known(self, method: str) -> Evidence | None:
-        """Read what is kept of a method in this fold."""
+        """Read the evidence on a method in this fold."""
         return read_evidence(self.out, self.fold, method, self.settings(method))
 
     @property
@@ -143,7 +143,7 @@ def stage_parts(recipe: Recipe) -> dict[str, Any]:
 
 
 def planned_steps(recipe: Recipe, rows: int) -> dict[str, int]:
-    """Steps of each stage with so many training recordings."""
+    """Return the steps of each stage for a number of training recordings."""
     return {
         name: EpochBatches(rows, part.data, 0).count_steps(part.epochs)
         for name, part in stage_parts(recipe).items()
@@ -156,7 +156,7 @@ def our_steps(run: Run) -> dict[str, int]:
 
 
 def epochs(run: Run, table: str, steps: int) -> list[str]:
-    """The option that gives a stage so many steps; `table` is `prune`, or such as `pruned.joint`."""
+    """Return the option that sets the steps of a stage; `table` is `prune`, or for example `pruned.joint`."""
     part: Any = run.recipe
     for name in table.split("."):
         part = getattr(part, name)
@@ -369,7 +369,7 @@ def measure(run: Run, method: str, models: Sequence[Model], trials: Trials) -> E
 
 
 def work(run: Run, methods: Sequence[str], voices: Path, home: Path) -> None:
-    """Train and measure what is not known yet of these methods in this fold."""
+    """Train and measure those of these methods in this fold that have no results yet."""
     missing = [method for method in methods if run.known(method) is None]
     if not missing:
         return

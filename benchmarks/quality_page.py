@@ -32,7 +32,7 @@ def _pooled(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def verdict(facts: dict[str, Any]) -> list[str]:
-    """Say of each target whether it is met: ours ahead of each rival, and not far behind dense."""
+    """Say for each target whether it is met: ours ahead of each rival, and not far behind dense."""
     pooled, sentences = _pooled(facts), []
     for rival in RIVALS:
         if rival in pooled:
@@ -130,7 +130,7 @@ def _by_fold(facts: dict[str, Any]) -> Table:
 
 
 def _made(facts: dict[str, Any]) -> str:
-    """Where and when each fold was trained; methods of a fold that were guided by unlike teachers are said."""
+    """Say where and when each fold was trained, and which methods of a fold had different teachers."""
     sentences = []
     for one in facts["made"]:
         words = [", ".join(one[name]) for name in ("dates", "processors", "precisions")]

@@ -38,7 +38,7 @@ LARGEST_LIST_GB = 16.0
 
 
 class Row(NamedTuple):
-    """One line of the table; None where a column says nothing."""
+    """One line of the table; None for an empty column."""
 
     measure: str
     wall: float | None
@@ -162,7 +162,7 @@ def rate_resamples(rng: np.random.Generator, rounds: int, num_trials: int, num_s
 
 
 def _compare(calls: dict[str, Callable[[], object]], times_more: float, rounds: int) -> tuple[Timing, float]:
-    """Time a baseline and then ours, which does so many times more; return ours and the ratio of CPU times."""
+    """Time a baseline and then ours on a multiple of its work; return ours and the ratio of CPU times."""
     base, own = measuring.take_turns(calls, rounds).values()
     return own, base.cpu * times_more / own.cpu
 
@@ -208,7 +208,7 @@ def make_experiment(home: Path, millions: float) -> Path:
 
 
 def rate_command(sizes: list[float]) -> tuple[list[Row], float | None]:
-    """`svkit score` with 1,000 resamples on lists of so many million trials; also the bytes of a further trial."""
+    """`svkit score` with 1,000 resamples on lists of millions of trials; also the bytes of a further trial."""
     rows, peaks = [], []
     for millions in sizes:
         with tempfile.TemporaryDirectory() as folder:
