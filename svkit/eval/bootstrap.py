@@ -1,16 +1,16 @@
 """Confidence intervals and paired comparisons by a bootstrap over speakers.
 
-Trials are not independent: one speaker is in many of them. So speakers are drawn with replacement, as many as
-there are, and a trial list is imagined over the drawn population. A speaker drawn m times is m different
-people with the same recordings: a target trial of speaker a then occurs m_a times (each copy is compared with
-itself only), and a nontarget trial between a and b occurs m_a * m_b times (every copy of a with every copy of
-b). The multiplicities are the same for both sides of a trial and for all systems compared, which makes
-differences between systems paired.
+Trials are not independent, because one speaker is in many of them. So speakers are drawn with replacement, as many as
+there are, and the trial list is formed anew over the drawn population. A speaker drawn m times counts as m different
+people with the same recordings: a target trial of speaker a then occurs m_a times (each copy is compared with itself
+only), and a nontarget trial between a and b occurs m_a * m_b times (every copy of a with every copy of b). The
+multiplicities are the same for both sides of a trial and for all systems compared, which makes differences between
+systems paired.
 
-Percentiles of few errors are no interval: rare errors that no trial at hand shows are in no resample either. So
-resamples tell the standard error only, and the interval is that of as many independent trials as have the same one:
-Clopper and Pearson's for a rate, and its limit for amounts without an upper end. A cost of errors has the interval that
-those of its two rates make. How often they hold the truth: `benchmarks/intervals.py`.
+Percentiles of few errors give no valid interval, because rare errors that no trial shows are in no resample either. So
+resamples only give the standard error. The interval is that of as many independent trials as have the same standard
+error: Clopper and Pearson's for a rate, and its limit for amounts without an upper end. The interval of a cost follows
+from those of its two rates. `benchmarks/intervals.py` measures how often the intervals contain the truth.
 
 Source: R. Bolle, N. Ratha, S. Pankanti, "Error analysis of pattern recognition systems: the subsets
 bootstrap", CVIU 2004 (resampling people, not trials); A. Owen and D. Eckles, "Bootstrapping data arrays of
@@ -60,7 +60,7 @@ MAX_POINTS = 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialSpeakers:
-    """Speaker of each side of each trial, numbered from 0; 32 bits a number will do for millions of speakers."""
+    """Speaker of each side of each trial, numbered from 0; numbers of 32 bits suffice for millions of speakers."""
 
     enroll: Numbers
     """[N]."""
@@ -236,7 +236,7 @@ def resample_means(
 ) -> tuple[Floats, Floats]:
     """Return mean costs of the target and of the nontarget trials in every resample, [R, P] each.
 
-    Means need no curve: each of the P costs is summed for each speaker, or pair of speakers, once.
+    Means need no curve: each of the P costs is summed only once for each speaker or pair of speakers.
     """
     drawn = multiplicities.astype(np.float64)
 
@@ -279,7 +279,7 @@ def count_pairs(labels: ArrayLike, speakers: TrialSpeakers) -> int:
 
 
 def highest_unseen(count: int, level: float = 0.95) -> float:
-    """Return the highest rate of errors that `count` independent cases without one leave possible."""
+    """Return the highest error rate that remains possible after `count` independent cases without an error."""
     return float(1 - (1 - level) ** (1 / count))
 
 
@@ -292,9 +292,9 @@ def rate_interval(
         rate: on all trials.
         samples: [R] in the resamples.
         multiplicities: [R, S] of the speakers that are in these trials.
-        num_units: speakers, or pairs of them, in whom errors were looked for. Where all resamples agree they tell
-            nothing, and these count as the trials; the interval of a rate of 0 or 1 is one-sided.
-        level: how often the interval holds the truth.
+        num_units: speakers, or pairs of them, in whom errors were looked for. If all resamples agree, they tell
+            nothing, and the units count as the trials. The interval of a rate of 0 or 1 is one-sided.
+        level: how often the interval contains the truth.
 
     Raises:
         DataError: more than half of the resamples are undefined (too few speakers with target trials).
@@ -343,14 +343,15 @@ def _interval(low: float, high: float, multiplicities: Ints, level: float) -> In
 
 
 def _standard_error(samples: Floats, multiplicities: Ints, level: float, *, heavy: bool = False) -> float:
-    """Return the standard error of resampled values [R], made so large that normal quantiles give Student's interval.
+    """Return the standard error of resampled values [R], widened so that normal quantiles give Student's interval.
 
-    It has S - 1 degrees of freedom if the influences of the S speakers are Gaussian, and fewer if few make the errors:
-    then chance decides how many of these are here (Satterthwaite's, from the variance of a variance). `heavy`: single
-    trials without bounds count as much as speakers do, so the tails are those of the resampled values themselves.
+    It has S - 1 degrees of freedom if the influences of the S speakers are Gaussian, and fewer if few speakers make the
+    errors, because chance then decides how many of them are in the list (Satterthwaite's, from the variance of a
+    variance). `heavy`: single trials without bounds matter as much as speakers, so the tails are those of the resampled
+    values themselves.
     """
     defined = _defined(samples)
-    if np.ptp(defined) <= 1e-12 * np.abs(defined).max():  # but for rounding
+    if np.ptp(defined) <= 1e-12 * np.abs(defined).max():  # all equal, up to rounding
         return 0.0
     size = multiplicities.shape[1]
     deviations = defined - defined.mean()
@@ -362,7 +363,7 @@ def _standard_error(samples: Floats, multiplicities: Ints, level: float, *, heav
 
 
 def _excess_kurtosis(values: Floats) -> float:
-    """Return by how much the tails are heavier than Gaussian ones, 0 if they are not."""
+    """Return the excess kurtosis, by which tails are heavier than Gaussian ones; 0 if they are not."""
     squares = (values - values.mean()) ** 2
     return max(0.0, float(np.mean(squares**2) / np.mean(squares) ** 2) - 3)
 
@@ -370,12 +371,12 @@ def _excess_kurtosis(values: Floats) -> float:
 def _percentile_interval(samples: Floats, num_speakers: int, level: float) -> Interval:
     """Return the interval between the outer percentiles of resampled differences, expanded for few speakers.
 
-    Percentiles alone behave like an interval with the normal distribution's quantile and a variance divided by S
-    instead of S - 1: too narrow for few speakers. The percentiles taken are those that make a Gaussian mean's
-    interval the one of Student's t.
+    Plain percentiles behave like an interval with the normal distribution's quantile and a variance divided by S
+    instead of S - 1, which is too narrow for few speakers. The percentiles taken are those that turn the interval of a
+    Gaussian mean into that of Student's t.
     """
     ordered = np.sort(samples)
-    # Counted as a p-value is, so that a difference's interval leaves zero out exactly where p is small.
+    # Counted as a p-value is, so that a difference's interval excludes zero exactly where p is small.
     expansion = np.sqrt(num_speakers / (num_speakers - 1))
     share = ndtr(stdtrit(num_speakers - 1, (1 - level) / 2) * expansion)
     place = max(1, int(share * (len(ordered) + 1)))
@@ -412,7 +413,7 @@ def _defined(samples: Floats) -> Floats:
     defined = samples[~np.isnan(samples)]
     if 2 * len(defined) < len(samples):
         raise DataError(
-            "bootstrap: expected target and nontarget trials in most resamples, they are in"
+            "bootstrap: expected target and nontarget trials in most resamples, found them in"
             f" {len(defined)} of {len(samples)}; there are too few speakers with target trials"
         )
     return defined
