@@ -18,7 +18,7 @@ def load(name: str | os.PathLike[str], file: str | None = None) -> "SpeakerModel
 
     Args:
         name: directory, or name on the Hugging Face hub: `org/name`, `org/name@revision`, `hub:org/name`.
-        file: which of the `.pth` files of a repository on the hub is meant.
+        file: `.pth` file to use, where a repository on the hub has several.
     """
     from svkit.models.load import SpeakerModel
     from svkit.progress import SilentProgress

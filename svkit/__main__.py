@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run a command; Ctrl-C while the commands are still being imported is one line too."""
+    """Run the command line; Ctrl-C while it is still being imported also prints one line instead of a traceback."""
     try:
         from svkit.cli import app
     except KeyboardInterrupt:

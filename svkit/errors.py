@@ -14,7 +14,7 @@ class SvkitError(Exception):
 
 
 class ConfigError(SvkitError):
-    """Bad flag, preset, key or value; also an output that is finished already (usage)."""
+    """Bad flag, preset, key or value, or an output that is already finished."""
 
     exit_code = 2
 
@@ -26,7 +26,7 @@ class DataError(SvkitError):
 
 
 class ArtifactError(SvkitError):
-    """Checkpoint, embeddings or scores missing, corrupt, of another version or shape."""
+    """Checkpoint, embeddings or scores that are missing or corrupt, or have another version or shape."""
 
     exit_code = 4
 
@@ -38,23 +38,23 @@ class TrainingError(SvkitError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the beginning of what a library says, for a message of ours: some quote what they found, line ends too."""
+    """Return the first line of a library's error, at most 200 characters, to be quoted in a one-line message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
 
 
 def printable(text: str) -> str:
-    """Return text that any terminal and any file can take: what cannot be shown becomes an escape."""
+    """Escape the characters that cannot be printed, so that any terminal or file can take the text."""
     escaped = text.encode("utf-8", "backslashreplace").decode()
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in escaped)
 
 
 def terminal_text(message: str, longest: int = 1000) -> str:
-    """Return a message that any terminal can take: `printable` but for its line ends, and no line without end."""
+    """Escape a message as `printable` does but keep its line ends; shorten it to about half of `longest` if longer."""
     shown = "\n".join(map(printable, message.split("\n")))
     if len(shown) <= longest:
         return shown
-    # The reason stands at the end: a name may be long.
+    # The end stays, because the reason comes last, after a name that may be long.
     return f"{shown[: longest - 240]} ... {shown[-200:]} ({len(shown)} characters)"
 
 

@@ -1,4 +1,4 @@
-"""What a stage may say while it works; the command line draws it, tests pass the silent version."""
+"""How a stage reports progress; the command line draws it, and tests pass the silent version."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
@@ -18,7 +18,7 @@ class Progress(Protocol):
         """Open a counted task; `total` None when unknown."""
 
     def note(self, message: str) -> None:
-        """Tell the user one thing worth a line."""
+        """Show the user a message of one line."""
 
 
 class _SilentTask:
@@ -27,7 +27,7 @@ class _SilentTask:
 
 
 class SilentProgress:
-    """Says nothing."""
+    """Progress that shows nothing."""
 
     def task(self, description: str, total: float | None) -> AbstractContextManager[Task]:
         """Return a task that ignores everything."""

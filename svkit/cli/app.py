@@ -39,7 +39,7 @@ from svkit.cli import (
 from svkit.errors import ConfigError, SvkitError
 from svkit.torch_pair import check_torch_pair
 
-# Typer 0.29 vendors click, earlier versions import it: both spell this class as BadParameter's parent.
+# Typer 0.29 vendors click, earlier versions import it. In both, this class is the parent of BadParameter.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
@@ -48,9 +48,9 @@ _NUMBERS = {
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
 }
-"""What was expected where pydantic finds this."""
+"""What was expected, by the type of the error that pydantic reports."""
 _PEER_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
-"""What the message of a collective operation holds when another process of the job has ended."""
+"""Words in the error of a collective operation when another process of the job has ended."""
 
 
 class ErrorGroup(TyperGroup):
@@ -79,28 +79,28 @@ class ErrorGroup(TyperGroup):
             return signals.exit_code(stop)
         except Exception as error:
             return signals.exit_code() if signals.was_received() else _failed(error)
-        if code == signals.INTERRUPTED:  # typer catches the interrupt, and says nothing
+        if code == signals.INTERRUPTED:  # typer catches the interrupt without a message
             return signals.exit_code(KeyboardInterrupt())
         return code if isinstance(code, int) else 0
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names in the order of `_COMMANDS`, which is the help's; typer puts groups last."""
+        """Return the names in the order of `_COMMANDS`, for the help; typer itself would put groups last."""
         order = [_name(module) for module in _COMMANDS]
         return sorted(super().list_commands(ctx), key=lambda name: order.index(name) if name in order else -1)
 
 
 def _refuse_unwritable(words: Iterable[Any]) -> None:
-    """Refuse words of the command line, and of its variables, that no record could hold (ConfigError)."""
+    """Raise ConfigError for arguments, and values of SVKIT_ variables, that provenance could not record."""
     variables = [value for name, value in os.environ.items() if name.startswith("SVKIT_")]
     for word in map(str, (*words, *variables)):
         if "\0" in word:
-            raise ConfigError(f"{word}: holds a NUL character, which is not allowed in names")
+            raise ConfigError(f"{word}: contains a NUL character, which is not allowed in names")
         if any("\ud800" <= character <= "\udfff" for character in word):
             raise ConfigError(f"{word}: not UTF-8, so it cannot be recorded; rename it, or use a link to it")
 
 
 def _failed(error: Exception) -> int:
-    """Say what went wrong; return the exit code of its family."""
+    """Print what went wrong; return the exit code of its family."""
     if isinstance(error, SvkitError):
         console.error(str(error))
         return error.exit_code
@@ -120,7 +120,9 @@ def _failed(error: Exception) -> int:
         console.error(text)
         return 2
     if _is_one_of_several() and any(word in text for word in _PEER_LOST):
-        console.error("another process of this job has ended: see its message; the same command continues")
+        console.error(
+            "another process of this job has ended; see its message, then run the same command again to continue"
+        )
         return 1
     traceback.print_exception(error)
     console.error(f"{type(error).__name__}: this is a bug, please report it with the lines above")
@@ -128,7 +130,7 @@ def _failed(error: Exception) -> int:
 
 
 def _misuse(usage: Any) -> str:
-    """Return what was wrong with the words of a command, with what pydantic finds of numbers in our words."""
+    """Return the message of a usage error, with pydantic's findings about numbers put in the words of svkit."""
     text: str = usage.format_message().replace("Value error, ", "")
     for found in usage.__cause__.errors() if hasattr(usage.__cause__, "errors") else ():
         if (kind := _NUMBERS.get(found["type"])) is not None:
@@ -137,7 +139,7 @@ def _misuse(usage: Any) -> str:
 
 
 def _is_one_of_several() -> bool:
-    """Whether this process has joined others; torch is asked only if something has imported it."""
+    """Whether this process has joined a torchrun job; torch is asked only if something has imported it."""
     distributed: Any = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
@@ -145,8 +147,8 @@ def _is_one_of_several() -> bool:
 def _leave_job(code: int) -> NoReturn:
     """End a process of a torchrun job without the interpreter's teardown.
 
-    Gloo's threads may still drop Python objects while the interpreter goes down, which aborts a process (SIGABRT)
-    whose work is done and written; after an error, waiting for peers that will not answer takes half an hour.
+    Gloo's threads may still release Python objects while the interpreter shuts down. That aborts the process (SIGABRT)
+    although its work is done and written. After an error, the teardown waits half an hour for peers that do not answer.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -105,7 +105,7 @@ def calibrate(
 
 
 def parse_rate(text: str) -> float:
-    """Return the rate that `0.1%` or `0.001` says (ConfigError: neither, or not above 0 and at most a half)."""
+    """Parse a rate such as `0.1%` or `0.001`; ConfigError unless it is above 0 and at most 0.5."""
     try:
         rate = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -140,13 +140,13 @@ def _print(done: "CalibrateResult") -> None:
         ],
     ]
     notes = [
-        "In brackets: 95 % intervals over people. Each pair was judged by a map and a threshold learnt "
-        f"on other people ({done.folds} folds)."
+        "In brackets: 95 % intervals over people. Each pair was judged with a calibration and a threshold "
+        f"learnt from other people ({done.folds} folds)."
     ]
     if done.people_once:
         notes.append(
-            f"{done.people_once} of {done.people} people have one recording, or one session, only, so "
-            "they say nothing about misses: record them again, on another day."
+            f"{done.people_once} of {done.people} people have only one recording or one session, so they say "
+            "nothing about misses; record them again on another day."
         )
     notes += filter(None, (_missing(done),))
     notes += done.cautions
@@ -167,7 +167,7 @@ def _rate(rate: float, interval: object, num_trials: int) -> str:
 
 
 def _missing(done: "CalibrateResult") -> str | None:
-    """Say what the people cannot show of what was asked for; None: nothing."""
+    """Say which rate cannot be shown with so few people, and how many it takes; None if there are enough."""
     missing, decision = done.missing, done.decision
     if missing is None:
         return None

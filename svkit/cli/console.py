@@ -1,7 +1,7 @@
 """What the user sees: results on stdout, progress and notes on stderr.
 
-On a terminal rich draws bars with rate and remaining time; elsewhere (a log file, CI) each task says one
-plain line every few seconds. Under torchrun only the main process speaks.
+On a terminal rich draws bars with rate and remaining time; elsewhere (a log file, CI) each task prints one
+plain line every few seconds. Under torchrun only the main process prints.
 """
 
 import functools
@@ -32,7 +32,7 @@ FILE_WIDTH = 200
 
 
 def result(values: object, *, as_json: bool = False) -> None:
-    """Print a command's result on stdout: a text, a path, or a line for each of a list; or one JSON document."""
+    """Print a command's result on stdout: one line, a line for each item of a list, or one JSON document."""
     if not is_main_process():
         return
     if as_json:
@@ -43,7 +43,7 @@ def result(values: object, *, as_json: bool = False) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line on stdout: as it is for other programs, without control characters on a terminal."""
+    """Print a line on stdout: unchanged for other programs, with control characters escaped on a terminal."""
     sys.stdout.write(f"{terminal_text(text, sys.maxsize) if sys.stdout.isatty() else text}\n")
     sys.stdout.flush()
 
@@ -62,7 +62,7 @@ def table(shown: "Table") -> None:
 
 
 def sentence(text: str) -> None:
-    """Print a sentence on stdout: on a terminal in its width, words whole; in a file or pipe on one line."""
+    """Print a sentence on stdout: wrapped between words on a terminal, on one line in a file or pipe."""
     from rich.console import Console
 
     Console(highlight=False, markup=False).print(
@@ -79,13 +79,13 @@ def note(message: str) -> None:
 def error(message: str) -> None:
     """Print one red line on stderr."""
     text = f"error: {terminal_text(message)}"
-    # Not by `typer.echo`, which writes UTF-8 where the terminal says that it knows ASCII only.
+    # `typer.echo` would write UTF-8 even to a terminal that declares itself ASCII.
     sys.stderr.write(f"{typer.style(text, fg='red') if sys.stderr.isatty() else text}\n")
     sys.stderr.flush()
 
 
 def announced(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Return the command so that a terminal says at once that it works: its libraries take seconds to load."""
+    """Wrap a command to print a line on a terminal at once, because its libraries take seconds to load."""
 
     @functools.wraps(command)
     def speaking(*arguments: Any, **values: Any) -> Result:
@@ -109,7 +109,7 @@ def progress() -> Iterator[Progress]:
 
 
 def is_main_process() -> bool:
-    """Whether this is the one process of a torchrun job that speaks and writes."""
+    """Whether this is the one process of a torchrun job that prints and writes."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -138,7 +138,7 @@ class _Count:
 
     @property
     def facts(self) -> list[str]:
-        """What `advance` was told besides the count."""
+        """The latest fields given to `advance`, each as `name=value`."""
         return [
             terminal_text(f"{name}={format(value, '.4g') if isinstance(value, float) else value}")
             for name, value in self.fields.items()
@@ -146,7 +146,7 @@ class _Count:
 
     @property
     def count(self) -> str:
-        """How many are done, and of how many: `10/14`."""
+        """Units done, with the total if it is known: `10/14`."""
         return f"{self.done:,.0f}" + (f"/{self.total:,.0f}" if self.total else "")
 
     def line(self, *, is_finished: bool = False) -> str:
@@ -169,7 +169,7 @@ class PlainProgress:
 
     @contextmanager
     def task(self, description: str, total: float | None) -> Iterator[Task]:
-        """Open a counted task; its last line is printed when it ends well."""
+        """Open a counted task; a closing line is printed if it succeeds."""
         last = time.monotonic()
 
         def show(task: _Count) -> None:
@@ -195,7 +195,7 @@ class _RichProgress:
 
     @contextmanager
     def task(self, description: str, total: float | None) -> Iterator[Task]:
-        """Open a bar; it leaves one line behind when it ends well."""
+        """Open a bar, which leaves one line behind if the task succeeds."""
         row: TaskID
 
         def show(task: _Count) -> None:

@@ -19,7 +19,7 @@ EncoderConfig = Annotated[
     typer.Option(
         "--config",
         metavar="JSON",
-        help="Encoder configuration of a .pth [default: read from its shapes].",
+        help="Encoder configuration for a .pth [default: inferred from the shapes of its weights].",
     ),
 ]
 

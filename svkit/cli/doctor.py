@@ -14,13 +14,17 @@ def doctor(
     plan: Annotated[
         str | None,
         typer.Option(
-            "--plan", metavar="PRESET", help="Show instead how each stage of a recipe fits on a GPU."
+            "--plan",
+            metavar="PRESET",
+            help="Show how each stage of a recipe fits on a GPU instead of checking.",
         ),
     ] = None,
     gpu_memory: Annotated[
         float | None,
         options.number(
-            "--gpu-memory", Range(gt=0, le=10_000), "Memory in GiB for --plan [default: that of the GPU]."
+            "--gpu-memory",
+            Range(gt=0, le=10_000),
+            "GPU memory in GiB for --plan [default: that of this GPU].",
         ),
     ] = None,
     exp: options.Exp = Path("exp"),
@@ -36,7 +40,7 @@ def doctor(
         _show_plan(plan, gpu_memory, json)
         return
     if gpu_memory is not None:
-        raise typer.BadParameter("goes with --plan", param_hint="--gpu-memory")
+        raise typer.BadParameter("is only for --plan; give that too", param_hint="--gpu-memory")
     from svkit.reports.tables import Table
     from svkit.store.provenance import describe_code
     from svkit.tools.doctor import ERROR, run
@@ -50,7 +54,7 @@ def doctor(
     else:
         rows = [[check.name, check.status, check.found] for check in checks]
         remedies = [f"{check.name}: {check.remedy}" for check in checks if check.remedy]
-        verdict = f"{num_errors} to fix" if num_errors else "svkit can work here"
+        verdict = f"problems to fix: {num_errors}" if num_errors else "svkit can work here"
         title = f"svkit doctor: {verdict}"
         console.table(
             Table(title=title, headings=["", "", "found"], rows=rows, left=(0, 1, 2), notes=remedies)
@@ -68,7 +72,7 @@ def _show_plan(preset: str, memory: float | None, json: bool) -> None:
     from svkit.training import planning
 
     if memory is None and not torch.cuda.is_available():
-        raise ConfigError("no GPU here; say how much memory yours has: --gpu-memory 24")
+        raise ConfigError("no GPU found here; give the memory of yours in GiB: --gpu-memory 24")
     if memory is None:
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     with console.progress() as progress:
@@ -92,13 +96,13 @@ def _show_plan(preset: str, memory: float | None, json: bool) -> None:
         f"--set {stage.stage}.data.micro_batch={stage.micro_batch}" for stage in stages if stage.micro_batch
     ]
     if any(stage.is_checkpointed for stage in stages):
-        settings.append("--set gradient_checkpointing=true (slower: only for the stages that say yes)")
+        settings.append("--set gradient_checkpointing=true (slower; needed only by the stages marked yes)")
     notes = [
-        "GiB, estimated from shapes; fixed: weights, gradients, moments, teacher; "
+        "Memory in GiB, estimated from shapes. Fixed: weights, gradients, optimizer moments and teacher. "
         f"{planning.RESERVE:.0%} of the memory is left free.",
-        "Say: " + " ".join(settings) if settings else "Everything fits as it is.",
+        "To make it fit, add: " + " ".join(settings) if settings else "Every stage fits as it is.",
     ]
-    headings = ["stage", "batch of a GPU", "fixed", "an example", "at once", "checkpointing", "peak"]
+    headings = ["stage", "batch per GPU", "fixed", "per example", "micro-batch", "checkpointing", "peak"]
     console.table(
         Table(title=f"{preset} on GPUs of {memory:g} GiB", headings=headings, rows=rows, notes=notes)
     )

@@ -34,8 +34,8 @@ def enroll(
 ) -> None:
     """Add recordings of a person to a gallery, as embeddings; no audio is kept.
 
-    The same name again adds recordings. `svkit people` lists and removes people.
-    Everybody in a folder with a directory for each person: svkit enroll recordings --gallery people
+    Enrolling a name again adds recordings. `svkit people` lists and removes people.
+    To enroll everyone in a folder with a directory for each person: svkit enroll recordings --gallery people
 
     Example: svkit enroll alice monday.wav tuesday.wav --gallery people
     """
@@ -68,12 +68,14 @@ def enroll(
 
 
 def _refuse_slips(name: str, files: list[Path] | None, *, has_scan_options: bool) -> None:
-    """Raise ConfigError for what is neither a person with files nor a folder or a manifest of people."""
+    """Raise ConfigError unless a person with files, a folder of people or a manifest is given."""
     path = Path(name)
     if files and path.is_file():
-        raise ConfigError(f"{name}: is a file, expected a name: svkit enroll NAME FILE...")
+        raise ConfigError(f"{name}: is a file, expected the name of a person: svkit enroll NAME FILE...")
     if files and has_scan_options:
-        raise ConfigError("enroll: --skip-bad and --speaker-regex are for a folder of people")
+        raise ConfigError(
+            "enroll: --skip-bad and --speaker-regex are only for a folder of people; leave them out"
+        )
     is_list = path.suffix in (".tsv", ".parquet") and path.is_file()
     if not files and not path.is_dir() and not is_list:
         raise ConfigError(
@@ -81,11 +83,13 @@ def _refuse_slips(name: str, files: list[Path] | None, *, has_scan_options: bool
             "with a directory for each person, or a manifest (.tsv, .parquet)"
         )
     if is_list and has_scan_options:
-        raise ConfigError(f"{name}: --skip-bad and --speaker-regex are for a folder; this is a manifest")
+        raise ConfigError(
+            f"{name}: is a manifest, but --skip-bad and --speaker-regex are only for a folder; leave them out"
+        )
 
 
 def _remarks(done: "tuple[Enrolled, ...]") -> list[str]:
-    """Return what is to be said: of many people the first of each kind, the rest is in --json."""
+    """Return the warnings and notes; of several people, the first five of each kind (--json has all)."""
     warnings = [f"warning: {text}" for one in done for text in one.warnings]
     notes = [text for one in done for text in one.notes]
     if len(done) == 1:

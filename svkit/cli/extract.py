@@ -46,13 +46,13 @@ Conditions = Annotated[
     list[str] | None,
     options.option(
         "--condition",
-        f"As heard by a telephone, through a codec or in part; repeatable, each MODEL{under('', 'CONDITION')}:"
+        f"Simulate a telephone, a codec or a shorter recording; repeatable; output MODEL{under('', 'CONDITION')}:"
         f" {', '.join(NAMES)}.",
         "NAME",
     ),
 ]
 _SHORTEST = Range(ge=0.04, le=3600)
-"""Seconds; of less there is no frame."""
+"""Seconds; anything shorter gives no frame."""
 MinSeconds = Annotated[float, options.number("--min-seconds", _SHORTEST, "Shorter recordings are bad.")]
 
 
@@ -73,10 +73,10 @@ def extract(
     """Compute embeddings of all recordings in a folder or of all utterances in a manifest.
 
     Ids are paths below the folder. The output is exp/embeddings/MODEL-LIST, or exp/embeddings/MODEL for the
-    experiment's own list. Embeddings of recordings as heard on a telephone, or of their beginnings, are
-    apart, and `svkit score` puts them on the test side of the trials:
+    experiment's own list. With --condition, recordings are embedded as heard on a telephone or through a codec,
+    or only their beginning is. `svkit score` uses such embeddings on the test side of the trials.
 
-    svkit extract --condition gsm --condition cut2s
+    Under two conditions: svkit extract --condition gsm --condition cut2s
 
     Example: svkit extract recordings --model exp/finetune/lmft
     """
@@ -132,7 +132,7 @@ def extract(
 
 
 def _manifest_of(sources: Sequence[Path], given: Path | None) -> Path | None:
-    """Return the manifest that is meant; None: recordings, or nothing, which means the experiment's own."""
+    """Return the manifest to extract; None for recordings, or where the experiment's own list is the default."""
     lists = [path for path in sources if path.suffix in (".tsv", ".parquet") and not path.is_dir()]
     if sources and given is not None:
         raise ConfigError(f"--manifest {given} and {sources[0]}: give only one of them")

@@ -66,7 +66,7 @@ def finetune(
 
 
 def _next(checkpoint: Path) -> str:
-    """Return the command that goes on from a checkpoint of the experiment's chain."""
+    """Return the command that follows a checkpoint in the experiment's chain."""
     is_pruned = checkpoint.parent.name == "finetune-pruned"
     if checkpoint.name == "lmft":
         return "svkit extract" if is_pruned else "svkit prune"

@@ -19,7 +19,8 @@ def identify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of unknown speakers.")],
     gallery: options.Gallery = None,
     one_speaker: Annotated[
-        bool, options.option("--one-speaker", "All files are of one speaker; otherwise each is judged alone.")
+        bool,
+        options.option("--one-speaker", "All files are of one speaker; otherwise each is judged separately."),
     ] = False,
     calibration: options.Calibration = None,
     prior: Annotated[
@@ -27,8 +28,8 @@ def identify(
         options.number(
             "--prior",
             Range(gt=0, lt=1),
-            "Probability, before listening, that it is somebody of the gallery; of N people each has an N-th"
-            " [default: decide by the false accepts `svkit calibrate` was asked for, else 0.5].",
+            "Prior probability that the speaker is in the gallery, shared equally among its people"
+            " [default: decide by the false accepts that `svkit calibrate` was given, else 0.5].",
         ),
     ] = None,
     threshold: Annotated[
@@ -36,7 +37,7 @@ def identify(
         options.number(
             "--threshold",
             Range(ge=-2, le=2),
-            "Accept the best from this score on [default: from the calibration and --prior].",
+            "Accept the best if its score is at least this [default: from the calibration and --prior].",
         ),
     ] = None,
     margin: Annotated[
@@ -73,7 +74,7 @@ def identify(
     )
     with console.progress() as progress:
         done = run(request, progress)
-        for text in done.notes if given.json else ():  # the tables have them
+        for text in done.notes if given.json else ():  # the tables show them
             progress.note(text)
     if given.json:
         answers = [{**asdict(answer), "is_trusted": not answer.warnings} for answer in done.answers]
@@ -119,9 +120,9 @@ def _print(answer: "Answer", done: "Identified") -> None:
 
 
 def _threshold(done: "Identified", threshold: float) -> str:
-    """Say from where on the best is accepted, and what that means with so many people."""
+    """Say from which threshold the best is accepted, and what that means for this number of people."""
     if done.threshold_from == "given":
-        return f"Accepted from the given score of {threshold:.4g} on."
+        return f"Accepted if the score is at least {threshold:.4g}, as given."
     below = f"None of them below a log-likelihood ratio of {threshold:.2f}"
     is_one = done.people == 1
     them = "the one person enrolled" if is_one else f"one of {done.people:,} people"

@@ -24,7 +24,7 @@ Check = Annotated[
     bool,
     typer.Option(
         "--check",
-        help="Compare every finished output in it (default: --exp) and its inputs with the recorded hashes.",
+        help="Check every finished output in CKPT (default: --exp), and its inputs, against the recorded hashes.",
     ),
 ]
 
@@ -76,7 +76,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _print(size: "ModelSize") -> None:
-    """Print the counts, then the widths per layer; a cut model shows what is left of what."""
+    """Print the counts, then the widths per layer; for a cut model, with the dense width beside each."""
     from svkit.reports.results import model_size
     from svkit.reports.tables import Table
 

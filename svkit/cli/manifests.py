@@ -1,4 +1,4 @@
-"""`svkit prepare merge|split|check|stats|shards`: what is done to existing lists."""
+"""`svkit prepare merge|split|check|stats|shards`: the subcommands that work on existing lists."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ class ListOptions(OptionGroup):
     json: options.Json = False
 
     def run(self, run: Callable[..., Any], request: Callable[..., Any], **asked: Any) -> Any:
-        """Run a command on what was asked for and return its result."""
+        """Build the request, run it and return its result."""
         with console.progress() as progress:
             return run(self.request(request, **asked), progress)
 
@@ -202,7 +202,7 @@ def shards(
 ) -> None:
     """Pack the recordings of a list into tar files (WebDataset's layout), for slow network file systems.
 
-    Use the list beside them with other commands: svkit finetune --manifest shards/train.tsv
+    Other commands read the list that is written beside the shards: svkit finetune --manifest shards/train.tsv
 
     Example: svkit prepare shards exp/data/train.tsv --out shards
     """

@@ -1,6 +1,6 @@
 """Groups of options that several commands share: a dataclass named once in a signature.
 
-Typer reads the options of a command from its signature, and so would have every command repeat the whole list.
+Typer reads a command's options from its signature. Without groups, every command would repeat the whole list.
 """
 
 import functools
@@ -16,12 +16,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class OptionGroup:
-    """Options that become the fields of the same name of a command's request."""
+    """Options that fill the fields of the same names in a command's request."""
 
     def request(self, kind: Callable[..., Asked], **own: Any) -> Asked:
-        """Make a request of a dataclass `kind` from these options and from a command's own.
+        """Build a request, a dataclass `kind`, from these options and the command's own.
 
-        An option that was not given (None) leaves the request's default; lists become tuples, choices their values.
+        An option that was not given (None) keeps the request's default; lists become tuples, enum members their values.
         """
         wanted: Any = kind
         names = [field.name for field in fields(wanted)]
@@ -36,14 +36,14 @@ def _value(option: Any) -> Any:
 
 
 def takes_groups(command: Callable[..., Result]) -> Callable[..., Result]:
-    """Return the command with an option for each field of its parameters that are dataclasses.
+    """Return the command with each of its dataclass parameters replaced by one option per field.
 
-    The fields are annotated as parameters of commands are, and all have defaults. A class's own fields come before
-    inherited ones: what is special to a command stands first in its help. A parameter's default, an instance, has
-    other defaults for its options.
+    The fields are annotated like parameters of commands, and all have defaults. A class's own fields come before
+    inherited ones, so that what is special to a command comes first in its help. An instance given as the default of
+    such a parameter sets the defaults of its options.
 
     Raises:
-        ValueError: an option that is there twice.
+        ValueError: two parameters declare the same option.
     """
     # Not get_type_hints: Python 3.10 would make Optional[Annotated[...]] of an option whose default is None.
     signature = inspect.signature(command, eval_str=True)
@@ -69,7 +69,7 @@ def takes_groups(command: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def _options(group: Any) -> list[inspect.Parameter]:
-    """Return a parameter for each field of a group, with its value there as the default."""
+    """Return a parameter for each field of a group, whose value in the group is the default."""
     hints = get_type_hints(type(group), include_extras=True)
     own_first = dict.fromkeys(name for kind in type(group).__mro__ for name in inspect.get_annotations(kind))
     return [

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what follows from them: recipe and defaults."""
+"""Options that several commands share, and the recipe and defaults that follow from them."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def option(flag: str, description: str, metavar: str | None = None) -> typer.mod
 
 
 def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
-    """Declare an option that takes a number in a range, or several; others are usage errors under its name."""
+    """Declare an option for one or more numbers in a range; any other is a usage error that names the option."""
 
     def check(value: float | list[float] | None) -> float | list[float] | None:
         for one in value if isinstance(value, list) else (value,):
@@ -44,7 +44,7 @@ def number(flag: str, limits: Range, description: str, **settings: Any) -> Any:
 
 
 def allow(description: str, *guards: str) -> Any:
-    """Declare `--allow`, whose values the shell completes; which of them fit is for the command to say."""
+    """Declare `--allow`; the shell completes its values, and the command's request checks them."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in guards if name.startswith(incomplete)]
@@ -67,16 +67,16 @@ Channel = Annotated[
     str,
     option(
         "--channel",
-        "Which channel to use: a number from 0 on, the mean of all, or the loudest.",
+        "Channel to use: a number counted from 0, the mean of all, or the loudest.",
         "N|mix|loudest",
     ),
 ]
-SkipBad = Annotated[bool, option("--skip-bad", "Leave bad files out instead of refusing.")]
+SkipBad = Annotated[bool, option("--skip-bad", "Leave bad files out instead of stopping.")]
 PersonRegex = Annotated[
     str | None,
     option("--speaker-regex", "Regular expression for the path below FOLDER; its first group is the person."),
 ]
-AllowCut = Annotated[bool, option("--allow-cut", "Use truncated recordings as far as they go.")]
+AllowCut = Annotated[bool, option("--allow-cut", "Use the part of a truncated recording that can be read.")]
 Gallery = Annotated[
     Path | None, option("--gallery", "Directory of enrolled people [default: gallery in --exp].", "DIR")
 ]
@@ -89,7 +89,8 @@ Model = Annotated[
     ),
 ]
 Calibration = Annotated[
-    Path | None, option("--calibration", "[default: calibration.json beside the model]", "FILE")
+    Path | None,
+    option("--calibration", "Calibration to apply [default: calibration.json beside the model].", "FILE"),
 ]
 COST = Range(gt=0, le=1e9)
 REJECTED, UNDECIDED = 10, 11
@@ -99,20 +100,22 @@ ExitCode = Annotated[
 
 
 def exit_decided(decisions: "Sequence[bool | None]", *, asked: bool) -> None:
-    """End with the exit code of decisions if it was asked for: the least certain one counts."""
+    """Exit with the code of the least certain decision, if `--exit-code` was given."""
     code = UNDECIDED if None in decisions else 0 if all(decisions) else REJECTED
     if asked and code:
         raise typer.Exit(code)
 
 
 def parse_channel(text: str) -> "int | Literal['mix', 'loudest']":
-    """Return what `--channel` says; ConfigError for what is neither a number nor one of the two words."""
+    """Parse `--channel`; ConfigError unless it is a number, `mix` or `loudest`."""
     words: dict[str, Literal["mix", "loudest"]] = {"mix": "mix", "loudest": "loudest"}
     if text in words:
         return words[text]
     if re.fullmatch("[0-9]{1,4}", text):
         return int(text)
-    raise ConfigError(f"--channel {text}: expected a number from 0 on, mix or loudest")
+    raise ConfigError(
+        f"--channel {text}: expected the number of a channel, counted from 0, or mix or loudest"
+    )
 
 
 def _complete_preset(incomplete: str) -> list[str]:
@@ -125,11 +128,11 @@ Preset = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="Recipe in the package [default: as in exp/config.toml].",
+        help="Recipe that comes with svkit [default: as in exp/config.toml].",
         autocompletion=_complete_preset,
     ),
 ]
-Config = Annotated[Path | None, option("--config", "TOML laid over the preset.", "FILE")]
+Config = Annotated[Path | None, option("--config", "TOML file with changes to the preset.", "FILE")]
 Overrides = Annotated[
     list[str] | None, option("--set", "Change a value: optim.lr=1e-4; repeatable.", "KEY=VALUE")
 ]
@@ -154,7 +157,7 @@ Manifest = Annotated[
     Path | None, option("--manifest", "List of utterances to use instead of the experiment's.", "TSV")
 ]
 AudioRoot = Annotated[
-    Path | None, option("--audio-root", "Directory to which the manifest's paths refer.", "DIR")
+    Path | None, option("--audio-root", "Directory that the manifest's relative paths start from.", "DIR")
 ]
 Noise = Annotated[Path | None, option("--noise", "Noise and music list [default: the prepared one].", "TSV")]
 Rirs = Annotated[Path | None, option("--rirs", "Room impulse responses [default: the prepared ones].", "TSV")]
@@ -180,7 +183,7 @@ class OutputOptions(OptionGroup):
         console.result(facts if self.json else lines, as_json=self.json)
 
     def show_next(self, command: str) -> None:
-        """Say, below the result and not to programs, what to type next."""
+        """Show the command to run next, on stderr, unless the result is printed as JSON."""
         if not self.json:
             is_default = self.exp == Path(os.environ.get("SVKIT_EXP", "exp"))
             console.note(f"next: {command}" + ("" if is_default else f" --exp {shlex.quote(str(self.exp))}"))
@@ -198,7 +201,7 @@ class TableOptions(OutputOptions):
     ] = None
 
     def check_tables(self, command: str) -> None:
-        """Raise ConfigError, before anything slow, where tables cannot be written or those of the command are there."""
+        """Raise ConfigError, before anything slow, if tables cannot be written or would be overwritten."""
         for flag, directory, suffix in self._table_forms():
             if directory.suffix == f".{suffix}" or directory.exists() and not directory.is_dir():
                 raise ConfigError(
@@ -210,7 +213,7 @@ class TableOptions(OutputOptions):
                 )
 
     def write_tables(self, command: str, tables: "Mapping[str, Table]") -> None:
-        """Write the tables of a command, named after it, in the forms that were asked for, and say where."""
+        """Write the tables of a command, named after it, in the formats asked for, and print their paths."""
         from svkit.reports.tables import write_tables
 
         named = {f"{command} {name}": table for name, table in tables.items()}
@@ -244,12 +247,13 @@ class RunOptions(OutputOptions):
     ) -> "Recipe":
         """Resolve the recipe to run: preset < exp/config.toml < upstream < --config < --set < --encoder.
 
-        With `--print-config` it is printed, as TOML ready to be edited and given to `--config`, and the command ends.
+        With `--print-config` the recipe is printed as TOML, ready to be edited and given to `--config`, and the
+        command ends.
 
         Args:
-            sections: of the recipe, that keys of `--set` without a section mean.
-            encoder: of `--encoder`.
-            upstream: checkpoint that the command starts from; what it was made with is the default.
+            sections: sections of the recipe that a `--set` key without a section refers to.
+            encoder: value of `--encoder`.
+            upstream: checkpoint that the command starts from; its recipe and seed are the defaults.
 
         Raises:
             ConfigError: an unknown preset, key or value.
@@ -277,11 +281,13 @@ class RunOptions(OutputOptions):
         )
         if made_by not in (None, recipe.name):
             console.note(
-                f"{upstream} was made with the recipe {made_by}, this command runs {recipe.name}; the "
-                "report will say that the chain mixes recipes"
+                f"{upstream} was made with the recipe {made_by}, but this command runs {recipe.name}; "
+                "the report will say that the chain mixes recipes"
             )
         elif not self.preset and preset != experiment.preset:
-            console.note(f"preset {preset}, as {upstream} was made with ({noted} says {experiment.preset})")
+            console.note(
+                f"using the preset {preset}, with which {upstream} was made ({noted} says {experiment.preset})"
+            )
         recipe = replace(recipe, encoder=encoder) if encoder else recipe
         if self.print_config:
             self.show(resolved(recipe), to_toml(resolved(recipe)))
@@ -291,9 +297,9 @@ class RunOptions(OutputOptions):
     def run(
         self, run: "Callable[[Asked, Progress], Result]", request: "Asked", **chosen: str | None
     ) -> "Result":
-        """Run a request, then note in exp/config.toml what preset, seed and `chosen` flags said, for later commands.
+        """Run a request, then note the preset, seed and `chosen` flags in exp/config.toml for later commands.
 
-        A result written elsewhere (`--out`) is not part of the experiment's chain: nothing is noted.
+        A result written elsewhere (`--out`) is not part of the experiment's chain, so nothing is noted.
         """
         from svkit.store.experiment import update_experiment
 
@@ -320,13 +326,13 @@ class HearingOptions(OptionGroup):
     json: Json = False
 
     def hearing(self, kind: "Callable[..., Result]", **own: Any) -> "Result":
-        """Make a request of `kind`: the model is fetched, the channel read."""
+        """Build a request of `kind`, with the model fetched if it is on the hub and the channel parsed."""
         checkpoint, channel = on_disk(self.model, self.file), parse_channel(self.channel)
         return self.request(kind, model=checkpoint, channel=channel, **own)
 
 
 def on_disk(model: Path | None, file: str | None) -> Path | None:
-    """Return where a model is: a path as it is; a name on the hub fetched, and converted once into the user's cache."""
+    """Return the path of a model; a name on the hub is fetched, and converted once into the user's cache."""
     if model is None:
         if file is not None:
             raise ConfigError("--file: is only for a model on the hub; name that model too")
@@ -338,7 +344,7 @@ def on_disk(model: Path | None, file: str | None) -> Path | None:
 
 
 def augmentation(exp: Path, noise: Path | None, rirs: Path | None, flag: bool | None) -> dict[str, Any]:
-    """Return what a request says of augmentation: the flags, else what exp/config.toml notes."""
+    """Return the augmentation fields of a request, from the flags or else from exp/config.toml."""
     from svkit.store.experiment import read_experiment, resolve
 
     noted = read_experiment(exp)

@@ -26,10 +26,13 @@ app = typer.Typer(
 )
 
 AllowOtherLists = Annotated[
-    bool, option("--allow-other-lists", "Accept a list that has an official name but other counts.")
+    bool,
+    option(
+        "--allow-other-lists", "Accept a list with an official name whose counts are not the official ones."
+    ),
 ]
 ReadAudioRoot = Annotated[
-    Path | None, option("--audio-root", "Directory to which relative paths refer.", "DIR")
+    Path | None, option("--audio-root", "Directory that relative paths start from.", "DIR")
 ]
 
 
@@ -235,7 +238,7 @@ def kaldi(
     root: Annotated[Path, typer.Argument(metavar="DIR", help="Kaldi data directory: wav.scp, utt2spk, ...")],
     audio_root: ReadAudioRoot = None,
     allow_pipes: Annotated[
-        bool, option("--allow-pipes", "Run the commands in wav.scp (lines that end in |).")
+        bool, option("--allow-pipes", "Run the commands in wav.scp (entries that end in |).")
     ] = False,
     corpus: CorpusOptions = OWN_RECORDINGS,
 ) -> None:

@@ -26,7 +26,7 @@ Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Directory of the cor
 
 @dataclass(frozen=True, kw_only=True)
 class _ScanGroup(options.OutputOptions):
-    """Options of every command that reads recordings as they are given."""
+    """Options of every command that scans recordings."""
 
     channel: options.Channel = "0"
     skip_bad: options.SkipBad = False
@@ -51,7 +51,7 @@ class NoiseOptions(_ScanGroup):
     """Options of noises, music and room impulse responses."""
 
     def prepare(self, run: Callable[..., Any], root: Path, **own: Any) -> None:
-        """Prepare what lies below `root` and print its list, or all about it."""
+        """Prepare the recordings below `root`; print the path of their list, or the whole result with `--json`."""
         from svkit.corpora.layouts.noise import NoiseRequest
 
         request = self.request(NoiseRequest, root=root, scan=self.scan(min_seconds=0.0))
@@ -61,7 +61,7 @@ class NoiseOptions(_ScanGroup):
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(options.OutputOptions):
-    """Options of the rendered corpus: those of any corpus that do not speak of given recordings."""
+    """Options of the rendered corpus; every other corpus has them too."""
 
     valid_speakers: Annotated[
         int | None,
@@ -77,7 +77,7 @@ class DemoOptions(options.OutputOptions):
     redraw: Annotated[
         bool,
         option(
-            "--redraw", "Draw evaluation and validation speakers anew, instead of keeping everyone's part."
+            "--redraw", "Draw evaluation and validation speakers again instead of keeping the former split."
         ),
     ] = False
     preset: Annotated[str | None, option("--preset", "Recipe for the commands that follow.")] = None
@@ -90,7 +90,10 @@ class DemoOptions(options.OutputOptions):
         return self.request(ScanOptions)
 
     def prepare(self, run: Callable[..., Any], root: Path | None = None, **own: Any) -> None:
-        """Prepare a corpus (`root` None: rendered) by its layout; print the directory of its lists, or all about it."""
+        """Prepare a corpus by its layout's `run`; print the directory of its lists, or the whole result with `--json`.
+
+        `root` is None for the rendered corpus.
+        """
         from svkit.corpora.request import CorpusRequest, as_before
 
         request = self.request(CorpusRequest, root=root, scan=self.scan())
@@ -109,7 +112,7 @@ class CorpusOptions(_ScanGroup, DemoOptions):
         str | None,
         option(
             "--eval-speakers",
-            "How many (0: none), all (nobody trains), or a file with one per line"
+            "Speakers to evaluate on: a number (0: none), all (nobody trains), or a file with one per line"
             " [default: as before, else official, else a tenth].",
             "N|all|FILE",
         ),
@@ -132,7 +135,7 @@ class CorpusOptions(_ScanGroup, DemoOptions):
 
 
 OWN_RECORDINGS, OWN_NOISE = CorpusOptions(reads_samples=True), NoiseOptions(reads_samples=True)
-"""Of files that nobody has published, headers say too little."""
+"""Unpublished files are decoded by default, because their headers alone say too little."""
 
 
 def _say_split(done: "CorpusResult") -> None:
@@ -158,7 +161,7 @@ def _say_split(done: "CorpusResult") -> None:
 
 
 def with_table(run: "Callable[[Progress], Any]") -> Any:
-    """Run a command and show the bad files: refused ones before the error, left out ones at the end."""
+    """Run a command and show its bad files: before the error if they stop it, at the end if they are left out."""
     with bad_files_shown(), console.progress() as progress:
         done = run(progress)
     show_bad_files(done.bad_files)

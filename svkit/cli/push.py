@@ -63,7 +63,7 @@ def push(
     )
     with console.progress() as progress:
         folder = tool.gather(request, progress)
-    # The client draws bars of its own.
+    # No progress receiver here: the hub's client draws bars of its own.
     done = (
         tool.write(request, folder, out)
         if dry_run

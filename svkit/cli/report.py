@@ -18,7 +18,7 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     Example: svkit report --exp exp
     """
     common.check_tables("report")
-    os.environ["MPLBACKEND"] = "agg"  # a notebook's shell names its own, which need not be installed here
+    os.environ["MPLBACKEND"] = "agg"  # a notebook sets its own backend, which may not be installed here
     from svkit.reports import answer, document, wording
     from svkit.reports import report as reporting
     from svkit.store.report import PAGE_NAME, read_report, report_record

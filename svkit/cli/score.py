@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Form(str, Enum):
-    """Text forms of other toolkits."""
+    """Text formats of other toolkits."""
 
     KALDI = "kaldi"
     WESPEAKER = "wespeaker"
@@ -54,9 +54,9 @@ class ScoreOptions(options.TableOptions):
             "FILE",
         ),
     ] = None
-    names: Annotated[list[str] | None, option("--name", "Name of the system that gave --scores.", "NAME")] = (
-        None
-    )
+    names: Annotated[
+        list[str] | None, option("--name", "Name of the system that produced --scores.", "NAME")
+    ] = None
     method: Annotated[
         Literal["cosine", "plda"], option("--backend", "Cosine, or PLDA with --plda-train.")
     ] = "cosine"
@@ -84,7 +84,7 @@ class ScoreOptions(options.TableOptions):
         options.number(
             "--adapt-weight",
             Range(ge=0, le=1),
-            "Share of these in the covariances; 0: only their mean [default: 0.8, or S / (S + D) for S speakers].",
+            "Weight of these in the covariances; 0: only their mean [default: 0.8; with S known speakers S / (S + D)].",
         ),
     ] = None
     norm: Annotated[
@@ -102,7 +102,7 @@ class ScoreOptions(options.TableOptions):
     top_n: Annotated[
         int | None,
         options.number(
-            "--top-n", Range(ge=2, le=10**7), "Cohort members that count in asnorm [default: 300]."
+            "--top-n", Range(ge=2, le=10**7), "Closest cohort members that asnorm uses [default: 300]."
         ),
     ] = None
     center: Annotated[
@@ -128,7 +128,7 @@ class ScoreOptions(options.TableOptions):
         options.number(
             "--calibrate-folds",
             Range(ge=0, le=1000),
-            "Judge LLRs of these trials by cross-validation over 3 or more folds of speakers.",
+            "Judge LLRs of these trials by cross-validation over this many folds of speakers, at least 3.",
         ),
     ] = 0
     calibrations: Annotated[
@@ -146,14 +146,16 @@ class ScoreOptions(options.TableOptions):
         Paths,
         option(
             "--fuse",
-            "Fuse these scores of the trials, by folds of speakers or with --calibration; repeatable.",
+            "Scores of these trials to fuse, over folds of speakers or with --calibration; repeatable.",
             "DIR",
         ),
     ] = None
     p_target: Annotated[
         Numbers,
         options.number(
-            "--p-target", Range(gt=0, lt=1), "Further prior of a target at which to report costs; repeatable."
+            "--p-target",
+            Range(gt=0, lt=1),
+            "Further prior of a target for which to report costs; repeatable.",
         ),
     ] = None
     c_miss: Annotated[
@@ -178,7 +180,7 @@ class ScoreOptions(options.TableOptions):
     ] = None
     sides: Annotated[
         Literal["test", "both"],
-        option("--sides", "Which sides are under the condition of embeddings that have one."),
+        option("--sides", "Sides of the trials that take the embeddings of a condition."),
     ] = "test"
     forms: Annotated[
         list[Form] | None,
@@ -234,7 +236,7 @@ def score(trials: Trials, given: ScoreOptions) -> None:
 
 
 def _applications(given: ScoreOptions) -> "tuple[Application, ...]":
-    """Return the points that priors and costs name together; ConfigError unless there is one cost for all or each."""
+    """Pair priors with costs; ConfigError unless there is one cost for all priors or one for each."""
     from svkit.eval.results import Application
 
     priors = given.p_target or []
@@ -254,11 +256,11 @@ def _applications(given: ScoreOptions) -> "tuple[Application, ...]":
 
 
 def _print(done: "ScoreResult") -> None:
-    """Print what a person decides by: errors, comparison, calibration, thresholds, breakdowns; 80 columns wide."""
+    """Print what a decision needs, 80 columns wide: errors, comparison, calibration, thresholds, breakdowns."""
     from svkit.reports import conditions, results, wording
 
     everything = [system.metrics for system in done.systems]
-    # What is heard under conditions has a table of its own.
+    # Systems under a condition have a table of their own.
     scored = [one for one in everything if one.condition is None] or everything
     title, cautions = f"Trials {done.trials}", wording.caution_sentences(scored)
     systems = results.rated(scored)
@@ -266,7 +268,7 @@ def _print(done: "ScoreResult") -> None:
         for text in (f"{title}: {num_trials:,} without labels: scores only, no error rates.", *cautions):
             console.sentence(text)
         return None
-    if not systems:  # trials of one class, allowed: there are no error rates
+    if not systems:  # trials of one class, which --allow accepts, have no error rates
         return console.table(results.counts(scored, title, cautions))
     notes = [wording.trials_note(systems[:1]), wording.interval_note(systems)]
     notes += [*map(wording.comparison_sentence, done.comparisons), *cautions]

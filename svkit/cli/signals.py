@@ -1,7 +1,7 @@
-"""SIGINT, SIGTERM and SIGHUP where no stage waits for them: one line and exit code 130 or 143, wherever they strike.
+"""Handle SIGINT, SIGTERM and SIGHUP while no stage waits for them: print one line and exit with 130 or 143.
 
-A handler that raises is not enough by itself: Python drops what a finalizer raises, and a library may take the
-exception for a failure of its own. So what was received is kept, and what was dropped is sent again.
+A handler that raises is not enough. Python discards an exception raised in a finalizer, and a library may take it for
+a failure of its own. So every signal received is recorded, and one whose exception was discarded is sent again.
 """
 
 import os
@@ -13,11 +13,11 @@ from types import FrameType
 from svkit.cli import console
 
 RESEND_SECONDS = 0.05
-"""By then the finalizer that swallowed the signal has ended."""
+"""Long enough for the finalizer that swallowed the signal to end."""
 
 
 class Terminated(BaseException):
-    """SIGTERM or SIGHUP; SIGINT is a KeyboardInterrupt, as everywhere."""
+    """Raised by SIGTERM and SIGHUP; SIGINT raises KeyboardInterrupt, as usual."""
 
 
 INTERRUPTED = 130
@@ -26,7 +26,7 @@ _received: list[int] = []
 
 
 def install() -> None:
-    """Handle the signals from now on; what is ignored (background jobs of a shell, nohup) stays ignored."""
+    """Install the handlers; SIGINT and SIGHUP stay ignored where they are (background jobs of a shell, nohup)."""
     signal.signal(signal.SIGTERM, _raise)
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -35,12 +35,12 @@ def install() -> None:
 
 
 def was_received() -> bool:
-    """Whether a signal has come, so that an error after it is no error of its own."""
+    """Whether a signal was received, so that a later error is only its consequence."""
     return bool(_received)
 
 
 def exit_code(stop: BaseException | None = None) -> int:
-    """Say in one line that a signal ended the command; return 130 for SIGINT, else 143."""
+    """Print one line that a signal ended the command; return 130 for SIGINT, else 143."""
     is_sigint = isinstance(stop, KeyboardInterrupt) if stop is not None else set(_received) == {signal.SIGINT}
     console.error("interrupted" if is_sigint else "terminated")
     return INTERRUPTED if is_sigint else 143

@@ -1,4 +1,4 @@
-"""stdin, stdout and stderr as callers leave them: closed, with a reader that goes away, in another encoding."""
+"""Standard streams that tolerate what callers do: close them, stop reading, or use another encoding."""
 
 import errno
 import io
@@ -11,33 +11,33 @@ _NOBODY_READS = (errno.EPIPE, errno.EIO)
 
 
 class _Patient(io.FileIO):
-    """Writes as long as somebody reads, and drops the rest.
+    """A stream that writes as long as somebody reads, and drops the rest.
 
     A command's product is its files. Whether `head -1` left before or after the last line, and whether a terminal still
-    exists, must neither end hours of work nor decide the exit code, so the command continues and exits 0, as ripgrep
-    does, and not by SIGPIPE (141), as git does, whose product is its output.
+    exists, must neither end hours of work nor decide the exit code. So the command continues and exits 0, as ripgrep
+    does. (git, whose product is its output, ends by SIGPIPE instead: 141.)
     """
 
     is_dropped = False
 
     def write(self, data: Any, /) -> int:
-        """Write, or claim to have written where nobody reads."""
+        """Write the data, or only report it as written once nobody reads."""
         if not self.is_dropped:
             try:
                 return super().write(data) or 0
             except OSError as error:
-                self.is_dropped = True  # nor is it tried again when Python ends
-                # A full disk under a log ends nothing either; under a result it is an error.
+                self.is_dropped = True  # so that Python does not try again when it exits
+                # A full disk below a log (stderr) ends nothing either; below a result (stdout) it is an error.
                 if error.errno not in _NOBODY_READS and self.fileno() == 1:
                     raise
         return int(memoryview(data).nbytes)
 
 
 def open_streams() -> None:
-    """Let no write to the streams of this process end it.
+    """Make the standard streams of this process safe to write to, whatever the caller has done to them.
 
-    A closed stream (`>&-`) is opened to nowhere: otherwise the next file that is opened gets its number, and what
-    libraries print. What a terminal's encoding cannot express is escaped.
+    A closed stream (`>&-`) is opened on the null device. Otherwise the next file to be opened would get its number, and
+    with it whatever libraries print. Characters that the terminal's encoding lacks are escaped.
     """
     for number in range(3):
         try:

@@ -22,7 +22,7 @@ def verify(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="Two recordings; with --enroll, those of the unknown speaker; with --gallery NAME FILE...",
+            help="Two recordings; with --enroll, those of the unknown speaker; with --gallery, NAME FILE...",
         ),
     ],
     enroll: Annotated[
@@ -41,7 +41,7 @@ def verify(
         options.number(
             "--prior",
             Range(gt=0, lt=1),
-            "Probability of the same speaker before listening [default: that of the calibration, else 0.5].",
+            "Prior probability of the same speaker [default: that of the calibration, else 0.5].",
         ),
     ] = None,
     threshold: Annotated[
@@ -49,7 +49,7 @@ def verify(
         options.number(
             "--threshold",
             Range(ge=-2, le=2),
-            "Accept from this score on [default: the calibrated Bayes threshold].",
+            "Accept if the score is at least this [default: the calibrated threshold].",
         ),
     ] = None,
     exit_code: options.ExitCode = False,
@@ -87,7 +87,7 @@ def verify(
     )
     with console.progress() as progress:
         done = run(request, progress)
-        for warning in done.warnings if given.json else ():  # the table has them
+        for warning in done.warnings if given.json else ():  # the table shows them
             progress.note(f"warning: {warning}")
     if given.json:
         console.result({**asdict(done), "is_trusted": not done.warnings}, as_json=True)
@@ -99,7 +99,7 @@ def verify(
 def _print(done: "VerifyResult") -> None:
     from svkit.reports.tables import Table
 
-    digits = 4  # more where the decision would not show
+    digits = 4  # more where score and threshold would look equal
     while (
         done.threshold not in (None, done.score)
         and digits < 9
@@ -110,7 +110,7 @@ def _print(done: "VerifyResult") -> None:
     if done.llr is None:
         rows.append(["log-likelihood ratio", "not calibrated"])
     else:
-        # Beyond a thousand times the digits mean nothing.
+        # Beyond a factor of a thousand, the digits mean nothing.
         ratio = math.exp(abs(done.llr))
         times = "over 1,000" if ratio > 1000 else f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
         who = "one speaker" if done.llr >= 0 else "two speakers"

@@ -1,7 +1,7 @@
 """The architecture of a model: what `config.json` of a checkpoint records, and all that is needed to build it.
 
-Widths are kept per layer, because a cut encoder has another width in every layer; 0 means that the branch is absent
-(with its layer norm), as in the last layer of the published pruned model, which has no attention.
+Widths are kept per layer, because a cut encoder may have different widths in every layer. 0 means that the branch is
+absent (with its layer norm), as in the last layer of the published pruned model, which has no attention.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from svkit.errors import ArtifactError
 
 WIDTHS = ("num_heads", "ffn1_dim", "ffn2_dim", "conv_dim")
 Width = Annotated[int, Range(ge=0, le=2**24)]
-"""Of a branch in one layer; 0: absent."""
+"""Width of a branch in one layer; 0: the branch is absent."""
 
 
 @configuration
 class EncoderArchitecture:
-    """A w2v-BERT 2.0 encoder: Conformer layers with relative-key attention, as transformers' `Wav2Vec2BertModel`."""
+    """A w2v-BERT 2.0 encoder: Conformer layers with relative-key attention, as in transformers' `Wav2Vec2BertModel`."""
 
     hidden_size: Size
     head_size: Size
@@ -44,7 +44,7 @@ class EncoderArchitecture:
 
     @property
     def num_layers(self) -> int:
-        """Number of Conformer layers; there is one hidden state more."""
+        """Number of Conformer layers; there is one more hidden state than layers."""
         return len(self.num_heads)
 
     def widths(self) -> dict[str, list[int]]:
@@ -60,7 +60,7 @@ class EncoderArchitecture:
     def uniform(
         cls, *, num_layers: int, hidden_size: int, num_heads: int, ffn_dim: int, **others: Any
     ) -> "EncoderArchitecture":
-        """Build a dense architecture, the same in every layer (ArtifactError: the heads do not divide it)."""
+        """Build a dense architecture with equal layers; ArtifactError unless the heads divide the hidden size."""
         if hidden_size % num_heads:
             raise ArtifactError(f"encoder: hidden size {hidden_size} is not a multiple of {num_heads} heads")
         return cls(
@@ -78,7 +78,9 @@ def _check_widths(widths: Mapping[str, Any], names: Sequence[str]) -> None:
     lengths = {len(layers) for layers in widths.values()}
     if set(widths) != set(WIDTHS) or len(lengths) != 1 or not 1 <= max(lengths) <= MAX_LAYERS:
         found = ", ".join(f"{len(layers)} of {name}" for name, layers in widths.items())
-        raise Misfit(names, f"expected one width per layer and kind, at most {MAX_LAYERS}, found {found}")
+        raise Misfit(
+            names, f"expected one width per layer and kind, for at most {MAX_LAYERS} layers, found {found}"
+        )
 
 
 W2V_BERT_2 = EncoderArchitecture.uniform(num_layers=24, hidden_size=1024, num_heads=16, ffn_dim=4096)
@@ -110,7 +112,7 @@ class ModelArchitecture:
         if len({state % count for state in head.states if -count <= state < count}) != len(head.states):
             raise Misfit(
                 ["head.states"],
-                f"expected different hidden states from {-count} to {count - 1}, found {list(head.states)}",
+                f"expected distinct hidden states from {-count} to {count - 1}, found {list(head.states)}",
             )
         if head.pooling == "multi-head" and self.channels % head.pooling_heads:
             raise Misfit(
@@ -132,7 +134,7 @@ class ModelArchitecture:
 
     @property
     def attention_weights(self) -> int:
-        """Weights that the pooling's attention gives a frame; 0: it has none."""
+        """Number of attention weights per frame in the pooling; 0: the pooling has no attention."""
         weights = {"asp": self.channels, "multi-head": self.head.pooling_heads, "mean-std": 0}
         return weights[self.head.pooling]
 

@@ -1,4 +1,4 @@
-"""Conditions that speech is heard under: names of `svkit extract --condition` and of `augment.conditions`."""
+"""Recording conditions that svkit can simulate: the names for `svkit extract --condition` and `augment.conditions`."""
 
 from typing import Literal, get_args
 
@@ -9,7 +9,7 @@ Channel = Literal[
     "loss10", "loss10-repeat", "narrowband", "clip", "far",
 ]  # fmt: skip
 CHANNELS: tuple[Channel, ...] = get_args(Channel)
-"""All keep the length of a recording and the place of its sounds; what each is: docs/conditions.md."""
+"""All keep a recording's length and the position of its sounds; docs/conditions.md describes each."""
 CUTS = {"cut1s": 1.0, "cut2s": 2.0, "cut3s": 3.0, "cut5s": 5.0}
 """Seconds from the beginning of a recording that are kept."""
 NAMES = (*CHANNELS, *CUTS)
@@ -17,7 +17,7 @@ _MARK = "@"
 
 
 def check_condition(name: str) -> None:
-    """Raise ConfigError for a condition that there is not."""
+    """Raise ConfigError for an unknown condition."""
     if name not in NAMES:
         from svkit.config.typed import did_you_mean
 
@@ -26,7 +26,7 @@ def check_condition(name: str) -> None:
 
 
 def under(name: str, condition: str | None) -> str:
-    """Name what a system, or its embeddings, is called under a condition: `dense@gsm`."""
+    """Return the name of a system, or of its embeddings, under a condition: `dense@gsm`."""
     return name if condition is None else f"{name}{_MARK}{condition}"
 
 

@@ -1,9 +1,9 @@
-"""From a preset, a configuration file and `--set` options to one checked `Recipe`.
+"""Build one checked `Recipe` from a preset, a configuration file and `--set` options.
 
 Precedence: dataclass default < preset < `--config FILE` < `--set KEY=VALUE`. Everything is TOML. Two keys are
 not part of the recipe and only save repetition: `extends = "PRESET"` at the top of a file starts from that
 preset, and `like = "dense.joint"` in a table starts from that table (as it stands after `--config`) instead
-of what is below. Where a field may be absent, the word "none" says so, because TOML has no null.
+of the table it would otherwise extend. A field that may be absent is set to "none", because TOML has no null.
 """
 
 import json
@@ -28,7 +28,7 @@ STAGES = ("lora", "head", "joint", "lmft")
 """Short names: `joint.` in `--set joint.epochs=2` means dense.joint and pruned.joint."""
 _PRESETS = resources.files("svkit.config") / "presets"
 _MAX_CHARACTERS, _MAX_DOTS = 2**16, 500
-"""Of a file (a whole recipe has about 6,000), and of a line of it."""
+"""Limits of a file (a whole recipe has about 6,000 characters), and of one of its lines."""
 
 
 def preset_names() -> list[str]:
@@ -53,9 +53,9 @@ def load_recipe(
         overrides: `KEY=VALUE` texts of `--set`, VALUE in TOML (a bare word is text).
         sections: dotted names of the sections the command runs, such as `dense.joint` or `prune`; a KEY that
             is not a full name is looked up in each of them.
-        defaults: values laid over the preset and under the user's file (what the experiment notes).
+        defaults: values between the preset and the user's file in precedence (what the experiment notes).
         preset_from: where the preset was named, for errors.
-        config_name: of the user's file, for errors.
+        config_name: name of the user's file, for errors.
 
     Raises:
         ConfigError: unknown preset, key or value; the message begins with what the user typed (`--set KEY`, the file),
@@ -68,7 +68,7 @@ def load_recipe(
             preset, preset_from = user.pop("extends"), f"{config_name}: extends"
         data = _merged(_merged(_preset(preset, preset_from), defaults or {}), user)
         if "encoder_overrides" in user:
-            # Free keys: laid over the preset's they could never be taken away, so the user's table replaces them.
+            # Its keys are free. Merged, those of the preset could never be removed, so the user's table replaces them.
             data["encoder_overrides"] = user["encoder_overrides"]
         _copy_like(data, data, "")
         for override in overrides:
@@ -114,7 +114,7 @@ def to_toml(table: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def toml_value(value: object) -> str:
-    """Return text, a number, a truth value or a list of them as TOML: as JSON, but for DEL."""
+    """Write text, a number, a truth value or a list of them as TOML, which differs from JSON only for DEL."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -129,8 +129,8 @@ def read_toml(text: str) -> dict[str, Any]:
     """Read TOML.
 
     Raises:
-        ValueError: it is none, or one that takes time without end: keys of thousands of parts.
-        RecursionError: tables or lists a thousand deep.
+        ValueError: the text is not TOML, or so large (or its keys have so many parts) that parsing would take too long.
+        RecursionError: tables or lists are nested a thousand deep.
     """
     if len(text) > _MAX_CHARACTERS or any(line.count(".") > _MAX_DOTS for line in text.split("\n")):
         raise ValueError(f"expected at most {_MAX_CHARACTERS:,} characters, and {_MAX_DOTS} dots in a line")
@@ -142,7 +142,9 @@ def check_preset(name: object, named_by: str) -> None:
     known = preset_names()
     if name not in known:
         hint = did_you_mean(str(name), known)
-        raise ConfigError(f"{named_by}: unknown preset {shown(name)}{hint}; there are {', '.join(known)}")
+        raise ConfigError(
+            f"{named_by}: unknown preset {shown(name)}{hint}; expected one of {', '.join(known)}"
+        )
 
 
 def _preset(name: object, named_by: str) -> dict[str, Any]:
@@ -153,7 +155,7 @@ def _preset(name: object, named_by: str) -> dict[str, Any]:
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one nested table over another; a table with a `like` of its own replaces what is below."""
+    """Merge two nested tables, in which `over` wins; a table with a `like` of its own replaces the other whole."""
     data = dict(under)
     for key, value in over.items():
         below = data.get(key)
@@ -164,7 +166,7 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _copy_like(table: dict[str, Any], root: Mapping[str, Any], path: str) -> None:
-    """Resolve `like` in place; it is resolved late, so that what extends a preset changes the copies too."""
+    """Resolve `like` in place; this comes after all merging, so that a change to the source reaches the copies too."""
     source = table.pop("like", None)
     if source is not None:
         found: Any = root
@@ -181,7 +183,7 @@ def _copy_like(table: dict[str, Any], root: Mapping[str, Any], path: str) -> Non
 
 
 def _set(data: dict[str, Any], override: str, sections: Sequence[str]) -> tuple[str, list[str]]:
-    """Carry out one `--set KEY=VALUE`; return the key, and the full names that it stands for."""
+    """Apply one `--set KEY=VALUE`; return the key, and the full names that it stands for."""
     key, equals, text = (part.strip() for part in override.partition("="))
     if not equals or not key:
         raise ConfigError(f"--set: expected KEY=VALUE, found {override!r}")

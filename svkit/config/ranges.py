@@ -1,7 +1,7 @@
 """Ranges of numbers, declared where the number is: `Annotated[float, Range(gt=0, le=1)]`.
 
-pydantic holds fields of configurations and of JSON formats to them, `svkit.cli.options.number` options of the command
-line; importing this file takes no pydantic.
+pydantic checks the fields of configurations and of JSON formats against them, and `svkit.cli.options.number` does so
+for options of the command line. This file does not import pydantic, so that the command line stays fast.
 """
 
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Range:
-    """Bounds of a number: included (`ge`, `le`) or not (`gt`, `lt`); not finite is always outside."""
+    """Bounds of a number: included (`ge`, `le`) or not (`gt`, `lt`); a value that is not finite is always outside."""
 
     ge: float | None = None
     gt: float | None = None
@@ -38,9 +38,9 @@ class Range:
         return schema | {name: bound for name, bound in asdict(self).items() if bound is not None}
 
     def misfit(self, value: float, *, is_whole: bool) -> str:
-        """Say of a value outside what was expected and found, and which fraction a percentage may have meant."""
+        """Return the message for a value outside the range; if it may be a percentage, suggest the fraction."""
         is_percent = not is_whole and 1 < value <= 100 and value / 100 in self
-        meant = f"; {value / 100:g}?" if is_percent else ""
+        meant = f"; did you mean {value / 100:g}?" if is_percent else ""
         return f"expected a {'whole ' if is_whole else ''}number {self}, found {shown(value)}{meant}"
 
 

@@ -1,4 +1,4 @@
-"""Every knob of the recipes, on the dataclass of its owner.
+"""All settings of the recipes, one dataclass for each part.
 
 The defaults are the published recipe (arXiv 2510.04213, section 4, and the authors' code); presets in `presets/*.toml`
 state what they change. All times are in seconds, all ratios in decibels, all lengths in the unit of the name's suffix.
@@ -15,7 +15,7 @@ from svkit.config.ranges import Range
 from svkit.config.typed import Misfit, Optional, configuration
 
 Size = Annotated[int, Range(ge=1, le=2**24)]
-"""Far above any encoder: a broken configuration takes no time or memory."""
+"""The limit is far above any encoder; it keeps a broken configuration from taking time and memory."""
 Count = Annotated[int, Range(ge=1, le=65_536)]
 Probability = Annotated[float, Range(ge=0, le=1)]
 Fraction = Annotated[float, Range(gt=0, le=1)]
@@ -23,7 +23,7 @@ Rate = Annotated[float, Range(gt=0, lt=1)]
 Dropout = Annotated[float, Range(ge=0, lt=1)]
 Epochs = Annotated[float, Range(gt=0, le=10_000)]
 EpochsOrNone = Annotated[float, Range(ge=0, le=10_000)]
-"""Epochs of a part of a stage that may be absent: 0."""
+"""Epochs of a part of a stage; 0: the part is absent."""
 Decibels = Annotated[float, Range(ge=-50, le=100)]
 Weight = Annotated[float, Range(ge=0, le=1e6)]
 Seconds = Annotated[float, Range(ge=0.1, le=86_400)]
@@ -36,7 +36,7 @@ Masks = Annotated[int, Range(ge=0, le=100)]
 
 TinySize = Literal["num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"]
 TINY_SIZES: dict[TinySize, int] = dict(zip(get_args(TinySize), (4, 128, 4, 512), strict=True))
-"""Of `--encoder tiny`, under transformers' names; `encoder_overrides` changes them."""
+"""Sizes of `--encoder tiny`, under transformers' names; `encoder_overrides` changes them."""
 MAX_LAYERS = 1000
 
 
@@ -52,7 +52,7 @@ def _ordered(pair: tuple[Value, Value]) -> tuple[Value, Value]:
 
 Flag = Annotated[bool, Strict()]
 Interval = Annotated[tuple[Value, Value], AfterValidator(_ordered)]
-"""Lowest and highest, included."""
+"""Lowest and highest value, both included."""
 
 
 State = Annotated[int, Range(ge=-MAX_LAYERS - 1, le=MAX_LAYERS)]
@@ -63,23 +63,23 @@ class HeadConfig:
     """Speaker head on top of the encoder: layer adapters, MFA, ASP and the embedding (section 3.1)."""
 
     adapter_dim: Size = 128
-    """Channels of one layer adapter; MFA concatenates one adapter a hidden state."""
+    """Channels of one layer adapter; MFA concatenates one adapter per hidden state."""
     attention_dim: Size = 128
     """Bottleneck channels of the attentive statistics pooling."""
     embedding_dim: Size = 256
     """Size of the speaker embedding."""
     states: tuple[State, ...] = ()
-    """Hidden states that are used: 0 is the encoder's input, 1 the first layer's output, -1 the last one's; none named:
-    all. Layers above the highest are not computed."""
+    """Hidden states that the head uses; empty: all. 0 is the encoder's input, 1 the first layer's output, -1 the last
+    layer's. Layers above the highest one used are not computed."""
     layer_adapters: Flag = True
-    """False: the hidden states as they are, without an adapter each."""
+    """False: use the hidden states as they are, without adapters."""
     aggregation: Literal["mfa", "sum"] = "mfa"
-    """States concatenated (MFA), or their sum with learned softmax weights (Yang et al. 2021, SUPERB)."""
+    """`mfa` concatenates the states; `sum` adds them with learned softmax weights (Yang et al. 2021, SUPERB)."""
     pooling: Literal["asp", "multi-head", "mean-std"] = "asp"
-    """Attention for every channel; for `pooling_heads` groups of channels alike (India et al. 2019, here with standard
-    deviations); or none."""
+    """`asp`: attention weights for every channel. `multi-head`: the channels of each of `pooling_heads` groups share
+    theirs (India et al. 2019, here with standard deviations). `mean-std`: no attention."""
     pooling_heads: Count = 8
-    """Of `multi-head`."""
+    """Groups of channels of `multi-head`."""
 
 
 @configuration
@@ -100,10 +100,11 @@ class MarginConfig:
     margin: Annotated[float, Range(ge=0, lt=1.6)] = 0.2
     """Additive angular margin in radians; 0.5 in LMFT."""
     class_fraction: Fraction = 1.0
-    """Classes in the softmax of a step: the batch's own and a random draw of the others, up to this fraction of all
-    (partial FC, An et al. 2021, 2022; for hundreds of thousands of classes). 1: all of them, as published."""
+    """Fraction of the classes in the softmax of a step: the batch's own and a random draw of the others (partial FC, An
+    et al. 2021, 2022; for hundreds of thousands of classes). 1: all of them, as published."""
     uniform_start: Flag = True
-    """New class weights are uniform, every dimension scaled to norm 1 over the classes, as published. False: Xavier."""
+    """New class weights are drawn uniformly, then every dimension is scaled to norm 1 over the classes, as published.
+    False: Xavier initialisation."""
 
 
 @configuration
@@ -112,20 +113,20 @@ class OptimConfig:
 
     lr: Fraction = 1e-4
     final_lr: Optional[Probability] = None
-    """Where the cosine ends (None: 0)."""
+    """Learning rate at the end of the cosine (None: 0)."""
     schedule: Literal["step", "cosine", "constant"] = "step"
-    """`step`: epochs of warm-up, then a factor every few epochs, constant within an epoch. `cosine`: per step, from
-    `lr` to `final_lr`. `constant`: `lr`, after the warm-up of `cosine`."""
+    """`step`: a warm-up, then a factor every few epochs; constant within an epoch. `cosine`: falls with every step from
+    `lr` to `final_lr`, after a warm-up. `constant`: `lr`, after the same warm-up."""
     warmup_epochs: EpochsOrNone = 0
     """`step`: epoch e < warmup_epochs has the factor (e + 1) / (warmup_epochs + 1). Otherwise linear per step."""
     decay_every_epochs: Count = 5
-    """`step`: epochs between two multiplications with `decay_factor`, counted from the end of the warm-up."""
+    """`step`: epochs between two multiplications by `decay_factor`, counted from the end of the warm-up."""
     decay_factor: Fraction = 0.1
     cosine_epochs: EpochsOrNone = 0
     """`cosine`: epochs over which lr falls to final_lr, constant afterwards (0: the whole stage)."""
     weight_decay: Annotated[float, Range(ge=0, le=10)] = 1e-4
     clip_norm: Positive = 1.0
-    """Gradient norm limit of each module on its own (speaker model, classifier, multipliers)."""
+    """Limit of the gradient norm, applied to each module separately (speaker model, classifier, multipliers)."""
     encoder_lr_factor: Annotated[float, Range(ge=0, le=10)] = 1.0
     """Learning rate of the encoder relative to `lr` (published: 1)."""
 
@@ -140,7 +141,7 @@ class OptimConfig:
 
 @configuration
 class AugmentConfig:
-    """On-the-fly augmentation of a crop: one of noise, reverberation, nothing (a third each as published)."""
+    """On-the-fly augmentation of a crop: noise, reverberation, or none (a third each, as published)."""
 
     noise_probability: Probability = 1 / 3
     reverb_probability: Probability = 1 / 3
@@ -151,20 +152,20 @@ class AugmentConfig:
         "speech_music",
         "babble",
     )
-    """Drawn with equal chances; those without material are an error in a published recipe."""
+    """Drawn with equal probability. In a published recipe, a type without files is an error."""
     snr_db: Interval[Decibels] = (5.0, 20.0)
-    """Signal-to-noise ratio of noise and music, uniform."""
+    """Signal-to-noise ratio of noise and music, uniform in this range."""
     speech_snr_db: Interval[Decibels] = (15.0, 25.0)
     """The same whenever speech is in the mix (speech_music, babble)."""
     babble_speakers: Interval[BabbleSpeakers] = (3, 8)
-    """Number of babble speakers, inclusive."""
+    """Number of babble speakers, uniform in this range."""
     published_mix: Flag = True
     """Add the parts of speech_music and babble at the levels of their files, and draw babble with replacement, as
-    published. False: at equal power, all voices different."""
+    published. False: add them at equal power, all voices different."""
     condition_probability: Optional[Probability] = None
-    """Chance that a crop, with what has been added to it, is heard under one of `conditions` (published: none)."""
+    """Probability that a crop, after noise or reverberation, is put under one of `conditions` (published: none)."""
     conditions: Optional[tuple[Channel, ...]] = None
-    """Telephones, codecs and lines, drawn with equal chances (`config.conditions`; costs: docs/conditions.md)."""
+    """Telephones, codecs and bad lines, drawn with equal probability; docs/conditions.md has their costs."""
     allow_simulated_rooms: Flag = False
     """Simulate room impulse responses where no RIR files are given (off in the published recipes)."""
     allow_missing_noise: Flag = False
@@ -185,28 +186,31 @@ class AugmentConfig:
                 ["noise_probability", "reverb_probability"], f"expected a sum of at most 1, found {total}"
             )
         if (self.condition_probability is None) != (self.conditions is None):
-            raise Misfit(["condition_probability", "conditions"], "expected both or none, found one of them")
+            raise Misfit(
+                ["condition_probability", "conditions"], "expected both or neither, found one of them"
+            )
 
 
 @configuration
 class DataConfig:
-    """Which crops make an epoch and a batch."""
+    """How crops make up an epoch and a batch."""
 
     batch_size: Count = 64
-    """Utterances a batch and a process (GPU)."""
+    """Utterances per batch and process (GPU)."""
     micro_batch: Optional[Count] = None
-    """Utterances of a batch that a process computes at once, their gradients added up: less memory, the same step but
-    for dropout and the batch norm of the pooling, which sees these utterances only. None: the whole batch."""
+    """Utterances of a batch that a process computes at once; their gradients are added up. This takes less memory for
+    the same step, except for dropout and the batch norm of the pooling, which sees only these utterances. None: the
+    whole batch."""
     crop_seconds: Interval[Seconds] = (2.0, 3.0)
-    """One crop length a batch, uniform in this range."""
+    """One crop length per batch, uniform in this range."""
     speeds: tuple[Speed, ...] = (1.0, 0.9, 1.1)
-    """Each utterance is visited once an epoch at each speed; a speed other than 1 makes a new speaker
+    """Each utterance is visited once per epoch at each speed; a speed other than 1 makes a new speaker
     (class = speaker + index in this list x number of speakers). The first must be 1."""
     crops_per_utterance: Count = 1
-    """Visits an utterance gets in one epoch at each speed (more for small corpora)."""
+    """Visits to an utterance per epoch at each speed (more for small corpora)."""
     random_seam: Flag = True
-    """Audio that is too short is doubled until long enough and cropped at random, as published: where it repeats lies
-    anywhere. False: it begins at its beginning."""
+    """Audio that is too short is doubled until long enough and cropped at random, as published, so that the seam lies
+    anywhere. False: the crop starts at the beginning of the audio."""
     num_workers: Annotated[int, Range(ge=0, le=1024)] = 8
     """Loader processes; 0 loads in the training process."""
 
@@ -218,7 +222,7 @@ class DataConfig:
 
 
 def _check_warmup(optim: OptimConfig, epochs: float) -> None:
-    """Hold a warm-up counted in steps to the length of its stage; that of `step` only makes its steps smaller."""
+    """Raise a Misfit if a warm-up is longer than its stage; with `step`, which is then never complete, it may be."""
     if optim.schedule != "step" and optim.warmup_epochs > epochs:
         raise Misfit(
             ["optim.warmup_epochs", "epochs"],
@@ -238,14 +242,14 @@ class StageConfig:
     """None: no augmentation."""
     margin: MarginConfig = MarginConfig()
     conv_dropout: Dropout = 0.1
-    """Dropout after the convolution module while the encoder is trained; a frozen encoder runs without."""
+    """Dropout after the convolution module while the encoder is trained; a frozen encoder runs without it."""
     validations: Optional[Count] = None
-    """How many times in the stage, evenly, the validation EER is measured and a checkpoint kept, the last step
-    included. None: after every epoch, as published."""
+    """Number of validations, evenly spaced and the last after the last step; each measures the validation EER and keeps
+    a checkpoint. None: after every epoch, as published."""
     validate_every_steps: Optional[Count] = None
-    """Besides, after every so many steps of an epoch (published: 1,000 in `joint`, 500 in `lmft`)."""
+    """Validate also after every so many steps of an epoch (published: 1,000 in `joint`, 500 in `lmft`)."""
     keep: Literal["best", "last"] = "best"
-    """Which state becomes the stage's result, by the EER on held-out training speakers."""
+    """Which state becomes the stage's result; `best` by the EER on held-out training speakers."""
 
     def __post_init__(self) -> None:
         _check_warmup(self.optim, self.epochs)
@@ -268,7 +272,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         _check_warmup(self.optim, self.epochs)
         if self.l1_weight + self.cosine_weight == 0:
-            raise Misfit(["l1_weight", "cosine_weight"], "expected one above 0, found 0 and 0")
+            raise Misfit(["l1_weight", "cosine_weight"], "expected at least one above 0, found 0 and 0")
 
 
 @configuration
@@ -278,17 +282,17 @@ class PruneConfig(DistillConfig):
     sparsity: Rate = 0.8
     """Target: 1 - parameters of the student's encoder / of the teacher's."""
     constraint: Literal["lagrangian", "projection"] = "lagrangian"
-    """How the gates are held to the target: by multipliers that need many steps, as published, or exactly, after every
-    step (`svkit.pruning.projection`)."""
+    """How the gates are held to the target. `lagrangian`: by multipliers, which need many steps, as published.
+    `projection`: exactly, after every step (`svkit.pruning.projection`)."""
     gate_lr: Fraction = 2e-2
     """Learning rate of the gates' log_alpha and of the multipliers."""
     gate_travel: Optional[Positive] = None
-    """How far log_alpha can move in the whole run: gate_lr times the number of steps (wins where given; for short
-    runs, whose gates would not have time to decide)."""
+    """How far log_alpha can move in the whole run; if given, it replaces gate_lr by this over the number of steps, at
+    most 1 (for short runs, whose gates would not have time to decide)."""
     sparsity_warmup_steps: Annotated[int, Range(ge=0, le=10**9)] = 10_000
     """Steps over which the target rises linearly from 0."""
     sparsity_warmup_fraction: Optional[Fraction] = None
-    """The same as a fraction of all steps (wins where given; for short runs)."""
+    """The same as a fraction of all steps (overrides the number if given; for short runs)."""
     initial_drop_ffn: Rate = 0.5
     initial_drop_heads: Rate = 0.01
     initial_drop_conv: Rate = 0.01
@@ -301,7 +305,7 @@ class PruneConfig(DistillConfig):
 
 @configuration
 class FinetuneConfig:
-    """The stages of fine-tuning; `first` opens the chain of a dense model, a pruned one always starts at head."""
+    """The stages of fine-tuning; `first` is the first stage of a dense model. A pruned one always starts at head."""
 
     first: Literal["lora", "head"]
     lora: StageConfig
@@ -315,27 +319,27 @@ class ExtractConfig:
     """How evaluation audio is read and batched."""
 
     max_seconds: Seconds = 60.0
-    """Longer files are cut (channel 0 is used), as published."""
+    """Longer files are cut, as published."""
     batch_seconds: Seconds = 160.0
-    """Padded audio in one batch at most; batches are sorted by length."""
+    """Limit of the padded audio in one batch; utterances are sorted by length."""
 
 
 @configuration
 class SaveConfig:
-    """How often a command saves the state it resumes from; changes no result, so a resumed run may change it."""
+    """How often a command saves the state it resumes from. No result depends on it, so a resumed run may change it."""
 
     every_steps: Annotated[int, Range(ge=1, le=10**9)] = 500
     every_minutes: Positive = 10.0
-    """Since the last save, whichever comes first. Validations, the end and a stop save too."""
+    """Since the last save; the limit that is reached first counts. Validations, the end and a stop save too."""
     keep_last: Count = 1
-    """States kept, the newest; an older one is taken when a newer one cannot be read."""
+    """Number of newest states to keep; an older one is used if a newer one cannot be read."""
     extraction_seconds: Positive = 10.0
-    """Between two saves of what is extracted."""
+    """Time between two saves of extracted embeddings."""
 
 
 @configuration
 class Recipe:
-    """Everything a preset decides; commands pick their sections."""
+    """Everything a preset decides; each command uses its own sections."""
 
     name: str
     encoder: str
@@ -352,13 +356,13 @@ class Recipe:
     extract: ExtractConfig = ExtractConfig()
     save: SaveConfig = SaveConfig()
     precision: Literal["auto", "bf16", "fp32", "fp32-precise"] = "auto"
-    """Of products in training and extraction; bf16: autocast over fp32 weights; auto: where the device is fast; fp32:
-    on GPUs from Ampere on, TF32, inputs rounded to 10 bits; fp32-precise: without that."""
+    """Arithmetic of products in training and extraction. bf16: autocast over fp32 weights; auto: bf16 where the device
+    is fast at it, else fp32; fp32: TF32 on GPUs since Ampere, which rounds inputs to 10 bits; fp32-precise: no TF32."""
     gradient_checkpointing: Flag = False
     """Compute each encoder layer again in the backward pass instead of keeping its activations: less memory, about a
     third more computation, the same gradients."""
     compile_layers: Flag = False
-    """Have torch compile each encoder layer for training, which takes a while at the start. Off, as what it gains on a
+    """Have torch compile each encoder layer for training, which takes a while at the start. Off, because its gain on a
     GPU has not been measured."""
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Values held to annotated types by pydantic, whose findings are put into svkit's words.
+"""Check values against annotated types with pydantic, and report its findings in svkit's words.
 
-A configuration is a frozen dataclass whose numbers have a `Range`. Nothing is coerced, but for a whole number in the
-place of any number, and a list in that of a tuple.
+A configuration is a frozen dataclass whose numbers have a `Range`. Nothing is coerced, except a whole number where any
+number is expected, and a list where a tuple is.
 """
 
 import functools
@@ -27,7 +27,7 @@ _NONE = BeforeValidator(lambda value: None if value == "none" else value)
 Optional = Annotated[Value | None, _NONE]
 """A value of a recipe that may be absent: "none", because TOML has no null."""
 _ORDER = {"unexpected_keyword_argument": 0, "missing": 2}
-"""Which of several findings is reported: a key with a typo explains one that is missing."""
+"""Order of findings, of which the first is reported: a key with a typo explains one that is missing."""
 
 
 class Misfit(ValueError):
@@ -41,10 +41,10 @@ class Misfit(ValueError):
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def configuration(kind: type[Kind]) -> type[Kind]:
-    """Make a class a frozen dataclass that holds its fields to their annotations.
+    """Make a class a frozen dataclass that checks its fields against their annotations.
 
-    A rule between fields is a `__post_init__` that raises a Misfit with their names. However it is made, an instance
-    that does not fit is refused: by `fit` with a Misfit, in Python with a ConfigError.
+    A rule between fields is a `__post_init__` that raises a Misfit with their names. For values that do not fit, `fit`
+    raises a Misfit and the constructor a ConfigError.
     """
     made: Any = pydantic_dataclass(frozen=True, kw_only=True, slots=True, config={"extra": "forbid"})(kind)
     initialize = made.__init__
@@ -87,10 +87,10 @@ def _misfit(error: ValidationError, kind: Any, words: Mapping[Any, str] = _TOML_
     problem, place, value = first["type"], list(first["loc"]), first["input"]
     found = functools.reduce(member, place, kind)
     known: Sequence[str] = list(members(functools.reduce(member, place[:-1], kind)))
-    if place[-1:] == ["[key]"]:  # of a table with free keys, or with some that are allowed
+    if place[-1:] == ["[key]"]:  # a key of a table whose keys are free, or from a list
         problem, place = "unexpected_keyword_argument", place[:-1]
         known = get_args(get_args(_bare(functools.reduce(member, place[:-1], kind)))[0])
-    if problem == "missing" and isinstance(place[-1], int):  # of a list that is too short
+    if problem == "missing" and isinstance(place[-1], int):  # an item of a list that is too short
         problem, found, place = "length", functools.reduce(member, place[:-1], kind), place[:-1]
     name, cause = dotted(place), first.get("ctx", {}).get("error")
     if isinstance(cause, Misfit):
@@ -120,7 +120,7 @@ def dotted(place: Sequence[str | int]) -> str:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return the end of a message about an unknown name: the known one that is like it, if any is."""
+    """Return the end of a message about an unknown name: a known one that is similar, if there is any."""
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""
 
@@ -134,7 +134,7 @@ def _bare(kind: Any) -> Any:
 
 @functools.cache
 def members(kind: Any) -> dict[str, Any]:
-    """Return the annotated types of a dataclass by field; nothing of another type."""
+    """Return the annotated types of a dataclass by field; empty for any other type."""
     kind = _bare(kind)
     return get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
 
@@ -150,7 +150,7 @@ def member(kind: Any, part: str | int) -> Any:
 
 
 def names(kind: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of all fields, those of inner tables too."""
+    """Yield the dotted names of all fields, including those of inner tables."""
     for name, inner in members(kind).items():
         yield f"{prefix}{name}"
         yield from names(inner, f"{prefix}{name}.")
@@ -168,6 +168,6 @@ def _expected(kind: Any, words: Mapping[Any, str]) -> str:
             _expected(option, words) for option in args if option is not NoneType or option in words
         )
     if origin in (tuple, list):
-        count = f"{len(args)} times " if origin is tuple and args[-1] is not Ellipsis else ""
+        count = f"{len(args)} values, each " if origin is tuple and args[-1] is not Ellipsis else ""
         return f"a list of {count}{_expected(args[0], words)}"
     return words.get(kind, words[None])

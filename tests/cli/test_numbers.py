@@ -56,7 +56,7 @@ def test_every_number_is_bounded_on_both_sides(command, option, is_whole):
 
 def test_a_percentage_for_a_fraction_is_asked_about():
     message = _refusal("prune", "--sparsity", "80")
-    assert "'--sparsity': expected a number >= 0.01 and <= 0.99, found 80; 0.8?" in message
+    assert "'--sparsity': expected a number >= 0.01 and <= 0.99, found 80; did you mean 0.8?" in message
     assert "0.5?" in _refusal("verify", "a.wav", "b.wav", "--prior", "50")
 
 

@@ -311,7 +311,7 @@ def test_a_damaged_gallery_is_refused_by_name(home, damage, said):
 
 def test_slips_are_answered(home):
     done = run("enroll", "a.wav", "b.wav")
-    assert done.exit_code == 2 and "is a file, expected a name" in done.stderr
+    assert done.exit_code == 2 and "is a file, expected the name" in done.stderr
     for name in ("", " alice", "a\nb", "x" * 201):
         assert run("enroll", name, "a.wav").exit_code == 2
     assert not (home / "exp" / "gallery").exists()

@@ -317,7 +317,10 @@ def test_a_voice_on_another_channel_is_said_and_can_be_chosen(home):
     assert done.exit_code == 3 and "b.wav: channel 1 asked for, the file has 1" in done.stderr
     for channel in ("-1", "left", "1.0", ""):
         done = run(home, right, home / "b.wav", "--channel", channel)
-        assert done.exit_code == 2 and "expected a number from 0 on, mix or loudest" in done.stderr
+        assert (
+            done.exit_code == 2
+            and "expected the number of a channel, counted from 0, or mix or loudest" in done.stderr
+        )
 
 
 def test_a_cut_recording_is_refused_by_name_unless_what_is_there_is_wanted(home):

@@ -136,7 +136,10 @@ def test_unknown_names_are_answered_with_what_was_meant() -> None:
         ("seed=true", "seed: expected a whole number >= 0 and < 4,294,967,296, found true"),
         ("encoder=3", "encoder: expected text, found 3"),
         ("dense.joint.optim.schedule=linear", "dense.joint.optim.schedule: expected 'step' or 'cosine'"),
-        ("prune.data.crop_seconds=[1.0]", "prune.data.crop_seconds: expected a list of 2 times a number"),
+        (
+            "prune.data.crop_seconds=[1.0]",
+            "prune.data.crop_seconds: expected a list of 2 values, each a number",
+        ),
         (
             "prune.data.speeds=[1.0,'x']",
             "--set prune.data.speeds: expected a number >= 0.5 and <= 2, found 'x' (prune.data.speeds[1])",

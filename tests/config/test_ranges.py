@@ -103,7 +103,7 @@ def test_nonsense_is_refused(override):
         ("joint.augment.speech_snr_db=[20, 5]", "speech_snr_db"),
         ("joint.augment.babble_speakers=[8, 3]", "babble_speakers"),
         ("joint.augment.noise_probability=0.95", "noise_probability, dense.joint.augment.reverb_probability"),
-        ("joint.augment.condition_probability=0.3", "expected both or none, found one"),
+        ("joint.augment.condition_probability=0.3", "expected both or neither, found one"),
         ("joint.augment.conditions=['gms']", "'gsm'"),
         ("joint.optim.lr=1e-6", "final_lr, dense.joint.optim.lr"),
         ("joint.epochs=0.1", "dense.joint.optim.warmup_epochs, dense.joint.epochs"),
@@ -121,7 +121,7 @@ def test_rules_between_fields(override, names):
 
 
 def test_both_weights_of_the_distillation_cannot_be_zero():
-    with pytest.raises(ConfigError, match="^--set distill.cosine_weight: expected one above 0"):
+    with pytest.raises(ConfigError, match="^--set distill.cosine_weight: expected at least one above 0"):
         load_recipe("tiny", None, ["distill.l1_weight=0", "distill.cosine_weight=0"])
 
 
@@ -150,7 +150,9 @@ def test_a_message_repeats_what_was_typed():
     assert message(preset="smol", preset_from="exp/config.toml: preset").startswith(
         "exp/config.toml: preset: unknown preset 'smol'; did you mean"
     )
-    assert message(None, "prune.sparsity=80").endswith("expected a number > 0 and < 1, found 80; 0.8?")
+    assert message(None, "prune.sparsity=80").endswith(
+        "expected a number > 0 and < 1, found 80; did you mean 0.8?"
+    )
 
 
 def test_configurations_made_in_python_are_checked_too():

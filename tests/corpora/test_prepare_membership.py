@@ -204,5 +204,5 @@ def test_a_remembered_number_draws_nobody_when_speakers_go_or_come_back(root):
 
 def test_a_preset_that_is_none_is_refused_before_anything_is_written(root):
     message = prepare(root, "--preset", "nosuch", code=2)
-    assert "--preset: unknown preset 'nosuch'; there are smoke, tiny," in message
+    assert "--preset: unknown preset 'nosuch'; expected one of smoke, tiny," in message
     assert not (root.parent / "exp").exists()

@@ -102,7 +102,7 @@ def test_groups_of_one_channel_are_attentive_statistics_pooling():
 @pytest.mark.parametrize(
     ("head", "text"),
     [
-        ({"states": (4,)}, "head.states: expected different hidden states from -4 to 3, found [4]"),
+        ({"states": (4,)}, "head.states: expected distinct hidden states from -4 to 3, found [4]"),
         ({"states": (3, -1)}, "found [3, -1]"),
         ({"pooling": "multi-head", "pooling_heads": 5}, "a divisor of the 24 channels"),
         ({"pooling": "max"}, "pooling"),

@@ -45,7 +45,7 @@ def test_a_record_without_format_and_unknown_keys(tmp_path):
         ({"count": 2.0}, "count: expected a whole number >= 1, found 2"),
         ({"count": True}, "count: expected a whole number >= 1, found true"),
         ({"count": 0}, "count: expected a whole number >= 1, found 0"),
-        ({"share": 80}, "share: expected a number > 0 and < 1, found 80; 0.8?"),
+        ({"share": 80}, "share: expected a number > 0 and < 1, found 80; did you mean 0.8?"),
         ({"kind": "c"}, "kind: expected 'a' or 'b', found 'c'"),
         ({"is_done": 1}, "is_done: expected true or false, found 1"),
         ({"points": {}}, "points: expected a list of an object, found {}"),

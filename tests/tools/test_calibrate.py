@@ -95,7 +95,7 @@ def test_from_a_folder_to_a_decision(people, more):
     done = invoke("calibrate", people, "--model", "model", "--false-accepts", "20%", *more)
     assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "model/calibration.json"
-    assert "7, 19" in done.stdout and "1 of 7 people have one recording" in done.stdout
+    assert "7, 19" in done.stdout and "1 of 7 people have only one recording" in done.stdout
     record = read_calibration(Path("model/calibration.json"))
     assert record.features == (PAIR_FEATURES if more else ("score",))
     assert (record.decision.false_accepts, record.num_targets, record.num_nontargets) == (0.2, 18, 153)
