@@ -36,8 +36,8 @@ def embed_rows(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Embed this process's share of the rows of a manifest, in length-sorted padded batches.
 
-    Batches of `done_rows` alone are left out; `change` is as of `read_batches`. The network is on the accelerator's
-    device, in evaluation mode.
+    Batches that hold only `done_rows` are left out; `change` is passed to `read_batches`. The network is on the
+    accelerator's device, in evaluation mode.
 
     Yields:
         Rows int64 [B] and their embeddings float32 [B, D] of each batch.

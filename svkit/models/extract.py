@@ -1,6 +1,6 @@
 """`svkit extract`: an embedding for every utterance of a manifest, in length-sorted padded batches.
 
-Finished batches are kept in `resume/` every few seconds, so a killed extraction resumes where it was. The batches are
+Finished batches are saved in `resume/` every few seconds, so a killed extraction resumes where it was. The batches are
 those of an uninterrupted run, whatever the number of processes, so the result is the same to the last bit.
 """
 
@@ -42,7 +42,7 @@ DTYPES = {
     "bfloat16": (torch.bfloat16, "bf16"),
     "int8": (torch.int8, "fp32"),
 }
-"""Of the products in linear layers, and the precision of all else, by what is asked for; auto: the recipe decides."""
+"""Type of the products in linear layers and precision of everything else, by `--dtype`; auto: the recipe decides."""
 _JOURNAL_NAME = ".scan"
 
 
@@ -51,11 +51,11 @@ class Recordings:
     """Recordings that no manifest lists yet."""
 
     name: str
-    """Of the list that is made of them."""
+    """Name of the list that is made from them."""
     sources: tuple[str, ...]
-    """Absolute paths: what they are told from others by."""
+    """Absolute paths, which tell them from other recordings."""
     read: Callable[[Path, Progress], pd.DataFrame]
-    """Examines them (main process) and returns the rows of a manifest; gets the directory of the scan's journal."""
+    """Examines them (main process) and returns the rows of a manifest; takes the directory of the scan's journal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,21 +66,21 @@ class ExtractRequest(RunRequest):
     """Checkpoints; none: the final dense and the final pruned model."""
     dtype: str = "auto"
     recordings: Recordings | None = None
-    """In place of a manifest, which is written into each output."""
+    """Given instead of a manifest; the manifest made from them is written into each output."""
     conditions: tuple[str, ...] = ()
-    """Of `config.conditions`, each with embeddings of its own; none: recordings as they are."""
+    """Names in `config.conditions`, each of which gets its own embeddings; empty: recordings as they are."""
 
 
 def run(request: ExtractRequest, progress: Progress) -> list[Path]:
     """Extract with every model; return the directories of the embeddings.
 
-    Those of the experiment's own list are in `exp/embeddings/MODEL`, of another in `MODEL-LIST`, with a number where
-    that name is taken by another model or list. Of a condition they are in `MODEL@CONDITION`, and so on.
+    The experiment's own list goes to `exp/embeddings/MODEL`, another list to `MODEL-LIST`, with a number if another
+    model or list has taken that name. Under a condition the name is `MODEL@CONDITION`, and so on.
 
     Raises:
         ArtifactError: no model, or one that cannot be loaded.
-        ConfigError: `out` and several models or conditions; a condition that lacks its codec; or the embeddings are
-            finished already.
+        ConfigError: `out` with several models or conditions; a condition whose codec is missing; or the embeddings are
+            already finished.
         DataError: the manifest or an audio file is missing, unreadable or too short.
     """
     exp, recipe = request.exp, request.recipe
@@ -115,7 +115,7 @@ def run(request: ExtractRequest, progress: Progress) -> list[Path]:
     if request.recordings is not None:
         on_main(
             accelerator, lambda: [output.describe() for output in outputs]
-        )  # no model: said before a long scan
+        )  # a missing model is reported before a long scan
         facts = on_main(accelerator, partial(examine, request.recordings))
         outputs = [replace(output, config={**output.config, "recordings": facts}) for output in outputs]
     for number in unfinished(outputs, accelerator, progress):
@@ -150,7 +150,7 @@ def _plan(
         heard = {} if condition is None else {"condition": condition, "seed": request.recipe.seed}
         output = request.output(place, "extract", {**config, **heard}, inputs)
         if request.out is None and not (is_own and name in STAGES):
-            # A model of the experiment is known by its name, whatever has become of it since.
+            # A model of the experiment is identified by its name, even if it has been trained again since.
             is_named = path.resolve().is_relative_to(exp.resolve())
             compared = [kind for kind in inputs if not (is_named and kind == "checkpoint")]
             output = _own_place(output, [one.path for one in outputs], compared, progress)
@@ -159,9 +159,9 @@ def _plan(
 
 
 def _own_place(output: Output, taken: Sequence[Path], names: Sequence[str], progress: Progress) -> Output:
-    """Return an output in its place, or in NAME-2, NAME-3, ... where that is taken by one of other inputs.
+    """Return an output at its own path, or at NAME-2, NAME-3, ... if an output made from other inputs is there.
 
-    Inputs of these `names` are compared, by their place or else by their content.
+    The inputs with these `names` are compared, by path or else by content.
     """
 
     def is_other(entry: Mapping[str, str] | None, name: str) -> bool:
@@ -173,7 +173,7 @@ def _own_place(output: Output, taken: Sequence[Path], names: Sequence[str], prog
         record = None
         with contextlib.suppress(
             ArtifactError
-        ):  # what is corrupt is refused, or replaced, as in any other place
+        ):  # a corrupt output is refused or replaced later, as anywhere else
             record = place.begun()
         if record is None:
             return place.path in taken
@@ -189,7 +189,7 @@ def _own_place(output: Output, taken: Sequence[Path], names: Sequence[str], prog
         name = f"{stem}-{number}{output.path.name.removeprefix(stem)}"
         place = replace(output, path=output.path.with_name(name))
     if place is not output:
-        progress.note(f"{output.path} is of another model or list; use {place.path} for these")
+        progress.note(f"{output.path} is of another model or list; these embeddings go to {place.path}")
     return place
 
 
@@ -201,7 +201,7 @@ def _extract(
     accelerator: Accelerator,
     progress: Progress,
 ) -> None:
-    """Embed a manifest, or the recordings of `table` (main process), of which one is written, by a model as heard."""
+    """Embed a manifest, or the one that is written from `table` (main process), with a model under a condition."""
     (name, condition), extract = who, request.recipe.extract
     heard = replace(
         extract, max_seconds=min(extract.max_seconds, CUTS.get(condition or "", extract.max_seconds))
@@ -228,7 +228,7 @@ def _extract(
         num_whole = int(np.count_nonzero(manifest.durations_seconds <= heard.max_seconds))
         if condition in CUTS and num_whole:
             progress.note(
-                f"{condition}: {num_whole:,} of {len(manifest):,} recordings are no longer than that"
+                f"{condition}: {num_whole:,} of {len(manifest):,} recordings are no longer than the cut and stay whole"
             )
         stop = StopSignal()
         with stop.installed(), progress.task(f"extract {under(name, condition)}", len(manifest)) as bar:
@@ -274,7 +274,7 @@ def _read(path: Path, request: ExtractRequest) -> Manifest:
 
 
 class _Parts:
-    """Embeddings done so far, in numbered files of each process, whatever processes have written them."""
+    """Embeddings done so far, in numbered files of each process; a resumed run may have another number of processes."""
 
     def __init__(self, directory: Path, rank: int, manifest: Manifest, progress: Progress) -> None:
         self.directory, self.rank, self.manifest = directory / checkpoint.RESUME_NAME, rank, manifest
@@ -328,9 +328,9 @@ def _digest(rows: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def _read_part(file: Path, num_rows: int, progress: Progress) -> dict[str, Tensor] | None:
-    """Read embeddings that an interrupted run has saved; None if they are not as it saved them.
+    """Read embeddings saved by an interrupted run; None, with a note, if the file is damaged.
 
-    Parts of earlier versions have no hash.
+    Parts saved by earlier versions of svkit have no hash.
     """
     try:
         part = checkpoint.read_tensors(file)
@@ -344,6 +344,6 @@ def _read_part(file: Path, num_rows: int, progress: Progress) -> dict[str, Tenso
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < num_rows:
             raise ArtifactError(f"{file}: expected rows of the {num_rows:,} utterances")
     except ArtifactError as error:
-        progress.note(f"{error}: its utterances are embedded again")
+        progress.note(f"{error}; its utterances are embedded again")
         return None
     return part

@@ -1,4 +1,4 @@
-"""The models that an experiment ends with, and what models are called."""
+"""The final models of an experiment, and the names of models."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ STAGES = {
         *("distill", "prune"),
     ),
 }
-"""Where the models of an experiment are made, the last stage first."""
+"""Directories of the stages that make an experiment's models, the last stage first."""
 
 
 def final_models(exp: Path, progress: Progress | None = None) -> dict[str, Path]:
-    """Final dense and final pruned checkpoint of an experiment, those that exist, by name.
+    """Return an experiment's final dense and final pruned checkpoint by name, as far as they exist.
 
-    Where a later stage has begun and is not finished, `progress` is told which checkpoint stands in for it.
+    If a later stage has begun but is not finished, a note to `progress` says which checkpoint is used instead.
     """
     models = {}
     for name, stages in STAGES.items():
@@ -46,7 +46,7 @@ def final_model(exp: Path, progress: Progress) -> Path:
 
 
 def model_name(exp: Path, path: Path) -> str:
-    """Name of a model in `exp/embeddings` and in tables: dense, pruned, or its place below the experiment."""
+    """Return a model's name for `exp/embeddings` and tables: dense, pruned, its path below `exp`, or its directory."""
     for name, final in final_models(exp).items():
         if final.resolve() == path.resolve():
             return name

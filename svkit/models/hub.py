@@ -1,8 +1,8 @@
-"""Models by their names on the Hugging Face hub: pinned to a commit and fetched, or pushed, with its own client.
+"""Fetch models from the Hugging Face hub, pinned to a commit, and push them, with the hub's own client.
 
 A name is `org/name`, `org/name@revision`, or either after `hub:`. Without `hub:`, what is on disk wins: a name that
-exists, or begins with a directory that does, is a path. The first fetch pins a name to the commit that it means then,
-so that a model never changes unseen; another commit is another name, `org/name@COMMIT`.
+exists, or begins with a directory that does, is a path. The first fetch pins a name to the commit it then refers to, so
+that a model never changes unnoticed. To get another commit, name it: `org/name@COMMIT`.
 """
 
 import contextlib
@@ -34,26 +34,26 @@ from svkit.store.strict_json import read_json
 
 FORMAT, VERSION = "svkit-hub-pins", 1
 OTHER_LICENCE = "other"
-"""What the hub calls a licence that is not on its list; its name stands beside it."""
+"""The hub's word for a licence that is not on its list; a card then gives the name in another field."""
 _NAME = re.compile(r"(hub:)?([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w-][\w./-]*))?", re.ASCII)
 _FILES = {".pth", ".pt", ".ckpt", ".json", ".safetensors", ".tsv"}
 _WEIGHTS = (".pth", ".pt", ".ckpt")
 _OURS = {CONFIG_NAME, MODEL_NAME, PROVENANCE_NAME}
-"""What every checkpoint of svkit has."""
+"""Files that every checkpoint of svkit has."""
 _CHECKPOINT = (
     *(CONFIG_NAME, MODEL_NAME, CLASSIFIER_NAME, SPEAKERS_NAME, PROVENANCE_NAME, FILE_NAME, "README.md"),
     *(f"{name}/*" for name in (ADAPTER_NAME, BEST_NAME, LAST_NAME)),
 )
-"""Patterns of its files: what else the repository holds is not part of it."""
+"""Patterns of a checkpoint's files; other files of a repository are not part of it."""
 
 
 _KNOWN_FILES = {PUBLISHED_MODEL: "model_lmft_0.14.pth"}
-"""Which one is meant where none is named: the published model after LMFT."""
+"""File to use if none is named: the published model after LMFT."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """A model as it was named."""
+    """Name of a model on the hub, as the user gave it."""
 
     repository: str
     revision: str = ""
@@ -65,13 +65,13 @@ class HubName:
 
     @property
     def cache(self) -> Path:
-        """Directory of everything that was fetched from this repository."""
+        """Directory of everything fetched from this repository."""
         return cache_directory() / "hub" / self.repository.replace("/", "--")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pin:
-    """What a name meant when it was first fetched."""
+    """What a name referred to when it was first fetched."""
 
     commit: str
     licence: str | None
@@ -82,7 +82,7 @@ class Pin:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pins:
     pins: dict[str, Pin]
-    """By revision as it was named."""
+    """By revision, as the user gave it."""
 
 
 def cache_directory() -> Path:
@@ -93,10 +93,10 @@ def cache_directory() -> Path:
 
 
 def parse(name: str | os.PathLike[str]) -> HubName | None:
-    """Return what a name means on the hub; None: it is a path.
+    """Parse the name of a model on the hub; None: it is a path.
 
     Raises:
-        ConfigError: `hub:` is followed by no name of a repository.
+        ConfigError: what follows `hub:` is not the name of a repository.
     """
     text = os.fspath(name)
     match = _NAME.fullmatch(text)
@@ -127,10 +127,10 @@ def write_pin(name: HubName, pin: Pin) -> None:
 
 
 def ask(name: HubName, file: str | None) -> Pin:
-    """Ask the hub what a name means now; where it cannot be reached, its client's cache may know.
+    """Ask the hub what a name refers to now; if the hub cannot be reached, look in its client's cache.
 
     Raises:
-        ArtifactError: no such model, or no answer: then the message says what to fetch, and where to put it.
+        ArtifactError: no such model, or no answer; the message then says what to fetch elsewhere, and where to put it.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -139,7 +139,7 @@ def ask(name: HubName, file: str | None) -> Pin:
             info = HfApi().model_info(name.repository, revision=name.revision or None)
     except _UnreachableError:
         wanted = file or _KNOWN_FILES.get(name.repository)
-        with contextlib.suppress(Exception):  # what is not in the client's cache is told as unreachable
+        with contextlib.suppress(Exception):  # if the client's cache lacks it too, the first error is raised
             found = hf_hub_download(
                 name.repository, str(wanted), revision=name.revision or None, local_files_only=True
             )
@@ -152,17 +152,17 @@ def ask(name: HubName, file: str | None) -> Pin:
 
 
 def licence_of(card: Any) -> str | None:
-    """Return the licence that the front matter of a card states, as records have it; `other` with its name."""
+    """Return the licence in the front matter of a card, as records have it: `other` is followed by its name."""
     licence, name = card.get("license"), card.get("license_name")
     return f"{OTHER_LICENCE} ({name})" if licence == OTHER_LICENCE and name else licence
 
 
 def choose(name: HubName, pin: Pin, file: str | None) -> str | None:
-    """Return the file of a repository that is meant; None: the repository is a checkpoint of svkit.
+    """Choose the file of a repository to convert; None: the repository is a checkpoint of svkit.
 
     Raises:
-        ConfigError: no such file, or several of which none was named.
-        ArtifactError: there is no speaker model in it.
+        ConfigError: there is no such file, or there are several and none was named.
+        ArtifactError: there is no speaker model in the repository.
     """
     weights = [other for other in pin.files if other.endswith(_WEIGHTS)]
     known = _KNOWN_FILES.get(name.repository)
@@ -189,7 +189,7 @@ def choose(name: HubName, pin: Pin, file: str | None) -> str | None:
 
 
 def origin(name: HubName, pin: Pin, file: str | None) -> Source:
-    """Return what the record of a converted checkpoint says of where it comes from."""
+    """Return the source that the record of a converted checkpoint names."""
     licence = pin.licence or known_source(name.repository).licence
     return Source(repository=name.repository, revision=pin.commit, file=file, licence=licence)
 
@@ -209,15 +209,15 @@ def is_part(file: str) -> bool:
 
 
 def download_checkpoint(name: HubName, pin: Pin, place: Path, progress: Progress) -> None:
-    """Fetch a checkpoint of svkit into a directory; an interrupted fetch goes on where it was.
+    """Fetch a checkpoint of svkit into a directory; an interrupted fetch continues where it stopped.
 
     Raises:
-        ArtifactError: it is not what its record says.
+        ArtifactError: a file is not the one that the checkpoint's record names.
     """
     from huggingface_hub import hf_hub_download
 
     wanted = list(filter(is_part, pin.files))
-    # Last, as everywhere: the mark of completeness.
+    # The provenance comes last, because it marks the checkpoint as complete.
     for file in sorted(wanted, key=lambda file: (file == PROVENANCE_NAME, file)):
         with _told(name, None):
             hf_hub_download(
@@ -230,28 +230,29 @@ def download_checkpoint(name: HubName, pin: Pin, place: Path, progress: Progress
 
 
 def upload(name: HubName, contents: Mapping[str, Path | bytes], message: str, *, is_private: bool) -> HubName:
-    """Put a checkpoint into a repository, which is made if there is none, in one commit.
+    """Push a checkpoint to a repository in one commit; a repository that does not exist is created.
 
-    What an earlier checkpoint has left there goes with the same commit; files that belong to none stay.
+    The same commit removes the files of an earlier checkpoint; files that belong to no checkpoint stay.
 
     Args:
         name: repository and branch (empty: the default one).
         contents: by name in the repository, a file's path or its content.
-        message: of the commit.
-        is_private: the repository is to be seen by its owners only.
+        message: commit message.
+        is_private: only the repository's owners may see it.
 
     Returns:
         The name with the commit as its revision.
 
     Raises:
-        ConfigError: no token, or one that may not write there; a public repository; a card that the hub refuses.
-        ArtifactError: no connection, or the hub cannot take it now: nothing was pushed.
+        ConfigError: no token, or one without write access; `is_private` and the repository is public; or the hub
+            refuses the card.
+        ArtifactError: the hub cannot be reached, or cannot take the commit now; nothing was pushed.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     if get_token() is None:
         raise ConfigError(
-            f"{name}: needs a token of the hub with write access: `hf auth login`, or set HF_TOKEN"
+            f"{name}: pushing needs a token of the hub with write access; run `hf auth login`, or set HF_TOKEN"
         )
     api, branch = HfApi(), name.revision or None
     with _refusals_told(name):
@@ -261,7 +262,7 @@ def upload(name: HubName, contents: Mapping[str, Path | bytes], message: str, *,
         there = api.model_info(name.repository, revision=branch)
         if is_private and not there.private:
             raise ConfigError(
-                f"{name}: already exists and is public: make it private on its page, or leave --private out"
+                f"{name}: already exists and is public; make it private on its page, or leave --private out"
             )
         earlier = {entry.rfilename for entry in there.siblings or ()}
         left = sorted(filter(is_part, earlier - set(contents)))
@@ -280,7 +281,7 @@ def upload(name: HubName, contents: Mapping[str, Path | bytes], message: str, *,
 
 @contextlib.contextmanager
 def _refusals_told(name: HubName) -> Iterator[None]:
-    """Say in one line of ours why the hub did not take a commit."""
+    """Turn the client's errors into one line that says why the hub did not take a commit."""
     from huggingface_hub import errors
 
     try:
@@ -291,13 +292,12 @@ def _refusals_told(name: HubName) -> Iterator[None]:
         status = error.response.status_code
         if status == HTTPStatus.UNAUTHORIZED:
             raise ConfigError(
-                f"{name}: the hub does not accept this token: `hf auth login`, or set HF_TOKEN to another one"
+                f"{name}: the hub does not accept this token; run `hf auth login`, or set HF_TOKEN to another one"
             ) from error
         if status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
             owner = name.repository.partition("/")[0]
             raise ConfigError(
-                f"{name}: this token has no write access: use one with write access, of {owner} or of a "
-                "member"
+                f"{name}: this token has no write access; use one of {owner}, or of a member, that has it"
                 " (`hf auth login`, or HF_TOKEN)"
             ) from error
         raise ArtifactError(f"{name}: nothing was pushed: the hub says: {_in_a_line(error)}") from error
@@ -306,7 +306,7 @@ def _refusals_told(name: HubName) -> Iterator[None]:
     except Exception as error:  # as in `_told`
         raise ArtifactError(
             f"{name}: nothing was pushed: the hub cannot be reached ({first_line(error)}); try again, or write the"
-            f" folder with --dry-run and, where the hub can be reached, `hf upload {name.repository} FOLDER`"
+            f" folder with --dry-run and run `hf upload {name.repository} FOLDER` where the hub can be reached"
         ) from error
 
 
@@ -320,14 +320,14 @@ class _UnreachableError(ArtifactError):
 
 @contextlib.contextmanager
 def _told(name: HubName, file: str | None) -> Iterator[None]:
-    """Say in one line of ours what the hub's client says in many ways."""
+    """Turn the many errors of the hub's client into one line each."""
     from huggingface_hub import errors
 
     try:
         yield
     except errors.GatedRepoError as error:
         raise ArtifactError(
-            f"{name}: its owners ask for your agreement: give it on the model's page, then `hf auth login`"
+            f"{name}: its owners ask for your agreement; give it on the model's page, then run `hf auth login`"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ArtifactError(
@@ -340,21 +340,21 @@ def _told(name: HubName, file: str | None) -> Iterator[None]:
             raise
         wanted = file or _KNOWN_FILES.get(name.repository)
         if wanted is None:
-            command, then = f"{name.repository} --local-dir DIR", "copy DIR here, then name DIR instead"
+            command, then = f"{name.repository} --local-dir DIR", "copy DIR here, and name DIR instead"
         else:
             command = f"{name.repository} {wanted} --local-dir DIR"
             then = (
-                f"copy DIR/{wanted} here, then `svkit convert {Path(wanted).name} CKPT` and name CKPT instead"
+                f"copy DIR/{wanted} here, run `svkit convert {Path(wanted).name} CKPT`, and name CKPT instead"
             )
         revision = f" --revision {name.revision}" if name.revision else ""
         raise _UnreachableError(
-            f"{name}: the hub cannot be reached ({first_line(error)}); where it can: `hf download {command}{revision}`,"
-            f" {then}"
+            f"{name}: the hub cannot be reached ({first_line(error)}); where it can, run"
+            f" `hf download {command}{revision}`, {then}"
         ) from error
 
 
 def _bars(progress: Progress) -> Any:
-    """Return a class of bars, as the hub's client wants it, that counts on ours; None: the client's own."""
+    """Return a tqdm class for the hub's client that reports to `progress`; None: the client's own bars."""
     if isinstance(progress, SilentProgress):
         return None
     from huggingface_hub.utils import tqdm

@@ -17,7 +17,7 @@ def run(path: Path) -> ModelSize:
     """Describe a checkpoint directory, a transformers directory, or an encoder configuration json.
 
     Raises:
-        ArtifactError: none of these.
+        ArtifactError: the path is none of these.
     """
     config = path if path.is_file() and path.suffix == ".json" else path / checkpoint.CONFIG_NAME
     if config == path or (config.exists() and "model_type" in read_json_object(config)):
@@ -27,7 +27,7 @@ def run(path: Path) -> ModelSize:
 
 
 def describe_checkpoint(directory: Path) -> ModelSize:
-    """Counts, MACs for 1 s, size of the weights and widths per layer of a checkpoint."""
+    """Return the counts, MACs for 1 s, size of the weights and widths per layer of a checkpoint."""
     architecture = checkpoint.read_architecture(directory)
     weights = directory / checkpoint.MODEL_NAME
     if not weights.exists():
@@ -38,12 +38,13 @@ def describe_checkpoint(directory: Path) -> ModelSize:
 
 
 def state_weights(directory: Path) -> dict[int, float]:
-    """Return how much each hidden state that the head of a checkpoint uses weighs; the weights sum to 1.
+    """Return the weight of each hidden state that the head of a checkpoint uses; the weights sum to 1.
 
-    In a learned sum, its share; else the norm of the embedding layer's weights on what is pooled of it.
+    In a learned sum it is the state's share. Otherwise it is proportional to the norm of the embedding layer's weights
+    on the statistics pooled from the state.
 
     Raises:
-        ArtifactError: the tensor that says so is missing, or does not fit `config.json`.
+        ArtifactError: the tensor with the weights is missing, or does not fit `config.json`.
     """
     architecture, weights = checkpoint.read_architecture(directory), directory / checkpoint.MODEL_NAME
     count, is_sum = len(architecture.states), architecture.head.aggregation == "sum"

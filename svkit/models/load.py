@@ -1,4 +1,4 @@
-"""Where files meet modules: build and load encoders and speaker models, strictly."""
+"""Build encoders and speaker models, and load their weights from files, strictly."""
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -33,9 +33,10 @@ Recording = NDArray[np.floating] | str | os.PathLike[str]
 
 
 class WithoutDraws(TorchFunctionMode):
-    """Leaves new parameters as the allocator gives them: they are loaded next, and drawing them takes seconds.
+    """Skips the random initialisation of new parameters, which takes seconds, because they are loaded next.
 
-    On the meta device, where shapes are checked, a normal distribution also makes torch import its decompositions.
+    On the meta device, where shapes are checked, a draw from a normal distribution also makes torch import its
+    decompositions.
     """
 
     def __torch_function__(
@@ -54,9 +55,9 @@ class SpeakerModel(SpeakerNetwork):
         """Load a checkpoint directory, in evaluation mode on the CPU; LoRA that is not merged yet is merged.
 
         Args:
-            directory: of the checkpoint.
-            mapped: the parameters are pages of the file, read when needed and never written: half the memory. A file
-                that is overwritten in place then changes the model; what trains for days takes a copy.
+            directory: the checkpoint.
+            mapped: map the parameters from the file, whose pages are read when needed; this halves the memory. If the
+                file is overwritten in place, the model changes too, so a training of days takes a copy (False).
 
         Raises:
             ArtifactError: not a checkpoint, its tensors do not fit its configuration, or a file has changed since it
@@ -79,12 +80,12 @@ class SpeakerModel(SpeakerNetwork):
     def embed(
         self, recordings: Recording | Sequence[Recording], sample_rate: int = SAMPLE_RATE_HZ
     ) -> NDArray[np.float32]:
-        """Embed recordings of any lengths as one padded batch; each gets the embedding it has alone.
+        """Embed recordings of any lengths as one padded batch; each gets the embedding that it would get alone.
 
         Args:
             recordings: 1-D arrays in [-1, 1] or audio files (channel 0, cut at 60 s, as in `svkit extract`), or
                 a single one of these.
-            sample_rate: rate of the arrays in Hz; other rates than 16,000 are resampled. Files know their own.
+            sample_rate: rate of the arrays in Hz; other rates than 16,000 are resampled. Files state their own rate.
 
         Returns:
             float32 [N, D], not length-normalised; [D] for a single recording.
@@ -103,22 +104,22 @@ class SpeakerModel(SpeakerNetwork):
     def pack(self, *, int8: bool = False) -> "SpeakerModel":
         """Lay the weights out for this CPU, as `svkit extract` does, to embed many recordings; returns the model.
 
-        It only embeds from then on: no gradient, no other device, no state to save. Where the processor has no such
-        layout, nothing changes (`svkit.nn.inference`). Packing reads and writes all weights once, which two recordings
-        do not pay back.
+        From then on the model can only embed: it has no gradients and no state to save, and stays on this device. If
+        the processor has no such layout, nothing changes (`svkit.nn.inference`). Packing reads and writes all weights
+        once, so it does not pay for one or two recordings.
 
         Args:
             int8: quantise weights and activations of the encoder's layers too.
 
         Raises:
-            ConfigError: the device has no int8 products.
+            ConfigError: the device does not support int8 products.
         """
         inference.prepare(self, torch.int8 if int8 else torch.float32)
         return self
 
 
 def _checked(index: int, recording: Recording, sample_rate: int) -> NDArray[np.float32]:
-    """Return a recording at 16 kHz as extraction hears it; DataError names what cannot be embedded."""
+    """Return a recording at 16 kHz, read as in extraction; DataError if it cannot be embedded."""
     name = f"waveform {index}"
     if isinstance(recording, str | os.PathLike):
         name = os.fspath(recording)
@@ -143,10 +144,10 @@ def load_model(directory: Path, *, mapped: bool = True) -> SpeakerModel:
 
 
 def check_buildable(architecture: ModelArchitecture, shapes: Mapping[str, Sequence[int]], where: str) -> None:
-    """Check that tensors of these shapes, in the file `where`, fit the model, before memory is taken for it.
+    """Check that tensors of these shapes, in the file `where`, fit the model, before memory is allocated for it.
 
     Raises:
-        ArtifactError: names keys and shapes that do not fit.
+        ArtifactError: keys or shapes do not fit; the message names them.
     """
     try:
         with torch.device("meta"), WithoutDraws():
@@ -166,7 +167,7 @@ def load_into(
     optional: Collection[str] = (),
     assign: bool = False,
 ) -> None:
-    """Load a state strictly, but for names that are `optional`; `assign`: the tensors themselves, not copies.
+    """Load a state strictly, except that `optional` names may be missing; `assign`: the tensors themselves, not copies.
 
     Raises:
         ArtifactError: keys, shapes or kinds of numbers that do not fit.
@@ -174,7 +175,7 @@ def load_into(
     expected = module.state_dict()
     expected = {name: value for name, value in expected.items() if name in tensors or name not in optional}
     _refuse_misfits(_shapes(tensors), _shapes(expected), where)
-    # Of any precision: a checkpoint in half precision loads.
+    # Any floating-point precision is accepted (a checkpoint may be in half precision), but no other kind of number.
     others = {
         name: tensor
         for name, tensor in tensors.items()
@@ -200,7 +201,7 @@ def _refuse_misfits(found: Mapping[str, object], expected: Mapping[str, object],
     ]
     if wrong:
         raise ArtifactError(
-            f"{where}: the tensors do not fit config.json: {'; '.join(wrong[:5])} ({len(wrong)})"
+            f"{where}: the tensors do not fit config.json: {'; '.join(wrong[:5])} ({len(wrong)} in all)"
         )
 
 
@@ -234,7 +235,7 @@ def load_encoder(name: str, recipe: Recipe) -> tuple[EncoderArchitecture, dict[s
     """Get an encoder's architecture and state: `tiny` (random, by the recipe's seed), a local directory, or a hub id.
 
     Raises:
-        ArtifactError: not there, not reachable, or not a w2v-BERT 2.0 encoder.
+        ArtifactError: the encoder does not exist, cannot be reached, or is not a w2v-BERT 2.0 encoder.
     """
     if name == TINY_ENCODER:
         architecture = tiny_architecture(recipe.encoder_overrides)
@@ -254,8 +255,8 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
             check_file(path, ArtifactError)
     if not is_local and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ArtifactError(f"{name}: no such encoder directory")
-    hint = f"; without a connection to the hub: on a machine that has one, `hf download {name} --local-dir DIR`, then"
-    hint = "" if is_local else f"{hint} --encoder DIR here"
+    hint = f"; if the hub cannot be reached, run `hf download {name} --local-dir DIR` on a machine where it can, then"
+    hint = "" if is_local else f"{hint} use --encoder DIR here"
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         if config.model_type != "wav2vec2-bert":
@@ -270,7 +271,7 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
     missing = [key for key in report["missing_keys"] if key != "masked_spec_embed"]
     wrong = missing or list(report["mismatched_keys"])
     if wrong:
-        raise ArtifactError(f"{name}: weights are missing or of another shape: {first_five(wrong)}")
+        raise ArtifactError(f"{name}: weights are missing or have another shape: {first_five(wrong)}")
     extra = sorted(report["unexpected_keys"])
     if extra:
         raise ArtifactError(f"{name}: unexpected weights: {first_five(extra)}")
@@ -280,7 +281,7 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
 def new_network(
     architecture: ModelArchitecture, encoder_state: Mapping[str, Tensor], seed: int
 ) -> SpeakerNetwork:
-    """Put a freshly drawn head on an encoder."""
+    """Return a network of the given encoder and a head that is drawn with `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = SpeakerNetwork(architecture)

@@ -1,7 +1,7 @@
-"""What a command that computes over several processes shares: the processes, its output, and the request to stop.
+"""What the commands that compute in several processes share: set-up, outputs, and the request to stop.
 
-Only the main process reads records, writes and speaks; the others learn from it what was decided, and wait for it where
-an output is opened and where it is finished.
+Only the main process reads records, writes and prints. It tells the others what it has decided, and they wait for it
+where an output is opened and where it is finished.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from svkit.store import checkpoint
 from svkit.store.output import Output, continue_parts
 
 _KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-"""One process, or whole copies of the model in each of several."""
+"""One process, or several that each hold a whole copy of the model."""
 DOUBLE_SIGNAL_SECONDS = 1.0
 """Launchers and terminals may deliver one request to stop twice (process group and process) within this time."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -45,7 +45,7 @@ Answer = TypeVar("Answer")
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """Processes, device and autocast (Hugging Face Accelerate: one process, torchrun, several machines).
+    """Set up processes, device and autocast by Hugging Face Accelerate: one process, torchrun, or several machines.
 
     Raises:
         ConfigError: `accelerate launch` asks for FSDP, DeepSpeed or the like.
@@ -58,12 +58,12 @@ def make_accelerator(precision: str) -> Accelerator:
     if not torch.distributed.is_initialized():
         # Accelerate keeps the first precision of a Python process for good; another stage may want another one.
         AcceleratorState._reset_state(reset_partial_state=True)
-    # Gradients as views of the buckets they are exchanged in: one copy of them instead of two. Buffers are alike in all
-    # processes without an exchange: batch norms are synchronised, drawn classes depend on the labels of all.
+    # Gradients are views of the buckets they are exchanged in, which saves a copy of them. Buffers are equal in all
+    # processes without an exchange: batch norms are synchronised, and drawn classes depend on the labels of all.
     exchange = DistributedDataParallelKwargs(
         find_unused_parameters=False, gradient_as_bucket_view=True, broadcast_buffers=False
     )
-    # Longer than one process may take alone, over its share of a validation or a write to a slow disk.
+    # Longer than the others may have to wait for one process, such as for its write to a slow disk.
     patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     accelerator = Accelerator(
         cpu=device.type == "cpu",
@@ -88,7 +88,7 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    # Large blocks from the heap, a heap that never shrinks, and grows by 64 MiB.
+    # Take large blocks from the heap too; never shrink the heap, and grow it by 64 MiB.
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 * 2**20))
     return all(libc.mallopt(ctypes.c_int(option), ctypes.c_int(value)) == 1 for option, value in settings)
 
@@ -110,7 +110,7 @@ def on_main(accelerator: Accelerator, action: Callable[[], Answer]) -> Answer:
 
 
 def unfinished(outputs: Sequence[Output], accelerator: Accelerator, progress: Progress) -> Iterator[int]:
-    """Yield the numbers of the outputs that have to be made, each once those before it are; see `Output.is_kept`."""
+    """Yield the index of each output that has to be made, after those before it are made; see `Output.is_kept`."""
     on_main(accelerator, partial(continue_parts, outputs))
     for number, output in enumerate(outputs):
         if not on_main(accelerator, partial(output.is_kept, progress)):
@@ -129,13 +129,13 @@ def opened(output: Output, accelerator: Accelerator) -> Iterator[None]:
 
 def finish(output: Output, accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
     """Finish an output (main process) with more facts for its provenance."""
-    # In this order: killed in between, the output is finished, not without result and state.
+    # In this order, a process killed in between leaves a finished output, not one with neither result nor state.
     output.finish({"num_processes": accelerator.num_processes, "device": str(accelerator.device), **facts})
     checkpoint.remove_resume(output.path)
 
 
 def exit_code(number: int) -> int:
-    """Return the exit code of a command that a signal has stopped: a dropped terminal (SIGHUP) terminates too."""
+    """Return the exit code of a command stopped by a signal; SIGHUP (a lost terminal) counts as a termination."""
     return 130 if number == signal.SIGINT else 143
 
 
@@ -152,7 +152,10 @@ class StopSignal:
             self.received, self._since = number, time.monotonic()
             if os.environ.get("RANK", "0") == "0":
                 with contextlib.suppress(OSError):  # not by sys.stderr, which may be in the middle of a line
-                    os.write(2, b"stopping as soon as the state is saved; again: at once, without\n")
+                    os.write(
+                        2,
+                        b"stopping as soon as the state is saved; interrupt again to stop at once without saving\n",
+                    )
         elif time.monotonic() - self._since > DOUBLE_SIGNAL_SECONDS:
             sys.exit(exit_code(number))
 
@@ -177,5 +180,5 @@ class StopSignal:
         progress.note(
             f"interrupted: the state is saved in {output.path}; run the same command again to resume"
         )
-        # Another process of the job may have been told, and not this one.
+        # Another process of the job may have received the signal, and not this one.
         sys.exit(exit_code(self.received or signal.SIGINT))

@@ -219,7 +219,7 @@ def test_each_condition_has_a_directory_of_its_own(people):
     words = [word for name in names[1:] for word in ("--condition", name.partition("@")[2])]
     done = extract(people, *words)
     assert done.stdout.split() == [str(HOME / name) for name in names[1:]]
-    assert "cut1s: 4 of 4 recordings are no longer than that" in done.stderr
+    assert "cut1s: 4 of 4 recordings are no longer than the cut" in done.stderr
     plain, lossy, cut = (read_embeddings(HOME / name) for name in names)
     np.testing.assert_array_equal(cut.matrix, plain.matrix)
     assert not np.allclose(lossy.matrix, plain.matrix)

@@ -199,7 +199,8 @@ def test_an_encoder_that_is_not_there(name):
 
 def test_a_hub_id_without_a_connection_says_what_to_do():
     with pytest.raises(
-        ArtifactError, match="hf download nobody/nothing --local-dir DIR`, then --encoder DIR here"
+        ArtifactError,
+        match="hf download nobody/nothing --local-dir DIR` on a machine where it can, then use --encoder DIR here",
     ):
         load_encoder("nobody/nothing", load_recipe("smoke"))
 

@@ -27,7 +27,10 @@ def test_a_second_signal_stops_at_once_unless_it_is_the_first_delivered_twice(mo
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)  # a launcher passes on what the terminal has sent to all
         assert stop.received == signal.SIGINT
-        assert capfd.readouterr().err == "stopping as soon as the state is saved; again: at once, without\n"
+        assert (
+            capfd.readouterr().err
+            == "stopping as soon as the state is saved; interrupt again to stop at once without saving\n"
+        )
         now[0] += DOUBLE_SIGNAL_SECONDS + 0.1
         with pytest.raises(SystemExit) as raised:
             signal.raise_signal(signal.SIGTERM)
