@@ -117,7 +117,7 @@ def changer(condition: str | None, seed: int, manifest: Manifest) -> Callable[[W
 
 
 def _at_full_scale(signal: Wave, code: Callable[[Wave], Wave]) -> Wave:
-    """Code a signal scaled to full scale, and keep its length; noise may be louder than a file can store."""
+    """Code a signal at its length, scaled down if it is louder than full scale, the most that a file can store."""
     scale = max(1.0, float(np.abs(signal).max(initial=0.0)))
     coded = code(signal / np.float32(scale))[: len(signal)] * np.float32(scale)
     return np.pad(coded, (0, len(signal) - len(coded)))

@@ -142,8 +142,8 @@ def timing_note(report: Report) -> str:
     return (
         "M: millions of parameters; GMACs, 1 s: billions of multiply-adds for a second of audio; RTF: seconds that a"
         f" second of audio takes on {machine.num_threads} thread of {machine.processor}, single utterances of"
-        f" {lengths} s, median of {machine.rounds} rounds taken in turns (in brackets: shortest and longest); CPU:"
-        " computing time instead of wall time, which other load on the machine disturbs less."
+        f" {lengths} s, median of {machine.rounds} rounds taken in turns (in brackets: shortest and longest); CPU: the"
+        " same in computing time, which other load on the machine disturbs less."
     )
 
 

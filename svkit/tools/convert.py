@@ -34,7 +34,7 @@ def local_checkpoint(name: str | os.PathLike[str], file: str | None, progress: P
         progress: receives notes on what is fetched and converted.
 
     Raises:
-        ConfigError: `file` was given with a path, or the repository holds several checkpoints.
+        ConfigError: `file` was given with a path, or the repository holds several checkpoints and none was named.
         ArtifactError: the name is unknown on the hub, there is no connection, or it is no speaker model.
     """
     wanted = hub.parse(name)
