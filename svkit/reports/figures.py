@@ -350,9 +350,7 @@ def _is_drawn(curve: Curve | None) -> TypeGuard[Curve]:
 def _sparsities(report: Report) -> Iterator[Panel]:
     for stage in report.training:
         if _is_drawn(reached := stage.train.get("sparsity")):
-            caption = (
-                f"{stage.stage}: sparsity: target, expected by the gates, and counted if cut at that step"
-            )
+            caption = f"{stage.stage}: sparsity (target, expected by the gates, counted if cut at that step)"
             yield Panel(
                 name=f"sparsity-{stage.stage}", group="structure", caption=caption, height_inches=3.4,
                 alt=f"The expected sparsity goes from {percent(reached.value[0])} to {percent(reached.value[-1])} %"
