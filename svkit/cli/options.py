@@ -157,7 +157,12 @@ Manifest = Annotated[
     Path | None, option("--manifest", "List of utterances to use instead of the experiment's.", "TSV")
 ]
 AudioRoot = Annotated[
-    Path | None, option("--audio-root", "Directory that the manifest's relative paths start from.", "DIR")
+    str | None,  # Path would make one slash of the two in a URL
+    option(
+        "--audio-root",
+        "Directory, or URL of tar shards, that the manifest's relative paths start from.",
+        "DIR",
+    ),
 ]
 Noise = Annotated[Path | None, option("--noise", "Noise and music list [default: the prepared one].", "TSV")]
 Rirs = Annotated[Path | None, option("--rirs", "Room impulse responses [default: the prepared ones].", "TSV")]

@@ -213,6 +213,11 @@ class DataConfig:
     anywhere. False: the crop starts at the beginning of the audio."""
     num_workers: Annotated[int, Range(ge=0, le=1024)] = 8
     """Loader processes; 0 loads in the training process."""
+    cache_dir: Optional[str] = None
+    """Directory on a fast local disk in which pieces of tar shards are kept that have been read: for shards at URLs and
+    on slow shared disks (docs/manifests.md). None: nothing is kept."""
+    cache_gb: Annotated[float, Range(ge=0.01, le=1e6)] = 100.0
+    """Size of its file at most, in 10^9 bytes."""
 
     def __post_init__(self) -> None:
         if len(set(self.speeds)) < len(self.speeds) or self.speeds[:1] != (1.0,):

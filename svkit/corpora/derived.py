@@ -10,18 +10,22 @@ import pandas as pd
 from svkit.errors import ConfigError
 from svkit.store.manifest import Manifest, write_manifest
 from svkit.store.output import LIST_SUFFIXES, Output
+from svkit.store.remote_file import URL
 from svkit.store.tables import integers
 
 
 def rebased_table(manifest: Manifest, directory: Path) -> pd.DataFrame:
     """Return a manifest's table with the paths of a list in `directory`: relative if they lie below it."""
-    root, target = manifest.root.resolve(), directory.resolve()
-    if root == target:
-        return manifest.table
-    below = root.relative_to(target) if root.is_relative_to(target) else root
-    prefix = f"{below.as_posix().rstrip('/')}/"
-    paths = manifest.table["path"]
-    return manifest.table.assign(path=paths.where(paths.str.startswith("/"), prefix + paths))
+    target, paths = directory.resolve(), manifest.table["path"]
+    if isinstance(manifest.root, str):
+        below = manifest.root
+    else:
+        root = manifest.root.resolve()
+        if root == target:
+            return manifest.table
+        below = (root.relative_to(target) if root.is_relative_to(target) else root).as_posix()
+    stays = paths.str.startswith("/") | paths.str.match(URL)
+    return manifest.table.assign(path=paths.where(stays, f"{below.rstrip('/')}/" + paths))
 
 
 def movable_table(table: pd.DataFrame, directory: Path) -> pd.DataFrame:

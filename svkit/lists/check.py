@@ -30,7 +30,7 @@ class CheckRequest:
     list: Path
     out: Path | None = None
     """Where to write the list without its bad rows; None: a bad row is an error."""
-    audio_root: Path | None = None
+    audio_root: Path | str | None = None
     min_seconds: float = 0.5
     max_clipped: float = CLIPPED_SHARE
     """Largest allowed share of samples on plateaus at full scale or at the recording's own extremes."""

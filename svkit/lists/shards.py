@@ -37,7 +37,7 @@ class ShardsRequest:
     list: Path
     out: Path
     """Directory of the shards and of the list that points into them."""
-    audio_root: Path | None = None
+    audio_root: Path | str | None = None
     per_shard: int = 4096
     """Utterances in one tar file."""
     seed: int = 24

@@ -2,27 +2,38 @@
 
 import io
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from svkit.store.audio_header import Claim
+from svkit.errors import SvkitError
+from svkit.store.audio_header import Claim, Read
+from svkit.store.block_cache import BlockCache, CachedFile, Source
 from svkit.store.files import open_handle
+from svkit.store.remote_file import open_remote
 
-_OPEN_TARS = 64
+_OPEN_TARS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 """Tar files held open in one process."""
+_WHOLE_BYTES = 1 << 20
+"""Recordings up to this size come from far away in one piece: most utterances are shorter."""
+_PIECE_BYTES = 1 << 18
+"""What is fetched at once of longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
     """Where a recording lies inside an uncompressed tar file."""
 
-    tar: Path
+    tar: Path | str
+    """A URL is text."""
     offset: int
     """Its first byte (after the member's header)."""
     size: int
     """In bytes."""
+    cache: BlockCache | None = None
+    """Where pieces of the tar file are kept."""
 
     def __str__(self) -> str:
         """Return the name used in messages."""
@@ -30,7 +41,7 @@ class TarMember:
 
 
 class OpenFile:
-    """An open file; `pread` leaves no position behind that threads or processes could share."""
+    """An open file; `read` leaves no position behind that threads or processes could share."""
 
     def __init__(self, path: Path) -> None:
         self.handle = open_handle(path)
@@ -40,16 +51,86 @@ class OpenFile:
         if hasattr(self, "handle"):
             close(self.handle)
 
+    @property
+    def size(self) -> int:
+        """Size in bytes, now."""
+        return os.fstat(self.handle).st_size
+
+    @property
+    def version(self) -> int:
+        """When it was last changed, in ns."""
+        return os.fstat(self.handle).st_mtime_ns
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Read up to `count` bytes from `offset` on."""
+        return os.pread(self.handle, count, offset)
+
 
 # Opening a file on a network takes longer than reading from it. One that is dropped here closes with its last reader.
-open_tar = lru_cache(maxsize=_OPEN_TARS)(OpenFile)
+_open_local = lru_cache(maxsize=_OPEN_TARS)(OpenFile)
+
+
+class _Ahead:
+    """A stretch of a far file, fetched in few pieces of which the last is kept: every question costs a way there."""
+
+    def __init__(self, file: Source, offset: int, size: int) -> None:
+        self._file, self._start, self._end = file, offset, offset + size
+        self._first, self._piece = offset, b""
+
+    def read(self, offset: int, count: int) -> bytes:
+        if count <= 0:
+            return b""
+        if not self._first <= offset <= offset + count <= self._first + len(self._piece):
+            is_short = self._end - self._start <= _WHOLE_BYTES
+            self._first = self._start if is_short else offset
+            last = self._end if is_short else min(self._end, offset + max(count, _PIECE_BYTES))
+            self._piece = self._file.read(self._first, last - self._first)
+        place = offset - self._first
+        return self._piece[place : place + count]
+
+
+def open_tar(member: TarMember) -> Source:
+    """Return the tar file of a recording, opened once in a process, read through the cache if there is one.
+
+    Raises:
+        OSError: it is missing or cannot be opened.
+        DataError: the server cannot be reached, or refuses.
+    """
+    file: Source = open_remote(member.tar) if isinstance(member.tar, str) else _open_local(member.tar)
+    if member.cache is None:
+        return file
+    name = member.tar if isinstance(member.tar, str) else str(member.tar.absolute())
+    return CachedFile(name, file, member.cache)
+
+
+def reader_of(file: Source, member: TarMember) -> Read:
+    """Return how the bytes of a recording are best read from its tar file."""
+    return file.read if isinstance(file, OpenFile) else _Ahead(file, member.offset, member.size).read
+
+
+def stamp_of(place: Path | TarMember) -> tuple[int, int]:
+    """Return by what a changed file is known: its size, and the time of its change in ns or the version at its URL.
+
+    Raises:
+        OSError: it is missing.
+        DataError: the server cannot be reached, or refuses.
+    """
+    path = place.tar if isinstance(place, TarMember) else place
+    if isinstance(path, str):
+        file = open_remote(path)
+        return file.size, file.version
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 class Window(io.RawIOBase):
     """A stretch of a file as a file of its own, with the corrections of its header."""
 
-    def __init__(self, file: OpenFile, offset: int, size: int, claim: Claim) -> None:
-        self._file, self._offset, self._claim = file, offset, claim
+    failure: SvkitError | None = None
+    """Why bytes could not be read, where it is known."""
+
+    def __init__(self, read: Read, offset: int, size: int, claim: Claim) -> None:
+        self._read, self._offset, self._claim = read, offset, claim
         self._end = size if claim.end is None else claim.end
         self._position, self._size = claim.start, claim.start + (size - claim.start) * claim.stretch
 
@@ -72,9 +153,7 @@ class Window(io.RawIOBase):
 
     def read_at(self, offset: int, count: int) -> bytes:
         """Read bytes as they are."""
-        return os.pread(
-            self._file.handle, max(0, min(count, self._end - offset)), self._offset + min(offset, self._end)
-        )
+        return self._read(self._offset + min(offset, self._end), max(0, min(count, self._end - offset)))
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
         """Read the next bytes; none where the file cannot be read."""
@@ -82,6 +161,8 @@ class Window(io.RawIOBase):
             data = self.read_at(self._position, len(buffer))
         except OSError:  # libsndfile asks from C, where an exception would end as text on stderr
             data = b""
+        except SvkitError as error:
+            self.failure, data = error, b""
         if self._claim.stretch > 1 and self._position >= self._size - 128:
             # mpg123 looks for an ID3 tag at the end.
             data = bytes(min(len(buffer), self._size - self._position))

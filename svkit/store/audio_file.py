@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ import soundfile
 
 from svkit.errors import DataError
 from svkit.store.atomic import replacing
-from svkit.store.audio_bytes import OpenFile, TarMember, Window, open_tar
+from svkit.store.audio_bytes import OpenFile, TarMember, Window, open_tar, reader_of, stamp_of
 from svkit.store.audio_header import Claim, read_claim
 from svkit.store.files import why_not
 
@@ -59,6 +59,12 @@ class _Audio(soundfile.SoundFile):  # type: ignore[misc]
 
     path: Place
     claim: Claim
+    window: Window | None
+
+    def raise_failure(self) -> None:
+        """Raise what kept bytes from being read: the decoder only knows that they were not there."""
+        if self.window is not None and self.window.failure is not None:
+            raise self.window.failure
 
     def seekable(self) -> bool:
         """Return False: else each block ends with a seek, and an MP3 decoder lacks the bits of earlier frames."""
@@ -98,50 +104,59 @@ class AudioError(DataError):
 
 
 def _open(path: Place) -> _Audio:
+    window = None
     try:
         if isinstance(path, TarMember):
-            file, offset, size = open_tar(path.tar), path.offset, path.size
+            tar = open_tar(path)
+            if tar.size < path.offset + path.size:
+                raise _too_short(path, tar.size)
+            read, offset, size = reader_of(tar, path), path.offset, path.size
         else:
-            file, offset = OpenFile(path), 0
-            size = os.fstat(file.handle).st_size
-        claim = read_claim(Window(file, offset, size, Claim()).read_at, size)
+            file = OpenFile(path)
+            read, offset, size = file.read, 0, file.size
+        claim = read_claim(Window(read, offset, size, Claim()).read_at, size)
         if isinstance(path, TarMember) or claim.is_corrected:
-            audio = _Audio(io.BufferedReader(Window(file, offset, size, claim), _READ_BYTES))
+            window = Window(read, offset, size, claim)
+            audio = _Audio(io.BufferedReader(window, _READ_BYTES))
         else:
             audio = _Audio(os.dup(file.handle))
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
+        if window is not None and window.failure is not None:
+            raise window.failure from error
         raise _explain(path, error) from error
-    audio.path, audio.claim = path, claim
+    audio.path, audio.claim, audio.window = path, claim, window
     return audio
 
 
-def _file_of(path: Place) -> Path:
-    return path.tar if isinstance(path, TarMember) else path
+def _too_short(member: TarMember, size: int) -> AudioError:
+    detail = f"the tar file ends after {size} bytes; has it changed since the list was made?"
+    return AudioError(member, "truncated", detail)
 
 
 def _explain(path: Place, error: Exception, where: str = "") -> AudioError:
-    file = _file_of(path)
     if isinstance(error, OSError):
         reason = "missing" if isinstance(error, FileNotFoundError) else "unreadable"
         return AudioError(path, reason, why_not(error))
-    size = file.stat().st_size
+    size = stamp_of(path)[0]
     if not size:
         return AudioError(path, "empty", "empty file")
     if isinstance(path, TarMember) and size < path.offset + path.size:
-        detail = f"the tar file ends after {size} bytes; has it changed since the list was made?"
-        return AudioError(path, "truncated", detail)
-    if not where and (hint := _conversion_hint(file, path.offset if isinstance(path, TarMember) else 0)):
+        return _too_short(path, size)
+    if not where and (hint := _conversion_hint(path)):
         return AudioError(path, "unreadable", hint)
     detail = str(getattr(error, "error_string", None) or error).strip().rstrip(".")
     return AudioError(path, "unreadable", f"not readable as audio{where}: {detail}")
 
 
-def _conversion_hint(file: Path, offset: int) -> str:
+def _conversion_hint(path: Place) -> str:
     """Say what to do with audio that libsndfile does not know; empty for what is none."""
-    opened = OpenFile(file)
-    is_other = _OTHER_AUDIO.match(os.pread(opened.handle, 16, offset))
+    if isinstance(path, TarMember):
+        head = open_tar(path).read(path.offset, min(16, path.size))
+    else:
+        head = OpenFile(path).read(0, 16)
+    file = PurePosixPath(path.tar if isinstance(path, TarMember) else path)
     suffix = file.suffix.lower()
-    if not is_other and suffix not in CONVERTIBLE_SUFFIXES:
+    if not _OTHER_AUDIO.match(head) and suffix not in CONVERTIBLE_SUFFIXES:
         return ""
     what = suffix if suffix in CONVERTIBLE_SUFFIXES else "its content (AAC or similar)"
     command = f"ffmpeg -i {file.name} {file.stem}.flac"
@@ -193,14 +208,14 @@ def count_samples(path: Place) -> int:
         AudioError: see `examine`.
     """
     try:
-        status = _file_of(path).stat()
+        stamp = stamp_of(path)
     except OSError as error:
         raise _explain(path, error) from error
-    return _count(path, status.st_size, status.st_mtime_ns)
+    return _count(path, stamp)
 
 
 @lru_cache(maxsize=_COUNTS)
-def _count(path: Place, size: int, changed_ns: int) -> int:
+def _count(path: Place, stamp: tuple[int, int]) -> int:
     with _open(path) as file:
         return sum(len(block) for block in _blocks(file, 0, None))
 
@@ -351,6 +366,7 @@ def _blocks(
         while wanted is None or found < wanted:
             count = longest if wanted is None else min(wanted - found, longest)
             block = file.read(count, dtype="float32", always_2d=True)
+            file.raise_failure()
             if not len(block):
                 if wanted is None:
                     return
@@ -362,6 +378,7 @@ def _blocks(
             yield block
         return
     except (soundfile.SoundFileError, OSError, ValueError) as error:
+        file.raise_failure()
         if "lost sync" not in str(error):
             raise _explain(path, error, f" after sample {start + found}") from error
         if size:

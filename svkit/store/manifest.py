@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from svkit.errors import DataError, first_five
 from svkit.store.audio_bytes import TarMember
 from svkit.store.audio_file import Channel
+from svkit.store.block_cache import BlockCache
+from svkit.store.remote_file import URL, is_url, require_backend
 from svkit.store.tables import integers, read_table, write_table
 
 COLUMNS = ("utterance_id", "speaker_id", "path", "sample_rate_hz", "num_samples", "session_id")
@@ -34,10 +36,12 @@ class Manifest:
 
     source: Path
     """The file it was read from."""
-    root: Path
-    """Relative paths are below this directory."""
+    root: Path | str
+    """Relative paths are below this directory, or this URL."""
     table: pd.DataFrame
     """All columns as text, in the order of the file."""
+    cache: BlockCache | None = None
+    """Where pieces of the tar files are kept that have been read."""
 
     def __len__(self) -> int:
         """Return the number of utterances."""
@@ -101,14 +105,22 @@ class Manifest:
 
     def audio_path(self, row: int) -> Path:
         """Return the file that holds the audio of a row: absolute paths as they are, others below `root`."""
-        return self.root / str(self._cells["path"][row])
+        return Path(self._location(row))
 
     def audio(self, row: int) -> Path | TarMember:
         """Return where the audio of a row is: a file, or its place in a tar file."""
-        path = self.audio_path(row)
         if self._members is None or not self._members[1][row]:
+            return self.audio_path(row)
+        offset, size = int(self._members[0][row]), int(self._members[1][row])
+        return TarMember(self._location(row), offset, size, self.cache)
+
+    def _location(self, row: int) -> Path | str:
+        path = str(self._cells["path"][row])
+        if is_url(path):
             return path
-        return TarMember(path, int(self._members[0][row]), int(self._members[1][row]))
+        if isinstance(self.root, Path):
+            return self.root / path
+        return Path(path) if path.startswith("/") else f"{self.root.rstrip('/')}/{path}"
 
     def channel(self, row: int) -> Channel:
         """Return which channel of the audio of a row is read."""
@@ -137,13 +149,20 @@ _FORMATS = (
 """Columns with a form: what each cell is, in full, and in words."""
 
 
-def read_manifest(path: Path, audio_root: Path | None = None, *, needs_speakers: bool = True) -> Manifest:
+def read_manifest(
+    path: Path,
+    audio_root: Path | str | None = None,
+    *,
+    needs_speakers: bool = True,
+    cache: BlockCache | None = None,
+) -> Manifest:
     """Read and check a manifest (`.tsv`, or `.parquet` with the same columns); paths are below `audio_root`.
 
-    Without one, they are below the manifest's own directory. `speaker_id` may be empty, for nobody knows who speaks,
-    unless it `needs_speakers`.
+    Without one, they are below the manifest's own directory; tar files may be at URLs, or below one. `speaker_id` may
+    be empty, for nobody knows who speaks, unless it `needs_speakers`. Tar files are read through `cache`.
 
     Raises:
+        ConfigError: the package that reads a kind of URL is not installed.
         DataError: missing file or column, no rows, empty, duplicate or climbing (`..`) ids, rates or lengths that
             are not positive integers; the first five lines are named.
     """
@@ -182,10 +201,32 @@ def read_manifest(path: Path, audio_root: Path | None = None, *, needs_speakers:
     if shards:
         unlike = table["shard_offset"].eq("") != table["shard_size"].isin(["", "0"])
         refuse("shard_size", unlike, "a number above 0 if there is an offset, and only then")
-    manifest = Manifest(path, path.parent if audio_root is None else audio_root, table)
+    root = _root(path, audio_root)
+    is_remote = _at_urls(paths, root)
+    is_file = table["shard_size"].isin(["", "0"]) if shards else True
+    refuse("path", is_remote & is_file, "a file: of URLs, only tar files by `svkit prepare shards` are read")
+    manifest = Manifest(path, root, table, cache)
     too_high = manifest.sample_rates_hz > _HIGHEST_RATE_HZ
     refuse("sample_rate_hz", too_high, f"at most {_HIGHEST_RATE_HZ} Hz")
     return manifest
+
+
+def _root(path: Path, audio_root: Path | str | None) -> Path | str:
+    if audio_root is None:
+        return path.parent
+    return audio_root if is_url(audio_root) else Path(audio_root)
+
+
+def _at_urls(paths: "pd.Series[str]", root: Path | str) -> "pd.Series[bool]":
+    """Say of each path whether it is a URL or below one; ConfigError if what reads one is not installed."""
+    is_remote = paths.str.match(URL)
+    urls = list(paths[is_remote].unique())
+    if isinstance(root, str):
+        urls.append(root)
+        is_remote |= ~paths.str.startswith("/")
+    for url in {url.partition(":")[0]: url for url in urls}.values():
+        require_backend(url)
+    return is_remote
 
 
 def _ascends(ids: pd.Series) -> bool:

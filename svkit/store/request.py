@@ -46,5 +46,5 @@ class RunRequest(Request):
     """None: the command's default directory in `exp`."""
     manifest: Path | None = None
     """None: the experiment's."""
-    audio_root: Path | None = None
-    """Directory that the manifest's paths are relative to; None: the manifest's own."""
+    audio_root: Path | str | None = None
+    """Directory that the manifest's paths are relative to, or URL of tar shards; None: the manifest's own directory."""

@@ -18,11 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from svkit.errors import ArtifactError
+from svkit.store import audio_bytes
 from svkit.store.atomic import one_line
-from svkit.store.audio_bytes import TarMember
-from svkit.store.audio_file import Channel
-
-Place = Path | TarMember
+from svkit.store.audio_file import Channel, Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,16 +63,15 @@ class Source(NamedTuple):
 
 
 Stamp = tuple[int, int]
-"""Size of a file in bytes and its modification time in ns: a changed file has another stamp."""
+"""Size of a file in bytes and its modification time in ns, or version at its URL: a changed file has another stamp."""
 
 
 def stamp_of(place: Place) -> Stamp | None:
-    """Return the stamp of a file; None if the system cannot tell."""
+    """Return the stamp of a file; None if it is missing."""
     try:
-        status = (place.tar if isinstance(place, TarMember) else place).stat()
+        return audio_bytes.stamp_of(place)
     except OSError:
         return None
-    return status.st_size, status.st_mtime_ns
 
 
 class Entry(NamedTuple):

@@ -31,6 +31,7 @@ from svkit.progress import Task as Bar
 from svkit.reports.card import write_card
 from svkit.store import checkpoint
 from svkit.store.atomic import one_line
+from svkit.store.block_cache import BlockCache
 from svkit.store.manifest import Manifest, read_manifest
 from svkit.store.output import Output
 from svkit.store.request import RunRequest
@@ -153,11 +154,14 @@ def run_stages(stages: Sequence[Stage], progress: Progress) -> None:
 def _run(stage: Stage, accelerator: Accelerator, progress: Progress) -> None:
     request, config, output = stage.request, stage.config, stage.output
 
+    directory = config.data.cache_dir
+    cache = BlockCache.make(Path(directory), config.data.cache_gb) if directory else None
+
     def listed(name: str) -> Manifest | None:
-        return read_manifest(output.inputs[name]) if name in output.inputs else None
+        return read_manifest(output.inputs[name], cache=cache) if name in output.inputs else None
 
     dataset = CropDataset(
-        read_manifest(output.inputs["train"], request.audio_root),
+        read_manifest(output.inputs["train"], request.audio_root, cache=cache),
         config.data,
         config.augment,
         seed=request.recipe.seed,

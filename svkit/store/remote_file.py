@@ -1,0 +1,179 @@
+"""Files at URLs, read by ranges of bytes: http(s) by the standard library, every other kind by fsspec's back-ends.
+
+What the network does wrong for a moment is tried again; a file that has changed since it was opened is refused.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, Protocol, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from svkit.errors import ConfigError, DataError, first_line
+
+URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
+"""How the text of a URL begins."""
+_WAITS_SECONDS = (1, 2, 4, 8, 16)
+"""Before each further try; most outages of a server are shorter than their sum."""
+_TIMEOUT_SECONDS = 60
+_PASSING = frozenset({408, 425, 429})
+"""Refusals of HTTP's 4xx that are worth another try: time-outs and too many requests."""
+_VERSION_KEYS = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "created")
+"""What fsspec's back-ends call the facts that differ between two contents of one name."""
+_OPEN_FILES = 1 << 14
+"""Of which size and version are remembered in one process."""
+_RETRY = "see to the network and the server, then run the same command again"
+_PACK = "use the list that belongs to these shards, or pack them again"
+Value = TypeVar("Value")
+
+
+class _Refused(Exception):
+    """What another try would not change: the reason; what to do."""
+
+
+class _Transport(Protocol):
+    size: int
+    version: str
+
+    def read(self, offset: int, count: int) -> bytes: ...
+
+
+def is_url(path: object) -> bool:
+    """Say whether a text begins as a URL does (`s3://...`)."""
+    return isinstance(path, str) and re.match(URL, path) is not None
+
+
+def require_backend(url: str) -> None:
+    """Import what reads such a URL.
+
+    Raises:
+        ConfigError: fsspec does not know its kind, or the package that reads it is not installed.
+    """
+    scheme = url.partition(":")[0].lower()
+    if scheme in ("http", "https"):
+        return
+    import fsspec  # only here: commands on files start without it
+
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        package = getattr(error.__cause__, "name", None)
+        advice = f"pip install {package}" if package else first_line(error)
+        raise ConfigError(f"{url}: no package that reads {scheme}:// is installed: {advice}") from error
+    except ValueError as error:
+        raise ConfigError(f"{url}: {scheme}:// is not known; expected s3://, gs://, https:// ...") from error
+
+
+class RemoteFile:
+    """A file at a URL, asked once for its size and version."""
+
+    def __init__(self, url: str) -> None:
+        """Ask for size and version (errors: as of `read` and `require_backend`)."""
+        require_backend(url)
+        self._url = url
+        is_http = url.lower().startswith(("http://", "https://"))
+        kind: Callable[[str], _Transport] = _Http if is_http else _Fsspec
+        self._transport = self._try("size", partial(kind, url))
+        self.size = self._transport.size
+        """In bytes."""
+        digest = hashlib.sha256(self._transport.version.encode()).digest()
+        self.version = int.from_bytes(digest[:7], "big")
+        """Another number for another content, where the server says so."""
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Read `count` bytes from `offset` on.
+
+        Raises:
+            DataError: they cannot be read, after several tries; or the file has changed.
+            FileNotFoundError: there is no such file.
+        """
+
+        def read() -> bytes:
+            data = self._transport.read(offset, count)
+            if len(data) != count:
+                raise EOFError(f"{len(data)} bytes came")
+            return data
+
+        return self._try(f"bytes {offset} to {offset + count}", read)
+
+    def _try(self, what: str, action: Callable[[], Value]) -> Value:
+        waits = list(_WAITS_SECONDS)
+        while True:
+            try:
+                return action()
+            except FileNotFoundError as error:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+            except _Refused as error:
+                raise DataError(f"{self._url}: {what} cannot be read: {error}") from error
+            except Exception as error:  # back-ends raise errors of many libraries
+                if not waits or isinstance(error, PermissionError):
+                    tries = len(_WAITS_SECONDS) - len(waits) + 1
+                    reason = f"{first_line(error)} (tries: {tries})"
+                    raise DataError(f"{self._url}: {what} cannot be read: {reason}; {_RETRY}") from error
+            time.sleep(waits.pop(0))
+
+
+class _Http:
+    """A file on a web server that answers range requests; each answer names size and version."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        _, self.size, self.version = self._get(0, 1)
+
+    def read(self, offset: int, count: int) -> bytes:
+        data, *facts = self._get(offset, count)
+        if facts != [self.size, self.version]:
+            found = f"{facts[0]} bytes, version {facts[1] or 'unknown'}"
+            expected = f"{self.size} bytes, version {self.version or 'unknown'}"
+            raise _Refused(f"the file has changed: expected {expected}, found {found}; {_PACK}")
+        return data
+
+    def _get(self, offset: int, count: int) -> tuple[bytes, int, str]:
+        asked = f"bytes={offset}-{offset + count - 1}"
+        try:
+            with urlopen(Request(self._url, headers={"Range": asked}), timeout=_TIMEOUT_SECONDS) as answer:
+                total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+                if answer.status != 206 or not total.isdecimal():
+                    reason = f"expected an answer to a range of bytes (HTTP 206), found HTTP {answer.status}"
+                    raise _Refused(f"{reason}; serve the shards by a server that knows ranges")
+                version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+                return answer.read(count), int(total), version
+        except HTTPError as error:
+            if error.code in (404, 410):
+                raise FileNotFoundError(self._url) from error
+            if 400 <= error.code < 500 and error.code not in _PASSING:
+                raise _Refused(f"HTTP {error.code} {error.reason}; see to the URL and your rights") from error
+            raise
+
+
+class _Fsspec:
+    """A file of a back-end of fsspec. S3's notices by itself that an open file changes; all do when it is opened."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        system, path = fsspec.core.url_to_fs(url)
+        info: dict[str, Any] = system.info(path)
+        if info.get("size") is None:
+            raise _Refused("the server does not say how long it is; serve the shards by another one")
+        self.size = int(info["size"])
+        self.version = " ".join(str(info[key]) for key in _VERSION_KEYS if key in info)
+        self._file = system.open(path, "rb", cache_type="none")
+        self._lock = threading.Lock()
+
+    def read(self, offset: int, count: int) -> bytes:
+        with self._lock:  # a file has one place, and `prepare check` reads in threads
+            self._file.seek(offset)
+            return bytes(self._file.read(count))
+
+
+open_remote = lru_cache(maxsize=_OPEN_FILES)(RemoteFile)
+"""Return the file at a URL; asked for once in a process."""
+# Connections and event loops of a parent are of no use to a loader's worker.
+os.register_at_fork(after_in_child=open_remote.cache_clear)
