@@ -236,8 +236,9 @@ bench: $(SETUP)
 	missed=; for name in $(speed); do \
 	    $(VENV)/bin/python $(benchmarks)/$$name.py $(if $(RESULTS),--json $(RESULTS)/$$name.json) || missed="$$missed $$name"; \
 	done; \
-	if [ -d $(call quote,$(VOICES)) ]; then $(VENV)/bin/python $(benchmarks)/data_loading.py $(call quote,$(VOICES)) \
-	    $(if $(RESULTS),--json $(RESULTS)/data_loading.json); fi; \
+	if [ -d $(call quote,$(VOICES)) ]; then for name in data_loading shard_loading; do \
+	    $(VENV)/bin/python $(benchmarks)/$$name.py $(call quote,$(VOICES)) $(if $(RESULTS),--json $(RESULTS)/$$name.json); \
+	done; fi; \
 	if [ -n "$$missed" ]; then echo "below a target:$$missed"; exit 1; fi
 
 # Leaves the virtual environment and the experiments: they took time.
