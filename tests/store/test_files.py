@@ -94,7 +94,7 @@ ALLOWED = {
     # svkit's own files, in the package or just written.
     "config/load.py": {"(...).read_text"},
     "store/lists.py": {"(...).read_bytes", "path.read_bytes"},
-    "tools/onnx_graph.py": {"onnx.load", "onnxruntime.InferenceSession"},
+    "tools/onnx_graph.py": {"ir.load", "onnxruntime.InferenceSession"},
     "tools/export.py": {"script.read_bytes"},
     # Runs beside an exported graph, without svkit.
     "tools/decide.py": {"onnxruntime.InferenceSession", "(...).read_text"},
