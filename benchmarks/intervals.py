@@ -21,6 +21,7 @@ from interval_candidates import CANDIDATES
 from numpy.typing import NDArray
 
 from svkit.eval import bootstrap, metrics
+from svkit.eval.crossings import resample_crossings
 from svkit.eval.results import Interval
 from svkit.eval.summary import BAND_RATES, Draws, Resampled, resample_errors, summarize
 
@@ -279,10 +280,6 @@ def measure(
     """Return `MEASURED` in every resample, [R, 6]."""
     llrs, is_target = truth.scale * (scores - truth.offset), labels == 1
 
-    def curve(miss: Floats, accept: Floats) -> Floats:
-        lowest = metrics.detection_cost(miss, accept, 0.05).min(axis=1)
-        return np.stack([bootstrap.eer_statistic(miss, accept), lowest], axis=1)
-
     costs: list[bootstrap.Cost] = [
         lambda rows: (llrs[rows] >= np.log(19)) != is_target[rows],
         lambda rows: np.logaddexp(0, np.where(is_target[rows], -1, 1) * llrs[rows]) / np.log(2),
@@ -290,9 +287,27 @@ def measure(
     ]
     of_targets, of_others = bootstrap.resample_means(costs, is_target, speakers, drawn)
     actual = metrics.detection_cost(of_targets[:, 0], of_others[:, 0], 0.05)
-    columns = [actual, (of_targets + of_others)[:, 1] / 2, of_targets[:, 2], of_others[:, 2]]
-    found = np.column_stack([bootstrap.resample(scores, labels, speakers, drawn, curve), *columns])
+    eers, _ = resample_crossings(scores, labels, speakers, drawn)
+    lowest = lowest_costs(scores, is_target, speakers, drawn)
+    columns = [eers, lowest, actual, (of_targets + of_others)[:, 1] / 2, of_targets[:, 2], of_others[:, 2]]
+    found = np.column_stack(columns)
     return np.where(np.isnan(found), np.nanmean(found, axis=0), found)
+
+
+def lowest_costs(
+    scores: Floats, is_target: NDArray[np.bool_], speakers: bootstrap.TrialSpeakers, drawn: Ints
+) -> Floats:
+    """Return minDCF 0.05 in every resample, [R]; scores [N] all differ. NaN where a class is missing."""
+    order = np.argsort(scores)
+    is_target, left, right = is_target[order], speakers.enroll[order], speakers.test[order]
+    lowest = np.full(len(drawn), np.nan)
+    for row, counts in enumerate(drawn):
+        weights = counts[left] * np.where(is_target, 1, counts[right])
+        missed, rejected = (np.cumsum(weights * of_class) for of_class in (is_target, ~is_target))
+        if missed[-1] and rejected[-1]:
+            costs = metrics.detection_cost(missed / missed[-1], 1 - rejected / rejected[-1], 0.05)
+            lowest[row] = min(costs.min(), metrics.detection_cost(0.0, 1.0, 0.05))
+    return lowest
 
 
 # ---- Counting --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from svkit.eval import bootstrap
 from svkit.eval.bootstrap import TrialSpeakers
+from svkit.eval.crossings import resample_crossings
 from svkit.eval.metrics import equal_error_rate, error_curve
 from svkit.store.scores import Scores
 from svkit.store.trials import Trials
@@ -45,16 +46,14 @@ class Pool:
         """EER of all trials at one threshold, and in every resample, [R]."""
         scores = np.concatenate([fold.scores for fold in folds])
         labels = np.concatenate([fold.trials.labels for fold in folds])
-        eers = bootstrap.resample(scores, labels, self.speakers, self.drawn, bootstrap.eer_statistic)
+        eers, _ = resample_crossings(scores, labels, self.speakers, self.drawn)
         return equal_error_rate(error_curve(scores, labels == 1)), eers
 
     def mean(self, folds: Sequence[Scores]) -> tuple[float, Floats]:
         """Mean of the folds' EERs, each at a threshold of its own, and in every resample, [R]."""
         points = [equal_error_rate(error_curve(fold.scores, fold.trials.labels == 1)) for fold in folds]
         resampled = [
-            bootstrap.resample(
-                fold.scores, fold.trials.labels, speakers, self.drawn[:, part], bootstrap.eer_statistic
-            )
+            resample_crossings(fold.scores, fold.trials.labels, speakers, self.drawn[:, part])[0]
             for fold, speakers, part in zip(folds, self.of_folds, self.parts, strict=True)
         ]
         return float(np.mean(points)), np.mean(resampled, axis=0)

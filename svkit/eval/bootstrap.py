@@ -35,7 +35,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import betaincinv, gammaincinv, ndtr, ndtri, stdtr, stdtrit
 
 from svkit.errors import ConfigError, DataError, first_five
-from svkit.eval.metrics import check_trials, corner_points, error_curve
+from svkit.eval.metrics import check_trials
 from svkit.eval.results import Interval, PairedDifference
 
 Floats = NDArray[np.float64]
@@ -43,19 +43,12 @@ Ints = NDArray[np.int64]
 Numbers = NDArray[np.integer[Any]]
 Cost = Callable[[slice], NDArray[np.generic]]
 """Says what each of some trials costs."""
-Statistic = Callable[[Floats, Floats], Floats]
-"""Maps miss rates [B, K] and false-accept rates [B, K] (thresholds ascending along K) to [B] or [B, ...]."""
 
 MIN_SPEAKERS = 5
 """With fewer, the outer percentiles that an interval of 95 % needs lie beyond any number of resamples."""
 
-BLOCK_VALUES = 2**21
-"""Trials, or resamples x points of a curve, in one go."""
-CACHE_VALUES = 2**16
-"""Weights (resamples x trials) held at once: they stay within a core's cache."""
-
-MAX_POINTS = 2**20
-"""Corners of the error curve looked at in each resample; of more, so many evenly spread ones tell an interval."""
+BLOCK_TRIALS = 2**21
+"""Trials whose costs are summed in one go."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,104 +107,6 @@ def draw_multiplicities(num_speakers: int, num_resamples: int, seed: int) -> NDA
     return rng.multinomial(num_speakers, np.full(num_speakers, 1 / num_speakers), size=num_resamples)
 
 
-def resample(
-    scores: ArrayLike,
-    labels: ArrayLike,
-    speakers: TrialSpeakers,
-    multiplicities: NDArray[np.int64],
-    statistic: Statistic,
-) -> Floats:
-    """Evaluate a statistic of the error curve in every resample.
-
-    Args:
-        scores: [N].
-        labels: [N] 1 for target, 0 for nontarget.
-        speakers: speakers of the N trials.
-        multiplicities: [R, S] from `draw_multiplicities`; hand the same to every system that is compared.
-        statistic: what to measure.
-
-    Returns:
-        [R] or [R, ...]; NaN where a resample has no target or no nontarget trial left.
-    """
-    values, is_target = check_trials(scores, labels)
-    # Only corners of the error curve matter: how many targets, and how many nontargets, are below each.
-    curve = error_curve(values, is_target)
-    points = corner_points(curve)
-    if len(points) > MAX_POINTS:
-        points = points[np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(np.int64)]
-    num_misses = curve.num_misses[points]
-    num_rejected = curve.num_nontargets - curve.num_false_accepts[points]
-    del curve
-    # By ascending score, a resample's rate at a corner is the weight of the first so many trials.
-    order = np.argsort(values)
-    is_target = is_target[order]
-    targets, others = order[is_target], order[~is_target]
-    del order, is_target, values
-    own, sides = speakers.enroll[targets], (speakers.enroll[others], speakers.test[others])
-    del targets, others
-    rows = max(1, BLOCK_VALUES // len(num_misses))
-    found = []
-    for start in range(0, len(multiplicities), rows):
-        drawn = multiplicities[start : start + rows]
-        missed = _weight_shares(drawn, (own,), num_misses)
-        rejected = _weight_shares(drawn, sides, num_rejected)
-        found.append(statistic(missed, 1.0 - rejected))
-    return np.concatenate(found)
-
-
-def _weight_shares(drawn: Ints, sides: Sequence[Numbers], counts: Ints) -> Floats:
-    """Return the weight of the first so many trials over that of all, [B, K]; NaN where that is zero.
-
-    The weight of a trial in a resample is the product over its `sides`, one or two [M], of how often its speakers are
-    `drawn` [B, S]; `counts` [K] ascend.
-    """
-    num_trials = len(sides[0])
-    sums = np.zeros((len(drawn), len(counts)))
-    total = np.zeros((len(drawn), 1), dtype=np.int64)
-    step = max(1, CACHE_VALUES // len(drawn))
-    for start in range(0, num_trials, step):
-        stop = min(start + step, num_trials)
-        weights = drawn.take(sides[0][start:stop], axis=1)
-        for side in sides[1:]:
-            weights *= drawn.take(side[start:stop], axis=1)
-        # Whole numbers: exact, and added up three times faster than others.
-        np.cumsum(weights, axis=1, out=weights)
-        weights += total
-        first, last = np.searchsorted(counts, (start, stop), side="right")
-        sums[:, first:last] = weights[:, counts[first:last] - start - 1]
-        total = weights[:, -1:].copy()
-    sums /= np.where(total == 0, np.nan, total)
-    return sums
-
-
-def eer_statistic(miss: Floats, false_accept: Floats) -> Floats:
-    """Plain EER of every row (see `metrics.equal_error_rate`), [B]."""
-    undefined = np.isnan(miss[:, -1]) | np.isnan(false_accept[:, -1])
-    after = np.clip(np.count_nonzero(miss < false_accept, axis=1), 1, miss.shape[1] - 1)
-    row = np.arange(len(miss))
-    gap_before = false_accept[row, after - 1] - miss[row, after - 1]
-    gap_after = miss[row, after] - false_accept[row, after]
-    share = gap_before / np.where(undefined, 1.0, gap_before + gap_after)
-    eer = miss[row, after - 1] + share * (miss[row, after] - miss[row, after - 1])
-    return np.where(undefined, np.nan, eer)
-
-
-def miss_statistic(false_accept_rates: Sequence[float]) -> Statistic:
-    """Return the statistic miss rate at the lowest threshold within each false-accept rate, [B, G]."""
-    limits = np.asarray(false_accept_rates, dtype=np.float64)
-
-    def statistic(miss: Floats, false_accept: Floats) -> Floats:
-        # False-accept rates fall along a row: the first column within a limit is the number of those above it.
-        num_columns = false_accept.shape[1]
-        allowed = limits * (1 + 1e-12) + 1e-15
-        within = [np.searchsorted(row[::-1], allowed, side="right") for row in false_accept]
-        columns = np.minimum(num_columns - np.stack(within), num_columns - 1)
-        undefined = np.isnan(false_accept[:, :1])
-        return np.where(undefined, np.nan, np.take_along_axis(miss, columns, axis=1))
-
-    return statistic
-
-
 def resample_rates(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -219,7 +114,7 @@ def resample_rates(
     multiplicities: NDArray[np.int64],
     thresholds: Sequence[float],
 ) -> tuple[Floats, Floats]:
-    """Return miss and false-accept rates of P fixed thresholds in every resample, [R, P] each; see `resample`."""
+    """Return miss and false-accept rates of P fixed thresholds in every resample, [R, P] each."""
     values, is_target = check_trials(scores, labels)
 
     def errors(limit: float) -> Cost:
@@ -255,8 +150,8 @@ def _sum_costs(cost: Cost, is_target: NDArray[np.bool_], speakers: TrialSpeakers
     """Return the costs of the target trials of each speaker [S] and of the nontarget trials of each pair [S, S]."""
     size = speakers.num_speakers
     own, pairs = np.zeros(size), csr_array((size, size), dtype=np.float64)
-    for start in range(0, len(is_target), BLOCK_VALUES):
-        rows = slice(start, start + BLOCK_VALUES)
+    for start in range(0, len(is_target), BLOCK_TRIALS):
+        rows = slice(start, start + BLOCK_TRIALS)
         amounts = np.asarray(cost(rows), dtype=np.float64)
         targets = np.flatnonzero(is_target[rows])
         own += np.bincount(speakers.enroll[rows][targets], amounts[targets], size)

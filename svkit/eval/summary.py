@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svkit.eval import bootstrap
+from svkit.eval.crossings import resample_crossings
 from svkit.eval.llr import act_dcf, bayes_threshold, cllr, min_cllr
 from svkit.eval.metrics import (
     ErrorCurve,
@@ -71,22 +72,16 @@ class Resampled:
 
 def resample_errors(scores: ArrayLike, labels: ArrayLike, draws: Draws) -> Resampled:
     """Measure scores [N] with labels [N] in every resample."""
-    band = bootstrap.miss_statistic(BAND_RATES)
-
-    def statistic(miss: Floats, false_accept: Floats) -> Floats:
-        eer = bootstrap.eer_statistic(miss, false_accept)
-        return np.concatenate([eer[:, None], band(miss, false_accept)], axis=1)
-
     drawn = draws.multiplicities
     once = np.ones_like(drawn[:1])  # the trials as they are
-    found = bootstrap.resample(scores, labels, draws.speakers, np.concatenate([once, drawn]), statistic)
-    misses, samples = found[0, 1:], found[1:]
+    counts = np.concatenate([once, drawn])
+    eers, misses = resample_crossings(scores, labels, draws.speakers, counts, BAND_RATES)
     ends = np.full((2, len(BAND_RATES)), np.nan)
-    if 2 * np.count_nonzero(np.isfinite(samples[:, 0])) >= len(samples):
-        for place, miss in enumerate(misses.tolist()):
-            interval = bootstrap.rate_interval(miss, samples[:, 1 + place], drawn, draws.num_people)
+    if 2 * np.count_nonzero(np.isfinite(eers[1:])) >= len(drawn):
+        for place, miss in enumerate(misses[0].tolist()):
+            interval = bootstrap.rate_interval(miss, misses[1:, place], drawn, draws.num_people)
             ends[:, place] = interval.low, interval.high
-    return Resampled(eer=samples[:, 0], band=ends)
+    return Resampled(eer=eers[1:], band=ends)
 
 
 def summarize(
@@ -192,7 +187,7 @@ def summarize_group(
     if draws is not None:
         whole = draws.speakers
         part = replace(whole, enroll=whole.enroll[rows], test=whole.test[rows])
-        eers = bootstrap.resample(scores, labels, part, draws.multiplicities, bootstrap.eer_statistic)
+        eers, _ = resample_crossings(scores, labels, part, draws.multiplicities)
         present = np.union1d(part.enroll, part.test)
         # With too few speakers, or too few with target trials, the rate has no interval.
         if len(present) >= bootstrap.MIN_SPEAKERS and 2 * np.count_nonzero(np.isfinite(eers)) >= len(eers):
