@@ -68,22 +68,21 @@ class Coder:
     """Encodes a column that arrives in blocks."""
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
+        self._values = pa.array([], pa.string())
         self._blocks: list[npt.NDArray[Any]] = []
 
     @property
     def values(self) -> list[str]:
         """The distinct texts so far, in the order of their first rows."""
-        return list(self._places)
+        return list(self._values.to_pylist())
 
     def add(self, block: pa.DictionaryArray) -> None:
-        """Append a block of rows."""
-        places = self._places
-        known = (places.setdefault(text, len(places)) for text in block.dictionary.to_pylist())
-        table = np.fromiter(known, np.int32, len(block.dictionary))
-        # Until `finish`, codes take as few bytes as they can: one per row for labels and for the first utterances.
-        narrow = table.astype(np.min_scalar_type(int(table.max(initial=0))))
-        self._blocks.append(narrow[block.indices.to_numpy()])
+        """Add rows."""
+        known = pa.DictionaryArray.from_arrays(pa.array([], block.indices.type), self._values)
+        joined = pa.chunked_array([known, block]).unify_dictionaries().chunk(1)
+        self._values, codes = joined.dictionary, joined.indices.to_numpy()
+        # Two labels need one byte per row, and so do the first utterances.
+        self._blocks.append(codes.astype(np.min_scalar_type(int(codes.max(initial=0)))))
 
     def finish(self) -> Coded:
         """Return the whole column; nothing can be added after that."""
@@ -93,7 +92,7 @@ class Coder:
             block = self._blocks.pop()
             codes[end - len(block) : end] = block
             end -= len(block)
-        return Coded(np.array(list(self._places), dtype=object), codes)
+        return Coded(np.array(self.values, dtype=object), codes)
 
 
 def dictionary_block(column: pa.ChunkedArray) -> pa.DictionaryArray:

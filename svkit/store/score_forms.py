@@ -181,6 +181,6 @@ def write_form(directory: Path, form: str, trials: Trials, scores: npt.NDArray[n
     ]
     paths = [directory / form / name for name in names]
     for path, (line, columns) in zip(paths, lines, strict=True):
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             file.writelines(format_rows(line, columns))
     return paths

@@ -68,8 +68,8 @@ def write_scores(
     if llrs is not None:
         columns["llr"] = ("%.9g", llrs)
     forms, values = zip(*columns.values(), strict=True)
-    with replacing(directory / SCORES_NAME) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write("\t".join(columns) + "\n")
+    with replacing(directory / SCORES_NAME) as temporary, temporary.open("wb") as file:
+        file.write(("\t".join(columns) + "\n").encode())
         file.writelines(format_rows("\t".join(forms) + "\n", values))
 
 

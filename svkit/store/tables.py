@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
 from svkit.errors import ArtifactError, DataError, first_five, first_line
 from svkit.store.atomic import replacing
-from svkit.store.coded import row_blocks
+from svkit.store.coded import Coded, row_blocks
 from svkit.store.files import open_file
 
 _TAB, _NEWLINE = 9, 10
@@ -32,6 +33,8 @@ _SMALL_BYTES = 1 << 20
 """Up to this size, tables are parsed without threads: a command that ends while they are still starting would abort."""
 _BLOCK_ROWS = 1 << 16
 """Rows turned into text at once."""
+_TEXT = pa.large_string()
+_POWERS = np.array([10.0**place for place in range(13)])
 Lines = npt.NDArray[np.int64]
 """The line number of each row of a block in the file."""
 
@@ -237,11 +240,43 @@ def _check_shape(path: Path, body: bytes, num_columns: int, lines: Lines) -> Non
         )
 
 
-def format_rows(form: str, columns: Sequence[Any]) -> Iterator[str]:
-    """Yield lines of the `%`-format `form`, a block of rows at a time, as Python objects of all rows take too much."""
+def format_rows(form: str, columns: Sequence[Any]) -> Iterator[memoryview]:
+    """Yield lines of a form as UTF-8, a block of rows at a time.
+
+    Of columns [N], `%s` in the form is text (`Coded`), `%d` whole numbers and `%.9g` numbers, as Python writes them;
+    arrow does it in half the time.
+    """
+    pieces = re.split(r"(%s|%d|%\.9g)", form)
+    texts = [pa.array(column.values, _TEXT) if isinstance(column, Coded) else None for column in columns]
     for rows in row_blocks(len(columns[0])):
-        blocks = [column[rows].tolist() for column in columns]
-        yield "".join([form % row for row in zip(*blocks, strict=True)])
+        cells: list[pa.Array | pa.Scalar] = [pa.scalar(piece, _TEXT) for piece in pieces]
+        for place, column, text in zip(range(1, len(pieces), 2), columns, texts, strict=True):
+            if text is not None:
+                cells[place] = text.take(pa.array(column.codes[rows]))
+            elif pieces[place] == "%d":
+                cells[place] = pc.cast(pa.array(column[rows]), _TEXT)
+            else:
+                cells[place] = _nine_digits(np.asarray(column[rows], dtype=np.float64))
+        lines = pc.binary_join_element_wise(*cells, pa.scalar("", _TEXT))
+        _, offsets, data = lines.buffers()
+        yield memoryview(data)[: np.frombuffer(offsets, np.int64)[len(lines)]]
+
+
+def _nine_digits(numbers: npt.NDArray[np.float64]) -> pa.Array:
+    """Return numbers [N] in the form `%.9g`."""
+    sizes = np.abs(numbers)
+    # What is left to Python: exponents, and digits that the rounding of a product could change.
+    is_plain = (sizes >= 1e-4) & (sizes < 1e8)
+    sizes = np.where(is_plain, sizes, 1.0)
+    scales = _POWERS[8 - np.floor(np.log10(sizes)).astype(np.int8)]
+    digits = sizes * scales
+    is_plain &= np.abs(digits - np.floor(digits) - 0.5) > 1e-6
+    # The closest number to these digits has them for its shortest form, which is what arrow writes.
+    found = pc.cast(pa.array(np.copysign(np.rint(digits) / scales, numbers)), _TEXT)
+    if is_plain.all():
+        return found
+    others = pa.array([f"{number:.9g}" for number in numbers[~is_plain].tolist()], _TEXT)
+    return pc.replace_with_mask(found, ~is_plain, others)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -308,9 +308,9 @@ def write_trials(path: Path, trials: Trials) -> None:
         )
     sides: list[Any] = [trials.enroll, trials.test]
     labels: list[Any] = [trials.labels] if trials.has_labels else []
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         if plain:
             file.writelines(format_rows("%d " * len(labels) + "%s %s\n", [*labels, *sides]))
         else:
-            file.write("\t".join(HEADER[: 2 + len(labels)]) + "\n")
+            file.write(("\t".join(HEADER[: 2 + len(labels)]) + "\n").encode())
             file.writelines(format_rows("%s\t%s" + "\t%d" * len(labels) + "\n", [*sides, *labels]))

@@ -1,11 +1,14 @@
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svkit.errors import DataError
-from svkit.store import tables
-from svkit.store.tables import read_table, write_table
+from svkit.store import coded, tables
+from svkit.store.coded import Coder, encode
+from svkit.store.tables import format_rows, read_table, write_table
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n\r"), max_size=8)
 
@@ -109,3 +112,47 @@ def test_rows_are_written_in_blocks(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="blocks.tsv:1: a tab or line end inside the name"):
         write_table(tmp_path / "blocks.tsv", table.rename(columns={"a": "a\tc"}))
     assert (tmp_path / "blocks.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.floats(width=32),
+            st.floats(),
+            st.floats(-2.0, 2.0),
+            # Near the middle between two numbers of nine digits.
+            st.builds(
+                lambda digits, places: (digits + 0.5) / 10**places,
+                st.integers(-(10**9), 10**9),
+                st.integers(0, 13),
+            ),
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_rows_are_written_as_python_writes_them(numbers):
+    words = encode(np.array([f"ü {len(str(number))}" for number in numbers], dtype=object))
+    counts = np.arange(len(numbers), dtype=np.int8)
+    found = b"".join(format_rows("%s\t%d (%.9g)\n", [words, counts, np.array(numbers)]))
+    rows = zip(words[:].tolist(), counts.tolist(), numbers, strict=True)
+    assert found.decode() == "".join(f"{word}\t{count} ({number:.9g})\n" for word, count, number in rows)
+
+
+def test_rows_are_written_block_by_block(monkeypatch):
+    texts, numbers = encode(np.array(["a", "b", "a", "", "b"], dtype=object)), np.arange(5) / 8
+    whole = b"".join(format_rows("%s %.9g\n", [texts, numbers]))
+    monkeypatch.setattr(coded, "ROWS_PER_BLOCK", 2)
+    assert b"".join(format_rows("%s %.9g\n", [texts, numbers])) == whole
+    assert whole == b"a 0\nb 0.125\na 0.25\n 0.375\nb 0.5\n"
+
+
+def test_a_column_is_coded_over_blocks_in_the_order_of_first_rows():
+    coder = Coder()
+    blocks = (["b", "a", "b"], [], ["a", "ü", "", "b"], ["a"])
+    for block in blocks:
+        coder.add(pa.array(block, pa.string()).dictionary_encode())
+    assert coder.values == ["b", "a", "ü", ""]
+    column = coder.finish()
+    assert column[:].tolist() == [text for block in blocks for text in block]
+    assert column.codes.dtype == np.int32
