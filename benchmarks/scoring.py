@@ -1,7 +1,9 @@
 """Speed and memory of scoring and metrics at the sizes of the targets, against what peers do.
 
     python benchmarks/scoring.py [--threads 1] [--rounds 3] [--json FILE]
-    python benchmarks/scoring.py --command 1 4    `svkit score` on lists of 1 and 4 million trials alone
+    python benchmarks/scoring.py --parts command --sizes 1 4    `svkit score` on lists of 1 and 4 million trials alone
+
+Parts are renewed in a record that there is already: its other rows stay, and it says when each part was measured.
 
 The baselines are written below: a Python loop over trials, a sorted matrix of all scores against the cohort, a loop
 over the sorted scores, a trial list copied for every resample. Each runs on a part, because the whole would take
@@ -33,6 +35,7 @@ from svkit.store.provenance import sha256_file
 
 SPEAKERS, UTTERANCES, DIM = 1_251, 100_000, 256
 TESTS, TOP_N = 4_874, 300
+PARTS = ("start", "cosine", "asnorm", "metrics", "resamples", "command")
 LARGEST_LIST = 100.0
 """Million trials that must be scored in bounded memory."""
 LARGEST_LIST_GB = 16.0
@@ -240,6 +243,24 @@ def table(rows: list[Row]) -> str:
     return measuring.table(("measure", "wall s", "cpu s", "x, cpu", "found", "target", ""), cells)
 
 
+def record(path: Path | None, threads: int, rows: dict[str, list[Row]], bytes_a_trial: float | None) -> None:
+    """Write the rows of each part, the others of an earlier record unchanged."""
+    if path is None:
+        return
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+    new = {row.measure: row._asdict() for part in rows.values() for row in part}
+    kept = [new.pop(row["measure"], row) for row in earlier["rows"]]
+    days = dict.fromkeys(PARTS, earlier["machine"]["date"]) if earlier["rows"] else {}
+    days |= earlier.get("measured_on", {}) | dict.fromkeys(rows, measuring.machine(threads)["date"])
+    measuring.save(
+        path,
+        threads,
+        measured_on=days,
+        bytes_a_trial=bytes_a_trial or earlier.get("bytes_a_trial"),
+        rows=[*kept, *new.values()],
+    )
+
+
 def main() -> None:
     """Check, measure and print."""
     parser = argparse.ArgumentParser(
@@ -247,37 +268,35 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--command", type=float, nargs="+", metavar="MILLIONS", help="ascending; this alone")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument(
-        "--sizes", type=float, nargs=2, default=[10.0, 20.0], help="million trials, ascending"
+        "--sizes", type=float, nargs="+", default=[10.0, 20.0], help="million trials, ascending"
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     measuring.start(options.threads)
     rng = np.random.default_rng(0)
-    rows = []
-    measures: list[Callable[[], Row]] = [
-        lambda: rate_help(options.rounds),
-        lambda: rate_cosine(rng, options.rounds),
-        lambda: rate_asnorm(rng, options.rounds),
-        lambda: rate_metrics(rng, options.rounds, 0.02),
-        lambda: rate_metrics(rng, options.rounds, 0.5),
-        lambda: rate_resamples(rng, options.rounds, 2_918, 17),
-        lambda: rate_resamples(rng, 1, 580_000, SPEAKERS),
-    ]
-    for measure in [] if options.command else measures:
-        rows.append(measure())
-        print(table(rows[-1:]), flush=True)
-    of_command, bytes_a_trial = rate_command(options.command or options.sizes)
-    rows += of_command
-    print(table(rows))
-    measuring.save(
-        options.json,
-        options.threads,
-        bytes_a_trial=bytes_a_trial,
-        rows=[row._asdict() for row in rows],
-    )
-    sys.exit(any(row.met is False for row in rows))
+    measures: dict[str, list[Callable[[], Row]]] = {
+        "start": [lambda: rate_help(options.rounds)],
+        "cosine": [lambda: rate_cosine(rng, options.rounds)],
+        "asnorm": [lambda: rate_asnorm(rng, options.rounds)],
+        "metrics": [lambda share=share: rate_metrics(rng, options.rounds, share) for share in (0.02, 0.5)],
+        "resamples": [
+            lambda: rate_resamples(rng, options.rounds, 2_918, 17),
+            lambda: rate_resamples(rng, 1, 580_000, SPEAKERS),
+        ],
+    }
+    rows: dict[str, list[Row]] = {}
+    bytes_a_trial = None
+    for part in options.parts:
+        if part == "command":
+            rows[part], bytes_a_trial = rate_command(options.sizes)
+        for measure in measures.get(part, []):
+            rows.setdefault(part, []).append(measure())
+            print(table(rows[part][-1:]), flush=True)
+    print(table([row for part in rows.values() for row in part]))
+    record(options.json, options.threads, rows, bytes_a_trial)
+    sys.exit(any(row.met is False for part in rows.values() for row in part))
 
 
 if __name__ == "__main__":
