@@ -4,8 +4,11 @@ The checkpoint's calibration, and a script that decides by it without svkit, go 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +155,31 @@ def _write_graphs(
                 if name == "int8":
                     onnx_graph.quantise(paths["fp32"], path)
                 else:
-                    dtype = torch.float16 if name == "fp16" else torch.float32
-                    # Casting frees a copy parameter by parameter; a mapped file stays as long as one part is used.
-                    network = load_model(source, mapped=dtype == torch.float32)
-                    onnx_graph.write_graph(network, path, dtype, metadata)
-                    del network
+                    _alone(_write_graph, source, path, name == "fp16", dict(metadata))
             task.advance(1, precision=name)
     if "fp32" not in precisions and "fp32" in paths:
         exported.remove_graph(paths["fp32"])
+
+
+def _write_graph(source: Path, path: Path, is_half: bool, metadata: Mapping[str, str]) -> None:
+    # Mapped, the file would stay in memory beside its copy in float16.
+    network = load_model(source, mapped=not is_half)
+    onnx_graph.write_graph(network, path, torch.float16 if is_half else torch.float32, metadata)
+
+
+def _alone(call: Callable[..., None], *arguments: object) -> None:
+    """Call in a process of its own: torch 2.11 keeps a copy of the weights that it has exported until the end.
+
+    Raises:
+        ArtifactError: the process was killed.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        try:
+            executor.submit(call, *arguments).result()
+        except BrokenProcessPool as error:
+            raise ArtifactError(
+                f"{arguments[0]}: the process that writes its graph was killed; is there enough memory?"
+            ) from error
 
 
 def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progress) -> dict[str, Any]:

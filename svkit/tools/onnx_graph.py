@@ -47,7 +47,7 @@ def require_packages() -> None:
 
 
 def write_graph(network: SpeakerNetwork, path: Path, dtype: torch.dtype, metadata: Mapping[str, str]) -> None:
-    """Write a graph with dynamic batch and length; converts `network` to `dtype`.
+    """Write a graph with dynamic batch and length; `network` is converted to `dtype`.
 
     `dtype` is the type of the weights; inputs and output stay float32. Weights of nearly 2 GB or more go to
     `path` + `.data`. A runtime can read `metadata`.

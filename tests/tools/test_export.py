@@ -1,8 +1,10 @@
 """`svkit export`: graphs that give torch's embeddings for any length, batch and structure."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +20,7 @@ import svkit
 from svkit.cli.app import app
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import HeadConfig
+from svkit.errors import ArtifactError
 from svkit.eval.llr import bayes_threshold
 from svkit.eval.results import OperatingPoint
 from svkit.nn.speaker import SpeakerNetwork
@@ -49,6 +52,12 @@ def make_checkpoint(directory: Path, encoder: EncoderArchitecture, seed: int = 1
     store.write_model(directory, architecture, network.state_dict())
     finish(directory)
     return directory
+
+
+@pytest.fixture(autouse=True)
+def write_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faster, and tests may replace the writer; `exported`, made before, has been written as users' graphs are."""
+    monkeypatch.setattr(stage, "_alone", lambda call, *arguments: call(*arguments))
 
 
 def invoke(*arguments: Any) -> Result:
@@ -344,6 +353,16 @@ def test_what_is_missing_is_said_first(tmp_path, monkeypatch):
     result = export(tmp_path / "model", "--out", tmp_path / "out")
     assert result.exit_code == 2 and "pip install 'svkit[export]'" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def kill_this_process(_: Path) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_writer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with pytest.raises(ArtifactError, match="was killed; is there enough memory"):
+        stage._alone(kill_this_process, tmp_path)
 
 
 def test_a_graph_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
