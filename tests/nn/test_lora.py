@@ -100,5 +100,5 @@ def test_the_configuration_is_plain_json():
 
 def test_an_encoder_without_attention_is_refused() -> None:
     pruned = ARCHITECTURE.with_widths({**ARCHITECTURE.widths(), "num_heads": [0, 0]})
-    with pytest.raises(ConfigError, match=r"no module linear_q or linear_v, .* use --stage head"):
+    with pytest.raises(ConfigError, match=r"no module linear_q or linear_v .* use --stage head"):
         lora.attach(random_encoder(pruned, 1), CONFIG)

@@ -165,7 +165,7 @@ def test_a_repository_with_one_file_and_one_with_several(hub, tmp_path):
     hub.put("you/one", {"weights.pth": PTH["pruned"]}, licence="apache-2.0")
     result = run("convert", "you/one", tmp_path / "out")
     assert "the weights do not tell the FFNs' width before the cut" in result.stderr
-    assert "comes from, you/one: apache-2.0" in (tmp_path / "out/README.md").read_text()
+    assert "source weights, you/one: apache-2.0" in (tmp_path / "out/README.md").read_text()
     hub.put("you/two", {"a.pth": PTH["plain"], "b.pth": PTH["lora"]})
     assert "with --file: a.pth, b.pth" in run("convert", "you/two", tmp_path / "two", code=2).stderr
     hub.put("you/none", {"config.json": b"{}"})

@@ -278,5 +278,5 @@ def test_a_student_of_another_size_is_exit_4(prepared, tmp_path):
     result = CliRunner().invoke(app, [str(argument) for argument in [*arguments, *set_options()]])
     assert (
         result.exit_code == 4
-        and "hidden size and layers of the teacher (12, 2), found (16, 2)" in result.stderr
+        and "teacher's hidden size and number of layers (12, 2), found (16, 2)" in result.stderr
     )
