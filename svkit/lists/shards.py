@@ -1,8 +1,8 @@
-"""`svkit prepare shards`: the recordings of a list packed into tar files, for network file systems.
+"""`svkit prepare shards`: packs the recordings of a list into tar files, for network file systems.
 
-The layout is WebDataset's: members `KEY.flac` (or another suffix) and `KEY.json`, beside each other, in uncompressed
-tar files. The list written beside them says for each utterance in which file and where its bytes are, so that training
-reads any crop at any time, as it does from single files: order, resume and every sample stay the same.
+The layout is WebDataset's: uncompressed tar files with members `KEY.flac` (or another suffix) and `KEY.json` side by
+side. A list beside them gives the file and the place of each recording, so that training reads any crop at any time, as
+from single files: order, resuming and every sample stay the same.
 """
 
 import io
@@ -32,14 +32,14 @@ Index = dict[int, tuple[int, int]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardsRequest:
-    """What the user asked for."""
+    """Request to pack a list."""
 
     list: Path
     out: Path
     """Directory of the shards and of the list that points into them."""
     audio_root: Path | str | None = None
     per_shard: int = 4096
-    """Utterances in one tar file."""
+    """Number of utterances per tar file."""
     seed: int = 24
     num_workers: int | None = None
     overwrite: bool = False
@@ -47,7 +47,7 @@ class ShardsRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardsResult:
-    """What was written."""
+    """The shards that were written."""
 
     list: str
     """The list that points into the shards."""
@@ -59,14 +59,14 @@ class ShardsResult:
 def run(request: ShardsRequest, progress: Progress) -> ShardsResult:
     """Pack a list.
 
-    Utterances are dealt to the shards at random (from the seed): each shard is a sample of the whole corpus, as those
-    who read shards from beginning to end want it. The rows of the list stay in their order. Finished shards of an
-    interrupted run are kept.
+    Utterances are assigned to shards at random, from the seed, so that each shard is a sample of the whole corpus, as
+    programs need it that read shards from beginning to end. The rows of the list keep their order. Finished shards of
+    an interrupted run are kept.
 
     Raises:
         ArtifactError: the directory holds something else, or cannot be written.
-        ConfigError: finished already and not `overwrite`.
-        DataError: the list or a recording is missing or bad.
+        ConfigError: the output is finished and `overwrite` is off.
+        DataError: the list or a recording is missing or malformed.
     """
     output = Output(
         request.out,
@@ -80,7 +80,7 @@ def run(request: ShardsRequest, progress: Progress) -> ShardsResult:
         manifest.index()
         if SHARD_COLUMNS[0] in manifest.table.columns:
             raise DataError(
-                f"{request.list}: already points into shards; give the list from which they were made"
+                f"{request.list}: already points into shards; give the list that they were made from"
             )
         order = np.random.default_rng(np.random.SeedSequence([request.seed])).permutation(len(manifest))
         shards = {
@@ -108,11 +108,11 @@ def run(request: ShardsRequest, progress: Progress) -> ShardsResult:
 def _write_all(
     manifest: Manifest, out: Path, shards: Mapping[str, Rows], num_workers: int, progress: Progress
 ) -> NDArray[np.int64]:
-    """Write the shards; return the first byte and the size of each recording in its own, [2, N]."""
+    """Write the shards; return the first byte and the size of each recording in its shard, [2, N]."""
     places = np.zeros((2, len(manifest)), np.int64)
     with progress.task("packing", len(manifest)) as task, ThreadPoolExecutor(num_workers) as executor:
         paths = (out / name for name in shards)
-        # Where one fails, `map` cancels those that have not begun.
+        # If one fails, `map` cancels those that have not begun.
         for index in executor.map(_write_shard, repeat(manifest), paths, shards.values()):
             for row, place in index.items():
                 places[:, row] = place
@@ -121,7 +121,7 @@ def _write_all(
 
 
 def _write_shard(manifest: Manifest, path: Path, rows: Rows) -> Index:
-    if path.exists():  # complete, as it is renamed when it is; of other rows only if someone changed it
+    if path.exists():  # complete, as files are renamed last; other rows only if it was changed
         index = _read_index(path)
         if index.keys() == set(rows.tolist()):
             return index
@@ -135,7 +135,7 @@ def _write_shard(manifest: Manifest, path: Path, rows: Rows) -> Index:
 
 
 def _members(manifest: Manifest, row: int) -> Iterator[tuple[str, bytes]]:
-    """Yield the two members of an utterance; the key is its row, as an id may hold any text."""
+    """Yield the two members of an utterance; the key is its row number, as an id may hold any text."""
     source = manifest.audio_path(row)
     try:
         audio = read_file(source, DataError)

@@ -1,4 +1,4 @@
-"""The bytes of a recording as a file of their own: a whole file, or a stretch of an uncompressed tar file."""
+"""The bytes of a recording, seen as a file: a whole file, or part of an uncompressed tar file."""
 
 import io
 import os
@@ -15,25 +15,25 @@ from svkit.store.files import open_handle
 from svkit.store.remote_file import open_remote
 
 _OPEN_TARS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
-"""Tar files held open in one process."""
+"""Number of tar files that a process holds open."""
 _WHOLE_BYTES = 1 << 20
-"""Recordings up to this size come from far away in one piece: most utterances are shorter."""
+"""Remote recordings up to this size are fetched in one piece; most utterances are shorter."""
 _PIECE_BYTES = 1 << 18
-"""What is fetched at once of longer ones."""
+"""Bytes fetched at once of longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """Where a recording lies inside an uncompressed tar file."""
+    """Place of a recording inside an uncompressed tar file."""
 
     tar: Path | str
-    """A URL is text."""
+    """A URL is a str."""
     offset: int
-    """Its first byte (after the member's header)."""
+    """First byte of the recording, after the member's header."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
     cache: BlockCache | None = None
-    """Where pieces of the tar file are kept."""
+    """Cache for pieces of the tar file; None: none is kept."""
 
     def __str__(self) -> str:
         """Return the name used in messages."""
@@ -47,7 +47,7 @@ class OpenFile:
         self.handle = open_handle(path)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # `close` is bound here: at the end of the interpreter, `os` may be gone before the cache of open files is.
+        # `close` is bound here: when the interpreter ends, `os` may go before the cache of open files.
         if hasattr(self, "handle"):
             close(self.handle)
 
@@ -58,7 +58,7 @@ class OpenFile:
 
     @property
     def version(self) -> int:
-        """When it was last changed, in ns."""
+        """Modification time in ns."""
         return os.fstat(self.handle).st_mtime_ns
 
     def read(self, offset: int, count: int) -> bytes:
@@ -66,12 +66,12 @@ class OpenFile:
         return os.pread(self.handle, count, offset)
 
 
-# Opening a file on a network takes longer than reading from it. One that is dropped here closes with its last reader.
+# Opening a file on a network takes longer than reading from it. A file that leaves the cache closes with its last user.
 _open_local = lru_cache(maxsize=_OPEN_TARS)(OpenFile)
 
 
 class _Ahead:
-    """A stretch of a far file, fetched in few pieces of which the last is kept: every question costs a way there."""
+    """Part of a remote file, fetched in a few pieces, because each request takes a round trip; the last one is kept."""
 
     def __init__(self, file: Source, offset: int, size: int) -> None:
         self._file, self._start, self._end = file, offset, offset + size
@@ -90,11 +90,11 @@ class _Ahead:
 
 
 def open_tar(member: TarMember) -> Source:
-    """Return the tar file of a recording, opened once in a process, read through the cache if there is one.
+    """Return the tar file of a recording. It is opened once in a process, and read through the cache if there is one.
 
     Raises:
-        OSError: it is missing or cannot be opened.
-        DataError: the server cannot be reached, or refuses.
+        OSError: the file is missing or cannot be opened.
+        DataError: the server cannot be reached, or refuses the request.
     """
     file: Source = open_remote(member.tar) if isinstance(member.tar, str) else _open_local(member.tar)
     if member.cache is None:
@@ -104,16 +104,16 @@ def open_tar(member: TarMember) -> Source:
 
 
 def reader_of(file: Source, member: TarMember) -> Read:
-    """Return how the bytes of a recording are best read from its tar file."""
+    """Return the function that reads a recording's bytes from its tar file, with few requests if it is remote."""
     return file.read if isinstance(file, OpenFile) else _Ahead(file, member.offset, member.size).read
 
 
 def stamp_of(place: Path | TarMember) -> tuple[int, int]:
-    """Return by what a changed file is known: its size, and the time of its change in ns or the version at its URL.
+    """Return the size of a file, and its modification time in ns or its version at the URL: a changed file has another.
 
     Raises:
-        OSError: it is missing.
-        DataError: the server cannot be reached, or refuses.
+        OSError: the file is missing.
+        DataError: the server cannot be reached, or refuses the request.
     """
     path = place.tar if isinstance(place, TarMember) else place
     if isinstance(path, str):
@@ -124,10 +124,10 @@ def stamp_of(place: Path | TarMember) -> tuple[int, int]:
 
 
 class Window(io.RawIOBase):
-    """A stretch of a file as a file of its own, with the corrections of its header."""
+    """Part of a file, seen as a whole file with a corrected header."""
 
     failure: SvkitError | None = None
-    """Why bytes could not be read, where it is known."""
+    """Why bytes could not be read, if it is known."""
 
     def __init__(self, read: Read, offset: int, size: int, claim: Claim) -> None:
         self._read, self._offset, self._claim = read, offset, claim
@@ -143,7 +143,7 @@ class Window(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a byte; return its place."""
+        """Move to a byte and return its place."""
         self._position = offset + (self._claim.start, self._position, self._size)[whence]
         return self.tell()
 
@@ -152,19 +152,19 @@ class Window(io.RawIOBase):
         return self._position - self._claim.start
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Read bytes as they are."""
+        """Read bytes without corrections."""
         return self._read(self._offset + min(offset, self._end), max(0, min(count, self._end - offset)))
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
         """Read the next bytes; none where the file cannot be read."""
         try:
             data = self.read_at(self._position, len(buffer))
-        except OSError:  # libsndfile asks from C, where an exception would end as text on stderr
+        except OSError:  # libsndfile calls this from C, where an exception would only be printed to stderr
             data = b""
         except SvkitError as error:
             self.failure, data = error, b""
         if self._claim.stretch > 1 and self._position >= self._size - 128:
-            # mpg123 looks for an ID3 tag at the end.
+            # mpg123 looks for an ID3 tag at the end, which is not really there.
             data = bytes(min(len(buffer), self._size - self._position))
         place, patch = self._claim.patch
         first, last = max(place, self._position), min(place + len(patch), self._position + len(data))

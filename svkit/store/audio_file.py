@@ -1,6 +1,6 @@
-"""Audio files by way of libsndfile: headers, and the samples of one channel from any position.
+"""Audio files, read with libsndfile: headers, and the samples of one channel from any position.
 
-A recording is a file, or a stretch of an uncompressed tar file (`TarMember`): the same bytes, so the same samples.
+A recording is a file, or part of an uncompressed tar file (`TarMember`). Equal bytes give equal samples.
 """
 
 import hashlib
@@ -23,56 +23,56 @@ from svkit.store.audio_bytes import OpenFile, TarMember, Window, open_tar, reade
 from svkit.store.audio_header import Claim, read_claim
 from svkit.store.files import why_not
 
-# A header may claim any length; memory grows only with samples that are really there.
+# A header may claim any length. Reading in blocks uses memory only for samples that are really there.
 _BLOCK_SAMPLES = 1 << 21
 LOUDEST_SAMPLE = 1e6
-"""120 dB over full scale: files of raw 16-bit or 24-bit counts are far below, and from 1e13 on a power spectrum leaves
-float32."""
+"""120 dB above full scale. Files of raw 16-bit or 24-bit counts stay far below it; from 1e13 on, a power spectrum
+overflows float32."""
 _READ_BYTES = 1 << 16
-"""Of a tar file at once: libsndfile asks for far less, and every question costs a way to the server."""
+"""Bytes read from a tar file at once: libsndfile asks for far fewer, and each request takes a round trip."""
 CONVERTIBLE_SUFFIXES = frozenset(
     {".m4a", ".aac", ".mp4", ".wma", ".amr", ".webm", ".mka", ".ape", ".wv", ".spx"}
 )
-"""Audio that libsndfile cannot read: reported, never skipped silently."""
+"""Suffixes of audio that libsndfile cannot read; such files are reported, never silently skipped."""
 _OTHER_AUDIO = re.compile(
     rb"....ftyp|\x1aE\xdf\xa3|#!AMR|0&\xb2u|\xff[\xf0\xf1\xf8\xf9]|ADIF|MAC |wvpk", re.S
 )
-"""First bytes of files of such kinds, whatever their names: MP4, Matroska, AMR, ASF, AAC, Monkey's Audio, WavPack."""
+"""First bytes of such audio, whatever the file's name: MP4, Matroska, AMR, ASF, AAC, Monkey's Audio, WavPack."""
 CUT_ADVICE = (
     "copy it again, or use it as far as it goes: --allow-cut of prepare and verify, or `ffmpeg -i IN "
     "OUT.flac`"
 )
 _COUNTS = 1 << 14
-"""Files whose counted lengths are remembered in one process."""
+"""Number of files whose counted lengths a process remembers."""
 _FLAC_FRAME_SAMPLES = 4096
-"""Of one channel, as encoders make them."""
+"""Samples per channel in the FLAC frames that encoders usually write."""
 _MPEG_LEAD_SAMPLES = 1 << 16
-"""Decoded before a place: an MP3 frame may take its bits from dozens of frames before it."""
+"""Samples decoded before a crop: an MP3 frame may need bits from dozens of frames before it."""
 Channel = int | Literal["mix"]
-"""Which channel is read: its number from 0 on, or the mean of all."""
+"""The channel to read: a number from 0 on, or the mean of all."""
 Place = Path | TarMember
 """Where a recording is."""
 
 
 class _Audio(soundfile.SoundFile):  # type: ignore[misc]
-    """An open recording, read from one sample on to the next ones."""
+    """An open recording that is read forward from one sample."""
 
     path: Place
     claim: Claim
     window: Window | None
 
     def raise_failure(self) -> None:
-        """Raise what kept bytes from being read: the decoder only knows that they were not there."""
+        """Raise the error behind missing bytes: the decoder only knows that they are missing."""
         if self.window is not None and self.window.failure is not None:
             raise self.window.failure
 
     def seekable(self) -> bool:
-        """Return False: else each block ends with a seek, and an MP3 decoder lacks the bits of earlier frames."""
+        """Return False, or each block would end with a seek, and an MP3 decoder would lack bits of earlier frames."""
         return False
 
     def lead_samples(self) -> int:
-        """Return how many samples before a place are to be decoded: all where the codec (GSM, G.72x) cannot seek."""
-        if not super().seekable() or self.subtype.startswith("DWVW"):  # DWVW only says that it can
+        """Return how many samples to decode before a crop: all of them if the codec (GSM, G.72x) cannot seek."""
+        if not super().seekable() or self.subtype.startswith("DWVW"):  # DWVW wrongly claims that it can
             return int(self.frames)
         return _MPEG_LEAD_SAMPLES if self.subtype.startswith("MPEG") else 0
 
@@ -86,14 +86,14 @@ class AudioInfo:
     """Samples in one channel."""
     num_channels: int
     missing: str = ""
-    """What is said of a file that is cut; empty for a whole one."""
+    """What a truncated file lacks, in words; empty if it is whole."""
 
 
 class AudioError(DataError):
     """An audio file that cannot be used; `reason` is the kind of fault, for counting."""
 
     def __init__(self, path: Place, reason: str, detail: str) -> None:
-        """Say `detail` after the place of the recording.
+        """Make the message of the recording's place and `detail`.
 
         The reason is `missing`, `empty`, `unreadable`, `no such channel`, `truncated`, `non-finite` or `too loud`.
         """
@@ -149,7 +149,7 @@ def _explain(path: Place, error: Exception, where: str = "") -> AudioError:
 
 
 def _conversion_hint(path: Place) -> str:
-    """Say what to do with audio that libsndfile does not know; empty for what is none."""
+    """Return advice about audio of a kind that libsndfile does not know; empty if it is not audio."""
     if isinstance(path, TarMember):
         head = open_tar(path).read(path.offset, min(16, path.size))
     else:
@@ -164,12 +164,12 @@ def _conversion_hint(path: Place) -> str:
 
 
 def probe(path: Place, channel: Channel = 0, *, allow_cut: bool = False) -> AudioInfo:
-    """Read the header of an audio file; where it does not say how many samples there are, count them by decoding.
+    """Read the header of an audio file; if it does not give the number of samples, count them by decoding.
 
-    `channel` is the one that is going to be read; `allow_cut`: accept a file whose header says that it was longer.
+    `channel` is the one that will be read. `allow_cut` accepts a truncated file, whose header says that it was longer.
 
     Raises:
-        AudioError: missing, empty, not audio, without that channel, or cut.
+        AudioError: the file is missing, empty, not audio, without that channel, or truncated.
     """
     with _open(path) as file:
         num_samples = file.frames if file.claim.is_counted else count_samples(path)
@@ -202,7 +202,7 @@ def _cut(path: Place, missing: str) -> AudioError:
 
 
 def count_samples(path: Place) -> int:
-    """Count the samples of one channel by decoding; remembered while the file does not change.
+    """Count the samples of one channel by decoding; the number is remembered until the file changes.
 
     Raises:
         AudioError: see `examine`.
@@ -229,16 +229,16 @@ def examine(
 ) -> tuple[AudioInfo, str]:
     """Read a whole file and check it.
 
-    `visit` gets every block of samples of the channel, float32 `[N]` with N at most 2^21, and their rate; `allow_cut`:
-    accept what is there of a file whose header says that it was longer.
+    `visit` gets each block of samples of the channel, float32 `[N]` with N at most 2^21, and the rate. `allow_cut`
+    accepts what is left of a truncated file.
 
     Returns:
-        Its header, and the sha256 of its rate and the samples of the channel: equal for equal content,
-        whatever the container.
+        The header, and the sha256 of the rate and of the samples of the channel, which is equal for equal content in
+        any container.
 
     Raises:
-        AudioError: missing, empty, not audio, without that channel, truncated, or with samples that are not finite or
-            absurdly large.
+        AudioError: the file is missing, empty, not audio, without that channel or truncated, or has samples that are
+            not finite or absurdly large.
     """
     found, missing = 0, ""
     with _open(path) as file:
@@ -260,12 +260,13 @@ def examine(
 
 
 def channel_levels_db(path: Place, num_samples: int | None = None) -> npt.NDArray[np.float64]:
-    """Measure each channel: its RMS without its mean against full scale, `[C]`; -inf for silence; 0 for a single one.
+    """Return the RMS level of each channel without its mean, in dB of full scale, `[C]`; -inf for silence.
 
-    Measured from the beginning over `num_samples` (None: all); of a file that is cut, over what is there.
+    It is measured over the first `num_samples` (None: all), or over what is left of a truncated file. A file with one
+    channel is not measured: its level is given as 0.
 
     Raises:
-        AudioError: missing or not audio.
+        AudioError: the file is missing or not audio.
     """
     with _open(path) as file:
         if file.channels == 1:
@@ -293,23 +294,23 @@ def read_audio(
     sample_rate_hz: int | None = None,
     length: int | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Read samples of one channel at the file's own rate; only what is asked for is read.
+    """Read samples of one channel at the file's own rate, and no more than these.
 
     Args:
         path: an audio file that libsndfile knows (wav, flac, ogg, mp3, ...), or its place in a tar file.
         start: first sample.
-        num_samples: how many samples (None: up to the end).
-        channel: which channel.
-        sample_rate_hz: the rate that a list states (None: not checked).
-        length: samples that a list states (None: not checked). A file that is cut is read only if the list was made
-            knowing what is left of it; a longer one is another file.
+        num_samples: number of samples (None: up to the end).
+        channel: the channel.
+        sample_rate_hz: the rate in the list (None: not checked).
+        length: the number of samples in the list (None: not checked). A truncated file is read only if the list has
+            the number of samples that are left of it. A longer file is refused, because it must be another one.
 
     Returns:
         float32 [N] with full scale at 1.
 
     Raises:
-        DataError: missing, not audio, truncated, of another rate, samples asked for that are not there, or
-            samples that are not finite or beyond `LOUDEST_SAMPLE`.
+        DataError: the file is missing, not audio, truncated, of another rate or too short, or has samples that are not
+            finite or beyond `LOUDEST_SAMPLE`.
     """
     with _open(path) as file:
         if sample_rate_hz not in (None, file.samplerate):
@@ -317,7 +318,7 @@ def read_audio(
                 f"{path}: expected {sample_rate_hz} Hz as in the manifest, found {file.samplerate} Hz"
             )
         said = length or 0
-        # A header that counts its samples is believed; else the list is, as counting costs a decoding.
+        # A header that counts its samples is trusted; else the list is, as counting means decoding the file.
         if file.claim.is_counted:
             frames = int(file.frames)
         else:
@@ -342,7 +343,7 @@ def read_audio(
 
 
 def _goes_on(path: Place, place: int) -> bool:
-    """Say whether there is a sample at a place; the header of a FLAC that is cut claims those that are missing too."""
+    """Say whether a sample can be read; the header of a truncated FLAC also counts the missing ones."""
     with _open(path) as file:
         try:
             return any(True for _ in _blocks(file, place, 1))
@@ -353,11 +354,11 @@ def _goes_on(path: Place, place: int) -> bool:
 def _blocks(
     file: _Audio, start: int, wanted: int | None, size: int | None = None
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Yield all channels from one sample on, `[N, C]`; None: up to the end, wherever that is."""
+    """Yield all channels from sample `start` on, `[N, C]`; `wanted` None: up to the end, wherever that is."""
     path, found, longest = file.path, 0, max(1, (size or _BLOCK_SAMPLES) // file.channels)
     try:
         if start:
-            # Some decoders need what comes before the first sample, so that a crop equals that part of the whole.
+            # Some decoders must start earlier, or a crop would differ from the same part of the whole recording.
             lead = min(start, file.lead_samples())
             if start > lead:
                 file.seek(start - lead)
@@ -384,7 +385,7 @@ def _blocks(
         if size:
             said = f"the header says {file.frames} samples, decoding fails after {start + found}"
             raise _cut(path, f"truncated or damaged: {said}") from error
-    # What an error takes with it is the block that was read: smaller ones, to see how far it goes.
+    # An error loses the whole block, so read again in smaller blocks to get as many samples as possible.
     with _open(path) as again:
         rest = None if wanted is None else wanted - found
         yield from _blocks(again, start + found, rest, _FLAC_FRAME_SAMPLES * file.channels)
@@ -393,7 +394,7 @@ def _blocks(
 def _one_channel(
     path: Place, block: npt.NDArray[np.float32], channel: Channel, position: int
 ) -> npt.NDArray[np.float32]:
-    """Return the samples of a channel, `[N]`, of which the first is sample `position` of the file."""
+    """Return the samples of a channel, `[N]`; `position` is that of the first one in the file."""
     samples = np.ascontiguousarray(block.mean(axis=1) if channel == "mix" else block[:, channel])
     finite = np.isfinite(samples)
     if not finite.all():

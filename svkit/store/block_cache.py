@@ -1,9 +1,9 @@
-"""A cache of pieces of far files in one local file of fixed size, shared by all processes that name its directory.
+"""A cache for pieces of remote files in one local file of fixed size, shared by all processes that use its directory.
 
-The file is an array of sets. A set is a page of `_WAYS` entries and as many blocks; a block may lie in any place of the
-set that the hash of its key names, and takes the place of the one whose last use is longest ago. An entry holds the
-sha256 of its key and its block. So there are no locks: what a killed process, a full disk or two writers at once leave
-behind is found not to match, and is read from its source again.
+The file is an array of sets. A set is a page of `_WAYS` entries and as many blocks. The hash of a key chooses the set;
+within it, a block takes the place of the one that was not used for longest. An entry holds the sha256 of its key and
+block, so that no locks are needed: what a killed process, a full disk or two writers at once leave behind does not
+match its hash, and is read from its source again.
 """
 
 import errno
@@ -25,14 +25,14 @@ _WAYS = 64
 _ENTRY = struct.Struct("<16s32sQ8x")
 """Key, sha256 of key and block, time of the last use in ns."""
 _USED = 48
-"""Where the time is in an entry."""
+"""Offset of the time in an entry."""
 _PAGE_BYTES = _WAYS * _ENTRY.size
 _SET_BYTES = _PAGE_BYTES + _WAYS * BLOCK_BYTES
 _NAME = "shards.cache"
 
 
 class Source(Protocol):
-    """A file that is read at places."""
+    """A file that can be read at any offset."""
 
     @property
     def size(self) -> int:
@@ -41,24 +41,24 @@ class Source(Protocol):
 
     @property
     def version(self) -> int:
-        """Another number for another content."""
+        """A number that differs if the content does."""
         ...
 
     def read(self, offset: int, count: int) -> bytes:
-        """Return `count` bytes, or fewer at the end of a file that was cut."""
+        """Return `count` bytes from `offset` on, or fewer at the end of a truncated file."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BlockCache:
-    """Blocks of `BLOCK_BYTES` by keys of 16 bytes, at most a given size of them; never an error once it is made."""
+    """A cache of limited size for blocks of `BLOCK_BYTES` with keys of 16 bytes; once made, it raises no errors."""
 
     path: Path
     num_sets: int
 
     @classmethod
     def make(cls, directory: Path, gigabytes: float) -> "BlockCache":
-        """Open the cache in a directory, with at most so many GB (10^9 bytes); what is there and fits is kept.
+        """Open the cache in a directory, with at most this many GB (10^9 bytes); existing blocks that fit are kept.
 
         Raises:
             ConfigError: it cannot be written.
@@ -66,17 +66,17 @@ class BlockCache:
         cache = cls(directory.absolute() / _NAME, max(1, int(gigabytes * 1e9) // _SET_BYTES))
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            # Takes space as it is filled; one of another size keeps what the new places of its blocks allow.
+            # The file takes space only as it fills. If the size has changed, some blocks are no longer found.
             os.truncate(_open(cache.path), cache.num_sets * _SET_BYTES)
         except OSError as error:
             reason = error.strerror or os.strerror(errno.EIO)
             raise ConfigError(
-                f"data.cache_dir: {directory} cannot be written: {reason}; choose another"
+                f"data.cache_dir: {directory} cannot be written: {reason}; choose another directory"
             ) from error
         return cache
 
     def get(self, key: bytes, size: int) -> bytes | None:
-        """Return the block of a key, of so many bytes; None: it is not there, or damaged."""
+        """Return the block of a key, of `size` bytes; None: it is missing or damaged."""
         try:
             handle, start, page = self._find(key)
             place = page.find(key)
@@ -92,29 +92,29 @@ class BlockCache:
             return None
 
     def put(self, key: bytes, data: bytes) -> None:
-        """Keep a block, in the place of the one not used for longest."""
+        """Store a block, in place of the one that was not used for longest."""
         try:
             handle, start, page = self._find(key)
             place = page.find(key)
             if place < 0 or place % _ENTRY.size:
                 used = np.frombuffer(page, "<u8").reshape(_WAYS, -1)[:, _USED // 8]
                 place = int(used.argmin()) * _ENTRY.size
-            # The block first: until its entry is there too, the old entry does not match it.
+            # The block comes first: until its own entry is written, the old entry does not match it.
             if os.pwrite(handle, data, _block_at(start, place // _ENTRY.size)) == len(data):
                 entry = _ENTRY.pack(key, _digest(key, data), time.time_ns())
                 os.pwrite(handle, entry, start + place)
-        except OSError:  # a full disk: training goes on without
+        except OSError:  # the disk is full: training continues without the cache
             pass
 
     def _find(self, key: bytes) -> tuple[int, int, bytes]:
-        """Return the open file, where the set of a key begins in it, and its page of entries."""
+        """Return the open file, the offset of a key's set in it, and the page of the set's entries."""
         handle, start = _open(self.path), int.from_bytes(key, "big") % self.num_sets * _SET_BYTES
         return handle, start, os.pread(handle, _PAGE_BYTES, start).ljust(_PAGE_BYTES, b"\0")
 
 
 @lru_cache
 def _open(path: Path) -> int:
-    # Reading and writing at places leaves no position behind: loaders share the handle of their parent.
+    # Reading and writing at offsets needs no position, so loaders can share the handle of their parent.
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
@@ -127,16 +127,16 @@ def _digest(key: bytes, data: bytes) -> bytes:
 
 
 class CachedFile:
-    """A far file read through a cache, in whole blocks; neighbours that are missing are fetched as one piece."""
+    """A remote file read through a cache in whole blocks; missing blocks are fetched together as one piece."""
 
     def __init__(self, name: str, file: Source, cache: BlockCache) -> None:
-        """Read `file`, known by its name, size and version."""
+        """Read `file`, which its name, size and version identify."""
         self._file, self._cache = file, cache
         self.size, self.version = file.size, file.version
         self._key = f"{name}\0{self.size}\0{self.version}\0"
 
     def read(self, offset: int, count: int) -> bytes:
-        """Return `count` bytes from `offset` on, as the file does."""
+        """Return `count` bytes from `offset` on."""
         if count <= 0:
             return b""
         indices = range(offset // BLOCK_BYTES, (offset + count - 1) // BLOCK_BYTES + 1)
@@ -145,7 +145,7 @@ class CachedFile:
         if missing:
             start, end = missing[0] * BLOCK_BYTES, missing[-1] * BLOCK_BYTES + self._length(missing[-1])
             data = self._file.read(start, end - start)
-            if len(data) < end - start:  # cut: nothing of it is kept
+            if len(data) < end - start:  # truncated: nothing of it is stored
                 return self._file.read(offset, count)
             for index in missing:
                 place = index * BLOCK_BYTES - start

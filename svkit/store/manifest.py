@@ -1,4 +1,4 @@
-"""Manifests: one row for each utterance, with who speaks, where the audio is and how long it is."""
+"""Manifests: one row per utterance, with its speaker, the place of its audio and its length."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +20,13 @@ from svkit.store.tables import integers, read_table, write_table
 
 COLUMNS = ("utterance_id", "speaker_id", "path", "sample_rate_hz", "num_samples", "session_id")
 SHARD_COLUMNS = ("shard_offset", "shard_size")
-"""Of a list whose audio lies in tar files: first byte and number of bytes of the recording in the file `path`."""
+"""Only in lists whose audio is in tar files: first byte and number of bytes of the recording in the file `path`."""
 CHANNEL_COLUMN = "channel"
-"""Which channel of a recording with several is read: a number from 0 on, or `mix`; 0 if there is no such column."""
+"""The channel to read of a recording with several: a number from 0 on, or `mix`; 0 if there is no such column."""
 _NUMBERS = ("sample_rate_hz", "num_samples")
-"""Columns written as int64 where the format has types (parquet)."""
+"""Columns that are written as int64 if the format has types (parquet)."""
 CLIMBS = r"(?:^|[/\\])\.\.(?:[/\\]|$)"
-"""Ids that lead upwards: those of trees are paths, which conversions and other tools take for names of files."""
+"""Ids with the part `..`. Conversions and other tools use ids as file names, which must not lead out of a directory."""
 _HIGHEST_RATE_HZ = 768_000
 
 
@@ -41,7 +41,7 @@ class Manifest:
     table: pd.DataFrame
     """All columns as text, in the order of the file."""
     cache: BlockCache | None = None
-    """Where pieces of the tar files are kept that have been read."""
+    """Cache for the pieces of tar files that have been read; None: none are kept."""
 
     def __len__(self) -> int:
         """Return the number of utterances."""
@@ -54,7 +54,7 @@ class Manifest:
         return np.asarray(self.table[name], dtype=object)
 
     def text(self, name: str, row: int) -> str:
-        """Return one cell; unlike `column`, this makes no objects of the others."""
+        """Return one cell; unlike `column`, this creates no objects for the others."""
         return str(self._cells[name][row])
 
     @cached_property
@@ -69,7 +69,7 @@ class Manifest:
 
     @property
     def known_speakers(self) -> dict[str, str]:
-        """Speaker of each utterance, of those that have one."""
+        """Utterance -> speaker, for utterances that have one."""
         return {
             name: speaker
             for name, speaker in zip(self.utterance_ids, self.speaker_ids, strict=True)
@@ -78,12 +78,12 @@ class Manifest:
 
     @cached_property
     def sample_rates_hz(self) -> npt.NDArray[np.int64]:
-        """Rates of the files, [N]."""
+        """Sample rates of the files, [N]."""
         return integers(self.table["sample_rate_hz"])
 
     @cached_property
     def num_samples(self) -> npt.NDArray[np.int64]:
-        """Samples of one channel at the file's own rate, [N]."""
+        """Number of samples per channel at the file's own rate, [N]."""
         return integers(self.table["num_samples"])
 
     @cached_property
@@ -97,7 +97,7 @@ class Manifest:
 
     @cached_property
     def _members(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
-        """Where the audio begins in its tar file and how long it is, [N] each; None: all rows are files."""
+        """First byte and size of the audio in its tar file, [N] each; None: all rows are files."""
         if SHARD_COLUMNS[0] not in self.table.columns:
             return None
         offsets, sizes = (integers(self.table[name].replace("", "0")) for name in SHARD_COLUMNS)
@@ -127,18 +127,18 @@ class Manifest:
         return channel_of(str(self._cells[CHANNEL_COLUMN][row])) if CHANNEL_COLUMN in self._cells else 0
 
     def index(self) -> None:
-        """Make what `audio` and the numbers need; done before loader processes start, they share it."""
+        """Compute what `audio` and the numbers need; if this is done before loader processes start, they share it."""
         _ = (self._cells, self._members, self.sample_rates_hz, self.num_samples)
 
 
 def channel_of(text: str) -> Channel:
-    """Return what a cell of the column `channel` says."""
+    """Return the channel that a cell of the column `channel` means."""
     return "mix" if text == "mix" else int(text or 0)
 
 
 _NO_LINE = r"[\x00\t\n\r]"
 _LEAVES = r"^(?:[^/].*/)?\.\.(?:/|$)"
-"""Relative paths that lead above their root, from there on."""
+"""Relative paths that lead out of their root."""
 _FORMATS = (
     ("sample_rate_hz", "0*[1-9][0-9]{0,14}", "a positive integer"),
     ("num_samples", "0*[1-9][0-9]{0,14}", "a positive integer"),
@@ -146,7 +146,7 @@ _FORMATS = (
     ("shard_size", "|0|[1-9][0-9]{0,17}", "a number of bytes, or nothing for a file of its own"),
     (CHANNEL_COLUMN, "|mix|[0-9]{1,4}", "a number from 0 on, mix, or nothing (0)"),
 )
-"""Columns with a form: what each cell is, in full, and in words."""
+"""Columns of a fixed form: the pattern of a whole cell, and the form in words."""
 
 
 def read_manifest(
@@ -158,13 +158,13 @@ def read_manifest(
 ) -> Manifest:
     """Read and check a manifest (`.tsv`, or `.parquet` with the same columns); paths are below `audio_root`.
 
-    Without one, they are below the manifest's own directory; tar files may be at URLs, or below one. `speaker_id` may
-    be empty, for nobody knows who speaks, unless it `needs_speakers`. Tar files are read through `cache`.
+    Without `audio_root`, they are below the manifest's own directory. Tar files may be at URLs or below one, and are
+    read through `cache`. `speaker_id` may be empty for unknown speakers, unless `needs_speakers` is set.
 
     Raises:
-        ConfigError: the package that reads a kind of URL is not installed.
-        DataError: missing file or column, no rows, empty, duplicate or climbing (`..`) ids, rates or lengths that
-            are not positive integers; the first five lines are named.
+        ConfigError: the package that reads this kind of URL is not installed.
+        DataError: the file or a column is missing, there are no rows, ids are empty, repeated or have the part `..`, or
+            rates or lengths are not positive integers; the first five lines are named.
     """
     table = read_table(path, COLUMNS)
     if not len(table):
@@ -186,7 +186,7 @@ def read_manifest(
     if paths.str.contains("..", regex=False).any():
         below = "a path below the root (or --audio-root DIR), or an absolute one"
         refuse("path", paths.str.contains(_LEAVES), below)
-    # Lists are written sorted: comparing neighbours takes no table of all ids.
+    # Lists are written sorted, and comparing neighbours needs no table of all ids.
     if not _ascends(ids) and pc.count_distinct(pa.array(ids)).as_py() < len(ids):
         refuse("utterance_id", ids.duplicated(), "unique ids")
     for name, form, expected in _FORMATS:
@@ -195,7 +195,7 @@ def read_manifest(
     shards = [name for name in SHARD_COLUMNS if name in table.columns]
     if len(shards) == 1:
         raise DataError(
-            f"{path}:1: expected both of the columns or none: {', '.join(SHARD_COLUMNS)}, found "
+            f"{path}:1: expected both or neither of the columns {', '.join(SHARD_COLUMNS)}, found "
             f"{shards[0]} alone"
         )
     if shards:
@@ -204,7 +204,7 @@ def read_manifest(
     root = _root(path, audio_root)
     is_remote = _at_urls(paths, root)
     is_file = table["shard_size"].isin(["", "0"]) if shards else True
-    refuse("path", is_remote & is_file, "a file: of URLs, only tar files by `svkit prepare shards` are read")
+    refuse("path", is_remote & is_file, "a local file: only `svkit prepare shards`' tar files are read at URLs")
     manifest = Manifest(path, root, table, cache)
     too_high = manifest.sample_rates_hz > _HIGHEST_RATE_HZ
     refuse("sample_rate_hz", too_high, f"at most {_HIGHEST_RATE_HZ} Hz")
@@ -218,7 +218,7 @@ def _root(path: Path, audio_root: Path | str | None) -> Path | str:
 
 
 def _at_urls(paths: "pd.Series[str]", root: Path | str) -> "pd.Series[bool]":
-    """Say of each path whether it is a URL or below one; ConfigError if what reads one is not installed."""
+    """Say whether each path is a URL or below one (ConfigError: a package that reads one is not installed)."""
     is_remote = paths.str.match(URL)
     urls = list(paths[is_remote].unique())
     if isinstance(root, str):
@@ -230,7 +230,7 @@ def _at_urls(paths: "pd.Series[str]", root: Path | str) -> "pd.Series[bool]":
 
 
 def _ascends(ids: pd.Series) -> bool:
-    """Say whether each id comes after the one before it."""
+    """Say whether ids are in strictly ascending order."""
     array = pa.array(ids)
     return bool(pc.all(pc.less(array[:-1], array[1:]), min_count=0).as_py())
 
@@ -239,7 +239,7 @@ def write_manifest(path: Path, table: pd.DataFrame, *, is_sorted: bool = True) -
     """Write a manifest (`.tsv` or `.parquet`), sorted by utterance; extra columns come after those of the contract."""
     extra = [name for name in table.columns if name not in COLUMNS]
     table = table[[*COLUMNS, *extra]]
-    if CHANNEL_COLUMN in extra:  # of some of the tables that were put together, perhaps
+    if CHANNEL_COLUMN in extra:  # may be missing in some rows of merged tables
         channels = table[CHANNEL_COLUMN].fillna("0").replace("", "0")
         table = table.drop(columns=CHANNEL_COLUMN)
         if channels.ne("0").any():

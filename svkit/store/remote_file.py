@@ -1,6 +1,6 @@
-"""Files at URLs, read by ranges of bytes: http(s) by the standard library, every other kind by fsspec's back-ends.
+"""Files at URLs, read by ranges of bytes: http(s) with the standard library, all others with fsspec's back-ends.
 
-What the network does wrong for a moment is tried again; a file that has changed since it was opened is refused.
+Temporary errors of the network are tried again. A file that has changed since it was opened is refused.
 """
 
 import errno
@@ -20,21 +20,21 @@ from svkit.errors import ConfigError, DataError, first_line
 URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
 """How the text of a URL begins."""
 _WAITS_SECONDS = (1, 2, 4, 8, 16)
-"""Before each further try; most outages of a server are shorter than their sum."""
+"""Waits before further tries; most outages of a server are shorter than their sum."""
 _TIMEOUT_SECONDS = 60
 _PASSING = frozenset({408, 425, 429})
-"""Refusals of HTTP's 4xx that are worth another try: time-outs and too many requests."""
+"""HTTP errors of the 4xx range that are worth another try: time-outs and too many requests."""
 _VERSION_KEYS = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "created")
-"""What fsspec's back-ends call the facts that differ between two contents of one name."""
+"""Names in fsspec's back-ends of facts that differ if the content of a file has changed."""
 _OPEN_FILES = 1 << 14
-"""Of which size and version are remembered in one process."""
-_RETRY = "see to the network and the server, then run the same command again"
+"""Number of files whose size and version a process remembers."""
+_RETRY = "check the network and the server, then run the same command again"
 _PACK = "use the list that belongs to these shards, or pack them again"
 Value = TypeVar("Value")
 
 
 class _Refused(Exception):
-    """What another try would not change: the reason; what to do."""
+    """A refusal that another try would not change; the message has the reason and what to do."""
 
 
 class _Transport(Protocol):
@@ -45,12 +45,12 @@ class _Transport(Protocol):
 
 
 def is_url(path: object) -> bool:
-    """Say whether a text begins as a URL does (`s3://...`)."""
+    """Say whether a path is a text that begins like a URL (`s3://...`)."""
     return isinstance(path, str) and re.match(URL, path) is not None
 
 
 def require_backend(url: str) -> None:
-    """Import what reads such a URL.
+    """Check that the package for such a URL is installed.
 
     Raises:
         ConfigError: fsspec does not know its kind, or the package that reads it is not installed.
@@ -58,7 +58,7 @@ def require_backend(url: str) -> None:
     scheme = url.partition(":")[0].lower()
     if scheme in ("http", "https"):
         return
-    import fsspec  # only here: commands on files start without it
+    import fsspec  # imported here: commands that read only local files start faster
 
     try:
         fsspec.get_filesystem_class(scheme)
@@ -74,7 +74,7 @@ class RemoteFile:
     """A file at a URL, asked once for its size and version."""
 
     def __init__(self, url: str) -> None:
-        """Ask for size and version (errors: as of `read` and `require_backend`)."""
+        """Ask for size and version (errors as `read` and `require_backend`)."""
         require_backend(url)
         self._url = url
         is_http = url.lower().startswith(("http://", "https://"))
@@ -84,20 +84,20 @@ class RemoteFile:
         """In bytes."""
         digest = hashlib.sha256(self._transport.version.encode()).digest()
         self.version = int.from_bytes(digest[:7], "big")
-        """Another number for another content, where the server says so."""
+        """A number that differs if the content does, as far as the server tells."""
 
     def read(self, offset: int, count: int) -> bytes:
         """Read `count` bytes from `offset` on.
 
         Raises:
-            DataError: they cannot be read, after several tries; or the file has changed.
+            DataError: the bytes cannot be read, even after several tries, or the file has changed.
             FileNotFoundError: there is no such file.
         """
 
         def read() -> bytes:
             data = self._transport.read(offset, count)
             if len(data) != count:
-                raise EOFError(f"{len(data)} bytes came")
+                raise EOFError(f"only {len(data)} bytes came")
             return data
 
         return self._try(f"bytes {offset} to {offset + count}", read)
@@ -141,19 +141,19 @@ class _Http:
                 total = answer.headers.get("Content-Range", "").rpartition("/")[2]
                 if answer.status != 206 or not total.isdecimal():
                     reason = f"expected an answer to a range of bytes (HTTP 206), found HTTP {answer.status}"
-                    raise _Refused(f"{reason}; serve the shards by a server that knows ranges")
+                    raise _Refused(f"{reason}; use a server that supports range requests")
                 version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
                 return answer.read(count), int(total), version
         except HTTPError as error:
             if error.code in (404, 410):
                 raise FileNotFoundError(self._url) from error
             if 400 <= error.code < 500 and error.code not in _PASSING:
-                raise _Refused(f"HTTP {error.code} {error.reason}; see to the URL and your rights") from error
+                raise _Refused(f"HTTP {error.code} {error.reason}; check the URL and your rights") from error
             raise
 
 
 class _Fsspec:
-    """A file of a back-end of fsspec. S3's notices by itself that an open file changes; all do when it is opened."""
+    """A file of an fsspec back-end. Changes are noticed when a file is opened; only S3 notices them later as well."""
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -161,19 +161,19 @@ class _Fsspec:
         system, path = fsspec.core.url_to_fs(url)
         info: dict[str, Any] = system.info(path)
         if info.get("size") is None:
-            raise _Refused("the server does not say how long it is; serve the shards by another one")
+            raise _Refused("the server does not tell the size; use another server")
         self.size = int(info["size"])
         self.version = " ".join(str(info[key]) for key in _VERSION_KEYS if key in info)
         self._file = system.open(path, "rb", cache_type="none")
         self._lock = threading.Lock()
 
     def read(self, offset: int, count: int) -> bytes:
-        with self._lock:  # a file has one place, and `prepare check` reads in threads
+        with self._lock:  # a file has one position, and `prepare check` reads in threads
             self._file.seek(offset)
             return bytes(self._file.read(count))
 
 
 open_remote = lru_cache(maxsize=_OPEN_FILES)(RemoteFile)
-"""Return the file at a URL; asked for once in a process."""
-# Connections and event loops of a parent are of no use to a loader's worker.
+"""Return the file at a URL; a process asks the server only once."""
+# A loader's worker cannot use the connections and event loops of its parent.
 os.register_at_fork(after_in_child=open_remote.cache_clear)

@@ -207,7 +207,7 @@ def test_check_reads_shards_and_names_the_place(prepared, tmp_path):
         ({"shard_offset": "-1"}, "shard_offset: expected a number of bytes"),
         ({"shard_size": "x"}, "shard_size: expected a number of bytes"),
         ({"shard_size": ""}, "shard_size: expected a number above 0"),
-        ({"shard_size": None}, "expected both of the columns or none"),
+        ({"shard_size": None}, "expected both or neither of the columns"),
     ],
 )
 def test_bad_places_are_named(packed, tmp_path, changes, message):

@@ -152,7 +152,7 @@ def test_check_reads_remote_lists_and_tells_an_outage_from_a_bad_recording(packe
     listed.write_bytes(packed.read_bytes())
     request = check.CheckRequest(list=listed, audio_root=served.address, min_seconds=0.1)
     served.faults = [503] * 3
-    with pytest.raises(DataError, match=r"shard-\d+.tar: .* HTTP Error 503: .*; see to the network"):
+    with pytest.raises(DataError, match=r"shard-\d+.tar: .* HTTP Error 503: .*; check the network"):
         check.run(replace(request, out=tmp_path / "bad.tsv"), SilentProgress())
     assert not (tmp_path / "bad.tsv").exists()
     served.faults.clear()
@@ -240,6 +240,6 @@ def test_the_command_line_takes_urls_and_refuses_what_cannot_be_read(prepared, p
     write_manifest(tmp_path / "l.tsv", table.assign(path="a.wav"))
     refused = run("check", tmp_path / "l.tsv", "--audio-root", served.address)
     assert refused.exit_code == 3
-    assert "l.tsv:2: path: expected a file: of URLs, only tar files" in refused.stderr
+    assert "l.tsv:2: path: expected a local file: only `svkit prepare shards`' tar files" in refused.stderr
     unknown = run("check", packed, "--audio-root", "nonsense://bucket")
     assert unknown.exit_code == 2 and "nonsense:// is not known" in unknown.stderr

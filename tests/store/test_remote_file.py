@@ -56,11 +56,11 @@ def test_what_passes_is_tried_again(served, faults) -> None:
     [
         (
             [503] * 9,
-            r"HTTP Error 503: Service Unavailable \(tries: 4\); see to the network and the server",
+            r"HTTP Error 503: Service Unavailable \(tries: 4\); check the network and the server",
             4,
         ),
-        ([0] * 9, r"500 bytes came \(tries: 4\); see to the network", 4),
-        ([403], "HTTP 403 Forbidden; see to the URL and your rights", 1),
+        ([0] * 9, r"500 bytes came \(tries: 4\); check the network", 4),
+        ([403], "HTTP 403 Forbidden; check the URL and your rights", 1),
     ],
 )
 def test_what_stays_is_one_line_after_a_few_tries(served, faults, reason, tries) -> None:
@@ -73,7 +73,7 @@ def test_what_stays_is_one_line_after_a_few_tries(served, faults, reason, tries)
 
 def test_a_server_that_is_gone_is_one_line(served) -> None:
     with pytest.raises(
-        DataError, match=r"a.tar: size cannot be read: .*refused.* \(tries: 4\); see to the network"
+        DataError, match=r"a.tar: size cannot be read: .*refused.* \(tries: 4\); check the network"
     ):
         RemoteFile("http://127.0.0.1:9/a.tar")
 
