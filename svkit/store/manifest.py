@@ -204,7 +204,11 @@ def read_manifest(
     root = _root(path, audio_root)
     is_remote = _at_urls(paths, root)
     is_file = table["shard_size"].isin(["", "0"]) if shards else True
-    refuse("path", is_remote & is_file, "a local file: only `svkit prepare shards`' tar files are read at URLs")
+    refuse(
+        "path",
+        is_remote & is_file,
+        "a local file: at URLs, only tar files by `svkit prepare shards` are read",
+    )
     manifest = Manifest(path, root, table, cache)
     too_high = manifest.sample_rates_hz > _HIGHEST_RATE_HZ
     refuse("sample_rate_hz", too_high, f"at most {_HIGHEST_RATE_HZ} Hz")

@@ -240,6 +240,6 @@ def test_the_command_line_takes_urls_and_refuses_what_cannot_be_read(prepared, p
     write_manifest(tmp_path / "l.tsv", table.assign(path="a.wav"))
     refused = run("check", tmp_path / "l.tsv", "--audio-root", served.address)
     assert refused.exit_code == 3
-    assert "l.tsv:2: path: expected a local file: only `svkit prepare shards`' tar files" in refused.stderr
+    assert "l.tsv:2: path: expected a local file: at URLs, only tar files" in refused.stderr
     unknown = run("check", packed, "--audio-root", "nonsense://bucket")
     assert unknown.exit_code == 2 and "nonsense:// is not known" in unknown.stderr

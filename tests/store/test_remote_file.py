@@ -59,7 +59,7 @@ def test_what_passes_is_tried_again(served, faults) -> None:
             r"HTTP Error 503: Service Unavailable \(tries: 4\); check the network and the server",
             4,
         ),
-        ([0] * 9, r"500 bytes came \(tries: 4\); check the network", 4),
+        ([0] * 9, r"only 500 bytes came \(tries: 4\); check the network", 4),
         ([403], "HTTP 403 Forbidden; check the URL and your rights", 1),
     ],
 )
