@@ -11,7 +11,7 @@ from svkit.store.metrics import BackendRecord
 
 TOP_N = 300
 _BY_ROLE = ("train", "training", "cohort", "mean")
-"""Names of material that say no more than what it is for."""
+"""Directory names that only repeat what the material is for."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,15 +22,16 @@ class Backend:
     """Cosine, or the log-likelihood ratio of a two-covariance PLDA model."""
     norm: Literal["none", "snorm", "asnorm"] = "none"
     top_n: int = TOP_N
-    """Cohort members that count in adaptive S-norm."""
+    """Number of closest cohort members that adaptive S-norm uses."""
     center: bool = False
     """Subtract the mean of the cohort, or of the tests if there is no cohort."""
     cohort_speakers: bool = False
     """One cohort member per speaker (mean of the length-normalised embeddings) instead of one per utterance."""
     length_norm: bool = True
-    """Of what PLDA sees; cosine has it always."""
+    """Length-normalise embeddings for PLDA; cosine always does."""
     adapt_weight: float | None = None
-    """Share, in the covariances, of the recordings that PLDA is adapted to; None: there are none, or as many say."""
+    """Weight, in the covariances, of the recordings that PLDA is adapted to; None: there are none, or their number
+    decides (`Material.weighed`)."""
 
     def __post_init__(self) -> None:
         if self.method == "plda" and self.center:
@@ -39,15 +40,15 @@ class Backend:
             raise ConfigError("--no-length-norm is only for --backend plda: cosine always ignores length")
 
     def changed(self) -> dict[str, Any]:
-        """Return the settings by name; of those that earlier versions lacked, the ones that are not the default."""
+        """Return the settings by name, without those that earlier versions lacked if they have their default."""
         same = {"length_norm": True, "adapt_weight": None}
         return {name: value for name, value in asdict(self).items() if same.get(name, ...) != value}
 
     def name(self, inputs: Mapping[str, Path]) -> str:
-        """Name the back-end in tables and directories by all that changes scores and is not the default.
+        """Return the back-end's name for tables and directories: everything that is not the default and changes scores.
 
-        `inputs` has the system's `embeddings` and the directories of its material, which are named too, without the
-        system's name in theirs, unless by their role.
+        `inputs` has the system's `embeddings` and the directories of its material. These are part of the name, without
+        the system's name in theirs, unless their name only repeats their role.
         """
         has_norm = self.norm != "none"
         system = plain_name(inputs["embeddings"].name) if "embeddings" in inputs else ""
@@ -75,5 +76,5 @@ class Backend:
 def describe_backend(
     backend: Backend, name: str | None = None, material: Mapping[str, str] | None = None
 ) -> BackendRecord:
-    """Return what is recorded of a back-end, with the sha256 of the material it used."""
+    """Return the record of a back-end, with the sha256 of the material it used."""
     return BackendRecord(**backend.changed(), name=name or backend.name({}), material=dict(material or {}))

@@ -1,4 +1,4 @@
-"""Sorts trials into groups by a column of the trial list, of a sidecar or of the manifest, or by duration."""
+"""Sort trials into groups by a column of a sidecar or of the manifest, or by duration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from svkit.store.tables import table_blocks
 from svkit.store.trials import HEADER, Trials
 
 DURATION = "duration"
-"""Not a column but the shorter side of the trial, in bins."""
+"""Not a column, but bins of the duration of the trial's shorter side."""
 DURATION_EDGES = (2.0, 5.0, 10.0, 20.0)
 """Seconds."""
 DURATION_NAMES = ("under 2 s", "2 to 5 s", "5 to 10 s", "10 to 20 s", "20 s or more")
@@ -32,14 +32,14 @@ class Grouping:
     values: tuple[str, ...]
     """Names of the groups, in the order of tables."""
     codes: NDArray[np.int8]
-    """[T] number of each trial's group."""
+    """[T] index of each trial's group in `values`."""
 
 
 def read_sidecar(path: Path, trials: Trials) -> dict[str, Coded]:
     """Read the columns [T] that go with a trial list: one row per trial, in its order, with `enroll_id` and `test_id`.
 
     Raises:
-        DataError: missing, or rows that are not those trials.
+        DataError: the file is missing, or its rows are not those trials.
     """
     coders: dict[str, Coder] = {}
     num_rows = 0
@@ -53,7 +53,7 @@ def read_sidecar(path: Path, trials: Trials) -> dict[str, Coded]:
             if len(wrong):
                 row = int(wrong[0])
                 raise DataError(
-                    f"{path}:{lines[row]}: {name}: expected {expected[row]} as in trial {row + num_rows + 1}, found"
+                    f"{path}:{lines[row]}: {name}: expected {expected[row]}, as in trial {row + num_rows + 1}, found"
                     f" {found[row]}"
                 )
         num_rows += len(table)
@@ -71,11 +71,11 @@ def group_trials(
 ) -> Grouping:
     """Find the group of every trial by a column of the sidecar, else of the manifest, or by `duration`.
 
-    By the manifest, a group is the one value of both sides, or `a / b` where they differ; of an enrollment of several
-    utterances, the first one's value counts.
+    With a column of the manifest, a group is the value that both sides share, or `a / b` if they differ. The value of
+    an enrollment of several utterances is that of the first.
 
     Raises:
-        ConfigError: no such column, or one with more than 50 values.
+        ConfigError: there is no such column, or it has more than 50 values.
         DataError: the manifest is gone or changed, or lacks an utterance.
     """
     if sidecar is not None and column in sidecar:
@@ -98,7 +98,7 @@ def group_trials(
     if found[0].isna().any() or found[1].isna().any():
         raise DataError(f"{table.source}: no {column} for some utterances of the trials")
     numbers, names = pd.factorize(pd.concat(found).to_numpy(dtype=object), sort=True)
-    if len(names) > 2 * MAX_GROUPS:  # a group has two of them at most
+    if len(names) > 2 * MAX_GROUPS:  # a group names at most two values
         raise _too_many(column, f"at least {-(-len(names) // 2)}")
     left, right = (
         side.look_up(part.astype(np.int32))
@@ -108,7 +108,7 @@ def group_trials(
 
 
 def _pairs(left: NDArray[np.int32], right: NDArray[np.int32], names: NDArray[np.object_]) -> Coded:
-    """Name the unordered pairs of two sides' values, [T] each: one value, or `a / b` where they differ."""
+    """Name the unordered pairs of both sides' values, [T] each: one value, or `a / b` if they differ."""
     texts = [low if low == high else f"{low} / {high}" for low in names for high in names]
     pairs, is_there = np.minimum(left, right), np.zeros(len(texts), dtype=bool)
     pairs *= len(names)

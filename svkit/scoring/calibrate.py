@@ -1,4 +1,4 @@
-"""Learns and applies calibrations, and sees that none is judged on what it was learnt from."""
+"""Learn and apply calibrations, and make sure that none is judged on the trials it was learnt from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from svkit.store.provenance import sha256_artifact, sha256_file
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Features:
-    """What a calibration sees of each trial."""
+    """The features of each trial that a calibration uses."""
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
@@ -32,10 +32,10 @@ class Features:
 def quality_features(
     scores: NDArray[np.float64], cohort_means: CohortMeans | None, lookup: Lookup, subject: Subject
 ) -> Features:
-    """Return the score of each trial and the lower and higher value of each measure of quality of its two sides.
+    """Return the score of each trial, and the lower and the higher of its two sides' values of each quality measure.
 
     The measures are the logarithms of the embeddings' norms (averaged over the utterances of an enrollment) and of the
-    durations (summed) and, with a cohort, the mean scores against it.
+    durations (summed), and, with a cohort, the mean scores against it.
 
     Raises:
         DataError: the manifest behind the embeddings is gone, has changed or lacks an utterance.
@@ -62,7 +62,7 @@ def quality_features(
 
 
 def learn(subject: Subject, features: Features) -> CalibrationRecord:
-    """Learn a calibration on these trials; their list and speakers are recorded, so that it is not judged on them."""
+    """Learn a calibration on these trials; it records their list and speakers, so that it is not judged on them."""
     trials, speakers = subject.trial_set.trials, subject.speaker_names()
     fitted = fit_calibration(features.values, trials.labels)
     num_targets, path = int(np.count_nonzero(trials.labels)), subject.trial_set.path
@@ -83,11 +83,11 @@ def learn(subject: Subject, features: Features) -> CalibrationRecord:
 
 
 def check_calibration(path: Path, subject: Subject, cohort_size: int | None = None) -> CalibrationRecord:
-    """Read a calibration and check that it belongs to the subject's scores and not to its trials or speakers.
+    """Read a calibration, and check that it was learnt on the same kind of scores but on other trials and speakers.
 
     Raises:
-        ConfigError: it was learnt on the very trials it would be judged on.
-        DataError: it was learnt on other trials of their speakers.
+        ConfigError: it was learnt on the very trials that it would be judged on.
+        DataError: it was learnt on other trials of the same speakers.
         ArtifactError: it was learnt on scores of another model or back-end.
     """
     guards, trials_path, speakers = subject.guards, subject.trial_set.path, subject.speaker_names()
@@ -116,7 +116,9 @@ def check_calibration(path: Path, subject: Subject, cohort_size: int | None = No
             f"{path}: expected a calibration of the model scored here, found one of another model"
         )
     recorded = record.backend
-    if cohort_size is not None:  # an earlier svkit recorded the number asked for, not the number there was
+    if (
+        cohort_size is not None
+    ):  # earlier versions recorded the --top-n asked for, even beyond the cohort's size
         recorded = replace(recorded, top_n=min(recorded.top_n or cohort_size, cohort_size))
     if recorded != subject.backend:
         raise ArtifactError(
@@ -127,10 +129,10 @@ def check_calibration(path: Path, subject: Subject, cohort_size: int | None = No
 
 
 def apply(record: CalibrationRecord, features: Features) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Map features to log-likelihood ratios [T] without bounds, to rank by, and within those of the calibration.
+    """Map features to log-likelihood ratios [T]: without bounds, for ranking, and within the calibration's bounds.
 
     Raises:
-        ConfigError: other features than those it was learnt with.
+        ConfigError: the features are not those that it was learnt with.
     """
     if record.features != features.names:
         raise ConfigError(
@@ -142,11 +144,11 @@ def apply(record: CalibrationRecord, features: Features) -> tuple[NDArray[np.flo
 
 
 def install(own: Path, record: CalibrationRecord, checkpoint: Mapping[str, str] | None) -> str:
-    """Put a calibration of cosine scores beside the checkpoint too, where `svkit verify` looks; say where it is.
+    """Copy a calibration of cosine scores to the checkpoint, where `svkit verify` looks; say where it is.
 
-    It stays in its `own` place alone where the checkpoint is not in its recorded one or has changed, and where
-    `svkit verify` would refuse it: another back-end, a cohort, a ratio that falls with the score. What
-    `svkit calibrate` made for this checkpoint, with an operating point that somebody asked for, is not replaced.
+    It stays only at its `own` path if the checkpoint has moved or changed, or if `svkit verify` would refuse it because
+    of another back-end, a cohort, or a ratio that falls with the score. A calibration that `svkit calibrate` made for
+    this checkpoint is not replaced, because somebody asked for its operating point.
     """
     if needs_a_cohort(record) or record.backend != describe_backend(Backend()) or not checkpoint:
         return str(own)
@@ -158,17 +160,17 @@ def install(own: Path, record: CalibrationRecord, checkpoint: Mapping[str, str] 
         return str(own)
     if _decides(path, record):
         return (
-            f"{own}; {path}, by which `svkit verify` decides, is of `svkit calibrate` and stays: remove that first, or"
-            " give this one with --calibration"
+            f"{own}; `svkit verify` still decides by {path}, which `svkit calibrate` made; remove that first, or give"
+            " this one with --calibration"
         )
     write_calibration(path, record)
     return str(path)
 
 
 def _decides(path: Path, record: CalibrationRecord) -> bool:
-    """Whether a calibration that `svkit calibrate` made of the same model is there."""
+    """Whether `path` is a calibration that `svkit calibrate` made for the same model."""
     try:
         there = read_calibration(path) if path.exists() else None
-    except ArtifactError:  # of no use to anybody
+    except ArtifactError:  # unreadable, so it may be replaced
         return False
     return bool(there and there.decision and there.checkpoint_sha256 == record.checkpoint_sha256)

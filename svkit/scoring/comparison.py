@@ -1,4 +1,4 @@
-"""Compares systems on one trial list under the same resampled speakers; for `svkit score` and the report."""
+"""Compare systems on one trial list under the same resampled speakers; for `svkit score` and the report."""
 
 import hashlib
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def read_systems(directories: Sequence[Path]) -> list[Scores]:
 
 
 def keep_resamples(draws: Draws, seed: int, resampled: Resampled) -> Resamples:
-    """Return of resampled errors what comparisons and DET bands need later."""
+    """Return the part of resampled errors that comparisons and DET bands need later."""
     digest = hashlib.sha256(f"{seed} {draws.multiplicities.shape}".encode())
     for side in (draws.speakers.enroll, draws.speakers.test):
         digest.update(np.ascontiguousarray(side, dtype=np.int32).data)
@@ -55,7 +55,7 @@ def keep_resamples(draws: Draws, seed: int, resampled: Resampled) -> Resamples:
 def find_resamples(
     directory: Path, metrics: Metrics, num_resamples: int, seed: int, progress: Progress
 ) -> Resamples | None:
-    """Return the resamples of scores: those kept with them, else made now; None and a note where that cannot be."""
+    """Return the resamples of scores, kept or made now; None, with a note, if they cannot be made."""
     kept = read_resamples(directory)
     if kept is not None and (len(kept.eer), kept.seed) == (num_resamples, seed):
         return kept
@@ -75,14 +75,16 @@ def find_resamples(
 def compare_systems(
     systems: Sequence[tuple[Metrics, Resamples | None]], progress: Progress
 ) -> list[Comparison]:
-    """Compare every system with the reference, `dense` or else the first; paired by the resampled speakers.
+    """Compare every system with the reference, which is `dense` or else the first, paired by the resampled speakers.
 
-    Systems of other trials or speakers than the reference's are left out.
+    Systems with other trials or speakers than the reference are left out.
     """
     usable = [(metrics, resamples) for metrics, resamples in systems if resamples is not None]
     if len(usable) < 2:
         if len(systems) > 1:
-            progress.note("no comparison of the systems: a p-value needs what confidence intervals need")
+            progress.note(
+                "no comparison of the systems: without confidence intervals there are no p-values either"
+            )
         return []
     usable.sort(key=lambda system: system[0].name != "dense")
     reference = usable[0]
@@ -124,7 +126,7 @@ def compare(first: tuple[Metrics, Resamples], second: tuple[Metrics, Resamples])
 
 
 def det_band(resamples: Resamples, num_nontargets: int) -> Band:
-    """Return the 95 % band of the miss rate at each false-accept rate that so many nontarget trials resolve."""
+    """Return the 95 % band of the miss rate at each false-accept rate of at least one in `num_nontargets`."""
     rates = np.asarray(BAND_RATES)
     keep = rates * num_nontargets >= 1
     low, high = resamples.band[:, keep]

@@ -17,7 +17,7 @@ from svkit.store.metrics import ConditionRates, Metrics
 from svkit.store.scores import Resamples
 
 _Eer = tuple[float, NDArray[np.float64]]
-"""On all trials, and in each resample; or a difference of two of them."""
+"""EER on all trials and in each resample, or a difference of two of these."""
 _Found = dict[str | None, dict[str, tuple[Metrics, Resamples | None]]]
 """Systems by condition and name."""
 
@@ -33,10 +33,10 @@ def split_conditions(
 def compare_conditions(
     measured: Sequence[tuple[Path, Metrics]], seed: int, progress: Progress
 ) -> tuple[ConditionRates, ...]:
-    """Return a row for each system and condition; none where no score is under a condition.
+    """Return a row for each system and condition; no rows if no scores are under a condition.
 
-    `measured` are metrics by their directories of scores, those of recordings as they are among them; `seed` is the
-    bootstrap's.
+    `measured` has metrics with their directories of scores, including those of recordings as they are; `seed` is that
+    of the bootstrap.
     """
     plain, changed = split_conditions(measured)
     lists: dict[tuple[object, ...], _Found] = defaultdict(lambda: defaultdict(dict))
@@ -65,7 +65,9 @@ def _rows(found: _Found, sides: str) -> list[ConditionRates]:
         for name, (metrics, resamples) in systems.items()
         if resamples is not None
     }
-    if len({resamples.draws for _, resamples in drawn.values()}) > 1:  # of other speakers: nothing is paired
+    if (
+        len({resamples.draws for _, resamples in drawn.values()}) > 1
+    ):  # other speakers were drawn, so nothing is paired
         drawn = {}
     eers = {key: (eer, resamples.eer) for key, (eer, resamples) in drawn.items()}
     num_speakers = max((resamples.num_speakers for _, resamples in drawn.values()), default=0)

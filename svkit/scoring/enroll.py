@@ -1,4 +1,4 @@
-"""`svkit enroll`: recordings of people into a gallery, as embeddings; and single ones out of it again."""
+"""`svkit enroll`: add recordings of people to a gallery, as embeddings, and take single recordings out again."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,38 +23,38 @@ from svkit.store.gallery import (
 )
 
 AT_ONCE = 100
-"""People that are enrolled in one step: of many, an interruption loses these, and the same command again goes on."""
+"""People enrolled in one step. An interruption loses at most these; the same command then enrols the rest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnrollRequest:
-    """Whose recordings go where."""
+    """Which recordings of whom to enrol, and in which gallery."""
 
     exp: Path
     gallery: Path
     people: Mapping[str, tuple[Place, ...]]
     """Recordings by name."""
     model: Path | None = None
-    """Checkpoint; None: that of the gallery, in a new one the experiment's final model."""
+    """Checkpoint; None: the gallery's, or for a new gallery the experiment's final model."""
     channel: Channel | Literal["loudest"] = 0
     channels: Mapping[Place, Channel] = field(default_factory=dict)
-    """Of single recordings, instead of `channel`."""
+    """Channels of single recordings, instead of `channel`."""
     allow_cut: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Enrolled:
-    """What the gallery has of a person now."""
+    """What the gallery now holds of a person."""
 
     gallery: Path
     name: str
     added: tuple[str, ...]
     """Recordings that were new."""
     recordings: int
-    """Of this person, in all."""
+    """Recordings of this person in all."""
     seconds: float
     people: int
-    """In the gallery."""
+    """People in the gallery."""
     model: GalleryModel
     warnings: tuple[str, ...]
     """What may make a recording a bad example of the voice."""
@@ -62,12 +62,12 @@ class Enrolled:
 
 
 def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
-    """Embed recordings and add them to the gallery: of up to `AT_ONCE` people all of them, or none.
+    """Embed recordings and add them to the gallery, `AT_ONCE` people in a step, which is added whole or not at all.
 
     Raises:
-        ConfigError: a name that cannot be one.
-        DataError: audio as `svkit verify` refuses it; a recording that is enrolled as somebody else.
-        ArtifactError: no model, one that changes meanwhile, or a gallery of another one.
+        ConfigError: a name that is not allowed.
+        DataError: audio that `svkit verify` would refuse, or a recording that is enrolled as somebody else.
+        ArtifactError: there is no model, it changes meanwhile, or the gallery is of another one.
     """
     people = {check_name(name): places for name, places in request.people.items()}
     gallery = read_gallery(request.gallery) if (request.gallery / "gallery.json").exists() else None
@@ -87,7 +87,7 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
                 if _weights_state(checkpoint) != loaded:  # its pages are read from the file until the end
                     raise ArtifactError(
                         f"{checkpoint}: has changed while it was used, so the last {len(waiting):,} people are not"
-                        " enrolled; where it is still the gallery's model, give the command again"
+                        " enrolled; restore it if it is no longer the gallery's model, then run the same command again"
                     )
                 gallery, found = _commit(request, named, gallery, waiting)
                 done += found
@@ -107,10 +107,10 @@ def _judge(
     progress: Progress,
     whom: str,
 ) -> tuple[dict[str, Heard], dict[str, tuple[Place, ...]]]:
-    """Read every recording once before the embedding, which takes longer: return what to say of them, and the new ones.
+    """Read and judge every recording before the embedding, which takes longer; return the findings and the new ones.
 
     Raises:
-        DataError: one that cannot be used, or that is of somebody else, enrolled already or now.
+        DataError: a recording cannot be used, or belongs to somebody else who is enrolled already or now.
     """
     known = {} if gallery is None else gallery.owners_of_all
     now: dict[bytes, str] = {}
@@ -118,7 +118,7 @@ def _judge(
     new: dict[str, tuple[Place, ...]] = {}
     with progress.task(f"read {whom}", sum(map(len, people.values()))) as task:
         for name, places in people.items():
-            # What was judged stays, the samples go: of thousands of people they would not fit.
+            # Only the findings are kept; the samples of thousands of people would not fit into memory.
             judged[name], new[name] = {}, ()
             for place, (one, waveform) in _hear(request, places).items():
                 own = fingerprint(waveform)
@@ -132,12 +132,12 @@ def _judge(
 
 
 def take_out(request: EnrollRequest, progress: Progress) -> Gallery:
-    """Take recordings of one person out of the gallery again; return who is left.
+    """Take recordings of one person out of the gallery again; return the gallery that is left.
 
     Raises:
-        ConfigError: nobody of that name.
-        DataError: audio that cannot be read, or that is not enrolled as this person.
-        ArtifactError: no gallery, or one of another model.
+        ConfigError: nobody of that name is enrolled.
+        DataError: a recording cannot be read, or is not enrolled as this person.
+        ArtifactError: there is no gallery, or it is of another model.
     """
     ((name, places),) = request.people.items()
     gallery = read_gallery(request.gallery)

@@ -1,8 +1,8 @@
-"""Fuses the scores of several systems on one trial list to one log-likelihood ratio, by logistic regression.
+"""Fuse the scores of several systems on one trial list into one log-likelihood ratio, by logistic regression.
 
-The weights are never fitted on the trials they are judged on: either they come from other trials (`--calibration
-FILE`), or each trial gets those learnt on other speakers (`--calibrate-folds`). `--calibrate` learns on all
-trials of a held-out list for later use; that list's own scores are still the cross-validated ones.
+The weights are never fitted on the trials they are judged on. Either they come from other trials (`--calibration
+FILE`), or each trial gets weights learnt on other speakers (`--calibrate-folds`). `--calibrate` also learns weights on
+all trials of a held-out list for later use; that list's own scores are still the cross-validated ones.
 """
 
 from dataclasses import replace
@@ -30,8 +30,9 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
     """Fuse finished scores into a scores directory of their own.
 
     Raises:
-        ConfigError: fewer than two systems, or one twice; weights learnt on these trials; folds without speakers.
-        ArtifactError: scores that are not finished, stale, or of other trials than the list given.
+        ConfigError: there are fewer than two systems, or one is given twice; the weights were learnt on these trials;
+            or folds are asked for and the speakers are not known.
+        ArtifactError: scores are not finished, stale, or of other trials than the list.
     """
     directories = request.fuse
     if len(directories) < 2 or len({path.resolve() for path in directories}) < len(directories):
@@ -40,7 +41,7 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
         if not is_finished(directory):
             raise ArtifactError(f"{directory}: no finished scores; run `svkit score` first")
     systems, metrics = read_systems(directories), [read_metrics(directory) for directory in directories]
-    if request.match_ids:  # what the scores have was matched before
+    if request.match_ids:  # the ids in the scores were matched when they were made
         known = systems[0].trials.ids
         trial_set, _ = trial_set.matched(known, directories[0], guards, match_ids=True)
     if not systems[0].trials.equals(trial_set.trials):
@@ -86,7 +87,7 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
             subject = replace(subject, calibration=check_calibration(calibration, subject))
         labels = trial_set.trials.labels
         check_classes(guards, trial_set.path, labels, learns=request.calibrate or calibration is None)
-        # What a guard let pass, or could not see, of a system holds for the fusion too.
+        # Whatever a guard let pass, or could not check, for a system holds for the fusion too.
         for kind, found in (("cautions", guards.cautions), ("unchecked", guards.unchecked)):
             inherited = [entry for one in metrics for entry in getattr(one, kind)]
             found[:] = dict.fromkeys([*found, *inherited])

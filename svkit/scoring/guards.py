@@ -1,7 +1,7 @@
 """Guards against silent wrong science: an error by default; `--allow NAME` continues and records the exception.
 
-In the trial list itself, both orders of a pair are two trials, though a symmetric score makes them one comparison: the
-published VoxCeleb1-O has 338 pairs in both orders (and no repeated trial, and no self-trial).
+Both orders of a pair count as two trials, although a symmetric score makes them one comparison, because the published
+VoxCeleb1-O has 338 pairs in both orders (and no repeated trial, and no self-trial).
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ NAMES: tuple[Guard, ...] = get_args(Guard)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guards:
-    """Which guards may be passed, what was found when they were, and what could not be checked."""
+    """The guards that may be passed, what was found when they were, and what could not be checked."""
 
     allowed: frozenset[str] = frozenset()
     cautions: list[str] = field(default_factory=list)
@@ -57,13 +57,13 @@ class Guards:
             raise ConfigError(f"--allow: expected {known}, found {first_five(sorted(unknown))}")
 
     def stop(self, name: Guard, error: SvkitError) -> None:
-        """Raise the error, or record it where the guard may be passed."""
+        """Raise the error, or record it if the guard may be passed."""
         if name not in self.allowed:
             raise type(error)(f"{error}; `--allow {name}` continues and records the exception")
         self.caution(str(error))
 
     def caution(self, words: str | None) -> None:
-        """Record, once, what need not stop anything."""
+        """Record once what does not have to stop the command; None: nothing."""
         if words is not None and words not in self.cautions:
             self.cautions.append(words)
 
@@ -73,7 +73,7 @@ def check_training(
 ) -> None:
     """Stop if the model behind the embeddings in `directory` was trained on speakers of the trials (DataError).
 
-    `facts` as of `embeddings.json`.
+    `facts` are those of `embeddings.json`.
     """
     tested = trial_speaker_names(trials, facts.get("manifest"), enrollment)
     path = str((facts.get("checkpoint") or {}).get("path") or "")
@@ -101,7 +101,7 @@ def check_speakers(
 ) -> None:
     """Stop if a cohort or training data (what, directory, embeddings) has speakers of the trials (DataError).
 
-    Utterances are compared where the speakers of one side are not known.
+    If the speakers of one side are not known, utterances are compared instead.
     """
     what, directory, other = used
     tested = trial_speaker_names(trials, embeddings.meta.get("manifest"), enrollment)
@@ -118,7 +118,7 @@ def check_speakers(
 
 
 def check_classes(guards: Guards, path: Path, labels: NDArray[np.int8], *, learns: bool) -> None:
-    """Stop if there are no target or no nontarget trials (DataError), in any case if a calibration `learns` on them."""
+    """Stop if there are no target or no nontarget trials (DataError); always if a calibration `learns` on them."""
     num_targets = int(np.count_nonzero(labels))
     if num_targets in (0, len(labels)) and labels.min() >= 0:
         error = DataError(
@@ -138,7 +138,8 @@ def check_checkpoint(
 ) -> None:
     """Stop if the checkpoint has changed since it made the embeddings in `directory` (ArtifactError).
 
-    One that no longer exists is accepted. `facts` are those of `embeddings.json`; `hash_file` as in `sha256_artifact`.
+    A checkpoint that no longer exists is accepted. `facts` are those of `embeddings.json`; `hash_file` is passed to
+    `sha256_artifact`.
     """
     recorded = facts.get("checkpoint") or {}
     path = Path(str(recorded.get("path", "")))
@@ -168,16 +169,16 @@ def check_scores(
         if now == then:
             check_checkpoint(guards, path, facts, hash_file)
         else:
-            found = f"was made with a checkpoint (sha256 {str(then)[:12]}) other than that of {path} now"
+            found = f"was made with another checkpoint (sha256 {str(then)[:12]}) than {path} has now"
             guards.stop("stale", ArtifactError(f"{directory}: {found} (sha256 {str(now)[:12]}); score again"))
 
 
 def check_list(guards: Guards, path: Path, trials: Trials, enrollment: pd.DataFrame | None) -> None:
     """Stop at self-trials, repeated trials and pairs with both labels (DataError), naming their lines in `path`.
 
-    A repeated self-trial is a self-trial only; where enrollments have several utterances, one whose test is among
-    them. What is found in a published list is recorded and stops nothing. Needs some 20 bytes per trial, 40 where there
-    are repeated ones.
+    A repeated self-trial counts only as a self-trial. With enrollments of several utterances, a self-trial is one whose
+    test is among them. Findings in a published list are recorded and stop nothing. This needs some 20 bytes per trial,
+    or 40 if trials are repeated.
     """
     keys, is_self = _keys(trials, enrollment)
     whole = f"of {len(trials):,} trials"
@@ -188,7 +189,7 @@ def check_list(guards: Guards, path: Path, trials: Trials, enrollment: pd.DataFr
         )
         _stop_at(guards, "self-trials", path, trials, what, np.flatnonzero(is_self))
         keys = keys[~is_self]
-    # Equal trials, and the labels of one pair, are neighbours in sorted order; the places are sorted only if needed.
+    # In sorted order, equal trials and both labels of one pair are neighbours. Places are sorted only if needed.
     ordered = np.sort(keys)
     steps = ordered[1:] ^ ordered[:-1]
     repeated, contradicted = np.flatnonzero(steps == 0), np.flatnonzero((steps | 1) == 3)
@@ -215,7 +216,7 @@ def check_labels(
 ) -> None:
     """Stop if the manifest contradicts labels, or has several speakers in one enrollment (DataError).
 
-    Nothing is checked where the manifest behind the embeddings, `{path, sha256}`, is gone or has changed.
+    Nothing is checked if the manifest behind the embeddings, `{path, sha256}`, is gone or has changed.
     """
     known = speakers_of_manifest(manifest)
     if known is None or not trials.has_labels:
@@ -239,8 +240,8 @@ def check_labels(
 def _keys(trials: Trials, enrollment: pd.DataFrame | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return a number for each trial, [N], and whether it is a self-trial.
 
-    The number holds the pair in either order, then the label, then the order: equal trials differ by 0, trials of one
-    pair with two labels by an exclusive or of 2 or 3.
+    The number encodes the pair in either order, then the label, then the order. So equal trials have equal numbers, and
+    those of two trials of one pair with different labels have an exclusive or of 2 or 3.
     """
     enroll_ids, test_ids = trials.enroll.values, trials.test.values
     members = None
@@ -260,7 +261,7 @@ def _keys(trials: Trials, enrollment: pd.DataFrame | None) -> tuple[NDArray[np.i
         if members is None:
             is_self[rows] = one == other
             low, high = np.minimum(one, other), np.maximum(one, other)
-        else:  # an enrollment is no utterance, whatever its name
+        else:  # an enrollment is never an utterance, even if the names are equal
             low, high = one, other
             is_self[rows] = pd.Index(one * base + other).isin(members)
         keys[rows] = ((low * base + high) * 2 + trials.labels[rows]) * 2 + (low != one)
@@ -270,7 +271,7 @@ def _keys(trials: Trials, enrollment: pd.DataFrame | None) -> tuple[NDArray[np.i
 def _stop_at(
     guards: Guards, name: Guard, path: Path, trials: Trials, what: str, rows: NDArray[np.int64]
 ) -> None:
-    """Stop at the first rows of a list, or record them where it is a published one."""
+    """Stop and name the first of these rows of a list, or record them if it is a published list."""
     lines = ", ".join(f"{path}:{line}" for line in find_lines(path, rows[:5]))
     error = DataError(f"{path}: {what}: {lines}")
     title = published_title(path, len(trials), int(np.count_nonzero(trials.labels == 1)))

@@ -1,4 +1,4 @@
-"""Finds the rule by which ids that differ in notation name the same utterances; `--match-ids` applies it."""
+"""Find the rule by which ids that differ in notation name the same utterances; `--match-ids` applies it."""
 
 import re
 from collections import defaultdict
@@ -17,20 +17,20 @@ _STEPS: Mapping[str, Callable[[str], str]] = {
     "without the extension": lambda name: re.sub(r"\.[A-Za-z][A-Za-z0-9]{1,4}$", "", name),
 }
 _NOTATION = tuple(_STEPS)[:4]
-"""What makes no other id of an id; extensions and prefixes may tell two recordings apart."""
+"""Steps that never merge two different ids; extensions and prefixes may tell two recordings apart."""
 _PREFIX = "without a prefix"
 _PROBES = 5
-"""Ids that a prefix is looked for in."""
+"""Number of ids that are searched for a prefix."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matching:
-    """Ids that a rule matches."""
+    """The ids that a rule matches."""
 
     names: Mapping[str, str]
-    """The known id of each id that has exactly one."""
+    """For each id that matches exactly one known id, that id."""
     ambiguous: Mapping[str, Sequence[str]]
-    """Ids with several known ones, or with one that another id has too."""
+    """Ids that match several known ids, or one that another id matches too."""
     num_missing: int
     rule: str
 
@@ -60,13 +60,13 @@ class Matching:
 
 
 def find_matching(ids: Iterable[str], known: Iterable[str]) -> Matching | None:
-    """Find the shortest rule that matches as many ids as any, of those that are not known as they are.
+    """Find the shortest of the rules that match the most ids, among the ids that are not known as they are.
 
-    Both sides are compared without quotes, `./`, extension and a common leading prefix, with slashes for backslashes
-    and in lower case, as far as that is needed; a prefix may be on either side.
+    A rule compares both sides without quotes, `./`, the extension or a common leading prefix, with slashes for
+    backslashes, or in lower case. Only the steps that are needed are kept; a prefix may be on either side.
 
     Returns:
-        None where all ids are known, or nothing matches.
+        None if all ids are known, or nothing matches.
     """
     known, ids = list(known), list(ids)
     exact = set(known).intersection(ids)

@@ -1,4 +1,4 @@
-"""`svkit identify`: who of a gallery is it, or none of them?"""
+"""`svkit identify`: which person of a gallery is speaking, or none of them?"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -39,28 +39,28 @@ class IdentifyRequest:
     gallery: Path
     files: tuple[Path, ...]
     is_one_speaker: bool = False
-    """The recordings are of one speaker; otherwise each is looked for alone."""
+    """All recordings are of one speaker; otherwise each is judged separately."""
     model: Path | None = None
-    """Checkpoint; None: that of the gallery."""
+    """Checkpoint; None: the gallery's."""
     calibration: Path | None = None
     """None: `calibration.json` beside the model, if there is one."""
     prior: float | None = None
-    """Probability, before listening, that it is somebody of the gallery; all are taken as equally likely. None: decide
-    by the false accepts that the calibration was asked for, else by 0.5."""
+    """Prior probability that the speaker is in the gallery, shared equally among its people. None: decide by the false
+    accepts that the calibration was made for, else by a prior of 0.5."""
     threshold: float | None = None
-    """Accept the best from this cosine score on; None: where its ratio outweighs the prior, or reaches what the
-    calibration was asked for, and, after listening, it is likelier than all others together."""
+    """Accept the best if its cosine score is at least this. None: if its ratio outweighs the prior, or reaches the
+    calibration's threshold, and it is likelier than all others together."""
     margin: float = 0.0
-    """Decide nothing where the best is not so far ahead of the second: in log-likelihood ratio, else in score."""
+    """Leave it undecided unless the best is this far ahead of the second: in log-likelihood ratio, else in score."""
     top: int = 5
-    """How many people are told."""
+    """Number of people to list."""
     channel: Channel | Literal["loudest"] = 0
     allow_cut: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A person of the gallery, and how much speaks for them."""
+    """A person of the gallery, and the evidence for this person."""
 
     name: str
     score: float
@@ -68,25 +68,25 @@ class Candidate:
     llr: float | None
     """Natural-log ratio of "this person" over "somebody else", within bounds; None: not calibrated."""
     posterior: float | None
-    """Probability that it is this person, all others and nobody of them considered."""
+    """Probability that it is this person, given all others and the case that it is none of them."""
     recordings: int
-    """That the person is enrolled with."""
+    """Number of recordings that the person is enrolled with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """Who it is."""
+    """Who the speaker of one or more recordings is."""
 
     files: tuple[Recording, ...]
     is_accepted: bool | None
     """True: it is `name`; False: none of them; None: undecided."""
     name: str | None
-    """The best person, where accepted."""
+    """The best person, if accepted."""
     candidates: tuple[Candidate, ...]
     """Best first."""
     posterior_of_none: float | None
     margin_score: float | None
-    """Best minus second; None: one person only."""
+    """Best minus second; None: only one person is enrolled."""
     margin_llr: float | None
     warnings: tuple[str, ...]
     """Why the answer should not be trusted."""
@@ -95,20 +95,20 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identified:
-    """All answers, and what they rest on."""
+    """All answers, and what they are based on."""
 
     answers: tuple[Answer, ...]
     gallery: Path
     people: int
     prior: float
-    """That it is somebody of the gallery."""
+    """Probability that the speaker is in the gallery."""
     prior_per_person: float
     threshold: float | None
-    """Below which the best is rejected; None: no decision."""
+    """The best is rejected below it; None: no decision."""
     threshold_of: str | None
     """`llr` or `score`."""
     threshold_from: str | None
-    """As of `svkit verify`: `bayes`, `given`, or `false accepts`."""
+    """As in `svkit verify`: `bayes`, `given`, or `false accepts`."""
     model: dict[str, str]
     calibration: dict[str, Any] | None
     notes: tuple[str, ...]
@@ -120,7 +120,7 @@ _Calibration = tuple[Path, CalibrationRecord] | None
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Limit:
-    """From where on the best is accepted; names as in the result."""
+    """The threshold from which the best is accepted; its fields are named as in the result."""
 
     prior: float
     threshold: float | None
@@ -133,13 +133,13 @@ def run(request: IdentifyRequest, progress: Progress) -> Identified:
 
     Raises:
         ConfigError: a prior outside (0, 1).
-        DataError: audio as `svkit verify` refuses it.
-        ArtifactError: no gallery, nobody in it, one of another model, or a calibration that does not fit.
+        DataError: audio that `svkit verify` would refuse.
+        ArtifactError: the gallery is missing, empty or of another model, or the calibration does not fit.
     """
     bayes_threshold(0.5 if request.prior is None else request.prior)  # checks it before anything slow
     gallery = read_gallery(request.gallery)
     if not gallery.names:
-        raise ArtifactError(f"{request.gallery}: nobody is enrolled; `svkit enroll NAME FILE...` first")
+        raise ArtifactError(f"{request.gallery}: nobody is enrolled; run `svkit enroll NAME FILE...` first")
     heard = hear(request.files, request.channel, allow_cut=request.allow_cut)
     checkpoint, model = choose_model(request.model, request.exp, request.gallery, gallery, progress)
     calibration = find_calibration(request.calibration, checkpoint, model.sha256)
@@ -162,7 +162,7 @@ def run(request: IdentifyRequest, progress: Progress) -> Identified:
 
 
 def _limit(request: IdentifyRequest, calibration: _Calibration, people: int) -> _Limit:
-    """Return what to decide by; a prior or a threshold that is given goes before what the calibration was asked for."""
+    """Return what to decide by; a given prior or threshold takes precedence over the decision in the calibration."""
     prior = 0.5 if request.prior is None else request.prior
     decision = None if calibration is None or request.prior is not None else calibration[1].decision
     if request.threshold is not None:
@@ -177,7 +177,7 @@ def _limit(request: IdentifyRequest, calibration: _Calibration, people: int) -> 
 
 
 def search(gallery: Gallery, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosine of each person [N] with the speaker of recordings [n, D]."""
+    """Return the cosine of each person [N] with the one speaker of these embeddings [n, D]."""
     probe = group_means(embeddings, np.zeros(len(embeddings), dtype=np.int64), 1)[0]
     lengths = np.sqrt(np.einsum("nd,nd->n", gallery.sums, gallery.sums))
     return (gallery.sums @ probe).astype(np.float64) / (lengths * np.linalg.norm(probe))
@@ -190,7 +190,7 @@ def answer(
     heard: Heard,
     embedded: Embedded,
 ) -> Answer:
-    """Say who of the gallery the one speaker of recordings is, by their embeddings [D]."""
+    """Say which person of the gallery the one speaker of these recordings is, by their embeddings [D]."""
     limit = _limit(request, calibration, len(gallery.names))
     scores = search(gallery, np.stack([embedded[path] for path in heard]))
     llrs, posteriors, of_none = None, None, None
@@ -216,7 +216,8 @@ def answer(
     margins = _margins(found)
     reached, clear = found[0].llr, found[0].posterior
     if llrs is not None and limit.threshold_from == "false accepts":
-        # Ratios beyond the bounds count, as in verify; that it is somebody, the target decides, not a prior.
+        # Ratios beyond the bounds count, as in verify. The false-accept target, not a prior, decides whether it is
+        # somebody of the gallery, so `clear` compares only the people in it.
         reached, clear = float(ranked[order[0]]), float(1 / np.exp(llrs - llrs.max()).sum())
     is_accepted, why = _decide(request, limit, found, margins, reached, clear)
     return Answer(
@@ -238,7 +239,7 @@ def _features(
     heard: Heard,
     embedded: Embedded,
 ) -> NDArray[np.float64]:
-    """Return the `PAIR_FEATURES` [N, 5] of every person with the recordings, as scoring a list measures them."""
+    """Return the `PAIR_FEATURES` [N, 5] of every person with the recordings, measured as in scoring a list."""
     log_norm = float(np.mean([np.log(np.linalg.norm(embedded[path].astype(np.float64))) for path in heard]))
     seconds = sum(recording.file_seconds for recording, _ in heard.values())
     return pair_features(scores, (gallery.log_norms / gallery.counts, log_norm), (gallery.seconds, seconds))
@@ -260,7 +261,7 @@ def _decide(
     reached: float | None,
     clear: float | None,
 ) -> tuple[bool | None, list[str]]:
-    """Decide about the best by its ratio `reached` and how probable it is, and say why nothing is decided."""
+    """Decide about the best by its ratio `reached` and its probability `clear`; if nothing is decided, say why."""
     best = found[0]
     value = best.score if limit.threshold_of == "score" else reached
     if limit.threshold is None or value is None:
@@ -268,7 +269,7 @@ def _decide(
     passes = value >= limit.threshold
     margin = margins[0] if margins[1] is None else margins[1]
     if passes and request.threshold is None and clear is not None and clear < 0.5:
-        share = f"{best.name}, the best, has a probability of {clear:.2f} only"
+        share = f"{best.name}, the best, has a probability of only {clear:.2f}"
         return None, [f"probably somebody enrolled, but it is not clear who: {share}"]
     if passes and margin is not None and margin < request.margin:
         return None, [
@@ -285,7 +286,7 @@ def _warnings(gallery: Gallery, heard: Heard, calibration: _Calibration) -> list
 
 
 def _notes(limit: _Limit, calibration: _Calibration, people: int) -> list[str]:
-    """Say what limits every answer."""
+    """Return what holds for every answer: what the calibration, or the lack of one, does not allow."""
     if calibration is None:
         return [
             "This model is not calibrated: scores are cosines, which say who is nearest, but not "
@@ -298,9 +299,9 @@ def _notes(limit: _Limit, calibration: _Calibration, people: int) -> list[str]:
     needed = limit.threshold if limit.threshold_from == "bayes" else None
     if needed is not None and needed > high:
         found.append(
-            f"nobody is ever accepted: of {people:,} enrolled, at this prior, a ratio of {needed:+.2f} is needed, and"
+            f"nobody is ever accepted: with {people:,} people enrolled, this prior needs a ratio of {needed:+.2f}, and"
             f" the calibration's {record.num_nontargets:,} nontarget trials support none beyond {high:+.2f}; learn it"
-            " on more, or give --prior or --threshold"
+            " on more trials, or give --prior or --threshold"
         )
     elif needed is not None and needed < low:
         found.append(f"somebody is always accepted: at this prior a ratio of {needed:+.2f} is enough")

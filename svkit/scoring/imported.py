@@ -1,4 +1,4 @@
-"""Scores that another toolkit made of the trials (`svkit score --scores FILE --name NAME`), judged as ours are."""
+"""Judge scores of another toolkit like svkit's own: `svkit score --scores FILE --name NAME`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,19 +32,19 @@ def plan_imported(request: ScoreRequest) -> tuple[list[Output], ScoreRequest]:
     """Return the outputs of the scores to import, and what remains of the request for the systems with embeddings.
 
     Raises:
-        ConfigError: not a plain name of its own for each file.
+        ConfigError: a file has no name, or names are equal or not plain.
     """
     if not request.scores and not request.names:
         return [], request
     names = (*(path.name for path in request.embeddings), *request.names)
     if len(request.names) != len(request.scores) or len(set(names)) != len(names):
         raise ConfigError(
-            f"--scores and --name: expected one each, and names that differ, found {first_five(names)} for"
+            f"--scores and --name: expected a different name for each file, found {first_five(names)} for"
             f" {len(request.scores)} files"
         )
     for name in request.names:
         if name != Path(name).name or name in ("", ".", "..") or not name.isprintable():
-            raise ConfigError(f"--name {name!r}: expected a plain name")
+            raise ConfigError(f"--name {name!r}: expected a name without slashes and control characters")
     calibrations = one_each("--calibration", request.calibrations, names)
     num_ours = len(request.embeddings)
     of_systems = dict(zip(map(plain_name, names[:num_ours]), calibrations, strict=False))
@@ -69,8 +69,8 @@ def score_imported(
     """Read scores of another toolkit, find their trials, judge and write.
 
     Raises:
-        ArtifactError: scores that cannot be read, or are of other trials.
-        DataError: trials without a score, or all of one class.
+        ArtifactError: the scores cannot be read, or are of other trials.
+        DataError: trials lack a score, or are all of one class.
     """
     path, name, num_said = output.inputs["scores"], output.path.parent.name, len(guards.cautions)
     found = read_form(path, trial_set.trials)
@@ -104,7 +104,7 @@ def score_imported(
 
 
 def _manifest(request: ScoreRequest, trial_set: TrialSet) -> dict[str, str] | None:
-    """Return the manifest of the embeddings scored beside these, else the experiment's; None: it lacks utterances."""
+    """Return the manifest of the embeddings scored here too, or else the experiment's; None: it lacks utterances."""
     path, found = request.exp / "data" / "eval.tsv", None
     if request.embeddings:
         found = read_facts(request.embeddings[0]).get("manifest")
@@ -117,7 +117,7 @@ def _manifest(request: ScoreRequest, trial_set: TrialSet) -> dict[str, str] | No
 def _of_trials(
     found: ForeignScores, trial_set: TrialSet, guards: Guards, *, match_ids: bool
 ) -> tuple[NDArray[np.float64], TrialSet]:
-    """Return the scores [T] of the trials, and the trials that have one, where the guard may be passed."""
+    """Return the scores [T], and the trials that they belong to; others are left out if the guard allows it."""
     trials, path = trial_set.trials, found.path
     if found.enroll is None or found.test is None:
         if len(found.scores) != len(trials):
@@ -163,7 +163,7 @@ def _find_rows(found: ForeignScores, trial_set: TrialSet, offer: str) -> NDArray
     """Return the row of the score of each trial [T], -1 if there is none.
 
     Raises:
-        ArtifactError: scores of other trials, or several of one.
+        ArtifactError: there are scores of other trials, or several of one trial.
     """
     trials = trial_set.trials
     assert found.enroll is not None and found.test is not None, "lines that name their trials"
@@ -191,7 +191,7 @@ def _find_rows(found: ForeignScores, trial_set: TrialSet, offer: str) -> NDArray
 
 
 def _places(side: Coded, of: Coded) -> NDArray[np.int64]:
-    """Return where the distinct texts of one column [U] stand among those of another, -1: nowhere."""
+    """Return the index of each distinct text of one column [U] among those of another; -1: it is not there."""
     place = {text: number for number, text in enumerate(of.values)}
     return np.array([place.get(text, -1) for text in side.values], np.int64)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint was trained on: its provenance, walked back through the checkpoints it was made from."""
+"""Find what a checkpoint was trained on, by following its provenance back through the checkpoints it was made from."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from svkit.store.strict_json import typed
 
 
 def training_lists(checkpoint: Path) -> list[dict[str, str]]:
-    """Return `{path, sha256}` of every training list, the model's own first; what is gone is left out."""
+    """Return `{path, sha256}` of every recorded training list, the model's own first."""
     lists: dict[str, dict[str, str]] = {}
     for _, record in _ancestors(checkpoint):
         for sha256, entry in _own_lists(record).items():
@@ -29,9 +29,9 @@ def training_speakers(checkpoint: Path) -> set[str] | None:
     """Return every speaker that the model, or a model it was made from, was trained on; None: not known.
 
     The classifier of a fine-tuned model names its training speakers. Pruning and distillation pass on a classifier that
-    is not theirs, so their lists are read unless a classifier was trained on the same one.
+    they did not train, so their lists are read unless a classifier was trained on the same list.
     """
-    # pandas takes half a second of every start: `svkit verify` only walks back, and reads no table.
+    # Imported here, because pandas takes half a second and `svkit verify`, which uses this file, reads no table.
     from svkit.scoring.trial_speakers import speakers_of_manifest
     from svkit.store.tables import read_artifact_table
 
@@ -55,16 +55,16 @@ def training_speakers(checkpoint: Path) -> set[str] | None:
 
 
 def made_with(checkpoint: Path) -> tuple[str | None, int | None]:
-    """Return recipe and seed that a finished checkpoint was made with, as far as that is recorded."""
+    """Return the recipe and the seed that a finished checkpoint was made with, each None if it is not recorded."""
     config = read_provenance(checkpoint).get("config") if is_finished(checkpoint) else None
     name, seed = (config.get("preset"), config.get("seed")) if isinstance(config, dict) else (None, None)
     return name if isinstance(name, str) else None, seed if type(seed) is int else None
 
 
 def source_of(checkpoint: Path) -> Source | None:
-    """Return the model on the hub that a checkpoint, or the nearest it was made from, comes from; None: not known."""
+    """Return the hub model that a checkpoint, or its nearest ancestor with a known one, comes from; None: not known."""
     for directory, record in _ancestors(checkpoint):
-        for key in ("published", "origin"):  # fetched as it is (`svkit.tools.push`), or converted
+        for key in ("published", "origin"):  # fetched unchanged (`svkit.tools.push`), or converted
             if record.get(key) is not None:
                 return typed(directory / PROVENANCE_NAME, record[key], Source, key)
         config, names = record.get("config"), [entry["name"] for entry in record["inputs"]]
@@ -75,7 +75,7 @@ def source_of(checkpoint: Path) -> Source | None:
 
 
 def corpus_of(entry: Mapping[str, str]) -> str | None:
-    """Name the corpus that a list, `{path, sha256}`, was prepared from; None: not known, or the list has changed."""
+    """Return the corpus that a list, `{path, sha256}`, was prepared from; None: not known, or the list has changed."""
     config = preparation_of(entry).get("config")
     name = config.get("corpus") if isinstance(config, dict) else None
     return name if isinstance(name, str) else None
@@ -90,10 +90,7 @@ def preparation_of(entry: Mapping[str, str]) -> dict[str, Any]:
 
 
 def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
-    """Say which stages of the chain up to a checkpoint were made with which recipe; None: all with the same one.
-
-    Stages inside the experiment are named by their path in it.
-    """
+    """Say which stages up to a checkpoint were made with which recipe, by their paths; None: all with the same one."""
     stages: dict[str, list[str]] = {}
     for directory, _ in _ancestors(checkpoint):
         name, _ = made_with(directory)
@@ -106,7 +103,7 @@ def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
 
 
 def pruned_by(checkpoint: Path, hash_file: Callable[[Path], str] = sha256_file) -> Path | None:
-    """Return the output of `svkit prune` that a checkpoint is or comes from; None: none, or it is gone."""
+    """Return the output of `svkit prune` that a checkpoint is or comes from; None: there is none, or it is gone."""
 
     def is_student(entry: Mapping[str, str]) -> bool:
         return entry["name"] in ("checkpoint", "student") and not _is_other(entry, hash_file)
@@ -118,7 +115,7 @@ def pruned_by(checkpoint: Path, hash_file: Callable[[Path], str] = sha256_file) 
 def remade_sources(
     checkpoint: Path, hash_file: Callable[[Path], str] = sha256_file
 ) -> Iterator[tuple[Path, Path]]:
-    """Yield (source, made) of the chain up to a checkpoint where `made` was made from what the source is no longer."""
+    """Yield (source, made) in the chain up to a checkpoint where the source has been replaced since `made` was made."""
     for made, record in _ancestors(checkpoint, lambda entry: not _is_other(entry, hash_file)):
         for entry in record["inputs"]:
             if _is_other(entry, hash_file):
@@ -126,13 +123,13 @@ def remade_sources(
 
 
 def shown_path(directory: Path, exp: Path) -> str:
-    """Name an artifact: by its path in the experiment where it lies inside."""
+    """Return the path of an artifact to show: relative to the experiment if it lies inside."""
     whole, root = directory.resolve(), exp.resolve()
     return (whole.relative_to(root) if whole.is_relative_to(root) else directory).as_posix()
 
 
 def _is_other(entry: Mapping[str, str], hash_file: Callable[[Path], str]) -> bool:
-    """Say whether a finished artifact is in an input's place that is not the recorded one."""
+    """Say whether the path of an input now holds another finished artifact than the recorded one."""
     path = Path(entry["path"])
     return path.is_dir() and is_finished(path) and sha256_artifact(path, hash_file) != entry["sha256"]
 
@@ -147,10 +144,10 @@ def _ancestors(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield a finished checkpoint and those it was made from, with their provenance, as far as they exist.
 
-    `follows` says of an entry of `inputs` whether to go on to it.
+    `follows` says whether to follow an entry of `inputs`.
     """
     waiting, seen = [checkpoint], {checkpoint.resolve()}
-    for current in waiting:  # grows on the way
+    for current in waiting:  # the list grows in the loop
         if not is_finished(current):
             continue
         record = read_provenance(current)

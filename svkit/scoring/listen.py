@@ -1,4 +1,4 @@
-"""Recordings as `svkit verify`, `enroll` and `identify` hear them: read, judged and embedded, one at a time."""
+"""Read, judge and embed single recordings, for `svkit verify`, `enroll` and `identify`."""
 
 import hashlib
 from collections.abc import Iterable
@@ -28,18 +28,18 @@ HIGHEST_RATE_HZ = 768_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
-    """One file and what it is worth."""
+    """One file, and the findings about its audio."""
 
     path: Place
     sample_rate_hz: int
     seconds: float
-    """As long as it was listened to."""
+    """Length of the part that was used."""
     file_seconds: float
     is_cut: bool
-    """The file is longer."""
+    """Whether the file is longer than that part."""
     sound_seconds: float
     channel: Channel
-    """Which one was listened to."""
+    """Channel that was used."""
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -54,7 +54,7 @@ def hear(paths: Iterable[Place], channel: Channel | Literal["loudest"], *, allow
     """Read recordings, each once.
 
     Raises:
-        DataError: audio that is missing, unreadable, empty, not finite, or shorter than 35 ms.
+        DataError: a file is missing, unreadable, empty, not finite, or shorter than 35 ms.
     """
     return {path: _hear_one(path, channel, allow_cut=allow_cut) for path in dict.fromkeys(paths)}
 
@@ -63,7 +63,7 @@ def embed_heard(model: SpeakerModel, heard: Heard, progress: Progress, title: st
     """Embed recordings, on a GPU if there is one.
 
     Raises:
-        DataError: the model gives none that is finite and not zero.
+        DataError: an embedding is not finite, or zero.
     """
     if torch.cuda.is_available():
         model.to("cuda")
@@ -79,12 +79,12 @@ def embed_heard(model: SpeakerModel, heard: Heard, progress: Progress, title: st
 
 
 def warnings_on(heard: Heard) -> list[str]:
-    """Return what may make recordings a bad example of the voice."""
+    """Return a warning for everything that may make a recording a bad example of the voice."""
     return [f"{path}: {text}" for path, (recording, _) in heard.items() for text in recording.warnings]
 
 
 def enrolled_among(heard: Heard, gallery: Gallery) -> list[str]:
-    """Return a warning for each recording that the gallery was made from: it proves nothing."""
+    """Return a warning for each recording that is itself enrolled, since comparing it with itself proves nothing."""
     owners = {path: gallery.owner_of(fingerprint(waveform)) for path, (_, waveform) in heard.items()}
     return [
         f"{path}: this very recording is enrolled, as {owner}"
@@ -94,7 +94,7 @@ def enrolled_among(heard: Heard, gallery: Gallery) -> list[str]:
 
 
 def notes_on(heard: Heard) -> list[str]:
-    """Return what to know of recordings that are worth their answer all the same."""
+    """Return the notes on recordings: what to know about them, although they can be used."""
     recordings = {path: recording for path, (recording, _) in heard.items()}
     return [
         *(
@@ -121,9 +121,9 @@ def _hear_one(
         channel = int(np.argmax(levels))
     notes = []
     if channel != "mix" and (louder := quality.louder_channel(levels, channel)):
-        notes.append(f"{louder}; channel {channel} was used, --channel N|mix|loudest chooses")
+        notes.append(f"{louder}; channel {channel} was used; choose with --channel N|mix|loudest")
     if info.missing:
-        notes.append(f"{info.missing}; it was used as far as it goes")
+        notes.append(f"{info.missing}; the part that is there was used")
     signal = read_audio(path, 0, kept, channel, length=info.num_samples)
     measured = quality.measure(signal, rate)
     warnings = measured.warnings()
@@ -148,17 +148,17 @@ def _hear_one(
 
 
 def fingerprint(waveform: NDArray[np.float32]) -> bytes:
-    """Return what tells a recording, as it is heard, from any other: it does not contain the voice."""
+    """Return a hash that identifies a recording's samples; the voice cannot be recovered from it."""
     return hashlib.sha256(waveform.tobytes()).digest()
 
 
 def choose_model(
     given: Path | None, exp: Path, directory: Path | None, gallery: Gallery | None, progress: Progress
 ) -> tuple[Path, GalleryModel]:
-    """Return the checkpoint to embed with, and as a gallery names it: the given, the gallery's, or the final one.
+    """Return the checkpoint to embed with (the given, the gallery's, or the final one), and its record in a gallery.
 
     Raises:
-        ArtifactError: there is none, or it is not that of the gallery.
+        ArtifactError: there is none, or it is not the gallery's.
     """
     checkpoint = given
     if checkpoint is None and gallery is not None and gallery.names:

@@ -1,6 +1,6 @@
-"""What a back-end uses besides the embeddings it scores: a cohort, a mean, training data of PLDA.
+"""What a back-end uses besides the embeddings it scores: a cohort, a mean, or data to train or adapt PLDA.
 
-Given as a manifest, the scored system's checkpoint embeds it first.
+If it is given as a manifest, the scored system's checkpoint embeds it first.
 """
 
 import hashlib
@@ -31,17 +31,17 @@ KINDS = {
     "plda_training": "the training data of PLDA",
     "plda_adaptation": "the recordings that PLDA is adapted to",
 }
-"""In words, by the name of the input."""
+"""What each kind is called in messages, by the name of the input."""
 UNLABELLED_WEIGHT = 0.8
-"""Of recordings without labels that PLDA is adapted to: as ASV-Subtools weighs both covariances by default."""
+"""Weight of unlabelled recordings in adapting PLDA: the default of ASV-Subtools for both covariances."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Material:
-    """What was given of it for one system."""
+    """The material given for one system."""
 
     places: Mapping[str, Path]
-    """Its directories, by the name of the input."""
+    """Directories, by the name of the input."""
     embeddings: Mapping[str, Embeddings]
 
     @classmethod
@@ -69,21 +69,21 @@ class Material:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Sha256 of the numbers: they are what it contributes to scores."""
+        """Sha256 of the numbers alone, because nothing else of the material enters the scores."""
         return {
             name: hashlib.sha256(np.ascontiguousarray(one.matrix).data).hexdigest()
             for name, one in self.embeddings.items()
         }
 
     def mean(self, backend: Backend, tests: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """Return the mean [D] to subtract before all else, if any: of what was given for it, else of the tests."""
+        """Return the mean [D] to subtract first, if any: that of `--mean`, else of the cohort, else of the tests."""
         if "mean" not in self.embeddings and not backend.center:
             return None
         given = self.embeddings.get("mean") or self.embeddings.get("cohort")
         return np.asarray((tests if given is None else given.matrix).mean(axis=0, dtype=np.float64))
 
     def cohort(self, backend: Backend, mean: NDArray[np.float64] | None) -> NDArray[np.float32] | None:
-        """Return the members of the cohort [C, D], if there is one; errors as `speaker_groups`."""
+        """Return the members of the cohort [C, D], if there is one; raises the errors of `speaker_groups`."""
         if "cohort" not in self.embeddings:
             return None
         own = self.embeddings["cohort"]
@@ -93,9 +93,9 @@ class Material:
         return group_means(matrix, *speaker_groups(own), length_norm=backend.length_norm)
 
     def plda(self, backend: Backend, progress: Progress) -> Plda | None:
-        """Train PLDA, if there is something to train it on, and adapt it; errors as of `svkit.eval.plda`.
+        """Train PLDA, if there is data for it, and adapt it; raises the errors of `svkit.eval.plda`.
 
-        `backend` as returned by `weighed`.
+        `backend` is the one that `weighed` returned.
         """
         if "plda_training" not in self.embeddings:
             return None
@@ -117,14 +117,16 @@ class Material:
             return adapt_plda_to_speakers(plda, own.matrix, *labels, weight)
         except DataError as error:
             remedy = (
-                "--adapt-weight below 1 for few; without labels, give each recording a speaker_id of its own"
+                "with few recordings give an --adapt-weight below 1; to ignore the labels, give each recording a"
+                " speaker_id of its own"
             )
             raise DataError(f"{place}: {error}; {remedy}") from error
 
     def weighed(self, backend: Backend) -> Backend:
-        """Return the back-end with the weight of what PLDA is adapted to, where it was not said.
+        """Return the back-end with its weight of adaptation; if none was given, the adaptation data decides it.
 
-        Of S speakers it is S / (S + D): the training counts as one speaker a dimension, which a covariance takes.
+        With S speakers it is S / (S + D): the training data counts as D speakers, one per dimension, which is the least
+        that a covariance needs.
         """
         if "plda_adaptation" not in self.embeddings or backend.adapt_weight is not None:
             return backend
@@ -133,7 +135,7 @@ class Material:
         return replace(backend, adapt_weight=weight)
 
     def _labels(self) -> tuple[NDArray[np.int64], int] | None:
-        """Return `speaker_groups` of what PLDA is adapted to; None where no manifest says that anybody speaks twice."""
+        """Return `speaker_groups` of the adaptation data; None unless its manifest has somebody speak twice."""
         own = self.embeddings["plda_adaptation"]
         labels = speaker_groups(own) if own.meta.get("manifest") else None
         return None if labels is None or labels[1] == len(own.ids) else labels
@@ -155,10 +157,10 @@ def speaker_groups(material: Embeddings) -> tuple[NDArray[np.int64], int]:
 
 
 def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) -> Path:
-    """Return embeddings of the material for one system: `path` itself, or `exp/cohorts/SYSTEM-STEM` of a manifest.
+    """Return embeddings of the material for one system: `path` itself, or `exp/cohorts/SYSTEM-STEM` for a manifest.
 
-    Material is heard as it is, whatever condition the system is under. The system's embeddings, `scored`, say which
-    checkpoint to use, and how. A finished extraction is kept while checkpoint and manifest are the same.
+    Material is embedded as it is, even if the system is under a condition. The system's embeddings, `scored`, say which
+    checkpoint to use, and how. A finished extraction is kept as long as checkpoint and manifest are the same.
 
     Raises:
         ArtifactError: the checkpoint is gone or has changed.
@@ -174,7 +176,7 @@ def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) 
     made_by = facts.get("checkpoint") or {}
     checkpoint = Path(str(made_by.get("path", "")))
     is_there = bool(made_by.get("path")) and checkpoint.is_dir()
-    # Embeddings that lie elsewhere than their experiment: content decides.
+    # If the recorded path is gone (the experiment has moved), the checkpoint is found by its content.
     candidates = [checkpoint] if is_there else find_checkpoints(exp)
     wanted = next((one for one in candidates if sha256_artifact(one) == made_by.get("sha256")), None)
     if wanted is None and is_there:

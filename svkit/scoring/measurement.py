@@ -1,4 +1,4 @@
-"""Judges scored trials, of a system or of a fusion: calibration, metrics with intervals over speakers, files."""
+"""Judge the scored trials of a system or a fusion: calibrate, measure with intervals over speakers, write the files."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -43,19 +43,19 @@ def judge(
         request: what is wanted.
         subject: what is judged, on T trials.
         features: what a calibration sees of each trial.
-        scores: [T]; None: the score is what the calibration makes of the features.
-        groupings: of the breakdowns.
-        output: open.
-        progress: takes notes.
+        scores: [T]; None: the scores are what the calibration makes of the features.
+        groupings: the groups of each breakdown.
+        output: the open output to write to.
+        progress: receives notes.
 
     Returns:
-        The calibration learnt on these trials, where the request asks for one.
+        The calibration learnt on these trials, if the request asks for one.
 
     Raises:
         ConfigError: a cross-validation without known speakers, or features other than those of the calibration.
     """
     trial_set, trials, guards = subject.trial_set, subject.trial_set.trials, subject.guards
-    # Labels may contradict the speakers, and speakers may be too few to draw from: then there are no intervals.
+    # There are no intervals if labels contradict the speakers, or if there are too few speakers to draw from.
     speakers, draws, no_interval = None, None, None
     try:
         if trials.has_labels:
@@ -66,7 +66,7 @@ def judge(
         no_interval = str(error)
         progress.note(f"no confidence interval: {error}")
     unbounded, llrs, calibrated_by = _calibrate(subject, features, speakers, no_interval, request.seed)
-    if scores is None:  # unbounded: within bounds, many trials would tie
+    if scores is None:  # unbounded, because many trials would tie at the bounds
         assert unbounded is not None, "a fusion has a calibration or folds"
         scores = unbounded
     learnt = learn(subject, features) if request.calibrate else None
@@ -86,7 +86,7 @@ def judge(
     metrics: ScoredList
     if not trials.has_labels:
         metrics = ScoredList(num_targets=0, num_nontargets=0, num_unlabelled=len(trials), **facts)
-    elif num_targets in (0, len(trials)):  # a guard let this pass: counts, and no rates
+    elif num_targets in (0, len(trials)):  # a guard let this pass: there are counts, but no rates
         num_nontargets = len(trials) - num_targets
         metrics = ScoredList(num_targets=num_targets, num_nontargets=num_nontargets, **facts)
     else:
@@ -116,15 +116,15 @@ def judge(
 def _calibrate(
     subject: Subject, features: Features, speakers: TrialSpeakers | None, problem: str | None, seed: int
 ) -> tuple[Floats | None, Floats | None, CalibratedBy | None]:
-    """Return log-likelihood ratios [T] without bounds and within them, and what they were learnt on; None: no ratios.
+    """Return log-likelihood ratios [T] without and within bounds, and what they were learnt on; None: no ratios.
 
-    They come from other trials or from those of other speakers, never from the trials they are judged on.
+    They are learnt on other trials, or on trials of other speakers, never on the trials they are judged on.
     """
     if subject.calibration is not None:
         trials = subject.calibration.trials
         return *apply(subject.calibration, features), CalibratedBy(method="held-out trials", trials=trials)
     if not subject.num_folds:
-        if subject.backend.method == "plda" and subject.backend.norm == "none":  # ratios by themselves
+        if subject.backend.method == "plda" and subject.backend.norm == "none":  # its scores are such ratios
             ratios = features.values[:, 0]
             return ratios, ratios, CalibratedBy(method="PLDA")
         return None, None, None

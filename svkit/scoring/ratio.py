@@ -1,4 +1,4 @@
-"""From a score to a log-likelihood ratio by a recorded calibration: what it sees of a trial, its map, its cautions."""
+"""Turn a score into a log-likelihood ratio by a recorded calibration: its features, its map and its cautions."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from svkit.eval.logistic import LinearCalibration, pair_quality
 from svkit.store.calibration import CalibrationRecord
 
 PAIR_FEATURES = ("score", "log_norm_low", "log_norm_high", "log_duration_low", "log_duration_high")
-"""What is known of two recordings without a cohort."""
+"""Features of two recordings that need no cohort."""
 
 
 def pair_features(
@@ -25,12 +25,12 @@ def pair_features(
 
 
 def needs_a_cohort(record: CalibrationRecord) -> bool:
-    """Whether a calibration of cosine scores asks for more than two recordings."""
+    """Whether a calibration of cosine scores uses more than the two sides of a trial."""
     return record.features not in (PAIR_FEATURES[:1], PAIR_FEATURES)
 
 
 def map_of(record: CalibrationRecord) -> LinearCalibration:
-    """Return the map of a calibration, within what its trials support: if not recorded, by their number alone."""
+    """Return the map of a calibration, within the recorded bounds, or else within those that follow from its counts."""
     return LinearCalibration(
         weights=record.weights,
         offset=record.offset,
@@ -40,12 +40,12 @@ def map_of(record: CalibrationRecord) -> LinearCalibration:
 
 
 def slope_caution(record: CalibrationRecord) -> str | None:
-    """Say that the ratio falls with the score, or that trials without an error do not tell how it grows; None: no."""
+    """Return a caution if the ratio falls with the score, or if trials without an error leave its slope open."""
     counts = f"{record.num_targets:,} target and {record.num_nontargets:,} nontarget trials"
     learnt = f"the calibration learnt on {record.trials.name} ({counts}"
     if record.weights[0] <= 0 and record.backend.name != "fusion":
         return (
-            f"{learnt}) falls with the score, which was higher for two speakers than for one; is it a trained speaker"
+            f"{learnt}) falls with the score, which was higher for two speakers than for one; is this a trained speaker"
             " model?"
         )
     if not record.is_separable:
@@ -58,7 +58,7 @@ def slope_caution(record: CalibrationRecord) -> str | None:
 
 
 def bounds_gap(path: Path, record: CalibrationRecord) -> str | None:
-    """Say what a calibration of an earlier svkit does not tell; None: it tells everything."""
+    """Say what a calibration of an earlier svkit does not record; None: it records everything."""
     if record.is_separable is not None and record.bounds is not None:
         return None
     low, high = map_of(record).bounds

@@ -1,4 +1,4 @@
-"""What `svkit score` is asked for and what it answers, and which wishes contradict each other."""
+"""The request and the result of `svkit score`, and the options that contradict each other."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,9 +24,9 @@ class ScoreRequest(Request):
     embeddings: tuple[Path, ...] = ()
     """Empty: every finished directory in exp/embeddings."""
     scores: tuple[Path, ...] = ()
-    """Files of scores that other toolkits made of the trials; then there is no default for `embeddings`."""
+    """Score files of other toolkits for these trials; if given, `embeddings` has no default."""
     names: tuple[str, ...] = ()
-    """Of the systems behind `scores`."""
+    """Names of the systems that produced `scores`."""
     backend: Backend = field(default_factory=Backend)
     cohorts: tuple[Path, ...] = ()
     """Embeddings, or a manifest to embed: one for all systems, or one for each, in their order."""
@@ -41,23 +41,23 @@ class ScoreRequest(Request):
     calibrate: bool = False
     """Learn a calibration (or a fusion) on these trials."""
     calibrate_folds: int = 0
-    """Log-likelihood ratios of these trials by cross-validation over this many folds of speakers."""
+    """Folds of speakers for the cross-validated log-likelihood ratios of these trials; 0: none."""
     calibrations: tuple[Path, ...] = ()
-    """Apply what was learnt on other trials: one file for all systems or one for each."""
+    """Calibrations learnt on other trials, to be applied: one file for all systems, or one for each."""
     quality: bool = False
-    """Calibrations see norms, durations and cohort means as well as the score."""
+    """Calibrations use norms, durations and cohort means as well as the score."""
     fuse: tuple[Path, ...] = ()
     """Scores directories of these trials to fuse, instead of embeddings to score."""
     applications: tuple[Application, ...] = ()
-    """Priors and costs to judge by, besides the usual ones."""
+    """Priors and costs to judge by, in addition to the usual ones."""
     by: tuple[str, ...] = ()
     """Breakdowns: columns of the sidecar or the manifest, or `duration`."""
     sidecar: Path | None = None
     """Columns of the trials, one row per trial."""
     sides: Literal["test", "both"] = "test"
-    """Of embeddings under a condition: which sides of a trial they are; an enrollment is heard as it is otherwise."""
+    """Sides of a trial that take embeddings under a condition; with `test`, enrollments are as recorded."""
     forms: tuple[str, ...] = ()
-    """Forms of other toolkits to write as well."""
+    """Formats of other toolkits to write as well."""
     allow: Collection[str] = ()
     """Guards that may be passed (`svkit.scoring.guards`)."""
     match_ids: bool = False
@@ -66,7 +66,7 @@ class ScoreRequest(Request):
 
     @property
     def material(self) -> dict[str, tuple[Path, ...]]:
-        """What the back-end uses besides the embeddings it scores, by its option; in the order of `material.KINDS`."""
+        """What the back-end uses besides the embeddings it scores, by option, in the order of `material.KINDS`."""
         found = self.cohorts, self.means, self.plda_training, self.plda_adaptation
         return dict(zip(("--cohort", "--mean", "--plda-train", "--plda-adapt"), found, strict=True))
 
@@ -78,23 +78,23 @@ class SystemScore:
     name: str
     directory: Path
     metrics: ScoredList
-    """`Metrics`, where there are trials of both classes."""
+    """`Metrics`, if there are trials of both classes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreResult:
-    """What `svkit score` made."""
+    """The result of `svkit score`."""
 
     trials: str
     """Stem of the trial list."""
     systems: tuple[SystemScore, ...]
     comparisons: tuple[Comparison, ...] = ()
-    """Every other system against `dense`, or else the first one; of recordings as they are."""
+    """Every other system against `dense`, or else against the first one; without conditions."""
     conditions: tuple[ConditionRates, ...] = ()
 
 
 def check_options(request: ScoreRequest, trials: Trials) -> None:
-    """Raise ConfigError for options that contradict each other, DataError for trials that lack what they need."""
+    """Raise ConfigError for options that contradict each other, and DataError for trials that lack needed labels."""
     if not trials.has_labels:
         needing = {
             "--calibrate": request.calibrate,

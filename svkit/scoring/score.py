@@ -1,4 +1,4 @@
-"""`svkit score`: a trial list against embeddings, to scores and metrics with confidence intervals."""
+"""`svkit score`: score a trial list with embeddings, and measure the errors with confidence intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -37,13 +37,13 @@ from svkit.store.output import Output, continue_parts
 
 
 def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
-    """Score a trial list with every system, or fuse scores of it.
+    """Score a trial list with every system, or fuse finished scores of it.
 
     Raises:
-        DataError: the trials are missing or bad, have one class only, name utterances without an embedding, or
+        DataError: the trials are missing or bad, have only one class, name utterances without an embedding, or
             share speakers with the model's training, a cohort, the training data of PLDA or a calibration.
-        ArtifactError: embeddings, scores or cohort missing, corrupt or stale.
-        ConfigError: finished already, or options that contradict each other.
+        ArtifactError: embeddings, scores or a cohort are missing, corrupt or stale.
+        ConfigError: the output is already finished, or options contradict each other.
     """
     guards = Guards(allowed=frozenset(request.allow))  # checks the names
     trial_set = TrialSet.read(request)
@@ -56,7 +56,7 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     imported, own_request = plan_imported(request)
     outputs = _plan(own_request, trial_set, progress) if request.embeddings or not imported else []
     outputs += imported
-    continue_parts(outputs)  # killed after the first of two, the same command continues with the second
+    continue_parts(outputs)  # after a kill between two systems, the same command continues with the second
     systems = []
     with progress.task(f"score {name}", len(outputs)) as task:
         for output in outputs:
@@ -78,7 +78,7 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
 
 
 def _plan(request: ScoreRequest, trial_set: TrialSet, progress: Progress) -> list[Output]:
-    """Find the systems and what else goes into each; a manifest given as material is embedded here."""
+    """Find the systems and the other inputs of each; a manifest given as material is embedded here."""
     directories = find_systems(request, trial_set.trials, progress)
     asked = {**request.material, "--calibration": request.calibrations}
     names = [directory.name for directory in directories]
@@ -109,7 +109,7 @@ def _plan(request: ScoreRequest, trial_set: TrialSet, progress: Progress) -> lis
 def _score_system(
     request: ScoreRequest, trial_set: TrialSet, output: Output, guards: Guards, progress: Progress
 ) -> None:
-    """Read and check what one system needs, then score, judge and write."""
+    """Read and check everything that one system needs, then score the trials, judge the scores and write them."""
     inputs, num_said = output.inputs, len(guards.cautions)
     directory = inputs["embeddings"]
     embeddings = read_embeddings(directory)
@@ -119,7 +119,7 @@ def _score_system(
     whole_list = trial_set.trials
     trial_set, lookup = _look_up(trial_set, embeddings, directory, guards, offers)
     trials, enrollment = trial_set.trials, trial_set.enrollment
-    if "enrolled" in inputs:  # of the same model and list, so that only the numbers differ
+    if "enrolled" in inputs:  # made by the same model from the same list, so only the numbers differ
         enrolled = read_embeddings(inputs["enrolled"])
         lookup = replace(lookup, enroll=look_up(trials, enrolled, str(inputs["enrolled"]), enrollment).enroll)
     learns = request.calibrate or request.calibrate_folds > 0
@@ -127,12 +127,12 @@ def _score_system(
     check_training(guards, directory, meta, trials, enrollment)
     material = Material.read(inputs, embeddings)
     for name, one in material.embeddings.items():
-        if name != "mean":  # says nothing of one speaker
+        if name != "mean":  # a mean tells nothing about single speakers
             check_speakers(guards, (KINDS[name], inputs[name], one), trials, embeddings, enrollment)
     mean = material.mean(request.backend, lookup.test)
     cohort = material.cohort(request.backend, mean)
     backend, cohort_size = _counted(material.weighed(request.backend), cohort, inputs, guards)
-    # Labels are checked on the whole list: a wrong one says something of trials that were left out too.
+    # Labels are checked on the whole list, because a wrong one makes the others doubtful even if its trial is left out.
     check_labels(guards, trial_set.path, whole_list, meta.get("manifest"), enrollment)
     subject = Subject(
         name=directory.name,
@@ -164,7 +164,7 @@ def _score_system(
         learnt = judge(request, subject, features, scores, groupings, output, progress)
         if learnt is not None:
             own = output.path / FILE_NAME
-            # `svkit verify` decides on recordings as they are.
+            # `svkit verify` decides on recordings as they are, so it gets no calibration of a condition.
             is_own = subject.condition is not None
             place = str(own) if is_own else install(own, learnt, subject.checkpoint)
             progress.note(f"calibration: {place}")
@@ -174,9 +174,9 @@ def _score_system(
 def _counted(
     backend: Backend, cohort: NDArray[np.float32] | None, inputs: Mapping[str, Path], guards: Guards
 ) -> tuple[Backend, int | None]:
-    """Return the back-end with the number of cohort members that count, and how many there are; None: all count.
+    """Return the back-end with `top_n` limited to the cohort's size, and that size; None if all members count anyway.
 
-    The number is recorded as it is, so that calibrations of equal scores are equal.
+    The limited number is recorded, so that back-ends that give equal scores have equal records.
     """
     if cohort is None or backend.norm == "snorm":
         return backend, None
@@ -191,7 +191,7 @@ def _counted(
 def _look_up(
     trial_set: TrialSet, embeddings: Embeddings, directory: Path, guards: Guards, offers: str
 ) -> tuple[TrialSet, Lookup]:
-    """Find the embeddings of the trials; where the guard may be passed, of those trials that have them."""
+    """Find the embeddings of the trials; if the guard allows it, trials without embeddings are left out."""
     try:
         lookup = look_up(trial_set.trials, embeddings, str(directory), trial_set.enrollment)
     except DataError as found:
@@ -208,7 +208,7 @@ def _look_up(
 
 
 def _compare(systems: Sequence[SystemScore], seed: int, progress: Progress) -> tuple[Comparison, ...]:
-    """Compare the systems by the resamples that each keeps; with trials of one class there is nothing to compare."""
+    """Compare the systems without a condition by their resamples; with trials of one class there is no comparison."""
     systems = [one for one in systems if one.metrics.condition is None]
     rated = [(one.directory, one.metrics) for one in systems if isinstance(one.metrics, Metrics)]
     if len(systems) < 2 or len(rated) < len(systems):

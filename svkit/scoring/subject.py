@@ -1,4 +1,4 @@
-"""What is judged: a trial list with what belongs to it, and a system, or a fusion of systems, on it."""
+"""What is judged: a trial list with its enrollments and sidecar, and a system, or a fusion of systems, on it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -24,16 +24,16 @@ from svkit.store.trials import Trials, read_trials
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class TrialSet:
-    """A trial list with what belongs to it."""
+    """A trial list with its enrollments and sidecar."""
 
     path: Path
     trials: Trials
     enrollment: pd.DataFrame | None
-    """Utterances of each enrollment, where enrollments are not utterances."""
+    """Utterances of each enrollment; None: every enrollment is an utterance."""
     sidecar: Mapping[str, Coded] | None
     """More columns of the trials, by name."""
     kept: NDArray[np.bool_] | None = None
-    """Which trials of the list are in `trials`, where some had to be left out."""
+    """Which trials of the list are in `trials`, [N] bool; None: all of them."""
 
     @classmethod
     def read(cls, request: ScoreRequest) -> "TrialSet":
@@ -52,7 +52,7 @@ class TrialSet:
         return replace(self, trials=self.trials.only(kept), sidecar=sidecar, kept=kept)
 
     def describe(self) -> TrialList:
-        """Say which list it is, and which of its trials were left out."""
+        """Return the record of the list, and of the trials that were left out."""
         left_out = None
         if self.kept is not None:
             mask = hashlib.sha256(np.packbits(self.kept).data).hexdigest()
@@ -63,10 +63,10 @@ class TrialSet:
     def matched(
         self, known: NDArray[np.object_], source: Path, guards: Guards, *, match_ids: bool
     ) -> tuple["TrialSet", str]:
-        """Rename what `--match-ids` matches with the known utterances; without it, say which rule would match.
+        """Rename the ids that `--match-ids` matches to known utterances; without it, say which rule would match.
 
         Raises:
-            DataError: ids that match more than one utterance.
+            DataError: an id matches more than one utterance.
         """
         trials, enrollment = self.trials, self.enrollment
         found = {"trials": find_matching(trials.ids if enrollment is None else trials.test.values, known)}
@@ -94,7 +94,7 @@ class TrialSet:
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class Subject:
-    """A system, or a fusion, on its trials; all of it is read and checked before anything is written."""
+    """A system or a fusion, and its trials; everything is read and checked before anything is written."""
 
     name: str
     trial_set: TrialSet
@@ -103,17 +103,17 @@ class Subject:
     manifest: dict[str, str] | None
     """`{path, sha256}` of the manifest behind the embeddings; of a fusion, that of its first system."""
     checkpoint: dict[str, str] | None = None
-    """`{path, sha256}`; None: several, or not known."""
+    """`{path, sha256}`; None: there are several, or it is not known."""
     model: str | None = None
     condition: Condition | None = None
     calibration: CalibrationRecord | None = None
-    """Learnt on other trials, to be applied to these."""
+    """Calibration learnt on other trials, to be applied to these."""
     num_folds: int = 0
-    """Of a cross-validation on these trials; 0: none."""
+    """Folds of a cross-validation on these trials; 0: none."""
 
     @property
     def checkpoint_sha256(self) -> str | None:
-        """Content of the model, if there is one and it is known."""
+        """Sha256 of the model, if there is one and it is known."""
         return (self.checkpoint or {}).get("sha256")
 
     def speaker_names(self) -> set[str] | None:
@@ -121,7 +121,7 @@ class Subject:
         return trial_speaker_names(self.trial_set.trials, self.manifest, self.trial_set.enrollment)
 
     def groupings(self, columns: tuple[str, ...]) -> list[Grouping]:
-        """Find the groups of every breakdown; before anything is written, because columns may be missing."""
+        """Find the groups of every breakdown; call this before writing anything, because columns may be missing."""
         own = self.trial_set
         return [
             group_trials(column, own.trials, own.sidecar, self.manifest, own.enrollment) for column in columns

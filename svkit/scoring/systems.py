@@ -1,4 +1,4 @@
-"""Which embeddings a trial list is scored with."""
+"""Find the embeddings that a trial list is scored with."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -16,9 +16,10 @@ from svkit.store.trials import Trials
 
 
 def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> list[Path]:
-    """Return the embeddings to score: those given, else the finished ones that know the utterances.
+    """Return the embeddings to score: those given, else the finished ones that have the utterances of the trials.
 
-    Those of another list than the experiment's own that know some only are left out where there are others.
+    Embeddings of a list other than the experiment's own that have only some of them are left out if there are better
+    ones.
     """
     if request.embeddings:
         names = [directory.name for directory in request.embeddings]
@@ -55,13 +56,13 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
         )
     raise ArtifactError(
         f"{home}: no finished embeddings{' with utterances of these trials' if ready else ''};"
-        " run `svkit extract` (`svkit extract LIST` for another list) or name a directory with"
+        " run `svkit extract` (`svkit extract LIST` for another list), or name a directory with"
         " --embeddings"
     )
 
 
 def without_condition(directory: Path) -> Path:
-    """Return the embeddings beside `directory` that the same model made of the same list without a condition.
+    """Return the embeddings beside `directory` that the same model made from the same list without a condition.
 
     Raises:
         ArtifactError: there are none.
@@ -78,27 +79,25 @@ def without_condition(directory: Path) -> Path:
             if "condition" not in theirs and made_from(theirs) == made_from(facts):
                 return other
     raise ArtifactError(
-        f"{directory}: is the test side under {facts['condition']}; expected embeddings of the same model and list as"
-        f" they are in {directory.parent}, found none; run `svkit extract` without --condition too, or score both"
-        " sides alike (--sides both)"
+        f"{directory}: is the test side under {facts['condition']}; expected embeddings of the same model and list"
+        f" without a condition in {directory.parent}, found none; run `svkit extract` without --condition too, or put"
+        " both sides under the condition (--sides both)"
     )
 
 
 def _finished(home: Path, material: Iterable[Path], progress: Progress) -> list[Path]:
-    """Return the finished embeddings below `home` that are not given as material; say what is not finished."""
+    """Return the finished embeddings below `home` that are not given as material; note the unfinished ones."""
     apart, found = {path.resolve() for path in material}, []
     for child in sorted(home.iterdir()) if home.is_dir() else []:
         if is_finished(child):
             found += [child] if child.resolve() not in apart else []
         elif (child / RUN_NAME).exists():
-            progress.note(
-                f"{child}: not finished, left out; give the same `svkit extract` again to finish it"
-            )
+            progress.note(f"{child}: not finished, left out; run the same `svkit extract` again to finish it")
     return found
 
 
 def one_each(option: str, given: tuple[Path, ...], names: Sequence[str]) -> list[Path | None]:
-    """Return the path for each system by name: none, the same for all, or one for each, whatever its conditions."""
+    """Return the path for each name: none, one for all, or one for each system, which its conditions share."""
     if not given:
         return [None] * len(names)
     systems = list(dict.fromkeys(map(plain_name, names)))

@@ -1,4 +1,4 @@
-"""The embeddings that a trial list needs, and the scores of its trials."""
+"""Find the embeddings that a trial list needs, and score its trials."""
 
 from dataclasses import dataclass, replace
 
@@ -23,11 +23,11 @@ class Lookup:
     enroll_groups: NDArray[np.int64]
     """[R] the enrollment, 0 to E - 1, that each belongs to."""
     test: NDArray[np.float32]
-    """[U, D]."""
+    """[U, D]: the test utterances."""
     enroll_rows: NDArray[np.int32]
     """[T] enrollment of each trial, 0 to E - 1."""
     test_rows: NDArray[np.int32]
-    """[T]."""
+    """[T] test utterance of each trial, 0 to U - 1."""
 
     def centered(self, mean: NDArray[np.float64]) -> "Lookup":
         """Subtract a mean [D] from both sides."""
@@ -44,7 +44,7 @@ def look_up(
     """Find the embeddings, called `source` in messages, of both sides of every trial.
 
     Raises:
-        DataError: utterances or enrollments without an embedding; the first five are named.
+        DataError: utterances or enrollments have no embedding; the message names the first five.
     """
     enroll_ids, index = trials.enroll.values, pd.Index(embeddings.ids)
     test = embeddings.matrix[_rows(index, trials.test.values, source, "utterances")]
@@ -68,7 +68,7 @@ def look_up(
 def has_embeddings(
     trials: Trials, embeddings: Embeddings, enrollment: pd.DataFrame | None = None
 ) -> NDArray[np.bool_]:
-    """Say of every trial whether all of its utterances have embeddings, [T]; arguments as for `look_up`."""
+    """Return whether all utterances of each trial have embeddings, [T]; the arguments are those of `look_up`."""
     known = pd.Index(embeddings.ids)
     enrollments: pd.Index = known
     if enrollment is not None:
@@ -93,14 +93,14 @@ def _rows(index: pd.Index, ids: NDArray[np.object_], source: str, what: str) -> 
 def score_trials(
     lookup: Lookup, backend: Backend, cohort: NDArray[np.float32] | None, plda: Plda | None = None
 ) -> tuple[NDArray[np.float64], CohortMeans | None]:
-    """Score every trial with a cohort [C, D], needed for normalisation, and PLDA where that is the method.
+    """Score every trial; normalisation needs a cohort [C, D], and the method `plda` needs its model.
 
     Returns:
-        [T] scores, higher for the same speaker; what they were normalised by, where there is a cohort.
+        [T] scores, higher for the same speaker, and the mean scores against the cohort, if there is one.
     """
     assert (backend.method == "plda") == (plda is not None), "a model for the method plda, and for no other"
     enroll, test = lookup.enroll, lookup.test
-    # A score is an inner product of two factors: unit vectors, or what PLDA makes of both sides.
+    # A score is the inner product of two factors: unit vectors for cosine, or PLDA's factors of both sides.
     num_enrollments = int(lookup.enroll_groups.max()) + 1
     if plda is not None:
         left = plda.enroll_factors(enroll, lookup.enroll_groups, num_enrollments)
@@ -111,7 +111,7 @@ def score_trials(
     raw = scoring.pair_products(left, right, lookup.enroll_rows, lookup.test_rows)
     if cohort is None:
         return raw.astype(np.float64), None
-    # Against the cohort, a test stands where an enrollment of one utterance does.
+    # Against the cohort, a test takes the place of an enrollment of one utterance.
     against = scoring.length_normalize(cohort) if plda is None else plda.test_factors(cohort)
     alone = right if plda is None else plda.enroll_factors(test, np.arange(len(test)), len(test))
     top_n = None if backend.norm == "snorm" else min(backend.top_n, len(cohort))

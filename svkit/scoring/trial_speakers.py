@@ -1,7 +1,7 @@
-"""Who speaks in the trials: from the manifest behind the embeddings, else from the trials themselves.
+"""Find the speakers of trials, from the manifest behind the embeddings, or else from the trials themselves.
 
-A manifest is given as recorded with the embeddings, `{path, sha256}`; an enrollment map, where enrollments are not
-utterances, as its table.
+A manifest is given as it is recorded with the embeddings, `{path, sha256}`, and an enrollment map as its table (None:
+every enrollment is an utterance).
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def find_speakers(
     sides = None if known is None else manifest_speakers(trials, known, enrollment)
     source = "manifest"
     if sides is None or min(side.min() for side in sides) < 0:
-        # Utterances that target trials link are of one speaker.
+        # All utterances that target trials connect, directly or through others, are of one speaker.
         source, first_test = "trials", len(trials.enroll.values)
         number, utterances = pd.factorize(np.concatenate((trials.enroll.values, trials.test.values)))
         is_target = trials.labels.astype(bool)
@@ -54,7 +54,7 @@ def find_speakers(
 def manifest_speakers(
     trials: Trials, known: Mapping[str, str], enrollment: pd.DataFrame | None
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Number the speakers of `trials.enroll.values` and of `trials.test.values`, -1 where not `known`."""
+    """Number the speakers of `trials.enroll.values` and of `trials.test.values`; -1: not `known`."""
     enrolled = pd.Series(trials.enroll.values, dtype=object)
     if enrollment is not None:
         enrolled = enrolled.map(first_utterances(enrollment))
@@ -64,7 +64,7 @@ def manifest_speakers(
 
 
 def trial_utterances(trials: Trials, enrollment: pd.DataFrame | None) -> set[str]:
-    """Return the utterances of both sides; of the whole map where enrollments are not utterances."""
+    """Return the utterances of both sides; with an enrollment map, all utterances of the map."""
     enrolled = trials.enroll.values if enrollment is None else enrollment["utterance_id"]
     return set(trials.test.values).union(enrolled)
 
@@ -72,7 +72,7 @@ def trial_utterances(trials: Trials, enrollment: pd.DataFrame | None) -> set[str
 def trial_speaker_names(
     trials: Trials, manifest: Mapping[str, Any] | None, enrollment: pd.DataFrame | None
 ) -> set[str] | None:
-    """Return the speakers of those utterances that the manifest has; None if it is gone, has changed or is bad."""
+    """Return the speakers of the trials' utterances that the manifest has; None if it is gone, changed or bad."""
     known = speakers_of_manifest(manifest)
     if known is None:
         return None
@@ -80,7 +80,7 @@ def trial_speaker_names(
 
 
 def speakers_of_manifest(manifest: Mapping[str, Any] | None) -> dict[str, str] | None:
-    """Return the speaker of each utterance; None where the manifest is gone, has changed, is bad or lacks speakers."""
+    """Return the speaker of each utterance; None if the manifest is gone, has changed, is bad or lacks speakers."""
     try:
         table = recorded_manifest(manifest)
     except DataError:
@@ -93,7 +93,7 @@ def recorded_manifest(manifest: Mapping[str, Any] | None) -> Manifest:
     """Read the manifest behind embeddings.
 
     Raises:
-        DataError: none recorded, gone, changed since, or bad.
+        DataError: no manifest is recorded, or it is gone, has changed or is bad.
     """
     if not manifest or not manifest.get("path"):
         raise DataError("the embeddings record no manifest; extract them again")
@@ -106,7 +106,7 @@ def recorded_manifest(manifest: Mapping[str, Any] | None) -> Manifest:
 
 @lru_cache(maxsize=1)
 def _read_once(path: Path, sha256: str, size: int, mtime_ns: int) -> Manifest:
-    """Hash and read a manifest; scoring asks for it several times, so the last one is kept while it is the same."""
+    """Hash and read a manifest. Scoring asks for it several times, so the last one is kept while it is the same."""
     if sha256_file(path) != sha256:
         raise DataError(f"{path}: has changed since the embeddings were extracted; extract again")
     return read_manifest(path, needs_speakers=False)
@@ -115,7 +115,7 @@ def _read_once(path: Path, sha256: str, size: int, mtime_ns: int) -> Manifest:
 def trial_seconds(
     trials: Trials, manifest: Manifest, enrollment: pd.DataFrame | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the duration of both sides of every trial, [T] each; several enrollment utterances add up.
+    """Return the duration in seconds of both sides of every trial, [T] each; utterances of an enrollment add up.
 
     Raises:
         DataError: an utterance is not in the manifest.

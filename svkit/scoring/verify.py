@@ -41,29 +41,29 @@ class VerifyRequest:
 
     exp: Path
     enroll: tuple[Path, ...]
-    """Recordings of the known speaker; none with `person`."""
+    """Recordings of the known speaker; empty if `person` is given."""
     test: tuple[Path, ...]
     """Recordings of one unknown speaker."""
     person: str | None = None
     """Name of the known speaker in `gallery`."""
     gallery: Path | None = None
     model: Path | None = None
-    """Checkpoint; None: that of the gallery, else the experiment's final pruned model, else its final dense one."""
+    """Checkpoint; None: the gallery's, else the experiment's final pruned model, else its final dense one."""
     calibration: Path | None = None
     """None: `calibration.json` beside the model, if there is one."""
     prior: float | None = None
-    """Probability of the same speaker before listening; None: what the calibration was made to decide by, else 0.5."""
+    """Prior probability of the same speaker; None: the one that the calibration was made for, else 0.5."""
     threshold: float | None = None
-    """Accept from this score on; None: by the calibration and the prior."""
+    """Accept if the score is at least this; None: decide by the calibration and the prior."""
     channel: Channel | Literal["loudest"] = 0
-    """Which channel is listened to of recordings with several."""
+    """Channel to use of recordings with several."""
     allow_cut: bool = False
-    """Listen to what is there of files whose header says that they were longer."""
+    """Use the part that is there of files that are shorter than their header says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyResult:
-    """The answer, and what it rests on."""
+    """The answer, and what it is based on."""
 
     score: float
     """Cosine of the two sides' mean length-normalised embeddings."""
@@ -71,22 +71,22 @@ class VerifyResult:
     """Natural-log likelihood ratio, within what the calibration's trials support; None: not calibrated."""
     prior: float
     c_miss: float
-    """What the Bayes threshold takes an error to cost."""
+    """Costs of the two errors, by which the Bayes threshold is set."""
     c_fa: float
     posterior: float | None
     """Probability of the same speaker at `prior`; None: not calibrated."""
     threshold: float | None
-    """Score from which it is accepted, with measures of quality as these recordings'; None: no decision, or one that
-    the bounds of the likelihood ratio make alone."""
+    """Score from which recordings of this quality are accepted; None: no decision, or one that the bounds of the
+    likelihood ratio make alone."""
     threshold_from: str | None
-    """`bayes`, `given`, or `false accepts`: that for which `svkit calibrate` was asked."""
+    """`bayes`, `given`, or `false accepts` (the rate that `svkit calibrate` was given)."""
     is_accepted: bool | None
     warnings: tuple[str, ...]
     """Why the answer should not be trusted."""
     notes: tuple[str, ...]
-    """What else to know about it."""
+    """What else to know about the answer."""
     person: dict[str, Any] | None
-    """`{gallery, name, recordings, seconds}` of who is enrolled; then `enroll` is empty."""
+    """`{gallery, name, recordings, seconds}` of the enrolled person; `enroll` is then empty."""
     enroll: tuple[Recording, ...]
     test: tuple[Recording, ...]
     model: dict[str, Any]
@@ -97,7 +97,7 @@ class VerifyResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Verdict:
-    """Part of the answer; names as there."""
+    """Part of the answer; its fields are named as there."""
 
     llr: float | None
     prior: float
@@ -106,19 +106,19 @@ class _Verdict:
     threshold_from: str | None
     is_accepted: bool | None
     decides_by: float | None = None
-    """The ratio, within bounds, that it is accepted from."""
+    """Ratio from which the trial is accepted."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
 class _Side:
-    """What is compared, of one or more recordings of a speaker."""
+    """One side of the comparison: one or more recordings of a speaker."""
 
     mean: NDArray[np.float32]
-    """[1, D], of length-normalised embeddings: as a trial list with an enrollment map is scored."""
+    """[1, D], mean of the length-normalised embeddings, as in scoring with an enrollment map."""
     log_norm: float
-    """Mean logarithm of their lengths before that."""
+    """Mean logarithm of the embeddings' norms before normalisation."""
     seconds: float
-    """Of all files together."""
+    """Duration of all files together."""
     count: int
 
 
@@ -127,8 +127,8 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
 
     Raises:
         ConfigError: a prior outside (0, 1), or a side without a file.
-        DataError: audio that is missing, unreadable, empty, not finite, or shorter than 35 ms.
-        ArtifactError: no model, or a calibration of another model or back-end.
+        DataError: a file is missing, unreadable, empty, not finite, or shorter than 35 ms.
+        ArtifactError: there is no model, or the calibration is of another model or back-end.
     """
     if not (request.enroll or request.person) or not request.test:
         raise ConfigError("verify: expected at least one file per side")
@@ -224,7 +224,7 @@ def find_calibration(
 def _decide(
     request: VerifyRequest, score: float, record: CalibrationRecord | None, unbounded: float | None
 ) -> _Verdict:
-    """Decide by the threshold that is given, else by the calibration; `unbounded` is what it makes of the trial."""
+    """Decide by the given threshold, or else by the calibration; `unbounded` is its ratio for the trial, unclipped."""
     given, prior, costs = request.threshold, 0.5 if request.prior is None else request.prior, (1.0, 1.0)
     decision = record.decision if record is not None and request.prior is None else None
     if decision is not None:
@@ -277,7 +277,7 @@ def _enrolled(gallery: Gallery, row: int) -> _Side:
 
 
 def _features(record: CalibrationRecord, score: float, enroll: _Side, test: _Side) -> NDArray[np.float64]:
-    """Return what the calibration sees of this trial, [1, F], as scoring a list measures it."""
+    """Return the features of this trial for the calibration, [1, F], measured as in scoring a list."""
     log_norms = (np.array([enroll.log_norm]), test.log_norm)
     seconds = (np.array([enroll.seconds]), test.seconds)
     return pair_features(np.array([score]), log_norms, seconds)[:, : len(record.features)]
@@ -295,7 +295,7 @@ def _warnings(request: VerifyRequest, heard: Heard, gallery: Gallery | None) -> 
 def _notes_on_bounds(
     path: Path, record: CalibrationRecord, unbounded: float, neutral: float | None
 ) -> list[str]:
-    """Say where the bounds of the likelihood ratio were reached; `neutral`: the ratio to decide by, if it decides."""
+    """Say where the likelihood ratio reached its bounds; `neutral` is the ratio to decide by, None if it does not."""
     low, high = map_of(record).bounds
     found = []
     if not low <= unbounded <= high:
@@ -307,15 +307,15 @@ def _notes_on_bounds(
     if neutral is not None and not low <= neutral <= high:
         always = "accepts" if neutral < low else "rejects"
         found.append(
-            f"at this prior a ratio of {neutral:+.2f} is needed, beyond the bounds {low:+.2f} and {high:+.2f}: it"
-            f" always {always}"
+            f"at this prior a ratio of {neutral:+.2f} is needed, beyond the bounds {low:+.2f} and {high:+.2f}, so the"
+            f" model always {always}"
         )
     gap = bounds_gap(path, record)
     return found if gap is None else [*found, f"not known: {gap}"]
 
 
 def describe_calibration(path: Path, record: CalibrationRecord) -> dict[str, Any]:
-    """Return what an answer tells of its calibration."""
+    """Return the facts about the calibration that an answer includes."""
     trials = {"name": record.trials.name, "sha256": record.trials.sha256}
     counts = {"num_targets": record.num_targets, "num_nontargets": record.num_nontargets}
     bounds = {"bounds": map_of(record).bounds, "is_separable": record.is_separable}

@@ -148,7 +148,7 @@ def test_a_prior_beyond_the_bounds_of_the_calibration_is_said(home):
     enroll_three()
     found = answer("identify", "d.wav", "--prior", 0.1)
     assert found["answers"][0]["is_accepted"] is False
-    assert "nobody is ever accepted: of 3 enrolled" in found["notes"][0]
+    assert "nobody is ever accepted: with 3 people enrolled" in found["notes"][0]
     assert "support none beyond +2.00" in found["notes"][0]
 
 

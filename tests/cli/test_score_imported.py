@@ -220,11 +220,14 @@ def test_missing_scores_are_left_out_where_allowed_and_ids_are_matched(scored, t
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--scores", "s"), "expected one each"),
-        (("--scores", "s", "--name", "a", "--scores", "s", "--name", "a"), "expected one each"),
-        (("--scores", "s", "--name", "../a"), "expected a plain name"),
-        (("--scores", "s", "--name", "a\nb"), "expected a plain name"),
-        (("--name", "a"), "expected one each"),
+        (("--scores", "s"), "expected a different name for each file"),
+        (
+            ("--scores", "s", "--name", "a", "--scores", "s", "--name", "a"),
+            "expected a different name for each file",
+        ),
+        (("--scores", "s", "--name", "../a"), "expected a name without slashes"),
+        (("--scores", "s", "--name", "a\nb"), "expected a name without slashes"),
+        (("--name", "a"), "expected a different name for each file"),
         (("--scores", "s", "--name", "a", "--norm", "snorm"), "used as they are; leave out a back-end"),
         (("--scores", "s", "--name", "a", "--fuse", "x"), "cannot be combined"),
     ],

@@ -270,7 +270,7 @@ def test_a_guess_is_bounded_and_not_trusted(home):
     # No ratio that the trials support reaches this prior: no score is accepted, and no threshold is claimed.
     never = answer(home, *files, "--prior", "0.001")
     assert (never["is_accepted"], never["threshold"]) == (False, None)
-    assert "it always rejects" in never["notes"][1]
+    assert "so the model always rejects" in never["notes"][1]
     assert run(home, *files, "--prior", "0.001").stdout.startswith("REJECT")
     given = answer(home, *files, "--prior", "0.001", "--threshold", "0.1")
     assert given["is_accepted"] and len(given["notes"]) == 1
@@ -303,7 +303,7 @@ def test_any_rate_and_channel_0(home):
 def test_a_voice_on_another_channel_is_said_and_can_be_chosen(home):
     right = write(home / "right.wav", np.stack((np.zeros(24_000), voice(9)), axis=1))
     found = answer(home, right, home / "b.wav")
-    note = "right.wav: channel 1 has sound, channel 0 is silent; channel 0 was used, --channel N|mix|loudest chooses"
+    note = "right.wav: channel 1 has sound, channel 0 is silent; channel 0 was used; choose with --channel N|mix|loudest"
     assert note in found["notes"][0] and "silent" in found["warnings"][0]
     mono = answer(home, write(home / "mono.wav", voice(9)), home / "b.wav")
     found = answer(home, right, home / "b.wav", "--channel", "loudest")
@@ -329,7 +329,7 @@ def test_a_cut_recording_is_refused_by_name_unless_what_is_there_is_wanted(home)
     done = run(home, home / "cut.wav", home / "b.wav")
     assert done.exit_code == 3 and "cut.wav: truncated: the header says 96000 bytes of audio" in done.stderr
     found = answer(home, home / "cut.wav", home / "b.wav", "--allow-cut")
-    assert "it was used as far as it goes" in found["notes"][0] and found["enroll"][0]["seconds"] < 1.3
+    assert "the part that is there was used" in found["notes"][0] and found["enroll"][0]["seconds"] < 1.3
 
 
 def test_aac_comes_with_the_way_to_convert_it(home):

@@ -469,7 +469,7 @@ def test_every_guard_that_was_passed_is_in_the_report(exp):
         "self-trials": "1 of 279 trials compare an utterance with itself",
         "duplicate-trials": "1 of 279 trials repeat an earlier one and would count twice",
         "contradicting-labels": "1 of 279 trials have another label",
-        "stale": "was made with a checkpoint",
+        "stale": "was made with another checkpoint",
     }
     assert set(sins) == set(NAMES)
     write_speakers(exp / "finetune" / "lmft", ["somebody"])

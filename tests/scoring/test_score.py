@@ -285,7 +285,7 @@ def test_unfinished_embeddings_are_left_out_and_named(exp):
     listener = Listener()
     assert [system.name for system in run(request(exp), listener).systems] == ["dense"]
     (note,) = (note for note in listener.notes if "left out" in note)
-    assert note.startswith(f"{exp}/embeddings/pruned: not finished, left out; give the same `svkit extract`")
+    assert note.startswith(f"{exp}/embeddings/pruned: not finished, left out; run the same `svkit extract`")
 
 
 def test_missing_things_have_their_errors(exp, tmp_path):

@@ -99,7 +99,7 @@ def test_what_svkit_calibrate_left_beside_the_model_is_not_replaced(exp):
         done = CliRunner().invoke(app, [*map(str, again)])
         assert done.exit_code == 0, done.stderr
         assert (installed.read_bytes() == before) == (stays or there is record)
-        assert ("is of `svkit calibrate` and stays: remove that first" in done.stderr) == stays
+        assert ("which `svkit calibrate` made; remove that first" in done.stderr) == stays
 
 
 def test_a_calibration_of_quality_measures_is_installed_unless_it_needs_a_cohort(exp):

@@ -129,15 +129,15 @@ def replace_checkpoint(exp, sha256):
 
 def test_stale_scores_stop_fusion_and_report(exp):
     replace_checkpoint(exp, "new")
-    with pytest.raises(ArtifactError, match=r"left.eval: was made with a checkpoint .*`--allow stale`"):
+    with pytest.raises(ArtifactError, match=r"left.eval: was made with another checkpoint .*`--allow stale`"):
         score(exp, "eval", fuse=both(exp, "eval"))
     stale = frozenset({"stale"})
     (done,) = score(exp, "eval", fuse=both(exp, "eval"), allow=stale, by=("duration",))
-    assert "was made with a checkpoint" in done.metrics.cautions[0]
+    assert "was made with another checkpoint" in done.metrics.cautions[0]
     with pytest.raises(ArtifactError, match="score again"):
         run_report(ReportRequest(exp=exp), SilentProgress())
     report = run_report(ReportRequest(exp=exp, allow=stale), SilentProgress())
-    assert any("was made with a checkpoint" in caution for caution in read_report(report).cautions)
+    assert any("was made with another checkpoint" in caution for caution in read_report(report).cautions)
     assert "Caution: " in (exp / "report" / "report.md").read_text()
     assert "Caution: " in (report / "report.html").read_text()
     assert "### EER by duration on eval" in (exp / "report" / "report.md").read_text()
