@@ -143,6 +143,7 @@ def ask(name: HubName, file: str | None) -> Pin:
             found = hf_hub_download(
                 name.repository, str(wanted), revision=name.revision or None, local_files_only=True
             )
+            # The client's cache has a directory for each commit: .../snapshots/COMMIT/FILE.
             commit = Path(found).parts[::-1][str(wanted).count("/") + 1]
             return Pin(commit=commit, licence=None, files=(str(wanted),))
         raise

@@ -185,6 +185,7 @@ def load_into(
     _refuse_misfits(found, wanted, where)
     if assign:
         tensors = {name: tensor.to(expected[name].dtype) for name, tensor in tensors.items()}
+    # Not strict, because optional names may be missing; everything else was checked above.
     module.load_state_dict(dict(tensors), strict=False, assign=assign)
 
 

@@ -109,6 +109,7 @@ def group_trials(
 
 def _pairs(left: NDArray[np.int32], right: NDArray[np.int32], names: NDArray[np.object_]) -> Coded:
     """Name the unordered pairs of both sides' values, [T] each: one value, or `a / b` if they differ."""
+    # Number all possible pairs, then keep those that occur: a list of millions of trials has few different ones.
     texts = [low if low == high else f"{low} / {high}" for low in names for high in names]
     pairs, is_there = np.minimum(left, right), np.zeros(len(texts), dtype=bool)
     pairs *= len(names)

@@ -77,6 +77,7 @@ def _rows(found: _Found, sides: str) -> list[ConditionRates]:
             metrics, _ = found[condition][name]
             own, base = eers.get((condition, name)), eers.get((None, name))
             other, other_base = eers.get((condition, reference)), eers.get((None, reference))
+            # How much further apart the two systems are under the condition than without it: what one loses more.
             gaps = _minus(own, other), _minus(base, other_base)
             is_other, is_changed = name != reference, condition is not None
             rows.append(

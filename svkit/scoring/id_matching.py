@@ -73,6 +73,7 @@ def find_matching(ids: Iterable[str], known: Iterable[str]) -> Matching | None:
     missing = [name for name in ids if name not in exact]
     if not missing:
         return None
+    # Start with all steps, then drop every one whose removal loses no match and makes no further id ambiguous.
     steps = [*_STEPS, _PREFIX]
     best = _match(missing, exact, known, steps)
     for step in reversed(list(steps)):

@@ -170,6 +170,7 @@ def _limit(request: IdentifyRequest, calibration: _Calibration, people: int) -> 
     elif decision is not None and decision.false_accepts is not None:
         found = (decision.point.threshold, "llr", "false accepts")
     elif calibration is not None:
+        # The people share the prior, so each of N needs N times the odds of a single one.
         found = (bayes_threshold(prior) + float(np.log(people)), "llr", "bayes")
     else:
         return _Limit(prior=prior, threshold=None, threshold_of=None, threshold_from=None)

@@ -172,6 +172,7 @@ def _find_rows(found: ForeignScores, trial_set: TrialSet, offer: str) -> NDArray
         for side, other in ((found.enroll, trials.enroll), (found.test, trials.test))
     ):
         return np.arange(len(trials))
+    # A pair of ids becomes one integer, so that lists of millions of trials are matched by sorting.
     base = len(trials.test.values)
     enroll, test = (
         side.look_up(_places(side, other))

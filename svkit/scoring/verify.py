@@ -236,6 +236,7 @@ def _decide(
         )
     learnt, threshold, decides_by = map_of(record), given, None
     llr = float(np.clip(unbounded, *learnt.bounds))
+    # The map is linear in the score, so the score at which its ratio reaches a threshold follows from this trial's.
     if given is None and decision is not None and decision.false_accepts is not None:
         source, accepts = "false accepts", unbounded >= decision.point.threshold
         threshold = score + (decision.point.threshold - unbounded) / learnt.weights[0]
