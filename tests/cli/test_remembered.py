@@ -77,12 +77,12 @@ def test_what_the_source_was_made_with_goes_before_the_experiment(exp):
     """An experiment made by an earlier svkit, whose config.toml never heard of the flag; or another's teacher."""
     made(exp / "prune", "prune", {"preset": "smoke", "seed": 7})
     said = run(exp, "distill")
-    assert f"preset smoke, as {exp / 'prune'} was made with" in said and "says tiny" in said
+    assert f"preset smoke, with which {exp / 'prune'} was made" in said and "says tiny" in said
     assert config(exp, "distill") == {"preset": "smoke", "seed": 7, "augment": None}
     made(exp / "finetune" / "joint", "finetune", {"preset": "my own", "seed": 3})
     said = run(exp, "prune")
     assert (
-        "was made with the recipe my own, this command runs tiny; the report will say that the chain mixes recipes"
+        "was made with the recipe my own, but this command runs tiny; the report will say that the chain mixes recipes"
         in said
     )
 
@@ -90,7 +90,7 @@ def test_what_the_source_was_made_with_goes_before_the_experiment(exp):
 def test_the_flag_goes_before_the_source_and_the_mixture_is_said(exp):
     made(exp / "prune", "prune", {"preset": "smoke", "seed": 24})
     said = run(exp, "distill", "--preset", "tiny")
-    assert f"{exp / 'prune'} was made with the recipe smoke, this command runs tiny" in said
+    assert f"{exp / 'prune'} was made with the recipe smoke, but this command runs tiny" in said
     assert config(exp, "distill")["preset"] == "tiny"
 
 

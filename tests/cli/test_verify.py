@@ -303,7 +303,9 @@ def test_any_rate_and_channel_0(home):
 def test_a_voice_on_another_channel_is_said_and_can_be_chosen(home):
     right = write(home / "right.wav", np.stack((np.zeros(24_000), voice(9)), axis=1))
     found = answer(home, right, home / "b.wav")
-    note = "right.wav: channel 1 has sound, channel 0 is silent; channel 0 was used; choose with --channel N|mix"
+    note = (
+        "right.wav: channel 1 has sound, channel 0 is silent; channel 0 was used; choose with --channel N|mix"
+    )
     assert note in found["notes"][0] and "silent" in found["warnings"][0]
     mono = answer(home, write(home / "mono.wav", voice(9)), home / "b.wav")
     found = answer(home, right, home / "b.wav", "--channel", "loudest")
