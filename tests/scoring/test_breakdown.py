@@ -71,7 +71,7 @@ def test_a_sidecar_in_blocks_of_any_size(tmp_path, monkeypatch, trials, size):
     assert names_of(found) == kinds
     path.write_text("enroll_id\ttest_id\tkind\n" + "".join([*rows[:300], "u\tv\tx\n", *rows[301:]]))
     with pytest.raises(
-        DataError, match=rf"side.tsv:302: enroll_id: expected {trials.enroll_ids[300]} as in trial 301"
+        DataError, match=rf"side.tsv:302: enroll_id: expected {trials.enroll_ids[300]}, as in trial 301"
     ):
         read_sidecar(path, trials)
     path.write_text("enroll_id\ttest_id\tkind\n" + "".join([*rows, rows[0]]))
