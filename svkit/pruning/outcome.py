@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from svkit.config.architecture import EncoderArchitecture
-from svkit.nn.encoder import KINDS
 
 MAX_SHORTFALL = 0.02
 """The gates' expected sparsity may end this far below its target; more is an error."""
@@ -23,6 +22,8 @@ _NAMES = {
 
 def vanished_kinds(architecture: EncoderArchitecture, dense: EncoderArchitecture) -> list[str]:
     """Return the kinds of units that the dense encoder has and `architecture` has in no layer."""
+    from svkit.nn.encoder import KINDS  # imports torch, which tables of scores do without
+
     widths, before = architecture.widths(), dense.widths()
     return [kind for kind, name in KINDS.items() if any(before[name]) and not any(widths[name])]
 

@@ -10,7 +10,7 @@ from svkit.models.load import SpeakerModel, load_model
 from svkit.progress import Progress, SilentProgress
 from svkit.scoring.listen import Heard, choose_model, embed_heard, fingerprint, hear, notes_on, warnings_on
 from svkit.store.audio_file import Channel, Place
-from svkit.store.checkpoint import MODEL_NAME
+from svkit.store.files import MODEL_NAME
 from svkit.store.gallery import (
     Gallery,
     GalleryModel,

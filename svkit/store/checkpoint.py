@@ -23,16 +23,17 @@ from svkit.config.ranges import Range
 from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError, first_line
 from svkit.store.atomic import one_line, replacing, write_bytes, write_json, write_text
-from svkit.store.files import LOG_BYTES, check_file, read_file
+from svkit.store.files import CONFIG_NAME as CONFIG_NAME
+from svkit.store.files import LOG_BYTES, LOG_NAME, check_file, read_file
+from svkit.store.files import MODEL_NAME as MODEL_NAME
 from svkit.store.provenance import refuse_changed, sha256_file
 from svkit.store.strict_json import load_json, read_json, typed
 
-CONFIG_NAME, MODEL_NAME = "config.json", "model.safetensors"
 BEST_NAME, LAST_NAME = "best", "last"
 CLASSIFIER_NAME, SPEAKERS_NAME = "classifier.safetensors", "speakers.tsv"
 ADAPTER_NAME = "adapter"
 ADAPTER_FILES = (f"{ADAPTER_NAME}/adapter_config.json", f"{ADAPTER_NAME}/adapter_model.safetensors")
-LOG_NAME, RESUME_NAME, TENSORBOARD_NAME = "train_log.jsonl", "resume", "tensorboard"
+RESUME_NAME, TENSORBOARD_NAME = "resume", "tensorboard"
 STATE_NAME = "state.json"
 FORMAT, VERSION = "svkit-checkpoint", 1
 RESUME_FORMAT, RESUME_VERSION = "svkit-resume", 2

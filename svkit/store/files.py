@@ -19,6 +19,8 @@ TOML_BYTES = 1 << 20
 """Limit for recipes and `exp/config.toml`; the longest preset has 4 kB."""
 JSON_BYTES = 1 << 26
 """Limit for facts, metrics and states; the longest, `report.json` with curves of many systems, has a few MB."""
+CONFIG_NAME, MODEL_NAME, LOG_NAME = "config.json", "model.safetensors", "train_log.jsonl"
+"""Of a checkpoint, for those who look for one without torch, which `svkit.store.checkpoint` needs."""
 LOG_BYTES = 1 << 30
 """Limit for `train_log.jsonl`: three million records of some 300 bytes."""
 

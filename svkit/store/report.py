@@ -11,8 +11,7 @@ from typing import Any
 from svkit.errors import ArtifactError
 from svkit.eval.results import Band
 from svkit.store.atomic import write_json
-from svkit.store.checkpoint import CONFIG_NAME, LOG_NAME, MODEL_NAME
-from svkit.store.files import LOG_BYTES, read_file
+from svkit.store.files import CONFIG_NAME, LOG_BYTES, LOG_NAME, MODEL_NAME, read_file
 from svkit.store.metrics import METRICS_NAME, Comparison, ConditionRates, Metrics, plain_record
 from svkit.store.output import Output
 from svkit.store.provenance import PROVENANCE_NAME, is_finished, read_provenance
