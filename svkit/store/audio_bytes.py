@@ -14,7 +14,8 @@ from svkit.store.block_cache import BlockCache, CachedFile, Source
 from svkit.store.files import open_handle
 from svkit.store.remote_file import open_remote
 
-_OPEN_TARS = min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+_most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+_OPEN_TARS = 256 if _most_files == resource.RLIM_INFINITY else min(256, _most_files // 4)
 """Number of tar files that a process holds open."""
 _WHOLE_BYTES = 1 << 20
 """Remote recordings up to this size are fetched in one piece; most utterances are shorter."""
