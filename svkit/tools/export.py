@@ -153,7 +153,7 @@ def _write_graphs(
         for name, path in paths.items():
             with one_line(path):
                 if name == "int8":
-                    onnx_graph.quantise(paths["fp32"], path)
+                    _alone(onnx_graph.quantise, paths["fp32"], path)
                 else:
                     _alone(_write_graph, source, path, name == "fp16", dict(metadata))
             task.advance(1, precision=name)
