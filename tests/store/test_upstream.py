@@ -71,7 +71,7 @@ def test_groups_of_dense_widths_are_no_cut():
         ({"conv_group": [[1, 1]] * 25}, "conv_group: expected 24 layers, found 25"),
         (
             {"intermediate_size_group": [[1]] * 24},
-            r"intermediate_size_group\[0\]: expected a list of 2 times",
+            r"intermediate_size_group\[0\]: expected a list of 2 values",
         ),
         ({"conv_group": None}, "conv_group: expected a list of a list"),
         (

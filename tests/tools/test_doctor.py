@@ -48,7 +48,7 @@ def test_a_package_out_of_its_range_or_missing_is_an_error_with_the_command(tmp_
     )
     assert found["peft"].remedy and found["peft"].remedy.startswith("pip install 'peft")
     result = CliRunner().invoke(app, ["doctor", "--exp", str(tmp_path)])
-    assert result.exit_code == 2 and "2 to fix" in result.stdout
+    assert result.exit_code == 2 and "problems to fix: 2" in result.stdout
 
 
 def test_a_torch_and_torchaudio_of_two_versions(tmp_path, monkeypatch):
