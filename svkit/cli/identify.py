@@ -106,6 +106,8 @@ def _print(answer: "Answer", done: "Identified") -> None:
     if answer.warnings:
         notes.append("Do not trust this: " + "; ".join(answer.warnings))
     verdict = {None: "UNDECIDED", True: f"IDENTIFIED: {answer.name}", False: "NONE OF THEM"}
+    if answer.posterior_of_none is not None and answer.posterior_of_none < 0.5:
+        verdict[False] = "NOBODY ACCEPTED: somebody enrolled is likelier, but no one likely enough"
     names = ", ".join(str(one.path) for one in answer.files)
     headings = ["name", "score (cosine)", "log-likelihood ratio", "probability"]
     columns = 2 if answer.posterior_of_none is None else 4

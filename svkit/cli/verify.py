@@ -158,4 +158,6 @@ def _verdict(done: "VerifyResult") -> str:
         return "ACCEPT: the same speaker"
     if done.posterior is not None and done.posterior > 0.5:  # by a stricter threshold
         return "REJECT: one speaker is likelier, but not likely enough"
+    if done.posterior is not None and done.posterior > 0.25:
+        return "REJECT: not shown to be the same speaker"
     return "REJECT: different speakers"

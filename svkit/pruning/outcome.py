@@ -64,7 +64,7 @@ class Outcome:
                 f" {100 * self.target:.1f} %; training had not prepared the student for the cut that met it"
             )
         if self.moved > MAX_MOVED:
-            why = "the gates had not settled; prune for longer, or with constraint=projection"
+            why = "the gates had not settled; prune for longer, or with --set prune.constraint=projection"
             if self.constraint == "projection":
                 why = "blocks of round_to or a budget of MACs give other widths than the gates"
             cautions.append(
@@ -73,7 +73,11 @@ class Outcome:
                 f" {why}"
             )
         if self.vanished:
-            other = "a larger gate_travel" if self.constraint == "projection" else "constraint=projection"
+            other = (
+                "a larger --set prune.gate_travel"
+                if self.constraint == "projection"
+                else "--set prune.constraint=projection"
+            )
             cautions.append(
                 f"{vanished_sentence(self.vanished)}; prune for longer, with {other}, or to a lower sparsity"
             )

@@ -270,7 +270,7 @@ def _decide(
     passes = value >= limit.threshold
     margin = margins[0] if margins[1] is None else margins[1]
     if passes and request.threshold is None and clear is not None and clear < 0.5:
-        share = f"{best.name}, the best, has a probability of only {clear:.2f}"
+        share = f"{best.name}, the best, has a probability of only {clear:.2f} among those enrolled"
         return None, [f"probably somebody enrolled, but it is not clear who: {share}"]
     if passes and margin is not None and margin < request.margin:
         return None, [
@@ -306,5 +306,10 @@ def _notes(limit: _Limit, calibration: _Calibration, people: int) -> list[str]:
         )
     elif needed is not None and needed < low:
         found.append(f"somebody is always accepted: at this prior a ratio of {needed:+.2f} is enough")
+    elif limit.threshold_from == "false accepts" and limit.threshold is not None and limit.threshold > high:
+        found.append(
+            f"the ratios shown end at {high:+.2f}, beyond which the calibration's {record.num_nontargets:,} nontarget"
+            " trials support none; to decide, they are taken without this bound"
+        )
     gap = bounds_gap(path, record)
     return found if gap is None else [*found, f"not known: {gap}"]

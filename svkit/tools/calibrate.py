@@ -207,8 +207,8 @@ def _trials(table: pd.DataFrame, seed: int) -> tuple[Trials, int]:
     if several < MIN_SPEAKERS:
         raise DataError(
             f"calibrate: expected at least {MIN_SPEAKERS} people with two or more recordings (of different sessions,"
-            f" if these are known), found {several} of {len(sessions)}; add people, because fewer say "
-            "nothing about others"
+            f" if these are known), found {several} of {len(sessions)}; add people, because fewer say nothing about"
+            " others (`svkit prepare --valid-speakers N` sets N people aside)"
         )
     per_utterance = min(_MAX_PER_UTTERANCE, max(TRIALS_PER_UTTERANCE, _NUM_TRIALS // len(table)))
     rows = table.drop(columns="gender", errors="ignore")

@@ -89,6 +89,10 @@ def test_the_prior_is_shared_by_the_people_and_none_of_them_is_an_answer(home):
     calibrate(home, weights=(40.0,), offset=-60.0)
     done = run("identify", "d.wav")
     assert done.stdout.startswith("NONE OF THEM (d.wav)")
+    # Together they are likelier than nobody, but the best does not reach the ratio of ln 3 that each needs.
+    calibrate(home, weights=(0.001,), offset=0.9)
+    done = run("identify", "d.wav", "--prior", "0.5")
+    assert done.stdout.startswith("NOBODY ACCEPTED: somebody enrolled is likelier")
     assert "prior 0.5 that it is one of 3 people, 0.17 for each" in done.stdout
     # Nearly alike: somebody of them, but who?
     calibrate(home, weights=(1.0,), offset=9.0)
@@ -118,6 +122,7 @@ def test_the_false_accept_target_of_the_calibration_decides_as_in_verify(home):
         assert only["name"] == (best[1] if is_accepted else None)
     done = run("identify", "d.wav").stdout
     assert "false accepts up to 2 % for each person, so up to 6 % of strangers" in done
+    assert "the ratios shown end at +5.00" in done
     assert answer("identify", "d.wav", "--prior", "0.5")["threshold_from"] == "bayes"
     given = answer("identify", "d.wav", "--threshold", "-2")
     assert given["threshold_from"] == "given" and given["answers"][0]["name"] == best[1]

@@ -93,7 +93,11 @@ def test_uncalibrated_shows_the_score_and_decides_nothing(home):
 
 def test_a_rejection_that_is_likelier_one_speaker_does_not_say_different_speakers(home):
     """The threshold was stricter than the probability: the heading must not contradict the table."""
-    for offset, heading in ((20.0, "REJECT: one speaker is likelier"), (-20.0, "REJECT: different speakers")):
+    for offset, heading in (
+        (20.0, "REJECT: one speaker is likelier"),
+        (-0.5 - cosine(home, "a", "b"), "REJECT: not shown to be the same speaker"),
+        (-20.0, "REJECT: different speakers"),
+    ):
         calibrate(home, weights=(1.0,), offset=offset)
         done = run(home, home / "a.wav", home / "b.wav", "--threshold", "2")
         assert done.exit_code == 0 and done.stdout.startswith(heading)

@@ -38,7 +38,7 @@ def test_advice_is_of_the_constraint_that_there_was():
     moved = dataclasses.replace(GOOD, after_cut={"l1": 0.3, "cosine": 0.9})
     assert "round_to" in moved.cautions[0] and "constraint=projection" not in moved.cautions[0]
     (caution,) = dataclasses.replace(moved, constraint="lagrangian").cautions
-    assert caution.endswith("or with constraint=projection")
+    assert caution.endswith("or with --set prune.constraint=projection")
 
 
 def test_a_kind_has_vanished_when_no_layer_has_any_left():
