@@ -93,6 +93,12 @@ def keep_freed_memory() -> bool:
     return all(libc.mallopt(ctypes.c_int(option), ctypes.c_int(value)) == 1 for option, value in settings)
 
 
+def give_back_freed_memory() -> None:
+    """Tell glibc to give freed memory back to the system, which it does not do by itself between used blocks."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def on_main(accelerator: Accelerator, action: Callable[[], Answer]) -> Answer:
     """Run `action` on the main process and return its result everywhere; its error ends every process."""
     outcome: list[Any] = [None, None]

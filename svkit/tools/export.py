@@ -20,6 +20,7 @@ from svkit.audio.features import MIN_SAMPLES, SAMPLE_RATE_HZ
 from svkit.errors import ArtifactError, ConfigError
 from svkit.models.final import final_model, model_name
 from svkit.models.load import load_model
+from svkit.models.session import give_back_freed_memory
 from svkit.progress import Progress, Task
 from svkit.reports import timing
 from svkit.reports.tables import Table
@@ -189,11 +190,13 @@ def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progr
     timings: dict[str, Timing] = {}
     of_torch: list[Timing] = []
     with timing.one_thread():
-        model, recordings = load_model(source), check_recordings()
-        expected = model.embed(recordings)
+        recordings = check_recordings()
+        expected = load_model(source).embed(recordings)
         # One graph at a time: torch and all of them together need the memory of six models.
         for name, path in paths.items():
             graph = onnx_graph.OnnxModel(path, timing.NUM_THREADS)
+            give_back_freed_memory()  # opening takes more than running, so torch's model is loaded after it
+            model = load_model(source)
             with progress.task(f"compare {name} with torch", len(recordings) + 1) as task:
                 cosines[name] = compare(graph.embed, recordings, expected, task)
             least = min(cosines[name])
@@ -205,12 +208,13 @@ def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progr
             found = timing.time_models({"torch": model.embed, name: graph.embed}, progress)
             timings[name] = found[name]
             of_torch.append(found["torch"])
-            del graph
+            del graph, model
+            give_back_freed_memory()
     medians = {key: float(np.median([getattr(one, key) for one in of_torch])) for key in ("wall", "cpu")}
     return {
         "sample_rate_hz": SAMPLE_RATE_HZ,
         "min_samples": MIN_SAMPLES,
-        "embedding_dim": model.architecture.head.embedding_dim,
+        "embedding_dim": int(expected.shape[1]),
         "opset": onnx_graph.OPSET,
         "inputs": {"waveforms": "float32 [batch, samples]", "num_samples": "int64 [batch]"},
         "outputs": {"embeddings": "float32 [batch, embedding_dim]"},

@@ -161,7 +161,7 @@ def test_missing_material_is_an_error_that_says_what_to_do(speakers: Manifest, m
         build(AugmentConfig(), speakers)
     no_speech = Manifest(material.source, material.root, material.table[:2].reset_index(drop=True))
     with pytest.raises(
-        ConfigError, match=r"speech_music.*category speech, the noise list has noise and music"
+        ConfigError, match=r"speech_music.*category speech, but the noise list has noise and music"
     ):
         build(AugmentConfig(), speakers, no_speech)
     with pytest.raises(ConfigError, match=r"reverb_probability.*prepare rirs"):

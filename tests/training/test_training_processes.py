@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import DistributedType
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from svkit.config.schema import DataConfig
 from svkit.data.dataset import CropKey
@@ -239,8 +240,11 @@ def test_gradient_checkpointing_changes_no_result(tmp_path: Path, monkeypatch: p
         assert contents(tmp_path / f"again-{stage}") == contents(tmp_path / f"plain-{stage}")
 
 
+AFTER_WHICH_A_MEAN_IS_TAKEN = ("attention_in", "attention_out", "batch_norm")
+
+
 def test_compiled_layers_change_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor the names in a checkpoint; compiled by a compiler that changes nothing."""
+    """But for rounding, on some processors; nor the names in a checkpoint. The compiler here changes nothing."""
     exp, used = prepare(tmp_path / "exp"), []
     original = Encoder.compile_layers
     monkeypatch.setattr(Encoder, "compile_layers", lambda encoder: used.append(original(encoder, "eager")))
@@ -251,7 +255,12 @@ def test_compiled_layers_change_no_result(tmp_path: Path, monkeypatch: pytest.Mo
         )  # fmt: skip
         run(request, SilentProgress())
         assert len(used) == (flag == "true")
-    assert contents(tmp_path / "true") == contents(tmp_path / "false")
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        compiled, plain = (load_file(tmp_path / flag / name) for flag in ("true", "false"))
+        assert compiled.keys() == plain.keys()
+        # The gradient of these is zero but for rounding, which AdamW makes as large as any other.
+        for key in compiled.keys() - {f"head.pooling.{name}.bias" for name in AFTER_WHICH_A_MEAN_IS_TAKEN}:
+            torch.testing.assert_close(compiled[key], plain[key], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
