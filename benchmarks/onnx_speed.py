@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     measuring.start(options.threads)
-    structures = {"dense": W2V_BERT_2, "published 80 %": published_structure()}
+    structures = {"dense": W2V_BERT_2, "pruned as published": published_structure()}
     if options.tiny:
         structures = {"tiny": tiny_architecture(load_recipe("tiny").encoder_overrides)}
     rng = np.random.default_rng(0)
