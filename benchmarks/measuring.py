@@ -1,6 +1,5 @@
 """What the benchmarks share: turns, peaks of memory and of the machine, tables, and JSON with machine and date."""
 
-import ctypes
 import gc
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from threadpoolctl import threadpool_limits
 
-from svkit.models.session import keep_freed_memory
+from svkit.models.session import give_back_freed_memory, keep_freed_memory
 from svkit.nn import inference
 
 
@@ -64,7 +63,7 @@ def peak_gb_above(call: Callable[[], object]) -> float:
         return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
 
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # give back what the allocator kept
+    give_back_freed_memory()
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the peak so far
     before = resident("VmRSS")
     call()

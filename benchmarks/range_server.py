@@ -63,20 +63,25 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(root: Path) -> Iterator[Served]:
-    """Serve a directory on a free port of the loopback interface."""
-    served = Served(root)
-    handler = type("Handler", (_Handler,), {"served": served})
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Answer requests in a thread on a free port of the loopback interface; yields the address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    served.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield served
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[Served]:
+    """Serve a directory."""
+    served = Served(root)
+    with listening(type("Handler", (_Handler,), {"served": served})) as served.address:
+        yield served
 
 
 if __name__ == "__main__":

@@ -7,17 +7,18 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 import yaml
+
+from benchmarks.range_server import listening
 
 _LARGE = (".safetensors", ".pth")
 _LICENCES = {"mit", "apache-2.0", "cc-by-nc-sa-4.0", "other"}
@@ -70,19 +71,10 @@ class StandIn:
 
 @contextmanager
 def stand_in_hub() -> Iterator[StandIn]:
-    """Serve a hub on a free port of the loopback interface."""
+    """Serve a hub."""
     hub = StandIn()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with listening(type("Handler", (_Handler,), {"hub": hub})) as hub.address:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def use(monkeypatch: pytest.MonkeyPatch, address: str, home: Path) -> None:

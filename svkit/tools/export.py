@@ -210,7 +210,11 @@ def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progr
             of_torch.append(found["torch"])
             del graph, model
             give_back_freed_memory()
-    medians = {key: float(np.median([getattr(one, key) for one in of_torch])) for key in ("wall", "cpu")}
+    torch_timing = Timing(
+        wall=float(np.median([one.wall for one in of_torch])),
+        cpu=float(np.median([one.cpu for one in of_torch])),
+        cpu_rounds=tuple(seconds for one in of_torch for seconds in one.cpu_rounds),
+    )
     return {
         "sample_rate_hz": SAMPLE_RATE_HZ,
         "min_samples": MIN_SAMPLES,
@@ -229,7 +233,7 @@ def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progr
         },
         "torch": {
             "size_bytes": (source / checkpoint.MODEL_NAME).stat().st_size,
-            "real_time_factor": medians,
+            "real_time_factor": asdict(torch_timing),
         },
         "machine": asdict(timing.describe_machine()),
         "versions": onnx_graph.versions(),
