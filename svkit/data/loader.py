@@ -1,8 +1,10 @@
 """The loader that keeps training fed: worker processes that each fill whole batches ahead of time."""
 
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -86,3 +88,15 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.excepthook = _ignore_lost_parent
+
+
+def _ignore_lost_parent(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    """Ignore that the training process closed its end of a connection: it ended, and has said why.
+
+    multiprocessing's thread that hands batches over by file descriptor reports every lost connection as an exception.
+    """
+    if not isinstance(error, OSError | EOFError):
+        sys.__excepthook__(kind, error, traceback)

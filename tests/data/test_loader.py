@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -63,3 +65,27 @@ def test_dataset_can_be_sent_to_a_spawned_worker(speakers: Manifest) -> None:
     dataset = CropDataset(speakers, DATA, AUGMENT, seed=1)
     loader = build_loader(dataset, TrainSampler(EpochBatches(12, DATA, seed=1), 0, 1), num_workers=0)
     assert len(ForkingPickler.dumps((loader.dataset, loader.worker_init_fn))) < 200_000
+
+
+LOST_PARENT = """
+import os, socket, sys, time
+from multiprocessing import resource_sharer
+from svkit.data.loader import _start_worker
+
+_start_worker(0)
+handed_over = resource_sharer.DupFd(os.open(os.devnull, os.O_RDONLY))
+for _ in range(3):  # a parent that is killed while it asks for a batch
+    parent = socket.socket(socket.AF_UNIX)
+    parent.connect(handed_over._id[0])
+    parent.close()
+os.close(handed_over.detach())  # the thread still answers
+sys.stderr.write("told\\n")
+sys.excepthook(ValueError, ValueError("its own fault"), None)
+"""
+
+
+def test_a_worker_says_nothing_about_a_lost_parent() -> None:
+    """The training process has said why it ended; a traceback after its one line would only hide it."""
+    ended = subprocess.run([sys.executable, "-c", LOST_PARENT], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == "told\nValueError: its own fault\n"
