@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,10 +12,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from svkit.data.dataset import CropDataset, CropKey
 from svkit.data.sampler import TrainSampler
-from svkit.errors import SvkitError
+from svkit.errors import SvkitError, TrainingError, first_line
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Waveforms float32 `[B, N]` at 16 kHz, classes int64 `[B]`."""
+
+
+class LoaderLost(TrainingError):
+    """A loader process has died."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,40 @@ class _Batches(Dataset[Batch | _Failure]):
 
 
 class CropLoader(DataLoader[Batch]):
-    """A DataLoader of batches that raises the readers' own errors in one line."""
+    """A DataLoader of batches that raises the readers' own errors in one line.
+
+    Raises:
+        LoaderLost: A loader process has died.
+    """
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
+        handler = signal.getsignal(signal.SIGCHLD)
+        batches = super().__iter__()
+        if threading.current_thread() is threading.main_thread():
+            # torch's handler raises from whatever code is running, which may be the writing of a state. Without it,
+            # a lost process is noticed within seconds, and only here.
+            signal.signal(signal.SIGCHLD, handler)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                if self.num_workers and _is_loss(error):
+                    raise LoaderLost(
+                        f"a loader process has died: {first_line(error).rstrip('. ')}"
+                    ) from error
+                raise
             if isinstance(batch, _Failure):
                 raise batch.kind(batch.message)
             yield batch
+
+
+def _is_loss(error: Exception) -> bool:
+    """Tell a lost process from an error that it has sent, to which torch prefixes "Caught"."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith(("DataLoader worker (pid", "Pin memory thread exited"))
+    return not str(error).startswith("Caught ")
 
 
 def build_loader(

@@ -21,7 +21,7 @@ from torch import nn
 from svkit.config.schema import DataConfig, DistillConfig, StageConfig
 from svkit.cores import available_cores
 from svkit.data.dataset import CropDataset
-from svkit.data.loader import build_loader
+from svkit.data.loader import LoaderLost, build_loader
 from svkit.data.sampler import EpochBatches, TrainSampler
 from svkit.errors import ArtifactError, ConfigError, DataError, TrainingError
 from svkit.models.session import StopSignal, finish, make_accelerator, on_main, opened, unfinished
@@ -47,9 +47,6 @@ from svkit.training.loop import (
 from svkit.training.resume import load_optimizer, load_trained, on_host, optimizer_tensors, read_shared
 from svkit.training.schedule import validation_steps
 from svkit.training.tasks import Task
-
-_LOADER_LOST = "DataLoader worker (pid"
-"""Beginning of torch's message that a loader process has died; it is raised from whatever code is running."""
 
 
 @dataclass(kw_only=True)
@@ -289,10 +286,10 @@ class _Fit:
                     self._close_events()
                 if isinstance(reason, Interrupted):
                     self.stop.leave(self.stage.output, self.progress)
-                if isinstance(reason, RuntimeError) and str(reason).startswith(_LOADER_LOST):
+                if isinstance(reason, LoaderLost):
                     raise TrainingError(
-                        f"{label}: {str(reason).splitlines()[0].strip()} The system kills processes when "
-                        f"memory runs out; a smaller data.num_workers needs less; {self._what_is_kept()}"
+                        f"{label}: {reason}; the system kills processes when memory runs out, and a smaller "
+                        f"data.num_workers needs less; {self._what_is_kept()}"
                     ) from reason
                 raise
             self._close_events()

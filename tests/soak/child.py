@@ -42,7 +42,7 @@ class Faults:
     kill_at: int = 0
     """SIGKILL to itself right before its n-th change of the file system below `out`; 0: never."""
     kill_loader_at: int = 0
-    """SIGKILL to a loader process right before the n-th change, or the next one while there are such processes."""
+    """SIGKILL to a loader process after the n-th change, as soon as there is such a process; 0: never."""
     largest_file: int = 0
     """Bytes that a file may have (the system refuses to write more); 0: no limit."""
     is_plain_user: bool = False
@@ -99,6 +99,8 @@ class _Watcher:
         self.states: dict[str, str] = {}
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.is_loader_killed and self.num_changes >= self.faults.kill_loader_at:
+            self._kill_a_loader()
         if not self.out or event not in ("open", *_CHANGES):
             return
         path = arguments[_CHANGES.get(event, 0)]
@@ -109,8 +111,6 @@ class _Watcher:
         self.num_changes += 1
         if self.num_changes == self.faults.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        if not self.is_loader_killed and self.num_changes >= self.faults.kill_loader_at:
-            self._kill_a_loader()
         if event == "os.rename" and Path(path).name == PROVENANCE_NAME:
             self.states = state_hashes(Path(self.out))
 

@@ -86,7 +86,7 @@ def test_a_killed_loader_process_costs_no_more_than_the_steps_since_the_last_sta
     stages: dict[str, Stage], reference: Find
 ) -> None:
     tally = Tally()
-    kill_a_loader(stages["joint"], reference("joint"), reference("joint").num_changes // 2, tally)
+    kill_a_loader(stages["joint"], reference("joint"), 1, tally)  # before the first batch is used
     assert tally.counts["SIGKILL to a loader process"] == 1
 
 
