@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from svkit.cores import available_cores
 from svkit.corpora.scan import BadFile, Candidate
 from svkit.errors import ArtifactError
 from svkit.progress import Progress, Task
@@ -115,7 +116,7 @@ def in_parallel(
     work: Callable[[Item], None], items: Sequence[Item], num_workers: int | None, task: Task
 ) -> None:
     """Call `work` with every item, in threads, as the work happens outside the interpreter's lock."""
-    workers = num_workers or os.cpu_count() or 1
+    workers = num_workers or available_cores()
     # Few items go in small chunks, so that every thread gets some. Chunks of one would need gigabytes for a million.
     size = max(1, min(_CHUNK_FILES, len(items) // (4 * workers)))
     chunks = [items[start : start + size] for start in range(0, len(items), size)]

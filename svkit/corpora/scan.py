@@ -1,6 +1,5 @@
 """Examines audio files in parallel: their headers, or all of their samples."""
 
-import os
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from svkit.audio.quality import QualityMeter, louder_channel
+from svkit.cores import available_cores
 from svkit.errors import DataError, first_five, printable
 from svkit.progress import Progress
 from svkit.store.audio_file import CUT_ADVICE, AudioError, Channel, channel_levels_db, examine, probe
@@ -233,7 +233,7 @@ def examine_all(
     """
     kind = "quality" if options.measures_quality else "samples" if options.reads_samples else "header"
     journal = None if options.journal is None else ScanJournal(options.journal, kind)
-    workers = options.num_workers or min(16, max(4, os.cpu_count() or 1))
+    workers = options.num_workers or min(16, max(4, available_cores()))
     sources = iter(places)
     pending: deque[Future[_Chunk]] = deque()
 

@@ -1,12 +1,12 @@
 """`svkit prepare demo`: the built-in corpus of synthetic voices, with its fixed protocol."""
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from svkit.audio.resample import SAMPLE_RATE_HZ
+from svkit.cores import available_cores
 from svkit.corpora.request import CorpusRequest, CorpusResult, EvaluationList
 from svkit.corpora.scan import Candidate
 from svkit.corpora.skeleton import Found, prepare
@@ -50,7 +50,7 @@ def run(
 def _render_all(
     plans: Sequence[UtterancePlan], root: Path, num_workers: int | None, progress: Progress
 ) -> None:
-    workers = min(num_workers or os.cpu_count() or 1, len(plans))
+    workers = min(num_workers or available_cores(), len(plans))
     chunks = [plans[start : start + _CHUNK_UTTERANCES] for start in range(0, len(plans), _CHUNK_UTTERANCES)]
     with progress.task("rendering voices", len(plans)) as task:
         if workers == 1:
