@@ -1,4 +1,7 @@
-"""Intervals that `intervals.py` compares with the adopted one, from K values on all trials, resampled and left out."""
+"""Intervals that `intervals.py` compares with the adopted one.
+
+Each is made from K values on all trials, their resamples, and the values with one speaker left out.
+"""
 
 from collections.abc import Callable
 
@@ -9,11 +12,11 @@ from scipy.special import ndtr, ndtri, stdtrit
 Floats = NDArray[np.float64]
 Ends = tuple[Floats, Floats]
 IS_RATE = np.array([True, True, False, False, True, True])
-"""Of the values in a row of `intervals.MEASURED`: the others are costs."""
+"""Which values in a row of `intervals.MEASURED` are rates; the others are costs."""
 
 
 def percentiles(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
-    """Percentiles, expanded as Student's t is: svkit's intervals before."""
+    """Percentiles, widened as Student's t is: the former intervals of svkit."""
     size, count = len(left_out), len(drawn)
     share = ndtr(stdtrit(size - 1, 0.025) * np.sqrt(size / (size - 1)))
     place = max(1, int(share * (count + 1)))

@@ -2,11 +2,11 @@
 
     python benchmarks/intervals.py [--populations NAME ...] [--speakers N ...] [--draws 400] [--out FILE]
 
-Speakers are drawn from populations whose true rates and costs are known, and what `svkit score` would say of them is
-compared with the truth. An interval of 95 % should hold it in 95 % of the draws; of two systems of the same true EER
-that share a part of every score, a p-value should lie below 5 % in 5 % of them. The method was chosen on the first half
-of the populations, among the candidates below; the second half tests it. Every row goes to
-`docs/results/intervals.json` when it is there, and replaces its predecessor.
+Speakers are drawn from populations whose true rates and costs are known, and the intervals of `svkit score` are
+compared with the truth. A 95 % interval should contain it in 95 % of the draws. For two systems with the same true EER,
+which share a part of every score, the p-value should be below 5 % in 5 % of the draws. The method was chosen on the
+first half of the populations, among the candidates below; the second half tests it. Every finished row is written to
+`docs/results/intervals.json` at once, and replaces an older one.
 """
 
 import argparse
@@ -31,9 +31,9 @@ Ints = NDArray[np.int64]
 SPEAKERS = (8, 17, 40, 100)
 NUM_RESAMPLES = 200
 MARGINAL = 1_000_000
-"""Trials of as many speakers tell the truth."""
+"""So many speakers give the true values."""
 BAND_PLACE = 20
-"""Of the rates of a DET band: 0.87 %."""
+"""Index of the rate at which a DET band is checked: 0.87 %."""
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "intervals.json"
 
 
@@ -41,7 +41,7 @@ RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "intervals.j
 class Population:
     """A target score is the speaker's level plus noise, a nontarget score the sum of a level of each side plus noise.
 
-    Widths are standard deviations; half of what two systems see of a speaker is the same, and so is `shared`.
+    Widths are standard deviations. Two systems have half of a speaker's level in common, and all of `shared`.
     """
 
     is_test: bool
@@ -63,7 +63,7 @@ class Population:
     spread: float = 0.0
     """Standard deviation of the logarithm of both numbers."""
     all_pairs: bool = False
-    """Every speaker meets every other one, twice, instead."""
+    """Instead, every speaker meets every other one twice."""
 
     def noises(self, rng: np.random.Generator, *shape: int) -> Floats:
         """Standard noise."""
@@ -72,12 +72,12 @@ class Population:
         return rng.standard_t(self.tails, size=shape) / np.sqrt(self.tails / (self.tails - 2))
 
     def separation(self) -> float:
-        """Return what target scores have more, so that the EER is as wanted."""
+        """Return what has to be added to target scores to reach the wanted EER."""
         targets, nontargets = self.raw_scores()
         return float(np.quantile(nontargets, 1 - self.eer) - np.quantile(targets, self.eer))
 
     def raw_scores(self) -> tuple[Floats, Floats]:
-        """Return one score each of many speakers and pairs of them, the targets not separated yet."""
+        """Return a score of each of many speakers and of many pairs; nothing is added to the targets yet."""
         rng = np.random.default_rng(1)
         rest = [
             self.shared * self.noises(rng, MARGINAL) + self.noise * self.noises(rng, MARGINAL)
@@ -136,7 +136,7 @@ def separation(population: Population) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Cosines:
-    """Embeddings around a mean a speaker, whose recordings vary more or less; trials share recordings."""
+    """Embeddings around one mean for each speaker; speakers vary by different amounts, and trials share recordings."""
 
     is_test: bool
     dim: int = 24
@@ -147,7 +147,7 @@ class Cosines:
     nontargets: int = 60
 
     def embed(self, means: Floats, count: int, rng: np.random.Generator) -> Floats:
-        """Return `count` normalised embeddings a mean, [S, count, D]."""
+        """Return `count` normalised embeddings around each mean, [S, count, D]."""
         widths = self.noise * np.exp(self.unsteady * rng.normal(size=(len(means), 1, 1)))
         made = means[:, None] + widths * rng.normal(size=(len(means), count, self.dim))
         return np.asarray(made / np.linalg.norm(made, axis=2, keepdims=True))
@@ -202,7 +202,7 @@ POPULATIONS: dict[str, Population | Cosines] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What is true of a population, and the map to log-likelihood ratios that its two systems share."""
+    """The true values of a population, and the map from scores to log-likelihood ratios that its two systems share."""
 
     values: dict[str, float]
     scale: float
@@ -219,7 +219,7 @@ STATISTICS = (
 
 @cache
 def truth_of(population: Population | Cosines) -> Truth:
-    """Measure very many speakers."""
+    """Measure the true values on very many speakers."""
     targets, nontargets = population.marginal()
 
     def rates(threshold: Floats | float) -> tuple[Floats, Floats]:

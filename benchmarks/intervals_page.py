@@ -56,18 +56,18 @@ def page(facts: dict[str, Any]) -> str:
         "# Do the intervals hold the truth?",
         "Written by `python benchmarks/intervals.py`; every figure is in `intervals.json`.",
         f"Date: {facts['machine']['date']}; machine: {facts['machine']['cpu']}. Draws of each population at least, by"
-        f" number of speakers: {draws}; {rows[0]['num_resamples']} resamples. A share of 95 % may so be off by {doubt}"
-        " points in a single population.",
-        "How often, in %, the 95 % intervals of `svkit score` hold the truth, in the mean of the populations on which"
-        " the method was *not* chosen, and in brackets in the worst of them; last, how often p lies below 0.05 for two"
-        " equally good systems, in the mean and the worst of all populations:",
+        f" number of speakers: {draws}; {rows[0]['num_resamples']} resamples. With so few draws, a share of 95 % in a"
+        f" single population may be off by {doubt} points.",
+        "How often, in %, the 95 % intervals of `svkit score` contain the true value: the mean over the populations on"
+        " which the method was *not* chosen, and in brackets the worst of them. The last column says how often p is"
+        " below 0.05 for two equally good systems: the mean over all populations, and the worst of them.",
         to_markdown(Table(headings=coverage[0], rows=coverage[1:])),
-        "The EER of each population, before (expanded percentiles) -> now:",
+        "The same for the EER of each population, with the former method (expanded percentiles) -> the present one:",
         to_markdown(Table(headings=single[0], rows=single[1:])),
-        "The candidates, mean and lowest as above; where a draw has no error they have nothing to say, which counts"
-        " against them:",
+        "The candidates, mean and worst as above. Most give no interval where a draw has no error; that counts as a"
+        " miss.",
         to_markdown(Table(headings=compared[0], rows=compared[1:])),
-        "No false accept: what so many pairs of speakers leave possible (1 - 0.05 ** (1 / pairs)) is an upper bound in"
-        f" {np.mean(bounds):.0f} % of the draws, {min(bounds):.0f} % in the worst population.",
+        "Where no false accept was seen, the rate is given as at most 1 - 0.05 ** (1 / pairs of speakers). This holds"
+        f" in {np.mean(bounds):.0f} % of the draws, and in {min(bounds):.0f} % in the worst population.",
     ]
     return "\n\n".join(parts) + "\n"

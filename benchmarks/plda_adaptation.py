@@ -197,13 +197,13 @@ def page(facts: dict[str, Any]) -> str:
     parts = [
         "# Does adapting PLDA help, and by which weight?",
         "Written by `python benchmarks/plda_adaptation.py`; every figure is in `plda_adaptation.json`.",
-        f"Simulated: {facts['num_draws']} draws of each domain, {DIM} dimensions; PLDA trained on {TRAINING[0]}"
-        f" speakers of one domain, tried on {TESTED[0]} of another, means over the draws. In a third of the directions"
-        " sessions vary 6 times as much (quieter: a fifth), or voices 4 times. Standard errors of what differs from"
-        f" `none` are up to {largest:.2f} points of EER. Real domains differ in other ways: these figures choose a"
-        " default and promise nothing.",
-        "`none`: as trained. 0: the mean of the new domain alone. In bold: what `svkit score --plda-adapt` does by"
-        " itself.",
+        f"The domains are simulated: {facts['num_draws']} draws of each, {DIM} dimensions. PLDA is trained on"
+        f" {TRAINING[0]} speakers of one domain and tried on {TESTED[0]} of another; the tables show means over the"
+        " draws. In a third of the directions, sessions vary 6 times as much (quieter: a fifth as much), or voices 4"
+        f" times as much. The standard error of a difference to `none` is at most {largest:.2f} points of EER. Real"
+        " domains differ in other ways, so these figures only help to choose a default.",
+        "`none`: PLDA as trained. 0: only the mean is that of the new domain. In bold: the default of"
+        " `svkit score --plda-adapt`.",
         "## Recordings without labels (CORAL+)",
         *tables(unlabelled, f"{UNLABELLED_WEIGHT:g}"),
         f"## {PER_SPEAKER} recordings of each of few speakers",
