@@ -57,7 +57,7 @@ class CropLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         handler = signal.getsignal(signal.SIGCHLD)
         batches = super().__iter__()
-        if threading.current_thread() is threading.main_thread():
+        if handler is not None and threading.current_thread() is threading.main_thread():
             # torch's handler raises from whatever code is running, which may be the writing of a state. Without it,
             # a lost process is noticed within seconds, and only here.
             signal.signal(signal.SIGCHLD, handler)
