@@ -100,7 +100,7 @@ def calibrate(
         done = run(request, progress)
     if json:
         return console.result(asdict(done), as_json=True)
-    _print(done)
+    _print(done, is_beside_model=out is None)
     return console.result(done.calibration)
 
 
@@ -117,7 +117,7 @@ def parse_rate(text: str) -> float:
     return rate
 
 
-def _print(done: "CalibrateResult") -> None:
+def _print(done: "CalibrateResult", *, is_beside_model: bool) -> None:
     from svkit.reports.tables import Table, number, percent
 
     decision, point = done.decision, done.decision.point
@@ -150,7 +150,11 @@ def _print(done: "CalibrateResult") -> None:
         )
     notes += filter(None, (_missing(done),))
     notes += done.cautions
-    notes.append(f"`svkit verify` decides by {done.calibration}, unless --prior or --threshold is given.")
+    notes.append(
+        f"`svkit verify` decides by {done.calibration}, unless --prior or --threshold is given."
+        if is_beside_model
+        else f"To decide by it: svkit verify --calibration {done.calibration}"
+    )
     console.table(
         Table(
             title=f"Decisions of {done.model}: {wish}", headings=["", ""], rows=rows, left=(0, 1), notes=notes

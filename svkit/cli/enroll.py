@@ -78,9 +78,10 @@ def _refuse_slips(name: str, files: list[Path] | None, *, has_scan_options: bool
         )
     is_list = path.suffix in (".tsv", ".parquet") and path.is_file()
     if not files and not path.is_dir() and not is_list:
+        missing = "" if path.exists() else f"; there is no folder {name!r}"
         raise ConfigError(
             f"enroll: expected recordings after {name!r} (svkit enroll NAME FILE...), or only a folder "
-            "with a directory for each person, or a manifest (.tsv, .parquet)"
+            f"with a directory for each person, or a manifest (.tsv, .parquet){missing}"
         )
     if is_list and has_scan_options:
         raise ConfigError(

@@ -270,7 +270,9 @@ def _decide(
     passes = value >= limit.threshold
     margin = margins[0] if margins[1] is None else margins[1]
     if passes and request.threshold is None and clear is not None and clear < 0.5:
-        share = f"{best.name}, the best, has a probability of only {clear:.2f} among those enrolled"
+        share = f"{best.name}, the best, has a probability of only {clear:.2f}"
+        if limit.threshold_from == "false accepts":
+            share += " among those enrolled"
         return None, [f"probably somebody enrolled, but it is not clear who: {share}"]
     if passes and margin is not None and margin < request.margin:
         return None, [

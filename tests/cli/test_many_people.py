@@ -60,6 +60,7 @@ def test_everybody_of_a_manifest_with_the_channel_that_it_names(home):
 def test_what_cannot_be_enrolled_together_is_said(home):
     done = run("enroll", "alice")
     assert done.exit_code == 2 and "expected recordings after 'alice'" in done.stderr
+    assert "there is no folder 'alice'" in done.stderr
     assert run("enroll", "a.wav").exit_code == 2
     done = run("enroll", "alice", "a.wav", "--skip-bad")
     assert done.exit_code == 2 and "for a folder of people" in done.stderr

@@ -138,6 +138,11 @@ def test_the_false_accept_target_of_the_calibration_decides_as_in_verify(home):
     )
     done = run("identify", "d.wav")
     assert done.stdout.startswith("UNDECIDED") and "it is not clear who" in done.stdout
+    assert "among those enrolled" in " ".join(done.stdout.split())
+    # By a prior, nobody of the gallery is one of the answers that share the probability.
+    calibrate(home, weights=(1.0,), offset=12.0)
+    done = run("identify", "d.wav", "--prior", "0.5")
+    assert done.stdout.startswith("UNDECIDED") and "among those enrolled" not in " ".join(done.stdout.split())
 
 
 def test_a_gallery_of_one_person_is_spoken_of_as_such(home):
