@@ -17,6 +17,8 @@ SPEED_OF_SOUND = 343.0
 """Metres per second at 20 degrees Celsius."""
 MAX_SECONDS = 1.0
 """Longest response; those of the largest, hardest rooms are cut off at about -45 dB."""
+NUM_RESPONSES = 200
+"""Responses in a bank."""
 _HIGH_PASS_HZ = 80.0
 _WALL_GAP_METRES = 0.2
 
@@ -102,9 +104,9 @@ def draw_room(rng: np.random.Generator) -> NDArray[np.float32]:
 class RoomBank:
     """Simulated responses; response i depends on (seed, i) alone and is made when first used."""
 
-    def __init__(self, seed: int, size: int = 200) -> None:
+    def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._responses: list[NDArray[np.float32] | None] = [None] * size
+        self._responses: list[NDArray[np.float32] | None] = [None] * NUM_RESPONSES
 
     def __len__(self) -> int:
         return len(self._responses)

@@ -77,13 +77,8 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
         """Speaker ids in the order of the classes."""
         return self._index.speakers
 
-    @property
-    def num_classes(self) -> int:
-        """Speakers times speeds: class = speaker + speed index x number of speakers."""
-        return self._index.num_speakers * len(self._speeds)
-
     def class_of(self, row: int, speed_index: int) -> int:
-        """Class of a row at a speed."""
+        """Class of a row at a speed: the speaker's number + speed index x number of speakers."""
         return int(self._index.row_speakers[row]) + speed_index * self._index.num_speakers
 
     def __getitem__(self, key: CropKey) -> tuple[torch.Tensor, int]:

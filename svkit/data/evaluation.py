@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from svkit.data.audio_source import read_whole
 from svkit.store.manifest import Manifest
 
+BATCHES_AHEAD = 2
+"""Batches read beyond the current one; bounds the memory."""
+_NUM_THREADS = 2
+
 
 def length_sorted_batches(
     manifest: Manifest,
@@ -46,13 +50,11 @@ def read_batches(
     *,
     max_seconds: float = 60.0,
     change: Callable[[NDArray[np.float32], int], NDArray[np.float32]] | None = None,
-    num_threads: int = 2,
-    batches_ahead: int = 2,
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
     """Read batches of utterances in threads, ahead of the model (decoding releases the interpreter lock).
 
-    `batches_ahead`, the number of batches read beyond the current one, bounds the memory. `max_seconds` is as in
-    `read_whole`. `change` turns a waveform and its row into another waveform of equal length (`svkit.data.conditions`).
+    `max_seconds` is as in `read_whole`. `change` turns a waveform and its row into another waveform of equal length
+    (`svkit.data.conditions`).
 
     Yields:
         Rows int64 `[B]` and their waveforms, B arrays float32 `[N]` at 16 kHz, in the order of `batches`.
@@ -62,7 +64,7 @@ def read_batches(
     """
     remaining = iter(batches)
     pending: deque[tuple[NDArray[np.int64], list[Future[NDArray[np.float32]]]]] = deque()
-    pool = ThreadPoolExecutor(num_threads, thread_name_prefix="svkit-read")
+    pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="svkit-read")
 
     def read(row: int) -> NDArray[np.float32]:
         signal = read_whole(manifest, row, max_seconds)
@@ -73,7 +75,7 @@ def read_batches(
             pending.append((rows, [pool.submit(read, int(row)) for row in rows]))
 
     try:
-        submit(1 + batches_ahead)
+        submit(1 + BATCHES_AHEAD)
         while pending:
             rows, futures = pending.popleft()
             waveforms = [future.result() for future in futures]

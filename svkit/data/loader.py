@@ -17,6 +17,9 @@ from svkit.errors import SvkitError, TrainingError, first_line
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Waveforms float32 `[B, N]` at 16 kHz, classes int64 `[B]`."""
 
+_PREFETCH = 4
+"""Batches that each loader process keeps ready."""
+
 
 class LoaderLost(TrainingError):
     """A loader process has died."""
@@ -90,12 +93,11 @@ def build_loader(
     *,
     num_workers: int,
     pin_memory: bool = False,
-    prefetch_batches: int = 4,
 ) -> CropLoader:
     """Build the training loader.
 
     Keys determine the crops, so workers need no seeds. There are `num_workers` processes of one thread each (0: this
-    process loads), each with `prefetch_batches` ready. `pin_memory` makes batches page-locked, for a GPU.
+    process loads), each with `_PREFETCH` batches ready. `pin_memory` makes batches page-locked, for a GPU.
 
     Returns:
         An iterable of `(waveforms float32 [B, N], classes int64 [B])`, in the sampler's order.
@@ -107,7 +109,7 @@ def build_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
-        prefetch_factor=prefetch_batches if num_workers else None,
+        prefetch_factor=_PREFETCH if num_workers else None,
         worker_init_fn=_start_worker,
         # torch draws a seed for the workers; from its global generator that would shift the model's dropout.
         generator=torch.Generator(),

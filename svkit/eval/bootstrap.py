@@ -44,6 +44,9 @@ Numbers = NDArray[np.integer[Any]]
 Cost = Callable[[slice], NDArray[np.generic]]
 """Says what each of some trials costs."""
 
+CONFIDENCE = 0.95
+"""How often an interval contains the truth."""
+_TAIL = (1 - CONFIDENCE) / 2
 MIN_SPEAKERS = 5
 """With fewer, the outer percentiles that an interval of 95 % needs lie beyond any number of resamples."""
 
@@ -173,14 +176,12 @@ def count_pairs(labels: ArrayLike, speakers: TrialSpeakers) -> int:
     return int(triu(pairs + pairs.T).nnz)
 
 
-def highest_unseen(count: int, level: float = 0.95) -> float:
+def highest_unseen(count: int) -> float:
     """Return the highest error rate that remains possible after `count` independent cases without an error."""
-    return float(1 - (1 - level) ** (1 / count))
+    return float(1 - (1 - CONFIDENCE) ** (1 / count))
 
 
-def rate_interval(
-    rate: float, samples: Floats, multiplicities: Ints, num_units: int, level: float = 0.95
-) -> Interval:
+def rate_interval(rate: float, samples: Floats, multiplicities: Ints, num_units: int) -> Interval:
     """Return the interval of an error rate.
 
     Args:
@@ -189,34 +190,31 @@ def rate_interval(
         multiplicities: [R, S] of the speakers that are in these trials.
         num_units: speakers, or pairs of them, in whom errors were looked for. If all resamples agree, they tell
             nothing, and the units count as the trials. The interval of a rate of 0 or 1 is one-sided.
-        level: how often the interval contains the truth.
 
     Raises:
         DataError: more than half of the resamples are undefined (too few speakers with target trials).
     """
-    error, tail = _standard_error(samples, multiplicities, level), (1 - level) / 2
+    error = _standard_error(samples, multiplicities)
     low, high = 0.0, 1.0
     if rate <= 0:
-        high = highest_unseen(num_units, level)
+        high = highest_unseen(num_units)
     elif rate >= 1:
-        low = 1 - highest_unseen(num_units, level)
+        low = 1 - highest_unseen(num_units)
     else:
         trials = rate * (1 - rate) / error**2 if error else float(num_units)
-        low = float(betaincinv(trials * rate, trials * (1 - rate) + 1, tail))
-        high = float(betaincinv(trials * rate + 1, trials * (1 - rate), 1 - tail))
-    return _interval(low, high, multiplicities, level)
+        low = float(betaincinv(trials * rate, trials * (1 - rate) + 1, _TAIL))
+        high = float(betaincinv(trials * rate + 1, trials * (1 - rate), 1 - _TAIL))
+    return _interval(low, high, multiplicities)
 
 
-def amount_interval(
-    amount: float, samples: Floats, multiplicities: Ints, level: float = 0.95
-) -> Interval | None:
+def amount_interval(amount: float, samples: Floats, multiplicities: Ints) -> Interval | None:
     """Return the interval of a mean of costs without an upper end, such as Cllr; see `rate_interval`."""
-    error, tail = _standard_error(samples, multiplicities, level, heavy=True), (1 - level) / 2
+    error = _standard_error(samples, multiplicities, heavy=True)
     if error == 0:
         return None
     count = (amount / error) ** 2
-    low, high = gammaincinv(count, tail) / count, gammaincinv(count + 1, 1 - tail) / count
-    return _interval(amount * float(low), amount * float(high), multiplicities, level)
+    low, high = gammaincinv(count, _TAIL) / count, gammaincinv(count + 1, 1 - _TAIL) / count
+    return _interval(amount * float(low), amount * float(high), multiplicities)
 
 
 def sum_interval(
@@ -232,12 +230,14 @@ def sum_interval(
     return replace(of_misses, low=value - below, high=value + above)
 
 
-def _interval(low: float, high: float, multiplicities: Ints, level: float) -> Interval:
+def _interval(low: float, high: float, multiplicities: Ints) -> Interval:
     num_resamples, num_speakers = multiplicities.shape
-    return Interval(low=low, high=high, num_speakers=num_speakers, num_resamples=num_resamples, level=level)
+    return Interval(
+        low=low, high=high, num_speakers=num_speakers, num_resamples=num_resamples, level=CONFIDENCE
+    )
 
 
-def _standard_error(samples: Floats, multiplicities: Ints, level: float, *, heavy: bool = False) -> float:
+def _standard_error(samples: Floats, multiplicities: Ints, *, heavy: bool = False) -> float:
     """Return the standard error of resampled values [R], widened so that normal quantiles give Student's interval.
 
     It has S - 1 degrees of freedom if the influences of the S speakers are Gaussian, and fewer if few speakers make the
@@ -253,7 +253,7 @@ def _standard_error(samples: Floats, multiplicities: Ints, level: float, *, heav
     influence = deviations @ (multiplicities[~np.isnan(samples)] - 1)
     excess = _excess_kurtosis(deviations) if heavy else _excess_kurtosis(influence) / size
     freedom = 2 / (excess + 2 / (size - 1))
-    widening = stdtrit(freedom, (1 - level) / 2) / ndtri((1 - level) / 2)
+    widening = stdtrit(freedom, _TAIL) / ndtri(_TAIL)
     return float(defined.std() * np.sqrt(size / (size - 1)) * widening)
 
 
@@ -263,7 +263,7 @@ def _excess_kurtosis(values: Floats) -> float:
     return max(0.0, float(np.mean(squares**2) / np.mean(squares) ** 2) - 3)
 
 
-def _percentile_interval(samples: Floats, num_speakers: int, level: float) -> Interval:
+def _percentile_interval(samples: Floats, num_speakers: int) -> Interval:
     """Return the interval between the outer percentiles of resampled differences, expanded for few speakers.
 
     Plain percentiles behave like an interval with the normal distribution's quantile and a variance divided by S
@@ -273,23 +273,19 @@ def _percentile_interval(samples: Floats, num_speakers: int, level: float) -> In
     ordered = np.sort(samples)
     # Counted as a p-value is, so that a difference's interval excludes zero exactly where p is small.
     expansion = np.sqrt(num_speakers / (num_speakers - 1))
-    share = ndtr(stdtrit(num_speakers - 1, (1 - level) / 2) * expansion)
+    share = ndtr(stdtrit(num_speakers - 1, _TAIL) * expansion)
     place = max(1, int(share * (len(ordered) + 1)))
     return Interval(
         low=float(ordered[place - 1]),
         high=float(ordered[-place]),
         num_speakers=num_speakers,
         num_resamples=len(samples),
-        level=level,
+        level=CONFIDENCE,
     )
 
 
 def paired_difference(
-    first: Floats,
-    second: Floats,
-    values: tuple[float, float],
-    num_speakers: int,
-    level: float = 0.95,
+    first: Floats, second: Floats, values: tuple[float, float], num_speakers: int
 ) -> PairedDifference:
     """Compare two systems by a statistic, first minus second: in equal resamples [R], and on all trials (`values`)."""
     differences = _defined(first - second)
@@ -299,7 +295,7 @@ def paired_difference(
     steps = ndtri(share) * np.sqrt((num_speakers - 1) / num_speakers)
     return PairedDifference(
         difference=values[0] - values[1],
-        interval=_percentile_interval(differences, num_speakers, level),
+        interval=_percentile_interval(differences, num_speakers),
         p_value=float(2 * stdtr(num_speakers - 1, steps)),
     )
 

@@ -60,30 +60,25 @@ class LinearCalibration:
         return np.asarray(features @ np.asarray(self.weights) + self.offset, dtype=np.float64)
 
 
-def fit_calibration(
-    features: NDArray[np.floating], labels: ArrayLike, prior: float = PRIOR
-) -> LinearCalibration:
-    """Learn a map of features [N, F] by logistic regression in which targets weigh `prior` and nontargets the rest.
+def fit_calibration(features: NDArray[np.floating], labels: ArrayLike) -> LinearCalibration:
+    """Learn a map of features [N, F] by logistic regression in which targets weigh `PRIOR` and nontargets the rest.
 
     Raises:
-        ConfigError: the prior is not inside (0, 1).
         DataError: the trials are of one class only, or a feature is not finite.
     """
-    if not 0 < prior < 1:
-        raise ConfigError(f"calibration: expected 0 < prior < 1, found {prior}")
     _, is_target = check_trials(features[:, 0], labels)
     if not np.isfinite(features).all():
         raise DataError("calibration: expected finite features")
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    weight = np.where(is_target, prior / is_target.sum(), (1 - prior) / (~is_target).sum())
+    weight = np.where(is_target, PRIOR / is_target.sum(), (1 - PRIOR) / (~is_target).sum())
     from sklearn.linear_model import LogisticRegression  # takes a second to import; only learning needs it
 
     regression = LogisticRegression(C=1 / RIDGE, solver="newton-cholesky", tol=TOLERANCE, max_iter=MAX_STEPS)
     regression.fit(np.asarray((features - mean) / scale), is_target, sample_weight=weight)
     weights = regression.coef_[0] / scale
     # The regression gives log-odds at the prior that the trials were weighted to.
-    offset = regression.intercept_[0] - np.log(prior / (1 - prior)) - weights @ mean
+    offset = regression.intercept_[0] - np.log(PRIOR / (1 - PRIOR)) - weights @ mean
     plain = LinearCalibration(weights=tuple(weights.tolist()), offset=float(offset))
     llrs = plain.apply(features)
     return replace(
@@ -114,7 +109,6 @@ def cross_validate(
     speakers: "TrialSpeakers",
     num_folds: int,
     seed: int,
-    prior: float = PRIOR,
     false_accept_rate: float | None = None,
     on_map: Callable[[], object] = lambda: None,
 ) -> CrossValidated:
@@ -148,7 +142,7 @@ def cross_validate(
             held_out = ((left == first) & (right == second)) | ((left == second) & (right == first))
             if held_out.any():
                 others = ~np.isin(left, (first, second)) & ~np.isin(right, (first, second))
-                fitted.append(fit_calibration(features[others], given[others], prior))
+                fitted.append(fit_calibration(features[others], given[others]))
                 unbounded[held_out] = fitted[-1].apply(features[held_out])
                 llrs[held_out] = fitted[-1].bounded(features[held_out])
                 if false_accept_rate is not None:

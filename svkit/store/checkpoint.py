@@ -93,11 +93,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file(plain, temporary)
 
 
-def write_model(
-    directory: Path, architecture: ModelArchitecture, tensors: Mapping[str, Tensor], name: str = MODEL_NAME
-) -> None:
+def write_model(directory: Path, architecture: ModelArchitecture, tensors: Mapping[str, Tensor]) -> None:
     """Write a model: the weights first, then the architecture."""
-    write_tensors(directory / name, tensors)
+    write_tensors(directory / MODEL_NAME, tensors)
     heading, content, usual = (
         {"format": FORMAT, "format_version": VERSION},
         asdict(architecture),

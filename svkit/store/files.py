@@ -80,7 +80,7 @@ def read_file(path: Path, family: type[SvkitError], limit: int | None = None) ->
         return file.read()
 
 
-def check_file(path: Path, family: type[SvkitError], limit: int | None = None) -> None:
+def check_file(path: Path, family: type[SvkitError]) -> None:
     """Check a file as `open_file` does, for libraries that open a path themselves (to map it into memory)."""
-    with open_file(path, family, limit):
+    with open_file(path, family):
         pass

@@ -157,11 +157,11 @@ def encoder_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def merge_lora(state: Mapping[str, Tensor], alpha: float | None, where: str) -> dict[str, Tensor]:
-    """Fold unmerged LoRA in peft's key names into the base weights: W + alpha / r * B A.
+def merge_lora(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Fold unmerged LoRA in peft's key names into the base weights: W + 2 B A; alpha is twice the rank, as published.
 
     Names begin with `base_model.model.`, and each target has `base_layer`, `lora_A` and `lora_B`. A state without LoRA
-    is returned unchanged. Without `alpha`, it is twice the rank, as published.
+    is returned unchanged.
 
     Raises:
         ArtifactError: a target is incomplete, or its shapes do not fit; `where` is for messages.
@@ -181,10 +181,8 @@ def merge_lora(state: Mapping[str, Tensor], alpha: float | None, where: str) -> 
                 f"{where}: {target}: expected lora_A, lora_B and base weight, found {sorted(parts)}"
             )
         try:
-            rank = parts["A"].shape[0]
-            scaling = (2 * rank if alpha is None else alpha) / rank
-            plain[f"{target}.weight"] = plain[f"{target}.weight"] + scaling * (parts["B"] @ parts["A"])
-        except (RuntimeError, IndexError, ZeroDivisionError) as error:
+            plain[f"{target}.weight"] = plain[f"{target}.weight"] + 2.0 * (parts["B"] @ parts["A"])
+        except RuntimeError as error:
             shapes = [list(tensor.shape) for tensor in (plain[f"{target}.weight"], parts["B"], parts["A"])]
             raise ArtifactError(
                 f"{where}: {target}: weight, lora_B and lora_A do not fit: {shapes}"
@@ -223,9 +221,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return typed(path, load_json(path), dict[str, Any])
 
 
-def read_published(
-    path: Path, config_path: Path | None = None, lora_alpha: float | None = None
-) -> PublishedCheckpoint:
+def read_published(path: Path, config_path: Path | None = None) -> PublishedCheckpoint:
     """Read a published checkpoint: plain, with unmerged LoRA, or pruned.
 
     The `.pth` file holds `{"modules": {"spk_model": ..., "classifier": ...}}` and is read with `weights_only=True`. The
@@ -243,7 +239,7 @@ def read_published(
     state, classifier_state = modules["spk_model"], modules.get("classifier", {})
     prefix = "front.encoder."
     upstream = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
-    encoder = encoder_tensors(merge_lora(upstream, lora_alpha, str(path)))
+    encoder = encoder_tensors(merge_lora(upstream, str(path)))
     if architecture is None:
         architecture, assumed = architecture_of_shapes(encoder, str(path))
         said += [assumed] if assumed else []

@@ -26,7 +26,6 @@ def ramp(num_samples: int) -> np.ndarray:
 def test_class_is_speaker_plus_speed_times_speakers(speakers: Manifest) -> None:
     dataset = CropDataset(speakers, DATA, None, seed=1)
     assert dataset.speakers == [f"s{number}" for number in range(6)]
-    assert dataset.num_classes == 18
     assert len(dataset) == 12
     # Row 4 is s5, row 2 is s0.
     assert [dataset[CropKey(0, 4, speed, 0, 800)][1] for speed in range(3)] == [5, 11, 17]

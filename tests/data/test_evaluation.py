@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from svkit.audio.resample import resample
 from svkit.data.audio_source import read_whole
-from svkit.data.evaluation import length_sorted_batches, read_batches
+from svkit.data.evaluation import BATCHES_AHEAD, length_sorted_batches, read_batches
 from svkit.errors import DataError
 from svkit.store.manifest import COLUMNS, Manifest
 from tests.data.conftest import Row, tone
@@ -75,8 +75,8 @@ def test_batches_are_read_in_order_and_ahead_within_bounds(speakers: Manifest) -
             taken += 1
             yield rows
 
-    for number, (rows, waveforms) in enumerate(read_batches(speakers, watch(), batches_ahead=2)):
-        assert taken <= number + 1 + 2 + 1
+    for number, (rows, waveforms) in enumerate(read_batches(speakers, watch())):
+        assert taken <= number + 1 + BATCHES_AHEAD + 1
         np.testing.assert_array_equal(rows, plan[number])
         for row, waveform in zip(rows, waveforms, strict=True):
             np.testing.assert_array_equal(waveform, read_whole(speakers, row))
