@@ -56,3 +56,29 @@ def test_each_step_exists_and_is_named_by_the_code_of_an_earlier_one(walk: str) 
         walked += re.sub(
             rf"^(def|class) {name}\b", "", source.read_text(encoding="utf-8"), flags=re.MULTILINE
         )
+
+
+def calls_of(function: ast.AST) -> dict[str, tuple[int, int]]:
+    """Return the names that a function calls, each with the place where its last call there is complete."""
+    calls = (
+        node for node in ast.walk(function) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    )
+    places = sorted((node.end_lineno or 0, node.end_col_offset or 0, node.func.id) for node in calls)  # type: ignore[attr-defined]
+    return {name: (line, column) for line, column, name in places}
+
+
+@pytest.mark.parametrize("walk", WALKS)
+def test_steps_that_one_function_calls_stand_in_the_order_of_its_calls(walk: str) -> None:
+    steps = re.findall(r"^\d+\. `(svkit[\w.]+)`", WALKS[walk], re.MULTILINE)
+    order = {step.rpartition(".")[2]: number for number, step in enumerate(steps)}
+
+    compared = 0
+    for module in {step.rpartition(".")[0] for step in steps}:
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        for function in ast.walk(ast.parse(source)):
+            if isinstance(function, ast.FunctionDef):
+                called = calls_of(function)
+                reached = [name for name in sorted(called, key=called.__getitem__) if name in order]
+                assert reached == sorted(reached, key=order.__getitem__), f"{module}.{function.name}"
+                compared += len(reached) > 1
+    assert compared
