@@ -76,3 +76,20 @@ def test_members_that_are_named_alone_belong_to_the_class_before_them() -> None:
     }.items():
         for member in members:
             assert member in spans("CONTRIBUTING.md") and exists(f"{owner}.{member}"), (owner, member)
+
+
+def test_the_security_page_names_every_module_that_reaches_the_network() -> None:
+    reach = re.compile(r"\b(urlopen|HfApi|hf_hub_download|import fsspec)\b")
+    found = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "svkit").rglob("*.py")
+        if reach.search(path.read_text("utf-8"))
+    }
+    assert found == {"svkit.corpora.official", "svkit.models.hub", "svkit.store.remote_file"}
+    sent = (
+        (ROOT / "docs" / "SECURITY.md")
+        .read_text("utf-8")
+        .partition("## What svkit sends")[2]
+        .partition("\n## ")[0]
+    )
+    assert all(f"`{module}`" in sent for module in found)
