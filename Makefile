@@ -1,24 +1,24 @@
-# svkit from audio to report. `make all` needs nothing but Python 3.10-3.13: it makes the virtual environment, renders
-# the demo corpus, and runs the whole chain. A finished stage is not run again; a changed setting or input is.
+# svkit from recordings to a report. `make all` needs only Python 3.10-3.13: it makes the virtual environment, renders the
+# demo corpus, and runs every stage. A finished stage runs again only if its settings or inputs have changed.
 #
 #   make all                                    the demo, ten to fifteen minutes on two cores
-#   make all CORPUS=folder ROOT=DIR PRESET=tiny own recordings, a directory a speaker
+#   make all CORPUS=folder ROOT=DIR PRESET=tiny your own recordings, in a directory for each speaker
 #   make all CORPUS=voxceleb VOXCELEB=DIR MUSAN=DIR RIRS=DIR PRESET=w2v-bert-2.0 ENCODER=facebook/w2v-bert-2.0 NPROC=8
 #
-# EXP must not contain spaces (make cannot); the other paths may.
+# EXP must not contain spaces, which make cannot handle; other paths may.
 
 CORPUS ?= demo
 EXP ?= $(if $(filter demo,$(CORPUS)),exp,exp-$(CORPUS))
 PRESET ?= $(if $(filter demo,$(CORPUS)),tiny,w2v-bert-2.0)
 SPARSITY ?= 0.8
 NPROC ?= 1
-# Empty: what the experiment was made with (exp/config.toml), else the preset's encoder and seed and whatever
-# augmentation material is named. AUGMENT=none: no augmentation; AUGMENT=all: with it again.
+# If these are empty, the experiment keeps what it was made with (exp/config.toml); a new one takes the preset's encoder and
+# seed, and the augmentation material that is named. AUGMENT=none switches augmentation off, AUGMENT=all on again.
 ENCODER ?=
 SEED ?=
 AUGMENT ?=
 LEVELS ?=
-# Whom adaptive S-norm of `make calibrated` compares with: a manifest, the training list by default.
+# The manifest of the cohort, which `make calibrated` uses for adaptive S-norm; by default the training list.
 COHORT ?= $(EXP)/data/train.tsv
 ROOT ?=
 VOXCELEB ?= $(SVKIT_VOXCELEB)
@@ -56,12 +56,12 @@ $(VENV)/.installed: pyproject.toml
 
 # ---- The chain ----------------------------------------------------------------------------------------------------
 
-# One shell word, whatever is in the path.
+# Quotes a path as one word of the shell, whatever is in it.
 quote = '$(subst ','\'',$(1))'
-# $(call option,--flag,VALUE): nothing when VALUE is empty.
+# $(call option,--flag,VALUE) gives the option, or nothing if VALUE is empty.
 option = $(if $(strip $(2)),$(1) $(call quote,$(2)))
-# What to do with output that is there already: keep it if it is finished and made from the same, else replace it.
-# Unfinished output gets no flag, so that svkit resumes it, or says what differs.
+# Flags for output that already exists: finished output is kept if its settings and inputs are the same, else replaced.
+# Unfinished output gets no flag, so svkit resumes it, or says what differs.
 update = $(if $(wildcard $(or $(1),$@)),--keep-finished --overwrite)
 
 recipe = --exp $(EXP) --preset $(call quote,$(PRESET)) $(if $(SEED),--set seed=$(SEED))
@@ -79,7 +79,7 @@ endef
 export data_settings model_settings
 
 benchmarks := $(dir $(lastword $(MAKEFILE_LIST)))benchmarks
-# What is timed on random weights and random numbers; the reading of crops is timed where there are recordings.
+# Benchmarks that need only random weights and numbers. Those that read crops also run if the recordings are there.
 speed := features encoder_speed pruned_speed training_speed scoring
 VOICES ?= ../shared/voices
 FOLDS ?= exp-folds
@@ -92,12 +92,12 @@ distilled := $(EXP)/distill/provenance.json
 pruned := $(EXP)/finetune-pruned/lmft/provenance.json
 embeddings := $(EXP)/embeddings/pruned/provenance.json
 
-# An interrupted make must not delete the mark of a finished stage.
+# make deletes targets when it is interrupted; these mark finished stages and must stay.
 .PRECIOUS: $(dense) $(pruned_structure) $(distilled) $(pruned) $(embeddings)
 
 all: report
 
-# These files hold the settings of the last run; they are touched only when a setting has changed.
+# These files hold the settings of the last run, and are rewritten only if a setting has changed.
 $(EXP)/.make/data $(EXP)/.make/model: FORCE
 	@mkdir -p $(@D)
 	@printf '%s\n' "$$$(@F)_settings" | cmp --silent - $@ || printf '%s\n' "$$$(@F)_settings" > $@
@@ -152,8 +152,9 @@ $(EXP)/scores/.scored: $(embeddings) | $(SETUP)
 report: $(EXP)/scores/.scored | $(SETUP)
 	$(SVKIT) report --exp $(EXP) --keep-finished --overwrite
 
-# The published last step: adaptive S-norm, then log-likelihood ratios from score, durations, norms and means against the
-# cohort, learnt on the validation trials, whose speakers neither train nor are in the evaluation.
+# The last step of the paper: adaptive S-norm, then a calibration that computes log-likelihood ratios from score, durations,
+# norms and mean scores against the cohort. It is learnt on the validation trials, whose speakers are neither in the training
+# nor in the evaluation.
 cohort = $(basename $(notdir $(COHORT)))
 normed = --norm asnorm --cohort-speakers --qmf --exp $(EXP) --keep-finished --overwrite
 calibrated: report
@@ -167,15 +168,16 @@ calibrated: report
 	        $(SVKIT) score "$$list" --embeddings $$own --cohort "$$cohort" --calibration "$$learnt" $(normed); done; done
 	$(SVKIT) report --exp $(EXP) --keep-finished --overwrite
 
-# EER against parameters, MACs and time at sparsities of 0.5 to 0.95, into $(EXP)/report/sweep; then what the guided cut is
-# worth against other ways to the same size, over four folds of the voices, into docs/results: hours on two cores. Both
-# keep what is finished; ONLY_FOLDS="0 1" in one terminal and "2 3" in another use both cores.
+# sparsity-sweep: EER against parameters, MACs and time at sparsities of 0.5 to 0.95, in $(EXP)/report/sweep.
+# pruning-quality: the guided cut against other ways to the same size, over four folds of the voices, in docs/results; takes
+# hours on two cores. Run it with ONLY_FOLDS="0 1" in one terminal and "2 3" in another to use both.
+# Both keep finished parts.
 sparsity-sweep: report
 	$(VENV)/bin/python $(benchmarks)/sparsity_sweep.py --exp $(EXP) --preset $(call quote,$(PRESET)) \
 	    $(call option,--seed,$(SEED)) $(filter --no-augment,$(augment)) $(if $(LEVELS),--levels $(LEVELS))
 
-# The peer's library is no part of the set-up: what pruning is worth is measured once, not by every user. PRECISION=bf16
-# halves the time on a processor with bf16 instructions (AVX512-BF16, AMX) and multiplies it by ten on any other.
+# Torch-Pruning, the peer, is not part of the set-up, because few users run this. PRECISION=bf16 halves the time on a
+# processor with bf16 instructions (AVX512-BF16, AMX) and multiplies it by ten on any other.
 pruning-quality: $(SETUP)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(VENV)/bin/python $(benchmarks)/pruning_quality.py --voices $(call quote,$(VOICES)) --home $(FOLDS) \
@@ -184,8 +186,8 @@ pruning-quality: $(SETUP)
 
 # ---- Checks -------------------------------------------------------------------------------------------------------
 
-# In JOBS processes and in random order; the last lines say how to get the same order again. One process, in the order
-# of the files: pytest -p no:randomly.
+# The tests run in JOBS processes and in random order; the output says how to repeat that order. To run them in one process
+# and in the order of the files: pytest -p no:randomly.
 JOBS ?= 2
 test: $(SETUP)
 	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal
@@ -209,7 +211,7 @@ docs: $(SETUP)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --config-file .ci/mkdocs.yml
 
-# What goes to PyPI, in dist/: docs/releasing.md. TAG=v1.2.3 is refused where it is not the version.
+# Writes to dist/ what goes to PyPI (docs/releasing.md). A TAG that is not the version is refused.
 TAG ?=
 dist: $(SETUP)
 	@version=$$($(VENV)/bin/python -c 'from importlib.metadata import version; print(version("svkit"))'); \
@@ -223,15 +225,15 @@ dist: $(SETUP)
 e2e: $(SETUP)
 	$(VENV)/bin/pytest tests/e2e
 
-# The long forms of the tests, which `make test` leaves out; then kill, starve and race every stage for some minutes, with
-# counts into docs/results/soak.{json,md}.
+# Runs the long tests that `make test` leaves out. Then, for SOAK_MINUTES, kills every stage, takes resources from it and
+# starts it twice at once; the counts go to docs/results/soak.{json,md}.
 SOAK_MINUTES ?= 10
 RESULTS ?=
 soak: $(SETUP)
 	SVKIT_SOAK=1 $(VENV)/bin/python -m pytest tests/soak tests/hostile
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(VENV)/bin/python -m tests.soak --minutes $(SOAK_MINUTES)
 
-# All of them run, whatever one misses; the figures go to docs/results when RESULTS names it.
+# All benchmarks run, even if one misses its target. With RESULTS=docs/results the figures are written there.
 bench: $(SETUP)
 	missed=; for name in $(speed); do \
 	    $(VENV)/bin/python $(benchmarks)/$$name.py $(if $(RESULTS),--json $(RESULTS)/$$name.json) || missed="$$missed $$name"; \
@@ -241,7 +243,7 @@ bench: $(SETUP)
 	done; fi; \
 	if [ -n "$$missed" ]; then echo "below a target:$$missed"; exit 1; fi
 
-# Leaves the virtual environment and the experiments: they took time.
+# Keeps the virtual environment and the experiments, because they took time to make.
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .ci-venv-*
 	find svkit tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
