@@ -320,7 +320,7 @@ def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
         found = results["train"]
         rows.append(
             (
-                f"training set and sampler, {found['rows']:,} rows, whole process",
+                f"training set and sampler, {found['rows']:,} rows, memory of the whole process",
                 f"{found['peak_gb']:.1f} GB",
                 f"< {LIST_GB:g} GB",
                 found["peak_gb"] < LIST_GB,
@@ -329,7 +329,7 @@ def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
         growth = found["worker_growth_mb"]
         rows.append(
             (
-                "growth of a loader process in 200 batches",
+                "memory growth of a loader process in 200 batches",
                 f"{growth:.0f} MB",
                 f"< {WORKER_MB:g} MB",
                 growth < WORKER_MB,
@@ -340,7 +340,7 @@ def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
         ratio = last["cpu_seconds"] / first["cpu_seconds"] / (last["files"] / first["files"])
         rows.append(
             (
-                f"scan of {last['files']:,} files over that of {first['files']:,}, CPU a file",
+                f"scan, CPU time per file: {last['files']:,} files relative to {first['files']:,}",
                 f"{ratio:.2f}",
                 f"<= {LINEAR}",
                 ratio <= LINEAR,
@@ -349,21 +349,21 @@ def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
         slope = (last["grown_mb"] - first["grown_mb"]) * 2**20 / (last["files"] - first["files"])
         rows.append(
             (
-                "scan, memory a file; times 10 million",
+                "scan, memory per file; for 10 million files",
                 f"{slope:.0f} bytes; {slope / 100:.1f} GB",
                 f"< {LIST_GB:g} GB",
                 slope / 100 < LIST_GB,
             )
         )
         share = last["again_cpu_seconds"] / last["cpu_seconds"]
-        rows.append(("scan again from what is remembered, of the CPU time", f"{share:.2f}", "< 1", share < 1))
+        rows.append(("scan again with remembered findings, share of the CPU time", f"{share:.2f}", "< 1", share < 1))
     if "extract" in results:
         first, last = results["extract"][0], results["extract"][-1]
         times = last["factor"] / first["factor"]
         ratio = last["loop_cpu_seconds"] / first["loop_cpu_seconds"] / times
         rows.append(
             (
-                f"extract, CPU an utterance at {times:g} x the corpus over 1 x",
+                f"extract, CPU time per utterance: {times:g} x the corpus relative to 1 x",
                 f"{ratio:.2f}",
                 f"<= {LINEAR}",
                 ratio <= LINEAR,
@@ -372,7 +372,7 @@ def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
         memory = last["peak_mb"] / first["peak_mb"]
         rows.append(
             (
-                f"extract, peak memory at {times:g} x the corpus over 1 x",
+                f"extract, peak memory: {times:g} x the corpus relative to 1 x",
                 f"{memory:.3f}",
                 f"<= {FLAT}",
                 memory <= FLAT,
