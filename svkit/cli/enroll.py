@@ -43,8 +43,11 @@ def enroll(
     from svkit.corpora.scan import ScanOptions
     from svkit.scoring.enroll import EnrollRequest, run
     from svkit.store.audio_file import Channel, Place
+    from svkit.store.gallery import refuse_other_files
     from svkit.tools.people import list_people
 
+    home = gallery or given.exp / "gallery"
+    refuse_other_files(home)  # before all recordings are read
     with console.progress() as progress:
         if files:
             people, channels = {name: tuple[Place, ...](files)}, dict[Place, Channel]()
@@ -52,7 +55,6 @@ def enroll(
             channel = options.parse_channel(given.channel)
             scan = ScanOptions(channel=channel, skip_bad=skip_bad, allow_cut=given.allow_cut)
             people, channels = list_people(Path(name), scan, progress, speaker_regex=speaker_regex)
-        home = gallery or given.exp / "gallery"
         request = given.hearing(EnrollRequest, gallery=home, people=people, channels=channels)
         done = run(request, progress)
         for text in _remarks(done):

@@ -8,6 +8,7 @@ import typer
 
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
+from svkit.cli.verify import measured_rates
 from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ def _print(answer: "Answer", done: "Identified") -> None:
         notes.append(f"Margin of the best over the second: {answer.margin_score:.4f} in score{llr}.")
     if done.threshold is not None:
         notes.append(_threshold(done, done.threshold))
+    if done.calibration is not None:
+        notes.append(f"Calibration: {done.calibration['path']}.")
     notes += [*answer.notes, *done.notes]
     if answer.warnings:
         notes.append("Do not trust this: " + "; ".join(answer.warnings))
@@ -125,15 +128,19 @@ def _threshold(done: "Identified", threshold: float) -> str:
     """Say from which threshold the best is accepted, and what that means for this number of people."""
     if done.threshold_from == "given":
         return f"Accepted if the score is at least {threshold:.4g}, as given."
-    below = f"None of them below a log-likelihood ratio of {threshold:.2f}"
+    score = "" if done.threshold_score is None else f" (score {done.threshold_score:.4f})"
+    below = f"None of them below a log-likelihood ratio of {threshold:.2f}{score}"
     is_one = done.people == 1
     them = "the one person enrolled" if is_one else f"one of {done.people:,} people"
     if done.threshold_from == "bayes":
         each = "" if is_one else f", {done.prior_per_person:.2g} for each"
         return f"{below}: prior {done.prior:g} that it is {them}{each}."
     assert done.calibration is not None
-    rate = done.calibration["decision"]["false_accepts"]
+    decision = done.calibration["decision"]
+    rate = decision["false_accepts"]
     return (
-        f"{below}: false accepts up to {100 * rate:g} % for each person, so up to"
-        f" {100 * min(1, rate * done.people):.3g} % of strangers are taken for {them}."
+        f"{below}: asked for: false accepts up to {100 * rate:g} % for each person, so up to"
+        f" {100 * min(1, rate * done.people):.3g} % of strangers are taken for {them}. Measured on"
+        f" other people, in per cent: {measured_rates(decision)}. The probabilities"
+        f" assume a prior of {done.prior:g} that it is {them}."
     )

@@ -1,9 +1,10 @@
 """`svkit verify`."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -92,11 +93,11 @@ def verify(
     if given.json:
         console.result({**asdict(done), "is_trusted": not done.warnings}, as_json=True)
     else:
-        _print(done)
+        _print(done, is_as_learnt=prior is None and threshold is None)
     options.exit_decided([done.is_accepted], asked=exit_code)
 
 
-def _print(done: "VerifyResult") -> None:
+def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
     from svkit.reports.tables import Table
 
     digits = 4  # more where score and threshold would look equal
@@ -120,8 +121,10 @@ def _print(done: "VerifyResult") -> None:
         shown = "below 0.001" if value < 0.001 else "above 0.999" if value > 0.999 else f"{value:.3f}"
         rows.append([f"probability at prior {done.prior:g}", shown])
     if done.threshold is not None:
-        kind = _threshold_kind(done)
-        rows.append([f"threshold ({kind})", f"{done.threshold:.{digits}f}"])
+        ratio_too = "" if done.threshold_llr is None else f" (log-likelihood ratio {done.threshold_llr:+.2f})"
+        rows.append([f"threshold ({_threshold_kind(done)})", f"{done.threshold:.{digits}f}{ratio_too}"])
+    if is_as_learnt and done.calibration is not None and done.calibration["decision"] is not None:
+        rows.append(["measured on other people, %", measured_rates(done.calibration["decision"])])
     if (person := done.person) is not None:
         rows.append(
             ["enrolled", f"{person['name']} (recordings: {person['recordings']}, {person['seconds']:.1f} s)"]
@@ -131,7 +134,7 @@ def _print(done: "VerifyResult") -> None:
     rows.append(["trained on", ", ".join(lists) or "not recorded"])
     if (facts := done.calibration) is not None:
         counts = f"{facts['num_targets']:,} target, {facts['num_nontargets']:,} nontarget trials"
-        rows.append(["calibrated on", f"{facts['trials']['name']} ({counts})"])
+        rows.append(["calibration", f"{facts['path']}, learnt on {facts['trials']['name']} ({counts})"])
     notes = list(done.notes)
     if done.is_accepted is None:
         notes.append(
@@ -144,9 +147,21 @@ def _print(done: "VerifyResult") -> None:
     console.table(Table(title=_verdict(done), headings=["", ""], rows=rows, left=(0, 1), notes=notes))
 
 
+def measured_rates(decision: Mapping[str, Any]) -> str:
+    """Say, in per cent, how often the decision of a calibration was wrong about people it was not learnt on."""
+    from svkit.eval.results import Interval
+    from svkit.reports.tables import percent
+
+    def rate(name: str) -> str:
+        interval = decision["point"][f"{name}_interval"]
+        return percent(decision["point"][name], None if interval is None else Interval(**interval))
+
+    return f"false accepts {rate('false_accept_rate')}, misses {rate('miss_rate')}"
+
+
 def _threshold_kind(done: "VerifyResult") -> str:
     if done.calibration is not None and done.threshold_from == "false accepts":
-        return f"false accepts up to {100 * done.calibration['decision']['false_accepts']:g} %"
+        return f"asked for: false accepts up to {100 * done.calibration['decision']['false_accepts']:g} %"
     costs = "equal costs" if done.c_miss == done.c_fa else f"costs {done.c_miss:g} and {done.c_fa:g}"
     return "given" if done.threshold_from == "given" else f"Bayes, prior {done.prior:g}, {costs}"
 

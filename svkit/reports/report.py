@@ -196,4 +196,5 @@ def brief_tables(report: Report) -> list[Table]:
     tables += results.asked_costs(report.systems)
     tables += conditions.tables(report.conditions, is_brief=True)
     evaluated = [model for model in report.models if model.is_evaluated]
-    return tables + ([results.brief_models(evaluated, "Models")] if evaluated else [])
+    systems = {system.model_path: system.name for system in report.systems if system.model_path is not None}
+    return tables + ([results.brief_models(evaluated, "Models", systems)] if evaluated else [])

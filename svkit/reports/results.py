@@ -1,7 +1,6 @@
 """The tables of results that `svkit score` prints and the report shows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from svkit.eval.results import Application, DetectionCost, Group, Interval, OperatingPoint
 from svkit.eval.summary import APPLICATIONS
@@ -316,17 +315,23 @@ def cpu_cell(timing: Timing, scale: float = 1) -> str:
     return f"{scale * timing.cpu:.3g}" + (f" ({min(spread):.3g} to {max(spread):.3g})" if spread else "")
 
 
-def models(described: Sequence[Model], title: str = "") -> Table:
+def models(described: Sequence[Model]) -> Table:
     """Size, work and time of checkpoints."""
-    rows = [_model_cells(model.path, model) for model in described]
-    return Table(title=title, headings=_MODEL_HEADINGS, rows=rows)
+    return Table(headings=_MODEL_HEADINGS, rows=[_model_cells(model.path, model) for model in described])
 
 
-def brief_models(described: Sequence[Model], title: str = "") -> Table:
-    """`models`, cut down to 80 columns, because numbers broken over two lines are misread."""
-    whole, kept = models(described, title), [_MODEL_HEADINGS.index(name) for name in _BRIEF_MODEL_HEADINGS]
-    rows = [[row[column].partition(" (")[0] for column in kept] for row in whole.rows]
-    return replace(whole, headings=_BRIEF_MODEL_HEADINGS, rows=rows)
+def brief_models(described: Sequence[Model], title: str, systems: Mapping[str, str]) -> Table:
+    """`models`, cut down to 80 columns, because numbers broken over two lines are misread.
+
+    A model in `systems` (names by path) is named as in the tables of errors, too.
+    """
+    kept = [_MODEL_HEADINGS.index(name) for name in _BRIEF_MODEL_HEADINGS]
+    rows = []
+    for model in described:
+        name = f"{systems[model.path]}: {model.path}" if model.path in systems else model.path
+        cells = _model_cells(name, model)
+        rows.append([cells[column].partition(" (")[0] for column in kept])
+    return Table(title=title, headings=_BRIEF_MODEL_HEADINGS, rows=rows)
 
 
 def overview(report: Report) -> Table:

@@ -24,7 +24,7 @@ from svkit.scoring.listen import (
     notes_on,
     warnings_on,
 )
-from svkit.scoring.ratio import bounds_gap, map_of, pair_features, slope_caution
+from svkit.scoring.ratio import bounds_gap, map_of, pair_features, score_at, slope_caution, too_few_people
 from svkit.scoring.verify import describe_calibration, find_calibration
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import CalibrationRecord
@@ -107,6 +107,8 @@ class Identified:
     """The best is rejected below it; None: no decision."""
     threshold_of: str | None
     """`llr` or `score`."""
+    threshold_score: float | None
+    """The threshold as a score; None: no decision, or it depends on the recordings' quality."""
     threshold_from: str | None
     """As in `svkit verify`: `bayes`, `given`, or `false accepts`."""
     model: dict[str, str]
@@ -125,6 +127,7 @@ class _Limit:
     prior: float
     threshold: float | None
     threshold_of: str | None
+    threshold_score: float | None
     threshold_from: str | None
 
 
@@ -173,8 +176,14 @@ def _limit(request: IdentifyRequest, calibration: _Calibration, people: int) -> 
         # The people share the prior, so each of N needs N times the odds of a single one.
         found = (bayes_threshold(prior) + float(np.log(people)), "llr", "bayes")
     else:
-        return _Limit(prior=prior, threshold=None, threshold_of=None, threshold_from=None)
-    return _Limit(prior=prior, threshold=found[0], threshold_of=found[1], threshold_from=found[2])
+        return _Limit(
+            prior=prior, threshold=None, threshold_of=None, threshold_score=None, threshold_from=None
+        )
+    threshold, of, source = found
+    score = threshold if of == "score" or calibration is None else score_at(calibration[1], threshold)
+    return _Limit(
+        prior=prior, threshold=threshold, threshold_of=of, threshold_score=score, threshold_from=source
+    )
 
 
 def search(gallery: Gallery, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -297,7 +306,9 @@ def _notes(limit: _Limit, calibration: _Calibration, people: int) -> list[str]:
             + ("" if limit.threshold is not None else " Give --threshold, or calibrate the model, to decide.")
         ]
     path, record = calibration
-    found = []
+    found: list[str] = []
+    if limit.threshold_from == "false accepts":
+        found += filter(None, (too_few_people(record),))
     low, high = map_of(record).bounds
     needed = limit.threshold if limit.threshold_from == "bayes" else None
     if needed is not None and needed > high:

@@ -1,13 +1,16 @@
 """Turn a score into a log-likelihood ratio by a recorded calibration: its features, its map and its cautions."""
 
+from math import exp
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from svkit.eval.bootstrap import MIN_SPEAKERS, highest_unseen
+from svkit.eval.decision import people_to_show
 from svkit.eval.llr import count_bounds
 from svkit.eval.logistic import LinearCalibration, pair_quality
-from svkit.store.calibration import CalibrationRecord
+from svkit.store.calibration import CalibrationRecord, Decision
 
 PAIR_FEATURES = ("score", "log_norm_low", "log_norm_high", "log_duration_low", "log_duration_high")
 """Features of two recordings that need no cohort."""
@@ -36,6 +39,37 @@ def map_of(record: CalibrationRecord) -> LinearCalibration:
         offset=record.offset,
         bounds=record.bounds or count_bounds(record.num_targets, record.num_nontargets),
         is_separable=bool(record.is_separable),
+    )
+
+
+def score_at(record: CalibrationRecord, llr: float) -> float | None:
+    """Return the score that has this log-likelihood ratio (before bounds); None: it depends on the recordings."""
+    return (llr - record.offset) / record.weights[0] if len(record.weights) == 1 else None
+
+
+def people_needed(decision: Decision) -> int:
+    """Return how many people it takes to show the false-accept rate that a decision aims at."""
+    # Like a rate of 1 in N, a ratio of N to 1 takes N pairs of people without an error.
+    rate = decision.false_accepts or exp(-max(decision.point.threshold, 0))
+    return people_to_show(rate) if rate < 1 else MIN_SPEAKERS
+
+
+def lowest_shown(people: int) -> float:
+    """Return the lowest false-accept rate that so many people can show: none of their pairs is accepted."""
+    return highest_unseen(people * (people - 1) // 2)
+
+
+def too_few_people(record: CalibrationRecord) -> str | None:
+    """Say that the calibration's people cannot show what its decision aims at; None: they can, or are not known."""
+    decision, people = record.decision, len(record.speakers or ())
+    if decision is None or not people or people >= people_needed(decision):
+        return None
+    aim = f"a ratio of {decision.point.threshold:+.2f}"
+    if decision.false_accepts is not None:
+        aim = f"{100 * decision.false_accepts:g} % false accepts"
+    return (
+        f"{aim} is not assured: the calibration was learnt on {people} people, whose pairs show no rate below"
+        f" {100 * lowest_shown(people):.2g} %; it takes {people_needed(decision):,} people"
     )
 
 

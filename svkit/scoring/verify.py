@@ -27,7 +27,14 @@ from svkit.scoring.listen import (
     notes_on,
     warnings_on,
 )
-from svkit.scoring.ratio import bounds_gap, map_of, needs_a_cohort, pair_features, slope_caution
+from svkit.scoring.ratio import (
+    bounds_gap,
+    map_of,
+    needs_a_cohort,
+    pair_features,
+    slope_caution,
+    too_few_people,
+)
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
 from svkit.store.gallery import Gallery, read_gallery
@@ -78,6 +85,8 @@ class VerifyResult:
     threshold: float | None
     """Score from which recordings of this quality are accepted; None: no decision, or one that the bounds of the
     likelihood ratio make alone."""
+    threshold_llr: float | None
+    """Log-likelihood ratio from which recordings are accepted; None: no decision, or by a given threshold."""
     threshold_from: str | None
     """`bayes`, `given`, or `false accepts` (the rate that `svkit calibrate` was given)."""
     is_accepted: bool | None
@@ -105,8 +114,7 @@ class _Verdict:
     threshold: float | None
     threshold_from: str | None
     is_accepted: bool | None
-    decides_by: float | None = None
-    """Ratio from which the trial is accepted."""
+    threshold_llr: float | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -158,7 +166,12 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
                 "several recordings per side: the calibration was learnt on single utterances, so the "
                 "likelihood ratio is approximate"
             )
-        about_bounds = _notes_on_bounds(path, record, unbounded, verdict.decides_by)
+        if (
+            request.prior is None and request.threshold is None
+        ):  # it decides as `svkit calibrate` was asked to
+            notes += filter(None, (too_few_people(record),))
+        neutral = verdict.threshold_llr if verdict.threshold_from == "bayes" else None
+        about_bounds = _notes_on_bounds(path, record, unbounded, neutral)
     if verdict.threshold is not None and verdict.threshold > 1:
         notes.append("no score reaches the threshold: at this prior the model never accepts")
     record_of_model = read_provenance(checkpoint) if is_finished(checkpoint) else {}
@@ -170,6 +183,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         c_fa=verdict.costs[1],
         posterior=None if verdict.llr is None else float(expit(verdict.llr - bayes_threshold(verdict.prior))),
         threshold=verdict.threshold,
+        threshold_llr=verdict.threshold_llr,
         threshold_from=verdict.threshold_from,
         is_accepted=verdict.is_accepted,
         warnings=tuple(warnings),
@@ -234,17 +248,18 @@ def _decide(
         return _Verdict(
             llr=None, prior=prior, costs=costs, threshold=given, threshold_from=source, is_accepted=accepts
         )
-    learnt, threshold, decides_by = map_of(record), given, None
+    learnt, threshold, reached_at = map_of(record), given, None
     llr = float(np.clip(unbounded, *learnt.bounds))
     # The map is linear in the score, so the score at which its ratio reaches a threshold follows from this trial's.
     if given is None and decision is not None and decision.false_accepts is not None:
-        source, accepts = "false accepts", unbounded >= decision.point.threshold
-        threshold = score + (decision.point.threshold - unbounded) / learnt.weights[0]
+        reached_at = decision.point.threshold
+        source, accepts = "false accepts", unbounded >= reached_at
+        threshold = score + (reached_at - unbounded) / learnt.weights[0]
     elif given is None:
-        decides_by = bayes_threshold(prior, *costs)
-        source, accepts = "bayes", llr >= decides_by
-        threshold = score + (decides_by - unbounded) / learnt.weights[0]
-        if abs(threshold) <= 1 and not learnt.bounds[0] <= decides_by <= learnt.bounds[1]:
+        reached_at = bayes_threshold(prior, *costs)
+        source, accepts = "bayes", llr >= reached_at
+        threshold = score + (reached_at - unbounded) / learnt.weights[0]
+        if abs(threshold) <= 1 and not learnt.bounds[0] <= reached_at <= learnt.bounds[1]:
             threshold = None  # no score decides: the bounds do
     return _Verdict(
         llr=llr,
@@ -253,7 +268,7 @@ def _decide(
         threshold=threshold,
         threshold_from=source,
         is_accepted=accepts,
-        decides_by=decides_by,
+        threshold_llr=reached_at,
     )
 
 

@@ -29,7 +29,7 @@ from svkit.errors import ArtifactError, ConfigError, DataError, first_five, prin
 from svkit.store.arrays import Array, read_arrays, write_arrays
 from svkit.store.atomic import one_line, remove_unfinished, write_json
 from svkit.store.audio_file import Place
-from svkit.store.locks import LOCK_NAME, lock_directory, release_directory
+from svkit.store.locks import lock_directory, release_directory
 from svkit.store.strict_json import read_json
 
 FORMAT, VERSION = "svkit-gallery", 1
@@ -194,10 +194,7 @@ def add_recordings(
     dim = next(len(one.embedding) for recordings in people.values() for one in recordings.values())
     with _locked(directory):
         if not (directory / _FACTS_NAME).exists():
-            if other := sorted(path.name for path in directory.iterdir() if path.name != LOCK_NAME):
-                raise ArtifactError(
-                    f"{directory}: holds files but no gallery ({first_five(other)}); choose an empty or a new directory"
-                )
+            refuse_other_files(directory)
             _write_facts(directory, model, dim)
         gallery = read_gallery(directory)
         if not gallery.names and gallery.model != model:  # everybody was removed
@@ -220,6 +217,17 @@ def add_recordings(
         if added:
             write_people(directory, gallery)
     return gallery, added
+
+
+def refuse_other_files(directory: Path) -> None:
+    """Raise ArtifactError for a directory that holds files but no gallery: somebody meant another one."""
+    if (directory / _FACTS_NAME).exists() or not directory.is_dir():
+        return
+    # Hidden files: the lock, what an interrupted enrolment left, what a file manager writes.
+    if other := sorted(path.name for path in directory.iterdir() if not path.name.startswith(".")):
+        raise ArtifactError(
+            f"{directory}: holds files but no gallery ({first_five(other)}); choose an empty or a new directory"
+        )
 
 
 def somebody_elses(place: Place, owner: str, name: str) -> DataError:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from svkit.config.load import load_recipe
@@ -14,8 +13,8 @@ from svkit.corpora.layouts.folder import list_name, list_recordings
 from svkit.corpora.scan import ScanOptions
 from svkit.corpora.splits import TRIALS_PER_UTTERANCE, make_trials
 from svkit.errors import ArtifactError, ConfigError, DataError
-from svkit.eval.bootstrap import MIN_SPEAKERS, TrialSpeakers, highest_unseen
-from svkit.eval.decision import judge, people_to_show
+from svkit.eval.bootstrap import MIN_SPEAKERS, TrialSpeakers
+from svkit.eval.decision import judge
 from svkit.eval.llr import bayes_threshold, cllr
 from svkit.eval.logistic import CrossValidated, cross_validate
 from svkit.eval.metrics import equal_error_rate, error_curve, far_point
@@ -27,7 +26,7 @@ from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.calibrate import Features, learn, quality_features
 from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.scoring.guards import Guards, check_training
-from svkit.scoring.ratio import map_of, slope_caution
+from svkit.scoring.ratio import lowest_shown, map_of, people_needed, score_at, slope_caution
 from svkit.scoring.subject import Subject, TrialSet
 from svkit.scoring.trial_scores import look_up, score_trials
 from svkit.scoring.trial_speakers import find_speakers
@@ -169,7 +168,7 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     guards.caution(slope_caution(record))
     record = replace(record, decision=_decide(request, record, features, folds, trials, speakers))
     write_calibration(out, record)
-    return _result(request, record, folds, trials, {
+    return _result(record, folds, trials, {
         "calibration": out.as_posix(),
         "model": checkpoint.as_posix(),
         "people": table["speaker_id"].nunique(),
@@ -254,29 +253,25 @@ def _decide(
 
 
 def _result(
-    request: CalibrateRequest,
     record: CalibrationRecord,
     folds: CrossValidated,
     trials: Trials,
     facts: Mapping[str, Any],
 ) -> CalibrateResult:
-    decision, learnt = record.decision, map_of(record)
+    decision = record.decision
     assert decision is not None
     people, once = facts["people"], facts["people_once"]
-    # Like a rate of 1 in N, a ratio of N to 1 takes N pairs of people without an error.
-    rate = request.false_accepts or float(np.exp(-max(decision.point.threshold, 0)))
-    needed = people_to_show(rate) if rate < 1 else MIN_SPEAKERS
+    needed = people_needed(decision)
     lacking = max(0, needed - people)
     missing = Missing(people_needed=needed, people=lacking, recordings=2 * lacking + once)
-    plain = len(record.weights) == 1
     return CalibrateResult(
         **facts,
         targets=record.num_targets,
         nontargets=record.num_nontargets,
         cllr=cllr(folds.llrs, trials.labels),
         decision=decision,
-        score=(decision.point.threshold - learnt.offset) / learnt.weights[0] if plain else None,
-        lowest_shown=highest_unseen(people * (people - 1) // 2),
+        score=score_at(record, decision.point.threshold),
+        lowest_shown=lowest_shown(people),
         missing=missing if lacking else None,
-        bounds=learnt.bounds,
+        bounds=map_of(record).bounds,
     )

@@ -122,7 +122,13 @@ def test_the_false_accept_target_of_the_calibration_decides_as_in_verify(home):
         assert only["name"] == (best[1] if is_accepted else None)
     done = run("identify", "d.wav").stdout
     assert "false accepts up to 2 % for each person, so up to 6 % of strangers" in done
-    assert "the ratios shown end at +5.00" in done
+    assert "the ratios shown end at +5.00" in done and f"(score {(1 + slope * best[0]) / slope:.4f})" in done
+    assert "misses 10.00" in done and "prior of 0.5 that it is one of 3 people" in " ".join(done.split())
+    assert "Calibration:" in done and "lmft/calibration.json" in done
+    assert "not assured" not in done  # it is not known how many people it was learnt on
+    two = replace(point, threshold=9.0), ("x", "y")
+    calibrate(home, decision=Decision(point=two[0], false_accepts=0.02), speakers=two[1])
+    assert "2 % false accepts is not assured" in answer("identify", "d.wav")["notes"][0]
     assert answer("identify", "d.wav", "--prior", "0.5")["threshold_from"] == "bayes"
     given = answer("identify", "d.wav", "--threshold", "-2")
     assert given["threshold_from"] == "given" and given["answers"][0]["name"] == best[1]
@@ -298,6 +304,7 @@ def test_the_commands_of_the_pages_run_in_order(home, page):
     for number, name in enumerate("uvwxyz"):
         for take in range(2):
             record(home / "recordings", f"{number}{name}", take)
+            record(home / "held-out", f"{number + 6}{name}", take)
     lines = block.splitlines()
     assert len(lines) >= 5
     for line in lines:
@@ -330,6 +337,10 @@ def test_slips_are_answered(home):
     done = run("enroll", "alice", "a.wav", "--gallery", "exp/finetune")
     assert done.exit_code == 4 and "holds files but no gallery" in done.stderr
     assert not [path for path in (home / "exp" / "finetune").iterdir() if path.name == "gallery.json"]
+    (home / "people" / "bob").mkdir(parents=True)
+    (home / "people" / "bob" / "1.wav").write_bytes(b"not audio")  # no recording is read before the refusal
+    done = run("enroll", "people", "--gallery", "people")
+    assert done.exit_code == 4 and "holds files but no gallery (bob)" in done.stderr
     assert run("enroll", "alice", "missing.wav").exit_code == 3
     assert run("people", "remove", "alice", "--gallery", "nowhere").exit_code == 4
     assert not (home / "nowhere").exists()

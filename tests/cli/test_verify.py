@@ -9,7 +9,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
-from svkit.eval.results import OperatingPoint
+from svkit.eval.results import Interval, OperatingPoint
 from svkit.models.load import load_model
 from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.ratio import PAIR_FEATURES
@@ -250,6 +250,30 @@ def test_the_operating_point_of_the_calibration_decides_unless_a_prior_or_a_thre
     assert 12 * found["threshold"] - 5 == pytest.approx(np.log(990)) and found["prior"] == 0.01
     assert "Bayes, prior 0.01, costs 1 and 10" in run(home, *files).stdout
     assert "Bayes, prior 0.01, equal costs" in run(home, *files, "--prior", "0.01").stdout
+
+
+def test_what_the_people_of_the_calibration_cannot_show_is_said_with_the_rates_it_had(home):
+    files = (home / "a.wav", home / "b.wav")
+    interval = Interval(low=0.0042, high=0.0198, num_resamples=1000, num_speakers=24)
+    point = OperatingPoint(
+        threshold=2.5, miss_rate=0.1, false_accept_rate=0.011, false_accept_rate_interval=interval
+    )
+    for people, is_enough in ((24, False), (25, True)):
+        names = tuple(f"p{number:02d}" for number in range(people))
+        calibrate(home, decision=Decision(point=point, false_accepts=0.01), speakers=names)
+        found, shown = answer(home, *files), " ".join(run(home, *files).stdout.split())
+        assert found["threshold_llr"] == 2.5 and "log-likelihood ratio +2.50" in shown
+        assert "false accepts 1.10 (0.42 to 1.98), misses 10.00" in shown
+        note = "1 % false accepts is not assured: the calibration was learnt on 24 people"
+        assert (note in shown) == (note in " ".join(found["notes"])) == (not is_enough)
+        for other in (
+            ("--prior", "0.5"),
+            ("--threshold", "0.5"),
+        ):  # another decision than the one that was learnt
+            shown = run(home, *files, *other).stdout
+            assert "not assured" not in shown and "misses" not in shown
+    calibrate(home, decision=Decision(point=point, p_target=0.1), speakers=names[:5])
+    assert "a ratio of +2.50 is not assured" in answer(home, *files)["notes"][0]
 
 
 def test_a_prior_at_which_nothing_is_accepted_is_said(home):
