@@ -1,10 +1,10 @@
-"""Peak memory of training with 351,834 classes: the exact softmax, and one over a draw of the classes.
+"""Measure the peak memory of training with 351,834 classes, by the exact softmax and by one over some of the classes.
 
     python benchmarks/classifier.py [--batch-sizes 64 256] [--fractions 1 0.1] [--json FILE]
 
 The classes are the speakers of VoxCeleb2 and VoxBlink2 at three speeds, embeddings have 256 dimensions as published,
-and the encoder is the smallest there is (preset `smoke`), so that the classifier decides the peak. Each row is two
-optimiser steps in a process of its own on the CPU. The first row, with few classes, shows what everything else takes.
+and the encoder is the smallest there is (preset `smoke`), so that the classifier decides the peak. Each row takes two
+optimiser steps in its own process on the CPU. The first row, with few classes, shows what everything else needs.
 """
 
 import argparse

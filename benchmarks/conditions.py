@@ -1,9 +1,10 @@
-"""What conditions cost a loader: computing time of a crop, and crops per second if a recipe uses some of them.
+"""Measure what conditions cost in training: CPU time for each on a crop, and crops per second if a recipe uses some.
 
     python benchmarks/conditions.py ../shared/voices [--crops 20] [--json docs/results/conditions.json]
 
-Crops of 3 s on one core. Conditions take turns after one crop of warm-up. For ffmpeg's codecs the computing time of its
-processes counts too, because wall time says little on a busy machine. Conditions that this machine lacks are named.
+Crops are 3 s long and changed on one core. The conditions take turns, after one crop of warm-up. For ffmpeg's codecs
+the CPU time of its processes counts too; wall time would say little on a busy machine. Conditions whose codec this
+machine lacks are listed in the record.
 """
 
 import argparse
@@ -25,23 +26,25 @@ from svkit.data.dataset import CropDataset
 from svkit.errors import ConfigError
 
 SHARE = 0.3
-"""Share of the crops that are under a condition."""
+"""Share of the crops to which a condition is applied."""
 FAST = ("alaw", "ulaw", "gsm", "mp3-16k", "loss10", "narrowband", "clip")
-"""Those that docs/conditions.md proposes for training."""
+"""The conditions that docs/conditions.md proposes for training."""
 
 
 def computing_seconds() -> float:
-    """Return the computing time of this process and of those it has waited for."""
+    """Return the CPU time of this process and of those it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def main() -> None:
-    """Measure every condition that there is, print the table, write the JSON."""
+    """Measure every condition that works on this machine, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
-    parser.add_argument("--crops", type=int, default=20, help="of each condition")
-    parser.add_argument("--batches", type=int, default=4, help=f"of {BATCH_SIZE} crops through the loader")
+    parser.add_argument("--crops", type=int, default=20, help="number of crops for each condition")
+    parser.add_argument(
+        "--batches", type=int, default=4, help=f"batches of {BATCH_SIZE} crops through the loader"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     measuring.start(1)
@@ -76,7 +79,7 @@ def main() -> None:
         for name, config in cases.items()
     }
     for name, measured in loader.items():
-        print(f"{name}: {measured['crops_per_cpu_second']:.0f} crops a second of computing time")
+        print(f"{name}: {measured['crops_per_cpu_second']:.0f} crops per second of CPU time")
     measuring.save(
         options.json,
         1,

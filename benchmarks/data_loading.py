@@ -1,9 +1,9 @@
-"""Training crops per second on one core: reading, speed change, noise, reverberation, and the features of each batch.
+"""Measure training crops per second on one core: reading, speed change, noise, reverberation, and features.
 
     python benchmarks/data_loading.py ../shared/voices --json data_loading.json
 
-ROOT holds `wav/SPEAKER/*.flac`, `noise/` and `music/`. Each row of the table is one configuration, run in this process
-with one thread. Wall and process CPU time are given; the target is per core.
+The directory holds `wav/SPEAKER/*.flac`, `noise/` and `music/`. Each row of the table is one configuration, run in this
+process with one thread. Both wall time and CPU time are given; the target is for one core.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def list_audio(root: Path, files: Iterable[Path], **extra: str) -> Manifest:
 
 
 def crops_per_second(dataset: CropDataset, data: DataConfig, num_batches: int) -> dict[str, float]:
-    """Load batches in this process and time them, after one batch of warm-up per ten."""
+    """Load batches in this process and time them, after a warm-up of a quarter as many, but at least four."""
     batches, features = EpochBatches(len(dataset), data, seed=1), FeatureExtractor()
     for _ in build_loader(dataset, TrainSampler(batches, 0, max(4, num_batches // 4)), num_workers=0):
         pass
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
     parser.add_argument(
-        "--batches", type=int, default=20, help=f"batches of {BATCH_SIZE} crops a configuration"
+        "--batches", type=int, default=20, help=f"batches of {BATCH_SIZE} crops for each configuration"
     )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -1,11 +1,12 @@
-"""One forward pass of the full-size encoder against transformers' `Wav2Vec2BertModel`, with equal weights and dtype.
+"""Time a forward pass of the full-size encoder and of transformers' `Wav2Vec2BertModel`, with equal weights and dtype.
 
     python benchmarks/encoder_speed.py [--lengths 4 10 30 60] [--dtypes fp32 bf16] [--threads 1] [--json FILE]
 
-Batch 1, random weights, transformers' default attention. All hidden states are checked to be equal before anything is
-timed. The memory is the largest resident size above the weights during one pass over the longest input. Ours holds one
-state at a time and has prepared linear layers, as in extraction. `products alone` is what would be reached if all
-products ran at the highest measured rate of the same dtype and nothing else took time.
+The batch size is 1, weights are random, and transformers uses its default attention. The last hidden states are checked
+to be equal before anything is timed. The memory is the largest resident size above the weights during one pass over the
+longest input. Our encoder holds one state at a time and has prepared linear layers, as in extraction. `products alone`
+is the ratio that would be reached if all products ran at the highest measured rate of the dtype and nothing else took
+time.
 """
 
 import argparse
@@ -35,11 +36,11 @@ TARGET_MEMORY = 1 / 3
 FRAMES_PER_SECOND = 50
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
-"""Relative distance of the last hidden state."""
+"""Largest relative distance between the last hidden states."""
 
 
 def make_pair() -> tuple[Wav2Vec2BertModel, Encoder]:
-    """Both encoders with the same random weights, spread so that every part counts."""
+    """Return both encoders with the same random weights, scaled so that every part has an effect."""
     torch.manual_seed(0)
     stock = Wav2Vec2BertModel(Wav2Vec2BertConfig()).eval()
     with torch.no_grad():

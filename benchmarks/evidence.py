@@ -1,7 +1,7 @@
-"""The results of a method in a fold: small files kept with the code, so that no fold has to be trained twice.
+"""The results of a method in a fold, kept as small files with the code, so that no fold must be trained twice.
 
-`docs/results/folds/fold-N/METHOD.json` holds the rows of the table and the final model's score of every trial. The
-trials are not kept, because `folds.make_trials` always draws the same ones; their sha256 confirms it.
+`docs/results/folds/fold-N/METHOD.json` holds the rows of the table, and the final model's score of every trial. It has
+only the sha256 of the trials, because `folds.make_trials` always draws the same ones.
 """
 
 import hashlib
@@ -30,18 +30,18 @@ class Evidence:
     fold: int
     method: str
     settings: dict[str, Any]
-    """Preset, seed and so on, which other evidence must share to be pooled with this."""
+    """Preset, seed and so on. Only evidence with equal settings is pooled."""
     made: dict[str, Any]
     """Date, machine, precision, and sha256 of the teacher's weights."""
     rows: list[dict[str, Any]]
-    """One row per stage, the final model last."""
+    """One row for each stage; the last is the final model's."""
     scores: NDArray[np.float64]
     """Scores of the final model, [N], in the order of the trials."""
     trials_sha256: str
 
 
 def trials_sha256(trials: Trials) -> str:
-    """Name a trial list by its content."""
+    """Return the hash of a trial list."""
     lines = zip(trials.labels.tolist(), trials.enroll[:], trials.test[:], strict=True)
     return hashlib.sha256("".join(f"{label} {a} {b}\n" for label, a, b in lines).encode()).hexdigest()
 
@@ -52,7 +52,7 @@ def path_of(home: Path, fold: int, method: str) -> Path:
 
 
 def write_evidence(home: Path, found: Evidence) -> None:
-    """Write evidence below `home`, docs/results."""
+    """Write evidence below `home`, which is docs/results."""
     facts = {
         "format": FORMAT,
         "format_version": VERSION,
@@ -70,7 +70,7 @@ def write_evidence(home: Path, found: Evidence) -> None:
 def read_evidence(home: Path, fold: int, method: str, settings: dict[str, Any]) -> Evidence | None:
     """Read the evidence on a method in a fold; None if there is none.
 
-    Ends the script where it was made with other settings: two kinds of evidence are never pooled.
+    Ends the script if it was made with other settings, because such evidence must not be pooled.
     """
     path = path_of(home, fold, method)
     if not path.exists():

@@ -1,12 +1,12 @@
-"""`svkit extract` against the published loop, as whole processes: wall and CPU time, embeddings compared.
+"""Compare `svkit extract` with the published loop, as whole processes: wall time, CPU time and embeddings.
 
     python benchmarks/extract_speed.py --manifest exp-folder/data/eval.tsv [--model exp-folder/finetune/lmft]
         [--limit 120] [--dtypes bfloat16 int8] [--threads 1] [--json FILE]
 
 The published loop embeds one utterance at a time: transformers' feature extractor and `Wav2Vec2BertModel`, all hidden
-states kept, then the head, in fp32. Without --model both use a full-size model with random weights, and a subset of the
-manifest, evenly spaced. With --trials the EER of each is computed too. The limit is the time for the multiply-adds of
-all products, as `svkit info` counts them, at the rate of a square product.
+states kept, then the head, in fp32. Without --model, both use a full-size model with random weights, and evenly spaced
+rows of the manifest. With --trials, the EER of each is computed too. GMAC/s can be compared with what square products
+reach, which is printed; the multiply-adds are counted as `svkit info` counts them.
 """
 
 import argparse
@@ -33,7 +33,7 @@ TARGET_COSINE = {"int8": 0.999, "bfloat16": 0.999, "float32": 0.99999}
 
 
 def published_loop(model_directory: Path, manifest_path: Path, out: Path) -> None:
-    """Embed a manifest as the published script does, and save a matrix."""
+    """Embed a manifest as the published script does, and save the matrix of embeddings."""
     import soundfile
     from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
@@ -70,7 +70,7 @@ def published_loop(model_directory: Path, manifest_path: Path, out: Path) -> Non
 
 
 def make_random_model(directory: Path) -> None:
-    """Write a full-size checkpoint whose weights are spread so that every part counts."""
+    """Write a full-size checkpoint with random weights, scaled so that every part has an effect."""
     from encoder_speed import make_pair
 
     from svkit.config.architecture import W2V_BERT_2, ModelArchitecture
@@ -85,7 +85,7 @@ def make_random_model(directory: Path) -> None:
 
 
 def whole_process(command: list[str], threads: int) -> measuring.Timing:
-    """Run a command and return its wall and CPU time, start-up and loading included."""
+    """Run a command and return its wall and CPU time, including start-up and loading."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     wall = time.perf_counter()
@@ -101,7 +101,7 @@ def cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np
 
 
 def eer(embeddings: NDArray[np.float32], table: pd.DataFrame, trials_path: Path) -> float:
-    """Cosine EER in per cent of an `label enroll test` list."""
+    """Return the EER of cosine scores, in per cent, on a list of `label enroll test`."""
     from svkit.eval import metrics, scoring
 
     rows = {name: row for row, name in enumerate(table["utterance_id"])}
@@ -113,7 +113,7 @@ def eer(embeddings: NDArray[np.float32], table: pd.DataFrame, trials_path: Path)
 
 
 def work_of(model: Path, table: pd.DataFrame) -> float:
-    """Multiply-adds of all utterances by the model's own lengths, without padding."""
+    """Count the multiply-adds for all utterances, each at its own length without padding."""
     from svkit.pruning.counting import macs
     from svkit.store.checkpoint import read_architecture
 
@@ -123,7 +123,7 @@ def work_of(model: Path, table: pd.DataFrame) -> float:
 
 
 def subset(options: argparse.Namespace) -> pd.DataFrame:
-    """Read the manifest, or evenly spaced rows of it, with absolute paths."""
+    """Return the manifest, or evenly spaced rows of it, with absolute paths."""
     table = pd.read_csv(options.manifest, sep="\t", dtype=str, keep_default_na=False)
     table["path"] = [str((options.manifest.parent / path).resolve()) for path in table["path"]]
     limit = options.limit or (len(table) if options.model else 120)
@@ -131,7 +131,7 @@ def subset(options: argparse.Namespace) -> pd.DataFrame:
 
 
 def make_commands(options: argparse.Namespace, model: Path, work: Path) -> dict[str, list[str]]:
-    """Return what is run in a process of its own, by label."""
+    """Return the command of each process, by label."""
     return {
         "published loop, fp32": [
             *(sys.executable, __file__, "--manifest", str(options.manifest)),
@@ -157,7 +157,9 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--model", type=Path, help="a dense checkpoint (default: full size, random weights)")
     parser.add_argument("--trials", type=Path)
-    parser.add_argument("--limit", type=int, help="utterances (default: 120 at full size, else all)")
+    parser.add_argument(
+        "--limit", type=int, help="number of utterances (default: 120 at full size, else all)"
+    )
     parser.add_argument("--dtypes", nargs="+", choices=TARGET_COSINE, default=["float32"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
@@ -167,7 +169,8 @@ def main() -> None:
         measuring.start(options.threads)
         published_loop(*options.inside)
         return
-    torch.set_num_threads(options.threads)  # and freed memory goes back: the random model is large
+    # Not `measuring.start`, which keeps freed memory: the random model is large.
+    torch.set_num_threads(options.threads)
     table = subset(options)
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -235,7 +238,7 @@ def main() -> None:
         gain = times["svkit extract, bfloat16"].cpu / times["svkit extract, int8"].cpu
         loop = loops[1 + options.dtypes.index("bfloat16")] / loops[1 + options.dtypes.index("int8")]
         print(
-            f"int8 over bfloat16: {gain:.2f} x (target {TARGET_INT8}); without start and loading {loop:.2f} x"
+            f"int8 over bfloat16: {gain:.2f} x (target {TARGET_INT8}); without start-up and loading {loop:.2f} x"
         )
         missed.append(gain < TARGET_INT8)
     sys.exit(any(missed))

@@ -1,9 +1,10 @@
-"""Measures where svkit differs from the published recipe: noise mixes, seams, class weights, rates, rooms, speeds.
+"""Measure how svkit differs from the published recipe: noise mixes, seams, class weights, rates, rooms, speeds.
 
     python benchmarks/fidelity.py ../shared/voices --json docs/results/fidelity.json
 
-ROOT holds `wav/SPEAKER/*.flac` and `music/`. The published way is computed here from its description; docs/fidelity.md
-states the figures. The filter of the speeds is compared with that of sox if its library `soxr` is installed.
+The directory holds `wav/SPEAKER/*.flac` and `music/`. The published way is computed here from its description, and
+docs/fidelity.md states the figures. The filter for changes of speed is compared with that of sox if the library `soxr`
+is installed.
 """
 
 import argparse
@@ -39,7 +40,7 @@ Draw = Callable[[], np.ndarray]
 
 
 def mixes(draw_speech: Draw, draw_music: Draw, rng: np.random.Generator) -> dict[str, Any]:
-    """Power of the speech in speech with music, and of the loudest voice in babble, as shares, over many mixes."""
+    """Return the share of the power of the speech in speech with music, and of the loudest voice in babble."""
     shares: dict[str, list[float]] = {}
     for _ in range(NUM_DRAWS):
         voices = [mean_power(draw_speech()) for _ in range(rng.integers(3, 9))]
@@ -55,7 +56,7 @@ def mixes(draw_speech: Draw, draw_music: Draw, rng: np.random.Generator) -> dict
 
 
 def seams(rng: np.random.Generator) -> dict[str, int]:
-    """Place of the seam in a crop of 2 s at speed 1.1, in samples."""
+    """Return where the seam lies in a crop of 2 s at speed 1.1, in samples."""
     length = len(change_speed(np.zeros(2 * SAMPLE_RATE_HZ, np.float32), 1.1))
     ramp = np.arange(length, dtype=np.float32)
     found = [length - int(repeat_to(ramp, 2 * SAMPLE_RATE_HZ, rng)[0]) for _ in range(NUM_DRAWS)]
@@ -63,7 +64,7 @@ def seams(rng: np.random.Generator) -> dict[str, int]:
 
 
 def class_norms() -> dict[str, float]:
-    """Mean norm of a new class vector, of VoxCeleb2's number of classes."""
+    """Return the mean norm of new class vectors, for VoxCeleb2's number of classes."""
     norms = {}
     for name, is_uniform in (("published", True), ("xavier", False)):
         torch.manual_seed(0)
@@ -74,7 +75,7 @@ def class_norms() -> dict[str, float]:
 
 
 def rates() -> dict[str, float]:
-    """Largest relative difference of the published rate, whose cosine begins one step later, at full size."""
+    """Return the largest relative difference to the published learning rate, whose cosine begins one step later."""
     dense = load_recipe("w2v-bert-2.0").dense
     largest = {}
     for name, crops in (("joint", 3 * VOXCELEB2_CROPS), ("lmft", VOXCELEB2_CROPS)):
@@ -87,7 +88,7 @@ def rates() -> dict[str, float]:
 
 
 def arcface_in_bf16() -> dict[str, float]:
-    """What products of cosines in bfloat16 change: the largest logit and the loss of a batch of 64."""
+    """Return how far computing cosines in bfloat16 changes any logit, and the loss of a batch of 64."""
     torch.manual_seed(0)
     weight = functional.normalize(torch.randn(NUM_CLASSES, EMBEDDING_DIM))
     labels = torch.randint(0, NUM_CLASSES, (64,))
@@ -105,18 +106,18 @@ def arcface_in_bf16() -> dict[str, float]:
 
 
 def features(waveform: np.ndarray) -> torch.Tensor:
-    """Features of one waveform, [T, 160]."""
+    """Compute the features of one waveform, [T, 160]."""
     return FeatureExtractor()(torch.from_numpy(waveform.astype(np.float32))[None])[0][0]
 
 
 def spread(differences: list[torch.Tensor]) -> dict[str, float]:
-    """Mean and 99.9 % quantile of absolute differences of features."""
+    """Return the mean and the 99.9 % quantile of absolute differences of features."""
     values = torch.cat([each.abs().flatten() for each in differences]).numpy()
     return {"mean": float(values.mean()), "quantile_99.9_percent": float(np.quantile(values, 0.999))}
 
 
 def rooms(draw_speech: Draw, count: int = 100) -> dict[str, float]:
-    """Features of reverberated speech, moved by the delay of the direct path: published less ours."""
+    """Compare features of reverberated speech, the published way and ours, aligned by the delay of the direct path."""
     differences, delays, bank = [], [], RoomBank(24)
     for index in range(count):
         response, speech = bank[index], draw_speech()
@@ -133,13 +134,13 @@ def rooms(draw_speech: Draw, count: int = 100) -> dict[str, float]:
 
 
 def levels(draw_speech: Draw, draw_music: Draw, count: int = 100) -> dict[str, float]:
-    """Features of speech with music at 10 dB brought to zero mean and unit variance, less those of the mix as it is."""
+    """Compare features of speech with music at 10 dB, with and without bringing the mix to mean 0 and variance 1."""
     crops = [add_noise(draw_speech(), draw_music(), 10.0) for _ in range(count)]
     return spread([features((crop - crop.mean()) / crop.std()) - features(crop) for crop in crops])
 
 
 def speed_filter(draw_speech: Draw, count: int = 100) -> dict[str, Any] | None:
-    """Features of speech at another speed, by sox's filter less ours; None: no `soxr` here."""
+    """Compare the features of speech at another speed, by sox's filter and ours; None: `soxr` is not installed."""
     if importlib.util.find_spec("soxr") is None:
         return None
     soxr = importlib.import_module("soxr")
@@ -174,7 +175,7 @@ def main() -> None:
     speech, music = drawn_from("wav/*/*.flac"), drawn_from("music/*.flac")
 
     def audible_speech() -> np.ndarray:
-        """Draw until the crop has a level to normalise."""
+        """Draw crops until one is not silent."""
         crop = speech()
         return crop if mean_power(crop) > 1e3 * SILENCE else audible_speech()
 

@@ -1,18 +1,18 @@
-"""Write what was measured into README.md and docs/, from docs/results; `--check` only says what differs.
+"""Write measured figures from docs/results into README.md and docs/; `--check` only says which pages differ.
 
     python benchmarks/figures.py [--check]
 
-A figure is followed by a comment that names its record, the path to it inside the record, and its format:
+A comment behind each figure names its record, the path to it inside the record, and its format:
 
     10.4<!-- full_size > stages > joint > peak_gb: .1f --> GB
 
-Each step is a key, or the value of a row in a list of rows. ` / ` divides two figures. A format with % leaves out the
-sign. A comment above a table makes its rows, one for each row of a record. If a row lacks a field inside [[ ]], all
-that is inside is left out:
+Each step of the path is a key, or a value that chooses the rows of a list that have it. ` / ` divides two figures. A
+format with % multiplies by 100, and the text has the sign. A comment above a table makes its rows, one for each row of
+a record. If a row lacks a field inside [[ ]], everything inside is left out:
 
     <!-- rows of pruning_quality > pooled: | {method} | {pooled > eer:.2%} | [[{pooled > p_value:.2f}]] | -->
 
-Figures that have a unit but no such comment are listed in `figures_by_hand.toml`, each with the reason.
+Figures with a unit but without such a comment are listed in `figures_by_hand.toml`, each with the reason.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 WRITTEN_WHOLE = {"commands.md"}
-"""Pages that are another script's, beside those in docs/results."""
+"""Pages that other scripts write, besides those in docs/results."""
 FIGURE = re.compile(r"(?P<figure>[+-]?[\w.,+?-]+)<!-- (?P<source>[a-z_]+ > [^\n]+?): (?P<spec>[^:\n]*?) -->")
 ROWS = re.compile(
     r"(?P<head><!-- rows of (?P<source>[^:\n]+): (?P<row>\|.*\|) -->\n\n?\|.*\n\|[-:| ]+\n)(?P<rows>(?:\|.*\n)*)"
@@ -43,7 +43,7 @@ WITH_UNIT = re.compile(
 
 
 def pages() -> list[Path]:
-    """README and the pages that are written by hand."""
+    """Return README and the pages that are written by hand."""
     return [
         ROOT / "README.md",
         *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in WRITTEN_WHOLE),
@@ -57,7 +57,7 @@ def record(name: str) -> Any:
 
 
 def resolve(start: Any, path: str) -> Any:
-    """Follow a path of keys and of values of rows; raises KeyError where it leads nowhere, or to several rows."""
+    """Follow a path of keys and of values of rows; raises KeyError if it leads nowhere."""
     found = start
     for step in path.split(" > "):
         if isinstance(found, list):
@@ -71,7 +71,7 @@ def resolve(start: Any, path: str) -> Any:
 
 
 def measured(source: str) -> Any:
-    """Return what a source names: one figure, or the ratio of two."""
+    """Return the figure that a source names, or the ratio of two."""
     parts = []
     for path in source.split(" / "):
         name, step, rest = path.partition(" > ")
@@ -80,7 +80,7 @@ def measured(source: str) -> Any:
 
 
 def written(value: Any, spec: str | None) -> str:
-    """Write a value; the unit of a percentage stands in the text."""
+    """Format a value, a percentage without its sign."""
     return "-" if value is None else format(value, spec or "").removesuffix("%")
 
 
@@ -100,7 +100,7 @@ def row_of(template: str, row: dict[str, Any]) -> str:
 
 
 def renewed(text: str) -> str:
-    """Return the page with every figure as its record has it."""
+    """Return the page with every figure taken from its record."""
 
     def table(match: re.Match[str]) -> str:
         rows = measured(match["source"])
@@ -114,7 +114,7 @@ def renewed(text: str) -> str:
 
 
 def unmarked(text: str) -> list[str]:
-    """Return the figures with a unit that no comment leads to a record, outside of code."""
+    """Return the figures with a unit but without a comment that names a record, outside of code."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     text = FIGURE.sub("#", ROWS.sub("", text))
     text = re.sub(r"<!--.*?-->|`[^`\n]*`|\]\([^)]*\)|\*\*", "", text, flags=re.DOTALL)
@@ -133,7 +133,7 @@ def main() -> int:
         new = renewed(text)
         if new != text:
             num_stale += 1
-            print(f"{page.relative_to(ROOT)}: {'differs from the records' if is_check else 'renewed'}")
+            print(f"{page.relative_to(ROOT)}: {'differs from the records' if is_check else 'updated'}")
             if not is_check:
                 page.write_text(new, encoding="utf-8")
     return 1 if is_check and num_stale else 0

@@ -1,9 +1,9 @@
-"""Four folds of the voices: who is evaluated by models that were trained on the others, and on which trials.
+"""Divide the voices into four folds, draw the trials of each, and train models on the other three.
 
     python benchmarks/folds.py FOLD [--voices ../shared/voices] [--home exp-folds] [--preset tiny] [--set KEY=VALUE]
 
-Prepares the experiment of a fold in HOME/fold-FOLD and trains its dense model. Finished parts are kept, and interrupted
-ones are resumed. `pruning_quality.py` does the same for every fold that it needs.
+Prepares the experiment of one fold in HOME/fold-FOLD and trains its dense model. Finished parts are kept, and
+interrupted ones are resumed. `pruning_quality.py` does this for every fold that it needs.
 """
 
 import argparse
@@ -23,9 +23,9 @@ NUM_FOLDS = 4
 SEED = 24
 """Seed for drawing trials and validation speakers."""
 VALID_SPEAKERS = 5
-"""Training speakers of a fold that are held out for choices."""
+"""Speakers of each fold's training part that are held out, so that choices can be made on them."""
 MAX_TARGETS = 45
-"""Most target trials of a speaker, as in trials_dev.txt."""
+"""Largest number of target trials of a speaker, as in trials_dev.txt."""
 NONTARGETS_PER_TARGET = 3
 NONTARGET_SHARES = {(True, True): 0.55, (False, True): 0.25, (True, False): 0.15, (False, False): 0.05}
 """Shares of nontarget trials by (same source package, same gender), as in trials_dev.txt."""
@@ -38,7 +38,7 @@ def read_speakers(voices: Path) -> pd.DataFrame:
 
 
 def fold_speakers(speakers: pd.DataFrame) -> list[list[str]]:
-    """Divide the speakers, large sources first, each to the fold with fewest of its source, gender and utterances."""
+    """Give each speaker, large sources first, to the fold with the fewest of its source, its gender, and utterances."""
     rows = speakers.assign(name=speakers.index, few=-speakers["n_utt"])
     rows["source"] = -rows["package"].map(rows["package"].value_counts())
     folds: list[list[str]] = [[] for _ in range(NUM_FOLDS)]
@@ -57,9 +57,9 @@ def make_trials(speakers: pd.DataFrame, utterances: dict[str, list[str]], seed: 
     """Draw trials among speakers, each pair of utterances once.
 
     Args:
-        speakers: those of a fold, with `package` and `gender`.
-        utterances: of each of them.
-        seed: of the draws.
+        speakers: the speakers of a fold, with `package` and `gender`.
+        utterances: the utterances of each speaker.
+        seed: seed of the draws.
     """
     names = sorted(utterances)
     rng = np.random.default_rng([seed, zlib.crc32(" ".join(names).encode())])
@@ -76,7 +76,7 @@ def make_trials(speakers: pd.DataFrame, utterances: dict[str, list[str]], seed: 
             kind = (bool(package[first] == package[second]), bool(gender[first] == gender[second]))
             kinds[kind].append((first, second))
     for kind, share in NONTARGET_SHARES.items():
-        # Every pair of speakers as often as any other of its kind, as long as it has pairs of utterances left.
+        # All pairs of speakers of a kind are equally likely, until their pairs of utterances are used up.
         queues = {
             pair: rng.permutation(len(utterances[pair[0]]) * len(utterances[pair[1]])).tolist()
             for pair in kinds[kind]
@@ -110,7 +110,7 @@ def prepare_fold(voices: Path, home: Path, fold: int) -> Path:
     Args:
         voices: the corpus, with `wav`, `noise`, `music` and `speakers.tsv`.
         home: directory of all folds.
-        fold: from 0.
+        fold: number of the fold, from 0.
     """
     exp = home / f"fold-{fold}"
     if not is_finished(exp / "data"):
@@ -133,7 +133,7 @@ def train_dense(exp: Path, flags: list[str]) -> Path:
 
 
 def main() -> None:
-    """Make one fold."""
+    """Prepare and train one fold."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,14 +1,16 @@
-"""Do the gates reach their target? Trains the gates alone, without an encoder, for as many steps as a preset makes.
+"""Train the gates alone, without an encoder, for short and long runs, to see whether they reach their target.
 
     python benchmarks/gate_convergence.py [--steps 6 144] [--out docs/results/gate_convergence.json]
 
 The task, its constraint, optimiser and schedule are those of `svkit prune`. Only the distance to the teacher is
-replaced: every gate has a worth, drawn once (log-normal, in proportion to the parameters of the unit), and the loss of
-a step is the worth of the units that its draw closes, with noise as between the batches of a real run. All units
-together are worth 1, about as much as distillation can lose. 170,620 steps are the published run: 20 epochs of
-VoxCeleb2's 1,092,009 utterances, 16 on each of 8 GPUs. `expected`: sparsity by the gates' expectation after the last
-step; `farthest`: largest distance from the target in the last fifth of the steps; `counted`: sparsity of the
-deterministic mask; `undecided`: share of the gates that are open with a probability between 0.1 and 0.9.
+replaced. Every gate has a worth, drawn once (log-normal, in proportion to the parameters of the unit). The loss of a
+step is the worth of the units that are closed in its draw, with noise like that between the batches of a real run. All
+units together are worth 1, which is about as much as distillation can lose. The published run has 170,620 steps: 20
+epochs of VoxCeleb2's 1,092,009 utterances, 16 on each of 8 GPUs.
+
+Columns: `expected` is the sparsity by the gates' expectation after the last step. `farthest` is its largest distance
+from the target in the last fifth of the steps. `counted` is the sparsity of the deterministic mask. `undecided` is the
+share of the gates that are open with a probability between 0.1 and 0.9.
 """
 
 import argparse
@@ -34,11 +36,11 @@ from svkit.training.tasks import Losses, PruningTask
 STEPS = {"w2v-bert-2.0": (656, 10_000, 30_000, 170_620), "tiny": (6, 20, 144, 656, 2_000, 10_000)}
 GATES = EncoderArchitecture.uniform(num_layers=2, hidden_size=64, num_heads=4, ffn_dim=256)
 NOISE = 3.0
-"""Standard deviation of a gate's worth in one step, relative to its worth."""
+"""Standard deviation of a gate's worth between steps, relative to its worth."""
 
 
 class GatesAlone(PruningTask):
-    """Pruning whose loss is the worth of the units that a draw closes."""
+    """Pruning whose loss is the worth of the units that are closed in a draw."""
 
     def __init__(self, config: PruneConfig, warmup_steps: int) -> None:
         encoder = Encoder(GATES).requires_grad_(False)
@@ -53,14 +55,14 @@ class GatesAlone(PruningTask):
         self.worth = worth / worth.sum()
 
     def distance(self, waveforms_BN: Tensor, part: int = 0) -> Losses:
-        """Worth of what is closed, under this step's noise."""
+        """Return the worth of the closed units, with this step's noise."""
         values = torch.cat([gate for layer in self.draw_gates() for gate in layer if gate is not None])
         noise = 1 + NOISE * torch.randn_like(values)
         return {"loss": (self.worth * noise * (1 - values)).sum()}
 
 
 def run(config: PruneConfig, num_steps: int) -> dict[str, Any]:
-    """Train the gates for a number of steps; say where they end and when they stay near the target."""
+    """Train the gates for a number of steps; say where they end and how near the target they stay."""
     config = paced(config, num_steps)
     torch.manual_seed(24)
     task = GatesAlone(config, config.sparsity_warmup_steps).train()
@@ -102,11 +104,13 @@ HEADINGS = {
 
 
 def main() -> None:
-    """Run the published preset and `tiny`, each for short and long runs."""
+    """Train with the published preset and with `tiny`, in short and long runs."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, nargs="+", help="for both presets (default: each its own)")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", help="numbers of steps, for both presets (default: see STEPS)"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     start(1)

@@ -1,24 +1,27 @@
-"""Measures what needs a real GPU in one run of some minutes: sanity first, then extraction and a step of every stage.
+"""Measure on a GPU, in one run of some minutes: a sanity check, then extraction and a training step of every stage.
 
     python benchmarks/gpu.py [--device cuda|cpu] [--preset w2v-bert-2.0] [--stages extract joint lora prune distill
         lmft head] [--steps 10] [--batch-size N] [--minutes 8] [--no-compile] [--threads 1] [--json FILE]
 
-`--device cpu --preset smoke` is a dry run: it only shows that the script works.
+`--device cpu --preset smoke` is a dry run, which only shows that the script works.
 
-Sanity: embeddings of the preset's model in fp32, device against CPU (cosine at least 0.9999), and one step of each
-stage at the tiny size, without draws (losses and gradient norms). Exit code 1 if it fails or a target is missed.
+The sanity check compares the device with the CPU: embeddings of the preset's model in fp32 (cosine at least 0.9999),
+and loss and gradient norm of one step of each stage at the tiny size, without random draws. The exit code is 1 if it
+fails or a target is missed.
 
 Weights are random, audio is noise, the precision is that of `auto`, and times are wall times after the warm-up.
-Extraction: utterances of 8 s in batches as `svkit extract` makes them, from samples in host memory to embeddings in
-host memory, dense and in the published 80 % structure with widths in multiples of 8. Training: the recipe's batches
-and longest crops through svkit's own loop, without augmentation; student and teacher of `prune` and `distill` are both
-dense. A batch that does not fit is halved until it does. `compiled`: extraction as a whole, in training layer by layer
-(`compile_layers`). The most important cases come first; those for which the time runs out say so.
+Extraction takes utterances of 8 s in batches of the recipe's size, from samples in host memory to embeddings in host
+memory, with the dense model and with the published 80 % structure, its widths in multiples of 8. Training takes the
+recipe's batches and longest crops through svkit's own loop, without augmentation; student and teacher of `prune` and
+`distill` are both dense. A batch that does not fit is halved until it does. In the rows `compiled`, extraction is
+compiled as a whole, training layer by layer (`compile_layers`). The most important cases come first; if the time is up,
+the rest are reported as such.
 
-`peak GB`: of the device, weights and optimiser included. `waits`: how often the host waited for the GPU in 10 steps, as
-torch's debug mode for synchronisation sees it. `of peak`: multiply-adds per second, as a share of what large products
-reach in the same precision. For a forward pass, `svkit.pruning.counting.macs` counts them: products with distance
-embeddings, features, LoRA, gates and classifier are left out (about 2 %). For training, see `training_speed.PASSES`.
+`peak GB` is memory of the device, including weights and optimiser. `waits` is how often the host waited for the GPU in
+10 steps, according to torch's debug mode for synchronisation. `of peak` is the multiply-adds per second, as a share of
+what large products reach in the same precision. For a forward pass, `svkit.pruning.counting.macs` counts them, without
+products with distance embeddings, features, LoRA, gates and classifier (about 2 %). For training, see
+`training_speed.PASSES`.
 """
 
 import argparse
@@ -63,12 +66,12 @@ SANE_COSINE, SANE_LOSS, SANE_NORM = 0.9999, 1e-3, 1e-2
 UTTERANCE_SECONDS = 8.0
 COLUMNS = ("what", "batch", "s each", "ms", "examples/s", "peak GB", "waits", "TMAC/s", "of peak", "target")
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "_ALLOC_FAILED")
-"""In messages of CUDA, of torch's allocator on a CPU, of cuBLAS and cuDNN."""
+"""Words in the error messages of CUDA, of torch's allocator on a CPU, and of cuBLAS and cuDNN."""
 Result = TypeVar("Result")
 
 
 class Taken(NamedTuple):
-    """What a step takes."""
+    """Time and memory of a step."""
 
     seconds: float
     peak_gb: float | str
@@ -80,7 +83,7 @@ class Report:
     """Rows of the table, printed as they come."""
 
     rate: float
-    """Multiply-adds a second in large products."""
+    """Multiply-adds per second in large products."""
     targets: dict[str, float]
     deadline: float
     rows: list[tuple[Any, ...]] = field(default_factory=list)
@@ -88,7 +91,7 @@ class Report:
     def measure(
         self, what: str, batch: int, seconds: float, work: float, case: Callable[[int], Taken]
     ) -> None:
-        """Measure a case, `batch` items of `seconds` and `work` multiply-adds each, or fewer where they do not fit."""
+        """Measure a case: `batch` items of `seconds` and `work` multiply-adds each, or fewer if they do not fit."""
         target = self.targets.get(what.removesuffix(COMPILED), "-")
         if time.perf_counter() > self.deadline:
             self.rows.append((what, batch, seconds, "no time left", *"-----", target))
@@ -106,7 +109,7 @@ class Report:
         print(measuring.table(COLUMNS, self.rows[-1:]), flush=True)
 
     def missed(self) -> list[str]:
-        """Targets that none of their rows reaches."""
+        """Return the targets that no row reaches."""
         best: dict[str, float] = {}
         for what, *_, reached, target in self.rows:
             name = what.removesuffix(COMPILED)
@@ -116,14 +119,14 @@ class Report:
 
 
 def clock(device: torch.device) -> float:
-    """Read the time when the device has done what it was given."""
+    """Return the time at which the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def seconds_each(call: Callable[[], object], count: int, device: torch.device) -> float:
-    """Time `count` calls in a row."""
+    """Return the mean time of `count` calls in a row."""
     started = clock(device)
     for _ in range(count):
         call()
@@ -131,7 +134,7 @@ def seconds_each(call: Callable[[], object], count: int, device: torch.device) -
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device, rounds: int = 5) -> float:
-    """Multiply-adds a second of wall time in square products of random values, the best of the rounds."""
+    """Return the multiply-adds per second of wall time in square products of random values, in the best round."""
     size = 8192 if device.type == "cuda" else 512
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     multiply = functools.partial(torch.matmul, left, right)
@@ -140,7 +143,7 @@ def matmul_peak(dtype: torch.dtype, device: torch.device, rounds: int = 5) -> fl
 
 
 def peak_gb(device: torch.device) -> float | str:
-    """Largest device memory that tensors took since the last call."""
+    """Return the largest device memory that tensors took since the last call."""
     if device.type != "cuda":
         return "-"
     peak = torch.cuda.max_memory_allocated() / 2**30
@@ -164,33 +167,33 @@ def counted_waits(device: torch.device) -> Iterator[Callable[[], int | str]]:
 
 
 def attempt(call: Callable[[], Result]) -> Result | None:
-    """Make a measurement and free its memory; None if the memory did not suffice."""
+    """Make a measurement and free its memory; None if there was not enough memory."""
     result = None
     try:
         result = call()
-    except (RuntimeError, MemoryError) as error:  # torch's own type, and what libraries below it raise
+    except (RuntimeError, MemoryError) as error:  # torch raises its own type, libraries below it others
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and not any(words in str(error) for words in OUT_OF_MEMORY):
             raise
-    torch.compiler.reset()  # compiled code holds weights
+    torch.compiler.reset()  # compiled code keeps weights
     gc.collect()
-    torch.cuda.empty_cache()  # does nothing where CUDA was not used
+    torch.cuda.empty_cache()  # does nothing if CUDA was not used
     return result
 
 
 def compiler(device: torch.device) -> str:
-    """Return the backend of `torch.compile`; on a CPU, in a dry run, one that compiles nothing."""
+    """Return the backend of `torch.compile`; in a dry run on a CPU, one that compiles nothing."""
     return "inductor" if device.type == "cuda" else "eager"
 
 
 def noise(batch: int, seconds: float, device: torch.device) -> Tensor:
-    """Make a batch in host memory as a loader does: page-locked for a GPU."""
+    """Make a batch in host memory as a loader does, page-locked for a GPU."""
     waveforms = 0.1 * torch.randn(batch, int(seconds * SAMPLE_RATE_HZ))
     return waveforms.pin_memory() if device.type == "cuda" else waveforms
 
 
 def pruned(dense: EncoderArchitecture) -> EncoderArchitecture:
-    """Cut an encoder to the published 80 % structure, or one of another size to a fifth, in multiples of 8."""
+    """Return the published 80 % structure, or for encoders of another size a fifth of each width, in multiples of 8."""
     if dense == W2V_BERT_2:
         return rounded(published_structure(), 8)
     widths = {name: [max(1, value // 5) for value in values] for name, values in dense.widths().items()}
@@ -208,7 +211,7 @@ def random_network(architecture: ModelArchitecture, device: torch.device) -> Spe
 
 @torch.inference_mode()
 def sane_embeddings(architecture: ModelArchitecture, device: torch.device) -> float:
-    """Lowest cosine of embeddings in fp32, TF32 where svkit takes it, between the device and the CPU."""
+    """Return the lowest cosine between embeddings of the device and of the CPU, in fp32 (TF32 where svkit uses it)."""
     set_gpu_arithmetic("fp32", device)
     network, waveforms = random_network(architecture, torch.device("cpu")), noise(2, 3.0, device)
     expected = network(waveforms)
@@ -217,12 +220,13 @@ def sane_embeddings(architecture: ModelArchitecture, device: torch.device) -> fl
 
 
 def one_step(stage: str, device: torch.device, is_compiled: bool = False) -> tuple[float, float]:
-    """Loss and gradient norm of a step at the tiny size, without anything that is drawn on the device."""
+    """Return loss and gradient norm of a step at the tiny size, without random draws on the device."""
     torch.manual_seed(0)
     recipe = load_recipe("tiny")
     task, _ = training_speed.build(stage, "svkit", recipe, 20)
     if isinstance(task, DistillationTask):
-        for parameter in task.student.parameters():  # else it is the teacher, and the loss has no gradient
+        # Otherwise the student equals the teacher, and the loss has no gradient.
+        for parameter in task.student.parameters():
             parameter.data *= 1.05
     task.to(device).train()
     if isinstance(task, PruningTask):
@@ -239,11 +243,11 @@ def one_step(stage: str, device: torch.device, is_compiled: bool = False) -> tup
 def sanity(
     architecture: ModelArchitecture, stages: list[str], is_compiling: bool, device: torch.device
 ) -> dict[str, Any]:
-    """Compare the device with the CPU; `failed` names what differs."""
+    """Compare the device with the CPU; `failed` lists what differs."""
     facts: dict[str, Any] = {"embeddings": sane_embeddings(architecture, device), "steps": {}}
     failed = [] if facts["embeddings"] >= SANE_COSINE else ["embeddings"]
     set_gpu_arithmetic("fp32-precise", device)
-    # Compiled, `prune` has all that a layer can have.
+    # Compiled too: `prune`, whose layers have everything that a layer can have.
     compiled = [f"prune{COMPILED}"] if is_compiling and "prune" in stages else []
     for name in [*stages, *compiled]:
         stage = name.removesuffix(COMPILED)
@@ -261,7 +265,7 @@ def sanity(
 def extraction(
     architecture: ModelArchitecture, is_compiled: bool, steps: int, device: torch.device, batch: int
 ) -> Taken:
-    """Time batches of extraction, the model prepared as `svkit extract` does it."""
+    """Time batches of extraction with the model prepared as in `svkit extract`."""
     accelerator = make_accelerator("auto")
     dtype, network = product_dtype(accelerator.mixed_precision), random_network(architecture, device)
     if not (is_compiled and inference.can_pack(device, dtype)):  # packed products cannot be compiled
@@ -280,20 +284,20 @@ def extraction(
             return model(waveforms.to(device)).float().cpu()
 
     seconds_each(call, 3, device)
-    peak_gb(device)  # of what came before
+    peak_gb(device)  # resets the peak
     return Taken(seconds_each(call, steps, device), peak_gb(device))
 
 
 def training(
     recipe: Recipe, stage: str, is_compiled: bool, steps: int, device: torch.device, batch: int
 ) -> Taken:
-    """Time steps of a stage in svkit's loop: copy to the device, losses, gradients, clipping, AdamW."""
+    """Time steps of a stage in svkit's loop: copying to the device, losses, gradients, clipping, AdamW."""
     torch.manual_seed(0)
     num_classes = training_speed.NUM_CLASSES["full" if recipe.encoder != "tiny" else "tiny"]
     task, optim = training_speed.build(stage, "svkit", recipe, num_classes)
     config = getattr(recipe.dense, stage, None) or getattr(recipe, stage)
     for module in task.modules():
-        if isinstance(module, Encoder):  # a frozen one runs without
+        if isinstance(module, Encoder):  # a frozen one has no dropout
             module.set_conv_dropout(0.0 if stage in ("lora", "head") else config.conv_dropout)
             if is_compiled:
                 module.compile_layers(compiler(device))
@@ -303,14 +307,14 @@ def training(
         task.prepare_teacher(product_dtype(accelerator.mixed_precision))
     optimizer, wrapped = make_optimizer(task, optim), accelerator.prepare_model(task)
     waveforms, labels = noise(batch, config.data.crop_seconds[1], device), torch.arange(batch) % num_classes
-    # In whole intervals of the log; the last one is watched and not timed.
+    # Steps come in whole intervals of the log; in the last interval, waits are counted and nothing is timed.
     warm_up = watched = LOG_EVERY if device.type == "cuda" else 1
     num_steps, times, found = warm_up + steps + watched, [], []
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(warm_up + steps):
             if step == warm_up:
-                peak_gb(device)  # of what came before
+                peak_gb(device)  # resets the peak
                 times.append(clock(device))
             yield waveforms, labels
         times.append(clock(device))
@@ -335,7 +339,7 @@ def training(
 
 
 def measure_all(report: Report, options: argparse.Namespace, recipe: Recipe, device: torch.device) -> None:
-    """Run every case, the most informative ones first."""
+    """Run every case, the most important first."""
     dense = training_speed.architecture_of(recipe)
     for suffix in [""] if options.no_compile else ["", COMPILED]:
         for name in ("dense", "pruned") if EXTRACT in options.stages else ():
@@ -361,16 +365,16 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--preset", default="w2v-bert-2.0")
     parser.add_argument("--stages", nargs="+", choices=(EXTRACT, *STAGES), default=[EXTRACT, *STAGES])
-    parser.add_argument("--steps", type=int, default=10, help="timed steps")
-    parser.add_argument("--batch-size", type=int, help="of extraction and training (the recipe's)")
-    parser.add_argument("--minutes", type=float, default=8, help="no case is begun in the last one of them")
+    parser.add_argument("--steps", type=int, default=10, help="number of timed steps")
+    parser.add_argument("--batch-size", type=int, help="for extraction and training (default: the recipe's)")
+    parser.add_argument("--minutes", type=float, default=8, help="no case begins in the last minute")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     deadline = time.perf_counter() + 60 * max(0.5, options.minutes - 1)
     if options.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # svkit takes a GPU where there is one
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # svkit would use a GPU if there is one
     measuring.start(options.threads)
     device, recipe = torch.device(options.device), load_recipe(options.preset)
     name = torch.cuda.get_device_name() if options.device == "cuda" else measuring.machine(1)["cpu"]

@@ -1,10 +1,10 @@
-"""How much disk svkit takes, and how much less an installation for inference needs.
+"""Measure how much disk svkit takes, and how much less an installation for inference needs.
 
     python benchmarks/install_size.py CHECKPOINT FOLDER TRIALS [--json docs/results/install_size.json]
 
-The size of a distribution is that of the files that pip recorded for it, so svkit has to be installed. Then the
-commands of inference run on the recordings of FOLDER, with everything that is left out hidden from Python; the script
-stops if one fails. docs/inference_install.md has the figures.
+The size of a distribution is that of the files that pip recorded for it, so svkit must be installed. Then the commands
+for inference run on the recordings of FOLDER, while everything that inference does not need is hidden from Python; the
+script stops if one fails. docs/inference_install.md has the figures.
 """
 
 import argparse
@@ -24,7 +24,7 @@ INFERENCE = (
     "torch", "torchaudio", "accelerate", "huggingface-hub", "numpy", "pandas", "pyarrow", "pydantic", "regex", "rich",
     "safetensors", "scipy", "soundfile", "typer", "typing-extensions",
 )  # fmt: skip
-"""Requirements that loading, embedding, verifying, extracting and scoring import, or whose version they ask for."""
+"""Requirements that loading, embedding, verifying, extracting and scoring import, or whose version they check."""
 _CUDA = ("nvidia-", "cuda-", "triton")
 _PROGRAM = """
 import json, sys
@@ -41,7 +41,7 @@ for name, words in commands.items():
 
 
 def closure(names: Iterable[str]) -> set[str]:
-    """Return distributions with everything that they require here, without extras."""
+    """Return distributions with everything that they require on this machine, without extras."""
     found: set[str] = set()
     waiting = {canonicalize_name(name) for name in names}
     while waiting:
@@ -66,7 +66,7 @@ def _of_extra(name: str, extra: str) -> set[str]:
 
 
 def megabytes(name: str) -> float:
-    """Size of the files of a distribution."""
+    """Return the size of the files of a distribution, in MB."""
     files = (metadata.distribution(name).locate_file(file) for file in metadata.files(name) or ())
     return sum(path.stat().st_size for path in map(Path, map(str, files)) if path.is_file()) / 1e6
 
@@ -78,7 +78,7 @@ def modules_of(distributions: set[str]) -> list[str]:
 
 
 def try_without(hidden: list[str], checkpoint: Path, folder: Path, trials: Path) -> list[str]:
-    """Infer in a process that cannot import these modules; return what was done, or raise its error."""
+    """Run inference in a process that cannot import these modules; return its commands, or raise its error."""
     a, b = sorted(path for path in folder.rglob("*") if path.suffix in (".wav", ".flac"))[:2]
     with tempfile.TemporaryDirectory() as exp:
         commands = {
@@ -97,7 +97,7 @@ def try_without(hidden: list[str], checkpoint: Path, folder: Path, trials: Path)
 
 
 def sizes(names: set[str]) -> Mapping[str, float]:
-    """Return the MB of each distribution, the largest first."""
+    """Return the size of each distribution in MB, the largest first."""
     found = {name: round(megabytes(name), 1) for name in names}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 

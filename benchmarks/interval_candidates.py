@@ -1,6 +1,6 @@
-"""Intervals that `intervals.py` compares with the adopted one.
+"""The other intervals that `intervals.py` compares with the adopted one.
 
-Each is made from K values on all trials, their resamples, and the values with one speaker left out.
+Each takes K values measured on all trials, the same values in resamples, and with each speaker left out once.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from scipy.special import ndtr, ndtri, stdtrit
 Floats = NDArray[np.float64]
 Ends = tuple[Floats, Floats]
 IS_RATE = np.array([True, True, False, False, True, True])
-"""Which values in a row of `intervals.MEASURED` are rates; the others are costs."""
+"""Which of the values of `intervals.MEASURED` are rates; the others are costs."""
 
 
 def percentiles(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
-    """Percentiles, widened as Student's t is: the former intervals of svkit."""
+    """Return percentiles, widened as Student's t widens the normal distribution: the former intervals of svkit."""
     size, count = len(left_out), len(drawn)
     share = ndtr(stdtrit(size - 1, 0.025) * np.sqrt(size / (size - 1)))
     place = max(1, int(share * (count + 1)))
@@ -25,7 +25,10 @@ def percentiles(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
 
 
 def corrected(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
-    """Bias-corrected and accelerated percentiles (B. Efron, "Better bootstrap confidence intervals", JASA 1987)."""
+    """Return bias-corrected and accelerated percentiles.
+
+    Source: B. Efron, "Better bootstrap confidence intervals", JASA 1987.
+    """
     below = (drawn < value).mean(axis=0) + (drawn == value).mean(axis=0) / 2
     bias = ndtri(np.clip(below, 0.5 / len(drawn), 1 - 0.5 / len(drawn)))
     influence = left_out.mean(axis=0) - left_out
@@ -41,7 +44,7 @@ def corrected(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
 
 
 def on_a_scale(spread: Callable[[Floats], Floats]) -> Callable[[Floats, Floats, Floats], Ends]:
-    """Student's interval of probits of rates and logarithms of costs; a tenth of the value is the least."""
+    """Make Student's interval of probits of rates and logarithms of costs, with samples of at least value / 10."""
 
     def ends(value: Floats, drawn: Floats, left_out: Floats) -> Ends:
         size = len(left_out)
@@ -59,12 +62,12 @@ def on_a_scale(spread: Callable[[Floats], Floats]) -> Callable[[Floats, Floats, 
 
 
 def deviation(samples: Floats) -> Floats:
-    """Standard deviation of resampled values."""
+    """Return the standard deviation of resampled values."""
     return np.asarray(samples.std(axis=0))
 
 
 def jackknife(samples: Floats) -> Floats:
-    """Standard error times sqrt((S - 1) / S), from values without one speaker each."""
+    """Return the standard error times sqrt((S - 1) / S), from the values with each speaker left out once."""
     return np.asarray(samples.std(axis=0) * (len(samples) - 1) / np.sqrt(len(samples)))
 
 

@@ -1,12 +1,12 @@
-"""Do the intervals hold the truth, and are the p-values what they say?
+"""Check whether the intervals contain the truth as often as they say, and whether the p-values are right.
 
     python benchmarks/intervals.py [--populations NAME ...] [--speakers N ...] [--draws 400] [--out FILE]
 
 Speakers are drawn from populations whose true rates and costs are known, and the intervals of `svkit score` are
 compared with the truth. A 95 % interval should contain it in 95 % of the draws. For two systems with the same true EER,
 which share a part of every score, the p-value should be below 5 % in 5 % of the draws. The method was chosen on the
-first half of the populations, among the candidates below; the second half tests it. Every finished row is written to
-`docs/results/intervals.json` at once, and replaces an older one.
+first half of the populations, among those of `interval_candidates.py`; the second half tests it. Every row is written
+to `docs/results/intervals.json` as soon as it is finished, and replaces an older one.
 """
 
 import argparse
@@ -31,7 +31,7 @@ Ints = NDArray[np.int64]
 SPEAKERS = (8, 17, 40, 100)
 NUM_RESAMPLES = 200
 MARGINAL = 1_000_000
-"""So many speakers give the true values."""
+"""Number of speakers from which the true values are measured."""
 BAND_PLACE = 20
 """Index of the rate at which a DET band is checked: 0.87 %."""
 RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "intervals.json"
@@ -41,38 +41,39 @@ RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "intervals.j
 class Population:
     """A target score is the speaker's level plus noise, a nontarget score the sum of a level of each side plus noise.
 
-    Widths are standard deviations. Two systems have half of a speaker's level in common, and all of `shared`.
+    Levels and noises are given by their standard deviations. Two systems share half the variance of a speaker's level,
+    and all of `shared`.
     """
 
     is_test: bool
-    """The method was not chosen on it."""
+    """It tests the method, which was not chosen on it."""
     eer: float
     level: float = 0.6
     shared: float = 0.5
     noise: float = 0.6
     pair: float = 0.0
-    """How alike two voices are."""
+    """Standard deviation of how alike two voices are."""
     tails: float = np.inf
-    """Student's degrees of freedom of levels and noise; infinite: Gaussian."""
+    """Degrees of freedom of Student's t, from which levels and noise are drawn; infinite: Gaussian."""
     bad: float = 0.0
     """Share of speakers whose target scores are lower by `drop`."""
     drop: float = 0.0
     targets: int = 20
     nontargets: int = 40
-    """Trials of each speaker, against others drawn by chance."""
+    """Nontarget trials of each speaker, against randomly drawn others."""
     spread: float = 0.0
-    """Standard deviation of the logarithm of both numbers."""
+    """Standard deviation between speakers of the logarithm of both numbers of trials."""
     all_pairs: bool = False
-    """Instead, every speaker meets every other one twice."""
+    """Instead of random nontarget trials, every speaker meets every other one twice."""
 
     def noises(self, rng: np.random.Generator, *shape: int) -> Floats:
-        """Standard noise."""
+        """Draw noise of variance 1."""
         if np.isinf(self.tails):
             return rng.normal(size=shape)
         return rng.standard_t(self.tails, size=shape) / np.sqrt(self.tails / (self.tails - 2))
 
     def separation(self) -> float:
-        """Return what has to be added to target scores to reach the wanted EER."""
+        """Return what must be added to target scores to reach the wanted EER."""
         targets, nontargets = self.raw_scores()
         return float(np.quantile(nontargets, 1 - self.eer) - np.quantile(targets, self.eer))
 
@@ -114,7 +115,7 @@ class Population:
         shared = self.shared * self.noises(rng, len(left))
         systems = []
         for _ in range(2):
-            # Levels of heavy tails are the same in both: half a sum of them has other tails.
+            # With heavy tails both systems have the same levels, because a sum of two would have other tails.
             levels = common * np.sqrt(2) if np.isfinite(self.tails) else (
                 common + np.sqrt(0.5) * self.noises(rng, 2, num_speakers)
             )  # fmt: skip
@@ -130,7 +131,7 @@ class Population:
 
 @cache
 def separation(population: Population) -> float:
-    """Return the separation of a population; slow."""
+    """Return the separation of a population, which is slow to compute."""
     return population.separation()
 
 
@@ -231,7 +232,7 @@ def truth_of(population: Population | Cosines) -> Truth:
     equal = int(np.argmax(miss >= accept))
     costs = {prior: metrics.detection_cost(miss, accept, prior) for prior in (0.05, 0.01)}
     offset = grid[equal]
-    # Steep enough for the threshold of prior 0.05 to be the best one, which makes ratios nearly right.
+    # The slope makes the threshold of prior 0.05 the best one, so that the ratios are nearly right.
     scale = float(np.log(19) / max(grid[int(np.argmin(costs[0.05]))] - offset, 0.02 * (grid[-1] - offset)))
     bits = sum(
         np.logaddexp(0, sign * scale * (scores - offset)).mean() for sign, scores in ((-1, targets), (1, nontargets))
@@ -314,7 +315,7 @@ def lowest_costs(
 
 
 def check(name: str, num_speakers: int, num_draws: int) -> dict[str, Any]:
-    """Count how often intervals hold the truth and p-values fall below a level."""
+    """Count how often intervals contain the truth and p-values fall below a level."""
     population = POPULATIONS[name]
     truth = truth_of(population)
     held: dict[str, dict[str, list[float]]] = {"adopted": {}, **{key: {} for key in CANDIDATES}}
@@ -355,7 +356,7 @@ def check(name: str, num_speakers: int, num_draws: int) -> dict[str, Any]:
         second = bootstrap.resample(systems[1], labels, speakers, drawn, bootstrap.eer_statistic)
         pair = bootstrap.paired_difference(resampled.eer, second, (eers[0], eers[1]), num_speakers)
         p_values.append(pair.p_value)
-        # Where as many false accepts as no error leaves possible are true: is there one?
+        # At a threshold whose true false-accept rate is the bound for no error: is there an error?
         bound = bootstrap.highest_unseen(bootstrap.count_pairs(labels, speakers))
         threshold = truth.nontargets[int(len(truth.nontargets) * (1 - bound))]
         unseen.append(bool((systems[0][labels == 0] >= threshold).any()))

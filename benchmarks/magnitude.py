@@ -1,8 +1,8 @@
 """The oldest way to prune, as a baseline: cut the heads, units and channels whose weights have the smallest L2 norm.
 
-What each group (one kind in one layer) keeps follows one of two rules. `uniform`: every group keeps the same share.
-`global`: all groups of a kind compete by norm, so layers may differ. The counted sparsity is met as exactly as in our
-own pruning, by `svkit.pruning.selection`.
+One of two rules decides how many units each group (a kind of unit in one layer) keeps. With `uniform`, every group
+keeps the same share. With `global`, the groups of a kind compete by norm, so layers may differ.
+`svkit.pruning.selection` meets the counted sparsity as exactly as in our own pruning.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ from svkit.training.teacher import write_pruned
 
 RULES = ("uniform", "global")
 SHARPNESS = 1000.0
-"""So steep that the selection's soft counts are counts of units above one threshold."""
+"""Makes gates so steep that the soft counts of the selection are counts of units above a threshold."""
 
 
 def norms(encoder: Encoder, index: int) -> dict[str, Tensor]:
-    """L2 norm of the weights that belong to each head, unit and channel of a layer."""
+    """Return the L2 norm of the weights of each head, unit and channel of a layer."""
     state, size = encoder.state_dict(), encoder.architecture.head_size
     prefix = f"encoder.layers.{index}."
 
@@ -72,7 +72,7 @@ def magnitude_gates(encoder: Encoder, target: float, rule: str) -> list[LayerGat
 
 
 def cut_by_magnitude(out: Path, teacher_path: Path, target: float, rule: str) -> Path:
-    """Write the teacher cut at once, with its own head, as `svkit prune` writes its result."""
+    """Cut the teacher at once and write it with its own head, in the form of a result of `svkit prune`."""
     output = Output(
         out,
         command="magnitude",

@@ -1,10 +1,11 @@
-"""Ten million utterances: reading the list, holding it in training, scanning, and extraction in linear time.
+"""Measure work on ten million utterances: lists, training's memory for them, scanning, and extraction.
 
     python benchmarks/manifests.py --rows 10000000 [--json docs/results/manifests.json] [--parts read train ...]
 
-Each measurement runs in a process of its own, so that its peak memory is its own. CPU time counts; wall time is given
-for orientation (other work shares the machine). Parts in the JSON that --parts does not name are kept, each with its
-date; --parts without names only judges them. Needs about 4 GB of disk in --work and 8 GB of memory.
+Each measurement runs in its own process, so that peaks of memory do not mix. CPU time is compared with the targets;
+wall time is only for orientation, because other work may share the machine. Parts in the JSON that --parts does not
+name are kept, each with its date; --parts without a name measures nothing and compares the kept parts with the targets.
+Needs about 4 GB of disk in --work and 8 GB of memory.
 """
 
 import argparse
@@ -27,13 +28,13 @@ import pyarrow.parquet as pa_parquet
 
 LIST_SECONDS = {"read": 60.0, "read-tsv": 60.0, "stats": 90.0, "split": 180.0, "merge": 180.0}
 LIST_GB = 8.0
-"""Highest CPU seconds and memory for an operation on a list of ten million rows."""
+"""Limit of memory for an operation on a list of ten million rows; `LIST_SECONDS` has the limits of CPU seconds."""
 LINEAR = 1.25
-"""Highest cost of 8 x the work, relative to 8 x the cost of the work."""
+"""Limit of the cost of 8 x the work, relative to 8 x the cost of the work."""
 FLAT = 1.10
-"""Highest memory for 8 x the corpus, relative to that for the corpus."""
+"""Limit of the memory for 8 x the corpus, relative to that for the corpus."""
 WORKER_MB = 100.0
-"""Highest memory of its own that a loader process may have for the list."""
+"""Limit of the memory by which a loader process may grow."""
 UTTERANCES_PER_SPEAKER = 50
 LISTS = ("read", "read-tsv", "stats", "split", "merge", "train")
 """Parts that work on a list of `--rows` rows."""
@@ -41,7 +42,7 @@ PARTS = (*LISTS, "scan", "extract")
 
 
 def peak_gb() -> float:
-    """Return this process's largest resident size."""
+    """Return the largest resident size of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -55,7 +56,7 @@ def timed(action: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def write_rows(path: Path, num_rows: int, corpus: str = "voxblink2") -> None:
-    """Write a list with ids and paths as long as those of VoxBlink2; the same ids whatever the corpus."""
+    """Write a list with ids and paths as long as those of VoxBlink2; the ids are the same for every corpus."""
     writer = None
     for start in range(0, num_rows, 250_000):
         rows = np.arange(start, min(num_rows, start + 250_000))
@@ -102,7 +103,7 @@ def measure_tsv(path: Path) -> dict[str, Any]:
 
 
 def measure_stats(path: Path) -> dict[str, Any]:
-    """Count a list."""
+    """Count the speakers, utterances and hours of the list."""
     from svkit.lists import stats
 
     found, cost = timed(lambda: stats.run(path))
@@ -110,7 +111,7 @@ def measure_stats(path: Path) -> dict[str, Any]:
 
 
 def measure_split(path: Path) -> dict[str, Any]:
-    """Split a list in three."""
+    """Split the list in three."""
     from svkit.lists.split import SplitRequest, run
     from svkit.progress import SilentProgress
 
@@ -122,7 +123,7 @@ def measure_split(path: Path) -> dict[str, Any]:
 
 
 def measure_merge(path: Path) -> dict[str, Any]:
-    """Merge two lists of half the rows each whose ids are all the same: every row gets the name of its list."""
+    """Merge two lists of half the rows each, whose ids are the same, so that every row gets the name of its list."""
     from svkit.lists.merge import MergeRequest, run
     from svkit.progress import SilentProgress
 
@@ -135,7 +136,7 @@ def measure_merge(path: Path) -> dict[str, Any]:
 
 
 def measure_train(path: Path) -> dict[str, Any]:
-    """Build the training set, draw an epoch's order, and see what two loader processes hold of their own."""
+    """Build the training set, draw the order of an epoch, and measure the memory of two loader processes."""
     import torch
 
     from svkit.config.schema import DataConfig
@@ -153,7 +154,7 @@ def measure_train(path: Path) -> dict[str, Any]:
     batches = EpochBatches(len(dataset), data, seed=1)
     _, order = timed(lambda: batches.batch(0))
 
-    # There is no audio: what is measured is the list. A crop of each batch says what its process holds of its own.
+    # There is no audio, because only the list is measured. One crop of each batch carries the memory of its process.
     crops = count()
 
     def no_audio(place: Path, start: int, num_samples: int, **_: object) -> np.ndarray:
@@ -176,7 +177,7 @@ def measure_train(path: Path) -> dict[str, Any]:
 
 
 def _own_mb() -> float:
-    """Return the memory that this process shares with no other, in MB."""
+    """Return the memory that this process does not share, in MB."""
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 
@@ -221,7 +222,7 @@ def _link_tree(root: Path, num_files: int) -> None:
 
     root.mkdir(parents=True, exist_ok=True)
     sources = []
-    for number in range(1 + num_files // 30_000):  # a file has at most 65,000 names
+    for number in range(1 + num_files // 30_000):  # a file system allows some 65,000 names for a file
         sources.append(root.parent / f"source-{number}.wav")
         soundfile.write(sources[-1], np.random.default_rng(number).uniform(-0.5, 0.5, 16_000), 16_000)
     for number in range(num_files):
@@ -233,7 +234,7 @@ def _link_tree(root: Path, num_files: int) -> None:
 
 
 def measure_extract(work: Path, factor: int) -> dict[str, Any]:
-    """Extract with the model of `smoke` from `factor` times the corpus."""
+    """Extract `factor` times the corpus with a model of the size of `smoke`."""
     import pandas as pd
     import soundfile
     import torch
@@ -292,7 +293,7 @@ def in_process(options: argparse.Namespace, part: str, *arguments: object) -> di
 
 
 def inside(work: Path, part: str, arguments: list[str]) -> dict[str, Any]:
-    """Run the part that a fresh process was started for."""
+    """Run one part in a fresh process."""
     if part == "write":
         num_rows = int(arguments[0])
         write_rows(work / "list.parquet", num_rows)
@@ -356,7 +357,9 @@ def verdicts(results: dict[str, Any]) -> list[tuple[str, str, str, bool]]:
             )
         )
         share = last["again_cpu_seconds"] / last["cpu_seconds"]
-        rows.append(("scan again with remembered findings, share of the CPU time", f"{share:.2f}", "< 1", share < 1))
+        rows.append(
+            ("scan again with remembered findings, share of the CPU time", f"{share:.2f}", "< 1", share < 1)
+        )
     if "extract" in results:
         first, last = results["extract"][0], results["extract"][-1]
         times = last["factor"] / first["factor"]
@@ -397,7 +400,7 @@ def main() -> None:
     if options.inside:
         print(json.dumps(inside(options.work, options.inside[0], options.inside[1:])))
         return
-    import measuring  # torch with it, which the measured processes do without
+    import measuring  # imports torch, which must not count in the measured processes
 
     machine = measuring.machine(threads=1)
     is_given = options.work is not None
@@ -430,7 +433,7 @@ def main() -> None:
 
 
 def save(path: Path, results: dict[str, Any]) -> None:
-    """Write what was measured, and the verdicts."""
+    """Write the measurements and the verdicts."""
     rows = verdicts({part: results[part]["measured"] for part in results})
     judged = [dict(zip(("what", "found", "target", "met"), row, strict=True)) for row in rows]
     record = {"verdicts": judged, "parts": {part: results[part] for part in PARTS if part in results}}

@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns, peaks of memory and of the machine, tables, and JSON with machine and date."""
+"""Functions that benchmarks share: timing in turns, peaks of memory, the rate of the machine, tables, and records."""
 
 import gc
 import json
@@ -28,7 +28,7 @@ class Timing(NamedTuple):
 
 
 def start(threads: int) -> None:
-    """Set the threads of this process and keep freed memory, as svkit's stages do."""
+    """Set the number of threads of this process, and keep freed memory as svkit's stages do."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)  # numpy's products
     keep_freed_memory()
@@ -42,7 +42,7 @@ def timed(call: Callable[[], object]) -> Timing:
 
 
 def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
-    """Time several calls in turns after one round of warm-up, so that a busy machine disturbs all of them alike."""
+    """Time several calls in turns, after one round of warm-up, so that a busy machine disturbs all of them alike."""
     times: dict[str, list[Timing]] = {name: [] for name in calls}
     for turn in range(rounds + 1):
         for name, call in calls.items():
@@ -56,7 +56,7 @@ def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 
 def peak_gb_above(call: Callable[[], object]) -> float:
-    """Largest resident memory while `call` runs, above what is resident before it (Linux, glibc)."""
+    """Return by how much resident memory grows at most while `call` runs, in GB (Linux, glibc)."""
 
     def resident(field: str) -> int:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -73,7 +73,7 @@ def peak_gb_above(call: Callable[[], object]) -> float:
 def run_alone(command: list[str]) -> tuple[Timing, float]:
     """Run a process; return its times and its largest resident size in GB.
 
-    A small process starts it: what a process has when it forks counts as its child's memory.
+    A small process starts it, because the memory that a process has when it forks counts as its child's.
     """
     code = (
         "import json, resource, subprocess, sys, time\n"
@@ -88,7 +88,7 @@ def run_alone(command: list[str]) -> tuple[Timing, float]:
 
 
 def matmul_peak(dtype: torch.dtype, size: int = 2048, rounds: int = 7) -> float:
-    """Multiply-adds per second of CPU time in a square product, torch's or packed: the machine's best rate."""
+    """Return the best rate of this machine in a square product, torch's or packed: multiply-adds per CPU second."""
     values, linear = torch.randn(size, size).to(dtype), torch.nn.Linear(size, size)
     calls = [lambda: values @ values]
     if inference.can_pack(values.device, dtype):
@@ -99,7 +99,7 @@ def matmul_peak(dtype: torch.dtype, size: int = 2048, rounds: int = 7) -> float:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Facts about machine and libraries that figures need beside them."""
+    """Return the facts about machine and libraries that a record of measurements needs."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     facts = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in lines if ":" in line}
@@ -115,7 +115,7 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lay out a plain table: the first column to the left, the others to the right."""
+    """Lay out a plain table, with the first column aligned to the left and the others to the right."""
     cells = [list(columns), *([_cell(value) for value in row] for row in rows)]
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     return "\n".join(
@@ -134,7 +134,7 @@ def _cell(value: object) -> str:
 
 
 def save(path: Path | None, threads: int, **facts: Any) -> None:
-    """Write the figures with machine and date; nothing without a path."""
+    """Write the figures with machine and date, if there is a path."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"machine": machine(threads), **facts}, indent=1)

@@ -1,10 +1,11 @@
-"""Embedding by ONNX Runtime, with the graphs of `svkit export`, against svkit itself as `svkit extract` prepares it.
+"""Compare embedding by ONNX Runtime, with graphs of `svkit export`, and by svkit as `svkit extract` does it.
 
     python benchmarks/onnx_speed.py [--tiny] [--threads 1] [--rounds 3] [--work DIR] [--json FILE]
 
-Dense and with the published 80 % structure, full size (`--tiny`: the preset's, dense only), random weights, in float32
-and int8; single recordings of 2, 4 and 8 s, and a batch of eight of 3 s. All take turns in one process; given is the
-median of the rounds in process CPU time. Needs the `export` extra, 12 GB of memory and 8 GB of disk.
+The models have random weights and full size, dense and in the published 80 % structure (with `--tiny`: the dense model
+of that preset). They run in float32 and int8, on single recordings of 2, 4 and 8 s and on a batch of eight of 3 s. All
+take turns in one process, and the median CPU time of the rounds is given. Needs the extra `export`, 12 GB of memory and
+8 GB of disk.
 """
 
 import argparse
@@ -33,7 +34,7 @@ Embed = Callable[[list[NDArray[np.float32]]], NDArray[np.float32]]
 
 
 def network(encoder: EncoderArchitecture) -> SpeakerNetwork:
-    """Build a network with weights that are the same on every call."""
+    """Build a network with random weights that are the same on every call."""
     torch.manual_seed(0)
     return SpeakerNetwork(ModelArchitecture(encoder=encoder, head=HeadConfig())).eval()
 
@@ -51,7 +52,7 @@ def prepared(encoder: EncoderArchitecture, dtype: torch.dtype) -> Embed:
 
 
 def runners(encoder: EncoderArchitecture, threads: int, work: Path) -> dict[str, Embed]:
-    """Return the four ways to embed; the graphs are written on the way, and checked against svkit."""
+    """Write the graphs and return the four ways to embed."""
     paths = {name: work / f"{name}.onnx" for name in ("float32", "int8")}
     onnx_graph.write_graph(network(encoder), paths["float32"], torch.float32, {})
     onnx_graph.quantise(paths["float32"], paths["int8"])
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path, help="directory of the temporary files")
+    parser.add_argument("--work", type=Path, help="directory for temporary files")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     measuring.start(options.threads)
@@ -88,7 +89,7 @@ def main() -> None:
     for structure, encoder in structures.items():
         with tempfile.TemporaryDirectory(dir=options.work) as folder:
             ways = runners(encoder, options.threads, Path(folder))
-            # The same weights: what is compared computes the same embeddings.
+            # Weights are the same, so embeddings must be equal.
             (expected,) = ways["svkit float32"](inputs["1 x 4 s"])
             (found,) = ways["ONNX Runtime float32"](inputs["1 x 4 s"])
             cosine = float(expected @ found / np.linalg.norm(expected) / np.linalg.norm(found))

@@ -1,13 +1,14 @@
-"""The best one-shot peer of a public library: Torch-Pruning on our encoder, cut to a counted sparsity.
+"""Prune our encoder in one shot by a public library, Torch-Pruning, to a counted sparsity.
 
     python benchmarks/peer.py EXP [--sparsity 0.8]
 
 Cuts the dense model of an experiment by every rule, and prints the effect on the held-out training speakers, by which
-the rule is chosen. Needs `pip install -e '.[bench]'`.
+the rule was chosen. Needs `pip install -e '.[bench]'`.
 
-Torch-Pruning (Fang et al., DepGraph, CVPR 2023) ranks and removes. This file adds the graph of dependencies (a stand-in
-forward pass with the same couplings, because its tracer knows neither our depthwise convolution nor a GLU), the
-gradients of the speaker loss for the importances that need them, and the search for the ratio that meets the budget.
+Torch-Pruning (Fang et al., DepGraph, CVPR 2023) ranks the units and removes them. This file adds three things: a
+stand-in forward pass with the same couplings between widths, because Torch-Pruning's tracer knows neither our depthwise
+convolution nor a GLU; the gradients of the speaker loss, for the importances that need them; and the search for the
+ratio that meets the budget.
 """
 
 import argparse
@@ -50,18 +51,18 @@ SCOPES: dict[str, dict[str, Any]] = {
     "global": {"global_pruning": True},
     "uniform": {"global_pruning": False},
 }
-"""What competes by importance: branches of one kind over all layers, everything but heads, or each branch alone."""
+"""Which units compete by importance: those of one kind in all layers, all but heads, or those of one branch."""
 RULES = tuple(f"{importance}-{scope}" for importance in IMPORTANCES for scope in SCOPES)
 NUM_BATCHES = 16
-"""Batches of the gradients: 512 crops."""
+"""Number of batches from which gradients are summed: 512 crops."""
 ITERATIONS = 8
-"""Cuts on the way to the ratio. Torch-Pruning leaves a branch alone that would vanish in one, with all its units."""
+"""Number of cuts towards the ratio: Torch-Pruning removes nothing from a branch that would vanish in one cut."""
 SEARCH_STEPS = 16
 TOLERANCE = 0.005
 
 
 class _Depthwise(nn.Conv1d):
-    """The causal depthwise convolution as a layer that Torch-Pruning knows; same weight, same name."""
+    """The causal depthwise convolution as a layer that Torch-Pruning knows; weight and name are the same."""
 
     def __init__(self, conv: CausalDepthwiseConv) -> None:
         channels, _, kernel_size = conv.weight.shape
@@ -70,7 +71,7 @@ class _Depthwise(nn.Conv1d):
 
 
 def _couple(encoder: Encoder, features_NF: Tensor) -> Tensor:
-    """Pass N frames through the layers so that each width is coupled as in the true forward pass."""
+    """Pass N frames through the layers, with the same couplings of widths as in the true forward pass."""
     hidden = encoder.feature_projection(features_NF)
     for layer in encoder.encoder.layers:
         hidden = hidden + layer.ffn1(layer.ffn1_layer_norm(hidden))
@@ -90,14 +91,14 @@ def _couple(encoder: Encoder, features_NF: Tensor) -> Tensor:
 def speaker_gradients(
     teacher: SpeakerModel, directory: Path, train: Path, stage: StageConfig, seed: int
 ) -> dict[str, Tensor]:
-    """Gradients of the speaker loss by the encoder's parameters, summed over `NUM_BATCHES` batches of training crops.
+    """Return the gradients of the speaker loss for the encoder, summed over `NUM_BATCHES` batches of training crops.
 
     Args:
         teacher: the network; its weights stay as they are.
-        directory: its checkpoint, for the class weights.
+        directory: checkpoint of the network, which has the class weights.
         train: training list.
-        stage: crops and margin of the stage that made it (`joint`), without augmentation.
-        seed: of the crops.
+        stage: the stage that made the network (`joint`), for crops and margin; augmentation is not used.
+        seed: seed of the crops.
     """
     known = read_classifier(directory)
     assert known is not None, f"{directory}: no class weights"
@@ -114,7 +115,7 @@ def speaker_gradients(
 
 
 def _prune(traced: Encoder, rule: str, ratio: float, head_ratio: float) -> None:
-    """Remove shares of the widths and of the whole heads that are left (in place)."""
+    """Remove a share of the remaining widths and of the remaining heads, in place."""
     layers = traced.encoder.layers
     importance, scope = rule.split("-")
     torch_pruning.pruner.BasePruner(
@@ -131,7 +132,7 @@ def _prune(traced: Encoder, rule: str, ratio: float, head_ratio: float) -> None:
         },
         prune_num_heads=True,
         prune_head_dims=False,
-        # Their common width is that of the residual stream, which stays.
+        # Their width is that of the residual stream, which must stay.
         ignored_layers=[layer.final_layer_norm for layer in layers],
         forward_fn=_couple,
     ).step()
@@ -142,7 +143,7 @@ def _num_heads(layer: Any) -> int:
 
 
 def cut_at(encoder: Encoder, rule: str, gradients: dict[str, Tensor], ratio: float) -> Encoder:
-    """Prune a copy by a ratio, whole heads and widths of branches, and read it back as an encoder of ours."""
+    """Prune whole heads and widths of branches of a copy by a ratio, and return it as an encoder of svkit."""
     traced = copy.deepcopy(encoder).requires_grad_(True)
     replace_children(traced, CausalDepthwiseConv, _Depthwise)
     for name, parameter in traced.named_parameters():
@@ -152,7 +153,7 @@ def cut_at(encoder: Encoder, rule: str, gradients: dict[str, Tensor], ratio: flo
     for iteration in range(ITERATIONS):
         before, after = (1 - ratio * i / ITERATIONS for i in (iteration, iteration + 1))
         left, wanted = sum(map(_num_heads, layers)), max(len(layers), round(num_heads * after))
-        # It keeps int(left * (1 - ratio)) heads.
+        # Torch-Pruning keeps int(left * (1 - ratio)) heads.
         head_ratio = 1 - (wanted + 0.5) / left if wanted < left else 0.0
         _prune(traced, rule, 1 - after / before, head_ratio)
     widths: dict[str, list[int]] = {name: [] for name in KINDS.values()}
@@ -167,7 +168,7 @@ def cut_at(encoder: Encoder, rule: str, gradients: dict[str, Tensor], ratio: flo
 
 
 def cut_to(encoder: Encoder, rule: str, gradients: dict[str, Tensor], target: float) -> Encoder:
-    """Return the largest cut found by bisection that meets a counted sparsity."""
+    """Return the largest encoder that bisection finds and that meets a counted sparsity."""
     low, high, best = 0.0, 1.0, encoder
     for _ in range(SEARCH_STEPS):
         ratio = (low + high) / 2
@@ -179,7 +180,7 @@ def cut_to(encoder: Encoder, rule: str, gradients: dict[str, Tensor], target: fl
     found = sparsity(best.architecture, encoder.architecture)
     if not target <= found <= target + TOLERANCE:
         raise ArtifactError(
-            f"peer {rule}: expected a sparsity of {target:g}, Torch-Pruning reaches {found:.4f}"
+            f"peer {rule}: expected a sparsity of {target:g}, but Torch-Pruning reaches {found:.4f}"
         )
     return best
 
@@ -187,7 +188,7 @@ def cut_to(encoder: Encoder, rule: str, gradients: dict[str, Tensor], target: fl
 def cut_by_peer(
     out: Path, teacher_path: Path, train: Path, stage: StageConfig, target: float, rule: str, seed: int
 ) -> Path:
-    """Write the teacher cut at once by Torch-Pruning, with its own head, as `svkit prune` writes its result."""
+    """Cut the teacher at once by Torch-Pruning and write it with its own head, in the form of `svkit prune`."""
     output = Output(
         out,
         command="peer",
@@ -209,7 +210,7 @@ def cut_by_peer(
 
 
 def main() -> None:
-    """Cut by every rule, and measure on the held-out training speakers."""
+    """Cut by every rule, and measure the results on the held-out training speakers."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

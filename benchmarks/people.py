@@ -1,11 +1,11 @@
-"""How long identification among many people takes once the recording is embedded.
+"""Measure how long identification among many people takes once the recording is embedded.
 
     python benchmarks/people.py [--people 100000] [--recordings 2] [--threads 1] [--rounds 5] [--json FILE]
 
-The gallery has random embeddings of the published size. A recording is searched for with a calibration of plain scores
-and with one that uses measures of quality. Reading and checking the gallery counts, because a command does it every
-time. Writing is what `svkit enroll` and `svkit people remove` add to the embedding. The nearest person is checked
-against a plain product.
+The gallery has random embeddings of the published size. A recording is looked up with a calibration of plain scores,
+and with one that also uses measures of quality. The time includes reading and checking the gallery, because every
+command does that. `enroll, then remove` is what `svkit enroll` and `svkit people remove` take in addition to the
+embedding. The nearest person is checked by a plain product.
 """
 
 import argparse
@@ -77,10 +77,10 @@ def calibration(features: tuple[str, ...]) -> tuple[Path, CalibrationRecord]:
 
 
 def main() -> None:
-    """Time a gallery."""
+    """Time identification, enrolment and removal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--people", type=int, default=100_000)
-    parser.add_argument("--recordings", type=int, default=2, help="of each person")
+    parser.add_argument("--recordings", type=int, default=2, help="number of recordings of each person")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)

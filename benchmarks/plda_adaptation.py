@@ -1,10 +1,10 @@
-"""Does adapting PLDA to the domain of the trials help, and which weight should the new recordings have?
+"""Measure whether adapting PLDA to the domain of the trials helps, and with which weight of the new recordings.
 
     OMP_NUM_THREADS=1 python benchmarks/plda_adaptation.py [--draws 12]
 
-Speakers and sessions are Gaussian, in a domain of training and in another one; every draw has new covariances, new
+Speakers and sessions are Gaussian, in the domain of training and in another one. Every draw has new covariances, new
 directions in which the domains differ, and new recordings. The weights of both kinds of adaptation are compared with no
-adaptation (`none`) and with the mean of the new domain alone (0). Writes `docs/results/plda_adaptation.json` and `.md`.
+adaptation (`none`) and with adapting the mean alone (0). Writes `docs/results/plda_adaptation.json` and `.md`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ DIM = 32
 TRAINING, TESTED = (400, 8), (60, 4)
 """Speakers, and recordings of each."""
 UNLABELLED = (100, 1_000)
-"""Unlabelled recordings, two of each speaker."""
+"""Numbers of unlabelled recordings, two of each speaker."""
 LABELLED, PER_SPEAKER = (4, 16, 64), 4
 WEIGHTS = (0.0, 0.2, 0.5, UNLABELLED_WEIGHT, 1.0)
 FEW_WEIGHTS = (0.0, 0.1, 0.3, 0.5, 0.8)
@@ -41,7 +41,7 @@ RESULT = Path(__file__).resolve().parents[1] / "docs" / "results" / "plda_adapta
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """How another domain differs: factors on the variances in a third of the directions, and the shift of its mean."""
+    """How another domain differs: the shift of its mean, and factors on the variances in a third of the directions."""
 
     moved: float = 0.0
     sessions: float = 1.0
@@ -60,14 +60,14 @@ DOMAINS = {
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Population:
-    """A two-covariance model to draw from; covariances as roots."""
+    """A two-covariance model to draw from; covariances are given by their roots."""
 
     mean: Floats
     voices: Floats
     sessions: Floats
 
     def draw(self, rng: np.random.Generator, speakers: int, each: int) -> tuple[Floats, Ints]:
-        """Return recordings of speakers, and whose they are."""
+        """Return recordings, and the number of the speaker of each."""
         groups = np.repeat(np.arange(speakers), each)
         voices = rng.normal(size=(speakers, DIM)) @ self.voices
         return self.mean + voices[groups] + rng.normal(size=(len(groups), DIM)) @ self.sessions, groups
@@ -88,7 +88,7 @@ class Population:
 
 
 def new_population(rng: np.random.Generator) -> Population:
-    """Return a population whose variances fall along random directions, those of voices and sessions differing."""
+    """Return a population whose variances fall along random directions, which differ for voices and sessions."""
 
     def root(scale: float) -> Floats:
         basis = np.linalg.qr(rng.normal(size=(DIM, DIM)))[0]
@@ -109,7 +109,7 @@ def measure(plda: Plda, rows: Floats, groups: Ints) -> tuple[float, float]:
 
 
 def measure_draw(domain: Domain, seed: int) -> dict[str, dict[str, tuple[float, float]]]:
-    """Return EER and Cllr of each weight, by what PLDA is adapted to, in one draw."""
+    """Return EER and Cllr for each weight, and for each material that PLDA is adapted to, in one draw."""
     rng = np.random.default_rng(np.random.SeedSequence([list(DOMAINS.values()).index(domain), seed]))
     source = new_population(rng)
     target = source.changed(domain, rng)
@@ -138,7 +138,7 @@ def measure_draw(domain: Domain, seed: int) -> dict[str, dict[str, tuple[float, 
 
 
 def summarise(draws: list[dict[str, dict[str, tuple[float, float]]]]) -> dict[str, Any]:
-    """Return means over the draws, and the standard error of what differs from no adaptation."""
+    """Return means over the draws, and the standard error of the difference to no adaptation."""
     result: dict[str, Any] = {}
     for name in draws[0]:
         result[name] = {}
@@ -155,7 +155,7 @@ def summarise(draws: list[dict[str, dict[str, tuple[float, float]]]]) -> dict[st
 
 
 def means(domains: dict[str, Any]) -> dict[str, Any]:
-    """Return what each weight gives in the mean of the domains."""
+    """Return the mean over the domains for each weight."""
     first = next(iter(domains.values()))
     return {
         material: {

@@ -1,10 +1,10 @@
-"""The published 80 % structure against the dense encoder, at full size with random weights, and what rounding brings.
+"""Compare the published 80 % structure, also rounded, with the dense encoder, at full size with random weights.
 
     python benchmarks/pruned_speed.py [--seconds 3] [--batch-size 8] [--threads 1] [--rounds 5] [--json FILE]
 
-Models take turns; the median of the rounds is given, in process CPU time and wall time. `round_to` k: every width of
-FFN and convolution is rounded to a multiple of k; then those that were rounded up furthest lose a block, until the
-encoder is within the parameters of the published structure again.
+Models take turns, and the median of the rounds is given, in CPU time and in wall time. With `round_to` k, every width
+of FFN and convolution is rounded to a multiple of k. Then the widths that were rounded up furthest lose k units, until
+the encoder has no more parameters than the published structure.
 """
 
 import argparse
@@ -40,7 +40,7 @@ PUBLISHED = {
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ROUNDINGS = (1, 8, 16, 32, 64)
 TARGETS = {"fp32": 4.1, "bf16": 3.6}
-"""Targets for the best rounding, against our own dense model."""
+"""Targets for the best rounding: times as fast as our own dense model."""
 
 
 def published_structure() -> EncoderArchitecture:
@@ -49,7 +49,7 @@ def published_structure() -> EncoderArchitecture:
 
 
 def rounded(published: EncoderArchitecture, step: int) -> EncoderArchitecture:
-    """Round the widths to multiples of `step` within the parameters of `published`."""
+    """Round the widths to multiples of `step`, with no more parameters than `published`."""
     if step == 1:
         return published
     exact = published.widths()
@@ -70,7 +70,7 @@ def rounded(published: EncoderArchitecture, step: int) -> EncoderArchitecture:
 
 
 class StockModel(torch.nn.Module):
-    """transformers' encoder under svkit's features and head."""
+    """transformers' encoder with svkit's features and head."""
 
     def __init__(self, network: SpeakerNetwork) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class StockModel(torch.nn.Module):
         self.model = Wav2Vec2BertModel(Wav2Vec2BertConfig(layerdrop=0.0))
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Embed a batch of equal lengths."""
+        """Embed a batch of waveforms of equal length."""
         states = self.model(self.features(waveforms)[0], output_hidden_states=True).hidden_states
         return self.head(states, None)
 

@@ -1,16 +1,17 @@
-"""Two changes to what guides pruning and distillation, judged on the validation speakers of a fold.
+"""Try two changes to the guidance of pruning and distillation, and measure them on validation speakers.
 
     python benchmarks/pruning_ideas.py --folds 2 [--ideas speaker layers] [--set precision=fp32]
 
-- speaker: beside the distance to the teacher, the margin softmax of the training speakers, by the teacher's head and
-  classifier, which stay as they are (weight `--speaker-weight`);
-- layers: the distance of a hidden state counts by the share that the teacher's head gives to it (`svkit info`), instead
-  of all states alike.
+- `speaker` adds the margin softmax of the training speakers to the distance to the teacher, with weight
+  `--speaker-weight`. It is computed by the teacher's head and classifier, which are not trained.
+- `layers` weighs the distance of each hidden state by its share in the teacher's head (`svkit info`). Otherwise all
+  states count alike.
 
-Each goes through pruning, distillation and fine-tuning with the teacher, the steps and the sparsity of `ours` in
-`pruning_quality.py`, whose folds, directories and evidence are used; `ours` itself is read from its evidence. Only
-validation speakers, which were held out of training, are looked at, so that an idea may be chosen by this table. The
-distance is that of all states alike, for both. Finished parts are kept: the same command continues.
+Each idea goes through pruning, distillation and fine-tuning with the teacher, the steps and the sparsity of `ours` in
+`pruning_quality.py`, whose folds and directories are used; the results of `ours` are read from its evidence. Everything
+is measured on validation speakers only, who were held out of training, so an idea may be chosen by this table. In the
+table, all states count alike in the distance. Finished parts are kept, and the same command continues after an
+interruption.
 """
 
 import argparse
@@ -76,7 +77,7 @@ def speaker_loss(run: Run, weight: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def weighted_layers(run: Run) -> Iterator[None]:
-    """Weigh the distance of every hidden state by its share in the teacher's head."""
+    """Weigh the distance of each hidden state by its share in the teacher's head."""
     shares = state_weights(run.teacher)
 
     def weighted(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -114,7 +115,7 @@ def measure(run: Run, idea: str, models: Sequence[Model]) -> list[dict[str, Any]
 
 
 def kept_rows(run: Run) -> list[dict[str, Any]]:
-    """Return the rows of `ours` from its evidence, which must have had the same teacher."""
+    """Return the rows of `ours` from its evidence, which must be from the same teacher."""
     ours = run.known("ours")
     assert ours is not None and ours.made["teacher"] == sha256_file(run.teacher / checkpoint.MODEL_NAME), (
         f"fold {run.fold}: `ours` had another teacher; run pruning_quality.py --methods ours first"

@@ -1,4 +1,4 @@
-"""What the guided cut is worth, over four folds of the voices: against dense, one-shot cuts, and the structure alone.
+"""Compare the guided cut with the dense model, one-shot cuts and its structure alone, over four folds of the voices.
 
     python benchmarks/pruning_quality.py [--folds 0 1 2 3] [--methods ours magnitude ...] [--set precision=bf16]
 
@@ -6,19 +6,19 @@ Every speaker of `../shared/voices` is evaluated once, by models trained on the 
 trains the dense models). In each fold all methods get the same teacher, the same counted sparsity and the same number
 of training steps since the teacher:
 
-- ours: prune (gates), distil, fine-tune, as the recipe says;
-- magnitude: units with the smallest L2 norm of their weights are cut at once (`magnitude.py`), then distilled for the
-  steps of our pruning and distillation together, then fine-tuned like ours;
+- ours: prune with gates, distil and fine-tune, as the recipe says;
+- magnitude: cut the units whose weights have the smallest L2 norm at once (`magnitude.py`), distil for as many steps as
+  our pruning and distillation take together, then fine-tune like ours;
 - peer: the same with the cut of Torch-Pruning (`peer.py`, which needs `pip install -e '.[bench]'`);
-- scratch: a random model with the widths that ours found, trained as a dense one (ArcFace only) for all of our steps;
-- shares: ours with the published shares of the steps, most of them distillation;
-- continued: the teacher itself, trained on for all of our steps.
+- scratch: train a random model with the widths that ours found, like a dense one (ArcFace only), for all of our steps;
+- shares: like ours, but divide the steps as published, so that most of them are distillation;
+- continued: train the teacher itself further, for all of our steps.
 
 Distances to the teacher are measured on crops of held-out training speakers, and all choices were made on those
-speakers; every final model is evaluated once on the trials of its fold. Finished parts are kept in HOME/fold-N, so that
-the same command continues after an interruption, and several can work on different folds side by side. The results of a
-method in a fold are kept in OUT/folds (`evidence.py`), which is in the repository, so that no machine trains it again.
-Each run ends with the page of all results so far (`quality_page.py`); `--page-only` does nothing else.
+speakers. Every final model is evaluated once on the trials of its fold. Finished parts are kept in HOME/fold-N, so the
+same command continues after an interruption, and several commands can work on different folds side by side. The results
+of a method in a fold are kept in OUT/folds (`evidence.py`), which is in the repository, so they need not be made again.
+Each run ends with writing the page of all results so far (`quality_page.py`); with `--page-only` it does only that.
 """
 
 import argparse
@@ -60,30 +60,30 @@ from svkit.training.validation import DistanceMeter, Validator
 
 STAGES = ("head", "joint", "lmft")
 PUBLISHED = "w2v-bert-2.0"
-"""Recipe whose shares of the steps `shares` takes."""
+"""The recipe by which `shares` divides the steps."""
 MANY_ROWS = 10_000_000
-"""With this many recordings, the published steps are whole numbers."""
+"""With so many recordings, rounding steps to whole numbers does not matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One fold."""
+    """One fold, and the settings of its methods."""
 
     exp: Path
     fold: int
     recipe: Recipe
     options: list[str]
-    """The same as options of every command."""
+    """Experiment and recipe as options of every command."""
     target: float
     rules: dict[str, str]
-    """Of the one-shot cuts, by method."""
+    """Rules of the one-shot cuts, by method."""
     changed: list[str]
     """Settings other than precision and seed that differ from the preset's."""
     out: Path
     """Where evidence goes: docs/results."""
 
     def settings(self, method: str) -> dict[str, Any]:
-        """What evidence of this method must share to be pooled."""
+        """Return the settings that evidence on this method must share to be pooled."""
         recipe = self.recipe
         return {
             "preset": recipe.name,
@@ -103,7 +103,7 @@ class Run:
 
     @property
     def home(self) -> Path:
-        """Where the methods of this fold are."""
+        """Directory of the methods of this fold."""
         return self.exp / "quality"
 
     @property
@@ -129,14 +129,14 @@ class Model:
 
 
 def num_steps(*checkpoints: Path) -> int:
-    """Training steps that were made for these checkpoints, by their logs."""
+    """Return the number of training steps of these checkpoints, by their logs."""
     return sum(
         max(record["step"] for record in read_log(path) if record["kind"] == "train") for path in checkpoints
     )
 
 
 def stage_parts(recipe: Recipe) -> dict[str, Any]:
-    """The stages between teacher and result, by the names of their tables."""
+    """Return the stages between teacher and result, by the names of their tables in the recipe."""
     return {"prune": recipe.prune, "distill": recipe.distill} | {
         f"pruned.{stage}": getattr(recipe.pruned, stage) for stage in STAGES
     }
@@ -151,7 +151,7 @@ def planned_steps(recipe: Recipe, rows: int) -> dict[str, int]:
 
 
 def our_steps(run: Run) -> dict[str, int]:
-    """Steps of each stage of ours in this fold."""
+    """Return the steps of each stage of ours in this fold."""
     return planned_steps(run.recipe, len(read_manifest(run.train)))
 
 
@@ -165,7 +165,7 @@ def epochs(run: Run, table: str, steps: int) -> list[str]:
 
 
 def finish_cut(run: Run, method: str, cut: Path, steps: int, extra: Sequence[str] = ()) -> list[Model]:
-    """Distil a cut encoder for the steps that are left of our pruning and distillation, then fine-tune it like ours."""
+    """Distil a cut encoder for the rest of the steps of our pruning and distillation, then fine-tune it like ours."""
     home, ours = run.home / method, our_steps(run)
     distil = epochs(run, "distill", ours["prune"] + ours["distill"] - steps)
     distilled = make(
@@ -184,7 +184,7 @@ def finish_cut(run: Run, method: str, cut: Path, steps: int, extra: Sequence[str
 
 
 def run_dense(run: Run) -> list[Model]:
-    """The teacher, and the model of its recipe's last stage."""
+    """Return the teacher, and the dense model of the last stage."""
     stages = {"joint (teacher)": run.teacher, "lmft": run.exp / "finetune" / "lmft"}
     return [
         Model(method="dense", stage=stage, checkpoint=path, steps=num_steps(path) if stage == "lmft" else 0)
@@ -200,7 +200,7 @@ def run_ours(run: Run, method: str = "ours", extra: Sequence[str] = ()) -> list[
 
 
 def run_shares(run: Run) -> list[Model]:
-    """Ours with the published shares of the same steps."""
+    """Do as ours, with the same number of steps divided as published."""
     published, ours = planned_steps(load_recipe(PUBLISHED), MANY_ROWS), our_steps(run)
     total, left = sum(published.values()), sum(ours.values())
     extra = []
@@ -254,7 +254,7 @@ def run_scratch(run: Run) -> list[Model]:
 
 
 def run_continued(run: Run) -> list[Model]:
-    """Train the teacher on, at the rate of our fine-tuning."""
+    """Train the teacher further, at the learning rate of our fine-tuning."""
     rate = f"dense.joint.optim.lr={run.recipe.pruned.joint.optim.lr!r}"
     return train_whole(run, "continued", run.teacher, ["--set", rate])
 
@@ -272,12 +272,12 @@ WITHOUT_TEACHER = {"scratch"}
 
 
 def dense_architecture(recipe: Recipe) -> EncoderArchitecture:
-    """The encoder before any cut."""
+    """Return the architecture of the encoder before any cut."""
     return load_encoder(recipe.encoder, recipe)[0]
 
 
 def draw_model(run: Run, widths: dict[str, list[int]]) -> Path:
-    """Write a random model of these widths, as if they were its own."""
+    """Write a random model of these widths, as an uncut model."""
     out, seed = run.home / "scratch" / "start", run.recipe.seed
     output = Output(out, command="draw", config={"seed": seed, "widths": widths}, inputs={}, overwrite=True)
     if output.is_current:
@@ -293,7 +293,7 @@ def draw_model(run: Run, widths: dict[str, list[int]]) -> Path:
 
 
 class Measure:
-    """Distances and error rates of the models of a fold, each on the same material."""
+    """Measures distances and error rates of the models of a fold, all on the same recordings."""
 
     def __init__(self, run: Run) -> None:
         data = run.exp / "data"
@@ -304,7 +304,7 @@ class Measure:
         self.dense = dense_architecture(run.recipe)
 
     def row(self, model: Model, scores: Path) -> dict[str, Any]:
-        """A row of the table; `scores` are those of the fold's trials."""
+        """Return a row of the table; `scores` is the directory of the model's scores of the fold's trials."""
         network = load_model(model.checkpoint)
         distance: dict[str, Any] = {"l1": None, "cosine": None}
         if model.method not in WITHOUT_TEACHER:
@@ -328,7 +328,7 @@ class Measure:
 
 
 def measure(run: Run, method: str, models: Sequence[Model], trials: Trials) -> Evidence:
-    """Measure what a method has made."""
+    """Measure the models that a method has made."""
     embeddings = [
         make(
             run.home / "embeddings" / f"{method}-{model.stage.split()[0]}",
@@ -369,7 +369,7 @@ def measure(run: Run, method: str, models: Sequence[Model], trials: Trials) -> E
 
 
 def work(run: Run, methods: Sequence[str], voices: Path, home: Path) -> None:
-    """Train and measure those of these methods in this fold that have no results yet."""
+    """Train and measure the methods that have no results in this fold yet."""
     missing = [method for method in methods if run.known(method) is None]
     if not missing:
         return
@@ -393,15 +393,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--sparsity", type=float, default=0.8)
-    parser.add_argument("--rule", choices=RULES, default=RULES[0], help="units that `magnitude` cuts")
-    parser.add_argument("--peer-rule", default="taylor-isomorphic", help="of peer.py: importance-scope")
-    parser.add_argument("--page-only", action="store_true", help="train nothing")
+    parser.add_argument("--rule", choices=RULES, default=RULES[0], help="how `magnitude` chooses units")
+    parser.add_argument(
+        "--peer-rule", default="taylor-isomorphic", help="a rule of peer.py: IMPORTANCE-SCOPE"
+    )
+    parser.add_argument("--page-only", action="store_true", help="only write the page of the results so far")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     return parser.parse_args()
 
 
 def main() -> None:
-    """Run the methods in the folds, then write the page of everything that is finished."""
+    """Run the methods in the folds, then write the page of all finished results."""
     options = parse()
     flags = ["--preset", options.preset]
     flags += [word for override in options.overrides for word in ("--set", override)]

@@ -1,10 +1,10 @@
-"""Convert a pruned model of the published structure at full size from a `.pth` alone, and compare two recordings.
+"""Convert a full-size `.pth` of the published pruned structure, and compare two recordings with it.
 
     python benchmarks/published_size.py [--work DIR] [--json FILE]
 
-The weights are random: this tests the size, the format and the memory, not the decisions. The file is written in the
-published format (names as in the published code, wrapped for DistributedDataParallel), so nothing is downloaded. The
-embeddings of the converted checkpoint must equal those of the model that was written. Needs 2 GB of disk in DIR.
+The weights are random, so this tests size, format and memory, but not decisions. Nothing is downloaded: the script
+itself writes the file in the published format (names as in the published code, wrapped for DistributedDataParallel).
+The embeddings of the converted checkpoint must equal those of the model that was written. Needs 2 GB of disk in DIR.
 """
 
 import argparse
@@ -34,11 +34,11 @@ _HEAD = {
     "head.pooling.attention_in.": "pooling.attention.0.", "head.pooling.batch_norm.": "pooling.attention.2.",
     "head.pooling.attention_out.": "pooling.attention.3.", "head.embedding.": "bottleneck.",
 }  # fmt: skip
-"""Our names of the head, and the published ones."""
+"""Our names in the head, and the published ones."""
 
 
 def published_state(network: SpeakerNetwork) -> dict[str, Tensor]:
-    """Return a model's state in the names and shapes of the published code."""
+    """Return the state of a model with the names and shapes of the published code."""
     state = {}
     for name, tensor in network.state_dict().items():
         if name.startswith("encoder."):
@@ -52,7 +52,7 @@ def published_state(network: SpeakerNetwork) -> dict[str, Tensor]:
 
 
 def timed(*command: object) -> tuple[str, float, float]:
-    """Run svkit in a process of its own; return what it prints, its seconds and its peak of memory in GB."""
+    """Run svkit in its own process; return what it prints, its wall time in s and its peak of memory in GB."""
     started = time.monotonic()
     with subprocess.Popen(
         [sys.executable, "-m", "svkit", *map(str, command)], stdout=subprocess.PIPE, text=True
@@ -68,12 +68,12 @@ def timed(*command: object) -> tuple[str, float, float]:
 def main() -> None:
     """Write, convert, describe, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, help="directory of the temporary files")
+    parser.add_argument("--work", type=Path, help="directory for temporary files")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     measuring.start(options.threads)
-    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the commands
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # for the commands
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         home = Path(folder)
         torch.manual_seed(0)
@@ -113,7 +113,7 @@ def main() -> None:
         }
     print(json.dumps(result, indent=1))
     if max(result["embedding_difference"], result["score_difference"]) > 1e-5:
-        raise SystemExit("the converted checkpoint is not the model that was written")
+        raise SystemExit("the converted checkpoint does not compute what the written model computes")
     measuring.save(options.json, options.threads, **result)
 
 

@@ -1,8 +1,8 @@
-"""The published way to compute a training step, as a baseline: written for the benchmarks, not used by svkit.
+"""The published way to compute a training step, as a baseline for benchmarks; svkit does not use it.
 
-Features by transformers' extractor, utterance by utterance, inside the forward pass; transformers'
-`Wav2Vec2BertModel` with its [T, T, head size] positional tensors; all hidden states kept; gates as hooks on it.
-The heads, losses, gates and counts are svkit's, so that only what the benchmark is about differs.
+Features come from transformers' extractor, utterance by utterance, inside the forward pass. The encoder is
+transformers' `Wav2Vec2BertModel`, with its positional tensors of [T, T, head size]; it keeps all hidden states, and
+hooks apply the gates. Heads, losses, gates and counts are svkit's, so that nothing else differs.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from svkit.nn.encoder import LayerGates
 
 
 class StockEncoder(nn.Module):
-    """Waveforms -> list of hidden states, with gates from outside."""
+    """Waveforms -> list of hidden states, with gates that the caller gives."""
 
     def __init__(self, architecture: EncoderArchitecture) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class StockEncoder(nn.Module):
         self._install_hooks()
 
     def forward(self, waveforms_BN: Tensor, gates: Sequence[LayerGates] = ()) -> tuple[Tensor, ...]:
-        """Hidden states of a batch of equal lengths."""
+        """Return the hidden states of a batch of waveforms of equal length."""
         self.gates = gates
         arrays = [waveform.cpu().numpy() for waveform in waveforms_BN]
         features = self.extractor(arrays, sampling_rate=16_000, return_tensors="pt")["input_features"]

@@ -1,4 +1,4 @@
-"""Error rates of methods over folds: trials pooled, speakers resampled, differences paired."""
+"""Error rates of methods over several folds, with pooled trials, resampled speakers and paired differences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,10 +25,10 @@ Floats = NDArray[np.float64]
 
 
 class Pool:
-    """The trials of some folds as one list; their speakers never meet across folds."""
+    """The trials of some folds as one list; no trial has speakers of two folds."""
 
     def __init__(self, found: Sequence[TrialSpeakers]) -> None:
-        """Number the speakers of all folds; `found` are those of each fold's trials."""
+        """Number the speakers of all folds; `found` has the speakers of each fold's trials."""
         counts = [speakers.num_speakers for speakers in found]
         starts = np.cumsum([0, *counts])
         self.num_speakers = int(starts[-1])
@@ -43,14 +43,14 @@ class Pool:
         self.num_trials = len(self.speakers.enroll)
 
     def pooled(self, folds: Sequence[Scores]) -> tuple[float, Floats]:
-        """EER of all trials at one threshold, and in every resample, [R]."""
+        """Return the EER of all trials at one threshold, and in every resample, [R]."""
         scores = np.concatenate([fold.scores for fold in folds])
         labels = np.concatenate([fold.trials.labels for fold in folds])
         eers, _ = resample_crossings(scores, labels, self.speakers, self.drawn)
         return equal_error_rate(error_curve(scores, labels == 1)), eers
 
     def mean(self, folds: Sequence[Scores]) -> tuple[float, Floats]:
-        """Mean of the folds' EERs, each at a threshold of its own, and in every resample, [R]."""
+        """Return the mean of the folds' EERs, each at its own threshold, and in every resample, [R]."""
         points = [equal_error_rate(error_curve(fold.scores, fold.trials.labels == 1)) for fold in folds]
         resampled = [
             resample_crossings(fold.scores, fold.trials.labels, speakers, self.drawn[:, part])[0]
@@ -60,7 +60,7 @@ class Pool:
 
 
 def speakers_of(trials: Trials) -> TrialSpeakers:
-    """Number the speakers of the trials of a fold, whose ids are `SPEAKER/RECORDING`."""
+    """Number the speakers of the trials of a fold; ids are `SPEAKER/RECORDING`."""
     sides = [[name.split("/")[0] for name in side[:]] for side in (trials.enroll, trials.test)]
     number, names = pd.factorize(np.array([*sides[0], *sides[1]], dtype=object), sort=True)
     enroll, test = number[: len(trials)], number[len(trials) :]
@@ -70,11 +70,11 @@ def speakers_of(trials: Trials) -> TrialSpeakers:
 def pool_methods(
     found: Mapping[str, Mapping[int, Evidence]], trials: Mapping[int, Trials]
 ) -> list[dict[str, Any]]:
-    """Pool the final model of every method over the folds that it shares with ours, and compare the two there.
+    """Pool the final model of every method over the folds that it has in common with ours, and compare the two there.
 
     Args:
         found: the evidence of each method in each fold.
-        trials: of each of these folds.
+        trials: the trials of each of these folds.
     """
     facts = []
     for method in sorted(found, key=lambda name: (name != OURS, name)):
@@ -120,7 +120,7 @@ MADE: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def gather(known: Mapping[str, Mapping[int, Evidence | None]], voices: Path) -> dict[str, Any]:
-    """Pool what is known of each method in each fold."""
+    """Pool the evidence on each method in each fold."""
     found = {method: {fold: one for fold, one in folds.items() if one} for method, folds in known.items()}
     everything = sorted((one for folds in found.values() for one in folds.values()), key=lambda one: one.fold)
     trials = {fold: fold_trials(voices, fold)[1] for fold in sorted({one.fold for one in everything})}

@@ -2,7 +2,7 @@
 
     python benchmarks/range_server.py DIRECTORY
 
-prints its address and serves until it is killed.
+It prints its address and serves until it is killed.
 """
 
 import re
@@ -16,23 +16,23 @@ from pathlib import Path
 from typing import Any
 
 CUT = 0
-"""In the place of a status: the answer breaks off in its middle."""
+"""Used in place of a status: the answer breaks off half-way."""
 
 
 @dataclass
 class Served:
-    """A directory that is served, and what was asked of it."""
+    """A directory that is served, and the requests for it."""
 
     root: Path
     address: str = ""
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     """Name, first byte and number of bytes of each request."""
     faults: list[int] = field(default_factory=list)
-    """Statuses of the next answers, before the server works again."""
+    """Error statuses of the next answers, after which the server works again."""
     knows_ranges: bool = True
 
     def opened(self) -> list[str]:
-        """Names of the files asked for their size, in order."""
+        """Return the names of the files whose size was asked for, in order."""
         return [name for name, _, count in self.asked if count == 1]
 
 

@@ -1,16 +1,16 @@
-"""Speed and memory of scoring and metrics at the sizes of the targets, against what peers do.
+"""Measure speed and memory of scoring and metrics at the sizes of the targets, and compare with what others do.
 
     python benchmarks/scoring.py [--threads 1] [--rounds 3] [--json FILE]
-    python benchmarks/scoring.py --parts command --sizes 1 4    `svkit score` on lists of 1 and 4 million trials alone
+    python benchmarks/scoring.py --parts command --sizes 1 4    only `svkit score`, on lists of 1 and 4 million trials
 
-Parts are renewed in a record that there is already: its other rows stay, and it says when each part was measured.
+If FILE exists, only the measured parts are replaced in it; it says when each part was measured.
 
 The baselines are written below: a Python loop over trials, a sorted matrix of all scores against the cohort, a loop
-over the sorted scores, a trial list copied for every resample. Each runs on a part, because the whole would take
-minutes or tens of gigabytes. Its results are checked to be equal to ours before anything is timed; `x` is the ratio of
-CPU times for the same amount of work. Targets of time, made for two cores, are judged by the CPU time of one thread,
-which a busy machine disturbs least. The memory of `svkit score` is the largest resident size of the process; two sizes
-at which it grows with the list show what a further trial costs.
+over the sorted scores, and a trial list that is copied for every resample. Each runs on a part of the data, because the
+whole would take minutes or tens of gigabytes. Its results are checked to be equal to ours before anything is timed; `x`
+is the ratio of CPU times for the same amount of work. The targets of time were set for two cores, but the CPU time of
+one thread is compared with them, because a busy machine disturbs it least. The memory of `svkit score` is the largest
+resident size of the process. Two sizes at which it grows with the list show what each further trial costs.
 """
 
 import argparse
@@ -37,25 +37,25 @@ SPEAKERS, UTTERANCES, DIM = 1_251, 100_000, 256
 TESTS, TOP_N = 4_874, 300
 PARTS = ("start", "cosine", "asnorm", "metrics", "resamples", "command")
 LARGEST_LIST = 100.0
-"""Million trials that must be scored in bounded memory."""
+"""Millions of trials that must be scored within `LARGEST_LIST_GB`."""
 LARGEST_LIST_GB = 16.0
 
 
 class Row(NamedTuple):
-    """One line of the table; None for an empty column."""
+    """One line of the table; None is an empty cell."""
 
     measure: str
     wall: float | None
     cpu: float | None
     times_faster: float | None
-    """CPU time of the baseline over ours for as much work."""
+    """CPU time of the baseline divided by ours, for the same work."""
     found: str
     target: str | None
     met: bool | None
 
 
 def rate_cosine(rng: np.random.Generator, rounds: int) -> Row:
-    """Cosine scores of 4 M trials against a Python loop over 20,000 of them."""
+    """Measure cosine scores of 4 M trials; the baseline is a Python loop over 20,000 of them."""
     matrix = rng.normal(size=(TESTS, DIM)).astype(np.float32)
     left, right = rng.integers(0, len(matrix), (2, 4_000_000))
     part = slice(0, 20_000)
@@ -78,7 +78,7 @@ def rate_cosine(rng: np.random.Generator, rounds: int) -> Row:
 
 
 def rate_asnorm(rng: np.random.Generator, rounds: int) -> Row:
-    """AS-norm statistics of 4,874 utterances against 100,000, top 300; the full matrix sorted for 128 of them."""
+    """Measure AS-norm of 4,874 utterances, top 300 of 100,000; the baseline sorts the full matrix for 128 of them."""
     rows = rng.normal(size=(TESTS, DIM)).astype(np.float32)
     cohort = rng.normal(size=(UTTERANCES, DIM)).astype(np.float32)
     part = rows[:128]
@@ -108,7 +108,7 @@ def rate_asnorm(rng: np.random.Generator, rounds: int) -> Row:
 
 
 def rate_metrics(rng: np.random.Generator, rounds: int, share: float) -> Row:
-    """EER and minDCF of 10 M scores; a loop over the sorted scores for 100,000 of them."""
+    """Measure EER and minDCF of 10 M scores; the baseline is a loop over the sorted scores of 100,000 of them."""
     labels = rng.random(10_000_000) < share
     scores = rng.normal(size=len(labels)) + 4 * labels
     part = slice(0, 100_000)
@@ -125,7 +125,7 @@ def rate_metrics(rng: np.random.Generator, rounds: int, share: float) -> Row:
 
 
 def errors_by_loop(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """EER and minDCF (p = 0.01) by a loop over the sorted scores, which are all different."""
+    """Compute EER and minDCF (p = 0.01) by a loop over the sorted scores, which must all be different."""
     num_targets = int(labels.sum())
     num_nontargets = len(labels) - num_targets
     misses, accepts = 0, num_nontargets
@@ -143,7 +143,7 @@ def errors_by_loop(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float
 
 
 def rate_resamples(rng: np.random.Generator, rounds: int, num_trials: int, num_speakers: int) -> Row:
-    """EERs of 1,000 resamples over speakers; the trial list copied as often as it occurs for two of them."""
+    """Measure the EERs of 1,000 resamples; the baseline copies every trial as often as drawn, for two of them."""
     left, right = rng.integers(0, num_speakers, (2, num_trials))
     right = np.where(rng.random(num_trials) < 0.3, left, right)
     labels = left == right
@@ -166,13 +166,13 @@ def rate_resamples(rng: np.random.Generator, rounds: int, num_trials: int, num_s
 
 
 def _compare(calls: dict[str, Callable[[], object]], times_more: float, rounds: int) -> tuple[Timing, float]:
-    """Time a baseline and then ours on a multiple of its work; return ours and the ratio of CPU times."""
+    """Time a baseline, and ours on a multiple of its work; return ours and the ratio of CPU times for equal work."""
     base, own = measuring.take_turns(calls, rounds).values()
     return own, base.cpu * times_more / own.cpu
 
 
 def rate_help(rounds: int) -> Row:
-    """`svkit --help`, a process; the first one fills the disk's cache."""
+    """Measure `svkit --help` as a process; the first run only fills the cache of the disk."""
     runs = [measuring.run_alone([sys.executable, "-m", "svkit", "--help"])[0] for _ in range(rounds + 3)][1:]
     taken = Timing(*(statistics.median(column) for column in zip(*runs, strict=True)))
     return Row("svkit --help", *taken, None, f"{taken.cpu:.2f} s", "0.3 s", taken.cpu <= 0.3)
@@ -212,7 +212,7 @@ def make_experiment(home: Path, millions: float) -> Path:
 
 
 def rate_command(sizes: list[float]) -> tuple[list[Row], float | None]:
-    """`svkit score` with 1,000 resamples on lists of millions of trials; also the bytes of a further trial."""
+    """Measure `svkit score` with 1,000 resamples on millions of trials; also return the bytes per further trial."""
     rows, peaks = [], []
     for millions in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -244,7 +244,7 @@ def table(rows: list[Row]) -> str:
 
 
 def record(path: Path | None, threads: int, rows: dict[str, list[Row]], bytes_a_trial: float | None) -> None:
-    """Write the rows of each part, the others of an earlier record unchanged."""
+    """Write the rows of each part; other rows of an earlier record stay as they are."""
     if path is None:
         return
     earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
@@ -270,7 +270,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument(
-        "--sizes", type=float, nargs="+", default=[10.0, 20.0], help="million trials, ascending"
+        "--sizes",
+        type=float,
+        nargs="+",
+        default=[10.0, 20.0],
+        help="millions of trials for `command`, in ascending order",
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

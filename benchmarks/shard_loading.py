@@ -1,9 +1,10 @@
-"""Training crops a CPU second from single files, tar shards, and tar shards at URLs without and with a local cache.
+"""Measure training crops per CPU second from files, tar shards, and tar shards at URLs, with and without a cache.
 
     python benchmarks/shard_loading.py ../shared/voices --json shard_loading.json
 
-ROOT holds `wav/SPEAKER/*.flac`. Everything is on this machine: what is compared is the CPU time of one loading
-process, features included, and what it asks of the server; a network adds the time of its ways. The ways take turns.
+The directory holds `wav/SPEAKER/*.flac`. The server runs on this machine too: the CPU time of one loading process,
+including features, and its requests to the server are compared; a real network would add its delays. The ways take
+turns.
 """
 
 import argparse
@@ -31,14 +32,14 @@ from svkit.store.remote_file import RemoteFile
 _PER_SHARD = 256
 _CACHE_GB = 1.0
 _asked: list[int] = []
-"""Bytes of each request."""
+"""Number of bytes of each request."""
 
 
 def main() -> None:
     """Pack the recordings, load crops in every way in turns, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path)
-    parser.add_argument("--batches", type=int, default=6, help=f"batches of {BATCH_SIZE} crops in a turn")
+    parser.add_argument("--batches", type=int, default=6, help=f"batches of {BATCH_SIZE} crops in each turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -94,7 +95,7 @@ def _load(manifest: Manifest, batches: int) -> dict[str, float]:
     data = DataConfig(batch_size=BATCH_SIZE, crop_seconds=(CROP_SECONDS, CROP_SECONDS), speeds=(1.0,))
     _asked.clear()
     measured = crops_per_second(CropDataset(manifest, data, None, seed=1), data, batches)
-    loaded = BATCH_SIZE * (batches + max(4, batches // 4))  # the warm-up asks too
+    loaded = BATCH_SIZE * (batches + max(4, batches // 4))  # requests of the warm-up are counted too
     return {
         "crops_per_cpu_second": measured["crops_per_cpu_second"],
         "requests_per_crop": len(_asked) / loaded,

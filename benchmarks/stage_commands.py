@@ -1,4 +1,4 @@
-"""svkit commands for the benchmarks that train: finished parts are kept, interrupted ones are resumed."""
+"""Run svkit commands in benchmarks that train; finished parts are kept, and interrupted ones are resumed."""
 
 import contextlib
 import shlex
@@ -12,7 +12,7 @@ from svkit.store.provenance import is_finished
 
 
 def svkit(*arguments: object) -> None:
-    """Run a command in this process, its results on stderr; an error ends the script with its exit code."""
+    """Run a command in this process, with its results on stderr; an error ends the script with its exit code."""
     words = [str(argument) for argument in arguments]
     print("+ svkit", shlex.join(words), file=sys.stderr, flush=True)
     with contextlib.redirect_stdout(sys.stderr):
@@ -24,7 +24,7 @@ def svkit(*arguments: object) -> None:
 
 
 def make(out: Path, *arguments: object, last: str = "") -> Path:
-    """Run a stage unless `out` holds what it would make; return the checkpoint `out / last`.
+    """Run a stage unless its result is in `out` already; return the checkpoint `out / last`.
 
     Args:
         out: where the stage writes.
@@ -37,7 +37,7 @@ def make(out: Path, *arguments: object, last: str = "") -> Path:
 
 
 def is_current(outs: Sequence[Path], *arguments: object) -> bool:
-    """Say whether finished output is what this command would make; nothing is trained to find out."""
+    """Say whether finished output is what this command would make, without training anything."""
     if not all(is_finished(out) for out in outs):
         return False
     try:

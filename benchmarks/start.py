@@ -1,10 +1,11 @@
-"""What one decision costs: CPU time of `svkit verify` with a tiny model, peaks of memory at full size.
+"""Measure what one decision costs: the CPU time of `svkit verify` with a tiny model, and memory at full size.
 
     python benchmarks/start.py [--rounds N] [--full-size] [--json FILE]
 
-The CPU time is that of whole processes, which take turns, beside `import torch` alone, the least that any command with
-a model takes. With `--full-size`, the peak of memory of `verify` and `export` on the dense model of w2v-BERT 2.0's size
-(random weights, 580 million parameters) is given as a multiple of the weights; this needs 8 GB of memory and of disk.
+The CPU time is that of whole processes, which take turns. It is compared with `import torch` alone, the least that any
+command with a model takes. With `--full-size`, the peak of memory of `verify` and `export` on the dense model of full
+size (random weights, 580 million parameters) is given as a multiple of the weights. This needs 8 GB of memory and of
+disk.
 """
 
 import argparse
@@ -26,13 +27,13 @@ from svkit.store import checkpoint
 
 
 def measure(*arguments: object) -> tuple[float, float]:
-    """Run Python with these arguments; return its CPU seconds and its largest resident size in GB."""
+    """Run Python with these arguments; return its CPU time in s and its largest resident size in GB."""
     taken, peak_gb = measuring.run_alone([sys.executable, *map(str, arguments)])
     return taken.cpu, peak_gb
 
 
 def write_model(place: Path, encoder: EncoderArchitecture) -> float:
-    """Write a checkpoint with drawn weights; return the size of the weights in GB."""
+    """Write a checkpoint with random weights; return their size in GB."""
     torch.manual_seed(0)
     network = SpeakerNetwork(ModelArchitecture(encoder=encoder, head=load_recipe("tiny").head))
     place.mkdir()
@@ -45,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--full-size", action="store_true")
-    parser.add_argument("--work", type=Path, help="directory of the temporary files")
+    parser.add_argument("--work", type=Path, help="directory for temporary files")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,8 +1,8 @@
-"""Record docs/terminal.svg: real commands on a finished experiment, with what they print on a terminal.
+"""Record docs/terminal.svg: real commands on a finished experiment, and what they print on a terminal.
 
     python benchmarks/terminal_picture.py EXP [--people LIST] [--false-accepts RATE]
 
-Nothing in EXP changes: the commands run in a copy. They score the dense and the pruned model, calibrate on the people
+The commands run in a copy of EXP. They score the dense and the pruned model, calibrate on the people
 of LIST (by default the validation speakers), and compare two recordings of one speaker. Progress bars and the tables
 of thresholds are left out.
 """
@@ -33,7 +33,7 @@ SCORE_ENDS_AT = "Thresholds of "
 
 
 def on_a_terminal(command: str, home: Path) -> str:
-    """Run a command as on a terminal; return what it prints on stdout."""
+    """Run a command on a pseudo-terminal; return what it prints on stdout."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, COLUMNS, 0, 0))
     words = [sys.executable, "-m", *shlex.split(command)]
@@ -46,7 +46,7 @@ def on_a_terminal(command: str, home: Path) -> str:
         try:
             while block := os.read(ours, 65536):
                 printed += block
-        except OSError:  # Linux says so where the other end is closed
+        except OSError:  # on Linux, the other end has been closed
             pass
         _, errors = process.communicate()
     if process.returncode:
@@ -60,7 +60,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("exp", type=Path)
-    parser.add_argument("--people", default="exp/data/valid.tsv", help="as seen from beside the copy, `exp`")
+    parser.add_argument(
+        "--people",
+        default="exp/data/valid.tsv",
+        help="path as seen from the directory that has the copy, `exp`",
+    )
     parser.add_argument("--false-accepts", default="5%")
     options = parser.parse_args()
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
@@ -75,7 +79,7 @@ def main() -> None:
         for name, path in zip(
             ("monday", "tuesday"), (first["path"].iloc[0], first["path"].iloc[-1]), strict=True
         ):
-            source = home / "exp" / "data" / path  # an absolute path stays what it is
+            source = home / "exp" / "data" / path  # an absolute path stays as it is
             names.append(f"{name}{source.suffix}")
             shutil.copy(source, home / names[-1])
         for command in (
@@ -88,9 +92,8 @@ def main() -> None:
             console.print(Text.from_ansi(printed.partition(SCORE_ENDS_AT)[0].rstrip("\n")))
             console.print()
     picture = console.export_svg(title="svkit", unique_id="svkit")
-    picture = re.sub(
-        r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL
-    )  # would be fetched from elsewhere
+    # Fonts would be fetched from another server.
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
     PICTURE.write_text(picture, encoding="utf-8")
     print(PICTURE)
 

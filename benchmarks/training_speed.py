@@ -1,12 +1,12 @@
-"""A training step of every stage against the published way to compute it: CPU time, peak memory, bf16 against fp32.
+"""Compare a training step of every stage with the published way to compute it: CPU time, memory, bf16 and fp32.
 
     python benchmarks/training_speed.py [--size full|tiny] [--stages lora joint prune distill]
         [--dtypes fp32 bf16] [--ways svkit published] [--batch-size 2] [--threads 1] [--json FILE]
 
-Weights are random, audio is noise. A step consists of features, forward, backward, clipping and AdamW. Each measurement
-runs in a process of its own, so that the peak of its memory is its own; the time is the fastest of the steps after the
-first. `benchmarks/published_training.py` is the baseline. The limit is the time for the multiply-adds of `PASSES` at
-the rate of a square product.
+Weights are random and audio is noise. A step consists of features, forward and backward pass, clipping and AdamW. Each
+measurement runs in its own process, so that peaks of memory do not mix; the time is that of the fastest step after the
+first. The baseline is `benchmarks/published_training.py`. `of the limit` compares the time with that of the
+multiply-adds of `PASSES` at the rate of a square product.
 """
 
 import argparse
@@ -26,14 +26,15 @@ TARGET_BF16 = 2.0
 SIZES = {"full": ("w2v-bert-2.0", 2, 3.0), "tiny": ("tiny", 16, 2.0)}
 """Preset, batch size and seconds of a crop."""
 PASSES = {"lora": (2, 3), "head": (1, 3), "joint": (3, 3), "lmft": (3, 3), "prune": (4, 0), "distill": (4, 0)}
-"""Multiply-adds of a training step, in forward passes of encoder and head. Every product of a trained layer is made
-three times: forward, for the gradient of its input, for that of its weight. lora: the gradients pass through the frozen
-encoder, 2. head: they end before it, 1. prune and distill: the teacher's forward pass and 3 of the student, no head."""
+"""Multiply-adds of a training step, as multiples of a forward pass of encoder and of head. Each product of a trained
+layer is computed three times: forward, for the gradient of its input, and for that of its weight. In `lora`, gradients
+pass through the frozen encoder, so it counts twice; in `head` they end before it, so it counts once. `prune` and
+`distill` have the teacher's forward pass and three of the student, and no head."""
 NUM_CLASSES = {"full": 3 * 5994, "tiny": 5 * 42}
 
 
 def architecture_of(recipe: Any) -> Any:
-    """Architecture of the model that a recipe trains."""
+    """Return the architecture of the model that a recipe trains."""
     from svkit.config.architecture import W2V_BERT_2, ModelArchitecture, tiny_architecture
 
     is_tiny = recipe.encoder == "tiny"
@@ -42,7 +43,7 @@ def architecture_of(recipe: Any) -> Any:
 
 
 def multiply_adds(stage: str, architecture: Any, seconds: float) -> int:
-    """Multiply-adds of a training step for one crop; LoRA, distance embeddings, gates and classifier are left out."""
+    """Count the multiply-adds of a step for one crop, without LoRA, distance embeddings, gates and classifier."""
     from svkit.audio.features import SAMPLE_RATE_HZ, num_frames
     from svkit.pruning.counting import macs
 
@@ -51,7 +52,7 @@ def multiply_adds(stage: str, architecture: Any, seconds: float) -> int:
 
 
 def build(stage: str, way: str, recipe: Any, num_classes: int) -> tuple[Any, Any]:
-    """Make the task of a stage, ours or the published one, and the settings of its optimiser."""
+    """Return the task of a stage, ours or the published one, and the settings of its optimiser."""
     import torch
     from published_training import StockEncoder
     from torch.nn import functional

@@ -2,8 +2,9 @@
 
     python benchmarks/voxceleb_cost.py [--json docs/results/voxceleb_cost.json]
 
-This is arithmetic; nothing is run: epochs x utterances x crop x operations for a second of audio. A backward pass
-counts twice a forward pass. Through a frozen encoder there is none, except with LoRA, where it counts once.
+Nothing is run. The operations are epochs x utterances x seconds of a crop x operations for a second of audio. A
+backward pass counts as two forward passes. A frozen encoder has no backward pass, except with LoRA, where it counts as
+one.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from svkit.store.atomic import write_json
 DENSE, PRUNED = 57.72e9, 12.75e9
 """Operations for a second of audio, as the paper states them."""
 RATE = 125e12
-"""Operations a second: 40 % of an A100's bf16 peak of 312 TFLOP/s."""
+"""Operations per second: 40 % of an A100's peak in bf16, 312 TFLOP/s."""
 USD_AN_HOUR = 2
 GPUS = 8
 

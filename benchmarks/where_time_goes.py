@@ -1,12 +1,13 @@
-"""Where the time goes: operators of one extraction batch and one training step, by kind, beside the limit.
+"""Measure where the time goes in an extraction batch and a training step, by kind of operator.
 
     python benchmarks/where_time_goes.py [--size full|tiny] [--cases extract:fp32 joint:fp32 ...] [--threads 1]
         [--json FILE]
 
-A case is `extract:DTYPE` (fp32, bf16, int8; 8 x 3 s, prepared as `svkit extract` does) or STAGE:DTYPE, a step as
-`training_speed.py` makes it. torch's profiler gives the time inside each operator, without those it calls. `limit`: the
-multiply-adds of the linear layers, convolutions and attention at the rate of a square product of the same dtype. If
-products take longer, it is because of their shapes and memory; all other rows are not products.
+A case is `extract:DTYPE` (fp32, bf16 or int8; 8 x 3 s, with the model prepared as in `svkit extract`) or `STAGE:DTYPE`,
+a step as in `training_speed.py`. torch's profiler gives the time inside each operator, without the operators that it
+calls. `limit` is the share of the CPU time that the multiply-adds of linear layers, convolutions and attention would
+take at the rate of a square product of the same dtype. `products` take longer than that because of their shapes and of
+memory; the other columns are not products.
 """
 
 import argparse
@@ -46,7 +47,7 @@ BATCH_SIZE, SECONDS = 8, 3.0
 
 
 def extraction(recipe: Any, dtype: str) -> tuple[Callable[[], object], int]:
-    """Make a call that embeds a batch, and its multiply-adds."""
+    """Return a call that embeds a batch, and its multiply-adds."""
     architecture = training_speed.architecture_of(recipe)
     network = SpeakerNetwork(architecture).eval()
     initialise(network.encoder, torch.Generator().manual_seed(0))
@@ -63,7 +64,7 @@ def extraction(recipe: Any, dtype: str) -> tuple[Callable[[], object], int]:
 
 
 def training(recipe: Any, stage: str, dtype: str, size: str) -> tuple[Callable[[], object], int]:
-    """Make a call that takes a step of a stage, and its multiply-adds."""
+    """Return a call that takes a step of a stage, and its multiply-adds."""
     _, batch_size, seconds = training_speed.SIZES[size]
     accelerator = make_accelerator(dtype)
     task, optim = training_speed.build(stage, "svkit", recipe, training_speed.NUM_CLASSES[size])
@@ -80,7 +81,7 @@ def training(recipe: Any, stage: str, dtype: str, size: str) -> tuple[Callable[[
 
 
 def by_kind(call: Callable[[], object]) -> Counter[str]:
-    """Seconds inside the operators of a call, by kind."""
+    """Return the seconds inside the operators of a call, by kind."""
     kind_of = {name: kind for kind, names in KINDS.items() for name in names}
     seconds: Counter[str] = Counter()
 
@@ -90,7 +91,7 @@ def by_kind(call: Callable[[], object]) -> Counter[str]:
                 kind = kind_of.get(event.key.rsplit("::", 1)[-1], "other arithmetic and overhead")
                 seconds[kind] += event.self_cpu_time_total / 1e6
 
-    # The first profiled calls are warm-up: the profiler's own memory is new, and its page faults would count as copies.
+    # Four calls are warm-up, because page faults in new memory of the profiler would count as copies.
     warmup = schedule(wait=0, warmup=4, active=1, repeat=1)
     with profile(activities=[ProfilerActivity.CPU], schedule=warmup, on_trace_ready=count) as profiler:
         for _ in range(5):
