@@ -29,6 +29,7 @@ from svkit.store.provenance import (
     content_files,
     describe_code,
     identity,
+    is_finished,
     plain,
     read_record,
     recorded_files,
@@ -173,17 +174,13 @@ class Output:
             The output itself, a context manager that releases the lock. If it is left unfinished, it can be resumed.
 
         Raises:
-            ConfigError: the output is finished and `overwrite` is off, or an input is the output or lies in it.
+            ConfigError: the output is finished and `overwrite` is off, an input is the output or lies in it, or the
+                output would lie in another one or in an input.
             ArtifactError: another process holds the lock, the unfinished output is of another configuration or of other
                 inputs, or the directory holds files that svkit did not write.
             DataError: an input list does not exist.
         """
-        for path in self.inputs.values() if self.kind != "part" else ():  # would be removed before it is read
-            if path.resolve().is_relative_to(self.path.resolve()):
-                place = "file" if self.kind == "list" else "directory"
-                raise ConfigError(
-                    f"{path}: is an input of this command; write to another {place} than {self.path}"
-                )
+        self._refuse_place()
         if self.kind == "list" and self.path.exists() and not self.overwrite:
             raise ConfigError(f"{self.path} already exists; use --overwrite to replace it")
         self.describe()  # reports a missing input before anything is created
@@ -277,6 +274,22 @@ class Output:
         if new is None:
             return f"made with {key} {_short(old)}, which is not set now"
         return f"made with another {key}: {_short(old)} then, {_short(new)} now"
+
+    def _refuse_place(self) -> None:
+        """Refuse a place where this would remove an input before it is read, or join the content of something else."""
+        what, own = "file" if self.kind == "list" else "directory", self.path.resolve()
+        inputs = {path: path.resolve() for path in self.inputs.values()} if self.kind != "part" else {}
+        for path, place in inputs.items():
+            if place.is_relative_to(own):
+                raise ConfigError(
+                    f"{path}: is an input of this command; write to another {what} than {self.path}"
+                )
+        for above in own.parents:  # the hash of a directory is one of all that is in it
+            is_output = self.kind != "list" and is_finished(above) and (above / RUN_NAME).exists()
+            if is_output or above in inputs.values():
+                raise ConfigError(
+                    f"{self.path}: lies in {above}, whose content it would change; choose another {what}"
+                )
 
     def _refuse_finished(self) -> None:
         earlier = None if self.overwrite else self.finished()

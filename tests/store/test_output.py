@@ -6,7 +6,7 @@ from svkit.errors import ArtifactError, ConfigError
 from svkit.progress import SilentProgress
 from svkit.store import output as protocol
 from svkit.store.output import Output, continue_parts
-from svkit.store.provenance import is_finished
+from svkit.store.provenance import is_finished, sha256_input
 
 
 class Notes(SilentProgress):
@@ -112,6 +112,24 @@ def test_a_list_is_replaced_only_when_asked_and_never_by_what_is_read(tmp_path):
         Output(tmp_path / "a.tsv", inputs={}, overwrite=True, **wanted).open().record.name
         == "a.provenance.json"
     )
+
+
+@pytest.mark.parametrize("is_input", [True, False])
+def test_nothing_is_written_into_another_output_or_an_input(tmp_path, is_input):
+    """It would change the hash of, say, a checkpoint, to which embeddings and calibrations would then not belong."""
+    model = tmp_path / "model"
+    if is_input:
+        model.mkdir()
+        (model / "model.safetensors").write_text("made")
+    else:
+        finish(Output(model, command="x", config={}, inputs={}))
+    before, inputs = sha256_input(model), {"checkpoint": model} if is_input else {}
+    for place in (model / "onnx", model / "a" / "onnx", tmp_path / "link" / "onnx"):
+        (tmp_path / "link").exists() or (tmp_path / "link").symlink_to(model)
+        with pytest.raises(ConfigError, match="onnx: lies in .*model, whose content it would change"):
+            Output(place, command="export", config={}, inputs=inputs, overwrite=True).open()
+    assert sha256_input(model) == before and not (model / "onnx").exists() and not (model / "a").exists()
+    Output(tmp_path / "onnx", command="export", config={}, inputs=inputs).open().close()
 
 
 @pytest.mark.parametrize("num_finished", [0, 1, 2])
