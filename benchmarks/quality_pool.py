@@ -130,8 +130,10 @@ def gather(known: Mapping[str, Mapping[int, Evidence | None]], voices: Path) -> 
         check_trials(members, trials[fold])
         facts = {name: sorted({str(get(one.made)) for one in members}) for name, get in MADE.items()}
         made.append({"fold": fold, **facts})
+    pooled = pool_methods(found, trials)
     return {
         "made": made,
         "rows": [{"fold": one.fold, **row} for one in everything for row in one.rows],
-        "pooled": pool_methods(found, trials),
+        "pooled": pooled,
+        "in_all_folds": [one for one in pooled if len(one["folds"]) == len(trials)],
     }
