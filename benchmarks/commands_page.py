@@ -1,6 +1,6 @@
 """Write docs/commands.md from the signatures of the commands; `--check` only says whether it is current.
 
-Run `python benchmarks/commands_page.py` after a command or an option has changed; a test compares the two.
+Run `python benchmarks/commands_page.py` after you change a command or an option; a test compares page and code.
 """
 
 import argparse
@@ -20,11 +20,14 @@ from svkit.cli.app import app
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "commands.md"
 _HEAD = """# Commands
 
-Written by `benchmarks/commands_page.py` from the code; do not edit. Results go to stdout (JSON with `--json`), progress
-and notes to stderr. Exit codes: 0 done, 1 a bug, 2 configuration or usage, 3 data, 4 artifact, 5 training, 130 Ctrl-C,
-143 SIGTERM or SIGHUP; of `verify` and `identify` with `--exit-code` 0 accepted, 10 rejected, 11 undecided (of several
-files the least certain: undecided before rejected before accepted). `svkit --version`,
-`svkit --install-completion`, `svkit COMMAND --help`.
+`benchmarks/commands_page.py` writes this page from the code; do not edit it. Results go to stdout (as JSON with
+`--json`), progress and notes to stderr. `svkit COMMAND --help` shows the same text; there are also `svkit --version`
+and `svkit --install-completion`.
+
+The exit code is 0 for success, 1 for a bug, 2 for an error in configuration or usage, 3 in data, 4 in an artifact, 5 in
+training, 130 after Ctrl-C, and 143 after SIGTERM or SIGHUP. With `--exit-code`, that of `verify` and `identify` is 0
+for accepted, 10 for rejected and 11 for undecided. If several files are identified, it is that of the least certain
+decision: undecided before rejected before accepted.
 """
 _TYPES = {bool: "", int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH"}
 
