@@ -364,9 +364,9 @@ def _bars(progress: Progress) -> Any:
         def __init__(self, *arguments: Any, **settings: Any) -> None:
             super().__init__(*arguments, **{**settings, "disable": True})
             self._open = contextlib.ExitStack()
-            self._task = self._open.enter_context(
-                progress.task(f"fetch {settings.get('desc')}", settings.get("total"))
-            )
+            # The client cuts long paths at their start, in the middle of the revision.
+            file = str(settings.get("desc")).rpartition("/")[2]
+            self._task = self._open.enter_context(progress.task(f"fetch {file}", settings.get("total")))
             self._task.advance(settings.get("initial") or 0)
 
         def update(self, n: float | None = 1) -> None:

@@ -211,7 +211,7 @@ def test_the_environment_of_a_new_user(hub, published, recordings, tmp_path):
         env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0 and "UNDECIDED" in done.stdout, done.stderr
-    assert published in done.stderr
+    assert published in done.stderr and "fetch model_lmft_0.14.pth: " in done.stderr
 
 
 @pytest.mark.parametrize(
