@@ -76,7 +76,7 @@ def main() -> None:
     seconds = read_manifest(manifest).durations_seconds
     first = measured[0][1]
     counts = (
-        f"{first.num_targets:,} target and {first.num_nontargets:,} nontarget trials of {trials.stem}; the share of"
+        f"{trials.stem} has {first.num_targets:,} target and {first.num_nontargets:,} nontarget trials. Share of the"
         " recordings that a cut shortens: "
         + ", ".join(f"{name} {np.mean(seconds > CUTS[name]):.0%}" for name in chosen if name in CUTS)
     )

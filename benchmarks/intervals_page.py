@@ -49,25 +49,27 @@ def page(facts: dict[str, Any]) -> str:
         mark = " (chosen on)" if found[sizes[0]]["chosen_on"] else ""
         single.append([name + mark, *(f"{before:.0f} -> {now:.0f}" for before, now in both)])
     counts = {size: min(row["num_draws"] for row in rows if row["num_speakers"] == size) for size in sizes}
-    draws = ", ".join(f"{size}: {count}" for size, count in counts.items())
+    draws = ", ".join(f"{count} times with {size} speakers" for size, count in counts.items())
     doubt = ", ".join(f"{200 * np.sqrt(0.95 * 0.05 / count):.0f}" for count in counts.values())
     bounds = [100 * row["bound_of_pairs_holds"] for row in rows]
     parts = [
-        "# Do the intervals hold the truth?",
+        "# Do the intervals contain the true value?",
         "Written by `python benchmarks/intervals.py`; every figure is in `intervals.json`.",
-        f"Date: {facts['machine']['date']}; machine: {facts['machine']['cpu']}. Draws of each population at least, by"
-        f" number of speakers: {draws}; {rows[0]['num_resamples']} resamples. With so few draws, a share of 95 % in a"
-        f" single population may be off by {doubt} points.",
-        "How often, in %, the 95 % intervals of `svkit score` contain the true value: the mean over the populations on"
-        " which the method was *not* chosen, and in brackets the worst of them. The last column says how often p is"
-        " below 0.05 for two equally good systems: the mean over all populations, and the worst of them.",
+        f"Date: {facts['machine']['date']}; machine: {facts['machine']['cpu']}. Each population was drawn at least"
+        f" {draws}; every draw has {rows[0]['num_resamples']} resamples. With so few draws, a share of 95 % in a"
+        f" single population may be off by {doubt} points, in this order.",
+        "The table shows how often, in %, the 95 % intervals of `svkit score` contain the true value: the mean over the"
+        " populations on which the method was *not* chosen, and in brackets the lowest share among them. The last"
+        " column shows how often p is below 0.05 for two equally good systems: the mean over all populations, and in"
+        " brackets the highest share.",
         to_markdown(Table(headings=coverage[0], rows=coverage[1:])),
-        "The same for the EER of each population, with the former method (expanded percentiles) -> the present one:",
+        "The next table shows the same for the EER of each population: the former method (expanded percentiles) -> the"
+        " present one. The present method was chosen on the populations marked so.",
         to_markdown(Table(headings=single[0], rows=single[1:])),
-        "The candidates, mean and worst as above. Most give no interval where a draw has no error; that counts as a"
-        " miss.",
+        "The last table compares the candidates, with mean and lowest share as above. Most of them give no interval if"
+        " a draw has no error; that counts as a miss.",
         to_markdown(Table(headings=compared[0], rows=compared[1:])),
-        "Where no false accept was seen, the rate is given as at most 1 - 0.05 ** (1 / pairs of speakers). This holds"
+        "If there was no false accept, the rate is stated as at most 1 - 0.05 ** (1 / pairs of speakers). This is true"
         f" in {np.mean(bounds):.0f} % of the draws, and in {min(bounds):.0f} % in the worst population.",
     ]
     return "\n\n".join(parts) + "\n"

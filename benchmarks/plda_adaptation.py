@@ -195,18 +195,20 @@ def page(facts: dict[str, Any]) -> str:
         for one in by.values()
     )
     parts = [
-        "# Does adapting PLDA help, and by which weight?",
+        "# Does adapting PLDA help, and with which weight?",
         "Written by `python benchmarks/plda_adaptation.py`; every figure is in `plda_adaptation.json`.",
-        f"The domains are simulated: {facts['num_draws']} draws of each, {DIM} dimensions. PLDA is trained on"
-        f" {TRAINING[0]} speakers of one domain and tried on {TESTED[0]} of another; the tables show means over the"
-        " draws. In a third of the directions, sessions vary 6 times as much (quieter: a fifth as much), or voices 4"
-        f" times as much. The standard error of a difference to `none` is at most {largest:.2f} points of EER. Real"
-        " domains differ in other ways, so these figures only help to choose a default.",
-        "`none`: PLDA as trained. 0: only the mean is that of the new domain. In bold: the default of"
-        " `svkit score --plda-adapt`.",
+        f"The domains are simulated, in {DIM} dimensions and with {facts['num_draws']} draws of each. PLDA is trained"
+        f" on {TRAINING[0]} speakers of one domain and tested on {TESTED[0]} of another; the tables show means over the"
+        " draws. A moved domain has another mean. In a third of the directions, noisier sessions vary 6 times as much"
+        " (quieter ones a fifth as much), and voices that differ more vary 4 times as much. The standard error of a"
+        f" difference to `none` is at most {largest:.2f} points of EER. Real domains differ in other ways, so these"
+        " figures only help to choose a default.",
+        "Each column is a weight of the new domain. `none` is PLDA as trained; with 0, only the mean is that of the new"
+        " domain; S/(S+D) is the weight for S speakers and D dimensions. The default of"
+        " `svkit score --plda-adapt` is in bold.",
         "## Recordings without labels (CORAL+)",
         *tables(unlabelled, f"{UNLABELLED_WEIGHT:g}"),
-        f"## {PER_SPEAKER} recordings of each of few speakers",
+        f"## A few speakers, with {PER_SPEAKER} recordings each",
         *tables([name for name in materials if name not in unlabelled], DEFAULT),
     ]
     return "\n\n".join(parts) + "\n"

@@ -39,13 +39,13 @@ def verdict(facts: dict[str, Any]) -> list[str]:
             found = pooled[rival]["pooled"]["ours_minus_it"]
             is_ahead = found["difference"] < 0 and found["p_value"] < LEVEL
             sentences.append(
-                f"- Ours ahead of {rival}: {'met' if is_ahead else 'missed'} ({_points(found['difference'])} points,"
-                f" p = {found['p_value']:.3f})."
+                f"- Target: ours significantly better than {rival}: {'met' if is_ahead else 'missed'}"
+                f" ({_points(found['difference'])} points, p = {found['p_value']:.3f})."
             )
     if "dense" in pooled:
         high = pooled["dense"]["pooled"]["ours_minus_it"]["high"]
         sentences.append(
-            f"- Upper limit of pruned minus dense at most {_points(MARGIN)} points:"
+            f"- Target: upper limit of ours minus dense at most {_points(MARGIN)} points:"
             f" {'met' if high <= MARGIN else 'missed'} ({_points(high)})."
         )
     return sentences
@@ -150,27 +150,29 @@ def render(facts: dict[str, Any]) -> str:
         f"- Written by `{facts['command']}`. {_made(facts)}",
         f"- 62 real speakers in {facts['num_folds']} folds (`benchmarks/folds.py`), each evaluated by models that were "
         f"trained on the others. **{complete} of {facts['num_folds']} folds** are finished for ours; "
-        "`make pruning-quality` goes on with the rest.",
-        f"- Preset `{settings['preset']}`, seed {settings['seed']}, target sparsity "
-        f"{settings['target']:g}; `magnitude`: shares `{facts['magnitude_rule']}`; `peer`: Torch-Pruning, "
-        f"`{facts['peer_rule']}`, chosen on the validation speakers (`benchmarks/peer.py`).",
-        "- Same teacher and same steps since then for all but dense: `magnitude` and `peer` are cut at once, distilled "
-        "for our pruning and distillation together, and fine-tuned like ours; `scratch` trains our widths from random "
-        "weights by the dense recipe; `shares` is ours with the published shares of the steps; `continued` is the "
-        "teacher trained on.",
-        "- Pooled: the trials of all folds at one threshold; beside it the mean of the folds' EERs, each at a threshold"
-        " of its own. 95 % intervals and p-values: bootstrap over all speakers, paired, on the folds that both have.",
+        "`make pruning-quality` continues with the rest.",
+        f"- Preset `{settings['preset']}`, seed {settings['seed']}, target sparsity {settings['target']:g}. "
+        f"`magnitude` uses the rule `{facts['magnitude_rule']}` (`benchmarks/magnitude.py`). `peer` is Torch-Pruning "
+        f"with the rule `{facts['peer_rule']}`, which was chosen on the validation speakers (`benchmarks/peer.py`).",
+        "- All methods but dense take the same number of steps after the teacher. `magnitude` and `peer` are cut at "
+        "once, distilled for the steps of our pruning and distillation together, and fine-tuned like ours. `scratch` "
+        "trains our widths from random weights by the dense recipe. `shares` is ours with the published shares of the "
+        "steps. `continued` trains the teacher further.",
+        "- The pooled EER has one threshold for the trials of all folds; in the mean of the folds' EERs, each fold has "
+        "its own. 95 % intervals and p-values are from a paired bootstrap over all speakers, on the folds that both "
+        "methods have.",
         "",
         *verdict(facts),
         "",
         to_markdown(_comparison(facts)),
         "",
-        "Evaluation EER of the final models by fold, %:",
+        "EER of the final models on the evaluation trials of each fold, %:",
         "",
         to_markdown(_by_fold(facts)),
         "",
-        "Stages, mean +- standard deviation over folds. L1 and cosine: distance to the teacher's hidden states on "
-        "crops of held-out training speakers (`gates`: before the cut). Validation: trials among these five.",
+        "The last table shows the stages, as mean +- standard deviation over folds; `gates` is before the cut. L1 and "
+        "cosine compare hidden states with the teacher's, on crops of five training speakers held out for validation. "
+        "The EER of validation is on trials among them.",
         "",
         to_markdown(_stages(facts)),
     ]

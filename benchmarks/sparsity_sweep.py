@@ -154,8 +154,9 @@ def render(facts: dict[str, Any]) -> str:
         "",
         f"- Written by `{facts['command']}` on {facts['date']}; timed on one thread of {machine['processor']}.",
         f"- Trials: `{facts['trials']}`; interval: 95 %, bootstrap over speakers. Preset `{facts['preset']}`, seed "
-        f"{facts['seed']}, one run a level.",
-        "- Time: CPU seconds for 1 s of audio (and wall), one utterance at a time, models taking turns.",
+        f"{facts['seed']}, one run for each sparsity.",
+        "- Encoder and head are given in parameters, times in seconds for 1 s of audio. Utterances are embedded one at "
+        "a time, and models take turns.",
         "",
         to_markdown(Table(headings=headings, rows=rows)),
     ]

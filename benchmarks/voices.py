@@ -150,11 +150,11 @@ def render(facts: dict[str, Any]) -> str:
         f"- Date: {facts['date']}; machine: {facts['machine']['processor']}, {facts['machine']['num_cores']} cores, "
         "no GPU.",
         f"- Command: `{facts['command']}`",
-        f"- Time: {facts['minutes']['chain']} minutes for the chain, from audio to report (set-up apart); "
+        f"- Time: {facts['minutes']['chain']} minutes for the chain, from audio to report (without set-up); "
         + ", ".join(f"{value} for {name}" for name, value in facts["minutes"].items() if name != "chain")
         + ".",
-        "- Data: 62 speakers, 1.76 hours; 17 of the speakers evaluate, the rest train (a few of those validate). "
-        "Trials: 729 target, 2,189 nontarget.",
+        "- Data: 62 speakers, 1.76 hours; 17 of the speakers are for evaluation, the others for training and "
+        "validation. Trials: 729 target, 2,189 nontarget.",
         "- Intervals: 95 %, bootstrap over the evaluation speakers.",
         "",
         "| model | EER, % (95 %) | minDCF .01 | minDCF .05 |",
@@ -191,17 +191,17 @@ def render(facts: dict[str, Any]) -> str:
         "",
         "## What it shows",
         "",
-        f"- Dense EER, mean of the seeds: {mean:.2f} %; the goal of at most 16 % is {verdict(mean <= 16)}, 14 % "
-        f"{verdict(mean <= 14)}.",
+        f"- Dense EER, mean of the seeds: {mean:.2f} %; the goal of at most 16 % is {verdict(mean <= 16)}, that of at "
+        f"most 14 % {verdict(mean <= 14)}.",
         f"- Upper 95 % limit of pruned minus dense: {100 * pair['high']:+.2f} points; the goal of at most 4 is "
         f"{verdict(100 * pair['high'] <= 4)}."
         if pair
         else "- Upper 95 % limit of pruned minus dense: not known; the goal of at most 4 is missed.",
         "- The chain learns speakers from 1.3 hours of speech of 42 people, and cutting the encoder costs no accuracy "
-        "that 17 evaluation speakers could show. No benchmark: most speakers have one microphone, which helps; a "
-        "public encoder trained on thousands of speakers (Resemblyzer) gets 6.0 % on the same trials.",
+        "that 17 evaluation speakers could show. This is no benchmark: most speakers have only one microphone, which "
+        "helps, and a public encoder trained on thousands of speakers (Resemblyzer) gets 6.0 % on the same trials.",
         "- The recipe was chosen on folds of the training speakers. Validation during training has three speakers "
-        "here, too few to select a state by, so the preset keeps the last one.",
+        "here, too few to choose a state by, so the preset keeps the last one.",
     ]
     return "\n".join(lines) + "\n"
 

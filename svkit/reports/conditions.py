@@ -65,8 +65,8 @@ def findings(rows: Sequence[ConditionRates]) -> list[str]:
             )
         if compared and not told:
             found.append(
-                f"{where}: in none of {len(compared)} comparisons does the loss differ from that of"
-                f" {own[0].reference} by more than chance."
+                f"{where}: in none of {len(compared)} comparisons does the loss differ"
+                f" significantly from that of {own[0].reference}."
             )
     return found
 

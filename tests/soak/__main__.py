@@ -104,12 +104,13 @@ def render(facts: dict[str, Any]) -> str:
     lines = [
         "# Faults survived",
         "",
-        f"By `make soak` on {facts['date']}, {facts['minutes']} minutes, seed {facts['seed']}, commit"
+        f"Made by `make soak` on {facts['date']}, in {facts['minutes']} minutes, with seed {facts['seed']}, commit"
         f" `{(facts['git_commit'] or 'unknown')[:12]}`, torch {facts['libraries']['torch']}.",
         "",
-        "After each fault the same command was given again until it ended. Weights, classifier, embeddings, scores and",
-        "the tensors of the last resume state were compared with those of an uninterrupted run by sha256: all equal.",
-        f"Disk full: {facts['full_disk']}.",
+        "After each fault the same command was given again until it ended. Weights, classifier, embeddings, scores",
+        "and the tensors of the last resume state were compared with those of an uninterrupted run by sha256: all were",
+        "equal.",
+        f"File system of the fault `disk full`: {facts['full_disk']}.",
         "",
         f"| fault | {' | '.join(survived)} | all |",
         f"|---|{'---|' * (len(survived) + 1)}",
