@@ -1,6 +1,6 @@
 """Record docs/terminal.svg: real commands on a finished experiment, and what they print on a terminal.
 
-    python benchmarks/terminal_picture.py EXP [--people LIST] [--false-accepts RATE]
+    python benchmarks/terminal_picture.py EXP [--people LIST]
 
 The commands run in a copy of EXP. They score the dense and the pruned model, calibrate on the people
 of LIST (by default the validation speakers), and compare two recordings of one speaker. Progress bars and the tables
@@ -65,7 +65,6 @@ def main() -> None:
         default="exp/data/valid.tsv",
         help="path as seen from the directory that has the copy, `exp`",
     )
-    parser.add_argument("--false-accepts", default="5%")
     options = parser.parse_args()
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     with tempfile.TemporaryDirectory() as directory:
@@ -84,7 +83,7 @@ def main() -> None:
             shutil.copy(source, home / names[-1])
         for command in (
             f"svkit score exp/data/trials/{trials.name}",
-            f"svkit calibrate {options.people} --false-accepts {options.false_accepts}",
+            f"svkit calibrate {options.people}",
             f"svkit verify {' '.join(names)}",
         ):
             console.print(Text(f"$ {command}", style="bold cyan"))
