@@ -4,12 +4,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from svkit.errors import ArtifactError, first_five
+from svkit.errors import ArtifactError, ConfigError, first_five
 from svkit.eval.results import OperatingPoint
 from svkit.store.atomic import write_json
 from svkit.store.metrics import BackendRecord, ListId, plain_record
-from svkit.store.provenance import check_outputs
-from svkit.store.strict_json import read_json, typed
+from svkit.store.provenance import check_outputs, output_around
+from svkit.store.strict_json import load_json, read_json, typed
 
 FORMAT, VERSION = "svkit-calibration", 1
 FILE_NAME = "calibration.json"
@@ -57,6 +57,35 @@ class CalibrationRecord:
     """Some threshold makes no error on those trials, so that the weights mean little; None: as for `bounds`."""
     decision: Decision | None = None
     """Where `svkit verify` accepts unless told otherwise; None: no operating point was asked for."""
+
+
+def check_place(path: Path, checkpoint: Path, *, overwrite: bool) -> None:
+    """Raise ConfigError unless a calibration of `checkpoint` may be written to `path`.
+
+    Nothing but a calibration is ever replaced. In a checkpoint only `calibration.json` does not count as content: any
+    other name would make it another model, of which the calibration would not be.
+    """
+    if path.exists() and not overwrite:
+        raise ConfigError(
+            f"{path} already exists; use --overwrite to replace it, or --out FILE to write another"
+        )
+    around = checkpoint if checkpoint.resolve() in path.resolve().parents else output_around(path)
+    if path.name != FILE_NAME and around is not None:
+        raise ConfigError(
+            f"{path}: lies in {around}, whose content it would change; name it {FILE_NAME}, or choose another directory"
+        )
+    if path.is_dir() or (path.exists() and path.name != FILE_NAME and not _is_calibration(path)):
+        raise ConfigError(
+            f"{path}: expected a calibration to replace, found something else; choose another --out"
+        )
+
+
+def _is_calibration(path: Path) -> bool:
+    try:
+        content = load_json(path)
+    except ArtifactError:
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
 
 
 def write_calibration(path: Path, record: CalibrationRecord) -> None:

@@ -29,7 +29,7 @@ from svkit.store.provenance import (
     content_files,
     describe_code,
     identity,
-    is_finished,
+    output_around,
     plain,
     read_record,
     recorded_files,
@@ -284,12 +284,12 @@ class Output:
                 raise ConfigError(
                     f"{path}: is an input of this command; write to another {what} than {self.path}"
                 )
-        for above in own.parents:  # the hash of a directory is one of all that is in it
-            is_output = self.kind != "list" and is_finished(above) and (above / RUN_NAME).exists()
-            if is_output or above in inputs.values():
-                raise ConfigError(
-                    f"{self.path}: lies in {above}, whose content it would change; choose another {what}"
-                )
+        around = None if self.kind == "list" else output_around(own)
+        around = next((place for place in inputs.values() if own.is_relative_to(place)), around)
+        if around is not None:
+            raise ConfigError(
+                f"{self.path}: lies in {around}, whose content it would change; choose another {what}"
+            )
 
     def _refuse_finished(self) -> None:
         earlier = None if self.overwrite else self.finished()

@@ -225,6 +225,12 @@ def is_finished(directory: Path) -> bool:
     return (directory / PROVENANCE_NAME).exists()
 
 
+def output_around(path: Path) -> Path | None:
+    """Return the finished output whose content, and thereby hash, a new entry at `path` would change; None: none."""
+    places = (above for above in path.resolve().parents if is_finished(above) and (above / RUN_NAME).exists())
+    return next(places, None)
+
+
 def identity(run: Mapping[str, Any]) -> dict[str, Any]:
     """Return what makes two runs the same: command, configuration and the content of the inputs.
 

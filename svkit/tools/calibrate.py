@@ -12,7 +12,7 @@ from svkit.config.schema import ExtractConfig
 from svkit.corpora.layouts.folder import list_name, list_recordings
 from svkit.corpora.scan import ScanOptions
 from svkit.corpora.splits import TRIALS_PER_UTTERANCE, make_trials
-from svkit.errors import ArtifactError, ConfigError, DataError
+from svkit.errors import ArtifactError, DataError
 from svkit.eval.bootstrap import MIN_SPEAKERS, TrialSpeakers
 from svkit.eval.decision import judge
 from svkit.eval.llr import bayes_threshold, cllr
@@ -30,7 +30,7 @@ from svkit.scoring.ratio import lowest_shown, map_of, people_needed, score_at, s
 from svkit.scoring.subject import Subject, TrialSet
 from svkit.scoring.trial_scores import look_up, score_trials
 from svkit.scoring.trial_speakers import find_speakers
-from svkit.store.calibration import FILE_NAME, CalibrationRecord, Decision, write_calibration
+from svkit.store.calibration import FILE_NAME, CalibrationRecord, Decision, check_place, write_calibration
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import sha256_file
@@ -123,10 +123,7 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     bayes_threshold(request.p_target, request.c_miss, request.c_fa)  # checks them before anything slow
     checkpoint = request.model or final_model(request.exp, progress)
     out = request.out or checkpoint / FILE_NAME
-    if out.exists() and not request.overwrite:
-        raise ConfigError(
-            f"{out} already exists; use --overwrite to replace it, or --out FILE to write another"
-        )
+    check_place(out, checkpoint, overwrite=request.overwrite)
     home = request.exp / "calibrate" / f"{model_name(request.exp, checkpoint)}-{list_name([request.source])}"
     manifest, table = _recordings(request, home, progress)
     trials, once = _trials(table, request.seed)

@@ -197,6 +197,14 @@ def test_what_cannot_be_calibrated_is_refused_before_it_takes_time(people, here,
     assert not Path("calibration.json").exists()
 
 
+def test_weights_are_no_place_for_a_calibration(people, here):
+    before = sha256_artifact(here / "model")
+    for name in ("model.safetensors", "mine.json"):
+        done = invoke("calibrate", people, "--model", "model", "--out", f"model/{name}", "--overwrite")
+        assert done.exit_code == 2 and f"model/{name}: lies in model, whose content" in done.stderr
+    assert sha256_artifact(here / "model") == before
+
+
 def test_a_model_that_hears_two_people_as_one_is_refused(here, monkeypatch):
     manifest = listed(here, 6, 1.0, monkeypatch)
     monkeypatch.setattr(stage, "score_trials", lambda *_: (-score_trials(*_)[0], None))
