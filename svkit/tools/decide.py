@@ -16,6 +16,12 @@ from scipy.signal import resample_poly
 
 if len(sys.argv) < 3:
     sys.exit("usage: decide.py A.wav B.wav [PRIOR]")
+try:
+    prior = float(sys.argv[3]) if len(sys.argv) > 3 else 0.5
+except ValueError:
+    prior = 0.0
+if not 0 < prior < 1:
+    sys.exit(f"PRIOR: expected a number above 0 and below 1, found {sys.argv[3]!r}")
 folder = Path(__file__).parent
 graph = min(folder.glob("model*.onnx"), key=lambda path: len(path.name))  # float32, if it was exported
 session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
@@ -31,7 +37,8 @@ def embed(path: str) -> tuple[Any, float]:
         phase = np.arange(-ceil(6 * up / cutoff), ceil(6 * up / cutoff) + 1) * cutoff / up
         window = np.cos(np.pi * phase / 12) ** 2 * (abs(phase) < 6)
         wave = resample_poly(wave, up, down, window=(np.sinc(phase) * window * cutoff / up).astype("float32"))
-    assert len(wave) >= 560, f"{path}: shorter than 35 ms"
+    if len(wave) < 560 or not np.isfinite(wave).all():  # the score would be no number, as if rejected
+        raise ValueError(f"{path}: shorter than 35 ms, or with samples that are not finite numbers")
     (embeddings,) = session.run(
         None, {"waveforms": wave[None], "num_samples": np.array([len(wave)], "int64")}
     )
@@ -40,7 +47,7 @@ def embed(path: str) -> tuple[Any, float]:
 
 try:
     (left, seconds), (right, more_seconds) = map(embed, sys.argv[1:3])
-except (AssertionError, soundfile.SoundFileError) as error:
+except (ValueError, soundfile.SoundFileError) as error:
     sys.exit(f"undecided: {error}")
 norms = float(np.linalg.norm(left)), float(np.linalg.norm(right))
 score = left @ right / norms[0] / norms[1]
@@ -55,7 +62,6 @@ unbounded = learnt["offset"] + np.dot(learnt["weights"], features[: len(learnt["
 llr, decision = np.clip(unbounded, *learnt["bounds"]), learnt["decision"]
 print(f"log-likelihood ratio {llr:+.4f}")
 if len(sys.argv) > 3 or not decision:
-    prior = float(sys.argv[3]) if len(sys.argv) > 3 else 0.5
     ratio, needed = llr, log((1 - prior) / prior)
 else:  # the decision that `svkit calibrate` was asked for
     ratio, needed = unbounded if decision.get("false_accepts") else llr, decision["point"]["threshold"]
