@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from typing_extensions import dataclass_transform
+from typing_extensions import NotRequired, dataclass_transform, is_typeddict
 
 from svkit.config.ranges import Range, shown
 from svkit.errors import ConfigError
@@ -126,17 +126,17 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def _bare(kind: Any) -> Any:
-    """Return a type without `Annotated` and `| None`."""
-    while get_origin(kind) in (Annotated, Union, UnionType):
+    """Return a type without `Annotated`, `NotRequired` and `| None`."""
+    while get_origin(kind) in (Annotated, NotRequired, Union, UnionType):
         kind = next(option for option in get_args(kind) if option is not NoneType)
     return kind
 
 
 @functools.cache
 def members(kind: Any) -> dict[str, Any]:
-    """Return the annotated types of a dataclass by field; empty for any other type."""
+    """Return the annotated types of a dataclass or TypedDict by field; empty for any other type."""
     kind = _bare(kind)
-    return get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
+    return get_type_hints(kind, include_extras=True) if is_dataclass(kind) or is_typeddict(kind) else {}
 
 
 def member(kind: Any, part: str | int) -> Any:

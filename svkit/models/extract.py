@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from svkit.store import checkpoint
 from svkit.store.embeddings import MANIFEST_NAME, write_embeddings
 from svkit.store.manifest import Manifest, read_manifest, write_manifest
 from svkit.store.output import Output
-from svkit.store.provenance import plain, sha256_file
+from svkit.store.provenance import InputEntry, plain, sha256_file
 from svkit.store.request import RunRequest
 
 DTYPES = {
@@ -164,7 +164,7 @@ def _own_place(output: Output, taken: Sequence[Path], names: Sequence[str], prog
     The inputs with these `names` are compared, by path or else by content.
     """
 
-    def is_other(entry: Mapping[str, str] | None, name: str) -> bool:
+    def is_other(entry: InputEntry | None, name: str) -> bool:
         path = output.inputs[name]
         is_place = entry is not None and Path(entry["path"]).resolve() == path.resolve()
         return not is_place and (entry is None or entry["sha256"] != output.hashes[name])

@@ -4,7 +4,7 @@ The card is rendered from files alone. A stage writes what is known when it ends
 the results of the evaluation. The card does not enter the checkpoint's hash.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from svkit.store.atomic import write_text
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.files import read_file
 from svkit.store.metrics import Metrics
-from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
+from svkit.store.provenance import Provenance, read_provenance, sha256_artifact, sha256_file
 from svkit.store.report import Pruning, read_pruning
 from svkit.store.source import Source
 from svkit.store.tables import read_artifact_table
@@ -108,14 +108,17 @@ def render(
     )
 
 
-def _training(directory: Path, record: Mapping[str, Any], source: Source | None) -> Table:
+def _training(directory: Path, record: Provenance, source: Source | None) -> Table:
     config, libraries = record["config"], record.get("libraries", {})
     facts = {
         "command": record["command"],
         "stage": config.get("stage"),
         "recipe": config.get("preset"),
         "starts from encoder": config.get("encoder"),
-        **{key: record[key] for key in ("seed", "device", "started", "finished")},
+        "seed": record["seed"],
+        "device": record["device"],
+        "started": record["started"],
+        "finished": record["finished"],
         "code": record.get("git_commit"),
         "libraries": ", ".join(f"{name} {version}" for name, version in libraries.items()),
     }
@@ -123,11 +126,11 @@ def _training(directory: Path, record: Mapping[str, Any], source: Source | None)
         classes = read_artifact_table(directory / SPEAKERS_NAME, ("row", "speaker_id", "speed"))
         facts["classifier"] = _classifier(classes, is_foreign=record["command"] == "convert")
     if source is not None:
-        facts["comes from"] = source.repository
-        facts["comes from"] += f" at {source.revision}: {source.file}" if source.revision else ""
+        place = f" at {source.revision}: {source.file}" if source.revision else ""
+        facts["comes from"] = f"{source.repository}{place}"
     if corpora := dict.fromkeys(map(corpus_of, training_lists(directory))):
         facts["trained on"] = "; ".join(map(wording.corpus_title, corpora))
-    last = (record.get("validation") or {}).get("last") or {}
+    last = record.get("validation", {}).get("last", {})
     if "eer" in last:
         facts["EER on held-out training speakers, last step"] = f"{100 * last['eer']:.2f} %"
     rows = [[name, str(value)] for name, value in facts.items() if value is not None]

@@ -21,7 +21,6 @@ from svkit.store.report import (
     Curve,
     DetCurve,
     Histogram,
-    Input,
     Origin,
     Recordings,
     Stage,
@@ -122,10 +121,10 @@ def recordings_of(entry: Mapping[str, str]) -> Recordings | None:
     Raises:
         ArtifactError: a recorded count has the wrong type.
     """
-    corpus, summary = corpus_of(entry), preparation_of(entry).get("summary")
-    if corpus is None:
+    corpus, record = corpus_of(entry), preparation_of(entry)
+    if corpus is None or record is None:
         return None
-    path = Path(entry["path"])
+    path, summary = Path(entry["path"]), record.get("summary")
     counts = summary if isinstance(summary, dict) else {}
     content = {"corpus": corpus} | {
         name: counts.get(f"{path.stem}_{short}")
@@ -165,8 +164,8 @@ def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[Stage]:
 
 def _margin(checkpoint: Path) -> float | None:
     """Return the margin that a stage was trained with, if it is recorded."""
-    found: Any = read_provenance(checkpoint)
-    for key in ("config", "stage_config", "margin", "margin"):
+    found: object = read_provenance(checkpoint).get("config")
+    for key in ("stage_config", "margin", "margin"):
         found = found.get(key) if isinstance(found, dict) else None
     return float(found) if isinstance(found, int | float) else None
 
@@ -206,8 +205,17 @@ def gather_provenance(exp: Path) -> list[Origin]:
     chain = []
     for directory in find_finished(exp):
         record = read_provenance(directory)
-        facts: dict[str, Any] = {field.name: record.get(field.name) for field in fields(Origin)}
-        inputs = (Input(name=one["name"], path=one["path"], sha256=one["sha256"]) for one in record["inputs"])
-        facts |= {"output": directory.relative_to(exp).as_posix(), "inputs": tuple(inputs)}
-        chain.append(Origin(**facts))
+        chain.append(
+            Origin(
+                output=directory.relative_to(exp).as_posix(),
+                command=record["command"],
+                svkit=record.get("svkit"),
+                git_commit=record.get("git_commit"),
+                seed=record.get("seed"),
+                device=record.get("device"),
+                started=record.get("started"),
+                finished=record.get("finished"),
+                inputs=tuple(record["inputs"]),
+            )
+        )
     return chain

@@ -369,7 +369,7 @@ def provenance(chain: Sequence[Origin]) -> Table:
     """The chain of outputs, from the audio lists to the scores."""
     rows = []
     for made in chain:
-        inputs = ", ".join(f"{source.name} {source.sha256[:12]}" for source in made.inputs)
+        inputs = ", ".join(f"{source['name']} {source['sha256'][:12]}" for source in made.inputs)
         cells = (made.output, made.command, made.finished, made.svkit, (made.git_commit or "")[:12], inputs)
         rows.append([cell or MISSING for cell in cells])
     headings = ["output", "command", "finished", "svkit", "commit", "inputs (sha256)"]

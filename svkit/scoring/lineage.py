@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from svkit.errors import ArtifactError
 from svkit.store.provenance import (
     PROVENANCE_NAME,
+    InputEntry,
+    Provenance,
     is_finished,
     read_provenance,
     sha256_artifact,
@@ -43,7 +44,7 @@ def training_speakers(checkpoint: Path) -> set[str] | None:
         except ArtifactError:  # no classifier, or a checkpoint that is refused when it is loaded
             continue
         speakers |= names
-        if names and record.get("command") == "finetune":
+        if names and record["command"] == "finetune":
             told |= set(_own_lists(record))
     for entry in training_lists(checkpoint):
         if entry["sha256"] not in told:
@@ -56,8 +57,8 @@ def training_speakers(checkpoint: Path) -> set[str] | None:
 
 def made_with(checkpoint: Path) -> tuple[str | None, int | None]:
     """Return the recipe and the seed that a finished checkpoint was made with, each None if it is not recorded."""
-    config = read_provenance(checkpoint).get("config") if is_finished(checkpoint) else None
-    name, seed = (config.get("preset"), config.get("seed")) if isinstance(config, dict) else (None, None)
+    config = read_provenance(checkpoint).get("config", {}) if is_finished(checkpoint) else {}
+    name, seed = config.get("preset"), config.get("seed")
     return name if isinstance(name, str) else None, seed if type(seed) is int else None
 
 
@@ -65,10 +66,10 @@ def source_of(checkpoint: Path) -> Source | None:
     """Return the hub model that a checkpoint, or its nearest ancestor with a known one, comes from; None: not known."""
     for directory, record in _ancestors(checkpoint):
         for key in ("published", "origin"):  # fetched unchanged (`svkit.tools.push`), or converted
-            if record.get(key) is not None:
-                return typed(directory / PROVENANCE_NAME, record[key], Source, key)
-        config, names = record.get("config"), [entry["name"] for entry in record["inputs"]]
-        encoder = config.get("encoder") if isinstance(config, dict) else None
+            if (recorded := record.get(key)) is not None:
+                return typed(directory / PROVENANCE_NAME, recorded, Source, key)
+        names = [entry["name"] for entry in record["inputs"]]
+        encoder = record.get("config", {}).get("encoder")
         if isinstance(encoder, str) and is_repository(encoder) and "encoder" not in names:
             return known_source(encoder)
     return None
@@ -76,17 +77,19 @@ def source_of(checkpoint: Path) -> Source | None:
 
 def corpus_of(entry: Mapping[str, str]) -> str | None:
     """Return the corpus that a list, `{path, sha256}`, was prepared from; None: not known, or the list has changed."""
-    config = preparation_of(entry).get("config")
-    name = config.get("corpus") if isinstance(config, dict) else None
+    record = preparation_of(entry)
+    name = record and record.get("config", {}).get("corpus")
     return name if isinstance(name, str) else None
 
 
-def preparation_of(entry: Mapping[str, str]) -> dict[str, Any]:
-    """Return the record of the `svkit prepare` that wrote a list; empty: there is none, or the list has changed."""
+def preparation_of(entry: Mapping[str, str]) -> Provenance | None:
+    """Return the record of the `svkit prepare` that wrote a list; None: there is none, or the list has changed."""
     home = Path(entry.get("path", "")).parent
-    record = read_provenance(home) if is_finished(home) else {}
+    if not is_finished(home):
+        return None
+    record = read_provenance(home)
     lists = [output["sha256"] for output in record.get("outputs", [])]
-    return record if entry.get("sha256") in lists else {}
+    return record if entry.get("sha256") in lists else None
 
 
 def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
@@ -105,7 +108,7 @@ def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
 def pruned_by(checkpoint: Path, hash_file: Callable[[Path], str] = sha256_file) -> Path | None:
     """Return the output of `svkit prune` that a checkpoint is or comes from; None: there is none, or it is gone."""
 
-    def is_student(entry: Mapping[str, str]) -> bool:
+    def is_student(entry: InputEntry) -> bool:
         return entry["name"] in ("checkpoint", "student") and not _is_other(entry, hash_file)
 
     chain = _ancestors(checkpoint, is_student)
@@ -128,20 +131,20 @@ def shown_path(directory: Path, exp: Path) -> str:
     return (whole.relative_to(root) if whole.is_relative_to(root) else directory).as_posix()
 
 
-def _is_other(entry: Mapping[str, str], hash_file: Callable[[Path], str]) -> bool:
+def _is_other(entry: InputEntry, hash_file: Callable[[Path], str]) -> bool:
     """Say whether the path of an input now holds another finished artifact than the recorded one."""
     path = Path(entry["path"])
     return path.is_dir() and is_finished(path) and sha256_artifact(path, hash_file) != entry["sha256"]
 
 
-def _own_lists(record: dict[str, Any]) -> dict[str, dict[str, str]]:
-    inputs = (entry for entry in record.get("inputs", []) if entry["name"] == "train")
+def _own_lists(record: Provenance) -> dict[str, dict[str, str]]:
+    inputs = (entry for entry in record["inputs"] if entry["name"] == "train")
     return {entry["sha256"]: {"path": entry["path"], "sha256": entry["sha256"]} for entry in inputs}
 
 
 def _ancestors(
-    checkpoint: Path, follows: Callable[[Mapping[str, str]], bool] = lambda entry: True
-) -> Iterator[tuple[Path, dict[str, Any]]]:
+    checkpoint: Path, follows: Callable[[InputEntry], bool] = lambda entry: True
+) -> Iterator[tuple[Path, Provenance]]:
     """Yield a finished checkpoint and those it was made from, with their provenance, as far as they exist.
 
     `follows` says whether to follow an entry of `inputs`.
@@ -152,7 +155,7 @@ def _ancestors(
             continue
         record = read_provenance(current)
         yield current, record
-        for entry in record.get("inputs", []):
+        for entry in record["inputs"]:
             path = Path(entry["path"])
             if path.is_dir() and path.resolve() not in seen and follows(entry):
                 seen.add(path.resolve())

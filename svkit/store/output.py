@@ -14,11 +14,13 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from typing_extensions import TypedDict
+
 from svkit.errors import ArtifactError, ConfigError
 from svkit.progress import Progress
 from svkit.store.atomic import remove_unfinished, write_json
 from svkit.store.locks import lock_directory, release_directory
-from svkit.store.places import recorded_paths, usable_paths
+from svkit.store.places import read_placed, recorded_paths
 from svkit.store.provenance import (
     FORMAT,
     NOT_CONTENT,
@@ -26,6 +28,7 @@ from svkit.store.provenance import (
     RUN_NAME,
     VERSION,
     InputEntry,
+    Provenance,
     content_files,
     describe_code,
     identity,
@@ -37,7 +40,6 @@ from svkit.store.provenance import (
     sha256_input,
     utc_now,
 )
-from svkit.store.strict_json import read_json, typed
 
 LIST_SUFFIXES = (".tsv", ".parquet")
 RUN_FORMAT, RUN_VERSION = "svkit-run", 1
@@ -55,14 +57,13 @@ _MADE = (
 """Patterns of the names that commands write into an output. A packed list also keeps the name of its input."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+class Run(TypedDict):
     """`run.json`."""
 
     command: str
     config: dict[str, Any]
     started: str
-    inputs: tuple[InputEntry, ...]
+    inputs: list[InputEntry]
 
 
 @dataclass
@@ -95,7 +96,7 @@ class Output:
     is_resumed: bool = field(default=False, init=False)
     """An earlier run with equal configuration and inputs left its state here."""
     started: str = field(default_factory=utc_now, init=False)
-    _described: list[dict[str, str]] | None = field(default=None, repr=False)
+    _described: list[InputEntry] | None = field(default=None, repr=False)
     _lock: int | None = field(default=None, init=False, repr=False)
 
     @property
@@ -114,7 +115,7 @@ class Output:
     def _is_file(self) -> bool:
         return self.kind != "directory" and self.path.suffix in LIST_SUFFIXES
 
-    def describe(self) -> list[dict[str, str]]:
+    def describe(self) -> list[InputEntry]:
         """Return `{name, path, sha256}` of every input; the first call computes the hashes.
 
         Raises:
@@ -132,16 +133,16 @@ class Output:
         """Sha256 of every input by name."""
         return {entry["name"]: entry["sha256"] for entry in self.describe()}
 
-    def finished(self) -> dict[str, Any] | None:
+    def finished(self) -> Provenance | None:
         """Return the record of the finished output; None: it is not finished."""
         return read_record(self.record) if self.record.exists() else None
 
-    def begun(self) -> dict[str, Any] | None:
+    def begun(self) -> Provenance | Run | None:
         """Return the record of the output, finished or not, with paths that can be opened; None: there is none."""
         path = self.path / RUN_NAME
         if self.record.exists() or not path.exists():
             return self.finished()
-        return usable_paths(path, read_json(path, RUN_FORMAT, RUN_VERSION, dict[str, Any]))
+        return read_placed(path, RUN_FORMAT, RUN_VERSION, Run)
 
     @property
     def is_current(self) -> bool:
@@ -255,12 +256,12 @@ class Output:
         """Release the lock."""
         self.close()
 
-    def _difference(self, earlier: Mapping[str, Any]) -> str | None:
+    def _difference(self, earlier: Provenance | Run) -> str | None:
         """Say how an earlier record differs from this run; inputs are hashed only if everything else is equal."""
-        now = {"command": self.command, "config": plain(self.config)}
-        before = identity(earlier)
-        difference = _first_difference(before, identity({**now, "inputs": earlier["inputs"]}))
-        difference = difference or _first_difference(before, identity({**now, "inputs": self.describe()}))
+        command, config = self.command, plain(self.config)
+        before = identity(earlier["command"], earlier.get("config", {}), earlier["inputs"])
+        difference = _first_difference(before, identity(command, config, earlier["inputs"]))
+        difference = difference or _first_difference(before, identity(command, config, self.describe()))
         if difference is None:
             return None
         key, old, new = difference
@@ -326,9 +327,7 @@ class Output:
             write_json(self.path / RUN_NAME, run)
 
     def _resume(self) -> None:
-        path = self.path / RUN_NAME
-        earlier = read_json(path, RUN_FORMAT, RUN_VERSION, dict[str, Any])
-        typed(path, earlier, _Run)
+        earlier = read_placed(self.path / RUN_NAME, RUN_FORMAT, RUN_VERSION, Run)
         difference = self._difference(earlier)
         if difference is not None:
             raise ArtifactError(

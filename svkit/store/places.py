@@ -9,11 +9,12 @@ import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from svkit.errors import ArtifactError
-from svkit.store.strict_json import typed
+from svkit.store.strict_json import read_json, typed
 
+Kind = TypeVar("Kind")
 EXPERIMENT = "experiment"
 _ARTIFACTS = ("checkpoint", "manifest", "trials")
 """Keys of a record that hold `{path, sha256}`; `inputs` holds a list of these."""
@@ -61,6 +62,16 @@ def usable_paths(path: Path, record: Mapping[str, Any]) -> dict[str, Any]:
         return next((found for found in places if _exists(Path(found))), places[0])
 
     return _with_paths({key: value for key, value in record.items() if key != EXPERIMENT}, place)
+
+
+def read_placed(path: Path, format: str, version: int, kind: type[Kind]) -> Kind:
+    """Read a record as `read_json` does, with paths that this process can open.
+
+    `kind` is a TypedDict. The record is checked against it, and returned with all its keys, also undeclared ones.
+    """
+    record = read_json(path, format, version, dict[str, Any])
+    typed(path, record, kind)
+    return cast(Kind, usable_paths(path, record))
 
 
 def _with_paths(record: Mapping[str, Any], convert: Callable[[str], str]) -> dict[str, Any]:

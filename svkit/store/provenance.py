@@ -5,16 +5,18 @@ import importlib.metadata
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from svkit.errors import ArtifactError, DataError
 from svkit.store.files import open_file
-from svkit.store.places import usable_paths
-from svkit.store.strict_json import read_json, typed
+from svkit.store.places import read_placed
+from svkit.store.strict_json import typed
 
 FORMAT, VERSION = "svkit-provenance", 1
 PROVENANCE_NAME, RUN_NAME = "provenance.json", "run.json"
@@ -25,8 +27,7 @@ NOT_CONTENT |= {"resume", "tensorboard", "checkpoints"}
 """Logs, state and documents beside the content: two artifacts that differ only in these are the same artifact."""
 
 
-@dataclass(frozen=True, slots=True)
-class InputEntry:
+class InputEntry(TypedDict):
     """An input in a record."""
 
     name: str
@@ -34,19 +35,52 @@ class InputEntry:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class _OutputEntry:
+class OutputEntry(TypedDict):
+    """A file of a finished output in its record."""
+
     name: str
     sha256: str
     size: int
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Provenance:
+class _Always(TypedDict):
+    """What every record has."""
+
     command: str
-    inputs: tuple[InputEntry, ...]
-    outputs: tuple[_OutputEntry, ...] = ()
+    inputs: list[InputEntry]
+
+
+class Provenance(TypedDict, total=False):
+    """The keys of `provenance.json` that svkit reads again; earlier versions did not write all of them.
+
+    The last group are facts that single commands add; who reads one checks it.
+    """
+
+    command: str
+    inputs: list[InputEntry]
+    outputs: list[OutputEntry]
+    config: dict[str, Any]
+    """The settings that decide the result, by the names that the command gives them."""
+    svkit: str | None
+    git_commit: str | None
+    libraries: dict[str, str]
+    seed: int | None
+    device: str | None
+    started: str
+    finished: str
+
+    validation: dict[str, dict[str, float]]
+    """Of `finetune`: `best` and `last`."""
+    sparsity: object
+    distance_after_cut: object
+    pruning: object
+    summary: object
+    categories: object
+    origin: object
+    """Of `convert`: the hub model."""
+    published: object
+    """Of `push`: the repository that this was published as."""
 
 
 def sha256_file(path: Path) -> str:
@@ -127,7 +161,7 @@ def check_outputs(directory: Path, *names: str, in_full: bool = False) -> None:
 _FINISHED = "it was finished; restore it from a copy, or make it again with --overwrite"
 
 
-def recorded_files(path: Path) -> dict[Path, dict[str, Any]]:
+def recorded_files(path: Path) -> dict[Path, OutputEntry]:
     """Return the recorded entry of each file of a finished output; `path` is the output or an entry of it."""
     home = next((place for place in (path, path.parent) if is_finished(place)), None)
     entries = [] if home is None else read_provenance(home).get("outputs", [])
@@ -168,7 +202,7 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def describe_code() -> dict[str, Any]:
+def describe_code() -> dict[str, object]:
     """Return the svkit version, the git commit where svkit runs from a clone, and the library versions."""
     return {
         "svkit": _version("svkit"),
@@ -199,7 +233,7 @@ def _git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def read_provenance(directory: Path) -> dict[str, Any]:
+def read_provenance(directory: Path) -> Provenance:
     """Read the provenance of a finished output, with paths that this process can open.
 
     Raises:
@@ -213,11 +247,11 @@ def read_provenance(directory: Path) -> dict[str, Any]:
     return read_record(path)
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Provenance:
     """Read a `provenance.json`, or the `NAME.provenance.json` of a list; errors as `read_provenance`."""
-    record = read_json(path, FORMAT, VERSION, dict[str, Any])
-    typed(path, record, _Provenance)
-    return usable_paths(path, record)
+    record = read_placed(path, FORMAT, VERSION, Provenance)
+    typed(path, record, _Always)
+    return record
 
 
 def is_finished(directory: Path) -> bool:
@@ -231,17 +265,13 @@ def output_around(path: Path) -> Path | None:
     return next(places, None)
 
 
-def identity(run: Mapping[str, Any]) -> dict[str, Any]:
+def identity(command: str, config: Mapping[str, object], inputs: Iterable[InputEntry]) -> dict[str, object]:
     """Return what makes two runs the same: command, configuration and the content of the inputs.
 
     The path of an input may change (another mount, a moved experiment), but its content may not.
     """
-    inputs = {entry["name"]: entry["sha256"] for entry in run.get("inputs", [])}
-    config = run.get("config")
-    if isinstance(config, dict):  # settings that name files are left out: the inputs have their hashes
-        named = {
-            "trials",
-            *(name.replace(" ", "_") for name in ("encoder", "eval speakers") if name in inputs),
-        }
-        config = {key: value for key, value in config.items() if key not in named}
-    return {"command": run.get("command"), "config": config, "input": inputs}
+    hashes = {entry["name"]: entry["sha256"] for entry in inputs}
+    # Settings that name files are left out: the inputs have their hashes.
+    named = {"trials", *(name.replace(" ", "_") for name in ("encoder", "eval speakers") if name in hashes)}
+    settings = {key: value for key, value in config.items() if key not in named}
+    return {"command": command, "config": settings, "input": hashes}

@@ -14,7 +14,7 @@ from svkit.store.atomic import write_json
 from svkit.store.files import CONFIG_NAME, LOG_BYTES, LOG_NAME, MODEL_NAME, read_file
 from svkit.store.metrics import METRICS_NAME, Comparison, ConditionRates, Metrics, plain_record
 from svkit.store.output import Output
-from svkit.store.provenance import PROVENANCE_NAME, is_finished, read_provenance
+from svkit.store.provenance import PROVENANCE_NAME, InputEntry, is_finished, read_provenance
 from svkit.store.strict_json import read_json, typed
 
 FORMAT, VERSION = "svkit-report", 1
@@ -201,15 +201,6 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Input:
-    """What an output was made from."""
-
-    name: str
-    path: str
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
     """Which command made an output, and from what."""
 
@@ -222,7 +213,7 @@ class Origin:
     device: str | None
     started: str | None
     finished: str | None
-    inputs: tuple[Input, ...]
+    inputs: tuple[InputEntry, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

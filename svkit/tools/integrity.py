@@ -72,11 +72,11 @@ def _check(path: Path, hash_file: Callable[[Path], str]) -> Checked:
     result.command = record["command"]
     if "outputs" not in record:
         result.notes.append("made by an earlier svkit, which recorded no hashes of its files")
-    for entry in record.get("outputs", []):
-        file = path.parent / entry["name"]
+    for output in record.get("outputs", []):
+        file = path.parent / output["name"]
         result.num_files += 1
         with result.collecting_faults():
-            provenance.refuse_changed(file, entry["sha256"], hash_file(file), "it was finished")
+            provenance.refuse_changed(file, output["sha256"], hash_file(file), "it was finished")
     for entry in record["inputs"]:
         source, since = Path(entry["path"]), f"this was made ({entry['name']})"
         if not source.exists():

@@ -31,6 +31,7 @@ from svkit.store.provenance import (
     PROVENANCE_NAME,
     RUN_NAME,
     VERSION,
+    Provenance,
     content_files,
     read_provenance,
     sha256_input,
@@ -180,7 +181,7 @@ def _licence(request: PushRequest, on_card: str | None) -> str | None:
 
 
 def _named_people(
-    files: Mapping[str, Path], record: Mapping[str, Any], calibrated: tuple[Path, CalibrationRecord] | None
+    files: Mapping[str, Path], record: Provenance, calibrated: tuple[Path, CalibrationRecord] | None
 ) -> str:
     """Say how many speakers are named in which files; empty if none are."""
     named = {} if calibrated is None else {FILE_NAME: calibrated[1].speakers or ()}
@@ -283,7 +284,7 @@ def _placeless(text: str) -> str:
     return _PLACE.sub("", text)
 
 
-def _public(record: Mapping[str, Any], published: Source) -> str:
+def _public(record: Provenance, published: Source) -> str:
     """Return the provenance of a checkpoint for others: without paths of this machine, with its place there."""
 
     def placeless(value: Any) -> Any:

@@ -52,7 +52,7 @@ class PruneResult:
     checkpoint: Path
     sparsity: float
     encoder_parameters: int
-    pruning: dict[str, Any]
+    pruning: object
     """How the gates ended and what the cut changed, as in `provenance.json`."""
 
 

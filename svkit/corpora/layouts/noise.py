@@ -7,9 +7,10 @@ categories and keeps the others. In `exp/data/rirs.tsv`, `category` is the type 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
+from typing_extensions import NotRequired, TypedDict
 
 from svkit.corpora.corpus import scan_identity
 from svkit.corpora.derived import hours
@@ -22,7 +23,7 @@ from svkit.store.experiment import update_experiment
 from svkit.store.files import read_file
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.output import Output
-from svkit.store.provenance import read_record
+from svkit.store.provenance import Provenance, read_record
 from svkit.store.request import Request
 from svkit.store.strict_json import typed
 
@@ -157,20 +158,20 @@ def _read_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield number, line.split()
 
 
-@dataclass(frozen=True)
-class _Summary:
+class _Summary(TypedDict):
     list: str
     files: dict[str, int]
     hours: float
+    bad_files: NotRequired[int]
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(TypedDict):
     """An entry of `categories` in the record."""
 
     command: str
     config: dict[str, Any]
     summary: _Summary
+    finished: NotRequired[str]
 
 
 class _NoiseList(Output):
@@ -181,19 +182,19 @@ class _NoiseList(Output):
         """The list, and the categories of this command."""
         return f"{self.path} ({', '.join(self.config['categories'])})"
 
-    def entries(self) -> dict[str, dict[str, Any]]:
+    def entries(self) -> dict[str, _Entry]:
         """Return what is recorded about each category; nothing if the list is unfinished."""
         if not self.record.exists() or not self.path.exists():
             return {}
         categories = read_record(self.record).get("categories", {})
         typed(self.record, categories, dict[str, _Entry], "categories")
-        return dict(categories)
+        return cast(dict[str, _Entry], categories)
 
-    def finished(self) -> dict[str, Any] | None:
+    def finished(self) -> Provenance | None:
         """Return the record of a category that this command replaces, one that differs if there is one; None: none."""
         wanted, entries = self.config["categories"], self.entries()
         replaced = sorted(entries if self.path.stem == "rirs" else entries.keys() & set(wanted))
-        records = [
+        records: list[Provenance] = [
             {"command": entry["command"], "config": {**entry["config"], "categories": replaced}, "inputs": []}
             for entry in (entries[name] for name in replaced)
         ]
@@ -224,7 +225,7 @@ def _run(
         table, bad = _scan(request, progress, sources)
         counts = {str(name): int(count) for name, count in table["category"].value_counts(sort=False).items()}
         num_hours = hours(table)
-        entries = {}
+        entries: dict[str, _Entry] = {}
         if path.exists() and kind == "noise":  # rows of other commands stay, even those just written
             entries, before = output.entries(), read_manifest(path).table
             kept = before[~before["category"].isin(list(sources))]
@@ -232,7 +233,7 @@ def _run(
         output.unmark()
         write_manifest(path, table)
         update_experiment(request.exp, **{kind: f"data/{kind}.tsv"})
-        entry = {
+        entry: _Entry = {
             "command": output.command,
             "config": config,
             "summary": {"list": path.name, "files": counts, "hours": num_hours, "bad_files": len(bad)},
