@@ -43,6 +43,7 @@ def export(
     Example: svkit export exp/finetune-pruned/lmft --precision fp32 --precision int8
     """
     from svkit.store.exported import FORMAT, VERSION, read_facts
+    from svkit.store.metrics import plain_record
     from svkit.tools.export import ExportRequest, run, summary
 
     checkpoint = options.on_disk(checkpoint, file)
@@ -54,5 +55,5 @@ def export(
     facts = read_facts(directory)
     if not common.json:
         console.table(summary(facts))
-    answer = {"directory": directory.as_posix(), "format": FORMAT, "format_version": VERSION, **facts}
-    common.show(answer, directory)
+    heading = {"directory": directory.as_posix(), "format": FORMAT, "format_version": VERSION}
+    common.show({**heading, **plain_record(facts)}, directory)

@@ -19,7 +19,6 @@ from svkit.scoring.guards import Guards, check_scores
 from svkit.scoring.lineage import made_with, mixed_recipes, pruned_by, shown_path, training_lists
 from svkit.store.atomic import write_bytes, write_text
 from svkit.store.metrics import Metrics, read_metrics
-from svkit.store.output import Output
 from svkit.store.provenance import sha256_file
 from svkit.store.report import (
     FIGURES_NAME,
@@ -77,19 +76,16 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         raise ArtifactError(
             f"{exp / 'scores'}: scores under conditions only; also score embeddings of the recordings as they are"
         )
-    output = Output(
+    output = request.output(
         exp / "report",
-        command="report",
-        config={
+        "report",
+        {
             "num_resamples": NUM_RESAMPLES,
             "rounds": timing.ROUNDS,
             "seed": request.seed,
             "allow": sorted(request.allow),
         },
-        inputs={_below(exp, path): path for path in (*scores, *checkpoints)},
-        overwrite=request.overwrite,
-        keep_finished=request.keep_finished,
-        experiment=exp,
+        {_below(exp, path): path for path in (*scores, *checkpoints)},
     )
     if output.is_kept(progress):
         return output.path

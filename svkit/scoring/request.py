@@ -182,12 +182,5 @@ def score_output(
     backend = request.backend.name(inputs)
     stem = request.trials.stem if backend == "cosine" else f"{request.trials.stem}-{backend}"
     stem += "-both-sides" if "sides" in config else ""
-    return Output(
-        request.exp / "scores" / system / stem,
-        command="score",
-        config=config,
-        inputs={name: path for name, path in shared.items() if path is not None} | dict(inputs),
-        overwrite=request.overwrite,
-        keep_finished=request.keep_finished,
-        experiment=request.exp,
-    )
+    given = {name: path for name, path in shared.items() if path is not None}
+    return request.output(request.exp / "scores" / system / stem, "score", config, {**given, **inputs})

@@ -1,17 +1,72 @@
 """Exported models: `model.onnx` and its variants, the script that decides by them, and `export.json` (checks, time)."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from svkit.store.atomic import write_json
+from svkit.store.metrics import plain_record
+from svkit.store.output import Output
 from svkit.store.places import usable_paths
-from svkit.store.strict_json import read_json
+from svkit.store.report import Machine, Timing
+from svkit.store.strict_json import read_json, typed
 
 FORMAT, VERSION = "svkit-export", 1
 FACTS_NAME, DECIDE_NAME = "export.json", "decide.py"
 FILE_NAMES = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 """Graph of each precision. Weights beyond 2 GB are beside it, in a file of the same name plus `.data`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cosine:
+    """Cosine of a graph's embeddings with torch's, over the recordings of the check."""
+
+    min: float
+    mean: float
+    required: float
+    """Smallest cosine that passes the check."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Graph:
+    """A model that was exported."""
+
+    file: str
+    size_bytes: int
+    cosine: Cosine
+    real_time_factor: Timing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Torch:
+    """The model that the graphs were compared with."""
+
+    size_bytes: int
+    real_time_factor: Timing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportFacts:
+    """Content of `export.json`."""
+
+    checkpoint: dict[str, str]
+    """`{path, sha256}`."""
+    calibration: dict[str, Any] | None
+    """As `svkit verify --json` describes it, and its sha256; None: scores only."""
+    metadata: dict[str, str]
+    """Also in each graph."""
+    sample_rate_hz: int
+    min_samples: int
+    embedding_dim: int
+    opset: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    """Type and shape of each input, and of each output."""
+    graphs: dict[str, Graph]
+    """By precision."""
+    torch: Torch
+    machine: Machine
+    versions: dict[str, str]
 
 
 def size_bytes(path: Path) -> int:
@@ -20,15 +75,20 @@ def size_bytes(path: Path) -> int:
     return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
 
-def write_facts(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Write `export.json`; the format and its version are added."""
-    write_json(directory / FACTS_NAME, {"format": FORMAT, "format_version": VERSION, **facts})
+def write_facts(output: Output, facts: ExportFacts) -> None:
+    """Write `export.json`, with paths inside the experiment relative to it."""
+    record = {"format": FORMAT, "format_version": VERSION, **plain_record(facts)}
+    write_json(output.path / FACTS_NAME, output.recorded(record))
 
 
-def read_facts(directory: Path) -> dict[str, Any]:
-    """Read `export.json` (ArtifactError: missing, of another format or version)."""
+def read_facts(directory: Path) -> ExportFacts:
+    """Read `export.json`, with paths that this process can open.
+
+    Raises:
+        ArtifactError: missing, of another format or version, or a value does not fit.
+    """
     path = directory / FACTS_NAME
-    return usable_paths(path, read_json(path, FORMAT, VERSION, dict[str, Any]))
+    return typed(path, usable_paths(path, read_json(path, FORMAT, VERSION, dict[str, Any])), ExportFacts)
 
 
 def remove_graph(path: Path) -> None:

@@ -6,7 +6,7 @@ The checkpoint's calibration, and a script that decides by it without svkit, go 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,7 +29,6 @@ from svkit.scoring.verify import describe_calibration, find_calibration
 from svkit.store import checkpoint, exported
 from svkit.store.atomic import one_line, write_bytes
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, write_calibration
-from svkit.store.output import Output
 from svkit.store.provenance import sha256_file, sha256_input
 from svkit.store.report import Timing
 from svkit.store.request import Request
@@ -74,24 +73,36 @@ def run(request: ExportRequest, progress: Progress) -> Path:
     calibration = _calibration(request, source, sha256, progress)
     out = request.out or request.exp / "onnx" / model_name(request.exp, source)
     wanted = [name for name in MIN_COSINE if name in (request.precisions or MIN_COSINE)]
-    output = Output(
+    output = request.output(
         out,
-        command="export",
+        "export",
         # `decides`: folders of an earlier svkit had no script and no calibration.
-        config={"precisions": wanted, "opset": onnx_graph.OPSET, "decides": True},
-        inputs={"checkpoint": source} | ({"calibration": calibration[0]} if calibration else {}),
-        overwrite=request.overwrite,
-        keep_finished=request.keep_finished,
-        experiment=request.exp,
+        {"precisions": wanted, "opset": onnx_graph.OPSET, "decides": True},
+        {"checkpoint": source} | ({"calibration": calibration[0]} if calibration else {}),
     )
     if not output.is_kept(progress):
         with output.open():
             decides = _write_decision(out, calibration)
-            metadata = _metadata(architecture.head.embedding_dim, sha256, decides)
+            embedding_dim = architecture.head.embedding_dim
+            metadata = _metadata(embedding_dim, sha256, decides)
             _write_graphs(source, out, wanted, metadata, progress)
-            facts = {"checkpoint": {"path": source.as_posix(), "sha256": sha256}, "calibration": decides}
-            facts |= {"metadata": metadata, **_examine(source, out, wanted, progress)}
-            exported.write_facts(out, output.recorded(facts))
+            graphs, of_torch = _examine(source, out, wanted, progress)
+            facts = exported.ExportFacts(
+                checkpoint={"path": source.as_posix(), "sha256": sha256},
+                calibration=decides,
+                metadata=metadata,
+                sample_rate_hz=SAMPLE_RATE_HZ,
+                min_samples=MIN_SAMPLES,
+                embedding_dim=embedding_dim,
+                opset=onnx_graph.OPSET,
+                inputs={"waveforms": "float32 [batch, samples]", "num_samples": "int64 [batch]"},
+                outputs={"embeddings": "float32 [batch, embedding_dim]"},
+                graphs=graphs,
+                torch=of_torch,
+                machine=timing.describe_machine(),
+                versions=onnx_graph.versions(),
+            )
+            exported.write_facts(output, facts)
             output.finish()
     return out
 
@@ -183,11 +194,12 @@ def _alone(call: Callable[..., None], *arguments: object) -> None:
             ) from error
 
 
-def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progress) -> dict[str, Any]:
+def _examine(
+    source: Path, out: Path, precisions: Sequence[str], progress: Progress
+) -> tuple[dict[str, exported.Graph], exported.Torch]:
     """Compare every graph with torch and time it in turns with torch; one thread each, as in reports."""
     paths = {name: out / exported.FILE_NAMES[name] for name in precisions}
-    cosines: dict[str, list[float]] = {}
-    timings: dict[str, Timing] = {}
+    graphs: dict[str, exported.Graph] = {}
     of_torch: list[Timing] = []
     with timing.one_thread():
         recordings = check_recordings()
@@ -198,15 +210,20 @@ def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progr
             give_back_freed_memory()  # opening takes more than running, so torch's model is loaded after it
             model = load_model(source)
             with progress.task(f"compare {name} with torch", len(recordings) + 1) as task:
-                cosines[name] = compare(graph.embed, recordings, expected, task)
-            least = min(cosines[name])
+                cosines = compare(graph.embed, recordings, expected, task)
+            least = min(cosines)
             if not least >= MIN_COSINE[name]:  # not <: NaN must not pass
                 raise ArtifactError(
                     f"{path}: expected torch's embeddings with a cosine of at least {MIN_COSINE[name]},"
                     f" found {least:.6f}; choose another with --precision"
                 )
             found = timing.time_models({"torch": model.embed, name: graph.embed}, progress)
-            timings[name] = found[name]
+            graphs[name] = exported.Graph(
+                file=path.name,
+                size_bytes=exported.size_bytes(path),
+                cosine=exported.Cosine(min=least, mean=float(np.mean(cosines)), required=MIN_COSINE[name]),
+                real_time_factor=found[name],
+            )
             of_torch.append(found["torch"])
             del graph, model
             give_back_freed_memory()
@@ -215,29 +232,8 @@ def _examine(source: Path, out: Path, precisions: Sequence[str], progress: Progr
         cpu=float(np.median([one.cpu for one in of_torch])),
         cpu_rounds=tuple(seconds for one in of_torch for seconds in one.cpu_rounds),
     )
-    return {
-        "sample_rate_hz": SAMPLE_RATE_HZ,
-        "min_samples": MIN_SAMPLES,
-        "embedding_dim": int(expected.shape[1]),
-        "opset": onnx_graph.OPSET,
-        "inputs": {"waveforms": "float32 [batch, samples]", "num_samples": "int64 [batch]"},
-        "outputs": {"embeddings": "float32 [batch, embedding_dim]"},
-        "graphs": {
-            name: {
-                "file": path.name,
-                "size_bytes": exported.size_bytes(path),
-                "cosine": {"min": min(found), "mean": float(np.mean(found)), "required": MIN_COSINE[name]},
-                "real_time_factor": asdict(timings[name]),
-            }
-            for (name, path), found in zip(paths.items(), cosines.values(), strict=True)
-        },
-        "torch": {
-            "size_bytes": (source / checkpoint.MODEL_NAME).stat().st_size,
-            "real_time_factor": asdict(torch_timing),
-        },
-        "machine": asdict(timing.describe_machine()),
-        "versions": onnx_graph.versions(),
-    }
+    size = (source / checkpoint.MODEL_NAME).stat().st_size
+    return graphs, exported.Torch(size_bytes=size, real_time_factor=torch_timing)
 
 
 def check_recordings() -> list[NDArray[np.float32]]:
@@ -268,15 +264,15 @@ def compare(
     return [float(cosine) for cosine in ((found * expected).sum(-1) / lengths).ravel()]
 
 
-def summary(facts: dict[str, Any]) -> Table:
+def summary(facts: exported.ExportFacts) -> Table:
     """Return sizes, cosines and times of the exported models as a table."""
-    base = facts["torch"]["real_time_factor"]["wall"]
-    rows = [["torch fp32", f"{facts['torch']['size_bytes'] / 1e6:,.1f}", "", "", f"{base:.4f}", ""]]
-    for name, graph in facts["graphs"].items():
-        factor, cosine = graph["real_time_factor"]["wall"], graph["cosine"]
-        sizes = [f"{graph['size_bytes'] / 1e6:,.1f}", f"{cosine['min']:.6f}", f"{cosine['mean']:.6f}"]
+    base = facts.torch.real_time_factor.wall
+    rows = [["torch fp32", f"{facts.torch.size_bytes / 1e6:,.1f}", "", "", f"{base:.4f}", ""]]
+    for name, graph in facts.graphs.items():
+        factor, cosine = graph.real_time_factor.wall, graph.cosine
+        sizes = [f"{graph.size_bytes / 1e6:,.1f}", f"{cosine.min:.6f}", f"{cosine.mean:.6f}"]
         rows.append([f"onnx {name}", *sizes, f"{factor:.4f}", f"{base / factor:.2f}"])
-    machine = facts["machine"]
+    machine = facts.machine
     return Table(
         title="Exported models",
         headings=["model", "size MB", "cosine, least", "mean", "real-time factor", "times torch"],
@@ -284,6 +280,6 @@ def summary(facts: dict[str, Any]) -> Table:
         notes=[
             f"Cosine with torch's embeddings: {len(_CHECK_SAMPLES)} synthetic recordings of 35 ms to 7 s, alone and"
             " padded.",
-            f"Real-time factor: seconds for a second of audio, {machine['num_threads']} thread, {machine['processor']}.",
+            f"Real-time factor: seconds for a second of audio, {machine.num_threads} thread, {machine.processor}.",
         ],
     )
