@@ -42,7 +42,7 @@ def export(
 
     Example: svkit export exp/finetune-pruned/lmft --precision fp32 --precision int8
     """
-    from svkit.store.exported import FORMAT, VERSION, read_facts
+    from svkit.store.exported import FORMAT, VERSION, read_export
     from svkit.store.metrics import plain_record
     from svkit.tools.export import ExportRequest, run, summary
 
@@ -52,7 +52,7 @@ def export(
     )
     with console.progress() as progress:
         directory = run(request, progress)
-    facts = read_facts(directory)
+    facts = read_export(directory)
     if not common.json:
         console.table(summary(facts))
     heading = {"directory": directory.as_posix(), "format": FORMAT, "format_version": VERSION}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from svkit.audio.resample import SAMPLE_RATE_HZ
 from svkit.cores import available_cores
 from svkit.corpora.scan import BadFile, Candidate
 from svkit.errors import ArtifactError
@@ -15,7 +16,6 @@ from svkit.progress import Progress, Task
 from svkit.store.audio_file import CONVERTIBLE_SUFFIXES, AudioError
 from svkit.store.transcode import find_ffmpeg, transcode
 
-SAMPLE_RATE_HZ = 16_000
 FLAC_BYTES_PER_SAMPLE = 1.3
 """For estimates, on the safe side: flac takes some 60 % of the bytes of 16-bit speech."""
 _SAMPLE_FILES = 32

@@ -245,7 +245,7 @@ def _hold_out(
     return [], None
 
 
-def identity(request: CorpusRequest) -> dict[str, Any]:
+def corpus_settings(request: CorpusRequest) -> dict[str, Any]:
     """Return the part of the configuration that all corpora have in common."""
     return {
         "root": request.root.resolve() if request.root is not None else None,
@@ -253,11 +253,11 @@ def identity(request: CorpusRequest) -> dict[str, Any]:
         "trials": request.trials,
         **({"match_ids": True} if request.match_ids else {}),
         "valid_speakers": request.valid_speakers,
-        **scan_identity(request.scan),
+        **scan_settings(request.scan),
     }
 
 
-def scan_identity(scan: ScanOptions) -> dict[str, Any]:
+def scan_settings(scan: ScanOptions) -> dict[str, Any]:
     """Return what decides which files are bad. Options that earlier records lack are included only if in use."""
     return {
         "min_seconds": scan.min_seconds,

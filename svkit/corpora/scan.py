@@ -20,13 +20,13 @@ from svkit.errors import DataError, first_five, printable
 from svkit.progress import Progress
 from svkit.store.audio_file import CUT_ADVICE, AudioError, Channel, channel_levels_db, examine, probe
 from svkit.store.manifest import COLUMNS
-from svkit.store.scan_journal import Entry, Finding, ScanJournal, Source, stamp_of
+from svkit.store.scan_journal import Entry, Finding, ScanJournal, Track, stamp_of
 
 _CHUNK_FILES = 64
 _BLOCK_ROWS = 1 << 16
 _UNUSABLE = re.compile("[\t\n\r\ud800-\udfff]")
 """Characters that no list can hold; in names that are not UTF-8, surrogates stand for the bytes."""
-_Chunk = list[tuple[Source, Entry, bool]]
+_Chunk = list[tuple[Track, Entry, bool]]
 """Files that one thread reads in turn: each with its entry, and whether the entry comes from the journal."""
 
 
@@ -153,7 +153,7 @@ def scan_files(
     channels: dict[int, str] = {}
     cut: list[str] = []
     louder: list[str] = []
-    places = (Source(Path(candidate.path), options.channel) for candidate in listed)
+    places = (Track(Path(candidate.path), options.channel) for candidate in listed)
     found = examine_all(places, len(listed), options, progress)
     for row, (candidate, finding) in enumerate(zip(listed, found, strict=True)):
         for name, values in numbers.items():
@@ -225,7 +225,7 @@ def repeated_digests(
 
 
 def examine_all(
-    places: Iterable[Source], total: int, options: ScanOptions, progress: Progress
+    places: Iterable[Track], total: int, options: ScanOptions, progress: Progress
 ) -> Iterator[Finding]:
     """Yield the finding about each file, in order; threads read a few chunks ahead.
 
@@ -269,7 +269,7 @@ def examine_all(
             raise
 
 
-def _examine_chunk(chunk: list[Source], known: Mapping[str, Entry], options: ScanOptions) -> _Chunk:
+def _examine_chunk(chunk: list[Track], known: Mapping[str, Entry], options: ScanOptions) -> _Chunk:
     """Examine some files; a journal entry is valid as long as its file keeps its size and modification time."""
     entries = []
     for source in chunk:
@@ -282,7 +282,7 @@ def _examine_chunk(chunk: list[Source], known: Mapping[str, Entry], options: Sca
     return entries
 
 
-def _examine(source: Source, options: ScanOptions) -> Finding:
+def _examine(source: Track, options: ScanOptions) -> Finding:
     place, chosen = source
     meter = QualityMeter() if options.measures_quality else None
     levels = None

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from svkit.corpora import splits
-from svkit.corpora.corpus import DataDirectory, identity
+from svkit.corpora.corpus import DataDirectory, corpus_settings
 from svkit.corpora.membership import EVALUATION
 from svkit.corpora.request import EVERYBODY, CorpusRequest, CorpusResult, EvaluationList
 from svkit.corpora.scan import BadFile, Candidate, ScanOptions, scan_files
@@ -68,7 +68,7 @@ def prepare(
         DataError: there are bad files that are not left out, or lists that do not fit the corpus.
         ArtifactError: another command writes here, or the output cannot be written.
     """
-    asked = {"valid_speakers": request.valid_speakers} if is_rendered else identity(request)
+    asked = {"valid_speakers": request.valid_speakers} if is_rendered else corpus_settings(request)
     preset = "tiny" if is_rendered else "w2v-bert-2.0"
     data = DataDirectory(request, progress, corpus, {**asked, **(options or {})}, preset, inputs)
     if data.is_kept(progress):
@@ -100,7 +100,7 @@ def prepare(
             lists = list(found.lists) or [_made_list(evaluation, request.seed, corpus)]
             for entry in lists:
                 if entry.source is not None:
-                    splits.check_trials(entry.source, entry.trials, evaluation, bad)
+                    splits.check_given_trials(entry.source, entry.trials, evaluation, bad)
         if request.eval_speakers != EVERYBODY:
             evaluation = evaluation[evaluation["utterance_id"].isin(_named(lists))]
         unlisted = int((~is_train).sum()) - len(evaluation)
@@ -142,7 +142,7 @@ def _read_list(path: Path, table: pd.DataFrame, *, match_ids: bool) -> Evaluatio
     if match_ids and (matching := find_matching(trials.ids, table["utterance_id"])) is not None:
         matched = matching.take(str(path))
         trials = trials.renamed(matching.names, matching.names)
-    splits.check_trials(path, trials, table)
+    splits.check_given_trials(path, trials, table)
     return EvaluationList(name=path.stem, trials=trials, source=None if matched else path, matched=matched)
 
 

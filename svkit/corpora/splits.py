@@ -230,7 +230,7 @@ def _draw(pairs: Pairs, limit: int, rng: np.random.Generator) -> Pairs:
     return pairs[np.sort(rng.choice(len(pairs), limit, replace=False))]
 
 
-def check_trials(path: Path, trials: Trials, table: pd.DataFrame, bad: Sequence[BadFile] = ()) -> None:
+def check_given_trials(path: Path, trials: Trials, table: pd.DataFrame, bad: Sequence[BadFile] = ()) -> None:
     """Check a given list (`path` is for messages) against the rows of a corpus and its `bad` files.
 
     Raises:

@@ -20,7 +20,7 @@ from svkit.corpora.scan import (
 from svkit.errors import DataError
 from svkit.progress import Progress
 from svkit.store.manifest import Manifest, read_manifest
-from svkit.store.scan_journal import Finding, Source, remove_journal
+from svkit.store.scan_journal import Finding, Track, remove_journal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +135,7 @@ def _examine(
         name, path = manifest.text("utterance_id", row), str(manifest.audio(row))
         bad[row] = BadFile(utterance_id=name, reason=reason, detail=detail, path=path)
 
-    sources = (Source(manifest.audio(row), manifest.channel(row)) for row in range(len(manifest)))
+    sources = (Track(manifest.audio(row), manifest.channel(row)) for row in range(len(manifest)))
     found = examine_all(sources, len(manifest), options, progress)
     for row, finding in enumerate(found):
         fault = _fault(manifest, row, finding, request)

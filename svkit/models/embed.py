@@ -15,7 +15,7 @@ from svkit.nn.speaker import SpeakerNetwork
 from svkit.store.manifest import Manifest
 
 
-def refuse_short(manifest: Manifest) -> None:
+def refuse_short_rows(manifest: Manifest) -> None:
     """Raise DataError naming utterances that give no frame at all (under 35 ms)."""
     short = manifest.utterance_ids[is_too_short(manifest.num_samples, manifest.sample_rates_hz)]
     if len(short):

@@ -23,8 +23,8 @@ from torch import Tensor
 from svkit.config.conditions import CUTS, plain_name, under
 from svkit.data.conditions import changer, require_condition
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
-from svkit.models.embed import embed_rows, refuse_short
-from svkit.models.final import STAGES, final_models, model_name
+from svkit.models.embed import embed_rows, refuse_short_rows
+from svkit.models.final import MODEL_STAGES, final_models, model_name
 from svkit.models.load import load_model
 from svkit.models.session import StopSignal, finish, make_accelerator, on_main, opened, unfinished
 from svkit.nn import inference
@@ -149,7 +149,7 @@ def _plan(
         place = request.out or exp / "embeddings" / under(full_name, condition)
         heard = {} if condition is None else {"condition": condition, "seed": request.recipe.seed}
         output = request.output(place, "extract", {**config, **heard}, inputs)
-        if request.out is None and not (is_own and name in STAGES):
+        if request.out is None and not (is_own and name in MODEL_STAGES):
             # A model of the experiment is identified by its name, even if it has been trained again since.
             is_named = path.resolve().is_relative_to(exp.resolve())
             compared = [kind for kind in inputs if not (is_named and kind == "checkpoint")]
@@ -269,7 +269,7 @@ def _extract(
 
 def _read(path: Path, request: ExtractRequest) -> Manifest:
     manifest = read_manifest(path, request.audio_root, needs_speakers=False)
-    refuse_short(manifest)
+    refuse_short_rows(manifest)
     return manifest
 
 

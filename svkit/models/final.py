@@ -6,7 +6,7 @@ from svkit.errors import ArtifactError
 from svkit.progress import Progress
 from svkit.store.provenance import RUN_NAME, is_finished
 
-STAGES = {
+MODEL_STAGES = {
     "dense": ("finetune/lmft", "finetune/joint", "finetune/lora", "finetune/head"),
     "pruned": (
         *("finetune-pruned/lmft", "finetune-pruned/joint", "finetune-pruned/head"),
@@ -22,7 +22,7 @@ def final_models(exp: Path, progress: Progress | None = None) -> dict[str, Path]
     If a later stage has begun but is not finished, a note to `progress` says which checkpoint is used instead.
     """
     models = {}
-    for name, stages in STAGES.items():
+    for name, stages in MODEL_STAGES.items():
         begun = [exp / stage for stage in stages if (exp / stage / RUN_NAME).exists()]
         found = next((exp / stage for stage in stages if is_finished(exp / stage)), None)
         if found is not None:

@@ -28,7 +28,7 @@ from svkit.store.upstream import encoder_architecture, encoder_tensors
 
 TINY_ENCODER = "tiny"
 
-Recording = NDArray[np.floating] | str | os.PathLike[str]
+SamplesOrFile = NDArray[np.floating] | str | os.PathLike[str]
 """Samples, or an audio file."""
 
 
@@ -78,7 +78,7 @@ class SpeakerModel(SpeakerNetwork):
 
     @torch.inference_mode()
     def embed(
-        self, recordings: Recording | Sequence[Recording], sample_rate: int = SAMPLE_RATE_HZ
+        self, recordings: SamplesOrFile | Sequence[SamplesOrFile], sample_rate: int = SAMPLE_RATE_HZ
     ) -> NDArray[np.float32]:
         """Embed recordings of any lengths as one padded batch; each gets the embedding that it would get alone.
 
@@ -118,7 +118,7 @@ class SpeakerModel(SpeakerNetwork):
         return self
 
 
-def _checked(index: int, recording: Recording, sample_rate: int) -> NDArray[np.float32]:
+def _checked(index: int, recording: SamplesOrFile, sample_rate: int) -> NDArray[np.float32]:
     """Return a recording at 16 kHz, read as in extraction; DataError if it cannot be embedded."""
     name = f"waveform {index}"
     if isinstance(recording, str | os.PathLike):

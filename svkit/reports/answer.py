@@ -7,7 +7,7 @@ from svkit.reports import wording
 from svkit.reports.results import GIGA, MEGA, cost_cells, cpu_cell, eer_cell
 from svkit.reports.tables import LEVEL, MISSING, Table, percent, points
 from svkit.store.metrics import Comparison
-from svkit.store.report import Model, Recordings, Report, System, Timing
+from svkit.store.report import ListCounts, Model, Report, System, Timing
 
 TOLERATED = 0.25
 """A pruned model is recommended if its EER, at the worse end of the interval, is above the dense one by at most this
@@ -207,7 +207,7 @@ def subject(report: Report) -> list[str]:
     return list(dict.fromkeys(sentences))
 
 
-def _recordings(counted: Recordings | None) -> str:
+def _recordings(counted: ListCounts | None) -> str:
     """Describe the recordings of a list: their corpus, and how many there are."""
     if counted is None:
         return wording.corpus_title(None)

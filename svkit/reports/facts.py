@@ -21,9 +21,9 @@ from svkit.store.report import (
     Curve,
     DetCurve,
     Histogram,
+    ListCounts,
     Origin,
-    Recordings,
-    Stage,
+    StageCurves,
     System,
     Tippett,
     find_finished,
@@ -111,11 +111,11 @@ def _system(
         histogram=Histogram(edges=tuple(edges.tolist()), targets=targets, nontargets=nontargets),
         tippett=None if scored.llrs is None else _tippett(scored.llrs, is_target),
         model_path=model_path,
-        recordings=recordings_of(metrics.manifest or {}),
+        recordings=counts_of(metrics.manifest or {}),
     )
 
 
-def recordings_of(entry: Mapping[str, str]) -> Recordings | None:
+def counts_of(entry: Mapping[str, str]) -> ListCounts | None:
     """Return what the preparation of a list (`{path, sha256}`) counted; None if svkit did not make it, or it changed.
 
     Raises:
@@ -134,7 +134,7 @@ def recordings_of(entry: Mapping[str, str]) -> Recordings | None:
             ("hours", "hours"),
         )
     }
-    return typed(path.parent / PROVENANCE_NAME, content, Recordings, "summary")
+    return typed(path.parent / PROVENANCE_NAME, content, ListCounts, "summary")
 
 
 def _tippett(llrs: NDArray[np.float64], is_target: NDArray[np.bool_]) -> Tippett:
@@ -149,7 +149,7 @@ def _tippett(llrs: NDArray[np.float64], is_target: NDArray[np.bool_]) -> Tippett
     )
 
 
-def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[Stage]:
+def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[StageCurves]:
     """Read the curves of every stage that kept a log, thinned for drawing."""
     stages = []
     for directory in checkpoints:
@@ -157,7 +157,9 @@ def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[Stage]:
         train, valid = (_curves(records, kind) for kind in ("train", "valid"))
         if train or valid:
             stages.append(
-                Stage(stage=shown_path(directory, exp), train=train, valid=valid, margin=_margin(directory))
+                StageCurves(
+                    stage=shown_path(directory, exp), train=train, valid=valid, margin=_margin(directory)
+                )
             )
     return stages
 

@@ -24,7 +24,7 @@ from scipy.special import ndtri
 from svkit.reports import seen, wording
 from svkit.reports.results import MEGA, far_points
 from svkit.reports.tables import file_names, percent
-from svkit.store.report import Curve, Report, Stage, System, Tippett
+from svkit.store.report import Curve, Report, StageCurves, System, Tippett
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999",
@@ -38,7 +38,7 @@ HOMES = ("finetune", "finetune-pruned")
 DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 FEWEST_POINTS = 3
 """Shorter curves are not drawn; the table of stages has the first and last value of each."""
-WIDTHS = (
+_WIDTHS = (
     ("num_heads", "attention heads", "heads"),
     ("ffn1_dim", "FFN 1", "units"),
     ("conv_dim", "convolution", "channels"),
@@ -320,7 +320,7 @@ def _structure(report: Report) -> Iterator[Panel]:
     for model in report.models:
         if not model.is_evaluated or model.sparsity <= 0:
             continue
-        for key, text, unit in WIDTHS:
+        for key, text, unit in _WIDTHS:
             kept, dense = np.asarray(model.widths[key]), np.asarray(model.dense_widths[key])
             share = 100 * kept.sum() / max(dense.sum(), 1)
             yield Panel(
@@ -359,7 +359,7 @@ def _sparsities(report: Report) -> Iterator[Panel]:
             )  # fmt: skip
 
 
-def _sparsity(stage: Stage, axes: Axes) -> None:
+def _sparsity(stage: StageCurves, axes: Axes) -> None:
     for name, label, colour, style in (
         ("counted_sparsity", "counted", ORANGE, "--"),
         ("sparsity", "expected", GREEN, "-"),
@@ -372,7 +372,7 @@ def _sparsity(stage: Stage, axes: Axes) -> None:
 
 def _training(report: Report) -> Iterator[Panel]:
     """Yield one panel for the successive stages of each model, and one for every other stage."""
-    chains: dict[str, list[Stage]] = {}
+    chains: dict[str, list[StageCurves]] = {}
     for stage in report.training:
         home, _, name = stage.stage.rpartition("/")
         chains.setdefault(home if home in HOMES else stage.stage, []).append(stage)
@@ -391,11 +391,11 @@ def _training(report: Report) -> Iterator[Panel]:
         )  # fmt: skip
 
 
-def _short(stage: Stage) -> str:
+def _short(stage: StageCurves) -> str:
     return stage.stage.rpartition("/")[2]
 
 
-def _curves(stages: Sequence[Stage], axes: Axes) -> None:
+def _curves(stages: Sequence[StageCurves], axes: Axes) -> None:
     other: Axes | None = None
     start, margin, label = 0, stages[0].margin, "training loss"
     for stage in stages:

@@ -153,7 +153,7 @@ def _describe_models(
             timing=timings.get(path),
             recipe=made_with(exp / path)[0],
             seed=made_with(exp / path)[1],
-            trained_on=tuple(filter(None, map(facts.recordings_of, training_lists(exp / path)))),
+            trained_on=tuple(filter(None, map(facts.counts_of, training_lists(exp / path)))),
         )
         for path, size in described.items()
     ]

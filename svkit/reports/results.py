@@ -8,7 +8,7 @@ from svkit.pruning.outcome import vanished_sentence
 from svkit.reports.tables import LEVEL, MISSING, Table, number, percent
 from svkit.reports.wording import calibration_text, label, model_of, trial_names
 from svkit.store.metrics import Breakdown, Metrics, ScoredList
-from svkit.store.report import Distance, Model, ModelSize, Origin, Pruning, Report, Stage, Timing
+from svkit.store.report import Distance, Model, ModelSize, Origin, Pruning, Report, StageCurves, Timing
 
 MEGA, GIGA = 1e6, 1e9
 EER = f"EER, %{LEVEL}"
@@ -350,7 +350,7 @@ def overview(report: Report) -> Table:
     return Table(headings=headings, rows=rows)
 
 
-def training(stages: Sequence[Stage]) -> Table:
+def training(stages: Sequence[StageCurves]) -> Table:
     """First and last values of each stage, whether or not its curves are drawn."""
     rows = []
     for stage in stages:

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from svkit.audio.resample import SAMPLE_RATE_HZ
 from svkit.errors import ArtifactError
 from svkit.progress import Progress
 from svkit.store.files import read_file
 from svkit.store.report import Machine, Timing
 
-SAMPLE_RATE_HZ = 16_000
 LENGTHS_SECONDS = (2.0, 4.0, 8.0)
 ROUNDS = 6
 """With six, the true median lies between the shortest and the longest time with probability 1 - 2 / 2**6 = 97 %."""

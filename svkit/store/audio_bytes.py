@@ -10,7 +10,7 @@ from pathlib import Path
 
 from svkit.errors import SvkitError
 from svkit.store.audio_header import Claim, Read
-from svkit.store.block_cache import BlockCache, CachedFile, Source
+from svkit.store.block_cache import BlockCache, ByteSource, CachedFile
 from svkit.store.files import open_handle
 from svkit.store.remote_file import open_remote
 
@@ -74,7 +74,7 @@ _open_local = lru_cache(maxsize=_OPEN_TARS)(OpenFile)
 class _Ahead:
     """Part of a remote file, fetched in a few pieces, because each request takes a round trip; the last one is kept."""
 
-    def __init__(self, file: Source, offset: int, size: int) -> None:
+    def __init__(self, file: ByteSource, offset: int, size: int) -> None:
         self._file, self._start, self._end = file, offset, offset + size
         self._first, self._piece = offset, b""
 
@@ -90,21 +90,21 @@ class _Ahead:
         return self._piece[place : place + count]
 
 
-def open_tar(member: TarMember) -> Source:
+def open_tar(member: TarMember) -> ByteSource:
     """Return the tar file of a recording. It is opened once in a process, and read through the cache if there is one.
 
     Raises:
         OSError: the file is missing or cannot be opened.
         DataError: the server cannot be reached, or refuses the request.
     """
-    file: Source = open_remote(member.tar) if isinstance(member.tar, str) else _open_local(member.tar)
+    file: ByteSource = open_remote(member.tar) if isinstance(member.tar, str) else _open_local(member.tar)
     if member.cache is None:
         return file
     name = member.tar if isinstance(member.tar, str) else str(member.tar.absolute())
     return CachedFile(name, file, member.cache)
 
 
-def reader_of(file: Source, member: TarMember) -> Read:
+def reader_of(file: ByteSource, member: TarMember) -> Read:
     """Return the function that reads a recording's bytes from its tar file, with few requests if it is remote."""
     return file.read if isinstance(file, OpenFile) else _Ahead(file, member.offset, member.size).read
 

@@ -31,7 +31,7 @@ _SET_BYTES = _PAGE_BYTES + _WAYS * BLOCK_BYTES
 _NAME = "shards.cache"
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """A file that can be read at any offset."""
 
     @property
@@ -129,7 +129,7 @@ def _digest(key: bytes, data: bytes) -> bytes:
 class CachedFile:
     """A remote file read through a cache in whole blocks; missing blocks are fetched together as one piece."""
 
-    def __init__(self, name: str, file: Source, cache: BlockCache) -> None:
+    def __init__(self, name: str, file: ByteSource, cache: BlockCache) -> None:
         """Read `file`, which its name, size and version identify."""
         self._file, self._cache = file, cache
         self.size, self.version = file.size, file.version

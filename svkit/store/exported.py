@@ -75,13 +75,13 @@ def size_bytes(path: Path) -> int:
     return path.stat().st_size + (data.stat().st_size if data.exists() else 0)
 
 
-def write_facts(output: Output, facts: ExportFacts) -> None:
+def write_export(output: Output, facts: ExportFacts) -> None:
     """Write `export.json`, with paths inside the experiment relative to it."""
     record = {"format": FORMAT, "format_version": VERSION, **plain_record(facts)}
     write_json(output.path / FACTS_NAME, output.recorded(record))
 
 
-def read_facts(directory: Path) -> ExportFacts:
+def read_export(directory: Path) -> ExportFacts:
     """Read `export.json`, with paths that this process can open.
 
     Raises:

@@ -70,7 +70,7 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recordings:
+class ListCounts:
     """A list of recordings, with the counts that `svkit prepare` recorded."""
 
     corpus: str
@@ -94,7 +94,7 @@ class Model(ModelSize):
     """Key in `Report.prunings` of the pruning that it comes from."""
     recipe: str | None = None
     seed: int | None = None
-    trained_on: tuple[Recordings, ...] = ()
+    trained_on: tuple[ListCounts, ...] = ()
     """Training lists of this model and of the models it was made from, as far as they are known."""
 
 
@@ -176,7 +176,7 @@ class System(Metrics):
     tippett: Tippett | None
     model_path: str | None
     """`path` of its `Model`; None: it is not in the experiment, or there are several."""
-    recordings: Recordings | None = None
+    recordings: ListCounts | None = None
     """The evaluation list; None: svkit did not prepare it, or it has changed since."""
 
 
@@ -189,7 +189,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
+class StageCurves:
     """Training curves of a checkpoint by name."""
 
     stage: str
@@ -224,7 +224,7 @@ class Report:
     models: tuple[Model, ...]
     systems: tuple[System, ...]
     comparisons: tuple[Comparison, ...]
-    training: tuple[Stage, ...]
+    training: tuple[StageCurves, ...]
     provenance: tuple[Origin, ...]
     conditions: tuple[ConditionRates, ...] = ()
     prunings: dict[str, Pruning] = field(default_factory=dict)

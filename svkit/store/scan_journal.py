@@ -51,7 +51,7 @@ class Finding:
         return np.frombuffer(bytes.fromhex(self.digest[:32]).ljust(16, b"\0"), np.uint64)
 
 
-class Source(NamedTuple):
+class Track(NamedTuple):
     """A recording and the channel of it to read."""
 
     place: Place
@@ -96,7 +96,7 @@ class ScanJournal:
         address = f"{self._path.absolute().as_uri()}?nolock=1&mode={mode}"
         return contextlib.closing(sqlite3.connect(address, uri=True))
 
-    def read(self, sources: Iterable[Source]) -> dict[str, Entry]:
+    def read(self, sources: Iterable[Track]) -> dict[str, Entry]:
         """Return the entries of those recordings that have one, by the recordings' names."""
         names = {_name(source): str(source) for source in sources}
         query = f"SELECT * FROM entries WHERE source IN ({', '.join('?' * len(names))})"

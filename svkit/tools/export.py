@@ -102,7 +102,7 @@ def run(request: ExportRequest, progress: Progress) -> Path:
                 machine=timing.describe_machine(),
                 versions=onnx_graph.versions(),
             )
-            exported.write_facts(output, facts)
+            exported.write_export(output, facts)
             output.finish()
     return out
 

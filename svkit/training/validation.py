@@ -17,7 +17,7 @@ from svkit.config.schema import DataConfig, ExtractConfig
 from svkit.data.dataset import CropDataset, CropKey
 from svkit.errors import DataError, first_five
 from svkit.eval.metrics import equal_error_rate, error_curve, min_dcf
-from svkit.models.embed import embed_rows, refuse_short
+from svkit.models.embed import embed_rows, refuse_short_rows
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store.manifest import read_manifest
 from svkit.store.trials import read_trials
@@ -33,7 +33,7 @@ class Validator:
     def __init__(self, manifest_path: Path, trials_path: Path) -> None:
         """Read both files; DataError when they do not fit together, or all trials are of one class."""
         self.manifest, trials = read_manifest(manifest_path), read_trials(trials_path)
-        refuse_short(self.manifest)
+        refuse_short_rows(self.manifest)
         rows = {utterance: row for row, utterance in enumerate(self.manifest.utterance_ids)}
         unknown = sorted(set(trials.ids) - set(rows))
         if unknown:

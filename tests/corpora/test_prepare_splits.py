@@ -163,8 +163,8 @@ def test_given_lists_are_checked_against_the_corpus(tmp_path):
     with pytest.raises(
         DataError, match=r"lacks: x0 \(line 2\), x1 \(line 3\), .* x4 \(line 6\), \.\.\. \(6 in all\)"
     ):
-        splits.check_trials(path, trials(*rows), corpus())
-    splits.check_trials(path, trials(rows[0]), corpus())
+        splits.check_given_trials(path, trials(*rows), corpus())
+    splits.check_given_trials(path, trials(rows[0]), corpus())
 
 
 @pytest.mark.parametrize(
@@ -182,4 +182,4 @@ def test_given_lists_are_checked_against_the_corpus(tmp_path):
 )
 def test_labels_that_contradict_the_corpus_are_refused(tmp_path, row, message):
     with pytest.raises(DataError, match=message):
-        splits.check_trials(tmp_path / "t", trials((1, "s0/v0/0.wav", "s0/v1/0.wav"), row), corpus())
+        splits.check_given_trials(tmp_path / "t", trials((1, "s0/v0/0.wav", "s0/v1/0.wav"), row), corpus())

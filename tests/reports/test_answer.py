@@ -8,7 +8,7 @@ import pytest
 
 from svkit.reports import answer, facts, figures, results
 from svkit.store.metrics import Comparison
-from svkit.store.report import Curve, Recordings, Stage, Timing
+from svkit.store.report import Curve, ListCounts, StageCurves, Timing
 
 
 def compared(report, eers, difference, low, high, p):
@@ -69,7 +69,7 @@ def test_speed_has_the_spread_of_its_rounds():
 
 
 def test_corpus_speakers_recipe_seed_and_date_are_said(report):
-    counted = Recordings(corpus="demo", num_speakers=12, num_utterances=1108, hours=0.1)
+    counted = ListCounts(corpus="demo", num_speakers=12, num_utterances=1108, hours=0.1)
     trained = replace(counted, corpus="folder", num_speakers=33, hours=270.25)
     found = replace(
         report,
@@ -95,15 +95,15 @@ def test_recordings_are_counted_by_their_preparation(tmp_path):
     }  # fmt: skip
     (tmp_path / "provenance.json").write_text(json.dumps(record))
     entry = {"path": str(tmp_path / "eval.tsv"), "sha256": "ab"}
-    found = facts.recordings_of(entry)
-    assert found == Recordings(corpus="demo", num_speakers=12, num_utterances=108, hours=0.1)
-    assert facts.recordings_of({**entry, "sha256": "another"}) is None
-    assert facts.recordings_of({}) is None
+    found = facts.counts_of(entry)
+    assert found == ListCounts(corpus="demo", num_speakers=12, num_utterances=108, hours=0.1)
+    assert facts.counts_of({**entry, "sha256": "another"}) is None
+    assert facts.counts_of({}) is None
 
 
 def stage(name, num_points, margin=None):
     steps = tuple(range(10, 10 * num_points + 10, 10))
-    return Stage(
+    return StageCurves(
         stage=name,
         train={"loss": Curve(step=steps, value=tuple(float(step) for step in steps))},
         valid={"eer": Curve(step=steps[-1:], value=(0.125,))},

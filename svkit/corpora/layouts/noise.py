@@ -12,7 +12,7 @@ from typing import Any, cast
 import pandas as pd
 from typing_extensions import NotRequired, TypedDict
 
-from svkit.corpora.corpus import scan_identity
+from svkit.corpora.corpus import scan_settings
 from svkit.corpora.derived import hours
 from svkit.corpora.recognise import wrong_tree
 from svkit.corpora.scan import BadFile, Candidate, ScanOptions, refuse_bad, scan_files
@@ -206,7 +206,7 @@ def _run(
     request: NoiseRequest, progress: Progress, command: str, kind: str, sources: _Sources
 ) -> NoiseResult:
     """Scan the files of each category and put them into the list of this kind (`noise` or `rirs`)."""
-    config = {"root": request.root.resolve().as_posix(), "scan": scan_identity(request.scan)}
+    config = {"root": request.root.resolve().as_posix(), "scan": scan_settings(request.scan)}
     output = _NoiseList(
         request.exp / "data" / f"{kind}.tsv",
         command=f"prepare {command}",
