@@ -245,7 +245,7 @@ def _hold_out(
     return [], None
 
 
-def corpus_settings(request: CorpusRequest) -> dict[str, Any]:
+def corpus_settings(request: CorpusRequest) -> dict[str, object]:
     """Return the part of the configuration that all corpora have in common."""
     return {
         "root": request.root.resolve() if request.root is not None else None,
@@ -257,7 +257,7 @@ def corpus_settings(request: CorpusRequest) -> dict[str, Any]:
     }
 
 
-def scan_settings(scan: ScanOptions) -> dict[str, Any]:
+def scan_settings(scan: ScanOptions) -> dict[str, object]:
     """Return what decides which files are bad. Options that earlier records lack are included only if in use."""
     return {
         "min_seconds": scan.min_seconds,

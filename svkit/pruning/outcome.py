@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from svkit.config.architecture import EncoderArchitecture
 
@@ -83,6 +82,6 @@ class Outcome:
             )
         return cautions
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """Return the figures as JSON."""
         return asdict(self) | {"moved": self.moved, "cautions": self.cautions}

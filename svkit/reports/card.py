@@ -7,7 +7,6 @@ the results of the evaluation. The card does not enter the checkpoint's hash.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
@@ -167,16 +166,26 @@ def evaluated_on(system: Metrics) -> str | None:
     return None if corpus is None else wording.corpus_title(corpus)
 
 
-def _calibration(directory: Path) -> dict[str, Any] | None:
-    """Return what the card says about the calibration; None if there is none."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Calibration:
+    """What the card says about the calibration."""
+
+    is_readable: bool
+    low: str = ""
+    high: str = ""
+    cautions: tuple[str, ...] = ()
+
+
+def _calibration(directory: Path) -> _Calibration | None:
+    """Read the calibration beside a checkpoint; None if there is none."""
     path = directory / calibration.FILE_NAME
     if not path.exists():
         return None
     try:
         record = calibration.read_calibration(path)
-    except ArtifactError as error:
-        return {"error": str(error)}
+    except ArtifactError:
+        return _Calibration(is_readable=False)
     low, high = map_of(record).bounds
     words = [("Caution", slope_caution(record)), ("Not known", bounds_gap(Path(path.name), record))]
-    cautions = [f"{kind}: {text}." for kind, text in words if text is not None]
-    return {"error": None, "low": f"{low:+.1f}", "high": f"{high:+.1f}", "cautions": cautions}
+    cautions = tuple(f"{kind}: {text}." for kind, text in words if text is not None)
+    return _Calibration(is_readable=True, low=f"{low:+.1f}", high=f"{high:+.1f}", cautions=cautions)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +65,7 @@ def group_trials(
     column: str,
     trials: Trials,
     sidecar: Mapping[str, Coded] | None,
-    manifest: dict[str, Any] | None,
+    manifest: Mapping[str, str] | None,
     enrollment: pd.DataFrame | None,
 ) -> Grouping:
     """Find the group of every trial by a column of the sidecar, else of the manifest, or by `duration`.

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,24 +71,24 @@ def judge(
     learnt = learn(subject, features) if request.calibrate else None
     if learnt is not None:
         guards.caution(slope_caution(learnt))
-    facts: dict[str, Any] = {
-        **{
-            key: getattr(subject, key)
-            for key in ("name", "backend", "model", "checkpoint", "manifest", "condition")
-        },
-        "trials": trial_set.describe(),
-        "calibration": calibrated_by,
-        "cautions": tuple(guards.cautions),
-        "unchecked": tuple(guards.unchecked),
-    }
-    num_targets = int(np.count_nonzero(trials.labels))
-    metrics: ScoredList
-    if not trials.has_labels:
-        metrics = ScoredList(num_targets=0, num_nontargets=0, num_unlabelled=len(trials), **facts)
-    elif num_targets in (0, len(trials)):  # a guard let this pass: there are counts, but no rates
-        num_nontargets = len(trials) - num_targets
-        metrics = ScoredList(num_targets=num_targets, num_nontargets=num_nontargets, **facts)
-    else:
+    metrics = ScoredList(
+        name=subject.name,
+        trials=trial_set.describe(),
+        backend=subject.backend,
+        num_targets=int(np.count_nonzero(trials.labels == 1)),
+        num_nontargets=int(np.count_nonzero(trials.labels == 0)),
+        num_unlabelled=None if trials.has_labels else len(trials),
+        model=subject.model,
+        checkpoint=subject.checkpoint,
+        manifest=subject.manifest,
+        calibration=calibrated_by,
+        condition=subject.condition,
+        cautions=tuple(guards.cautions),
+        unchecked=tuple(guards.unchecked),
+    )
+    if (
+        metrics.num_targets and metrics.num_nontargets
+    ):  # else there are counts only; a guard let one class pass
         resampled = None
         applications = tuple(dict.fromkeys((*APPLICATIONS, *request.applications)))
         if draws is not None:
@@ -101,9 +100,9 @@ def judge(
             no_interval = str(error)
             progress.note(f"no confidence interval: {error}")
             rates = summarize(scores, trials.labels, llrs, applications=applications)
-        facts |= {field.name: getattr(rates, field.name) for field in fields(rates)}
+        known = {field.name: getattr(part, field.name) for part in (metrics, rates) for field in fields(part)}
         breakdown = _break_down(groupings, scores, trials.labels, draws)
-        metrics = Metrics(**facts, no_interval=no_interval, breakdown=breakdown)
+        metrics = Metrics(**{**known, "no_interval": no_interval, "breakdown": breakdown})
     write_scores(output.path, trials, scores, llrs)
     for form in request.forms:
         write_form(output.path, form, trials, scores)

@@ -7,7 +7,6 @@ every enrollment is an utterance).
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from svkit.store.trials import Trials
 
 
 def find_speakers(
-    trials: Trials, manifest: Mapping[str, Any] | None, enrollment: pd.DataFrame | None = None
+    trials: Trials, manifest: Mapping[str, str] | None, enrollment: pd.DataFrame | None = None
 ) -> tuple[TrialSpeakers, str]:
     """Number the speakers of both sides of every trial; an enrollment's speaker is that of its first utterance.
 
@@ -70,7 +69,7 @@ def trial_utterances(trials: Trials, enrollment: pd.DataFrame | None) -> set[str
 
 
 def trial_speaker_names(
-    trials: Trials, manifest: Mapping[str, Any] | None, enrollment: pd.DataFrame | None
+    trials: Trials, manifest: Mapping[str, str] | None, enrollment: pd.DataFrame | None
 ) -> set[str] | None:
     """Return the speakers of the trials' utterances that the manifest has; None if it is gone, changed or bad."""
     known = speakers_of_manifest(manifest)
@@ -79,7 +78,7 @@ def trial_speaker_names(
     return {known[name] for name in trial_utterances(trials, enrollment) if name in known}
 
 
-def speakers_of_manifest(manifest: Mapping[str, Any] | None) -> dict[str, str] | None:
+def speakers_of_manifest(manifest: Mapping[str, str] | None) -> dict[str, str] | None:
     """Return the speaker of each utterance; None if the manifest is gone, has changed, is bad or lacks speakers."""
     try:
         table = recorded_manifest(manifest)
@@ -89,7 +88,7 @@ def speakers_of_manifest(manifest: Mapping[str, Any] | None) -> dict[str, str] |
     return known if len(known) == len(table) else None
 
 
-def recorded_manifest(manifest: Mapping[str, Any] | None) -> Manifest:
+def recorded_manifest(manifest: Mapping[str, str] | None) -> Manifest:
     """Read the manifest behind embeddings.
 
     Raises:
@@ -97,7 +96,7 @@ def recorded_manifest(manifest: Mapping[str, Any] | None) -> Manifest:
     """
     if not manifest or not manifest.get("path"):
         raise DataError("the embeddings record no manifest; extract them again")
-    path = Path(str(manifest["path"]))
+    path = Path(manifest["path"])
     if not path.exists():
         raise DataError(f"{path}: does not exist; the embeddings were extracted with it")
     status = path.stat()

@@ -180,6 +180,10 @@ def truncate_log(directory: Path, num_done: int) -> None:
     write_bytes(path, b"".join(kept))
 
 
+Validations = dict[str, dict[str, int | float]]
+"""The metrics of the `best` and of the `last` validation, each with its `step`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResumeState:
     """State of an unfinished training run."""
@@ -190,8 +194,7 @@ class ResumeState:
     """Examples per step, over all processes."""
     task: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    facts: dict[str, Any]
-    """Small JSON facts of the stage (best EER so far, ...)."""
+    facts: Validations
     best_step: int | None = None
     """Step whose task is kept in `best_path`, if there is one."""
 
@@ -203,7 +206,7 @@ class _Record:
     num_done: int
     batch_size: Annotated[int, Range(ge=1)]
     best_step: int | None
-    facts: dict[str, Any]
+    facts: Validations
     sha256: dict[str, str] | None = None
     """Hash of each file of the state; None here or in `checksum`: an earlier version wrote the state."""
     checksum: str | None = None

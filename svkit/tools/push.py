@@ -253,7 +253,7 @@ def _results(system: Metrics) -> list[Any]:
     ]
 
     def result(kind: str, title: str, scale: float, value: float, interval: Interval | None) -> EvalResult:
-        facts: dict[str, Any] = {"no_interval": system.no_interval or "not resampled"}
+        facts: dict[str, object] = {"no_interval": system.no_interval or "not resampled"}
         spread = "no interval"
         if interval is not None:
             ends = [round(scale * end, 4) for end in (interval.low, interval.high)]

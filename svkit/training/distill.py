@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 
@@ -62,7 +61,7 @@ class DistillStage(TeacherStage):
         task = DistillationTask(self.student.encoder, self.teacher.encoder, self.config)
         return self.prepare(task, accelerator)
 
-    def write(self, accelerator: Accelerator) -> dict[str, Any]:
+    def write(self, accelerator: Accelerator) -> dict[str, object]:
         """Write the student with the teacher's head."""
         dense = self.student.architecture.dense_encoder()
         write_pruned(self.output.path, self.output.inputs["teacher"], self.teacher, self.task.student, dense)

@@ -4,9 +4,9 @@ Between the stages LoRA is merged and, for LMFT, the classifier is cut to the sp
 starts from the checkpoint before it, on disk, so any of them can be run or resumed alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +24,6 @@ from svkit.progress import Progress
 from svkit.store import checkpoint
 from svkit.store.output import Output
 from svkit.store.request import RunRequest
-from svkit.training.loop import Record
 from svkit.training.resume import load_trained
 from svkit.training.stage import Stage, decisive, run_stages, training_inputs
 from svkit.training.tasks import ClassificationTask
@@ -170,13 +169,13 @@ class FinetuneStage(Stage):
                 task.classifier.weight.copy_(self.known_weight)
         return task
 
-    def validate(self, accelerator: Accelerator) -> Record | None:
+    def validate(self, accelerator: Accelerator) -> dict[str, float] | None:
         """Measure EER and minDCF."""
         if self.validator is None:
             return None
         return self.validator.measure(self.network, self.request.recipe.extract, accelerator)
 
-    def after_validation(self, num_done: int, metrics: Record, progress: Progress) -> None:
+    def after_validation(self, num_done: int, metrics: Mapping[str, float], progress: Progress) -> None:
         """Keep the state if it is the best so far; of equally good ones, the latest."""
         progress.note(f"{self.name}: step {num_done}: EER on held-out speakers {100 * metrics['eer']:.2f} %")
         best = self.facts.get("best")
@@ -186,13 +185,13 @@ class FinetuneStage(Stage):
             checkpoint.write_tensors(path, self.task.trained_state())
         self.facts["last"] = {"step": num_done, **metrics}
 
-    def write(self, accelerator: Accelerator) -> dict[str, Any]:
+    def write(self, accelerator: Accelerator) -> dict[str, object]:
         """Write the best or the last state, as the recipe says; if they differ, the other goes to a subdirectory."""
         out, facts = self.output.path, self.facts
         if facts and facts["best"]["step"] != facts["last"]["step"]:
             keeps_best = self.config.keep == "best"
             self._write_checkpoint(out / checkpoint.LAST_NAME if keeps_best else out)
-            best = checkpoint.best_path(out, facts["best"]["step"])
+            best = checkpoint.best_path(out, int(facts["best"]["step"]))
             load_trained(self.task, checkpoint.read_tensors(best), str(best))
             self._write_checkpoint(out if keeps_best else out / checkpoint.BEST_NAME)
         else:

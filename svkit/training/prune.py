@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from accelerate import Accelerator
 
@@ -158,7 +158,7 @@ class PruneStage(TeacherStage):
         )
         return self.prepare(self.task, accelerator)
 
-    def write(self, accelerator: Accelerator) -> dict[str, Any]:
+    def write(self, accelerator: Accelerator) -> dict[str, object]:
         """Cut by the learned gates, write what is left, and measure how far the cut moved its hidden states."""
         expected = float(self.task.expected_sparsity().detach())
         advice = "or keep the gates at the target (--set prune.constraint=projection)"

@@ -8,7 +8,7 @@ import contextlib
 import copy
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -63,8 +63,8 @@ class Stage:
     """Number of even spans of the run; `validate` is called and the state saved after each. None: after every epoch."""
     validate_every_steps: int | None = None
     """Validate also after each this many steps within an epoch."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Small JSON facts that survive a resume (main process)."""
+    facts: checkpoint.Validations = field(default_factory=dict)
+    """Survives a resume (main process); empty if the stage keeps no best state."""
     task: Task = field(init=False)
     """The result of `make_task`."""
 
@@ -85,19 +85,19 @@ class Stage:
         """Make the task for a run of `num_steps` steps, each with `batch_size` examples over all processes."""
         raise NotImplementedError
 
-    def validate(self, accelerator: Accelerator) -> Record | None:
+    def validate(self, accelerator: Accelerator) -> dict[str, float] | None:
         """Measure the task on held-out speakers, each process its share; None if there are no such speakers."""
         raise NotImplementedError
 
-    def after_validation(self, num_done: int, metrics: Record, progress: Progress) -> None:
+    def after_validation(self, num_done: int, metrics: Mapping[str, float], progress: Progress) -> None:
         """Act on the metrics after `num_done` steps (main process); may write files and change `facts`."""
 
-    def write(self, accelerator: Accelerator) -> dict[str, Any]:
+    def write(self, accelerator: Accelerator) -> dict[str, object]:
         """Write the result of the trained task (main process); returns further facts for the provenance."""
         raise NotImplementedError
 
 
-def decisive(request: RunRequest, **own: Any) -> dict[str, Any]:
+def decisive(request: RunRequest, **own: object) -> dict[str, object]:
     """Return the settings that decide a stage's result, its own and those of the recipe; they identify a run."""
     recipe = request.recipe
     return {**own, "precision": recipe.precision, "preset": recipe.name, "seed": recipe.seed}
@@ -320,13 +320,14 @@ class _Fit:
         def action() -> None:
             self._await_saved()  # one copy at a time: training waits for a slower disk
             facts = self.stage.facts
+            best = facts.get("best")
             state = checkpoint.ResumeState(
                 num_done=num_done,
                 batch_size=self.batch_size,
                 task=on_host(self.task.trained_state()),
                 optimizer=on_host(optimizer_tensors(self.optimizer)),
                 facts=copy.deepcopy(facts),
-                best_step=facts.get("best", {}).get("step"),
+                best_step=None if best is None else int(best["step"]),
             )
             write = partial(checkpoint.write_resume, self.directory, state, self.recipe.save.keep_last)
             self.saving = self.saver.submit(write), num_done

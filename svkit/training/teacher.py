@@ -14,7 +14,6 @@ from svkit.nn.encoder import Encoder
 from svkit.nn.precision import product_dtype
 from svkit.progress import Progress
 from svkit.store import checkpoint
-from svkit.training.loop import Record
 from svkit.training.stage import Stage
 from svkit.training.tasks import DistillationTask
 from svkit.training.validation import DistanceMeter
@@ -43,7 +42,7 @@ class TeacherStage(Stage):
         task.prepare_teacher(product_dtype(accelerator.mixed_precision))
         return task
 
-    def validate(self, accelerator: Accelerator) -> Record | None:
+    def validate(self, accelerator: Accelerator) -> dict[str, float] | None:
         """Measure the distance to the teacher."""
         return None if self.meter is None else self.meter.measure(self.task, accelerator)
 
