@@ -146,6 +146,7 @@ def scan_files(
         The rows of a manifest in the order of `candidates`, with a column `channel` unless all files use the first; and
         the bad files.
     """
+    # Arrays, and lists of the exceptions only: an object for each of millions of files would take gigabytes.
     listed = candidates if isinstance(candidates, CandidateTable) else CandidateTable(candidates)
     numbers = {name: np.zeros(len(listed), np.int64) for name in ("sample_rate_hz", "num_samples")}
     digests = np.zeros((len(listed) if options.reads_samples else 0, 2), np.uint64)
@@ -179,6 +180,7 @@ def scan_files(
             f"another channel is clearly louder than the one used (--channel N|mix|loudest chooses) in {len(louder)}"
             f" of {len(listed)} recordings: {printable(first_five(louder))}"
         )
+    # Bad files are left out first: a good file must not be refused as the copy of one that is refused itself.
     usable = np.ones(len(listed), dtype=bool)
     usable[list(bad)] = False
     for row, first in repeated_digests(digests, usable):

@@ -146,6 +146,7 @@ def cross_validate(
                 unbounded[held_out] = fitted[-1].apply(features[held_out])
                 llrs[held_out] = fitted[-1].bounded(features[held_out])
                 if false_accept_rate is not None:
+                    # Chosen on the trials that the map was learnt on, so that it too has never seen the held-out ones.
                     curve = error_curve(fitted[-1].apply(features[others]), given[others])
                     thresholds[held_out] = far_point(curve, false_accept_rate).threshold
             on_map()

@@ -116,6 +116,7 @@ def run(request: ExtractRequest, progress: Progress) -> list[Path]:
         on_main(
             accelerator, lambda: [output.describe() for output in outputs]
         )  # a missing model is reported before a long scan
+        # Part of the configuration: finished embeddings are kept only if the recordings are still the same.
         facts = on_main(accelerator, partial(examine, request.recordings))
         outputs = [replace(output, config={**output.config, "recordings": facts}) for output in outputs]
     for number in unfinished(outputs, accelerator, progress):

@@ -21,6 +21,8 @@ from svkit.nn.encoder import KINDS, LayerGates
 LIMIT_LEFT, LIMIT_RIGHT = -0.1, 1.1
 SOFT_MASK_SLOPE = 0.8
 INITIAL_STD = 0.01
+SATURATION = 40.0
+"""A gate whose log_alpha is this far from an even chance is open or closed for good."""
 
 
 class HardConcrete(nn.Module):
@@ -102,6 +104,10 @@ class EncoderGates(nn.Module):
         return [
             LayerGates(**{kind: group(offset) for kind, group in layer.items()}) for layer in self.groups()
         ]
+
+    def no_widths(self) -> list[dict[str, int]]:
+        """Number of open gates per layer and kind if all were closed."""
+        return [dict.fromkeys(layer, 0) for layer in self.groups()]
 
     def expected_widths(self) -> list[dict[str, Tensor]]:
         """Expected number of open gates per layer and kind (scalars with gradient)."""

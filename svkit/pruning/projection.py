@@ -13,10 +13,8 @@ from torch import Tensor
 
 from svkit.config.architecture import EncoderArchitecture
 from svkit.pruning.counting import encoder_parameters, expected_parameters, unit_costs
-from svkit.pruning.gates import EncoderGates
+from svkit.pruning.gates import SATURATION, EncoderGates
 
-_SATURATION = 40.0
-"""A gate whose log_alpha is this far from an even chance is open or closed for good."""
 _BISECTIONS = 60
 _TOLERANCE = 1e-6
 """Fraction of the dense count. Gates this near the target are left alone, so that a second projection does nothing."""
@@ -51,11 +49,10 @@ class Projection:
         # Bisection in double precision. The number of halvings is fixed, so that no value is read from the device.
         chances = torch.cat([group.log_alpha - group.expected_shift for _, group in groups]).double()
         costs = torch.cat([torch.full_like(group.log_alpha, cost) for cost, group in groups]).double()
-        none_open = [dict.fromkeys(layer, 0) for layer in self.gates.groups()]
-        wanted = (1 - target) * self.total - expected_parameters(self.dense, none_open)
+        wanted = (1 - target) * self.total - expected_parameters(self.dense, self.gates.no_widths())
         is_met = ((costs * torch.sigmoid(chances)).sum() - wanted).abs() <= _TOLERANCE * self.total
         # At the ends of the bracket all gates are closed, or open, for good. A target out of reach leaves them there.
-        low, high = -_SATURATION - chances.max(), _SATURATION - chances.min()
+        low, high = -SATURATION - chances.max(), SATURATION - chances.min()
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             is_below = (costs * torch.sigmoid(chances + middle)).sum() < wanted

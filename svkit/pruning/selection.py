@@ -15,12 +15,10 @@ from torch import Tensor
 from svkit.config.architecture import EncoderArchitecture
 from svkit.errors import TrainingError
 from svkit.nn.encoder import LayerGates
-from svkit.pruning.gates import KINDS, EncoderGates, HardConcrete
+from svkit.pruning.gates import KINDS, SATURATION, EncoderGates, HardConcrete
 
 TOLERANCE = 0.005
 """The final count lies below its limit by at most this fraction of the dense count, if widths are fine enough."""
-_SATURATION = 40.0
-"""A gate whose log_alpha is this far from an even chance is open or closed for good."""
 _BISECTIONS = 80
 _SMALLEST_VALUE = 1e-6
 """A unit that is kept keeps at least this value: a sigmoid that underflows to 0 would remove it after all."""
@@ -87,7 +85,7 @@ def select(
         )
     # The offset with the most open units within the limit: costs rise with it, so bisection finds it.
     farthest = max((float(group.gates.log_alpha.detach().abs().max()) for group in groups), default=0.0)
-    low, high = -farthest - _SATURATION, farthest + _SATURATION
+    low, high = -farthest - SATURATION, farthest + SATURATION
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         if unused([_count_open(group, middle) for group in groups]) >= 0:

@@ -128,6 +128,7 @@ def _of_trials(
             )
         rows = np.arange(len(trials))
     else:
+        # Another toolkit may write the same ids with another prefix or ending.
         matching = find_matching(
             np.concatenate([found.enroll.values, found.test.values]).tolist(), trials.ids.tolist()
         )

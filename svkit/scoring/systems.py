@@ -28,6 +28,7 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
         return list(request.embeddings)
     home = request.exp / "embeddings"
     ready = _finished(home, chain(*request.material.values()), progress)
+    # Enough to tell which embeddings have the utterances; the scoring itself looks up every one.
     wanted = trials.test.values[:1000]
     known: list[Path] = []
     partly: list[Path] = []

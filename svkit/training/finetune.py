@@ -189,6 +189,7 @@ class FinetuneStage(Stage):
         """Write the best or the last state, as the recipe says; if they differ, the other goes to a subdirectory."""
         out, facts = self.output.path, self.facts
         if facts and facts["best"]["step"] != facts["last"]["step"]:
+            # The task holds the last state, which is therefore written before the best one is loaded into it.
             keeps_best = self.config.keep == "best"
             self._write_checkpoint(out / checkpoint.LAST_NAME if keeps_best else out)
             best = checkpoint.best_path(out, int(facts["best"]["step"]))

@@ -131,7 +131,7 @@ def run_stages(stages: Sequence[Stage], progress: Progress) -> None:
 
     Raises:
         SystemExit: 130 after SIGINT, 143 after SIGTERM or SIGHUP; the state is saved.
-        ConfigError: a stage is finished already, augmentation material is missing, or the processes cannot share the
+        ConfigError: a stage is finished already, a list for augmentation is missing, or the processes cannot share the
             batch.
         DataError: a list or recording is missing or bad.
         ArtifactError: a checkpoint is missing or corrupt, or the output belongs to another run.
@@ -277,6 +277,8 @@ class _Fit:
                 skipped = run_loop(wrapped, self.optimizer, loader, plan, accelerator, self)
                 on_main(accelerator, self._await_saved)
             except BaseException as reason:
+                # A thread may still be writing the last state. All processes are interrupted at one step and can wait
+                # for each other; an error may have met this one alone, and the others would never answer.
                 if isinstance(reason, Interrupted):
                     on_main(accelerator, self._await_saved)
                 elif isinstance(reason, Exception):
