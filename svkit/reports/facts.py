@@ -16,6 +16,7 @@ from svkit.progress import Progress
 from svkit.scoring.comparison import compare_systems, det_band, find_resamples, read_systems
 from svkit.scoring.lineage import corpus_of, preparation_of, remade_sources, shown_path
 from svkit.store.metrics import IMPORTED, Comparison, LeftOut, Metrics
+from svkit.store.places import Artifact
 from svkit.store.provenance import PROVENANCE_NAME, read_provenance
 from svkit.store.report import (
     Curve,
@@ -85,9 +86,9 @@ def _place(metrics: Metrics) -> tuple[bool, bool, str]:
 
 def _model_path(exp: Path, metrics: Metrics, checkpoints: Mapping[str, str]) -> str | None:
     """Find the checkpoint behind a system by content, and among equal contents by the recorded path."""
-    recorded = metrics.checkpoint or {}
-    found = [path for path, sha256 in checkpoints.items() if sha256 == recorded.get("sha256")]
-    place = Path(str(recorded.get("path", ""))).resolve()
+    recorded = metrics.checkpoint or Artifact(path="", sha256="")
+    found = [path for path, sha256 in checkpoints.items() if sha256 == recorded["sha256"]]
+    place = Path(recorded["path"]).resolve()
     found = [path for path in found if (exp / path).resolve() == place] or found
     return found[-1] if found else None
 
@@ -111,12 +112,12 @@ def _system(
         histogram=Histogram(edges=tuple(edges.tolist()), targets=targets, nontargets=nontargets),
         tippett=None if scored.llrs is None else _tippett(scored.llrs, is_target),
         model_path=model_path,
-        recordings=counts_of(metrics.manifest or {}),
+        recordings=None if metrics.manifest is None else counts_of(metrics.manifest),
     )
 
 
-def counts_of(entry: Mapping[str, str]) -> ListCounts | None:
-    """Return what the preparation of a list (`{path, sha256}`) counted; None if svkit did not make it, or it changed.
+def counts_of(entry: Artifact) -> ListCounts | None:
+    """Return what the preparation of a list counted; None if svkit did not make it, or it changed.
 
     Raises:
         ArtifactError: a recorded count has the wrong type.

@@ -12,6 +12,7 @@ from svkit.errors import ConfigError, DataError
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
 from svkit.store.coded import Coded, Coder, dictionary_block, row_blocks
 from svkit.store.enrollment import first_utterances
+from svkit.store.places import Artifact
 from svkit.store.tables import table_blocks
 from svkit.store.trials import HEADER, Trials
 
@@ -65,7 +66,7 @@ def group_trials(
     column: str,
     trials: Trials,
     sidecar: Mapping[str, Coded] | None,
-    manifest: Mapping[str, str] | None,
+    manifest: Artifact | None,
     enrollment: pd.DataFrame | None,
 ) -> Grouping:
     """Find the group of every trial by a column of the sidecar, else of the manifest, or by `duration`.

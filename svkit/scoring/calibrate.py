@@ -1,6 +1,5 @@
 """Learn and apply calibrations, and make sure that none is judged on the trials it was learnt from."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from svkit.scoring.trial_scores import CohortMeans, Lookup
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration, write_calibration
 from svkit.store.metrics import ListId
+from svkit.store.places import Artifact
 from svkit.store.provenance import sha256_artifact, sha256_file
 
 
@@ -143,7 +143,7 @@ def apply(record: CalibrationRecord, features: Features) -> tuple[NDArray[np.flo
     return learnt.apply(features.values), learnt.bounded(features.values)
 
 
-def install(own: Path, record: CalibrationRecord, checkpoint: Mapping[str, str] | None) -> str:
+def install(own: Path, record: CalibrationRecord, checkpoint: Artifact | None) -> str:
     """Copy a calibration of cosine scores to the checkpoint, where `svkit verify` looks; say where it is.
 
     It stays only at its `own` path if the checkpoint has moved or changed, or if `svkit verify` would refuse it because
@@ -152,8 +152,8 @@ def install(own: Path, record: CalibrationRecord, checkpoint: Mapping[str, str] 
     """
     if needs_a_cohort(record) or record.backend != describe_backend(Backend()) or not checkpoint:
         return str(own)
-    directory = Path(checkpoint.get("path") or "")
-    if not directory.name or not directory.is_dir() or sha256_artifact(directory) != checkpoint.get("sha256"):
+    directory = Path(checkpoint["path"])
+    if not directory.name or not directory.is_dir() or sha256_artifact(directory) != checkpoint["sha256"]:
         return str(own)
     path = directory / FILE_NAME
     if not record.weights[0] > 0:

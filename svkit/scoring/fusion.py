@@ -21,6 +21,7 @@ from svkit.scoring.subject import Subject, TrialSet
 from svkit.scoring.systems import one_each
 from svkit.store.calibration import FILE_NAME
 from svkit.store.metrics import BackendRecord, FusedSystem, read_metrics
+from svkit.store.places import sha256_of
 from svkit.store.provenance import is_finished
 
 DEFAULT_FOLDS = 5
@@ -52,7 +53,7 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
         FusedSystem(
             name=plain_name(one.name),
             backend=one.backend,
-            checkpoint_sha256=(one.checkpoint or {}).get("sha256"),
+            checkpoint_sha256=sha256_of(one.checkpoint),
         )
         for one in metrics
     ]

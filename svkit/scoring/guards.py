@@ -25,6 +25,7 @@ from svkit.store.coded import row_blocks
 from svkit.store.embeddings import Embeddings, read_facts
 from svkit.store.lists import published_title
 from svkit.store.metrics import ScoredList
+from svkit.store.places import Artifact, sha256_of
 from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
 from svkit.store.trials import Trials, find_lines
 
@@ -159,13 +160,13 @@ def check_scores(
     hash_file: Callable[[Path], str] = sha256_file,
 ) -> None:
     """Stop if the embeddings that were scored, or the checkpoint that made them, have changed since (ArtifactError)."""
-    then = (metrics.checkpoint or {}).get("sha256")
+    then = sha256_of(metrics.checkpoint)
     for entry in read_provenance(directory)["inputs"]:
         path = Path(entry["path"])
         if entry["name"] != "embeddings" or not path.is_dir():
             continue
         facts = read_facts(path)
-        now = (facts.get("checkpoint") or {}).get("sha256")
+        now = sha256_of(facts.get("checkpoint"))
         if now == then:
             check_checkpoint(guards, path, facts, hash_file)
         else:
@@ -211,12 +212,12 @@ def check_labels(
     guards: Guards,
     path: Path,
     trials: Trials,
-    manifest: Mapping[str, Any] | None,
+    manifest: Artifact | None,
     enrollment: pd.DataFrame | None,
 ) -> None:
     """Stop if the manifest contradicts labels, or has several speakers in one enrollment (DataError).
 
-    Nothing is checked if the manifest behind the embeddings, `{path, sha256}`, is gone or has changed.
+    Nothing is checked if the manifest behind the embeddings is gone or has changed.
     """
     known = speakers_of_manifest(manifest)
     if known is None or not trials.has_labels:

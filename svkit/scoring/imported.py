@@ -23,6 +23,7 @@ from svkit.store.coded import Coded
 from svkit.store.embeddings import read_facts
 from svkit.store.metrics import IMPORTED, BackendRecord
 from svkit.store.output import Output
+from svkit.store.places import Artifact
 from svkit.store.provenance import sha256_file
 from svkit.store.score_forms import ForeignScores, read_form
 from svkit.store.trials import find_lines
@@ -103,9 +104,10 @@ def score_imported(
         output.finish()
 
 
-def _manifest(request: ScoreRequest, trial_set: TrialSet) -> dict[str, str] | None:
+def _manifest(request: ScoreRequest, trial_set: TrialSet) -> Artifact | None:
     """Return the manifest of the embeddings scored here too, or else the experiment's; None: it lacks utterances."""
-    path, found = request.exp / "data" / "eval.tsv", None
+    path = request.exp / "data" / "eval.tsv"
+    found: Artifact | None = None
     if request.embeddings:
         found = read_facts(request.embeddings[0]).get("manifest")
     elif path.is_file():

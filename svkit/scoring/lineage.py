@@ -1,9 +1,10 @@
 """Find what a checkpoint was trained on, by following its provenance back through the checkpoints it was made from."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from svkit.errors import ArtifactError
+from svkit.store.places import Artifact
 from svkit.store.provenance import (
     PROVENANCE_NAME,
     InputEntry,
@@ -17,9 +18,9 @@ from svkit.store.source import Source, is_repository, known_source
 from svkit.store.strict_json import typed
 
 
-def training_lists(checkpoint: Path) -> list[dict[str, str]]:
-    """Return `{path, sha256}` of every recorded training list, the model's own first."""
-    lists: dict[str, dict[str, str]] = {}
+def training_lists(checkpoint: Path) -> list[Artifact]:
+    """Return every recorded training list, the model's own first."""
+    lists: dict[str, Artifact] = {}
     for _, record in _ancestors(checkpoint):
         for sha256, entry in _own_lists(record).items():
             lists.setdefault(sha256, entry)
@@ -75,14 +76,14 @@ def source_of(checkpoint: Path) -> Source | None:
     return None
 
 
-def corpus_of(entry: Mapping[str, str]) -> str | None:
-    """Return the corpus that a list, `{path, sha256}`, was prepared from; None: not known, or the list has changed."""
+def corpus_of(entry: Artifact) -> str | None:
+    """Return the corpus that a list was prepared from; None: not known, or the list has changed."""
     record = preparation_of(entry)
     name = record and record.get("config", {}).get("corpus")
     return name if isinstance(name, str) else None
 
 
-def preparation_of(entry: Mapping[str, str]) -> Provenance | None:
+def preparation_of(entry: Artifact) -> Provenance | None:
     """Return the record of the `svkit prepare` that wrote a list; None: there is none, or the list has changed."""
     home = Path(entry.get("path", "")).parent
     if not is_finished(home):
@@ -137,7 +138,7 @@ def _is_other(entry: InputEntry, hash_file: Callable[[Path], str]) -> bool:
     return path.is_dir() and is_finished(path) and sha256_artifact(path, hash_file) != entry["sha256"]
 
 
-def _own_lists(record: Provenance) -> dict[str, dict[str, str]]:
+def _own_lists(record: Provenance) -> dict[str, Artifact]:
     inputs = (entry for entry in record["inputs"] if entry["name"] == "train")
     return {entry["sha256"]: {"path": entry["path"], "sha256": entry["sha256"]} for entry in inputs}
 

@@ -23,6 +23,7 @@ from svkit.scoring.backend import Backend
 from svkit.scoring.trial_speakers import recorded_manifest
 from svkit.store.embeddings import Embeddings, read_embeddings, read_facts
 from svkit.store.experiment import read_experiment
+from svkit.store.places import Artifact, sha256_of
 from svkit.store.provenance import sha256_artifact
 
 KINDS = {
@@ -57,7 +58,7 @@ class Material:
             expected = (
                 f"{places[name]}: expected {KINDS[name]} made with the checkpoint of {inputs['embeddings']}"
             )
-            made_by = [(facts.meta.get("checkpoint") or {}).get("sha256") for facts in (one, scored)]
+            made_by = [sha256_of(facts.meta.get("checkpoint")) for facts in (one, scored)]
             if None not in made_by and made_by[0] != made_by[1]:
                 raise ArtifactError(
                     f"{expected}, found one made with another; extract it with the same --model"
@@ -173,20 +174,20 @@ def material_directory(path: Path, scored: Path, exp: Path, progress: Progress) 
     from svkit.store.report import find_checkpoints
 
     facts = read_facts(scored)
-    made_by = facts.get("checkpoint") or {}
-    checkpoint = Path(str(made_by.get("path", "")))
-    is_there = bool(made_by.get("path")) and checkpoint.is_dir()
+    made_by = facts.get("checkpoint") or Artifact(path="", sha256="")
+    checkpoint = Path(made_by["path"])
+    is_there = bool(made_by["path"]) and checkpoint.is_dir()
     # If the recorded path is gone (the experiment has moved), the checkpoint is found by its content.
     candidates = [checkpoint] if is_there else find_checkpoints(exp)
-    wanted = next((one for one in candidates if sha256_artifact(one) == made_by.get("sha256")), None)
+    wanted = next((one for one in candidates if sha256_artifact(one) == made_by["sha256"]), None)
     if wanted is None and is_there:
         raise ArtifactError(
             f"{checkpoint}: has changed since {scored} was extracted; run `svkit extract` again"
         )
     if wanted is None:
         raise ArtifactError(
-            f"{path}: a manifest needs the checkpoint of {scored}, found none at {made_by.get('path')} and in {exp};"
-            " extract it with `svkit extract --model CKPT --manifest ... --out DIR` and give that directory"
+            f"{path}: a manifest needs the checkpoint of {scored}, found none at {made_by['path'] or None} and in"
+            f" {exp}; extract it with `svkit extract --model CKPT --manifest ... --out DIR` and give that directory"
         )
     recipe = load_recipe(read_experiment(exp).preset)
     limit = ExtractConfig(max_seconds=facts.get("max_seconds", recipe.extract.max_seconds))

@@ -18,6 +18,7 @@ from svkit.store.calibration import CalibrationRecord
 from svkit.store.coded import Coded
 from svkit.store.enrollment import read_enrollment
 from svkit.store.metrics import BackendRecord, Condition, LeftOut, TrialList
+from svkit.store.places import Artifact, sha256_of
 from svkit.store.provenance import sha256_file
 from svkit.store.trials import Trials, read_trials
 
@@ -100,10 +101,10 @@ class Subject:
     trial_set: TrialSet
     guards: Guards
     backend: BackendRecord
-    manifest: dict[str, str] | None
-    """`{path, sha256}` of the manifest behind the embeddings; of a fusion, that of its first system."""
-    checkpoint: dict[str, str] | None = None
-    """`{path, sha256}`; None: there are several, or it is not known."""
+    manifest: Artifact | None
+    """The manifest behind the embeddings; of a fusion, that of its first system."""
+    checkpoint: Artifact | None = None
+    """None: there are several, or it is not known."""
     model: str | None = None
     condition: Condition | None = None
     calibration: CalibrationRecord | None = None
@@ -114,7 +115,7 @@ class Subject:
     @property
     def checkpoint_sha256(self) -> str | None:
         """Sha256 of the model, if there is one and it is known."""
-        return (self.checkpoint or {}).get("sha256")
+        return sha256_of(self.checkpoint)
 
     def speaker_names(self) -> set[str] | None:
         """Return the speakers of the trials by the manifest; None: not known."""

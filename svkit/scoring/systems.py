@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from svkit.config.conditions import plain_name
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.progress import Progress
 from svkit.scoring.id_matching import find_matching
 from svkit.scoring.request import ScoreRequest
-from svkit.store.embeddings import META_NAME, read_embeddings, read_facts
+from svkit.store.embeddings import META_NAME, Facts, read_embeddings, read_facts
+from svkit.store.places import sha256_of
 from svkit.store.provenance import RUN_NAME, is_finished
 from svkit.store.trials import Trials
 
@@ -38,7 +38,8 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
         embeddings = read_embeddings(directory)
         ids = embeddings.ids
         if not set(wanted).isdisjoint(ids):
-            made_of = Path(str((embeddings.meta.get("manifest") or {}).get("path", own))).resolve()
+            listed = embeddings.meta.get("manifest")
+            made_of = own if listed is None else Path(listed["path"]).resolve()
             (known if made_of == own or set(wanted).issubset(ids) else partly).append(directory)
         elif (matching := find_matching(wanted, ids)) is None:
             progress.note(f"{directory}: has no utterance of {request.trials.name}, left out")
@@ -70,9 +71,9 @@ def without_condition(directory: Path) -> Path:
     """
     facts = read_facts(directory)
 
-    def made_from(one: dict[str, Any]) -> list[Any]:
-        hashes = [(one.get(name) or {}).get("sha256") for name in ("checkpoint", "manifest")]
-        return [*hashes, one.get("max_seconds"), one.get("dtype")]
+    def made_from(one: Facts) -> tuple[object, ...]:
+        hashes = sha256_of(one.get("checkpoint")), sha256_of(one.get("manifest"))
+        return *hashes, one.get("max_seconds"), one.get("dtype")
 
     for other in sorted(directory.parent.iterdir()):
         if is_finished(other) and (other / META_NAME).exists():

@@ -1,6 +1,6 @@
 """Find the speakers of trials, from the manifest behind the embeddings, or else from the trials themselves.
 
-A manifest is given as it is recorded with the embeddings, `{path, sha256}`, and an enrollment map as its table (None:
+A manifest is given as it is recorded with the embeddings, and an enrollment map as its table (None:
 every enrollment is an utterance).
 """
 
@@ -16,12 +16,13 @@ from svkit.errors import DataError
 from svkit.eval.bootstrap import TrialSpeakers, speakers_from_trials, trial_speakers
 from svkit.store.enrollment import first_utterances
 from svkit.store.manifest import Manifest, read_manifest
+from svkit.store.places import Artifact
 from svkit.store.provenance import sha256_file
 from svkit.store.trials import Trials
 
 
 def find_speakers(
-    trials: Trials, manifest: Mapping[str, str] | None, enrollment: pd.DataFrame | None = None
+    trials: Trials, manifest: Artifact | None, enrollment: pd.DataFrame | None = None
 ) -> tuple[TrialSpeakers, str]:
     """Number the speakers of both sides of every trial; an enrollment's speaker is that of its first utterance.
 
@@ -69,7 +70,7 @@ def trial_utterances(trials: Trials, enrollment: pd.DataFrame | None) -> set[str
 
 
 def trial_speaker_names(
-    trials: Trials, manifest: Mapping[str, str] | None, enrollment: pd.DataFrame | None
+    trials: Trials, manifest: Artifact | None, enrollment: pd.DataFrame | None
 ) -> set[str] | None:
     """Return the speakers of the trials' utterances that the manifest has; None if it is gone, changed or bad."""
     known = speakers_of_manifest(manifest)
@@ -78,7 +79,7 @@ def trial_speaker_names(
     return {known[name] for name in trial_utterances(trials, enrollment) if name in known}
 
 
-def speakers_of_manifest(manifest: Mapping[str, str] | None) -> dict[str, str] | None:
+def speakers_of_manifest(manifest: Artifact | None) -> dict[str, str] | None:
     """Return the speaker of each utterance; None if the manifest is gone, has changed, is bad or lacks speakers."""
     try:
         table = recorded_manifest(manifest)
@@ -88,7 +89,7 @@ def speakers_of_manifest(manifest: Mapping[str, str] | None) -> dict[str, str] |
     return known if len(known) == len(table) else None
 
 
-def recorded_manifest(manifest: Mapping[str, str] | None) -> Manifest:
+def recorded_manifest(manifest: Artifact | None) -> Manifest:
     """Read the manifest behind embeddings.
 
     Raises:
@@ -100,7 +101,7 @@ def recorded_manifest(manifest: Mapping[str, str] | None) -> Manifest:
     if not path.exists():
         raise DataError(f"{path}: does not exist; the embeddings were extracted with it")
     status = path.stat()
-    return _read_once(path, str(manifest.get("sha256")), status.st_size, status.st_mtime_ns)
+    return _read_once(path, manifest["sha256"], status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=1)

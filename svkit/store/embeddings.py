@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from typing_extensions import TypedDict
 
 from svkit.errors import ArtifactError
 from svkit.store.arrays import read_arrays, write_arrays
 from svkit.store.atomic import write_json
-from svkit.store.places import usable_paths
+from svkit.store.places import Artifact, read_placed
 from svkit.store.provenance import check_outputs
-from svkit.store.strict_json import read_json, typed
 from svkit.store.tables import read_artifact_table, write_table
 
 FORMAT, VERSION = "svkit-embeddings", 1
@@ -24,18 +24,21 @@ _MATRIX_NAME, _IDS_NAME, META_NAME = "embeddings.safetensors", "ids.tsv", "embed
 _KEY = "embeddings"
 
 
-@dataclass(frozen=True, slots=True)
-class _Artifact:
-    path: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
+class _Size(TypedDict):
     dim: int
     num_utterances: int
-    checkpoint: _Artifact | None = None
-    manifest: _Artifact | None = None
+
+
+class Facts(_Size, total=False):
+    """The keys of `embeddings.json` that svkit reads again."""
+
+    model: str | None
+    checkpoint: Artifact | None
+    manifest: Artifact | None
+    condition: str
+    """What recordings were embedded under; missing: they are as recorded."""
+    max_seconds: float
+    dtype: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +49,7 @@ class Embeddings:
     """Unique utterance ids, [N] str."""
     matrix: npt.NDArray[np.float32]
     """[N, D]."""
-    meta: dict[str, Any]
-    """Content of `embeddings.json`: model, checkpoint and manifest hashes, crop policy, times."""
+    meta: Facts
 
 
 def write_embeddings(
@@ -71,7 +73,7 @@ def read_embeddings(directory: Path) -> Embeddings:
     matrix = read_arrays(directory / _MATRIX_NAME, {_KEY: ("float32", 2)})[_KEY]
     table = read_artifact_table(directory / _IDS_NAME, ("row", "utterance_id"))
     ids = np.asarray(table["utterance_id"], dtype=object)
-    expected = (meta.get("num_utterances"), meta.get("dim"))
+    expected = (meta["num_utterances"], meta["dim"])
     if matrix.shape != expected or len(ids) != len(matrix):
         raise ArtifactError(
             f"{directory}: {META_NAME} says {expected[0]} x {expected[1]}, {_MATRIX_NAME} has"
@@ -90,7 +92,7 @@ def read_embeddings(directory: Path) -> Embeddings:
     return Embeddings(ids, matrix, meta)
 
 
-def read_facts(directory: Path) -> dict[str, Any]:
+def read_facts(directory: Path) -> Facts:
     """Read `embeddings.json` alone, with paths that this process can open.
 
     Raises:
@@ -98,7 +100,4 @@ def read_facts(directory: Path) -> dict[str, Any]:
     """
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
-    path = directory / META_NAME
-    facts = read_json(path, FORMAT, VERSION, dict[str, Any])
-    typed(path, facts, _Facts)
-    return usable_paths(path, facts)
+    return read_placed(directory / META_NAME, FORMAT, VERSION, Facts)

@@ -7,7 +7,7 @@ from typing import Any
 from svkit.store.atomic import write_json
 from svkit.store.metrics import plain_record
 from svkit.store.output import Output
-from svkit.store.places import usable_paths
+from svkit.store.places import Artifact, usable_paths
 from svkit.store.report import Machine, Timing
 from svkit.store.strict_json import read_json, typed
 
@@ -49,8 +49,7 @@ class Torch:
 class ExportFacts:
     """Content of `export.json`."""
 
-    checkpoint: dict[str, str]
-    """`{path, sha256}`."""
+    checkpoint: Artifact
     calibration: dict[str, Any] | None
     """As `svkit verify --json` describes it, and its sha256; None: scores only."""
     metadata: dict[str, str]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from svkit.errors import ArtifactError
 from svkit.eval.results import Group, Interval, PairedDifference, Rates
 from svkit.store.atomic import write_json
-from svkit.store.places import recorded_paths, usable_paths
+from svkit.store.places import Artifact, recorded_paths, usable_paths
 from svkit.store.provenance import check_outputs
 from svkit.store.strict_json import read_json, typed
 
@@ -115,10 +115,10 @@ class ScoredList:
     num_unlabelled: int | None = None
     """Number of trials in a list without labels; None: the list has labels."""
     model: str | None = None
-    checkpoint: dict[str, str] | None = None
-    """`{path, sha256}`, as the embeddings record it; None: unknown, or several checkpoints."""
-    manifest: dict[str, str] | None = None
-    """`{path, sha256}` of the manifest behind the embeddings."""
+    checkpoint: Artifact | None = None
+    """As the embeddings record it; None: unknown, or several checkpoints."""
+    manifest: Artifact | None = None
+    """The manifest behind the embeddings."""
     calibration: CalibratedBy | None = None
     condition: Condition | None = None
     """None: the unchanged recordings."""

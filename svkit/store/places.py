@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, cast
 
+from typing_extensions import TypedDict
+
 from svkit.errors import ArtifactError
 from svkit.store.strict_json import read_json, typed
 
@@ -22,6 +24,18 @@ _HOMES = (
     "cohorts", "data", "distill", "embeddings", "finetune", "finetune-pruned", "onnx", "prune", "scores",
 )  # fmt: skip
 """Directories of an experiment that earlier versions made."""
+
+
+class Artifact(TypedDict):
+    """A file or an artifact in a record, and its content."""
+
+    path: str
+    sha256: str
+
+
+def sha256_of(artifact: Artifact | None) -> str | None:
+    """Return the recorded content of an artifact; None if none is recorded."""
+    return None if artifact is None else artifact["sha256"]
 
 
 def recorded_path(path: Path, experiment: Path) -> str:

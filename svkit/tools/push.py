@@ -25,7 +25,7 @@ from svkit.store.calibration import FILE_NAME, CalibrationRecord
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.locks import LOCK_NAME
 from svkit.store.metrics import Metrics, read_metrics
-from svkit.store.places import EXPERIMENT
+from svkit.store.places import EXPERIMENT, sha256_of
 from svkit.store.provenance import (
     FORMAT,
     PROVENANCE_NAME,
@@ -154,7 +154,7 @@ def _systems(exp: Path, sha256: str) -> dict[Path, Metrics]:
         directory: metrics
         for directory, metrics in measured.items()
         if isinstance(metrics, Metrics)
-        and (metrics.checkpoint or {}).get("sha256") == sha256
+        and sha256_of(metrics.checkpoint) == sha256
         and metrics.condition is None
     }
 
