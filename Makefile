@@ -51,6 +51,7 @@ setup: $(SETUP)
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	@echo 'Installing svkit and its packages (about 6 GB) in $(VENV); this takes minutes'
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 

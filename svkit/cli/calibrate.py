@@ -70,7 +70,7 @@ def calibrate(
 ) -> None:
     """Learn a decision threshold from recordings of your own people, and estimate its error rates.
 
-    Example: svkit calibrate people --model model --false-accepts 0.1%
+    Example: svkit calibrate held-out --model model --false-accepts 0.1%
     """
     costs = {"p_target": p_target, "c_miss": c_miss, "c_fa": c_fa}
     given = {name: value for name, value in costs.items() if value is not None}

@@ -35,9 +35,9 @@ def enroll(
     """Add recordings of a person to a gallery, as embeddings; no audio is kept.
 
     Enrolling a name again adds recordings. `svkit people` lists and removes people.
-    To enroll everyone in a folder with a directory for each person: svkit enroll recordings --gallery people
+    To enroll everyone in a folder with a directory for each person: svkit enroll recordings --gallery voices
 
-    Example: svkit enroll alice monday.wav tuesday.wav --gallery people
+    Example: svkit enroll alice monday.wav tuesday.wav --gallery voices
     """
     _refuse_slips(name, files, has_scan_options=skip_bad or speaker_regex is not None)
     from svkit.corpora.scan import ScanOptions

@@ -2,13 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
-from svkit.cli.verify import measured_rates
+from svkit.cli.verify import learnt_on, measured_rates
 from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def identify(
 ) -> None:
     """Say which person of a gallery is speaking, or that it is none of them.
 
-    Enroll people first: svkit enroll NAME FILE... --gallery people
+    Enroll people first: svkit enroll NAME FILE... --gallery voices
 
-    Example: svkit identify unknown.wav --gallery people --prior 0.1
+    Example: svkit identify unknown.wav --gallery voices --prior 0.1
     """
     from svkit.scoring.identify import IdentifyRequest, run
 
@@ -92,7 +92,7 @@ def _print(answer: "Answer", done: "Identified") -> None:
         return "" if value is None else format(value, form)
 
     rows = [
-        [one.name, text(one.score, ".4f"), text(one.llr, "+.2f"), text(one.posterior, ".3f")]
+        [one.name, text(one.score, ".4f"), _ratio(one.llr, done.calibration), text(one.posterior, ".3f")]
         for one in answer.candidates
     ]
     if answer.posterior_of_none is not None:
@@ -104,11 +104,12 @@ def _print(answer: "Answer", done: "Identified") -> None:
     if done.threshold is not None:
         notes.append(_threshold(done, done.threshold))
     if done.calibration is not None:
-        notes.append(f"Calibration: {done.calibration['path']}.")
+        notes.append(f"Calibration: {done.calibration['path']}, {learnt_on(done.calibration)}.")
     notes += [*answer.notes, *done.notes]
     if answer.warnings:
         notes.append("Do not trust this: " + "; ".join(answer.warnings))
-    verdict = {None: "UNDECIDED", True: f"IDENTIFIED: {answer.name}", False: "NONE OF THEM"}
+    sure = "" if answer.rival is None else f", but it may be {answer.rival}"
+    verdict = {None: "UNDECIDED", True: f"IDENTIFIED: {answer.name}{sure}", False: "NONE OF THEM"}
     if answer.posterior_of_none is not None and answer.posterior_of_none < 0.5:
         verdict[False] = "NOBODY ACCEPTED: somebody enrolled is likelier, but no one likely enough"
     names = ", ".join(str(one.path) for one in answer.files)
@@ -124,12 +125,20 @@ def _print(answer: "Answer", done: "Identified") -> None:
     )
 
 
+def _ratio(llr: float | None, calibration: dict[str, Any] | None) -> str:
+    """Write a ratio; one at its bound may be beyond it."""
+    if llr is None or calibration is None:
+        return ""
+    low, high = calibration["bounds"]
+    return f"{'<= ' if llr <= low else '>= ' if llr >= high else ''}{llr:+.2f}"
+
+
 def _threshold(done: "Identified", threshold: float) -> str:
     """Say from which threshold the best is accepted, and what that means for this number of people."""
     if done.threshold_from == "given":
         return f"Accepted if the score is at least {threshold:.4g}, as given."
     score = "" if done.threshold_score is None else f" (score {done.threshold_score:.4f})"
-    below = f"None of them below a log-likelihood ratio of {threshold:.2f}{score}"
+    below = f'"None of them" if the best ratio is below {threshold:.2f}{score}'
     is_one = done.people == 1
     them = "the one person enrolled" if is_one else f"one of {done.people:,} people"
     if done.threshold_from == "bayes":
@@ -139,7 +148,7 @@ def _threshold(done: "Identified", threshold: float) -> str:
     decision = done.calibration["decision"]
     rate = decision["false_accepts"]
     return (
-        f"{below}: asked for: false accepts up to {100 * rate:g} % for each person, so up to"
+        f"{below}: asked for: false accepts up to {100 * rate:g} % for each person. If that holds, up to"
         f" {100 * min(1, rate * done.people):.3g} % of strangers are taken for {them}. Measured on"
         f" other people, in per cent: {measured_rates(decision)}. The probabilities"
         f" assume a prior of {done.prior:g} that it is {them}."

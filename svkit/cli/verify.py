@@ -1,6 +1,7 @@
 """`svkit verify`."""
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +34,9 @@ def verify(
     gallery: Annotated[
         Path | None,
         options.option(
-            "--gallery", "Gallery made by `svkit enroll`; the first argument is then a name in it.", "DIR"
+            "--gallery",
+            "Gallery made by `svkit enroll`; the first argument is a name in it [default: EXP/gallery].",
+            "DIR",
         ),
     ] = None,
     calibration: options.Calibration = None,
@@ -60,7 +63,7 @@ def verify(
     """Decide whether recordings are of one speaker: score, log-likelihood ratio, posterior, decision.
 
     With several files per side: svkit verify --enroll a1.wav --enroll a2.wav b1.wav b2.wav
-    With an enrolled person: svkit verify alice b.wav --gallery people
+    With an enrolled person (of --gallery, else of the experiment's): svkit verify alice b.wav
 
     Example: svkit verify a.wav b.wav --prior 0.01
     """
@@ -71,9 +74,8 @@ def verify(
             f"verify: expected two files, found {len(files)}; for several per side: --enroll A1 "
             "--enroll A2 B1 B2"
         )
-    if not enroll and gallery is None and not files[0].exists() and (given.exp / "gallery").is_dir():
-        people = (given.exp / "gallery").as_posix()
-        raise DataError(f"{files[0]}: does not exist; if it is the name of a person, give --gallery {people}")
+    if not enroll and gallery is None and not files[0].exists():
+        gallery = _gallery_of(str(files[0]), given.exp / "gallery")
     from svkit.scoring.verify import VerifyRequest, run
 
     request = given.hearing(
@@ -95,6 +97,19 @@ def verify(
     else:
         _print(done, is_as_learnt=prior is None and threshold is None)
     options.exit_decided([done.is_accepted], asked=exit_code)
+
+
+def _gallery_of(name: str, gallery: Path) -> Path | None:
+    """Return the gallery of the experiment if this is somebody in it, else None: `name` is a file that is not there."""
+    from svkit.store.gallery import read_gallery
+
+    if not gallery.is_dir():
+        return None
+    if unicodedata.normalize("NFC", name) not in read_gallery(gallery).names:
+        raise DataError(
+            f"{name}: does not exist, and nobody of that name is enrolled in {gallery.as_posix()}"
+        )
+    return gallery
 
 
 def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
@@ -130,21 +145,31 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
             ["enrolled", f"{person['name']} (recordings: {person['recordings']}, {person['seconds']:.1f} s)"]
         )
     rows.append(["model", f"{done.model['path']} (sha256 {done.model['sha256'][:12]})"])
-    lists = [f"{entry['path']} (sha256 {entry['sha256'][:12]})" for entry in done.model["trained_on"]]
-    rows.append(["trained on", ", ".join(lists) or "not recorded"])
+    rows.append(["trained on", ", ".join(map(_training_list, done.model["trained_on"])) or "not recorded"])
     if (facts := done.calibration) is not None:
-        counts = f"{facts['num_targets']:,} target, {facts['num_nontargets']:,} nontarget trials"
-        rows.append(["calibration", f"{facts['path']}, learnt on {facts['trials']['name']} ({counts})"])
+        rows.append(["calibration", f"{facts['path']}, {learnt_on(facts)}"])
     notes = list(done.notes)
     if done.is_accepted is None:
         notes.append(
-            "No decision: this model is not calibrated, and a score alone is not a probability. Learn "
-            "a calibration with"
-            " `svkit calibrate PEOPLE`, or give --threshold."
+            "No decision: this model is not calibrated, and a score alone is not a probability. Learn a calibration"
+            f" with `svkit calibrate HELD_OUT_PEOPLE --model {done.model['path']}`, or give --threshold."
         )
     if done.warnings:
         notes.append("Do not trust this: " + "; ".join(done.warnings))
     console.table(Table(title=_verdict(done), headings=["", ""], rows=rows, left=(0, 1), notes=notes))
+
+
+def _training_list(entry: Mapping[str, str]) -> str:
+    path = Path(entry["path"])
+    place = entry["path"] if path.exists() else f"{path.name}, not on this machine"
+    return f"{place} (sha256 {entry['sha256'][:12]})"
+
+
+def learnt_on(calibration: Mapping[str, Any]) -> str:
+    """Say what a calibration was learnt on."""
+    people = "" if calibration["people"] is None else f"{calibration['people']:,} people, "
+    counts = f"{calibration['num_targets']:,} target and {calibration['num_nontargets']:,} nontarget trials"
+    return f"learnt on {calibration['trials']['name']} ({people}{counts})"
 
 
 def measured_rates(decision: Mapping[str, Any]) -> str:

@@ -42,8 +42,7 @@ def final_model(exp: Path, progress: Progress) -> Path:
     models = final_models(exp, progress)
     if not models:
         raise ArtifactError(
-            f"{exp}: no finished model; run `svkit finetune` first, or name a checkpoint (`--model CKPT`;"
-            " `svkit export CKPT`)"
+            f"{exp}: no finished model; run `svkit finetune` first, or name a checkpoint, as --help shows"
         )
     return models.get("pruned") or models["dense"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from svkit.errors import ArtifactError
+from svkit.errors import ArtifactError, first_five
 from svkit.eval.llr import bayes_threshold, open_set_posteriors
 from svkit.eval.scoring import group_means
 from svkit.models.load import load_model
@@ -84,6 +84,8 @@ class Answer:
     """The best person, if accepted."""
     candidates: tuple[Candidate, ...]
     """Best first."""
+    rival: str | None
+    """Another person who cannot be ruled out, if the best is accepted."""
     posterior_of_none: float | None
     margin_score: float | None
     """Best minus second; None: only one person is enrolled."""
@@ -117,6 +119,8 @@ class Identified:
     """What holds for every answer."""
 
 
+_SURE = 0.9
+"""Probability among those enrolled from which the best is named without a rival."""
 _Calibration = tuple[Path, CalibrationRecord] | None
 
 
@@ -160,7 +164,7 @@ def run(request: IdentifyRequest, progress: Progress) -> Identified:
         prior_per_person=limit.prior / len(gallery.names),
         model={"path": checkpoint.as_posix(), "sha256": model.sha256},
         calibration=None if calibration is None else describe_calibration(*calibration),
-        notes=tuple(_notes(limit, calibration, len(gallery.names))),
+        notes=tuple(_notes(limit, calibration, gallery.names)),
     )
 
 
@@ -230,10 +234,18 @@ def answer(
         # somebody of the gallery, so `clear` compares only the people in it.
         reached, clear = float(ranked[order[0]]), float(1 / np.exp(llrs - llrs.max()).sum())
     is_accepted, why = _decide(request, limit, found, margins, reached, clear)
+    among = None if llrs is None else float(1 / np.exp(llrs - llrs.max()).sum())
+    rival = found[1].name if is_accepted and among is not None and among < _SURE else None
+    if rival is not None:
+        why.append(
+            f"{rival} is not ruled out: among those enrolled, {found[0].name} has a probability of {among:.2f}; how"
+            " often the model confuses people of this gallery has not been measured"
+        )
     return Answer(
         files=tuple(recording for recording, _ in heard.values()),
         is_accepted=is_accepted,
         name=found[0].name if is_accepted else None,
+        rival=rival,
         candidates=found[: request.top],
         posterior_of_none=of_none,
         margin_score=margins[0],
@@ -297,7 +309,7 @@ def _warnings(gallery: Gallery, heard: Heard, calibration: _Calibration) -> list
     return found
 
 
-def _notes(limit: _Limit, calibration: _Calibration, people: int) -> list[str]:
+def _notes(limit: _Limit, calibration: _Calibration, names: Sequence[str]) -> list[str]:
     """Return what holds for every answer: what the calibration, or the lack of one, does not allow."""
     if calibration is None:
         return [
@@ -309,7 +321,13 @@ def _notes(limit: _Limit, calibration: _Calibration, people: int) -> list[str]:
     found: list[str] = []
     if limit.threshold_from == "false accepts":
         found += filter(None, (too_few_people(record),))
-    low, high = map_of(record).bounds
+    known = sorted({*(record.speakers or ())} & {*names})
+    if known:
+        found.append(
+            f"the calibration was learnt on people of this gallery ({first_five(known)}), so the rates measured for it"
+            " do not hold for them; learn it on others"
+        )
+    low, high, people = *map_of(record).bounds, len(names)
     needed = limit.threshold if limit.threshold_from == "bayes" else None
     if needed is not None and needed > high:
         found.append(

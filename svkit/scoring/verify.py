@@ -101,7 +101,7 @@ class VerifyResult:
     model: dict[str, Any]
     """`{path, sha256, command, finished, svkit, trained_on: [{path, sha256}]}`."""
     calibration: dict[str, Any] | None
-    """`{path, trials, num_targets, num_nontargets, bounds, is_separable, features, decision}`."""
+    """`{path, trials, num_targets, num_nontargets, people, bounds, is_separable, features, decision}`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,7 +220,9 @@ def find_calibration(
     if given is None and not path.exists():
         return None
     record = read_calibration(path)
-    again = "learn it again with `svkit calibrate PEOPLE` or `svkit score HELD_OUT_TRIALS --calibrate`"
+    again = (
+        "learn it again with `svkit calibrate HELD_OUT_PEOPLE` or `svkit score HELD_OUT_TRIALS --calibrate`"
+    )
     if record.checkpoint_sha256 != sha256:
         wanted = f"a calibration of {checkpoint} (sha256 {sha256[:12]})"
         found = f"one of another model (sha256 {str(record.checkpoint_sha256)[:12]})"
@@ -333,7 +335,11 @@ def _notes_on_bounds(
 def describe_calibration(path: Path, record: CalibrationRecord) -> dict[str, Any]:
     """Return the facts about the calibration that an answer includes."""
     trials = {"name": record.trials.name, "sha256": record.trials.sha256}
-    counts = {"num_targets": record.num_targets, "num_nontargets": record.num_nontargets}
+    counts: dict[str, int | None] = {
+        "num_targets": record.num_targets,
+        "num_nontargets": record.num_nontargets,
+    }
+    counts |= {"people": None if record.speakers is None else len(record.speakers)}
     bounds = {"bounds": map_of(record).bounds, "is_separable": record.is_separable}
     more = {"features": record.features, "decision": plain_record(record.decision)}
     return {"path": path.as_posix(), "trials": trials, **counts, **bounds, **more}

@@ -121,7 +121,7 @@ def test_the_false_accept_target_of_the_calibration_decides_as_in_verify(home):
         assert only["is_accepted"] == by_name["is_accepted"] == is_accepted
         assert only["name"] == (best[1] if is_accepted else None)
     done = run("identify", "d.wav").stdout
-    assert "false accepts up to 2 % for each person, so up to 6 % of strangers" in done
+    assert "false accepts up to 2 % for each person. If that holds, up to 6 % of strangers" in done
     assert "the ratios shown end at +5.00" in done and f"(score {(1 + slope * best[0]) / slope:.4f})" in done
     assert "misses 10.00" in done and "prior of 0.5 that it is one of 3 people" in " ".join(done.split())
     assert "Calibration:" in done and "lmft/calibration.json" in done
@@ -149,6 +149,32 @@ def test_the_false_accept_target_of_the_calibration_decides_as_in_verify(home):
     calibrate(home, weights=(1.0,), offset=12.0)
     done = run("identify", "d.wav", "--prior", "0.5")
     assert done.stdout.startswith("UNDECIDED") and "among those enrolled" not in " ".join(done.stdout.split())
+
+
+def test_a_rival_stays_in_sight_and_ratios_at_their_bounds_are_marked(home):
+    """Of two people nearly as likely, one is named, but not alone."""
+    enroll_three()
+    best, second = answer("identify", "d.wav")["answers"][0]["candidates"][:2]
+    for gap, rival in ((1.0, second["name"]), (5.0, None)):
+        slope = gap / (best["score"] - second["score"])
+        calibrate(home, weights=(slope,), offset=9.0 - slope * best["score"], bounds=(-20.0, 20.0))
+        (only,) = answer("identify", "d.wav")["answers"]
+        assert only["is_accepted"] and (only["name"], only["rival"]) == (best["name"], rival)
+        shown = run("identify", "d.wav").stdout
+        assert (f"IDENTIFIED: {best['name']}, but it may be" in shown) == (rival is not None)
+        assert ("is not ruled out" in shown) == (rival is not None)
+    calibrate(home, weights=(slope,), offset=9.0 - slope * best["score"], bounds=(-2.0, 5.0))
+    shown = run("identify", "d.wav").stdout
+    assert ">= +5.00" in shown and "<= -2.00" in shown and ">= +4.00" not in shown
+
+
+def test_a_calibration_learnt_on_the_gallerys_own_people_is_said_to_be(home):
+    enroll_three()
+    for people, is_said in ((("bob", "x"), True), (("x", "y"), False)):
+        calibrate(home, speakers=people)
+        said = "learnt on people of this gallery (bob)" in " ".join(run("identify", "d.wav").stdout.split())
+        assert said == is_said
+        assert answer("identify", "d.wav")["calibration"]["people"] == 2
 
 
 def test_a_gallery_of_one_person_is_spoken_of_as_such(home):

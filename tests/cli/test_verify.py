@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -103,15 +104,26 @@ def test_a_rejection_that_is_likelier_one_speaker_does_not_say_different_speaker
         assert done.exit_code == 0 and done.stdout.startswith(heading)
 
 
-def test_a_name_without_its_gallery_is_told_of_the_gallery(home):
-    assert "give --gallery" not in run(home, "alice", home / "b.wav").stderr
-    (home / "exp" / "gallery").mkdir()
-    done = run(home, "alice", home / "b.wav")
+def test_what_is_no_file_is_a_name_in_the_gallery_of_the_experiment(home):
+    done = run(home, "Zoë", home / "b.wav")
+    assert done.exit_code == 3 and "gallery" not in done.stderr
+    enrolled = CliRunner().invoke(app, ["enroll", "Zoë", str(home / "a.wav"), "--exp", str(home / "exp")])
+    assert enrolled.exit_code == 0, enrolled.stderr
+    by_name = answer(home, unicodedata.normalize("NFD", "Zoë"), home / "b.wav")
+    assert by_name["person"]["name"] == "Zoë"
+    assert by_name == answer(home, "Zoë", home / "b.wav", "--gallery", home / "exp" / "gallery")
+    done = run(home, "nobody.wav", home / "b.wav")
     assert done.exit_code == 3
     assert (
-        f"alice: does not exist; if it is the name of a person, give --gallery {home}/exp/gallery"
+        f"nobody.wav: does not exist, and nobody of that name is enrolled in {home}/exp/gallery"
         in done.stderr
     )
+    assert "person" in answer(home, home / "a.wav", home / "b.wav")  # files are files
+
+
+def test_the_way_to_a_calibration_names_the_model_and_lists_elsewhere_are_said_to_be(home):
+    shown = " ".join(run(home, home / "a.wav", home / "b.wav", "--exp", home / "exp").stdout.split())
+    assert f"svkit calibrate HELD_OUT_PEOPLE --model {home}/exp/finetune-pruned/lmft" in shown
 
 
 def test_the_default_is_the_pruned_model_else_the_dense_one(home):
@@ -426,4 +438,7 @@ def test_training_lists_come_from_the_chain_of_provenance(home):
     )
     found = answer(home, home / "a.wav", home / "b.wav")["model"]["trained_on"]
     assert found == [{"path": "mine.tsv", "sha256": "bb"}, {"path": "vox2.tsv", "sha256": "aa"}]
-    assert "mine.tsv (sha256 bb), vox2.tsv" in run(home, home / "a.wav", home / "b.wav").stdout
+    assert (
+        "mine.tsv, not on this machine (sha256 bb), vox2.tsv, not on this machine"
+        in run(home, home / "a.wav", home / "b.wav").stdout
+    )
