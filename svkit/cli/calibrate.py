@@ -185,6 +185,6 @@ def _missing(done: "CalibrateResult") -> str | None:
         )
     return (
         f"{100 * decision.false_accepts:g} % false accepts cannot be shown with {done.people} people: without a single"
-        f" error their pairs show {shown}. It takes {needed}; {lacking}. Until then the threshold holds "
-        "for these people only."
+        f" error their pairs show {shown}. It takes {needed}; {lacking}. Until then nothing is "
+        "assured for other people."
     )

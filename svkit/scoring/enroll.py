@@ -1,14 +1,18 @@
 """`svkit enroll`: add recordings of people to a gallery, as embeddings, and take single recordings out again."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from svkit.errors import ArtifactError
 from svkit.models.load import SpeakerModel, load_model
 from svkit.progress import Progress, SilentProgress
 from svkit.scoring.listen import Heard, choose_model, embed_heard, fingerprint, hear, notes_on, warnings_on
+from svkit.scoring.ratio import score_at
+from svkit.scoring.verify import find_calibration
 from svkit.store.audio_file import Channel, Place
 from svkit.store.files import MODEL_NAME
 from svkit.store.gallery import (
@@ -75,7 +79,7 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
     whom = next(iter(people)) if len(people) == 1 else f"{len(people):,} people"
     judged, new = _judge(request, people, gallery, progress, whom)
     model: SpeakerModel | None = None
-    loaded = _weights_state(checkpoint)
+    loaded, alike_from = _weights_state(checkpoint), _accepted_from(checkpoint, named.sha256)
     waiting: dict[str, tuple[Heard, dict[Place, NewRecording]]] = {}
     done: list[Enrolled] = []
     with progress.task(f"enroll {whom} with {checkpoint}", sum(map(len, new.values()))) as task:
@@ -90,7 +94,7 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
                         " enrolled; restore it if it is no longer the gallery's model, then run the same command again"
                     )
                 gallery, found = _commit(request, named, gallery, waiting)
-                done += found
+                done += found if alike_from is None else _with_alike(found, gallery, alike_from)
                 waiting = {}
     return tuple(done)
 
@@ -163,6 +167,38 @@ def _new_recordings(model: SpeakerModel, heard: Heard) -> dict[Place, NewRecordi
         )
         for place, (recording, waveform) in heard.items()
     }
+
+
+def _accepted_from(checkpoint: Path, sha256: str) -> float | None:
+    """Return the score from which `svkit verify` accepts; None: no usable calibration, or none by the score alone."""
+    try:
+        found = find_calibration(None, checkpoint, sha256)
+    except ArtifactError:  # verify says what is wrong with it
+        return None
+    if found is None:
+        return None
+    return score_at(found[1], 0.0 if found[1].decision is None else found[1].decision.point.threshold)
+
+
+def _with_alike(enrolled: Sequence[Enrolled], gallery: Gallery, limit: float) -> list[Enrolled]:
+    """Note of each person who the nearest other one is, if the model would accept the one as the other."""
+    means = gallery.sums / np.linalg.norm(gallery.sums, axis=1, keepdims=True)
+    row_of = {name: row for row, name in enumerate(gallery.names)}
+    rows = [row_of[one.name] for one in enrolled]
+    scores = means[rows] @ means.T
+    scores[np.arange(len(rows)), rows] = -np.inf
+    nearest, said, noted = scores.argmax(axis=1), set[frozenset[str]](), list[Enrolled]()
+    for one, column, values in zip(enrolled, nearest, scores, strict=True):
+        pair = frozenset((one.name, other := gallery.names[column]))
+        if values[column] >= limit and pair not in said:
+            said.add(pair)
+            text = (
+                f"{one.name} and {other} sound alike to this model: score {values[column]:.4f}, and verify accepts from"
+                f" {limit:.4f} on; expect it to take one for the other"
+            )
+            one = replace(one, notes=(*one.notes, text))
+        noted.append(one)
+    return noted
 
 
 def _commit(

@@ -168,6 +168,21 @@ def test_a_rival_stays_in_sight_and_ratios_at_their_bounds_are_marked(home):
     assert ">= +5.00" in shown and "<= -2.00" in shown and ">= +4.00" not in shown
 
 
+def test_people_whom_the_model_takes_for_each_other_are_named_when_they_are_enrolled(home):
+    enroll_three()  # without a calibration, nobody knows how near is too near
+    score = cosine(home, "a", "b")
+    for file, name in (("a", "alice"), ("b", "bob")):
+        (home / "two" / name).mkdir(parents=True)
+        shutil.copy(home / f"{file}.wav", home / "two" / name)
+    for distance, is_said in ((0.01, False), (-0.01, True)):
+        point = OperatingPoint(threshold=12 * (score + distance) - 5, miss_rate=0.1, false_accept_rate=0.02)
+        calibrate(home, decision=Decision(point=point, false_accepts=0.02))
+        done = run("enroll", "two", "--gallery", f"exp/two{is_said}")
+        assert done.exit_code == 0, done.stderr
+        assert done.stderr.count("alice and bob sound alike to this model") == is_said
+        assert (f"score {score:.4f}" in done.stderr) == is_said
+
+
 def test_a_calibration_learnt_on_the_gallerys_own_people_is_said_to_be(home):
     enroll_three()
     for people, is_said in ((("bob", "x"), True), (("x", "y"), False)):
