@@ -353,7 +353,7 @@ def check(name: str, num_speakers: int, num_draws: int) -> dict[str, Any]:
             for method, candidate in CANDIDATES.items():
                 for statistic, *ends in zip(MEASURED, *candidate(value, samples, left_out), strict=True):
                     note(method, statistic, *ends)
-        second = bootstrap.resample(systems[1], labels, speakers, drawn, bootstrap.eer_statistic)
+        second, _ = resample_crossings(systems[1], labels, speakers, drawn)
         pair = bootstrap.paired_difference(resampled.eer, second, (eers[0], eers[1]), num_speakers)
         p_values.append(pair.p_value)
         # At a threshold whose true false-accept rate is the bound for no error: is there an error?
