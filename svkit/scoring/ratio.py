@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from svkit.eval.bootstrap import MIN_SPEAKERS, highest_unseen
-from svkit.eval.decision import people_to_show
 from svkit.eval.llr import count_bounds
 from svkit.eval.logistic import LinearCalibration, pair_quality
 from svkit.store.calibration import CalibrationRecord, Decision
@@ -49,6 +47,10 @@ def score_at(record: CalibrationRecord, llr: float) -> float | None:
 
 def people_needed(decision: Decision) -> int:
     """Return how many people it takes to show the false-accept rate that a decision aims at."""
+    # Imported here, because they import scipy.sparse, which `svkit verify` needs for nothing else.
+    from svkit.eval.bootstrap import MIN_SPEAKERS
+    from svkit.eval.decision import people_to_show
+
     # Like a rate of 1 in N, a ratio of N to 1 takes N pairs of people without an error.
     rate = decision.false_accepts or exp(-max(decision.point.threshold, 0))
     return people_to_show(rate) if rate < 1 else MIN_SPEAKERS
@@ -56,6 +58,8 @@ def people_needed(decision: Decision) -> int:
 
 def lowest_shown(people: int) -> float:
     """Return the lowest false-accept rate that so many people can show: none of their pairs is accepted."""
+    from svkit.eval.bootstrap import highest_unseen
+
     return highest_unseen(people * (people - 1) // 2)
 
 

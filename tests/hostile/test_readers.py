@@ -270,7 +270,9 @@ def open_run(root: Path) -> bool:
 
 def make_resume(root: Path) -> None:
     ones = {"w": torch.ones(2)}
-    state = store.ResumeState(num_done=7, batch_size=8, task=ones, optimizer=ones, facts={"eer": 0.5})
+    state = store.ResumeState(
+        num_done=7, batch_size=8, task=ones, optimizer=ones, facts={"best": {"step": 7, "eer": 0.5}}
+    )
     store.write_resume(root, state)
 
 
