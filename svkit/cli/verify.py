@@ -1,7 +1,6 @@
 """`svkit verify`."""
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -105,7 +104,7 @@ def _gallery_of(name: str, gallery: Path) -> Path | None:
 
     if not gallery.is_dir():
         return None
-    if unicodedata.normalize("NFC", name) not in read_gallery(gallery).names:
+    if not read_gallery(gallery).has(name):
         raise DataError(
             f"{name}: does not exist, and nobody of that name is enrolled in {gallery.as_posix()}"
         )

@@ -229,12 +229,12 @@ def answer(
     )
     margins = _margins(found)
     reached, clear = found[0].llr, found[0].posterior
+    among = None if llrs is None else float(1 / np.exp(llrs - llrs.max()).sum())
     if llrs is not None and limit.threshold_from == "false accepts":
         # Ratios beyond the bounds count, as in verify. The false-accept target, not a prior, decides whether it is
         # somebody of the gallery, so `clear` compares only the people in it.
-        reached, clear = float(ranked[order[0]]), float(1 / np.exp(llrs - llrs.max()).sum())
+        reached, clear = float(ranked[order[0]]), among
     is_accepted, why = _decide(request, limit, found, margins, reached, clear)
-    among = None if llrs is None else float(1 / np.exp(llrs - llrs.max()).sum())
     rival = found[1].name if is_accepted and among is not None and among < _SURE else None
     if rival is not None:
         why.append(

@@ -335,11 +335,8 @@ def _notes_on_bounds(
 def describe_calibration(path: Path, record: CalibrationRecord) -> dict[str, Any]:
     """Return the facts about the calibration that an answer includes."""
     trials = {"name": record.trials.name, "sha256": record.trials.sha256}
-    counts: dict[str, int | None] = {
-        "num_targets": record.num_targets,
-        "num_nontargets": record.num_nontargets,
-    }
-    counts |= {"people": None if record.speakers is None else len(record.speakers)}
+    people = None if record.speakers is None else len(record.speakers)
+    counts = {"num_targets": record.num_targets, "num_nontargets": record.num_nontargets, "people": people}
     bounds = {"bounds": map_of(record).bounds, "is_separable": record.is_separable}
     more = {"features": record.features, "decision": plain_record(record.decision)}
     return {"path": path.as_posix(), "trials": trials, **counts, **bounds, **more}

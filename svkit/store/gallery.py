@@ -105,15 +105,16 @@ class Gallery:
         same = (self.fingerprints == np.frombuffer(fingerprint, dtype=np.uint8)).all(axis=1)
         return self.names[self.owners[np.argmax(same)]] if same.any() else None
 
+    def has(self, name: str) -> bool:
+        """Say whether somebody has that name."""
+        return unicodedata.normalize("NFC", name) in self.names
+
     def row_of(self, name: str, where: Path) -> int:
         """Return the row of a person (ConfigError: nobody has that name)."""
-        try:
-            return self.names.index(unicodedata.normalize("NFC", name))
-        except ValueError:
+        if not self.has(name):
             known = first_five(sorted(self.names)) or "nobody"
-            raise ConfigError(
-                f"{where}: expected the name of somebody enrolled ({known}), found {name!r}"
-            ) from None
+            raise ConfigError(f"{where}: expected the name of somebody enrolled ({known}), found {name!r}")
+        return self.names.index(unicodedata.normalize("NFC", name))
 
 
 def check_name(name: str) -> str:
