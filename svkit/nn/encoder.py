@@ -35,6 +35,7 @@ from torch.nn import functional
 
 from svkit.audio.features import is_padding
 from svkit.config.architecture import EncoderArchitecture
+from svkit.nn.depthwise import depthwise_conv
 from svkit.nn.norm import gate_aware_layer_norm
 from svkit.nn.relative import relative_bias
 
@@ -196,10 +197,8 @@ class CausalDepthwiseConv(nn.Module):
 
     def forward(self, hidden_BTC: Tensor) -> Tensor:
         """Convolve along T; the shape is kept."""
-        channels, _, kernel_size = self.weight.shape
-        padded_BCN = functional.pad(hidden_BTC.transpose(1, 2), (kernel_size - 1, 0))
-        weight = self.weight.to(hidden_BTC.dtype)
-        return functional.conv1d(padded_BCN, weight, groups=channels).transpose(1, 2)
+        padded_BCN = functional.pad(hidden_BTC.transpose(1, 2), (self.weight.shape[2] - 1, 0))
+        return depthwise_conv(padded_BCN, self.weight.to(hidden_BTC.dtype)).transpose(1, 2)
 
 
 class ConvolutionModule(nn.Module):

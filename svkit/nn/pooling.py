@@ -44,8 +44,9 @@ class SynchronisedBatchNorm(nn.BatchNorm1d):
 def weighted_statistics(features_BTK: Tensor, weights: Tensor) -> Tensor:
     """Return mean and standard deviation over time by weights [B, T, K or 1] that sum to 1: [B, 2 K] float32."""
     features = features_BTK.float()
-    mean = (weights * features).sum(1)
-    variance = (weights * features.square()).sum(1) - mean.square()
+    weighted = weights * features
+    mean = weighted.sum(1)
+    variance = (weighted * features).sum(1) - mean.square()
     return torch.cat([mean, variance.clamp(min=VARIANCE_FLOOR).sqrt()], dim=1)
 
 
