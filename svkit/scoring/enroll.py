@@ -14,7 +14,7 @@ from svkit.scoring.listen import Heard, choose_model, embed_heard, fingerprint, 
 from svkit.scoring.ratio import score_at
 from svkit.scoring.verify import find_calibration
 from svkit.store.audio_file import Channel, Place
-from svkit.store.files import MODEL_NAME
+from svkit.store.files import MODEL_NAME, check_file
 from svkit.store.gallery import (
     Gallery,
     GalleryModel,
@@ -100,6 +100,7 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
 
 
 def _weights_state(checkpoint: Path) -> tuple[int, int, int]:
+    check_file(checkpoint / MODEL_NAME, ArtifactError)
     status = (checkpoint / MODEL_NAME).stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 

@@ -30,6 +30,7 @@ from svkit.store.arrays import Array, read_arrays, write_arrays
 from svkit.store.atomic import one_line, remove_unfinished, write_json
 from svkit.store.audio_file import Place
 from svkit.store.locks import lock_directory, release_directory
+from svkit.store.provenance import output_around
 from svkit.store.strict_json import read_json
 
 FORMAT, VERSION = "svkit-gallery", 1
@@ -44,6 +45,8 @@ _ARRAYS = {
     "owners": ("int64", 1),
 }
 _OF_PEOPLE = ("sums", "log_norms", "seconds", "enrolled")
+_YEAR_10000 = 253_402_300_800
+"""In seconds since 1970; dates have four digits."""
 LONGEST_NAME = 200
 WAIT_SECONDS = 60.0
 """How long a command waits for others that write to the same gallery; each takes a fraction of a second."""
@@ -173,11 +176,25 @@ def _check(gallery: Gallery, dim: int, path: Path) -> None:
         fault = "owners: recordings of nobody"
     elif size and not gallery.counts.all():
         fault = "owners: a person has no recording"
+    elif "" in gallery.names:
+        fault = "names: a person without a name"
     elif not all(np.isfinite(array).all() for array in (gallery.sums, gallery.log_norms, gallery.seconds)):
         fault = "expected finite numbers"
+    elif not _are_sums(gallery):
+        fault = "sums: expected sums of vectors of length 1, one for each recording"
+    elif (gallery.seconds <= 0).any():
+        fault = "seconds: expected durations above 0"
+    elif not ((gallery.enrolled >= 0) & (gallery.enrolled < _YEAR_10000)).all():
+        fault = "enrolled: expected seconds since 1970, up to the year 9999"
     else:
         return
     raise ArtifactError(f"{path}: {fault}; restore the file from a copy")
+
+
+def _are_sums(gallery: Gallery) -> bool:
+    """Say whether every sum has a direction and is no longer than its recordings allow, within rounding."""
+    lengths = np.linalg.norm(gallery.sums.astype(np.float64), axis=1)
+    return bool(((lengths > 0) & (lengths <= 1.1 * gallery.counts)).all())
 
 
 def add_recordings(
@@ -221,8 +238,14 @@ def add_recordings(
 
 
 def refuse_other_files(directory: Path) -> None:
-    """Raise ArtifactError for a directory that holds files but no gallery: somebody meant another one."""
-    if (directory / _FACTS_NAME).exists() or not directory.is_dir():
+    """Raise ArtifactError for a new gallery in a finished output, or in a directory that holds other files."""
+    if (directory / _FACTS_NAME).exists():
+        return
+    if (around := output_around(directory)) is not None:  # a checkpoint would become another model
+        raise ArtifactError(
+            f"{directory}: lies in {around}, whose content a gallery would change; choose another directory"
+        )
+    if not directory.is_dir():
         return
     # Hidden files: the lock, what an interrupted enrolment left, what a file manager writes.
     if other := sorted(path.name for path in directory.iterdir() if not path.name.startswith(".")):

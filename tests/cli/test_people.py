@@ -353,11 +353,22 @@ def test_the_commands_of_the_pages_run_in_order(home, page):
         assert done.exit_code == 0, f"{line}\n{done.stderr}"
 
 
+def spoil(path, name, value):
+    arrays = load_file(path)
+    arrays[name][-1] = value
+    save_file(arrays, path)
+
+
 @pytest.mark.parametrize(("damage", "said"), [
     (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a safetensors file"),
     (lambda path: save_file(load_file(path) | {"owners": np.array([0, 0, 7])}, path), "recordings of nobody"),
     (lambda path: save_file(load_file(path) | {"seconds": np.array([0.0])}, path), "seconds: sizes do not fit"),
     (lambda path: save_file(load_file(path) | {"names": np.array([255], dtype=np.uint8)}, path), "not UTF-8"),
+    (lambda path: save_file(load_file(path) | {"names": np.frombuffer(b"a\n\nb", np.uint8)}, path), "without a name"),
+    (lambda path: spoil(path, "sums", 0), "sums: expected sums of vectors of length 1"),
+    (lambda path: spoil(path, "sums", 9), "sums: expected sums of vectors of length 1"),
+    (lambda path: spoil(path, "seconds", -1), "seconds: expected durations above 0"),
+    (lambda path: spoil(path, "enrolled", 2**62), "enrolled: expected seconds since 1970"),
 ])  # fmt: skip
 def test_a_damaged_gallery_is_refused_by_name(home, damage, said):
     enroll_three()
@@ -378,8 +389,14 @@ def test_slips_are_answered(home):
     done = run("enroll", "alice", "a.wav", "--gallery", "exp/finetune")
     assert done.exit_code == 4 and "holds files but no gallery" in done.stderr
     assert not [path for path in (home / "exp" / "finetune").iterdir() if path.name == "gallery.json"]
+    (home / "exp" / "finetune" / "lmft" / "run.json").touch()
+    done = run("enroll", "alice", "a.wav", "--gallery", "exp/finetune/lmft/gallery")
+    assert done.exit_code == 4 and "lies in" in done.stderr and "choose another directory" in done.stderr
+    assert not (home / "exp" / "finetune" / "lmft" / "gallery").exists()
     (home / "people" / "bob").mkdir(parents=True)
     (home / "people" / "bob" / "1.wav").write_bytes(b"not audio")  # no recording is read before the refusal
+    done = run("enroll", "alice", "a.wav", "--model", "people")
+    assert done.exit_code == 4 and "people/model.safetensors: does not exist" in done.stderr
     done = run("enroll", "people", "--gallery", "people")
     assert done.exit_code == 4 and "holds files but no gallery (bob)" in done.stderr
     assert run("enroll", "alice", "missing.wav").exit_code == 3
