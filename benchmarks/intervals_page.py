@@ -8,12 +8,12 @@ from svkit.reports.tables import Table, to_markdown
 
 
 def page(facts: dict[str, Any]) -> str:
-    """Return docs/results/intervals.md, from the content of the JSON beside it; all populations at the same numbers."""
+    """Return docs/results/intervals.md, from the content of the JSON beside it, not always of every population."""
     rows = facts["rows"]
     methods = list(rows[0]["coverage"])
 
     def cell(shares: list[float]) -> str:
-        return f"{100 * np.mean(shares):.0f} ({100 * min(shares):.0f})"
+        return f"{100 * np.mean(shares):.0f} ({100 * min(shares):.0f})" if shares else "-"
 
     def shares(method: str, statistic: str, num_speakers: int, *, chosen_on: bool) -> list[float]:
         return [
@@ -42,12 +42,13 @@ def page(facts: dict[str, Any]) -> str:
     single = [["population", *(f"{size} speakers" for size in sizes)]]
     for name in dict.fromkeys(row["population"] for row in rows):
         found = {row["num_speakers"]: row for row in rows if row["population"] == name}
-        both = [
-            [100 * found[size]["coverage"][method]["EER"] for method in ("percentiles, expanded", "adopted")]
-            for size in sizes
-        ]
-        mark = " (chosen on)" if found[sizes[0]]["chosen_on"] else ""
-        single.append([name + mark, *(f"{before:.0f} -> {now:.0f}" for before, now in both)])
+        cells = []
+        for size in sizes:
+            coverages = found[size]["coverage"] if size in found else {}
+            both = [coverages.get(method, {}).get("EER") for method in ("percentiles, expanded", "adopted")]
+            cells.append("-" if None in both else " -> ".join(f"{100 * share:.0f}" for share in both))
+        mark = " (chosen on)" if next(iter(found.values()))["chosen_on"] else ""
+        single.append([name + mark, *cells])
     counts = {size: min(row["num_draws"] for row in rows if row["num_speakers"] == size) for size in sizes}
     draws = ", ".join(f"{count} times with {size} speakers" for size, count in counts.items())
     doubt = ", ".join(f"{200 * np.sqrt(0.95 * 0.05 / count):.0f}" for count in counts.values())

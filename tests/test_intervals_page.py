@@ -26,6 +26,21 @@ def test_the_page_is_of_the_figures(benchmark):
     assert table.startswith("| speakers |") and table in (ROOT / "docs" / "decisions.md").read_text()
 
 
+@pytest.mark.parametrize("is_chosen_on", [False, True])
+def test_the_page_of_one_population_has_gaps(benchmark, is_chosen_on):
+    """As after `--populations NAME --out FILE`, interrupted before the last number of speakers."""
+    facts = json.loads((RESULTS / "intervals.json").read_text())
+    names = [row["population"] for row in facts["rows"] if row["chosen_on"] == is_chosen_on]
+    rows = [row for row in facts["rows"] if row["population"] == names[0]]
+    page = benchmark("intervals_page").page
+    assert f"| {names[0]}" in page(facts | {"rows": rows})
+    other = next(row for row in facts["rows"] if row["population"] == names[1])
+    line = next(
+        line for line in page(facts | {"rows": [*rows, other]}).splitlines() if f"| {names[1]}" in line
+    )
+    assert line.count("| - ") == len(rows) - 1 and line.count(" -> ") == 1
+
+
 def test_a_population_is_drawn_as_its_truth_says(benchmark, monkeypatch):
     """Many speakers: what is measured of them is what is held for true."""
     intervals = benchmark("intervals")
