@@ -29,6 +29,9 @@ from svkit.store.gallery import (
 AT_ONCE = 100
 """People enrolled in one step. An interruption loses at most these; the same command then enrols the rest."""
 
+_KEPT_SAMPLES = 64_000_000
+"""Samples that stay in memory from the judging to the embedding: 256 MB, an hour. Other recordings are read again."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnrollRequest:
@@ -85,7 +88,12 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
     with progress.task(f"enroll {whom} with {checkpoint}", sum(map(len, new.values()))) as task:
         for number, (name, places) in enumerate(new.items(), start=1):
             model = model or load_model(checkpoint)
-            waiting[name] = judged[name], _new_recordings(model, _hear(request, places))
+            known = judged[name]
+            heard = {
+                place: known[place] if known[place][1].size else _hear(request, (place,))[place]
+                for place in places
+            }
+            waiting[name] = known, _new_recordings(model, heard)
             task.advance(len(places))
             if len(waiting) == AT_ONCE or number == len(people):
                 if _weights_state(checkpoint) != loaded:  # its pages are read from the file until the end
@@ -114,23 +122,28 @@ def _judge(
 ) -> tuple[dict[str, Heard], dict[str, tuple[Place, ...]]]:
     """Read and judge every recording before the embedding, which takes longer; return the findings and the new ones.
 
+    Samples come along with the first of the new recordings, `_KEPT_SAMPLES` in all.
+
     Raises:
         DataError: a recording cannot be used, or belongs to somebody else who is enrolled already or now.
     """
     known = {} if gallery is None else gallery.owners_of_all
     now: dict[bytes, str] = {}
     judged: dict[str, Heard] = {}
+    room, nothing = _KEPT_SAMPLES, np.empty(0, np.float32)
     new: dict[str, tuple[Place, ...]] = {}
     with progress.task(f"read {whom}", sum(map(len, people.values()))) as task:
         for name, places in people.items():
-            # Only the findings are kept; the samples of thousands of people would not fit into memory.
             judged[name], new[name] = {}, ()
             for place, (one, waveform) in _hear(request, places).items():
                 own = fingerprint(waveform)
                 owner = known.get(own) or now.setdefault(own, name)
                 if owner != name:
                     raise somebody_elses(place, owner, name)
-                judged[name][place] = one, waveform[:0]
+                if own in known or len(waveform) > room:
+                    waveform = nothing
+                room -= len(waveform)
+                judged[name][place] = one, waveform
                 new[name] += () if own in known else (place,)
             task.advance(len(places))
     return judged, new

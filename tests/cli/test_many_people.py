@@ -44,6 +44,27 @@ def test_everybody_of_a_folder_is_enrolled_as_one_by_one(home, monkeypatch, at_o
     assert "6 notes (--json shows all)" in done.stderr and "is already enrolled" in done.stderr
 
 
+@pytest.mark.parametrize(("kept", "again"), [(10**9, 0), (2 * 24_000, 4), (0, 6)])
+def test_a_recording_is_read_once_as_long_as_there_is_memory(home, monkeypatch, kept, again):
+    """Beyond that, only the findings stay in memory, and the gallery is the same."""
+    people, read, judged = folder_of_people(home), [], []
+    assert run("enroll", people, "--gallery", "expected").exit_code == 0
+    hear, judge = enroll.hear, enroll._judge
+    monkeypatch.setattr(enroll, "_KEPT_SAMPLES", kept)
+    monkeypatch.setattr(
+        enroll, "hear", lambda paths, *_, **options: read.append(paths) or hear(paths, *_, **options)
+    )
+    monkeypatch.setattr(enroll, "_judge", lambda *given: judged.append(judge(*given)) or judged[0])
+    assert run("enroll", people).exit_code == 0
+    assert len(read) == 6 + again
+    waves = [wave for person in judged[0][0].values() for _, wave in person.values()]
+    # A view of no samples would hold all of them.
+    assert sum((wave if wave.base is None else wave.base).size for wave in waves) <= kept
+    found, expected = (load_file(f"{place}/people.safetensors") for place in ("exp/gallery", "expected"))
+    for key in ("names", "sums", "log_norms", "seconds", "owners"):
+        assert np.array_equal(found[key], expected[key]), key
+
+
 def test_everybody_of_a_manifest_with_the_channel_that_it_names(home):
     silent = np.zeros(24_000)
     for number, name in enumerate(("x", "y")):
