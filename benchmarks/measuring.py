@@ -70,21 +70,33 @@ def peak_gb_above(call: Callable[[], object]) -> float:
     return (resident("VmHWM") - before) / 2**20
 
 
-def run_alone(command: list[str]) -> tuple[Timing, float]:
-    """Run a process; return its times and its largest resident size in GB.
+class Run(NamedTuple):
+    """A process that has ended."""
+
+    taken: Timing
+    peak_gb: float
+    """Its largest resident size."""
+    printed: str
+
+
+def run_alone(*command: object) -> Run:
+    """Run Python with these arguments in a process of its own; its stderr is ours.
 
     A small process starts it, because the memory that a process has when it forks counts as its child's.
     """
     code = (
         "import json, resource, subprocess, sys, time\n"
         "start = time.perf_counter()\n"
-        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)\n"
+        "subprocess.run([sys.executable, *sys.argv[1:]], check=True)\n"
         "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print()\n"
         "print(json.dumps([time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *command], check=True, capture_output=True, text=True)
-    wall, cpu, kilobytes = json.loads(done.stdout.splitlines()[-1])
-    return Timing(wall, cpu), kilobytes / 2**20
+    words = [sys.executable, "-c", code, *map(str, command)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    printed, _, figures = done.stdout.rstrip().rpartition("\n")
+    wall, cpu, kilobytes = json.loads(figures)
+    return Run(Timing(wall, cpu), kilobytes / 2**20, printed)
 
 
 def matmul_peak(dtype: torch.dtype, size: int = 2048, rounds: int = 7) -> float:

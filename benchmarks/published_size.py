@@ -8,12 +8,10 @@ The embeddings of the converted checkpoint must equal those of the model that wa
 """
 
 import argparse
+import functools
 import json
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import measuring
@@ -51,20 +49,6 @@ def published_state(network: SpeakerNetwork) -> dict[str, Tensor]:
     return state
 
 
-def timed(*command: object) -> tuple[str, float, float]:
-    """Run svkit in its own process; return what it prints, its wall time in s and its peak of memory in GB."""
-    started = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, "-m", "svkit", *map(str, command)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        printed = process.stdout.read() if process.stdout else ""
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"svkit {' '.join(map(str, command))}: exit code {process.returncode}")
-    return printed, time.monotonic() - started, usage.ru_maxrss / 2**20
-
-
 def main() -> None:
     """Write, convert, describe, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -96,19 +80,20 @@ def main() -> None:
         with torch.inference_mode():
             expected = np.concatenate([network.embed_padded([wave]) for wave in waves])
         del network, state, classifier
-        _, convert_seconds, convert_gb = timed("convert", pth, out)
-        facts = json.loads(timed("info", out, "--json")[0])
-        printed, verify_seconds, verify_gb = timed("verify", *paths, "--model", out, "--json")
+        svkit_alone = functools.partial(measuring.run_alone, "-m", "svkit")
+        converted = svkit_alone("convert", pth, out)
+        facts = json.loads(svkit_alone("info", out, "--json").printed)
+        verified = svkit_alone("verify", *paths, "--model", out, "--json")
         embeddings = np.concatenate([svkit.load(out).embed([wave]) for wave in waves])
         a, b = (row / np.linalg.norm(row) for row in expected.astype(np.float64))
         result = {
             "pth_mb": pth.stat().st_size / 1e6,
             "encoder_parameters": facts["encoder_parameters"],
             "sparsity": facts["sparsity"],
-            "convert": {"seconds": convert_seconds, "peak_gb": convert_gb},
-            "verify": {"seconds": verify_seconds, "peak_gb": verify_gb},
+            "convert": {"seconds": converted.taken.wall, "peak_gb": converted.peak_gb},
+            "verify": {"seconds": verified.taken.wall, "peak_gb": verified.peak_gb},
             "embedding_difference": float(np.abs(embeddings - expected).max() / np.abs(expected).max()),
-            "score_difference": abs(json.loads(printed)["score"] - float(a @ b)),
+            "score_difference": abs(json.loads(verified.printed)["score"] - float(a @ b)),
             "score": float(a @ b),
         }
     print(json.dumps(result, indent=1))

@@ -173,7 +173,7 @@ def _compare(calls: dict[str, Callable[[], object]], times_more: float, rounds: 
 
 def rate_help(rounds: int) -> Row:
     """Measure `svkit --help` as a process; the first run only fills the cache of the disk."""
-    runs = [measuring.run_alone([sys.executable, "-m", "svkit", "--help"])[0] for _ in range(rounds + 3)][1:]
+    runs = [measuring.run_alone("-m", "svkit", "--help").taken for _ in range(rounds + 3)][1:]
     taken = Timing(*(statistics.median(column) for column in zip(*runs, strict=True)))
     return Row("svkit --help", *taken, None, f"{taken.cpu:.2f} s", "0.3 s", taken.cpu <= 0.3)
 
@@ -218,10 +218,10 @@ def rate_command(sizes: list[float]) -> tuple[list[Row], float | None]:
         with tempfile.TemporaryDirectory() as folder:
             home = Path(folder)
             trials = make_experiment(home, millions)
-            command = [sys.executable, "-m", "svkit", "score", str(trials), "--exp", str(home), "--json"]
+            command = ["-m", "svkit", "score", trials, "--exp", home, "--json"]
             # Pairs are drawn with replacement.
             command += ["--allow", "self-trials", "--allow", "duplicate-trials"]
-            taken, peak = measuring.run_alone(command)
+            taken, peak, _ = measuring.run_alone(*command)
         peaks.append(peak)
         figure = f"{taken.cpu / millions:.1f} s CPU/M, {peak:.2f} GB"
         rows.append(Row(f"svkit score, {millions:g} M trials", *taken, None, figure, None, None))

@@ -11,7 +11,6 @@ disk.
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
@@ -24,12 +23,6 @@ from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArch
 from svkit.config.load import load_recipe
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.store import checkpoint
-
-
-def measure(*arguments: object) -> tuple[float, float]:
-    """Run Python with these arguments; return its CPU time in s and its largest resident size in GB."""
-    taken, peak_gb = measuring.run_alone([sys.executable, *map(str, arguments)])
-    return taken.cpu, peak_gb
 
 
 def write_model(place: Path, encoder: EncoderArchitecture) -> float:
@@ -64,7 +57,7 @@ def main() -> None:
         times = {name: [] for name in commands}
         for _ in range(options.rounds):
             for name, command in commands.items():
-                times[name].append(measure(*command)[0])
+                times[name].append(measuring.run_alone(*command).taken.cpu)
         seconds = {name: statistics.median(values) for name, values in times.items()}
         result = {
             "cpu_seconds": seconds,
@@ -72,8 +65,9 @@ def main() -> None:
         }
         if options.full_size:
             weights_gb = write_model(home / "dense", W2V_BERT_2)
-            _, verify_gb = measure("-m", "svkit", "verify", *paths, "--model", home / "dense")
-            _, export_gb = measure("-m", "svkit", "export", home / "dense", "--out", home / "onnx")
+            verify = "-m", "svkit", "verify", *paths, "--model", home / "dense"
+            export = "-m", "svkit", "export", home / "dense", "--out", home / "onnx"
+            verify_gb, export_gb = (measuring.run_alone(*command).peak_gb for command in (verify, export))
             result["full_size"] = {
                 "weights_gb": weights_gb,
                 "verify_peak_gb": verify_gb,
