@@ -1,6 +1,5 @@
 """Real-time factors of several models, timed in turns, so that other load on the machine disturbs all alike."""
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svkit.audio.resample import SAMPLE_RATE_HZ
+from svkit.cores import available_cores
 from svkit.errors import ArtifactError
 from svkit.progress import Progress
 from svkit.store.files import read_file
@@ -75,7 +75,7 @@ def describe_machine() -> Machine:
     return Machine(
         processor=_processor(),
         architecture=platform.machine(),
-        num_cores=os.cpu_count(),
+        num_cores=available_cores(),
         num_threads=NUM_THREADS,
         system=platform.system(),
         utterance_seconds=LENGTHS_SECONDS,
