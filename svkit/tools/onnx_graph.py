@@ -82,33 +82,33 @@ def quantise(source: Path, target: Path) -> None:
     model = ir.load(source)
     graph = model.graph
     quantised: dict[Any, Any] = {}
+    constants: dict[Any, Any] = {}  # one pair for a matrix, whichever products share it
     for node in list(graph):
         weights = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
         if weights is None or not weights.is_initializer() or weights.name in _FLOAT_INITIALIZERS:
             continue
         assert weights.const_value is not None
-        matrix = weights.const_value.numpy()
         if node.op_type == "Gemm":  # torch's linear layer over vectors: weights [N, K]
             assert {name: value.value for name, value in node.attributes.items()}.items() >= {("transB", 1)}
-            matrix = matrix.T
+        if (weights, node.op_type) not in constants:
+            matrix = weights.const_value.numpy()
+            found = _quantised(matrix.T if node.op_type == "Gemm" else matrix)
+            made = [
+                ir.Value(name=f"{weights.name}_{node.op_type}_{what}", const_value=ir.tensor(array))
+                for what, array in zip(("int8", "scales"), found, strict=True)
+            ]
+            for constant in made:
+                graph.register_initializer(constant)
+            constants[weights, node.op_type] = made
+        in_int8, of_columns = constants[weights, node.op_type]
         values = node.inputs[0]
         if values not in quantised:
             quantised[values] = ir.node("DynamicQuantizeLinear", [values], num_outputs=3)
             graph.insert_before(node, quantised[values])
         integers, scale, zero = quantised[values].outputs
-        scales = np.maximum(np.abs(matrix).max(axis=0) / _LARGEST_WEIGHT, np.finfo(np.float32).tiny)
-        constants = [
-            ir.Value(name=f"{weights.name}_{what}", const_value=ir.tensor(found))
-            for what, found in (
-                ("int8", np.round(matrix / scales).astype(np.int8)),
-                ("scales", scales.astype(np.float32)),
-            )
-        ]
-        for constant in constants:
-            graph.register_initializer(constant)
-        product = ir.node("MatMulInteger", [integers, constants[0], zero])
+        product = ir.node("MatMulInteger", [integers, in_int8, zero])
         as_float = ir.node("Cast", [product.outputs[0]], {"to": ir.DataType.FLOAT})
-        both = ir.node("Mul", [scale, constants[1]])
+        both = ir.node("Mul", [scale, of_columns])
         new = [product, as_float, both, ir.node("Mul", [as_float.outputs[0], both.outputs[0]])]
         if len(node.inputs) == 3:
             new.append(ir.node("Add", [new[-1].outputs[0], node.inputs[2]]))
@@ -120,6 +120,12 @@ def quantise(source: Path, target: Path) -> None:
         if not weights.uses():
             graph.initializers.pop(str(weights.name))
     ir.save(model, target)
+
+
+def _quantised(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return int8 weights [K, N] and the scale of each column, [N]."""
+    scales = np.maximum(np.abs(matrix).max(axis=0) / _LARGEST_WEIGHT, np.finfo(np.float32).tiny)
+    return np.round(matrix / scales).astype(np.int8), scales.astype(np.float32)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """`svkit export`: graphs that give torch's embeddings for any length, batch and structure."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -32,7 +31,9 @@ from svkit.store.metrics import ListId
 from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
 from svkit.tools import export as stage
 from svkit.tools import onnx_graph
+from tests.processes import fork_server
 from tests.random_models import draw_weights
+from tests.tools.decide_script import run_script
 from tests.training_experiment import TEACHER, finish, make_teacher
 
 pytestmark = pytest.mark.e2e
@@ -45,7 +46,7 @@ HEAD = HeadConfig(adapter_dim=6, attention_dim=5, embedding_dim=8)
 def make_checkpoint(directory: Path, encoder: EncoderArchitecture, seed: int = 1) -> Path:
     widths = {name: tuple(values) for name, values in DENSE.widths().items()}
     architecture = ModelArchitecture(
-        encoder=encoder, head=HEAD, dense_widths=None if encoder is DENSE else widths
+        encoder=encoder, head=HEAD, dense_widths=widths if encoder is CUT else None
     )
     network = SpeakerNetwork(architecture)
     draw_weights(network, seed)
@@ -56,7 +57,7 @@ def make_checkpoint(directory: Path, encoder: EncoderArchitecture, seed: int = 1
 
 @pytest.fixture(autouse=True)
 def write_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Faster, and tests may replace the writer; `exported`, made before, has been written as users' graphs are."""
+    """Faster, and tests may replace the writer."""
     monkeypatch.setattr(stage, "_alone", lambda call, *arguments: call(*arguments))
 
 
@@ -70,11 +71,16 @@ def export(*arguments: Any) -> Result:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cut model in all precisions, where `svkit export` puts it without being told."""
+    """The cut model in all precisions, where `svkit export` puts it without being told.
+
+    Each graph is written by a process of its own, which is forked: one that is spawned takes seconds to import torch.
+    """
     exp = tmp_path_factory.mktemp("export")
     make_checkpoint(exp / "finetune-pruned" / "lmft", CUT)
     calibrate(exp)
-    result = export("--exp", exp)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "get_context", lambda method: {"spawn": fork_server()}[method])
+        result = export("--exp", exp)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines()[-1] == str(exp / "onnx" / "pruned")
     assert "onnx int8" in result.stdout and "times torch" in result.stdout
@@ -185,7 +191,10 @@ def test_the_script_in_the_folder_decides_as_verify_does(exported, tmp_path, cha
     done = invoke(*asked, *([] if prior is None else ["--prior", prior]))
     assert done.exit_code == 0, done.stderr
     expected = json.loads(done.stdout)
-    said = decide(folder, *pair, *([] if prior is None else [prior]))
+    words = [*pair, *([] if prior is None else [prior])]
+    said = decide(folder, *words)
+    if not changes:
+        assert alone(folder, *words) == said
     score, ratio, verdict = re.fullmatch(
         r"score (.+)\nlog-likelihood ratio (.+)\n(accept|reject) .*\n", said
     ).groups()
@@ -204,13 +213,16 @@ finally:
 """
 
 
-def decide(folder: Path, *arguments: Any, code: int = 0) -> str:
-    """Run the script, which must import neither torch nor svkit; return what it says."""
-    command = [sys.executable, "-c", _ALONE]
-    words = [*command, folder / "decide.py", *arguments]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout + done.stderr
+def alone(folder: Path, *words: Any) -> str:
+    """Return what the script says in a process of its own, where it must import neither torch nor svkit."""
+    command = [sys.executable, "-c", _ALONE, folder / "decide.py", *words]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout
+
+
+def decide(folder: Path, *words: Any, code: int = 0) -> str:
+    found, said = run_script(folder, *words)
+    assert found == code, said
+    return said
 
 
 def test_what_the_folder_says_of_itself(exported):
@@ -304,10 +316,36 @@ def test_linear_layers_are_int8_and_features_are_not(exported):
     )
 
 
+def test_products_that_share_their_weights_share_them_in_int8(tmp_path):
+    import onnx
+    import onnxruntime
+    from onnx import helper, numpy_helper
+
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((16, 16)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("MatMul", ["a", "w"], ["b"]),
+        helper.make_node("Gemm", ["b", "w"], ["y"], transB=1),
+    ]
+    kinds = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4, 16]) for name in "xy"]
+    graph = helper.make_graph(nodes, "shared", kinds[:1], kinds[1:], [numpy_helper.from_array(weights, "w")])
+    opsets = [helper.make_opsetid("", onnx_graph.OPSET)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), str(tmp_path / "float.onnx"))
+    onnx_graph.quantise(tmp_path / "float.onnx", tmp_path / "int8.onnx")
+    made = onnx.load(str(tmp_path / "int8.onnx")).graph.initializer
+    assert sum(item.data_type == onnx.TensorProto.INT8 for item in made) == 2  # one for each orientation
+    assert not [item.name for item in made if item.name == "w"]
+    x = rng.standard_normal((4, 16)).astype(np.float32)
+    (found,) = onnxruntime.InferenceSession(tmp_path / "int8.onnx").run(None, {"x": x})
+    assert cosines(found, x @ weights @ weights @ weights.T).min() > 0.99
+
+
 def test_a_dense_model_with_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
     """As above 2 GB, int8 made from such a graph; a name outside the experiment, and two precisions."""
     monkeypatch.setattr(onnx_graph, "_SINGLE_FILE_BYTES", 1000)
-    checkpoint = make_checkpoint(tmp_path / "model", DENSE)
+    one_layer = EncoderArchitecture.uniform(num_layers=1, hidden_size=24, num_heads=3, ffn_dim=20)
+    checkpoint = make_checkpoint(tmp_path / "model", one_layer)
     options = [checkpoint, "--exp", tmp_path / "exp", "--precision", "fp32", "--precision", "int8", "--json"]
     result = export(*options)
     assert result.exit_code == 0, result.stderr
@@ -355,14 +393,10 @@ def test_what_is_missing_is_said_first(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def kill_this_process(_: Path) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_writer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_writer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with pytest.raises(ArtifactError, match="was killed; is there enough memory"):
-        stage._alone(kill_this_process, tmp_path)
+        stage._alone(signal.raise_signal, signal.SIGKILL)
 
 
 def test_a_graph_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
