@@ -5,9 +5,6 @@ differs is rounding (sums in another order) and, in pruning, which gates are dra
 """
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,7 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.store.checkpoint import read_tensors
 from svkit.store.embeddings import read_embeddings
-from tests.e2e.conftest import REPOSITORY
+from tests.e2e.torchrun_job import started
 from tests.training_experiment import interrupt, log, make_teacher, one_process, prepare, set_options
 
 pytestmark = pytest.mark.e2e
@@ -27,7 +24,6 @@ pytestmark = pytest.mark.e2e
 BATCH_SIZE = 2
 LOSS_TOLERANCE = 1e-3
 """Relative; single precision over a few steps of Adam, whose first steps follow the sign of tiny gradients."""
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 
 def options(num_processes: int, *overrides: str) -> list[str]:
@@ -37,24 +33,6 @@ def options(num_processes: int, *overrides: str) -> list[str]:
     sizes = [f"{stage}.data.batch_size={size}" for stage in stages]
     still = [f"{stage}.conv_dropout=0" for stage in ("joint", "prune", "distill")]
     return set_options(*sizes, *still, *overrides)
-
-
-def environment() -> dict[str, str]:
-    """One thread a process, no GPU, and the tests' own modules."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(REPOSITORY),
-    }
-
-
-def launch(*words: Any) -> subprocess.CompletedProcess[str]:
-    """Start two processes of a module, such as svkit, and wait for them."""
-    command = [*TORCHRUN, *map(str, words)]
-    return subprocess.run(
-        command, env=environment(), capture_output=True, text=True, check=False, timeout=800
-    )
 
 
 def alone(*arguments: Any) -> None:
@@ -126,12 +104,11 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
         stopped = CliRunner().invoke(app, [str(word) for word in two["resumed"]])
     assert stopped.exit_code == 143
     assert json.loads(next((root / "two").glob("*/resume/*/state.json")).read_text())["num_done"] == 7
-    (root / "commands.json").write_text(json.dumps([[str(word) for word in words] for words in two.values()]))
-    done = launch("tests.e2e.in_turn", root / "commands.json")
-    assert done.returncode == 0, done.stderr[-3000:]
-    paths = [line for line in done.stdout.splitlines() if line.startswith(str(root))]
+    with started(root / "job", *two.values()) as job:
+        assert job.wait() == 0, job.stderr[-3000:]
+    paths = [line for line in job.stdout.splitlines() if line.startswith(str(root))]
     assert paths == [str(root / "two" / name) for name in two]  # said once each
-    assert done.stdout.count("target sparsity, %") == 1
+    assert job.stdout.count("target sparsity, %") == 1
     for words in one.values():
         alone(*words)
     return Outputs(two=root / "two", one=root / "one")
@@ -212,8 +189,9 @@ def test_an_error_of_one_process_ends_both(tmp_path: Path) -> None:
     spoilt = prepare(tmp_path / "exp")
     make_teacher(spoilt / "finetune" / "joint")
     (spoilt / "audio" / "carol" / "2.wav").write_bytes(b"not audio")
-    done = launch("svkit", "prune", "--exp", spoilt, *options(2), "--out", tmp_path / "out")
-    assert done.returncode != 0 and done.stdout == ""
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert any("carol/2.wav" in line for line in errors), done.stderr
+    command = ["prune", "--exp", spoilt, *options(2), "--out", tmp_path / "out"]
+    with started(tmp_path / "job", command) as job:
+        assert job.wait() != 0 and job.stdout == ""
+    errors = [line for line in job.stderr.splitlines() if line.startswith("error: ")]
+    assert any("carol/2.wav" in line for line in errors), job.stderr
     assert not (tmp_path / "out" / "provenance.json").exists()

@@ -4,9 +4,7 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,12 @@ from svkit.models.load import load_model
 from svkit.store.checkpoint import read_classifier
 from svkit.store.embeddings import read_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
-from tests.e2e.test_torchrun import TORCHRUN, alone, environment, train_records
+from tests.e2e.test_torchrun import alone, train_records
+from tests.e2e.torchrun_job import SECONDS, Job, started
 from tests.training_experiment import make_teacher, prepare, set_options
 
 pytestmark = pytest.mark.e2e
 
-SECONDS = 400.0
-"""Longest wait for a state or an end."""
 LOSS_TOLERANCE = 1e-2
 """Relative, after many steps of Adam whose sums run in another order."""
 
@@ -37,25 +34,6 @@ def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-@contextlib.contextmanager
-def started(arguments: list[Any]) -> Iterator[subprocess.Popen[str]]:
-    """Two processes in the background, which end with the block whatever happens."""
-    job = subprocess.Popen(
-        [*TORCHRUN, "svkit", *map(str, arguments)],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield job
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(job.pid, signal.SIGKILL)
-        job.communicate()
-
-
 def state(out: Path) -> dict[str, Any]:
     """Return the record of the last saved state, that of no step where there is none."""
     for path in sorted(out.glob("resume/step-*/state.json"), reverse=True):
@@ -64,20 +42,12 @@ def state(out: Path) -> dict[str, Any]:
     return {"num_done": 0}
 
 
-def wait_for_state(job: subprocess.Popen[str], out: Path, num_done: int) -> None:
+def wait_for_state(job: Job, out: Path, num_done: int) -> None:
     """Wait until a state of so many steps is saved, while the job runs."""
     end = time.monotonic() + SECONDS
     while state(out)["num_done"] < num_done:
-        assert job.poll() is None and time.monotonic() < end, job.communicate()[1][-3000:]
+        assert job.process.is_alive() and time.monotonic() < end, job.stderr[-3000:]
         time.sleep(0.02)
-
-
-def worker(job: subprocess.Popen[str], rank: int) -> int:
-    """Return the process id of a rank."""
-    for child in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split():
-        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
-            return int(child)
-    raise AssertionError(f"torchrun has no process of rank {rank}")
 
 
 def assert_close_embeddings(one: Path, other: Path) -> None:
@@ -98,21 +68,21 @@ def test_a_killed_and_a_stopped_job_go_on_and_end_with_one_process(exp: Path, tm
     changes = ["lora.epochs=5", "lora.validations=5", "lora.margin.class_fraction=0.6", "lora.keep=last"]
     command = ["finetune", "--exp", exp, "--stage", "lora"]
     of_two = [*command, *set_options(*changes, "lora.data.batch_size=2"), "--out", out]
-    with started(of_two) as job:
+    with started(tmp_path / "killed", of_two) as job:
         wait_for_state(job, out, 15)
-        os.kill(worker(job, 1), signal.SIGKILL)
-        _, stderr = job.communicate(timeout=SECONDS)
-    assert job.returncode != 0
-    assert len(errors(stderr)) == 1 and "another process of this job has ended" in errors(stderr)[0], stderr
+        os.kill(job.worker(1), signal.SIGKILL)
+        assert job.wait() != 0
+    said = errors(job.stderr)
+    assert len(said) == 1 and "another process of this job has ended" in said[0], job.stderr
     killed_at = state(out)
     assert killed_at["num_done"] % 15 == 0 and killed_at["batch_size"] == 4
     assert not (out / "provenance.json").exists()
-    with started(of_two) as job:
+    with started(tmp_path / "stopped", of_two) as job:
         wait_for_state(job, out, killed_at["num_done"] + 15)
-        job.send_signal(signal.SIGTERM)
-        _, stderr = job.communicate(timeout=SECONDS)
-    assert job.returncode != 0 and stderr.count("interrupted: the state is saved") == 1, stderr
-    assert f"resuming after step {killed_at['num_done']}" in stderr
+        job.terminate()
+        assert job.wait() != 0
+    assert job.stderr.count("interrupted: the state is saved") == 1, job.stderr
+    assert f"resuming after step {killed_at['num_done']}" in job.stderr
     stopped_at = state(out)["num_done"]
     assert killed_at["num_done"] + 15 <= stopped_at < 75 and not (out / "provenance.json").exists()
     alone(*of_two)
@@ -140,14 +110,13 @@ def test_a_killed_extraction_goes_on_from_the_parts_of_both_processes(exp: Path,
     command += ["--manifest", exp / "data" / "many.tsv"]
     command += set_options("extract.batch_seconds=0.1", "save.extraction_seconds=1e-3")
     out, whole = tmp_path / "out", tmp_path / "whole"
-    with started([*command, "--out", out]) as job:
+    with started(tmp_path / "job", [*command, "--out", out]) as job:
         end = time.monotonic() + SECONDS
         while not all(list(out.glob(f"resume/part-*-{rank:04d}.safetensors")) for rank in (0, 1)):
-            assert job.poll() is None and time.monotonic() < end, job.communicate()[1][-3000:]
+            assert job.process.is_alive() and time.monotonic() < end, job.stderr[-3000:]
             time.sleep(0.005)
-        os.kill(worker(job, 1), signal.SIGKILL)
-        _, stderr = job.communicate(timeout=SECONDS)
-    assert job.returncode != 0 and not (out / "provenance.json").exists(), stderr
+        os.kill(job.worker(1), signal.SIGKILL)
+        assert job.wait() != 0 and not (out / "provenance.json").exists(), job.stderr
     assert {path.stem[-4:] for path in out.glob("resume/part-*.safetensors")} == {"0000", "0001"}
     alone(*command, "--out", out)
     alone(*command, "--out", whole)
