@@ -3,6 +3,7 @@
 No test sees the user's `exp/` or `SVKIT_EXP`: the working directory is an empty one, which every test leaves empty.
 """
 
+import functools
 import os
 import shutil
 import signal
@@ -32,6 +33,12 @@ for _name in set(os.environ):
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+import typer.testing  # noqa: E402
+
+# typer makes all commands anew for each call of a test, which takes longer than most of what is called.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+# No test cuts the power, and to wait for the disk takes longer than to write what the tests write.
+os.fsync = lambda _: None
 
 # A busy machine is no mistake in the code: the time limit is pytest's. CI draws the same examples every time, so that
 # it judges the change; at a desk every run draws others.

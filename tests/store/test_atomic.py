@@ -20,6 +20,14 @@ def test_a_failed_write_leaves_the_previous_file_and_no_sibling(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_is_too(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(atomic, "_flush", lambda path: flushed.append((path, (tmp_path / "a").exists())))
+    atomic.write_text(tmp_path / "a", "text")
+    (temporary, early), last = flushed
+    assert temporary.parent == tmp_path and not early and last == (tmp_path, True)
+
+
 def test_an_os_error_while_writing_is_one_line(tmp_path):
     with pytest.raises(ArtifactError, match="No space left"), atomic.replacing(tmp_path / "a"):
         raise OSError(28, "No space left on device")
