@@ -1,5 +1,6 @@
 """What decide.py, which runs without svkit, refuses to decide; with a graph that needs no onnxruntime."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -17,8 +18,12 @@ from tests.tools.decide_script import run_script
 class Session:
     """Takes mean and level for an embedding."""
 
-    def __init__(self, *given, **more):
-        pass
+    def __init__(self, graph, **more):
+        if graph.read_bytes():
+            raise RuntimeError("not a graph")
+
+    def get_modelmeta(self):
+        return SimpleNamespace(custom_metadata_map={"checkpoint_sha256": "aa"})
 
     def run(self, names, inputs):
         wave = inputs["waveforms"][0]
@@ -33,8 +38,12 @@ def folder(tmp_path, monkeypatch):
     shutil.copy(Path(export.__file__).with_name(DECIDE_NAME), tmp_path)
     waves = {"good": np.random.default_rng(0).normal(size=16_000) * 0.1}
     waves |= {"nan": np.where(np.arange(16_000) == 9, np.nan, waves["good"])}
-    for name, wave in {**waves, "short": waves["good"][:500]}.items():
+    waves |= {"short": waves["good"][:500], "silent": 0 * waves["good"]}
+    for name, wave in waves.items():
         soundfile.write(tmp_path / f"{name}.wav", wave, 16_000, subtype="FLOAT")
+    whole = (tmp_path / "good.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[:30_000])
+    (tmp_path / "pipe.wav").write_bytes(whole[:4] + b"\xff" * 4 + whole[8:])
     return tmp_path
 
 
@@ -42,6 +51,10 @@ def folder(tmp_path, monkeypatch):
     ("words", "said"),
     [(["nan.wav"], "undecided: nan.wav: shorter than 35 ms, or with samples that are not finite numbers"),
      (["short.wav"], "undecided: short.wav: shorter than 35 ms, or with samples that are not finite numbers"),
+     (["silent.wav"], "undecided: silent.wav: the model gives no usable embedding; check the audio"),
+     (["cut.wav"], "undecided: cut.wav: truncated: shorter than its header says; copy it again"),
+     (["none.wav"], "undecided: none.wav: [Errno 2] No such file or directory: 'none.wav'"),
+     (["pipe.wav"], "undecided: no calibration.json beside the model"),
      (["good.wav", "1.0"], "PRIOR: expected a number above 0 and below 1, found '1.0'"),
      (["good.wav", "nan"], "PRIOR: expected a number above 0 and below 1, found 'nan'"),
      (["good.wav", "x"], "PRIOR: expected a number above 0 and below 1, found 'x'"),
@@ -51,3 +64,33 @@ def test_what_cannot_be_decided_is_one_line_and_no_rejection(folder, words, said
     code, found = run_script(folder, "good.wav", *words)
     assert code == 1 and found.endswith(said + "\n") and "reject" not in found
     assert found.count("\n") == (2 if "calibration" in said else 1)  # the score can be told even so
+
+
+CALIBRATION = {
+    "checkpoint_sha256": "aa", "features": ["score"], "weights": [10.0], "offset": -5.0,
+    "bounds": [-3, 3], "decision": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", *(json.dumps(CALIBRATION | change) for change in (
+        {"weights": "x"}, {"weights": []}, {"bounds": None}, {"decision": 1}, {"offset": float("nan")}
+    ))],
+)  # fmt: skip
+def test_a_damaged_calibration_decides_nothing_and_that_is_one_line(folder, content):
+    (folder / "calibration.json").write_text(json.dumps(CALIBRATION))
+    code, found = run_script(folder, "good.wav", "good.wav")
+    assert code == 0 and found.endswith("accept (from a ratio of +0.00 on)\n")
+    (folder / "calibration.json").write_text(content)
+    code, found = run_script(folder, "good.wav", "good.wav")
+    assert code == 1 and found.count("\n") == 2
+    assert "score 1.00000\n" in found and "undecided: calibration.json is damaged; export it again: " in found
+
+
+def test_a_graph_that_is_damaged_or_gone_is_one_line(folder):
+    for spoil in (lambda path: path.write_text("x"), Path.unlink):
+        spoil(folder / "model.onnx")
+        code, found = run_script(folder, "good.wav", "good.wav")
+        assert code == 1 and found.count("\n") == 1
+        assert "expected model.onnx, whole, beside this script; export it again" in found
