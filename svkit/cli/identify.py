@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
     from svkit.scoring.identify import Answer, Identified
+    from svkit.scoring.verify import CalibrationFacts
 
 
 @takes_groups
@@ -125,7 +126,7 @@ def _print(answer: "Answer", done: "Identified") -> None:
     )
 
 
-def _ratio(llr: float | None, calibration: dict[str, Any] | None) -> str:
+def _ratio(llr: float | None, calibration: "CalibrationFacts | None") -> str:
     """Write a ratio; one at its bound may be beyond it."""
     if llr is None or calibration is None:
         return ""
@@ -145,7 +146,7 @@ def _threshold(done: "Identified", threshold: float) -> str:
         each = "" if is_one else f", {done.prior_per_person:.2g} for each"
         return f"{below}: prior {done.prior:g} that it is {them}{each}."
     assert done.calibration is not None
-    decision = done.calibration["decision"]
+    decision = done.calibration["decision"] or {}
     rate = decision["false_accepts"]
     return (
         f"{below}: asked for: false accepts up to {100 * rate:g} % for each person. If that holds, up to"

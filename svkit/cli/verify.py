@@ -14,7 +14,8 @@ from svkit.config.ranges import Range
 from svkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from svkit.scoring.verify import VerifyResult
+    from svkit.scoring.verify import CalibrationFacts, VerifyResult
+    from svkit.store.places import Artifact
 
 
 @takes_groups
@@ -158,13 +159,13 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
     console.table(Table(title=_verdict(done), headings=["", ""], rows=rows, left=(0, 1), notes=notes))
 
 
-def _training_list(entry: Mapping[str, str]) -> str:
+def _training_list(entry: "Artifact") -> str:
     path = Path(entry["path"])
     place = entry["path"] if path.exists() else f"{path.name}, not on this machine"
     return f"{place} (sha256 {entry['sha256'][:12]})"
 
 
-def learnt_on(calibration: Mapping[str, Any]) -> str:
+def learnt_on(calibration: "CalibrationFacts") -> str:
     """Say what a calibration was learnt on."""
     people = "" if calibration["people"] is None else f"{calibration['people']:,} people, "
     counts = f"{calibration['num_targets']:,} target and {calibration['num_nontargets']:,} nontarget trials"
@@ -184,8 +185,9 @@ def measured_rates(decision: Mapping[str, Any]) -> str:
 
 
 def _threshold_kind(done: "VerifyResult") -> str:
-    if done.calibration is not None and done.threshold_from == "false accepts":
-        return f"asked for: false accepts up to {100 * done.calibration['decision']['false_accepts']:g} %"
+    decision = None if done.calibration is None else done.calibration["decision"]
+    if decision is not None and done.threshold_from == "false accepts":
+        return f"asked for: false accepts up to {100 * decision['false_accepts']:g} %"
     costs = "equal costs" if done.c_miss == done.c_fa else f"costs {done.c_miss:g} and {done.c_fa:g}"
     return "given" if done.threshold_from == "given" else f"Bayes, prior {done.prior:g}, {costs}"
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from svkit.scoring.listen import (
     warnings_on,
 )
 from svkit.scoring.ratio import bounds_gap, map_of, pair_features, score_at, slope_caution, too_few_people
-from svkit.scoring.verify import describe_calibration, find_calibration
+from svkit.scoring.verify import CalibrationFacts, describe_calibration, find_calibration
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import CalibrationRecord
 from svkit.store.gallery import Gallery, read_gallery
@@ -114,7 +114,7 @@ class Identified:
     threshold_from: str | None
     """As in `svkit verify`: `bayes`, `given`, or `false accepts`."""
     model: dict[str, str]
-    calibration: dict[str, Any] | None
+    calibration: CalibrationFacts | None
     notes: tuple[str, ...]
     """What holds for every answer."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,8 @@ from svkit.store.audio_file import Channel
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
 from svkit.store.gallery import Gallery, read_gallery
 from svkit.store.metrics import plain_record
-from svkit.store.provenance import is_finished, read_provenance
+from svkit.store.places import Artifact
+from svkit.store.provenance import Provenance, is_finished, read_provenance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +69,42 @@ class VerifyRequest:
     """Use the part that is there of files that are shorter than their header says."""
 
 
+class EnrolledPerson(TypedDict):
+    """Somebody of a gallery."""
+
+    gallery: str
+    name: str
+    recordings: int
+    seconds: float
+
+
+class ModelFacts(TypedDict):
+    """The model behind an answer, and what its provenance records of it."""
+
+    path: str
+    sha256: str
+    command: str | None
+    finished: str | None
+    svkit: str | None
+    trained_on: list[Artifact]
+
+
+class CalibrationFacts(TypedDict):
+    """The calibration behind an answer."""
+
+    path: str
+    trials: dict[str, str]
+    """Name and sha256 of the list that it was learnt on."""
+    num_targets: int
+    num_nontargets: int
+    people: int | None
+    bounds: tuple[float, float]
+    is_separable: bool | None
+    features: tuple[str, ...]
+    decision: dict[str, Any] | None
+    """The fields of `Decision`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VerifyResult:
     """The answer, and what it is based on."""
@@ -94,14 +131,12 @@ class VerifyResult:
     """Why the answer should not be trusted."""
     notes: tuple[str, ...]
     """What else to know about the answer."""
-    person: dict[str, Any] | None
-    """`{gallery, name, recordings, seconds}` of the enrolled person; `enroll` is then empty."""
+    person: EnrolledPerson | None
+    """Whom the recordings are compared with, if not with others; `enroll` is then empty."""
     enroll: tuple[Recording, ...]
     test: tuple[Recording, ...]
-    model: dict[str, Any]
-    """`{path, sha256, command, finished, svkit, trained_on: [{path, sha256}]}`."""
-    calibration: dict[str, Any] | None
-    """`{path, trials, num_targets, num_nontargets, people, bounds, is_separable, features, decision}`."""
+    model: ModelFacts
+    calibration: CalibrationFacts | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +209,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         about_bounds = _notes_on_bounds(path, record, unbounded, neutral)
     if verdict.threshold is not None and verdict.threshold > 1:
         notes.append("no score reaches the threshold: at this prior the model never accepts")
-    record_of_model = read_provenance(checkpoint) if is_finished(checkpoint) else {}
+    recorded = read_provenance(checkpoint) if is_finished(checkpoint) else Provenance()
     return VerifyResult(
         score=score,
         llr=verdict.llr,
@@ -201,7 +236,9 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         model={
             "path": checkpoint.as_posix(),
             "sha256": sha256,
-            **{key: record_of_model.get(key) for key in ("command", "finished", "svkit")},
+            "command": recorded.get("command"),
+            "finished": recorded.get("finished"),
+            "svkit": recorded.get("svkit"),
             "trained_on": training_lists(checkpoint),
         },
         calibration=None if calibration is None else describe_calibration(*calibration),
@@ -332,11 +369,16 @@ def _notes_on_bounds(
     return found if gap is None else [*found, f"not known: {gap}"]
 
 
-def describe_calibration(path: Path, record: CalibrationRecord) -> dict[str, Any]:
+def describe_calibration(path: Path, record: CalibrationRecord) -> CalibrationFacts:
     """Return the facts about the calibration that an answer includes."""
-    trials = {"name": record.trials.name, "sha256": record.trials.sha256}
-    people = None if record.speakers is None else len(record.speakers)
-    counts = {"num_targets": record.num_targets, "num_nontargets": record.num_nontargets, "people": people}
-    bounds = {"bounds": map_of(record).bounds, "is_separable": record.is_separable}
-    more = {"features": record.features, "decision": plain_record(record.decision)}
-    return {"path": path.as_posix(), "trials": trials, **counts, **bounds, **more}
+    return {
+        "path": path.as_posix(),
+        "trials": {"name": record.trials.name, "sha256": record.trials.sha256},
+        "num_targets": record.num_targets,
+        "num_nontargets": record.num_nontargets,
+        "people": None if record.speakers is None else len(record.speakers),
+        "bounds": map_of(record).bounds,
+        "is_separable": record.is_separable,
+        "features": record.features,
+        "decision": plain_record(record.decision),
+    }
