@@ -143,8 +143,6 @@ def fresh_process() -> Iterator[None]:
 @pytest.fixture
 def plain_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write reports without drawing figures and timing models: a second each, and not the point of most tests."""
-    monkeypatch.setattr("svkit.reports.figures.draw", lambda _: (b"a figure", "<svg></svg>"))
-    from svkit.store.report import Timing
+    from tests.fake_experiment import draw_and_time_nothing
 
-    timing = Timing(wall=0.1, cpu=0.1)
-    monkeypatch.setattr("svkit.reports.timing.time_models", lambda models, _: dict.fromkeys(models, timing))
+    draw_and_time_nothing(monkeypatch)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from svkit.config.architecture import WIDTHS, EncoderArchitecture, ModelArchitecture
@@ -17,6 +18,7 @@ from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import COLUMNS, write_manifest
 from svkit.store.places import recorded_paths
 from svkit.store.provenance import sha256_artifact, sha256_file
+from svkit.store.report import Timing
 from svkit.store.tables import write_table
 from svkit.store.trials import Trials, write_trials
 
@@ -61,6 +63,13 @@ def finish(directory: Path, command: str = "test", made_from: dict[str, Path] | 
             **facts,
         },
     )
+
+
+def draw_and_time_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Let reports be written in no time."""
+    timing = Timing(wall=0.1, cpu=0.1)
+    patch.setattr("svkit.reports.figures.draw", lambda _: (b"a figure", "<svg></svg>"))
+    patch.setattr("svkit.reports.timing.time_models", lambda models, _: dict.fromkeys(models, timing))
 
 
 def pruned(architecture: ModelArchitecture) -> ModelArchitecture:

@@ -14,7 +14,7 @@ from svkit.store.embeddings import write_embeddings
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import sha256_file
 from svkit.store.trials import Trials, read_trials, write_trials
-from tests.fake_experiment import finish, make_embeddings, make_experiment
+from tests.fake_experiment import draw_and_time_nothing, finish, make_embeddings, make_experiment
 
 pytestmark = pytest.mark.e2e
 
@@ -29,6 +29,7 @@ def answers(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         patch.setenv("COLUMNS", "200")
+        draw_and_time_nothing(patch)
         exp = Path("exp")
         make_experiment(exp, num_speakers=24)
         table = read_manifest(exp / "data" / "eval.tsv").table

@@ -5,10 +5,7 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import stat
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +20,10 @@ from svkit.cli.app import app
 from svkit.eval.results import OperatingPoint
 from svkit.scoring.ratio import PAIR_FEATURES
 from svkit.store.calibration import Decision
+from svkit.store.gallery import GalleryModel, NewRecording, add_recordings
 from tests.cli.test_verify import calibrate, cosine, template, voice, write  # noqa: F401
 from tests.fake_experiment import DENSE, make_checkpoint
+from tests.processes import fork_server
 from tests.tools.test_calibrate import record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -406,11 +405,14 @@ def test_slips_are_answered(home):
 
 @pytest.mark.e2e
 def test_enrolments_at_once_lose_nobody(home):
-    """As processes of their own, which load what takes seconds first, so that they write as close as they can."""
-    write_with = [sys.executable, "-c", _ENROLL]
-    names = [f"person {number}" for number in range(4)]
-    jobs = [subprocess.Popen([*write_with, str(home / "exp" / "gallery"), name, "25"]) for name in names]
-    assert [job.wait(timeout=120) for job in jobs] == [0] * 4
+    """As processes of their own, forked with all that they need, so that they write as close as they can."""
+    gallery, names = home / "exp" / "gallery", [f"person {number}" for number in range(4)]
+    jobs = [fork_server().Process(target=_enroll, args=(gallery, name, 25)) for name in names]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(120)
+    assert [job.exitcode for job in jobs] == [0] * 4
     rows = answer("people", "list")["people"]
     assert sorted((one["name"], one["recordings"]) for one in rows) == [(name, 25) for name in names]
 
@@ -419,12 +421,13 @@ def test_enrolments_at_once_lose_nobody(home):
 def test_a_killed_enrolment_loses_nobody_and_leaves_nothing(home):
     gallery = home / "exp" / "gallery"
     for turn in range(5):
-        job = subprocess.Popen([sys.executable, "-c", _ENROLL, str(gallery), f"person {turn}", "100000"])
+        job = fork_server().Process(target=_enroll, args=(gallery, f"person {turn}", 100_000))
+        job.start()
         while not (gallery / "people.safetensors").exists() or f"person {turn}" not in _names():
             time.sleep(0.01)
         time.sleep(0.003 * turn)
-        os.kill(job.pid, signal.SIGKILL)
-        job.wait()
+        job.kill()
+        job.join()
     assert _names() == [f"person {turn}" for turn in range(5)]
     assert run("people", "remove", "person 0").exit_code == 0
     assert sorted(path.name for path in gallery.iterdir()) == [".lock", "gallery.json", "people.safetensors"]
@@ -434,13 +437,8 @@ def _names():
     return [one["name"] for one in answer("people", "list")["people"]]
 
 
-_ENROLL = """
-import os, sys
-from pathlib import Path
-import numpy as np
-from svkit.store.gallery import GalleryModel, NewRecording, add_recordings
-model = GalleryModel(path="/model", sha256="0" * 64)
-for number in range(int(sys.argv[3])):
-    one = NewRecording(embedding=np.ones(8, dtype=np.float32), seconds=1.0, fingerprint=os.urandom(32))
-    add_recordings(Path(sys.argv[1]), model, {sys.argv[2]: {Path("a.wav"): one}})
-"""
+def _enroll(gallery, name, number):
+    model = GalleryModel(path="/model", sha256="0" * 64)
+    for _ in range(number):
+        one = NewRecording(embedding=np.ones(8, dtype=np.float32), seconds=1.0, fingerprint=os.urandom(32))
+        add_recordings(gallery, model, {name: {Path("a.wav"): one}})

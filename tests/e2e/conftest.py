@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from tests.e2e.fork_server import fork_server
+from tests.e2e.fork_server import serve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RATE_HZ = 16_000
@@ -79,7 +79,7 @@ def run_make(workplace: Path, *settings: str) -> MakeRun:
 @pytest.fixture(scope="module")
 def quick_svkit() -> Iterator[str]:
     """Setting of make for an svkit that starts at once."""
-    with fork_server(REPOSITORY) as client:
+    with serve() as client:
         yield f"SVKIT={client}"
 
 

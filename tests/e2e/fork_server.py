@@ -1,20 +1,22 @@
-"""`python -m tests.e2e.fork_server SOCKET`: svkit for make, without its start: everything is imported once.
+"""svkit for make, without its start: everything is imported once.
 
-The server forks for each command that its client, a script called as svkit is, sends with its streams. The start of a
+A server forks for each command that its client, a script called as svkit is, sends with its streams. The start of a
 process of its own is tested elsewhere, and `make all` as it is in `.ci/run`.
 """
 
 import contextlib
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.processes import fork_server
 
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -29,24 +31,26 @@ with socket.socket(socket.AF_UNIX) as server:
 
 
 @contextlib.contextmanager
-def fork_server(repository: Path) -> Iterator[Path]:
+def serve() -> Iterator[Path]:
     """Run a server; yields its client."""
     with tempfile.TemporaryDirectory() as folder:
         address, client = f"{folder}/socket", Path(folder) / "svkit"
         client.write_text(CLIENT.format(python=sys.executable, address=address))
         client.chmod(0o755)
-        server = subprocess.Popen([sys.executable, "-m", "tests.e2e.fork_server", address], cwd=repository)
+        server = fork_server().Process(target=_serve, args=(address,))
+        server.start()
         try:
             while not Path(address).exists():
-                assert server.poll() is None
+                assert server.is_alive()
                 time.sleep(0.02)
             yield client
         finally:
             server.kill()
-            server.wait()
+            server.join()
 
 
 def _serve(address: str) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # the default, not the one that started this process
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
@@ -85,9 +89,3 @@ def _answer(connection: socket.socket) -> None:
     sys.stderr.flush()
     connection.sendall(str(code).encode())
     os._exit(0)
-
-
-if __name__ == "__main__":
-    import tests.soak.child  # noqa: F401  (torch and every stage)
-
-    _serve(sys.argv[1])

@@ -56,6 +56,7 @@ def shell_commands(path: Path) -> list[list[str]]:
     return commands
 
 
+COMMANDS: Any = typer.main.get_command(app)
 DOCS = REPOSITORY.resolve() / "docs"
 NOTEBOOK = DOCS / "demo.ipynb"
 
@@ -84,7 +85,7 @@ SVKIT_COMMANDS = [
 @pytest.mark.parametrize("words", SVKIT_COMMANDS)
 def test_every_command_shown_is_one_that_svkit_has(words: list[str]) -> None:
     """Parsed by the command line itself, and every --set names a key; nothing is run."""
-    command: Any = typer.main.get_command(app)
+    command = COMMANDS
     name, rest = "svkit", words[1:]
     context = None
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
