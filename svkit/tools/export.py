@@ -3,12 +3,14 @@
 The checkpoint's calibration, and a script that decides by it without svkit, go beside the graphs.
 """
 
+import contextlib
+import signal
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -182,16 +184,44 @@ def _write_graph(source: Path, path: Path, is_half: bool, metadata: Mapping[str,
 def _alone(call: Callable[..., None], *arguments: object) -> None:
     """Call in a process of its own: torch 2.11 keeps a copy of the weights that it has exported until the end.
 
+    A signal ends that process at once, because a graph takes minutes.
+
     Raises:
         ArtifactError: the process was killed.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
-        try:
-            executor.submit(call, *arguments).result()
-        except BrokenProcessPool as error:
-            raise ArtifactError(
-                f"{arguments[0]}: the process that writes its graph was killed; is there enough memory?"
-            ) from error
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(theirs, call, arguments), daemon=True)
+    # This process answers for both the signals that a terminal or a scheduler sends to all.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        process.start()
+    finally:
+        theirs.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+    try:
+        failure = ours.recv()
+    except EOFError as error:
+        raise ArtifactError(
+            f"{arguments[0]}: the process that writes its graph was killed; is there enough memory?"
+        ) from error
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    if failure is not None:
+        raise failure[0] from RuntimeError(failure[1])
+
+
+def _report(result: Connection, call: Callable[..., None], arguments: Sequence[object]) -> None:
+    """Call, and send None or the error with its traceback."""
+    failure = None
+    try:
+        call(*arguments)
+    except Exception as error:
+        failure = error, traceback.format_exc()
+    with contextlib.suppress(BrokenPipeError):  # the other process was killed
+        result.send(failure)
 
 
 def _examine(

@@ -1,11 +1,14 @@
 """`svkit export`: graphs that give torch's embeddings for any length, batch and structure."""
 
 import json
+import multiprocessing
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -397,6 +400,33 @@ def test_a_killed_writer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with pytest.raises(ArtifactError, match="was killed; is there enough memory"):
         stage._alone(signal.raise_signal, signal.SIGKILL)
+
+
+def test_an_error_of_the_writer_keeps_its_type_and_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with pytest.raises(FileNotFoundError, match="/no/where") as found:
+        stage._alone(os.stat, "/no/where")
+    assert "call(*arguments)" in str(found.value.__cause__)
+
+
+class Stop(BaseException):
+    """As signals raise."""
+
+
+def test_a_signal_does_not_wait_for_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    previous, start = signal.signal(signal.SIGALRM, stop), time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1)
+        with pytest.raises(Stop):
+            stage._alone(time.sleep, 120)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert time.monotonic() - start < 60 and not multiprocessing.active_children()
 
 
 def test_a_graph_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
