@@ -18,6 +18,7 @@ from typing import Any
 
 import peft  # noqa: F401
 import pytest  # noqa: F401  (the script that started the tests is read again in every child)
+import scipy.signal  # noqa: F401  (imported late, by what resamples)
 import torch.utils.tensorboard  # noqa: F401
 
 import svkit.corpora.layouts.folder
