@@ -24,6 +24,8 @@ _WAITS_SECONDS = (1, 2, 4, 8, 16)
 _TIMEOUT_SECONDS = 60
 _PASSING = frozenset({408, 425, 429})
 """HTTP errors of the 4xx range that are worth another try: time-outs and too many requests."""
+_RANGE = re.compile(r"bytes (?P<first>[0-9]{1,18})-[0-9]{1,18}/(?P<total>[0-9]{1,18})", re.IGNORECASE)
+"""A Content-Range that tells the size of the file."""
 _VERSION_KEYS = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "created")
 """Names in fsspec's back-ends of facts that differ if the content of a file has changed."""
 _OPEN_FILES = 1 << 14
@@ -138,12 +140,15 @@ class _Http:
         asked = f"bytes={offset}-{offset + count - 1}"
         try:
             with urlopen(Request(self._url, headers={"Range": asked}), timeout=_TIMEOUT_SECONDS) as answer:
-                total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-                if answer.status != 206 or not total.isdecimal():
-                    reason = f"expected an answer to a range of bytes (HTTP 206), found HTTP {answer.status}"
+                stated = answer.headers.get("Content-Range", "")
+                found = _RANGE.fullmatch(stated.strip())
+                # Proxies exist that answer with another part of the file, or do not know its size.
+                if answer.status != 206 or found is None or int(found["first"]) != offset:
+                    other = f" with the range {stated!r} for {asked}" if answer.status == 206 else ""
+                    reason = f"expected an answer to a range of bytes (HTTP 206), found HTTP {answer.status}{other}"
                     raise _Refused(f"{reason}; use a server that supports range requests")
                 version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
-                return answer.read(count), int(total), version
+                return answer.read(count), int(found["total"]), version
         except HTTPError as error:
             if error.code in (404, 410):
                 raise FileNotFoundError(self._url) from error

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,23 @@ def test_a_server_without_ranges_is_refused_before_it_sends_everything(served) -
     ):
         RemoteFile(f"{served.address}/a.tar")
     assert len(served.asked) == 1
+
+
+@pytest.mark.parametrize("stated", ["bytes 0-99/10240", "bytes 1000-1099/*", "bytes 1000-1099/-5", ""])
+def test_an_answer_of_another_part_of_the_file_is_refused(served, monkeypatch, stated) -> None:
+    file = RemoteFile(f"{served.address}/a.tar")
+    real = remote_file.urlopen
+
+    def lying(*given: Any, **more: Any) -> Any:
+        answer = real(*given, **more)
+        answer.headers.replace_header("Content-Range", stated)
+        return answer
+
+    monkeypatch.setattr(remote_file, "urlopen", lying)
+    with pytest.raises(
+        DataError, match=f"found HTTP 206 with the range {re.escape(repr(stated))} for bytes=1000-1099;"
+    ):
+        file.read(1000, 100)
 
 
 @pytest.mark.parametrize("data", [DATA[:5000], DATA[::-1]])
