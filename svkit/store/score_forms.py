@@ -134,9 +134,14 @@ def _columns(path: Path, table: pa.Table, trials: Trials) -> Sequence[str]:
                 if name in known
             )
         ]
-    if len(fitting) == 1:
-        return fitting[0]
     line, first = first_row(path)
+    if len(fitting) == 1:
+        word = str(found[fitting[0].index("score")].iloc[0])
+        if word.isidentifier() and word.lower() not in ("nan", "inf", "infinity"):
+            raise DataError(
+                f"{path}:{line}: score: expected a finite number, found {word!r}; if it is a heading, {_ADVICE}"
+            )
+        return fitting[0]
     others = [form for form in _READABLE if len(form) == len(found) > 1] or _READABLE
     forms = " or ".join(" ".join(form) for form in fitting or others)
     words = "ambiguous: it could be" if fitting else "expected"

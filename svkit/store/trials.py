@@ -244,7 +244,11 @@ def field_blocks(path: Path, names: Sequence[str], expected: str) -> Iterator[tu
                 fields, shape = _fields(text.strip(b" \t\r"), len(names))
                 if not fields:
                     continue
-                if len(fields) != len(names) or b"\r" in b"".join(fields):
+                if b"\r" in text.strip(b" \t\r"):
+                    raise DataError(
+                        f"{path}:{number}: expected lines that end in LF, found CR alone; make them with tr '\\r' '\\n'"
+                    )
+                if len(fields) != len(names):
                     shown = text.decode()[:80]
                     raise DataError(f"{path}:{number}: expected {expected}, found {len(fields)}: {shown!r}")
                 if shape:

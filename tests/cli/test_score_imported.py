@@ -163,6 +163,9 @@ def broken(number, text):
         ("kaldi", lambda lines: [line.rsplit(" ", 1)[0] for line in lines], 4, "expected label score or score label"),
         ("kaldi", lambda lines: [f"1 {line.rsplit(' ', 1)[0]}" for line in lines], 4, "line cannot be a score), found"),
         ("kaldi", lambda lines: [f"{line} 1 2" for line in lines], 4, "foreign.txt:1: expected score or label score"),
+        ("kaldi", lambda lines: ["enroll test score", *lines], 4, "foreign.txt:1: score: expected a finite number, "
+         "found 'score'; if it is a heading, name the columns in a header line `enroll_id test_id score`"),
+        ("kaldi", lambda lines: ["\r".join(lines)], 4, "foreign.txt:1: expected lines that end in LF, found CR alone"),
         ("kaldi", lambda lines: [], 4, "no scores; expected lines such as"),
         ("kaldi", lambda lines: [line.replace(".wav", "") for line in lines], 4, "`--match-ids` applies that rule"),
     ],
