@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 PLAIN_INTERVAL_SECONDS = 5.0
 """At most one plain line per task in this time."""
+STEPS_SEEN = 5
+"""So many advances after the first are seen before the time left is estimated from the last `STEPS_KEPT`: the first
+also waits for processes to start and for kernels to be chosen, or counts what an earlier run has done."""
+STEPS_KEPT = 100
 FILE_WIDTH = 200
 """Columns of a table where stdout is not a terminal."""
 
@@ -120,9 +125,11 @@ class _Count:
         self.description, self.total = description, total
         self.done, self.fields = 0.0, dict[str, float | str]()
         self._show, self._start = show, time.monotonic()
+        self._seen: deque[tuple[float, float]] = deque(maxlen=STEPS_KEPT)
 
     def advance(self, amount: float = 1, **fields: float | str) -> None:
         self.done += amount
+        self._seen += [(time.monotonic(), self.done)] if amount else []
         self.fields.update(fields)
         self._show(self)
 
@@ -132,9 +139,21 @@ class _Count:
         return max(time.monotonic() - self._start, 1e-9)
 
     @property
+    def pace(self) -> float | None:
+        """Units per second of the latest steps; None until enough were seen."""
+        if len(self._seen) <= STEPS_SEEN:
+            return None
+        (since, before), (now, done) = self._seen[0], self._seen[-1]
+        return (done - before) / max(now - since, 1e-9)
+
+    @property
     def rate(self) -> str:
-        rate = self.done / self.seconds
-        return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s"
+        return per_second(self.pace or self.done / self.seconds)
+
+    @property
+    def left(self) -> str:
+        """Time left at this pace; empty if it or the total is not known."""
+        return f"{clock((self.total - self.done) / self.pace)} left" if self.total and self.pace else ""
 
     @property
     def facts(self) -> list[str]:
@@ -151,13 +170,10 @@ class _Count:
 
     def line(self, *, is_finished: bool = False) -> str:
         count = self.count + (f" ({100 * self.done / self.total:.0f} %)" if self.total else "")
-        if is_finished:
-            when = f"done in {clock(self.seconds)}"
-        elif self.total and self.done > 0:
-            when = f"{clock((self.total - self.done) * self.seconds / self.done)} left"
-        else:
-            when = f"{clock(self.seconds)} so far"
-        return ", ".join([f"{self.description}: {count}", self.rate, when, *self.facts])
+        so_far = clock(self.seconds)
+        when = f"done in {so_far}" if is_finished else self.left or f"{so_far} so far"
+        rate = per_second(self.done / self.seconds) if is_finished else self.rate
+        return ", ".join([f"{self.description}: {count}", rate, when, *self.facts])
 
 
 class PlainProgress:
@@ -200,11 +216,13 @@ class _RichProgress:
 
         def show(task: _Count) -> None:
             facts = " ".join(task.facts)
-            self._bars.update(row, completed=task.done, count=task.count, rate=task.rate, fields=facts)
+            self._bars.update(
+                row, completed=task.done, count=task.count, rate=task.rate, left=task.left, fields=facts
+            )
 
         task = _Count(description, total, show)
         row = self._bars.add_task(
-            terminal_text(description), total=total, count=task.count, rate="", fields=""
+            terminal_text(description), total=total, count=task.count, rate="", left="", fields=""
         )
         try:
             yield task
@@ -227,10 +245,15 @@ def _rich_bars() -> "RichBars":
         rich_progress.TextColumn("{task.fields[count]}"),
         rich_progress.TaskProgressColumn(),
         rich_progress.TextColumn("{task.fields[rate]}"),
-        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[left]}"),
         rich_progress.TextColumn("{task.fields[fields]}", markup=False),
         console=Console(stderr=True),
     )
+
+
+def per_second(rate: float) -> str:
+    """Render a rate."""
+    return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.3g}/s"
 
 
 def clock(seconds: float) -> str:

@@ -60,6 +60,30 @@ def test_plain_progress_without_a_total(fake_clock: _Clock) -> None:
     ]
 
 
+def test_the_first_steps_say_nothing_of_the_time_left(fake_clock: _Clock) -> None:
+    """A run resumes at step 40, and its first step waits a minute for processes to start."""
+    stream = io.StringIO()
+    with console.PlainProgress(stream, interval_seconds=0).task("joint", 100) as task:
+        task.advance(40)
+        fake_clock.now += 60
+        for _ in range(console.STEPS_SEEN):
+            fake_clock.now += 1
+            task.advance()
+    lines = stream.getvalue().splitlines()
+    assert not any("left" in line for line in lines[: console.STEPS_SEEN])
+    assert " left" in lines[console.STEPS_SEEN]
+
+
+def test_the_time_left_follows_the_latest_steps(fake_clock: _Clock) -> None:
+    stream = io.StringIO()
+    with console.PlainProgress(stream, interval_seconds=0).task("joint", 1000) as task:
+        fake_clock.now += 600
+        for _ in range(200):
+            fake_clock.now += 1
+            task.advance()
+        assert stream.getvalue().splitlines()[-1] == "joint: 200/1,000 (20 %), 1/s, 13:20 left"
+
+
 def test_a_failed_task_does_not_say_done() -> None:
     stream = io.StringIO()
     with pytest.raises(ValueError), console.PlainProgress(stream).task("scan", 3):
