@@ -1,5 +1,6 @@
 """Find the embeddings that a trial list needs, and score its trials."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,22 +45,23 @@ def look_up(
     """Find the embeddings, called `source` in messages, of both sides of every trial.
 
     Raises:
-        DataError: utterances or enrollments have no embedding; the message names the first five.
+        DataError: utterances or enrollments have no embedding; the message names the first five of each side.
     """
-    enroll_ids, index = trials.enroll.values, pd.Index(embeddings.ids)
-    test = embeddings.matrix[_rows(index, trials.test.values, source, "utterances")]
-    if enrollment is None:
-        rows = _rows(index, enroll_ids, source, "utterances")
-        groups = np.arange(len(rows))
-    else:
+    enroll_ids, test_ids = trials.enroll.values, trials.test.values
+    utterances, groups = enroll_ids, np.arange(len(enroll_ids))
+    if enrollment is not None:
         needed = enrollment[enrollment["enroll_id"].isin(enroll_ids)]
-        rows = _rows(index, np.asarray(needed["utterance_id"], dtype=object), source, "utterances")
-        _rows(pd.Index(needed["enroll_id"].unique()), enroll_ids, "the enrollment map", "enrollments")
+        utterances = np.asarray(needed["utterance_id"], dtype=object)
+        known = pd.Index(needed["enroll_id"].unique())
+        _refuse_missing("the enrollment map", [_missing(known, enroll_ids, "enrollments")])
         groups = pd.Index(enroll_ids).get_indexer(pd.Index(needed["enroll_id"]))
+    index = pd.Index(embeddings.ids)
+    sides = ((utterances, "enrollment utterances"), (test_ids, "test utterances"))
+    _refuse_missing(source, [_missing(index, ids, what) for ids, what in sides])
     return Lookup(
-        enroll=embeddings.matrix[rows],
+        enroll=embeddings.matrix[index.get_indexer(pd.Index(utterances))],
         enroll_groups=groups.astype(np.int64),
-        test=test,
+        test=embeddings.matrix[index.get_indexer(pd.Index(test_ids))],
         enroll_rows=trials.enroll.codes,
         test_rows=trials.test.codes,
     )
@@ -79,15 +81,18 @@ def has_embeddings(
     return np.asarray(has_test & has_enroll, dtype=bool)
 
 
-def _rows(index: pd.Index, ids: NDArray[np.object_], source: str, what: str) -> NDArray[np.int64]:
-    rows = index.get_indexer(pd.Index(ids))
-    missing = np.asarray(ids)[rows < 0]
-    if len(missing):
-        raise DataError(
-            f"{source}: nothing for {len(missing)} of {len(ids)} {what} of the trials:"
-            f" {first_five(missing.tolist())}; they must hold every utterance of the trials"
-        )
-    return np.asarray(rows, dtype=np.int64)
+def _missing(index: pd.Index, ids: NDArray[np.object_], what: str) -> str | None:
+    missing = np.asarray(ids)[index.get_indexer(pd.Index(ids)) < 0]
+    if not len(missing):
+        return None
+    shown = first_five(missing[:5].tolist()) + (", ..." if len(missing) > 5 else "")
+    return f"{len(missing)} of {len(ids)} {what} ({shown})"
+
+
+def _refuse_missing(source: str, missing: Sequence[str | None]) -> None:
+    if any(missing):
+        found = " and ".join(filter(None, missing))
+        raise DataError(f"{source}: nothing for {found} of the trials; all are needed")
 
 
 def score_trials(

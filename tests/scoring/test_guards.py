@@ -265,7 +265,9 @@ def test_systems_with_other_trials_left_are_not_compared(exp):
 
 def test_no_trial_left_is_an_error_whatever_is_allowed(exp):
     (exp / "data" / "trials" / "alien.txt").write_text("1 a b\n0 a c\n")
-    with pytest.raises(DataError, match="nothing for 2 of 2 utterances"):
+    with pytest.raises(
+        DataError, match=r"nothing for 1 of 1 enrollment utterances \(a\) and 2 of 2 test utterances \(b, c\)"
+    ):
         score(exp, "alien", ["missing-utterances"])
 
 

@@ -78,7 +78,7 @@ def score(exp, name, **changes):
 def test_the_rule_is_offered_and_never_silently_applied(exp):
     dense = (exp / "embeddings" / "dense",)
     offer = r"32 of 32 match without the extension, such as 00000/0 -> 00000/0\.wav: `--match-ids` applies that rule"
-    with pytest.raises(DataError, match=f"nothing for 31 of 31 utterances .*{offer}"):
+    with pytest.raises(DataError, match=f"nothing for 31 of 31 enrollment utterances .*{offer}"):
         score(exp, "noext", embeddings=dense)
     with pytest.raises(
         DataError, match=r"no embeddings have utterances with these names.*match without the extension"
