@@ -88,6 +88,7 @@ def identify(
 
 def _print(answer: "Answer", done: "Identified") -> None:
     from svkit.reports.tables import Table
+    from svkit.store.source import shown
 
     def text(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
@@ -105,7 +106,7 @@ def _print(answer: "Answer", done: "Identified") -> None:
     if done.threshold is not None:
         notes.append(_threshold(done, done.threshold))
     if done.calibration is not None:
-        notes.append(f"Calibration: {done.calibration['path']}, {learnt_on(done.calibration)}.")
+        notes.append(f"Calibration: {shown(done.calibration['path'])}, {learnt_on(done.calibration)}.")
     notes += [*answer.notes, *done.notes]
     if answer.warnings:
         notes.append("Do not trust this: " + "; ".join(answer.warnings))

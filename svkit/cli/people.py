@@ -41,13 +41,14 @@ def list_people(
     if json:
         return console.result({"gallery": directory, "model": model, "people": people}, as_json=True)
     from svkit.reports.tables import Table
+    from svkit.store.source import shown
 
     rows = [
         [str(one["name"]), str(one["recordings"]), f"{one['seconds']:.1f}", str(one["enrolled"])[:10]]
         for one in people
     ]
     headings = ["name", "recordings", "seconds", "last enrolled"]
-    notes = [f"Embeddings of {model['path']} (sha256 {model['sha256'][:12]}); no audio."]
+    notes = [f"Embeddings of {shown(model['path'])} (sha256 {model['sha256'][:12]}); no audio."]
     title = f"{directory}: people: {len(people):,}"
     return console.table(Table(title=title, headings=headings, rows=rows, notes=notes))
 

@@ -15,6 +15,7 @@ from svkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from svkit.scoring.verify import CalibrationFacts, VerifyResult
+    from svkit.store.gallery import Gallery
     from svkit.store.places import Artifact
 
 
@@ -74,8 +75,9 @@ def verify(
             f"verify: expected two files, found {len(files)}; for several per side: --enroll A1 "
             "--enroll A2 B1 B2"
         )
+    people = None
     if not enroll and gallery is None and not files[0].exists():
-        gallery = _gallery_of(str(files[0]), given.exp / "gallery")
+        gallery, people = _gallery_of(str(files[0]), given.exp / "gallery")
     from svkit.scoring.verify import VerifyRequest, run
 
     request = given.hearing(
@@ -84,6 +86,7 @@ def verify(
         test=files if enroll else files[1:],
         person=None if gallery is None else str(files[0]),
         gallery=gallery,
+        people=people,
         calibration=calibration,
         prior=prior,
         threshold=threshold,
@@ -99,21 +102,23 @@ def verify(
     options.exit_decided([done.is_accepted], asked=exit_code)
 
 
-def _gallery_of(name: str, gallery: Path) -> Path | None:
-    """Return the gallery of the experiment if this is somebody in it, else None: `name` is a file that is not there."""
+def _gallery_of(name: str, directory: Path) -> "tuple[Path, Gallery] | tuple[None, None]":
+    """Return the experiment's gallery if it has this person; if there is none, `name` is a file that is not there."""
     from svkit.store.gallery import read_gallery
 
-    if not gallery.is_dir():
-        return None
-    if not read_gallery(gallery).has(name):
+    if not directory.is_dir():
+        return None, None
+    people = read_gallery(directory)
+    if not people.has(name):
         raise DataError(
-            f"{name}: does not exist, and nobody of that name is enrolled in {gallery.as_posix()}"
+            f"{name}: does not exist, and nobody of that name is enrolled in {directory.as_posix()}"
         )
-    return gallery
+    return directory, people
 
 
 def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
     from svkit.reports.tables import Table
+    from svkit.store.source import shown as shown_model
 
     digits = 4  # more where score and threshold would look equal
     while (
@@ -144,10 +149,10 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
         rows.append(
             ["enrolled", f"{person['name']} (recordings: {person['recordings']}, {person['seconds']:.1f} s)"]
         )
-    rows.append(["model", f"{done.model['path']} (sha256 {done.model['sha256'][:12]})"])
+    rows.append(["model", f"{shown_model(done.model['path'])} (sha256 {done.model['sha256'][:12]})"])
     rows.append(["trained on", ", ".join(map(_training_list, done.model["trained_on"])) or "not recorded"])
     if (facts := done.calibration) is not None:
-        rows.append(["calibration", f"{facts['path']}, {learnt_on(facts)}"])
+        rows.append(["calibration", f"{shown_model(facts['path'])}, {learnt_on(facts)}"])
     notes = list(done.notes)
     if done.is_accepted is None:
         notes.append(

@@ -25,7 +25,7 @@ from svkit.data.conditions import changer, require_condition
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.models.embed import embed_rows, refuse_short_rows
 from svkit.models.final import MODEL_STAGES, final_models, model_name
-from svkit.models.load import load_model
+from svkit.models.load import load_model, refuse_broken
 from svkit.models.session import StopSignal, finish, make_accelerator, on_main, opened, unfinished
 from svkit.nn import inference
 from svkit.nn.precision import product_dtype
@@ -213,6 +213,7 @@ def _extract(
     if request.dtype != "auto":
         dtype = DTYPES[request.dtype][0]
     model.to(accelerator.device)
+    refuse_broken(model, output.inputs["checkpoint"])
     inference.prepare(model, dtype)
     with opened(output, accelerator):
         used = dict(output.inputs)

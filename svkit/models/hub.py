@@ -112,9 +112,12 @@ def parse(name: str | os.PathLike[str]) -> HubName | None:
 
 
 def known_pin(name: HubName) -> Pin | None:
-    """Return what a name was pinned to; None: it has not been fetched."""
+    """Return what a name was pinned to; None: it has not been fetched. A commit may be shortened (`source.shown`)."""
     path = name.cache / "pins.json"
-    return read_json(path, FORMAT, VERSION, _Pins).pins.get(name.revision) if path.exists() else None
+    pins = read_json(path, FORMAT, VERSION, _Pins).pins if path.exists() else {}
+    is_short = re.fullmatch(r"[0-9a-f]{7,39}", name.revision)
+    commits = {pin.commit: pin for pin in pins.values() if is_short and pin.commit.startswith(name.revision)}
+    return pins.get(name.revision) or (next(iter(commits.values())) if len(commits) == 1 else None)
 
 
 def write_pin(name: HubName, pin: Pin) -> None:

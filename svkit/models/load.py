@@ -138,6 +138,23 @@ def _checked(index: int, recording: SamplesOrFile, sample_rate: int) -> NDArray[
     return np.ascontiguousarray(resample(array, sample_rate))
 
 
+def refuse_broken(network: SpeakerNetwork, checkpoint: Path) -> None:
+    """Raise ArtifactError if a model gives no usable embedding of plain noise: then no recording is at fault."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal(SAMPLE_RATE_HZ, dtype=np.float32)
+    with torch.inference_mode():
+        embedding = network.embed_padded([noise])
+    if not is_usable(embedding[0]):
+        raise ArtifactError(
+            f"{checkpoint}: the model gives no usable embedding, not even of plain noise: its weights are damaged, or"
+            " its training has failed; use another checkpoint"
+        )
+
+
+def is_usable(embedding: NDArray[np.float32]) -> bool:
+    """Whether an embedding `[D]` is finite and not zero."""
+    return bool(np.isfinite(embedding).all() and embedding.any())
+
+
 def load_model(directory: Path, *, mapped: bool = True) -> SpeakerModel:
     """Load a checkpoint directory, in evaluation mode; see `SpeakerModel.from_pretrained`."""
     return SpeakerModel.from_pretrained(directory, mapped=mapped)

@@ -25,6 +25,7 @@ from svkit.store.gallery import (
     remove_recordings,
     somebody_elses,
 )
+from svkit.store.source import shown
 
 AT_ONCE = 100
 """People enrolled in one step. An interruption loses at most these; the same command then enrols the rest."""
@@ -85,7 +86,7 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
     loaded, alike_from = _weights_state(checkpoint), _accepted_from(checkpoint, named.sha256)
     waiting: dict[str, tuple[Heard, dict[Place, NewRecording]]] = {}
     done: list[Enrolled] = []
-    with progress.task(f"enroll {whom} with {checkpoint}", sum(map(len, new.values()))) as task:
+    with progress.task(f"enroll {whom} with {shown(checkpoint)}", sum(map(len, new.values()))) as task:
         for number, (name, places) in enumerate(new.items(), start=1):
             model = model or load_model(checkpoint)
             known = judged[name]
@@ -93,7 +94,7 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
                 place: known[place] if known[place][1].size else _hear(request, (place,))[place]
                 for place in places
             }
-            waiting[name] = known, _new_recordings(model, heard)
+            waiting[name] = known, _new_recordings(model, checkpoint, heard)
             task.advance(len(places))
             if len(waiting) == AT_ONCE or number == len(people):
                 if _weights_state(checkpoint) != loaded:  # its pages are read from the file until the end
@@ -162,7 +163,7 @@ def take_out(request: EnrollRequest, progress: Progress) -> Gallery:
     gallery.row_of(name, request.gallery)
     heard = _hear(request, places)
     checkpoint, named = choose_model(request.model, request.exp, request.gallery, gallery, progress)
-    recordings = _new_recordings(load_model(checkpoint), heard)
+    recordings = _new_recordings(load_model(checkpoint), checkpoint, heard)
     return remove_recordings(request.gallery, named, name, recordings.items())
 
 
@@ -173,8 +174,8 @@ def _hear(request: EnrollRequest, places: tuple[Place, ...]) -> Heard:
     return heard
 
 
-def _new_recordings(model: SpeakerModel, heard: Heard) -> dict[Place, NewRecording]:
-    embedded = embed_heard(model, heard, SilentProgress(), "")
+def _new_recordings(model: SpeakerModel, checkpoint: Path, heard: Heard) -> dict[Place, NewRecording]:
+    embedded = embed_heard(model, checkpoint, heard, SilentProgress(), "")
     return {
         place: NewRecording(
             embedding=embedded[place], seconds=recording.file_seconds, fingerprint=fingerprint(waveform)

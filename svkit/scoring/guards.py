@@ -27,6 +27,7 @@ from svkit.store.lists import published_title
 from svkit.store.metrics import ScoredList
 from svkit.store.places import Artifact, sha256_of
 from svkit.store.provenance import read_provenance, sha256_artifact, sha256_file
+from svkit.store.source import shown
 from svkit.store.trials import Trials, find_lines
 
 Guard = Literal[
@@ -80,14 +81,14 @@ def check_training(
     path = str((facts.get("checkpoint") or {}).get("path") or "")
     trained = training_speakers(Path(path)) if path and Path(path).is_dir() else None
     if tested is None or trained is None:
-        whose = "the trials" if tested is None else f"the training of {path or directory}"
+        whose = "the trials" if tested is None else f"the training of {shown(path or directory)}"
         guards.unchecked.append(
             f"{directory}: whether the model was trained on speakers of the trials: the speakers of {whose} are"
             " not known"
         )
     elif shared := tested & trained:
         found = (
-            f"{path} was trained on {len(shared)} of the {len(tested)} speakers of the trials, which makes "
+            f"{shown(path)} was trained on {len(shared)} of the {len(tested)} speakers of the trials, which makes "
             "results look better"
         )
         guards.stop("trained-speakers", DataError(f"{directory}: {found}: {first_five(sorted(shared))}"))

@@ -29,6 +29,7 @@ from svkit.scoring.verify import CalibrationFacts, describe_calibration, find_ca
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import CalibrationRecord
 from svkit.store.gallery import Gallery, read_gallery
+from svkit.store.source import shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,7 +151,9 @@ def run(request: IdentifyRequest, progress: Progress) -> Identified:
     heard = hear(request.files, request.channel, allow_cut=request.allow_cut)
     checkpoint, model = choose_model(request.model, request.exp, request.gallery, gallery, progress)
     calibration = find_calibration(request.calibration, checkpoint, model.sha256)
-    embedded = embed_heard(load_model(checkpoint), heard, progress, f"identify with {checkpoint}")
+    embedded = embed_heard(
+        load_model(checkpoint), checkpoint, heard, progress, f"identify with {shown(checkpoint)}"
+    )
     limit = _limit(request, calibration, len(gallery.names))
     groups = [tuple(heard)] if request.is_one_speaker else [(path,) for path in heard]
     return Identified(

@@ -17,7 +17,7 @@ from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.schema import ExtractConfig
 from svkit.errors import ArtifactError, DataError
 from svkit.models.final import final_model
-from svkit.models.load import SpeakerModel
+from svkit.models.load import SpeakerModel, is_usable, refuse_broken
 from svkit.progress import Progress
 from svkit.store.audio_file import Channel, Place, channel_levels_db, probe, read_audio
 from svkit.store.gallery import Gallery, GalleryModel, refuse_other_model
@@ -59,11 +59,14 @@ def hear(paths: Iterable[Place], channel: Channel | Literal["loudest"], *, allow
     return {path: _hear_one(path, channel, allow_cut=allow_cut) for path in dict.fromkeys(paths)}
 
 
-def embed_heard(model: SpeakerModel, heard: Heard, progress: Progress, title: str) -> Embedded:
-    """Embed recordings, on a GPU if there is one.
+def embed_heard(
+    model: SpeakerModel, checkpoint: Path, heard: Heard, progress: Progress, title: str
+) -> Embedded:
+    """Embed recordings with the model of `checkpoint`, on a GPU if there is one.
 
     Raises:
         DataError: an embedding is not finite, or zero.
+        ArtifactError: so are those of any recording.
     """
     if torch.cuda.is_available():
         model.to("cuda")
@@ -71,7 +74,8 @@ def embed_heard(model: SpeakerModel, heard: Heard, progress: Progress, title: st
     with progress.task(title, len(heard)) as task:
         for path, (_, waveform) in heard.items():
             embedding = model.embed([waveform])[0]
-            if not np.isfinite(embedding).all() or not embedding.any():
+            if not is_usable(embedding):
+                refuse_broken(model, checkpoint)
                 raise DataError(f"{path}: the model gives no usable embedding; check the audio")
             embedded[path] = embedding
             task.advance(1)

@@ -41,6 +41,7 @@ from svkit.store.gallery import Gallery, read_gallery
 from svkit.store.metrics import plain_record
 from svkit.store.places import Artifact
 from svkit.store.provenance import Provenance, is_finished, read_provenance
+from svkit.store.source import shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +56,8 @@ class VerifyRequest:
     person: str | None = None
     """Name of the known speaker in `gallery`."""
     gallery: Path | None = None
+    people: Gallery | None = None
+    """What `gallery` holds, if it has been read already."""
     model: Path | None = None
     """Checkpoint; None: the gallery's, else the experiment's final pruned model, else its final dense one."""
     calibration: Path | None = None
@@ -176,13 +179,15 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     if not (request.enroll or request.person) or not request.test:
         raise ConfigError("verify: expected at least one file per side")
     bayes_threshold(0.5 if request.prior is None else request.prior)  # checks it before anything slow
-    gallery = None if request.gallery is None else read_gallery(request.gallery)
+    gallery = request.people
+    if gallery is None and request.gallery is not None:
+        gallery = read_gallery(request.gallery)
     row = 0 if gallery is None else gallery.row_of(str(request.person), Path(str(request.gallery)))
     heard = hear((*request.enroll, *request.test), request.channel, allow_cut=request.allow_cut)
     checkpoint, chosen = choose_model(request.model, request.exp, request.gallery, gallery, progress)
     model, sha256 = load_model(checkpoint), chosen.sha256
     calibration = find_calibration(request.calibration, checkpoint, sha256)
-    embedded = embed_heard(model, heard, progress, f"verify with {checkpoint}")
+    embedded = embed_heard(model, checkpoint, heard, progress, f"verify with {shown(checkpoint)}")
     known = _side(request.enroll, heard, embedded) if gallery is None else _enrolled(gallery, row)
     sides = (known, _side(request.test, heard, embedded))
     first = np.zeros(1, dtype=np.int64)

@@ -7,6 +7,7 @@ import unicodedata
 import numpy as np
 import pytest
 import soundfile
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
@@ -14,9 +15,11 @@ from svkit.eval.results import Interval, OperatingPoint
 from svkit.models.load import load_model
 from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.ratio import PAIR_FEATURES
+from svkit.store import gallery
 from svkit.store.calibration import CalibrationRecord, Decision, write_calibration
 from svkit.store.metrics import ListId
 from svkit.store.provenance import sha256_artifact
+from svkit.store.strict_json import read_json
 from tests.fake_experiment import DENSE, make_checkpoint, pruned
 
 RATE = 16000
@@ -119,6 +122,26 @@ def test_what_is_no_file_is_a_name_in_the_gallery_of_the_experiment(home):
         in done.stderr
     )
     assert "person" in answer(home, home / "a.wav", home / "b.wav")  # files are files
+
+
+def test_a_name_in_the_gallery_of_the_experiment_reads_it_once(home, monkeypatch):
+    CliRunner().invoke(app, ["enroll", "Zoë", str(home / "a.wav"), "--exp", str(home / "exp")])
+    read = []
+    monkeypatch.setattr(gallery, "read_json", lambda path, *rest: read.append(path) or read_json(path, *rest))
+    assert run(home, "Zoë", home / "b.wav").exit_code == 0
+    assert read == [home / "exp" / "gallery" / "gallery.json"]
+
+
+def test_a_model_that_has_no_answer_to_anything_is_at_fault_and_not_the_audio(home):
+    weights = home / "exp/finetune-pruned/lmft/model.safetensors"
+    broken = {
+        name: np.full_like(value, np.nan) if value.dtype.kind == "f" else value
+        for name, value in load_file(weights).items()
+    }
+    save_file(broken, weights)
+    done = run(home, home / "a.wav", home / "b.wav")
+    assert done.exit_code == 4 and "check the audio" not in done.stderr
+    assert "finetune-pruned/lmft: the model gives no usable embedding, not even of plain noise" in done.stderr
 
 
 def test_the_way_to_a_calibration_names_the_model_and_lists_elsewhere_are_said_to_be(home):

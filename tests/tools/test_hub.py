@@ -21,6 +21,7 @@ from svkit.store.checkpoint import read_classifier
 from svkit.store.exported import Torch
 from svkit.store.provenance import read_provenance
 from svkit.store.report import Timing
+from svkit.store.source import shown
 from tests.hub_stand_in import StandIn, stand_in_hub, use
 from tests.tools.test_calibrate import record
 from tests.training_experiment import make_teacher, one_process, prepare
@@ -80,6 +81,30 @@ def test_verify_fetches_the_published_model_once_and_pins_it(hub, published, rec
     other = hub.commit(PUBLISHED, "main")
     newer = json.loads(run("verify", *recordings, "--model", f"{PUBLISHED}@{other}", "--json").stdout)
     assert newer["model"]["sha256"] != first["model"]["sha256"]
+
+
+def test_people_read_the_models_name_and_not_its_place_in_the_cache(hub, published, recordings, tmp_path):
+    found = run("verify", *recordings, "--model", PUBLISHED)
+    (row,) = [line for line in found.stdout.splitlines() if line.split()[0:1] == ["model"]]
+    name = f"{PUBLISHED}@{published[:12]}"
+    assert row.split()[1] == name
+    num_asked = len(hub.asked)
+    assert (
+        "Traceback" not in run("verify", *recordings, "--model", name).output and len(hub.asked) == num_asked
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (f"/c/svkit/hub/org--a--b/{'0f' * 20}/b-file", "org/a--b@0f0f0f0f0f0f"),
+        (f"/c/svkit/hub/org--b/{'0f' * 20}/b/calibration.json", "org/b@0f0f0f0f0f0f/calibration.json"),
+        (f"/c/huggingface/hub/models--org--b/snapshots/{'0f' * 20}", "org/b@0f0f0f0f0f0f"),
+        ("exp/finetune/lmft", "exp/finetune/lmft"),
+    ],
+)
+def test_the_names_of_models_in_caches(path, name):
+    assert shown(path) == name
 
 
 def test_a_file_is_chosen_and_its_licence_and_source_stand_in_the_card(published, tmp_path):
