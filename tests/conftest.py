@@ -21,7 +21,7 @@ os.environ["MPLBACKEND"] = "agg"
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(Path(__file__).parents[1] / ".hypothesis")
 _OF_A_LAUNCHER_OR_TERMINAL = {
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-    "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS",
+    "MAKELEVEL", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS",
 }  # fmt: skip
 _soak = os.environ.get("SVKIT_SOAK", "")
 _is_soak = _soak.isdecimal() and int(_soak) > 0  # how many examples: tests.hostile.mutations

@@ -187,9 +187,12 @@ class OutputOptions(OptionGroup):
         """Print the result: `facts` with `--json`, else `lines`."""
         console.result(facts if self.json else lines, as_json=self.json)
 
-    def show_next(self, command: str) -> None:
-        """Show the command to run next, on stderr, unless the result is printed as JSON."""
-        if not self.json:
+    def show_next(self, command: str, *, is_last: bool = False) -> None:
+        """Show the command to run next, on stderr, unless the result is printed as JSON.
+
+        Under make, which runs the next stage itself, only what follows the last stage is shown.
+        """
+        if not self.json and (is_last or "MAKELEVEL" not in os.environ):
             is_default = self.exp == Path(os.environ.get("SVKIT_EXP", "exp"))
             console.note(f"next: {command}" + ("" if is_default else f" --exp {shlex.quote(str(self.exp))}"))
 

@@ -30,11 +30,14 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     common.write_tables("report", document.tables(done))
     if not common.json:
         opening = " ".join(answer.subject(done))
-        for text in (opening, *answer.advice(done), *answer.cautions(done), *answer.headline(done)):
+        advice = [*answer.advice(done), *answer.rule(done)]
+        for text in (opening, *advice, *answer.cautions(done), *answer.headline(done)):
             console.sentence(text)
         for table in reporting.brief_tables(done):
             console.table(table)
-        for text in wording.notes(done):
+        for text in (*wording.notes(done), wording.MIN_CLLR_NOTE, *wording.validation_notes(done)):
             console.sentence(text)
     common.show(report_record(done), directory / PAGE_NAME)
-    common.show_next("svkit verify A.wav B.wav")
+    if not common.json:
+        console.note(f"open {directory / PAGE_NAME} in a browser")
+    common.show_next("svkit verify A.wav B.wav", is_last=True)

@@ -12,11 +12,12 @@ from svkit.store.report import ListCounts, Model, Report, System, Timing
 TOLERATED = 0.25
 """A pruned model is recommended if its EER, at the worse end of the interval, is above the dense one by at most this
 fraction."""
-HARDLY_TELLS = 0.35
+TOO_HIGH = 0.1
 """Above this EER no model is recommended; guessing gives 0.5."""
 RULE = (
-    "The pruned model is recommended if, at the worse end of the 95 % interval, its EER is at most a quarter above the"
-    " dense model's. Your application may tolerate more or less."
+    f"The rule: no model is recommended if the EER (equal error rate) of both is above {100 * TOO_HIGH:g} %; the pruned"
+    " one is, if at the worse end of the 95 % interval its EER is at most a quarter above the dense model's. Your"
+    " application may ask for more or less."
 )
 
 
@@ -75,13 +76,18 @@ def advice(report: Report) -> list[str]:
     return sentences or ["No advice: it needs a dense and a pruned model evaluated on the same trials."]
 
 
+def rule(report: Report) -> list[str]:
+    """Say by which rule the advice is given, if any is."""
+    return [RULE] if pairs(report) else []
+
+
 def _judge(pair: Pair) -> tuple[int, str]:
     """Return how strongly the result speaks against the pruned model (0 to 4), and the advice."""
     dense, pruned, trials = wording.label(pair.dense), wording.label(pair.pruned), pair.pruned.trials.name
     eer, found = pair.dense.eer, pair.comparison
-    if min(eer, pair.pruned.eer) > HARDLY_TELLS:
+    if min(eer, pair.pruned.eer) > TOO_HIGH:
         return 4, (
-            f"Use neither model yet: on {trials} they hardly tell speakers apart. The EER is {percent(eer)} % ({dense})"
+            f"Use neither model yet: on {trials} neither is accurate enough. The EER is {percent(eer)} % ({dense})"
             f" and {percent(pair.pruned.eer)} % ({pruned}); guessing gives 50 %."
         )
     if found is None:
@@ -200,7 +206,7 @@ def subject(report: Report) -> list[str]:
         if model.is_evaluated and model.recipe:
             seed = "" if model.seed is None else f", seed {model.seed}"
             corpora = " and ".join(dict.fromkeys(map(_recordings, model.trained_on))) or _recordings(None)
-            sentences.append(f"Trained with recipe {model.recipe}{seed}, on {corpora}.")
+            sentences.append(f"Trained with preset {model.recipe}{seed}, on {corpora}.")
     homes = {system.directory for system in report.systems}
     dates = [origin.finished for origin in report.provenance if origin.finished and origin.output in homes]
     sentences += [f"Scored on {max(dates)[:10]}."] if dates else []

@@ -9,12 +9,6 @@ from svkit.reports.tables import Table
 from svkit.reports.templates import render_markdown, render_page
 from svkit.store.report import Report
 
-VALIDATION_NOTE = (
-    "Two kinds of EER: a stage's validation EER is measured on a few speakers held out of training, and shows whether"
-    " training went well. The EER under Results is measured on the evaluation speakers, on whom nothing was chosen."
-    " The trials differ, so either EER may be the higher one."
-)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
@@ -54,6 +48,7 @@ def _first_screen(report: Report) -> dict[str, Sequence[object]]:
     return {
         "subject": answer.subject(report),
         "advice": answer.advice(report),
+        "rule": answer.rule(report),
         "headline": answer.headline(report),
         "cautions": answer.cautions(report),
         "compared": answer.tables(report),
@@ -72,9 +67,11 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
         "training": [results.training(report.training)],
     }
     notes = {
-        "results": [answer.RULE] * bool(answer.pairs(report)) + wording.notes(report),
-        "errors": list(dict.fromkeys(note for table in breakdowns for note in table.notes)),
-        "training": [VALIDATION_NOTE] if any("eer" in stage.valid for stage in report.training) else [],
+        "results": wording.notes(report),
+        "errors": [wording.ERRORS_NOTE, *dict.fromkeys(note for table in breakdowns for note in table.notes)],
+        "calibration": [wording.CALIBRATION_NOTE],
+        "structure": [wording.DISTANCE_NOTE] * bool(report.prunings),
+        "training": wording.validation_notes(report),
     }
     figures = {
         group: Section(

@@ -9,6 +9,7 @@ from svkit.reports.tables import LEVEL, MISSING, Table, number, percent
 from svkit.reports.wording import calibration_text, label, model_of, trial_names
 from svkit.store.metrics import Breakdown, Metrics, ScoredList
 from svkit.store.report import Distance, Model, ModelSize, Origin, Pruning, Report, StageCurves, Timing
+from svkit.store.source import shown
 
 MEGA, GIGA = 1e6, 1e9
 EER = f"EER, %{LEVEL}"
@@ -18,8 +19,9 @@ THRESHOLD_NOTE = (
     " takes N nontarget trials. minDCF and Bayes: lowest cost at that prior of a target; a miss costs as much as a"
     " false accept unless costs are given (miss : false accept)."
     " The 95 % intervals of the rates hold for a fixed threshold. Where no error was seen, the limit is what the number"
-    " of speakers, or of pairs of them, still allows. All thresholds except the Bayes ones were chosen on these very"
-    " trials, so other recordings give other rates."
+    " of speakers, or of pairs of them, still allows; where some were, an interval may end below it, because errors"
+    " show their spread. All thresholds except the Bayes ones were chosen on these very trials, so other recordings"
+    " give other rates."
 )
 
 ONE_CLASS_NOTE = f"{MISSING}: the group lacks target or nontarget trials, so it has no EER."
@@ -360,7 +362,7 @@ def training(stages: Sequence[StageCurves]) -> Table:
         valid = [f"EER {percent(eer.value[-1])} %"] if eer else []
         valid += [f"L1 {number(distance.value[-1], digits=4)}"] if distance else []
         cells = [f"{max(steps):,}", MISSING if stage.margin is None else f"{stage.margin:g}"]
-        rows.append([stage.stage, *cells, *ends, ", ".join(valid) or MISSING])
+        rows.append([shown(stage.stage), *cells, *ends, ", ".join(valid) or MISSING])
     headings = ["stage", "steps", "margin", "first loss", "last loss", "last validation"]
     return Table(headings=headings, rows=rows, left=(0, 5))
 
@@ -370,7 +372,14 @@ def provenance(chain: Sequence[Origin]) -> Table:
     rows = []
     for made in chain:
         inputs = ", ".join(f"{source['name']} {source['sha256'][:12]}" for source in made.inputs)
-        cells = (made.output, made.command, made.finished, made.svkit, (made.git_commit or "")[:12], inputs)
+        cells = (
+            shown(made.output),
+            made.command,
+            made.finished,
+            made.svkit,
+            (made.git_commit or "")[:12],
+            inputs,
+        )
         rows.append([cell or MISSING for cell in cells])
     headings = ["output", "command", "finished", "svkit", "commit", "inputs (sha256)"]
     return Table(headings=headings, rows=rows, left=range(6))

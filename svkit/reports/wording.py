@@ -12,6 +12,29 @@ FEW_SPEAKERS = 15
 """A smaller group may well contain none of the speakers, about one in fifteen, on whom a system does badly."""
 
 
+MIN_CLLR_NOTE = (
+    "minCllr: the Cllr (loss of the likelihood ratios in bits; 0 is perfect, 1 no information) that the best"
+    " calibration of these scores would reach on these trials."
+)
+ERRORS_NOTE = (
+    "EER: the error rate where misses and false accepts are equally frequent; convex hull EER: the same if two"
+    " thresholds may be mixed by chance, which is never higher. minDCF P: the lowest cost of errors at the prior P of a"
+    f" target. {MIN_CLLR_NOTE}"
+)
+CALIBRATION_NOTE = (
+    f"actDCF P: the cost at the threshold that the ratios themselves say. {MIN_CLLR_NOTE} What actDCF and Cllr are"
+    " above minDCF and minCllr is lost to the calibration."
+)
+_VALIDATION_NOTE = (
+    "Two kinds of EER: a stage's validation EER is measured on a few speakers held out of training, and shows whether"
+    " training went well. The EER of the results is measured on the evaluation speakers, on whom nothing was chosen."
+    " The trials differ, so either EER may be the higher one."
+)
+DISTANCE_NOTE = (
+    "L1: the mean absolute difference between the student's and the teacher's hidden states (0: equal); cosine: their"
+    " mean cosine (1: equal)."
+)
+
 _CORPORA = {
     "demo": "svkit demo: synthetic voices, no people",
     "voxceleb": "VoxCeleb",
@@ -145,6 +168,11 @@ def timing_note(report: Report) -> str:
         f" {lengths} s, median of {machine.rounds} rounds taken in turns (in brackets: shortest and longest); CPU: the"
         " same in computing time, which other load on the machine disturbs less."
     )
+
+
+def validation_notes(report: Report) -> list[str]:
+    """Say on whom either EER was measured, if training measured one."""
+    return [_VALIDATION_NOTE] if any("eer" in stage.valid for stage in report.training) else []
 
 
 def notes(report: Report) -> list[str]:

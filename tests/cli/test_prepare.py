@@ -40,6 +40,13 @@ def said(done):
     return lines[next(number for number, line in enumerate(lines) if line.startswith("training: ")) :]
 
 
+def test_under_make_which_runs_the_next_command_itself_it_is_not_named(tmp_path, tree, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAKELEVEL", "1")
+    done = run("folder", tree)
+    assert done.exit_code == 0 and "next: " not in done.stderr
+
+
 def test_it_ends_with_the_split_and_the_next_command(tmp_path, tree, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = run("folder", tree)

@@ -243,7 +243,7 @@ def test_equal_scores_do_not_look_as_if_one_threshold_accepted_and_rejected_all(
     rows = [
         line
         for line in done.stdout.splitlines()
-        if "score" in line and line.strip().startswith(("EER", "min"))
+        if "score" in line and line.strip().startswith(("EER ", "minDCF "))
     ]
     nobody = [row for row in rows if "no score" in row]
     assert nobody and all("100.00" in row and " 0 (" in row for row in nobody)

@@ -28,12 +28,15 @@ def compared(report, eers, difference, low, high, p):
         ((4, 3.5), (-0.5, -0.8, -0.1, 0.01), "Use the pruned model: on all it is no worse than the dense model (95 %)"),
         ((4, 5), (1.0, 0.5, 1.5, 0.01), "Use the dense model where accuracy matters, the pruned one where size or"),
         ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "Undecided: on all the pruned model is not significantly worse, but its EER"),
-        ((44, 46), (2.0, -5, 9, 0.6), "Use neither model yet: on all they hardly tell speakers apart"),
+        ((14, 13), (-1.0, -2, 1.5, 0.6), "Use neither model yet: on all neither is accurate enough. The EER is 14"),
     ],
 )  # fmt: skip
 def test_which_model_to_use(report, eers, difference, words):
-    (advice,) = answer.advice(compared(report, eers, *difference))
+    found = compared(report, eers, *difference)
+    (advice,) = answer.advice(found)
     assert advice.startswith(words)
+    (rule,) = answer.rule(found)
+    assert "above 10 %" in rule and "at most a quarter above" in rule
 
 
 def test_of_several_lists_the_worst_decides_and_without_a_pair_there_is_no_advice(report):
@@ -47,7 +50,11 @@ def test_of_several_lists_the_worst_decides_and_without_a_pair_there_is_no_advic
     (table,) = answer.tables(replace(good, systems=(*good.systems, *hard)))
     assert [row[0] for row in table.rows][:4:2] == ["EER on all, % (95 %)", "EER on hard, % (95 %)"]
     alone = replace(good, systems=good.systems[:1])
-    assert answer.advice(alone)[0].startswith("No advice") and answer.tables(alone) == []
+    assert (
+        answer.advice(alone)[0].startswith("No advice")
+        and answer.rule(alone) == []
+        and answer.tables(alone) == []
+    )
 
 
 def test_what_is_lost_and_gained_stands_side_by_side(report):
@@ -78,7 +85,7 @@ def test_corpus_speakers_recipe_seed_and_date_are_said(report):
     )
     assert answer.subject(found) == [
         "Evaluated on svkit demo: synthetic voices, no people (12 speakers, 1,108 recordings, 6.0 min), trials all.",
-        "Trained with recipe tiny, seed 7, on own recordings, prepared from folder (33 speakers, 1,108 recordings,"
+        "Trained with preset tiny, seed 7, on own recordings, prepared from folder (33 speakers, 1,108 recordings,"
         " 270.2 h).",
         f"Scored on {max(origin.finished for origin in report.provenance if 'scores' in origin.output)[:10]}.",
     ]

@@ -33,10 +33,19 @@ def page(finished):
 
 
 def test_the_answer_comes_first(page):
-    places = [page.index(words) for words in ("Evaluated on", 'class="advice"', ">change<", "<nav", "<h2")]
+    places = [
+        page.index(words)
+        for words in ("Evaluated on", 'class="advice"', "The rule:", ">change<", "<nav", "<h2")
+    ]
     assert places == sorted(places)
     assert page.index('id="training"') > page.index('id="checkpoints"')
     assert "Two kinds of EER" in page
+
+
+def test_every_measure_is_explained_where_it_is_shown(page):
+    of = {part.partition('"')[0]: part for part in page.split('<section aria-labelledby="')}
+    assert all(f"{name}: the " in of["errors"] for name in ("EER", "convex hull EER", "minCllr"))
+    assert "L1: the mean absolute difference" in of["structure"]
 
 
 def test_contents_and_landmarks_lead_everywhere(page):

@@ -113,7 +113,10 @@ def test_every_table_of_the_page_as_csv_and_as_latex(finished, facts, tmp_path):
         interval = system["eer_interval"]
         assert ends == [f"{100 * value:.2f}" for value in (system["eer"], interval["low"], interval["high"])]
     assert len(done.stderr.splitlines()) >= 2 * len(names)
-    assert done.stderr.splitlines()[-1] == f"next: svkit verify A.wav B.wav --exp {finished}"
+    assert done.stderr.splitlines()[-2:] == [
+        f"open {finished / 'report' / 'report.html'} in a browser",
+        f"next: svkit verify A.wav B.wav --exp {finished}",
+    ]
 
 
 def test_markdown_is_rendered_from_the_json_alone(finished, facts, report):
