@@ -119,6 +119,7 @@ def parse_rate(text: str) -> float:
 
 def _print(done: "CalibrateResult", *, is_beside_model: bool) -> None:
     from svkit.reports.tables import Table, number, percent
+    from svkit.store.source import shown
 
     decision, point = done.decision, done.decision.point
     if decision.false_accepts is None:
@@ -143,6 +144,7 @@ def _print(done: "CalibrateResult", *, is_beside_model: bool) -> None:
         "In brackets: 95 % intervals over people. Each pair was judged with a calibration and a threshold "
         f"learnt from other people ({done.folds} folds)."
     ]
+    notes += filter(None, (_below_the_limit(done),))
     if done.people_once:
         notes.append(
             f"{done.people_once} of {done.people} people have only one recording or one session, so they say "
@@ -151,13 +153,17 @@ def _print(done: "CalibrateResult", *, is_beside_model: bool) -> None:
     notes += filter(None, (_missing(done),))
     notes += done.cautions
     notes.append(
-        f"`svkit verify` decides by {done.calibration}, unless --prior or --threshold is given."
+        f"`svkit verify` decides by {shown(done.calibration)}, unless --prior or --threshold is given."
         if is_beside_model
         else f"To decide by it: svkit verify --calibration {done.calibration}"
     )
     console.table(
         Table(
-            title=f"Decisions of {done.model}: {wish}", headings=["", ""], rows=rows, left=(0, 1), notes=notes
+            title=f"Decisions of {shown(done.model)}: {wish}",
+            headings=["", ""],
+            rows=rows,
+            left=(0, 1),
+            notes=notes,
         )
     )
 
@@ -168,6 +174,25 @@ def _rate(rate: float, interval: object, num_trials: int) -> str:
 
     assert isinstance(interval, Interval)
     return percent(rate, interval) if rate else f"none of {num_trials:,} (at most {percent(interval.high)})"
+
+
+def _below_the_limit(done: "CalibrateResult") -> str | None:
+    """Explain an interval that ends below what no error at all would allow; None if there is none."""
+    from svkit.eval.bootstrap import highest_unseen
+
+    point, found = done.decision.point, []
+    for what, rate, interval, limit in (
+        ("misses", point.miss_rate, point.miss_rate_interval, highest_unseen(done.people - done.people_once)),
+        ("false accepts", point.false_accept_rate, point.false_accept_rate_interval, done.lowest_shown),
+    ):
+        if rate and interval is not None and interval.high < limit:
+            found.append(f"{what} {100 * limit:.2g} %")
+    if not found:
+        return None
+    return (
+        f"With no error, so few people would leave a higher limit ({', '.join(found)}): only errors show how they are"
+        " spread over people, from which the intervals follow."
+    )
 
 
 def _missing(done: "CalibrateResult") -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ from typer.testing import CliRunner
 
 from svkit.cli import console
 from svkit.cli.app import app
-from svkit.cli.calibrate import parse_rate
+from svkit.cli.calibrate import _below_the_limit, parse_rate
 from svkit.errors import ConfigError
+from svkit.eval.results import Interval, OperatingPoint
 from svkit.scoring.ratio import PAIR_FEATURES
 from svkit.scoring.trial_scores import score_trials
 from svkit.store.calibration import read_calibration
@@ -88,6 +90,23 @@ def listed(here: Path, num_people: int, noise: float, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(stage, "_embed", embed)
     return here / "list.tsv"
+
+
+def test_an_interval_below_what_no_error_would_allow_is_explained():
+    low, high = (
+        OperatingPoint(
+            threshold=0.0,
+            miss_rate=0.2,
+            false_accept_rate=0.01,
+            miss_rate_interval=Interval(low=0.1, high=0.9, num_speakers=7, num_resamples=1000),
+            false_accept_rate_interval=Interval(low=0.001, high=end, num_speakers=7, num_resamples=1000),
+        )
+        for end in (0.05, 0.4)
+    )
+    done = SimpleNamespace(people=7, people_once=1, lowest_shown=0.13, decision=SimpleNamespace(point=low))
+    assert "a higher limit (false accepts 13 %)" in _below_the_limit(done)
+    done.decision.point = high
+    assert _below_the_limit(done) is None
 
 
 @pytest.mark.parametrize("more", [[], ["--qmf"]])
