@@ -142,6 +142,9 @@ def test_a_model_that_has_no_answer_to_anything_is_at_fault_and_not_the_audio(ho
     done = run(home, home / "a.wav", home / "b.wav")
     assert done.exit_code == 4 and "check the audio" not in done.stderr
     assert "finetune-pruned/lmft: the model gives no usable embedding, not even of plain noise" in done.stderr
+    words = ["extract", home / "a.wav", "--model", weights.parent, "--exp", home / "exp"]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 4 and "not even of plain noise" in done.stderr
 
 
 def test_the_way_to_a_calibration_names_the_model_and_lists_elsewhere_are_said_to_be(home):
