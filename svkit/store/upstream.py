@@ -284,9 +284,11 @@ def _load_pth(path: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
     except ArtifactError:
         raise
     except Exception as error:  # torch.load raises many types for a bad file
-        raise ArtifactError(
-            f"{path}: not a checkpoint that can be read safely ({first_line(error)})"
-        ) from error
+        reason = "no file of torch, or one with more than tensors, which may be code"
+        # Errors of other types advise a load that runs code, or say nothing.
+        if isinstance(error, RuntimeError):
+            reason = first_line(error)
+        raise ArtifactError(f"{path}: not a checkpoint that can be read safely ({reason})") from error
     said: list[str] = []
     modules = _find_modules(record, said)
     if modules is None:
