@@ -75,7 +75,7 @@ class Augmenter:
     def _disturb(self, crop: Crop, row: int, rng: np.random.Generator) -> Crop:
         choice = rng.random()
         if choice < self._config.noise_probability:
-            if not self.noise_kinds:
+            if not self.noise_kinds:  # `allow_missing_noise`, and no recordings for any kind
                 return crop
             kind = self.noise_kinds[rng.integers(len(self.noise_kinds))]
             return self._add_noise(kind, crop, row, rng)

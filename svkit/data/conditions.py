@@ -139,6 +139,7 @@ def _code(codec: _Codec, signal: Wave) -> Wave:
 def _code_by_ffmpeg(codec: _External, signal: Wave) -> Wave:
     plain = ("-f", "f32le", "-ar", str(SAMPLE_RATE_HZ), "-ac", "1")
     rate = ("-ar", str(codec.rate_hz), "-b:a", codec.bit_rate)
+    # Zeros push the last samples out of the codec, whose delay is cut off at the beginning.
     padded = np.append(signal, np.zeros(codec.delay, np.float32)).astype("<f4")
     coded = _ffmpeg(
         (*plain, "-i", "pipe:0", "-c:a", codec.encoder, *rate, "-f", codec.container), padded.tobytes()

@@ -88,6 +88,7 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
         crop_rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=(1,)))
         signal = read_crop(self._train, key.row, key.num_samples, crop_rng)
         signal = random_crop(signal, key.num_samples, crop_rng, random_seam=self._random_seam)
+        # The first speed is 1 (`DataConfig`). Faster speech is too short now, and slower speech too long.
         if key.speed_index:
             signal = change_speed(signal, self._speeds[key.speed_index])
             signal = random_crop(signal, key.num_samples, crop_rng, random_seam=self._random_seam)

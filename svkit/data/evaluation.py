@@ -37,6 +37,7 @@ def length_sorted_batches(
     batches = []
     first = 0
     while first < len(order):
+        # 1e-9: a quotient such as 28.999999999999996 stands for 29 recordings.
         last = first + max(1, int(batch_seconds / max(seconds[order[first]], 1e-3) + 1e-9))
         if not is_done[first:last].all():
             batches.append(order[first:last])

@@ -64,6 +64,7 @@ class EpochBatches:
         return low + LENGTH_STEP_SAMPLES * int(np.random.default_rng(sequence).integers(choices))
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
+        # Kept for the epoch: permuting millions of crops anew for every batch would be slow.
         if self._last_order is None or self._last_order[0] != epoch:
             sequence = np.random.SeedSequence([self._seed, epoch], spawn_key=(_ORDER,))
             self._last_order = epoch, np.random.default_rng(sequence).permutation(self._num_crops)

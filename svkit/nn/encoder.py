@@ -163,6 +163,7 @@ class SelfAttention(nn.Module):
             # Contiguous, because batched products of strided heads take up to twice the time on a CPU.
             return projected.view(batch, frames, self.num_heads, self.head_size).transpose(1, 2).contiguous()
 
+        # Scaled before both products, as the positional scores are divided by the same root.
         query = split(self.linear_q(hidden_BTD)) * (1 / math.sqrt(self.head_size))
         key, value = split(self.linear_k(hidden_BTD)), split(self.linear_v(hidden_BTD))
         scores = query @ self.distance_embedding.weight.to(query.dtype).T
@@ -193,6 +194,7 @@ class CausalDepthwiseConv(nn.Module):
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size))
+        # What torch does for its own convolutions.
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, hidden_BTC: Tensor) -> Tensor:
@@ -318,6 +320,7 @@ class Encoder(nn.Module):
             key_bias = torch.zeros_like(padded, dtype=features_BTF.dtype).masked_fill(padded, float("-inf"))
         hidden = self.feature_projection(features_BTF)
         yield hidden
+        # Without gradients, torch would compile every layer once more, for validation alone.
         is_compiled = self._compiled and torch.is_grad_enabled()
         layers: Iterable[Any] = self._compiled if is_compiled else self.encoder.layers
         for index, layer in enumerate(layers):

@@ -50,6 +50,7 @@ class SpeakerHead(nn.Module):
     def forward(self, states: Iterable[Tensor], num_frames_B: Tensor | None) -> Tensor:
         """Adapt each hidden state as it appears, pool over time (MFA, ASP) and project: [B, embedding_dim]."""
         adapters = dict(zip(self.states, self.layer_adapters, strict=True))
+        # States are computed when they are asked for: a head without the upper states saves their layers.
         wanted = enumerate(islice(states, self.states[-1] + 1))
         adapted = [adapters[index](state) for index, state in wanted if index in adapters]
         if self.state_weights is None:

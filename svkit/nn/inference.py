@@ -43,9 +43,11 @@ class QuantisedLinear(nn.Module):
         super().__init__()
         weight = linear.weight.detach()
         largest = torch.maximum(weight.amax(dim=1), -weight.amin(dim=1))
+        # A row of zeros would have the scale 0, and be divided by it.
         scales = (largest.double() / 127).clamp(min=torch.finfo(torch.float32).tiny)
         zeros = torch.zeros(len(weight), dtype=torch.int64)
         quantised = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        # Packing follows the engine that is set for the whole process.
         engine = torch.backends.quantized.engine
         torch.backends.quantized.engine = "onednn"
         try:
@@ -87,6 +89,7 @@ def prepare(model: nn.Module, dtype: torch.dtype) -> None:
                 replace_children(layer, nn.Linear, QuantisedLinear)
             dtype = torch.float32
         for branch in [module for module in model.modules() if isinstance(module, FeedForward)]:
+            # After quantisation it is a QuantisedLinear, which has no swish in its product.
             if isinstance(branch.intermediate_dense, nn.Linear):
                 branch.intermediate_dense = PackedLinear(branch.intermediate_dense, dtype, "swish")
                 branch.activation = nn.Identity()

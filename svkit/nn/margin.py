@@ -92,9 +92,11 @@ class SampledClassifier(ArcFaceClassifier):
         priority = np.random.default_rng([self.seed, step]).random(len(self.weight))
         priority[_labels_of_all(labels_B).cpu().numpy()] = -1.0
         num_sampled = len(self.active)
+        # Sorted, because `searchsorted` has to find the labels in it.
         drawn = np.sort(np.argpartition(priority, num_sampled - 1)[:num_sampled])
         self._chosen = torch.from_numpy(drawn).to(labels_B.device)
         with torch.no_grad():
+            # Into the same parameter, because the optimiser refers to this object.
             torch.index_select(self.weight, 0, self._chosen, out=self.active)
         return torch.searchsorted(self._chosen, labels_B)
 
@@ -112,7 +114,7 @@ class SampledClassifier(ArcFaceClassifier):
 
     def _load_moments(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         state = optimizer.state[self.active]
-        for name in _MOMENTS if state else ():
+        for name in _MOMENTS if state else ():  # AdamW has none before its first step
             torch.index_select(state[_ALL + name], 0, self._chosen, out=state[name])
 
     @torch.no_grad()

@@ -37,6 +37,7 @@ class SynchronisedBatchNorm(nn.BatchNorm1d):
             assert self.num_batches_tracked is not None and self.momentum is not None
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
+            # As in torch, the batch is normalised by the biased variance, and the unbiased one is remembered.
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 

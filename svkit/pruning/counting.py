@@ -51,6 +51,7 @@ def _layer_widths(architecture: EncoderArchitecture) -> list[dict[str, int]]:
 
 def encoder_parameters(architecture: EncoderArchitecture) -> int:
     """Parameters of the encoder; equals the sum of `numel` of the built module."""
+    # A branch of width 0 is not built, so its norms and biases do not count either.
     present = [
         {kind: width for kind, width in layer.items() if width} for layer in _layer_widths(architecture)
     ]
@@ -107,6 +108,7 @@ def macs(architecture: ModelArchitecture, num_frames: int = FRAMES_PER_SECOND) -
     positions = encoder.left_positions + encoder.right_positions + 1
     total = num_frames * encoder.feature_dim * hidden
     positional = 0
+    # Layers above the last state that the head uses are never computed.
     for widths in islice(_layer_widths(encoder), architecture.states[-1]):
         total += num_frames * 2 * hidden * (widths["ffn1"] + widths["ffn2"])
         total += num_frames * 4 * hidden * widths["heads"] * size

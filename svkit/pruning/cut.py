@@ -46,6 +46,7 @@ def _cut_ffn(state: dict[str, Tensor], branch: str, gate: Tensor) -> None:
 
 def _cut_heads(state: dict[str, Tensor], gate: Tensor, head_size: int) -> None:
     kept = _kept(gate)
+    # The distance embedding stays whole, because all heads share it.
     rows = (kept[:, None] * head_size + torch.arange(head_size)).flatten()
     for name in ("linear_q", "linear_k", "linear_v"):
         for part in ("weight", "bias"):

@@ -33,6 +33,7 @@ class HardConcrete(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature = temperature
+        # The usual start leaves out `expected_shift`: gates begin open somewhat more often than 1 - initial_drop.
         mean = math.log(1 - initial_drop) - math.log(initial_drop)
         self.log_alpha = nn.Parameter(mean + INITIAL_STD * torch.randn(size, generator=generator))
 

@@ -114,6 +114,7 @@ def _top_up(groups: list[_Group], counts: list[int], unused: Callable[[Sequence[
     open_groups = set(range(len(groups)))
     while True:
         candidates = [
+            # -place: of equal ones, that of the first group.
             (float(group.gates.log_alpha.detach()[group.order[counts[place]]]), -place)
             for place, group in enumerate(groups)
             if place in open_groups and counts[place] < len(group.order)
@@ -144,6 +145,7 @@ def _exchange(
         for giver, taker in itertools.permutations(range(len(groups)), 2):
             if counts[giver] and counts[taker] < len(groups[taker].order):
                 trial = list(counts)
+                # A full width may end in a block smaller than a step.
                 trial[giver] = (counts[giver] - 1) // groups[giver].step * groups[giver].step
                 trial[taker] = _one_more(groups[taker], counts[taker])
                 if 0 <= (rest := unused(trial)) < best:

@@ -103,6 +103,8 @@ def _output(
         inputs["checkpoint"] = previous
     elif encoder is not None and encoder != TINY_ENCODER and Path(encoder).is_dir():
         inputs["encoder"] = Path(encoder)
+    # A checkpoint brings its encoder and head: there these settings of the recipe change nothing, and a run that
+    # differs in them alone can still be resumed.
     record = decisive(
         request,
         stage=name,

@@ -78,7 +78,9 @@ def make_optimizer(task: Task, optim: OptimConfig) -> torch.optim.AdamW:
     groups = task.parameter_groups(optim)
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     wanted = {id(parameter) for parameter in task.parameters() if parameter.requires_grad}
+    # A parameter that is in no group would silently keep its first value.
     assert len(grouped) == len(set(grouped)) and set(grouped) == wanted
+    # Only the fused form can be told on the device to leave out a step (`_Skips.step`).
     optimizer = torch.optim.AdamW(groups, lr=optim.lr, fused=True)
     task.attach(optimizer)
     return optimizer
@@ -101,6 +103,7 @@ class _Meter:
     def add(self, values: Mapping[str, Tensor], is_good: Tensor, examples: int) -> None:
         """Add the values of a step; unless `is_good`, they count as nothing."""
         for name, value in {**values, _COUNT: is_good}.items():
+            # Not a product with `is_good`: 0 times NaN is NaN.
             value = torch.where(is_good, value.detach().float(), 0.0)
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.examples += examples

@@ -89,6 +89,7 @@ def parse_budget(budget: str) -> int:
     """Read `macs=6.3G` (also M, or a plain number); ConfigError otherwise."""
     match = re.fullmatch(r"macs=([0-9.]+)([GM]?)", budget)
     try:
+        # The pattern lets 1.2.3 through, which float refuses.
         value = float(match[1]) * {"G": 1e9, "M": 1e6, "": 1.0}[match[2]] if match else 0.0
     except ValueError:
         value = 0.0

@@ -28,6 +28,7 @@ def read_shared(read: Callable[[], ResumeState | None], accelerator: Accelerator
         if state is None:
             return None
         own.append(state)
+        # Only names, shapes and dtypes are pickled for the other processes; the values follow tensor by tensor.
         return replace(state, task=_without_values(state.task), optimizer=_without_values(state.optimizer))
 
     state = on_main(accelerator, heading)

@@ -21,6 +21,7 @@ def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int, num_step
         return config.lr * config.decay_factor**decays
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
+        # + 1 in both: the first step is not wasted on a rate of 0, and `lr` is reached just after the warm-up.
         return config.lr * (step + 1) / (warmup + 1)
     if config.schedule == "constant":
         return config.lr
@@ -52,6 +53,7 @@ def validation_steps(
     if count is None:
         moments = set(epochs[1:])
     else:
+        # With more spans than steps, the first ones would end before any step is done.
         moments = {max(1, round(num_steps * (index + 1) / count)) for index in range(count)}
     if every is not None:
         for first in epochs:

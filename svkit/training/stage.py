@@ -244,6 +244,7 @@ class _Fit:
         on_gpu = accelerator.device.type == "cuda"
         if accelerator.num_processes > 1 and on_gpu:
             # The pooling synchronises its batch norm itself; this is torch's faster module, which needs GPUs.
+            # It takes over the same parameters and buffers, so the optimiser and the loaded state stay valid.
             nn.SyncBatchNorm.convert_sync_batchnorm(self.task)
         wrapped = accelerator.prepare_model(self.task)
         loader = build_loader(
@@ -380,4 +381,5 @@ class _Fit:
 
 def loader_workers(wanted: int) -> int:
     """Return how many loader processes a training process starts: `wanted`, but at most its share of the cores."""
+    # torchrun counts in LOCAL_WORLD_SIZE the processes that share the cores of this machine.
     return min(wanted, max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

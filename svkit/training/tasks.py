@@ -164,6 +164,7 @@ class DistillationTask(Task):
         features, _ = self.features(waveforms_BN)
         with torch.no_grad():
             targets = self._teacher[0](features)
+        # Gates before `draw_apart`: a step has one draw of them, whatever the number of its parts.
         gates = self.draw_gates()
         draw_apart(part)
         l1, cosine = distillation_losses(self.student(features, gates=gates), targets)
@@ -230,7 +231,7 @@ class PruningTask(DistillationTask):
 
     def forward(self, waveforms_BN: Tensor, labels_B: Tensor, step: int, part: int = 0) -> Losses:
         """Distillation losses, plus the Lagrangian if that is the constraint."""
-        self.step = step
+        self.step = step  # for the projection, which runs after the step of the optimiser (`attach`)
         losses = self.distance(waveforms_BN, part)
         # The constraint sees expectations, not this step's draw: its gradient has no sampling noise.
         target = self.target(step)
