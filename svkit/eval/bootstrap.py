@@ -144,6 +144,7 @@ def resample_means(
         return np.stack([drawn @ own, np.einsum("rs,rs->r", np.asarray(drawn @ pairs), drawn)])
 
     counts = totals(lambda rows: np.ones(len(is_target[rows])))
+    # A resample may have lost a class: its rates are not defined, and `_defined` leaves it out.
     counts[counts == 0] = np.nan
     means = np.stack([totals(cost) / counts for cost in costs], axis=2)
     return means[0], means[1]

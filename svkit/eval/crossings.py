@@ -167,6 +167,7 @@ class _Search:
             here = np.flatnonzero(piece.is_here[:, place])
             miss, accept = every_miss[:, here], every_accept[:, here]
             is_passed = accept <= self._limits[place - 1] if place else miss >= accept
+            # Rates never turn back along the curve: corners behind the first that has passed have passed too.
             after, column = len(miss) - np.count_nonzero(is_passed, axis=0), np.arange(len(here))
             found = miss[after, column]
             if not place:  # on the line between two corners

@@ -123,6 +123,7 @@ def cross_validate(
         ConfigError: there are fewer than 3 folds, or more folds than speakers.
         DataError: the other speakers of a fold have no target or no nontarget trials.
     """
+    # A trial between two folds needs a third one to learn from.
     if not 3 <= num_folds <= speakers.num_speakers:
         raise ConfigError(
             f"--calibrate-folds: expected 3 to {speakers.num_speakers} (the number of speakers),"

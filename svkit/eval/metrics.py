@@ -187,12 +187,14 @@ def far_point(curve: ErrorCurve, false_accept_rate: float) -> OperatingPoint:
     With fewer nontargets than 1 / rate it lies just above the highest nontarget, because the trials cannot resolve the
     rate.
     """
+    # The product may be rounded to just below a whole number.
     allowed = np.floor(false_accept_rate * curve.num_nontargets * (1 + 1e-12))
     return operating_point(curve, int(np.argmax(curve.num_false_accepts <= allowed)))
 
 
 def threshold_point(curve: ErrorCurve, threshold: float) -> OperatingPoint:
     """Return the error rates at any given threshold."""
+    # Above the last threshold, everything is rejected, as it is there.
     index = min(int(np.searchsorted(curve.thresholds, threshold)), len(curve.thresholds) - 1)
     return replace(operating_point(curve, index), threshold=float(threshold))
 

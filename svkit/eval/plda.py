@@ -215,6 +215,7 @@ def fit(
     num_rows = statistics.counts.sum()
     within = statistics.scatter / max(num_rows - num_speakers, 1)
     spread = statistics.means - statistics.means.mean(axis=0)
+    # EM never leaves a direction in which `between` is 0, as it is where speakers are fewer than dimensions.
     ridge = 1e-6 * np.trace(within) / len(within) * np.eye(len(within))
     between = spread.T @ spread / num_speakers + ridge
     model = shared(TwoCovariance(mean=statistics.means.mean(axis=0), between=between, within=within))

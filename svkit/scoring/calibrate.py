@@ -116,9 +116,8 @@ def check_calibration(path: Path, subject: Subject, cohort_size: int | None = No
             f"{path}: expected a calibration of the model scored here, found one of another model"
         )
     recorded = record.backend
-    if (
-        cohort_size is not None
-    ):  # earlier versions recorded the --top-n asked for, even beyond the cohort's size
+    # Earlier versions recorded the --top-n asked for, even beyond the cohort's size.
+    if cohort_size is not None:
         recorded = replace(recorded, top_n=min(recorded.top_n or cohort_size, cohort_size))
     if recorded != subject.backend:
         raise ArtifactError(

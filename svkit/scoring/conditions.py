@@ -65,9 +65,8 @@ def _rows(found: _Found, sides: str) -> list[ConditionRates]:
         for name, (metrics, resamples) in systems.items()
         if resamples is not None
     }
-    if (
-        len({resamples.draws for _, resamples in drawn.values()}) > 1
-    ):  # other speakers were drawn, so nothing is paired
+    # If other speakers were drawn, nothing is paired.
+    if len({resamples.draws for _, resamples in drawn.values()}) > 1:
         drawn = {}
     eers = {key: (eer, resamples.eer) for key, (eer, resamples) in drawn.items()}
     num_speakers = max((resamples.num_speakers for _, resamples in drawn.values()), default=0)

@@ -76,6 +76,7 @@ def find_matching(ids: Iterable[str], known: Iterable[str]) -> Matching | None:
     # Start with all steps, then drop every one whose removal loses no match and makes no further id ambiguous.
     steps = [*_STEPS, _PREFIX]
     best = _match(missing, exact, known, steps)
+    # The steps that may merge different ids come last in the list, so they are the first to go.
     for step in reversed(list(steps)):
         others = [one for one in steps if one != step]
         found = _match(missing, exact, known, others)

@@ -218,6 +218,7 @@ def answer(
         ranked = learnt.apply(_features(gallery, scores, heard, embedded)[:, : len(record.features)])
         llrs = np.clip(ranked, *learnt.bounds)
         posteriors, of_none = open_set_posteriors(llrs, limit.prior)
+    # Two at least, since margin and rival need the second.
     order = np.argsort(-ranked, kind="stable")[: max(request.top, 2)]
     counts = gallery.counts
     found = tuple(

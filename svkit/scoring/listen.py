@@ -128,6 +128,7 @@ def _hear_one(
         notes.append(f"{louder}; channel {channel} was used; choose with --channel N|mix|loudest")
     if info.missing:
         notes.append(f"{info.missing}; the part that is there was used")
+    # With the length that was found, as a truncated file is refused without one.
     signal = read_audio(path, 0, kept, channel, length=info.num_samples)
     measured = quality.measure(signal, rate)
     warnings = measured.warnings()

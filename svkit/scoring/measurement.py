@@ -86,9 +86,8 @@ def judge(
         cautions=tuple(guards.cautions),
         unchecked=tuple(guards.unchecked),
     )
-    if (
-        metrics.num_targets and metrics.num_nontargets
-    ):  # else there are counts only; a guard let one class pass
+    # A guard may have let one class pass; then there are counts only.
+    if metrics.num_targets and metrics.num_nontargets:
         resampled = None
         applications = tuple(dict.fromkeys((*APPLICATIONS, *request.applications)))
         if draws is not None:

@@ -175,6 +175,7 @@ def score_output(
         "by": list(request.by),
         "forms": list(request.forms),
         "allow": sorted(request.allow),
+        # Only if in use: records of earlier versions lack these, and their scores stay current.
         **({"match_ids": True} if request.match_ids else {}),
         **({"applications": [asdict(one) for one in request.applications]} if request.applications else {}),
         **(changes or {}),

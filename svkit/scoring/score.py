@@ -62,6 +62,7 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
         for output in outputs:
             system = output.path.parent.name
             if not output.is_kept(progress):
+                # Each system records what was found for it, and what holds for the list.
                 own = replace(guards, cautions=[*guards.cautions], unchecked=[])
                 score_one = score_imported if "scores" in output.inputs else _score_system
                 score_one(request, trial_set, output, own, progress)
@@ -156,6 +157,7 @@ def _score_system(
         scores, cohort_means = score_trials(centered, backend, cohort, plda)
         features = Features(names=("score",), values=scores[:, None])
         if request.quality and (learns or subject.calibration is not None):
+            # Norms before centring, as in `svkit verify`, which centres nothing.
             features = quality_features(scores, cohort_means, lookup, subject)
             if cohort_means is None:
                 progress.note(

@@ -206,9 +206,8 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
                 "several recordings per side: the calibration was learnt on single utterances, so the "
                 "likelihood ratio is approximate"
             )
-        if (
-            request.prior is None and request.threshold is None
-        ):  # it decides as `svkit calibrate` was asked to
+        # Only then does it decide as `svkit calibrate` was asked to.
+        if request.prior is None and request.threshold is None:
             notes += filter(None, (too_few_people(record),))
         neutral = verdict.threshold_llr if verdict.threshold_from == "bayes" else None
         about_bounds = _notes_on_bounds(path, record, unbounded, neutral)
@@ -221,6 +220,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         prior=verdict.prior,
         c_miss=verdict.costs[0],
         c_fa=verdict.costs[1],
+        # Without the costs: they change the decision, but not how probable it is.
         posterior=None if verdict.llr is None else float(expit(verdict.llr - bayes_threshold(verdict.prior))),
         threshold=verdict.threshold,
         threshold_llr=verdict.threshold_llr,
@@ -297,6 +297,7 @@ def _decide(
     # The map is linear in the score, so the score at which its ratio reaches a threshold follows from this trial's.
     if given is None and decision is not None and decision.false_accepts is not None:
         reached_at = decision.point.threshold
+        # Without bounds, because the threshold was measured on ratios without bounds.
         source, accepts = "false accepts", unbounded >= reached_at
         threshold = score + (reached_at - unbounded) / learnt.weights[0]
     elif given is None:
