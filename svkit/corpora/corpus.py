@@ -150,7 +150,8 @@ class DataDirectory(Output):
             self._progress.note(words)
         # Read now, before anything is removed: a given list may be one of the files that are replaced.
         given = {entry.name: read_file(entry.source, DataError) for entry in lists if entry.source}
-        # Speakers who are missing this time keep their part, in case they come back.
+        # Before the lists are removed, so that nobody changes sides if this is interrupted. Speakers who are missing
+        # this time keep their part, in case they come back.
         membership.write_splits(self.path, now if self._request.redraw else {**before, **now})
         self._clear()
         written = [self.path / name for name in (*_OWN_FILES, membership.SPLITS_NAME)]

@@ -293,6 +293,7 @@ def _examine(source: Track, options: ScanOptions) -> Finding:
             levels = channel_levels_db(place)
             chosen = int(np.argmax(levels))
         if options.reads_samples:
+            # Always as far as it goes: the journal serves scans with and without --allow-cut, and `_fault` decides.
             info, digest = examine(place, meter.add if meter else None, chosen, allow_cut=True)
             if levels is None and info.num_channels > 1:
                 levels = channel_levels_db(place)

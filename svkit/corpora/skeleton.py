@@ -118,6 +118,7 @@ def _evaluation_lists(
         if names.count(name) > 1:
             raise ConfigError(f"--trials {path}: two lists are called {name}; rename one")
     present = set(table["speaker_id"])
+    # If they were prepared without evaluation, it stays so: those who trained models must not begin to evaluate.
     was_without = not known.keys().isdisjoint(present) and EVALUATION not in known.values()
     if not lists and ((spec == "0" and not Path("0").exists()) or (spec is None and was_without)):
         return [], []

@@ -92,6 +92,7 @@ def choose_valid_speakers(
         wanted = len(kept) if 2 <= len(kept) <= len(counts) - _MIN_TRAIN else 0
     elif wanted is None:
         wanted = min(max(_MIN_VALID, round(_VALID_FRACTION * len(counts))), _MAX_VALID, spare)
+        # One speaker alone makes no nontarget trial.
         wanted = 0 if wanted < 2 else wanted
     elif wanted and not 2 <= wanted <= spare:
         raise ConfigError(
@@ -107,6 +108,7 @@ def _pools(
     """Return the speakers with two utterances or more, the known ones, and those who were in `part` before."""
     speakers = sorted(map(str, counts.index))
     present = {speaker: known[speaker] for speaker in speakers if speaker in known} if known else {}
+    # One utterance alone makes no target trial.
     usable = [speaker for speaker in speakers if counts[speaker] > 1]
     return usable, present, [speaker for speaker in present if present[speaker] == part]
 
@@ -135,7 +137,7 @@ def is_count(option: str, spec: str) -> bool:
     Raises:
         ConfigError: it is a number that counts nothing, such as -1, 2.5 or nan, and not the name of a file.
     """
-    if Path(spec).exists():
+    if Path(spec).exists():  # even if its name is a number
         return False
     if spec.isdecimal() and len(spec) < 10:
         return True
@@ -174,6 +176,7 @@ def make_trials(
     Raises:
         DataError: there are no target or no nontarget pairs.
     """
+    # Equal utterances give equal lists, in whatever order they were found.
     table = table.sort_values("utterance_id", kind="stable").reset_index(drop=True)
     speakers = pd.factorize(table["speaker_id"])[0]
     # An utterance of an unknown session counts as a session of its own.

@@ -121,6 +121,7 @@ def run(
             if name in paths
         ]
 
+        # All or none: speakers without a gender would be paired with each other alone.
         has_genders = genders.keys() >= {file.speaker_id for file in files}
         return Found(
             groups=[files],

@@ -56,6 +56,7 @@ def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
             progress.note(
                 f"{root}/SPEAKERS.TXT: {len(unknown)} speakers without a gender, so nontarget trials mix genders"
             )
+            # All or none: speakers without a gender would be paired with each other alone.
             genders = {}
         return Found(
             groups=[files],
