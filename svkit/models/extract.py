@@ -172,9 +172,8 @@ def _own_place(output: Output, taken: Sequence[Path], names: Sequence[str], prog
 
     def is_taken(place: Output) -> bool:
         record = None
-        with contextlib.suppress(
-            ArtifactError
-        ):  # a corrupt output is refused or replaced later, as anywhere else
+        # A corrupt output is refused or replaced later, as anywhere else.
+        with contextlib.suppress(ArtifactError):
             record = place.begun()
         if record is None:
             return place.path in taken

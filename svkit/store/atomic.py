@@ -45,10 +45,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with one_line(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             name = path.with_name(f"{_PREFIX}{secrets.token_hex(4)}{path.suffix}")
+            # With the rights that umask allows; those of a file by `tempfile` are its owner's alone.
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             temporary, mode = name, name.stat().st_mode
             yield temporary
             temporary.chmod(mode)  # safetensors puts a file there that only its owner may read
+            # Flushed before it takes the name: a loss of power leaves the old file or the whole new one.
             _flush(temporary)
             temporary.replace(path)
             _flush(path.parent)

@@ -222,13 +222,11 @@ def _claim_of_mpeg(read: Read, start: int, size: int) -> Claim:
         behind_all = start + found.start() + claimed
         behind_all += _ID3V1_BYTES if read(behind_all, 3) == b"TAG" else 0
         behind = read(behind_all, 3) if claimed else b""
+        has_tags = read(0, 3) == b"ID3"
         # Some writers count the tags before the audio as well.
-        if (
-            claimed <= available + (start if read(0, 3) == b"ID3" else 0)
-            and behind != b"ID3"
-            and not _is_sync(behind)
-        ):
-            return Claim(start=0 if read(0, 3) == b"ID3" else start)
+        is_there = claimed <= available + (start if has_tags else 0)
+        if is_there and behind != b"ID3" and not _is_sync(behind):
+            return Claim(start=0 if has_tags else start)
         patch = (start + found.start("tag"), bytes(4))
     return Claim(
         is_counted=False,

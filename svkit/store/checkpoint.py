@@ -241,6 +241,7 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
     with contextlib.suppress(ArtifactError):
         _check_files(place, _read_record(place))
         return  # the state of this step is already there, whole
+    # A damaged state of this step must not look complete while its files are replaced.
     (place / STATE_NAME).unlink(missing_ok=True)
     try:
         write_tensors(place / "task.safetensors", state.task)

@@ -190,6 +190,7 @@ class Output:
         home = self.path.parent if self._is_file else self.path
         self._lock = lock_directory(home)
         try:
+            # Asked again under the lock, as another process may have finished it meanwhile.
             self._refuse_finished()
             if self.kind == "directory":
                 self._begin()
@@ -219,11 +220,13 @@ class Output:
         if files is None:
             found = [*content_files(self.path), *self.path.glob("calibration.json")]
             files = [path for path in found if not self._is_foreign(path.relative_to(self.path).parts[0])]
+        # torch is not imported for this: commands that did without it would take seconds longer.
         torch, config, home = sys.modules.get("torch"), plain(self.config), self.record.parent
         has_gpu = torch is not None and torch.cuda.is_available()
         outputs = []
         for path in sorted(files):
             status, name = path.stat(), path.relative_to(home).as_posix()
+            # Size and time spare `check_outputs` the hash of gigabytes.
             facts = {"sha256": sha256_file(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
             outputs.append({"name": name, **facts})
         content = {
@@ -350,6 +353,7 @@ class Output:
                 " another directory"
             )
         if entries:
+            # No command has this name, so none resumes what is left if this is killed.
             write_json(self.path / RUN_NAME, {**run, "command": "--overwrite"})
         self.unmark()
         for entry in entries:
