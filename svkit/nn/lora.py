@@ -55,6 +55,7 @@ def adapter_state(encoder: Encoder) -> dict[str, Tensor]:
 def adapter_config(config: LoraConfig) -> dict[str, Any]:
     """Content of peft's `adapter_config.json`."""
     record = _peft_config(config).to_dict()
+    # Sorted, because a set of text has another order in each process, and equal runs shall write equal bytes.
     return {
         name: sorted(value) if isinstance(value, set) else getattr(value, "value", value)
         for name, value in record.items()
