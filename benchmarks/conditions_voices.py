@@ -3,10 +3,13 @@
     python benchmarks/conditions_voices.py --exp exp-folds/fold-0 \
         [--dense exp-folds/fold-0/finetune/lmft] [--pruned exp-folds/fold-0/quality/ours/finetune/lmft] \
         [--conditions alaw gsm ...] [--home exp-conditions] [--out docs/results]
+    python benchmarks/conditions_voices.py --exp exp-folds/fold-0 --train [...]
 
-`--exp` is an experiment that `folds.py` and `pruning_quality.py` have made: its speakers trained neither model. Nothing
-is written there: embeddings and scores go to HOME, finished ones are kept, and conditions may be added later. The test
-side is under the condition, enrollments are as recorded. Writes conditions_voices.json and conditions_voices.md.
+`--exp` is an experiment that `folds.py` and `pruning_quality.py` have made: its speakers trained no model. Embeddings
+and scores go to HOME, finished ones are kept, and conditions may be added later. The test side is under the condition,
+enrollments are as recorded. With `--train`, a dense model is trained in HOME under some of the conditions, by the same
+stages, steps and seed as the dense model of `--exp`, and takes the place of the pruned one: does that help, and does it
+help under conditions that training never met? Writes conditions_voices.{json,md} or conditions_training.{json,md}.
 """
 
 import argparse
@@ -30,6 +33,8 @@ from svkit.store.metrics import Metrics, plain_record, read_metrics
 
 SEED = 24
 """Seed of the bootstrap, as in `svkit score`."""
+PROBABILITY, TRAINED_UNDER = 0.3, ("alaw", "gsm", "mp3-16k", "loss10", "narrowband", "clip", "far")
+"""Share of the crops that `--train` puts under a condition, and the conditions: the cheap one of each kind."""
 
 
 def usable(name: str) -> bool:
@@ -42,6 +47,19 @@ def usable(name: str) -> bool:
     return True
 
 
+def train(exp: Path, home: Path) -> Path:
+    """Train a dense model under conditions, with all else as in the dense model of `exp`; return its checkpoint."""
+    names = "[" + ", ".join(f'"{name}"' for name in TRAINED_UNDER) + "]"
+    changes = [
+        f"{stage}.augment.{setting}"
+        for stage in ("lora", "joint", "lmft")
+        for setting in (f"condition_probability={PROBABILITY}", f"conditions={names}")
+    ]
+    flags = ["--exp", exp, "--preset", "tiny", "--set", "precision=fp32"]
+    flags += [word for change in changes for word in ("--set", change)]
+    return make(home / "trained", "finetune", *flags, last="lmft")
+
+
 def main() -> None:
     """Embed, score, compare, write."""
     parser = argparse.ArgumentParser(
@@ -50,15 +68,19 @@ def main() -> None:
     parser.add_argument("--exp", type=Path, required=True)
     parser.add_argument("--dense", type=Path, help="[default: finetune/lmft of --exp]")
     parser.add_argument("--pruned", type=Path, help="[default: quality/ours/finetune/lmft of --exp]")
+    parser.add_argument(
+        "--train", action="store_true", help="compare dense with a model trained under conditions"
+    )
     parser.add_argument("--conditions", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--home", type=Path, default=Path("exp-conditions"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
     exp, home = options.exp, options.home
-    models = {
-        "dense": options.dense or exp / "finetune/lmft",
-        "pruned": options.pruned or exp / "quality/ours/finetune/lmft",
-    }
+    models = {"dense": options.dense or exp / "finetune/lmft"}
+    if options.train:
+        models["trained"] = train(exp, home)
+    else:
+        models["pruned"] = options.pruned or exp / "quality/ours/finetune/lmft"
     chosen = [name for name in options.conditions if usable(name)]
     manifest, (trials,) = exp / "data/eval.tsv", (exp / "data/trials").glob("*.txt")
     embeddings = [
@@ -82,8 +104,9 @@ def main() -> None:
     )
     (table,) = shown.tables(rows)
     findings = shown.findings(rows)
+    out = options.out / ("conditions_training" if options.train else "conditions_voices")
     measuring.save(
-        options.out / "conditions_voices.json",
+        out.with_suffix(".json"),
         1,
         rows=plain_record(rows),
         findings=findings,
@@ -94,9 +117,16 @@ def main() -> None:
                      if metrics.name == model and metrics.checkpoint},
         missing=[name for name in options.conditions if name not in chosen],
     )  # fmt: skip
-    parts = [f"# {table.title}", f"{counts}.", to_markdown(table), *findings, shown.NOTE]
-    parts.append("Made by `python benchmarks/conditions_voices.py`.")
-    write_text(options.out / "conditions_voices.md", "\n\n".join(parts) + "\n")
+    parts = [f"# {table.title}", f"{counts}."]
+    if options.train:
+        parts.append(
+            f"`trained` is a dense model with {PROBABILITY:.0%} of its training crops under one of "
+            + ", ".join(f"`{name}`" for name in TRAINED_UNDER)
+            + "; it is otherwise trained like `dense`. It has never met the other conditions."
+        )
+    parts += [to_markdown(table), *findings, shown.NOTE]
+    parts.append(f"Made by `python benchmarks/conditions_voices.py{' --train' if options.train else ''}`.")
+    write_text(out.with_suffix(".md"), "\n\n".join(parts) + "\n")
     print("\n\n".join(parts))
 
 
