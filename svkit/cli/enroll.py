@@ -63,7 +63,7 @@ def enroll(
     if given.json:
         every = {"gallery": request.gallery, "people": total, "enrolled": now}
         return console.result(now[0] if files else every, as_json=True)
-    who = done[0].name if files else f"{len(done):,} people"
+    who = done[0].name if len(done) == 1 else f"{len(done):,} people"
     added, known = sum(len(one.added) for one in done), sum(one.recordings for one in done)
     recordings = f"{added:,} new, {known:,} in all, {sum(one.seconds for one in done):,.1f} s"
     return console.result(f"{request.gallery}: {who}: recordings: {recordings}; people: {total:,}")
@@ -98,7 +98,7 @@ def _remarks(done: "tuple[Enrolled, ...]") -> list[str]:
     if len(done) == 1:
         return [*warnings, *notes]
     return [
-        f"{len(texts):,} {kind} (--json shows all): {first_five(texts)}"
-        for kind, texts in (("warnings", warnings), ("notes", notes))
+        f"{len(texts):,} {kind}{'s' if len(texts) > 1 else ''} (--json shows all): {first_five(texts)}"
+        for kind, texts in (("warning", warnings), ("note", notes))
         if texts
     ]

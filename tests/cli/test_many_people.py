@@ -154,12 +154,12 @@ def test_a_model_that_is_overwritten_while_people_are_enrolled_enrolls_nobody_mo
     monkeypatch.setattr("svkit.scoring.enroll.AT_ONCE", 2)
     people, embedded = folder_of_people(home), []
 
-    def embed(model, heard):
+    def embed(model, checkpoint, heard):
         embedded.append(len(heard))
         if len(embedded) == 3:
             weights = home / "exp/finetune-pruned/lmft/model.safetensors"
             weights.write_bytes(weights.read_bytes())
-        return as_it_is(model, heard)
+        return as_it_is(model, checkpoint, heard)
 
     as_it_is = enroll._new_recordings
     monkeypatch.setattr(enroll, "_new_recordings", embed)
