@@ -52,9 +52,10 @@ def join_short(
     rows: Any = table.to_dict("records")
     parts: list[list[Row]] = [[rows[index] for index in chosen] for chosen in bins]
     joined = [_describe(parts[k], groups[chosen[0]], directory) for k, chosen in enumerate(bins)]
-    samples = sum(row["num_samples"] for row in joined)
     is_part = table.index.isin(np.concatenate(bins))
     what = f"joining {is_part.sum():,} short utterances to {len(bins):,}"
+    # An interrupted run has made some already, whose room is no longer free.
+    samples = sum(row["num_samples"] for row in joined if not (directory.parent / row["path"]).exists())
     check_room(directory, samples * FLAC_BYTES_PER_SAMPLE, what, progress)
 
     def write(number: int) -> None:

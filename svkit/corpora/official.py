@@ -1,7 +1,7 @@
 """The official trial lists: finding, downloading and checking them by their counts, so that none is mistaken."""
 
 import hashlib
-import urllib.error
+import http.client
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -53,7 +53,7 @@ def download_lists(entries: Sequence[OfficialList], directory: Path, progress: P
                 try:
                     with urllib.request.urlopen(entry.address, timeout=_TIMEOUT_SECONDS) as answer:
                         content = answer.read()
-                except (OSError, urllib.error.URLError) as error:
+                except (OSError, http.client.HTTPException) as error:  # a lost line is the latter
                     progress.note(
                         f"{entry.title} could not be downloaded from {entry.address}"
                         f" ({getattr(error, 'reason', None) or error}); put {entry.file} into ROOT or give it with"

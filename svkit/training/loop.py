@@ -253,10 +253,11 @@ def run_loop(
                 {"kind": "train", "step": done, "epoch": epoch, "lr": lr, "skipped": num_skipped} | record
             )
         if done in plan.validate_after:
+            paused = time.perf_counter()
             task.eval()
             hooks.on_validate(done)
             task.train()
-            meter.since = time.perf_counter()
+            meter.since += time.perf_counter() - paused  # the meter may hold steps from before the validation
         # Signals and clocks differ between processes: if one wants to stop or save, all do, at the same step.
         is_late = time.monotonic() - saved_at >= plan.save_every_seconds
         must_stop, must_save = _any_process([hooks.should_stop(), is_late], may_ask, accelerator)

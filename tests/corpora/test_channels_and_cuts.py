@@ -130,6 +130,9 @@ def test_joined_recordings_are_made_of_the_channels_of_their_parts(tmp_path, roo
     assert np.abs(found[2 * RATE :] - np.clip(read_whole(manifest, right), -1, 1)).max() < 1e-4
     plain = join_short(table.drop(columns="channel"), ["g"] * 3, 2.0, tmp_path / "made", 1, SilentProgress())
     assert list(plain["path"]) != list(made["path"])
+    again = Notes()
+    join_short(table, ["g"] * 3, 2.0, tmp_path / "made", 1, again)
+    assert "needs about 0.0 MB" in again.all()  # what an earlier run has made needs no more room
 
 
 def test_check_names_a_silent_channel_with_the_one_that_has_the_voice(tmp_path, root):

@@ -117,6 +117,21 @@ def test_without_a_network_the_user_is_told_and_a_list_is_made(tmp_path, monkeyp
     assert "no official trial list found: one is made from the speakers" in progress.all()
 
 
+def test_a_line_that_breaks_in_the_middle_is_no_list(tmp_path, server, monkeypatch):
+    address, www, _ = server
+    known_at(monkeypatch, address)
+    (www / "veri_test2.txt").write_bytes(TRIALS)
+    send_header = http.server.SimpleHTTPRequestHandler.send_header
+    monkeypatch.setattr(
+        http.server.SimpleHTTPRequestHandler,
+        "send_header",
+        lambda self, key, value: send_header(self, key, "999" if key == "Content-Length" else value),
+    )
+    progress = Notes()
+    result = prepare(tmp_path, corpus_trees.voxceleb(tmp_path / "VoxCeleb"), progress)
+    assert set(result.trials) == {"voxceleb"} and "vox1-O! could not be downloaded" in progress.all()
+
+
 def test_what_comes_must_be_the_list(tmp_path, server, monkeypatch):
     address, www, _ = server
     known_at(monkeypatch, address)

@@ -14,6 +14,7 @@ from svkit.store.audio_file import read_audio
 from svkit.store.manifest import read_manifest
 from svkit.store.trials import read_trials
 from tests import corpus_trees
+from tests.corpus_trees import Notes
 
 
 @pytest.fixture
@@ -21,10 +22,10 @@ def root(tmp_path):
     return corpus_trees.kaldi(tmp_path / "data" / "train", tmp_path / "audio dir")
 
 
-def prepare(tmp_path, root, **fields):
+def prepare(tmp_path, root, progress=None, **fields):
     options = {key: fields.pop(key) for key in ("allow_pipes", "audio_root") if key in fields}
     request = CorpusRequest(**{"exp": tmp_path / "exp", "root": root, "valid_speakers": 0, **fields})
-    return kaldi.run(request, SilentProgress(), **options)
+    return kaldi.run(request, progress or SilentProgress(), **options)
 
 
 def rows(tmp_path, *names):
@@ -143,6 +144,10 @@ def test_segments_are_cut_and_their_recording_is_the_session(tmp_path):
     cut, _ = soundfile.read(tmp_path / "exp" / "data" / row["path"])
     assert np.array_equal(cut, samples["call-a"][18000:28000])
     assert listed["s2-call-b"]["num_samples"] == "14000"
+    (tmp_path / "exp" / "data" / row["path"]).unlink()
+    again = Notes()
+    prepare(tmp_path, root, again, eval_speakers="0", overwrite=True)
+    assert "cutting 1 segments needs about" in again.all()  # the others are there already
 
 
 def test_a_changed_recording_is_cut_again(tmp_path):

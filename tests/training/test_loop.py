@@ -1,5 +1,6 @@
 """The loop: clipping per module, steps that are skipped, stopping, and runs that repeat bit for bit."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -187,6 +188,19 @@ def test_records_are_means_since_the_last_record(accelerator):
     losses = single.column("loss")
     assert grouped.column("loss") == pytest.approx([sum(losses[:4]) / 4, sum(losses[4:]) / 2])
     assert grouped.records[0]["kind"] == "train" and grouped.column("examples_per_second")[0] > 0
+
+
+def test_the_rate_counts_steps_before_a_validation_and_not_the_validation(accelerator):
+    def slowly(made: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in made:
+            time.sleep(0.05)
+            yield batch
+
+    task, recorder = ToyTask(), Recorder(validate=lambda: time.sleep(1))
+    changed = plan(4, log_every=4, validate_after=(2,))
+    run_loop(task, make_optimizer(task, OPTIM), slowly(batches(4)), changed, accelerator, recorder)
+    (rate,) = recorder.column("examples_per_second")
+    assert 20 / 1.2 < rate < 20 / 0.2  # 20 examples in 0.2 s or a little more
 
 
 def test_validation_runs_in_evaluation_mode_and_changes_nothing(accelerator):

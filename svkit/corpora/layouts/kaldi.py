@@ -231,8 +231,9 @@ def _cut(segments: Mapping[str, _Segment], paths: Mapping[str, str], maker: _Mak
         name: _segment_target(paths[segment.recording], segment, maker) for name, segment in segments.items()
     }
     # The real rate is known only when the recordings are opened; speech corpora mostly have 16 kHz.
-    samples = 16_000 * sum(max(0.0, segment.end - segment.start) for segment in segments.values())
-    what = f"cutting {len(targets):,} segments"
+    missing = [segment for name, segment in segments.items() if not targets[name].exists()]
+    samples = 16_000 * sum(max(0.0, segment.end - segment.start) for segment in missing)
+    what = f"cutting {len(missing):,} segments"
     check_room(maker.directory, samples * FLAC_BYTES_PER_SAMPLE, what, maker.progress)
 
     def write(name: str) -> None:
