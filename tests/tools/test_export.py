@@ -273,7 +273,7 @@ def test_a_calibration_that_cannot_come_along_is_left_out_and_that_is_said(expor
     (tmp_path / "text.wav").write_text("no audio")
     record(tmp_path / "short.wav", 3, seconds=0.02)
     for name, why in (
-        ("nowhere.wav", "Error opening"),
+        ("nowhere.wav", ": No such file or directory\n"),
         ("text.wav", "not recognised"),
         ("short.wav", "shorter than 35 ms"),
     ):
