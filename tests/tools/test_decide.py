@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch):
      (["short.wav"], "undecided: short.wav: shorter than 35 ms, or with samples that are not finite numbers"),
      (["silent.wav"], "undecided: silent.wav: the model gives no usable embedding; check the audio"),
      (["cut.wav"], "undecided: cut.wav: truncated: shorter than its header says; copy it again"),
-     (["none.wav"], "undecided: none.wav: [Errno 2] No such file or directory: 'none.wav'"),
+     (["none.wav"], "undecided: none.wav: No such file or directory"),
      (["pipe.wav"], "undecided: no calibration.json beside the model"),
      (["good.wav", "1.0"], "PRIOR: expected a number above 0 and below 1, found '1.0'"),
      (["good.wav", "nan"], "PRIOR: expected a number above 0 and below 1, found 'nan'"),
