@@ -190,8 +190,8 @@ def _below_the_limit(done: "CalibrateResult") -> str | None:
     if not found:
         return None
     return (
-        f"With no error, so few people would leave a higher limit ({', '.join(found)}): only errors show how they are"
-        " spread over people, from which the intervals follow."
+        f"The intervals above hold. Without a single error, the limit would be higher ({', '.join(found)}), because it"
+        " would follow from the number of people alone, while errors show how they spread over people."
     )
 
 

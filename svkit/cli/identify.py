@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from svkit.scoring.identify import Answer, Identified
     from svkit.scoring.verify import CalibrationFacts
 
+_DOUBTFUL = 0.1
+"""Probability that it is nobody enrolled, from which an accepted person is named with this doubt."""
+
 
 @takes_groups
 def identify(
@@ -110,7 +113,10 @@ def _print(answer: "Answer", done: "Identified") -> None:
     notes += [*answer.notes, *done.notes]
     if answer.warnings:
         notes.append("Do not trust this: " + "; ".join(answer.warnings))
-    sure = "" if answer.rival is None else f", but it may be {answer.rival}"
+    others = [] if answer.rival is None else [answer.rival]
+    if done.threshold_from != "false accepts" and (answer.posterior_of_none or 0.0) > _DOUBTFUL:
+        others.append("nobody enrolled")
+    sure = f", but it may be {' or '.join(others)}" if others else ""
     verdict = {None: "UNDECIDED", True: f"IDENTIFIED: {answer.name}{sure}", False: "NONE OF THEM"}
     if answer.posterior_of_none is not None and answer.posterior_of_none < 0.5:
         verdict[False] = "NOBODY ACCEPTED: somebody enrolled is likelier, but no one likely enough"

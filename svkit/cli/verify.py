@@ -157,7 +157,7 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
     if done.is_accepted is None:
         notes.append(
             "No decision: this model is not calibrated, and a score alone is not a probability. Learn a calibration"
-            f" with `svkit calibrate HELD_OUT_PEOPLE --model {done.model['path']}`, or give --threshold."
+            f" with `svkit calibrate HELD_OUT_PEOPLE --model {shown_model(done.model['path'])}`, or give --threshold."
         )
     if done.warnings:
         notes.append("Do not trust this: " + "; ".join(done.warnings))

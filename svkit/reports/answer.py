@@ -16,8 +16,8 @@ TOO_HIGH = 0.1
 """Above this EER no model is recommended; guessing gives 0.5."""
 RULE = (
     f"The rule: no model is recommended if the EER (equal error rate) of both is above {100 * TOO_HIGH:g} %; the pruned"
-    " one is, if at the worse end of the 95 % interval its EER is at most a quarter above the dense model's. Your"
-    " application may ask for more or less."
+    " one is recommended if its EER, even at the worse end of the difference's 95 % interval, is at most a quarter"
+    " above the dense model's. Your application may ask for more or less."
 )
 
 

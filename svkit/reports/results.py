@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from svkit.eval.results import Application, DetectionCost, Group, Interval, OperatingPoint
 from svkit.eval.summary import APPLICATIONS
-from svkit.pruning.outcome import vanished_sentence
+from svkit.pruning.outcome import MAX_MOVED, vanished_sentence
 from svkit.reports.tables import LEVEL, MISSING, Table, number, percent
 from svkit.reports.wording import calibration_text, label, model_of, trial_names
 from svkit.store.metrics import Breakdown, Metrics, ScoredList
@@ -18,10 +18,11 @@ THRESHOLD_NOTE = (
     "EER: the threshold where both error rates are equal. FAR: a given false-accept rate; to show a rate of 1 in N, it"
     " takes N nontarget trials. minDCF and Bayes: lowest cost at that prior of a target; a miss costs as much as a"
     " false accept unless costs are given (miss : false accept)."
-    " The 95 % intervals of the rates hold for a fixed threshold. Where no error was seen, the limit is what the number"
-    " of speakers, or of pairs of them, still allows; where some were, an interval may end below it, because errors"
-    " show their spread. All thresholds except the Bayes ones were chosen on these very trials, so other recordings"
-    " give other rates."
+    " The 95 % intervals of the rates hold for a fixed threshold. A rate without a single error has a cautious limit,"
+    " which follows from the number of speakers alone. Once there are errors, it is known how they spread over people,"
+    " so an interval may end below that limit. All thresholds except Bayes ones were chosen on these very trials, so"
+    " other recordings give other rates. To decide about people of your own, do not take a threshold from here: learn"
+    " one from other recordings like yours with svkit calibrate."
 )
 
 ONE_CLASS_NOTE = f"{MISSING}: the group lacks target or nontarget trials, so it has no EER."
@@ -281,7 +282,10 @@ def pruning(prunings: Mapping[str, Pruning], title: str = "") -> Table:
         ["counted after the cut, %", *(percent(facts.counted) for facts in found)],
         ["L1 to the teacher before the cut", *distances(before, "l1")],
         ["L1 after it", *distances(after, "l1")],
-        ["moved by the cut, % of L1", *(percent(facts.moved) for facts in found)],
+        [
+            f"moved by the cut, % of L1 (caution above {100 * MAX_MOVED:g})",
+            *(percent(facts.moved) for facts in found),
+        ],
         ["cosine with the teacher before the cut", *distances(before, "cosine")],
         ["cosine after it", *distances(after, "cosine")],
     ]

@@ -17,9 +17,10 @@ MIN_CLLR_NOTE = (
     " calibration of these scores would reach on these trials."
 )
 ERRORS_NOTE = (
-    "EER: the error rate where misses and false accepts are equally frequent; convex hull EER: the same if two"
-    " thresholds may be mixed by chance, which is never higher. minDCF P: the lowest cost of errors at the prior P of a"
-    f" target. {MIN_CLLR_NOTE}"
+    "EER: the error rate where misses and false accepts are equally frequent; convex hull EER: the same if each"
+    " decision may be drawn at random between two thresholds, which is never higher. minDCF P: the lowest cost of"
+    " errors at the prior P of a target; 1 is the cost of rejecting, or of accepting, everybody."
+    f" {MIN_CLLR_NOTE}"
 )
 CALIBRATION_NOTE = (
     f"actDCF P: the cost at the threshold that the ratios themselves say. {MIN_CLLR_NOTE} What actDCF and Cllr are"

@@ -165,6 +165,10 @@ def test_a_rival_stays_in_sight_and_ratios_at_their_bounds_are_marked(home):
     calibrate(home, weights=(slope,), offset=9.0 - slope * best["score"], bounds=(-2.0, 5.0))
     shown = run("identify", "d.wav").stdout
     assert ">= +5.00" in shown and "<= -2.00" in shown and ">= +4.00" not in shown
+    # Alone among those enrolled, but nobody enrolled is not ruled out either.
+    calibrate(home, weights=(slope,), offset=1.5 - slope * best["score"], bounds=(-20.0, 20.0))
+    shown = run("identify", "d.wav", "--prior", "0.5").stdout
+    assert shown.startswith(f"IDENTIFIED: {best['name']}, but it may be nobody enrolled")
 
 
 def test_people_whom_the_model_takes_for_each_other_are_named_when_they_are_enrolled(home):

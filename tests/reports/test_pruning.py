@@ -27,7 +27,7 @@ FIGURES = [
     ["counted after the cut, %", "80.04"],
     ["L1 to the teacher before the cut", "0.2000"],
     ["L1 after it", "0.2050"],
-    ["moved by the cut, % of L1", "2.50"],
+    ["moved by the cut, % of L1 (caution above 2)", "2.50"],
     ["cosine with the teacher before the cut", "0.9550"],
     ["cosine after it", "0.9530"],
 ]

@@ -104,7 +104,7 @@ def test_an_interval_below_what_no_error_would_allow_is_explained():
         for end in (0.05, 0.4)
     )
     done = SimpleNamespace(people=7, people_once=1, lowest_shown=0.13, decision=SimpleNamespace(point=low))
-    assert "a higher limit (false accepts 13 %)" in _below_the_limit(done)
+    assert "would be higher (false accepts 13 %)" in _below_the_limit(done)
     done.decision.point = high
     assert _below_the_limit(done) is None
 
