@@ -195,19 +195,20 @@ def _alone(call: Callable[..., None], *arguments: object) -> None:
     # This process answers for both the signals that a terminal or a scheduler sends to all.
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
-        process.start()
-    finally:
-        theirs.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
-    try:
+        try:
+            process.start()
+        finally:
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         failure = ours.recv()
     except EOFError as error:
         raise ArtifactError(
             f"{arguments[0]}: the process that writes its graph was killed; is there enough memory?"
         ) from error
     finally:
-        process.kill()
-        process.join()
+        if process.pid is not None:  # a signal may come before it has started
+            process.kill()
+            process.join()
         ours.close()
     if failure is not None:
         raise failure[0] from RuntimeError(failure[1])
