@@ -1,6 +1,6 @@
 """Compare variants of the speaker head with the published one, over folds of real people at the tiny size.
 
-    python benchmarks/ablation.py --folds 2 [--variants sum mean-std] [--set precision=fp32]
+    python benchmarks/ablation.py [--folds 2] [--variants sum mean-std] [--page-only]
 
 Each variant is trained by every stage of the dense recipe, as the dense model of `pruning_quality.py` in the same fold
 was; that model is the published head, and its results are read from its evidence. What a fold shows of a variant is
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from evidence import Evidence, read_evidence, trials_sha256, write_evidence
-from folds import NUM_FOLDS, fold_trials, prepare_fold
+from folds import NUM_FOLDS, add_fold_options, fold_trials, prepare_fold
+from quality_page import comparison_cells, made_by_fold
 from quality_pool import OURS, gather
 from stage_commands import make, score
 
@@ -90,32 +91,26 @@ def render(facts: dict[str, Any]) -> str:
     for one in facts["pooled"]:
         name, pooled = PUBLISHED if one["method"] == OURS else one["method"], one["pooled"]
         what = "MFA of all states, layer adapters, ASP" if name == PUBLISHED else VARIANTS[name][0]
-        cells = [name, what, ", ".join(map(str, one["folds"])), f"{one['num_speakers']}"]
-        cells.append(f"{percent(pooled['eer'])} ({percent(pooled['low'])} to {percent(pooled['high'])})")
-        difference = pooled.get("ours_minus_it")
-        cells.append(
-            ""
-            if difference is None
-            else f"{100 * difference['difference']:+.2f} ({100 * difference['low']:+.2f} to"
-            f" {100 * difference['high']:+.2f}), p = {difference['p_value']:.3f}"
-        )
+        cells = [
+            name,
+            what,
+            ", ".join(map(str, one["folds"])),
+            f"{one['num_speakers']}",
+            *comparison_cells(pooled),
+        ]
         cells.append(f"{percent(sum(valid[name]) / len(valid[name]))}")
         rows.append(cells)
     headings = [
         "variant", "head", "folds", "speakers", "EER, % (95 %)", "published minus it, points (95 %)",
         "EER of validation speakers, %",
     ]  # fmt: skip
-    made = "; ".join(
-        f"fold {one['fold']}: {', '.join(one['dates'])}, {', '.join(one['processors'])}"
-        for one in facts["made"]
-    )
     return "\n\n".join(
         [
             "# Ablation of the speaker head",
-            f"Made by `{facts['command']}` ({made}; fp32). Preset `{PRESET}`, dense models. Each variant is trained"
-            " like the published head: same stages, steps and seed. It is compared with it on the folds where both were"
-            " trained. A negative difference means that the published head makes fewer errors. Validation: the mean of"
-            " the folds' EERs, each of five speakers held out of training.",
+            f"Made by `{facts['command']}`. {made_by_fold(facts)} Preset `{PRESET}`, dense models. Each variant is"
+            " trained like the published head: same stages, steps and seed. It is compared with it on the folds where"
+            " both were trained. A negative difference means that the published head makes fewer errors. Validation:"
+            " the mean of the folds' EERs, each of five speakers held out of training.",
             to_markdown(Table(headings=headings, rows=rows, left=(0, 1))),
             "The encoder has four layers and starts from random weights, so nothing follows for a pretrained encoder"
             " of 24 layers.\n",
@@ -128,14 +123,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--voices", type=Path, default=Path("../shared/voices"))
-    parser.add_argument("--home", type=Path, default=Path("exp-folds"), help="where the folds are made")
-    parser.add_argument("--folds", type=int, nargs="*", choices=range(NUM_FOLDS), default=range(NUM_FOLDS))
+    add_fold_options(parser)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--page-only", action="store_true", help="write the page of what is there")
     options = parser.parse_args()
     kept, seed = options.out / "ablation", load_recipe(PRESET).seed
-    for fold in options.folds:
+    for fold in () if options.page_only else options.folds:
         for name in options.variants:
             if read_evidence(kept, fold, name, settings(seed, name)) is not None:
                 continue

@@ -13,6 +13,7 @@ help under conditions that training never met? Writes conditions_voices.{json,md
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def usable(name: str) -> bool:
 
 def train(exp: Path, home: Path) -> Path:
     """Train a dense model under conditions, with all else as in the dense model of `exp`; return its checkpoint."""
-    names = "[" + ", ".join(f'"{name}"' for name in TRAINED_UNDER) + "]"
+    names = json.dumps(TRAINED_UNDER)
     changes = [
         f"{stage}.augment.{setting}"
         for stage in ("lora", "joint", "lmft")

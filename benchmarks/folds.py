@@ -127,6 +127,13 @@ def prepare_fold(voices: Path, home: Path, fold: int) -> Path:
     return exp
 
 
+def add_fold_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every benchmark over folds: recordings, where the folds are made, which of them."""
+    parser.add_argument("--voices", type=Path, default=Path("../shared/voices"))
+    parser.add_argument("--home", type=Path, default=Path("exp-folds"), help="where the folds are made")
+    parser.add_argument("--folds", type=int, nargs="+", choices=range(NUM_FOLDS), default=range(NUM_FOLDS))
+
+
 def train_dense(exp: Path, flags: list[str]) -> Path:
     """Train the dense model of a fold; `flags` are recipe options of the training commands."""
     return make(exp / "finetune", "finetune", "--exp", exp, *flags, last="lmft")

@@ -24,7 +24,7 @@ from unittest import mock
 
 import measuring
 import torch
-from folds import NUM_FOLDS, prepare_fold, train_dense
+from folds import add_fold_options, prepare_fold, train_dense
 from pruning_quality import Model, Run, dense_architecture, run_ours
 from torch import Tensor
 from torch.nn import functional
@@ -130,9 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--voices", type=Path, default=Path("../shared/voices"))
-    parser.add_argument("--home", type=Path, default=Path("exp-folds"), help="where the folds are made")
-    parser.add_argument("--folds", type=int, nargs="+", choices=range(NUM_FOLDS), default=range(NUM_FOLDS))
+    add_fold_options(parser)
     parser.add_argument("--ideas", nargs="+", choices=("speaker", "layers"), default=("speaker", "layers"))
     parser.add_argument("--speaker-weight", type=float, default=0.1)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")

@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 from evidence import Evidence, read_evidence, trials_sha256, write_evidence
-from folds import NUM_FOLDS, fold_trials, prepare_fold, train_dense
+from folds import NUM_FOLDS, add_fold_options, fold_trials, prepare_fold, train_dense
 from magnitude import RULES, cut_by_magnitude
 from quality_page import render
 from quality_pool import gather
@@ -386,9 +386,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--voices", type=Path, default=Path("../shared/voices"))
-    parser.add_argument("--home", type=Path, default=Path("exp-folds"), help="where the folds are made")
-    parser.add_argument("--folds", type=int, nargs="+", choices=range(NUM_FOLDS), default=range(NUM_FOLDS))
+    add_fold_options(parser)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")

@@ -51,20 +51,24 @@ def verdict(facts: dict[str, Any]) -> list[str]:
     return sentences
 
 
+def comparison_cells(found: dict[str, Any]) -> list[str]:
+    """Return the EER of a method and the difference of ours from it, both with intervals."""
+    pair = found.get("ours_minus_it")
+    return [
+        f"{100 * found['eer']:.2f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})",
+        f"{_points(pair['difference'])} ({_points(pair['low'])} to {_points(pair['high'])}), p = "
+        f"{pair['p_value']:.3f}"
+        if pair
+        else "",
+    ]
+
+
 def _comparison(facts: dict[str, Any]) -> Table:
     rows = []
     for one in facts["pooled"]:
         cells = [one["method"], str(len(one["folds"])), str(one["num_speakers"])]
         for kind in ("pooled", "mean"):
-            found = one[kind]
-            cells.append(f"{100 * found['eer']:.2f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})")
-            pair = found.get("ours_minus_it")
-            cells.append(
-                f"{_points(pair['difference'])} ({_points(pair['low'])} to {_points(pair['high'])}), p = "
-                f"{pair['p_value']:.3f}"
-                if pair
-                else ""
-            )
+            cells += comparison_cells(one[kind])
         rows.append(cells)
     headings = [
         "method",
@@ -129,7 +133,7 @@ def _by_fold(facts: dict[str, Any]) -> Table:
     return Table(headings=["fold", *methods], rows=rows)
 
 
-def _made(facts: dict[str, Any]) -> str:
+def made_by_fold(facts: dict[str, Any]) -> str:
     """Say where and when each fold was trained, and which methods of a fold had different teachers."""
     sentences = []
     for one in facts["made"]:
@@ -147,7 +151,7 @@ def render(facts: dict[str, Any]) -> str:
     lines = [
         "# Pruning quality",
         "",
-        f"- Written by `{facts['command']}`. {_made(facts)}",
+        f"- Written by `{facts['command']}`. {made_by_fold(facts)}",
         f"- 62 real speakers in {facts['num_folds']} folds (`benchmarks/folds.py`), each evaluated by models that were "
         f"trained on the others. **{complete} of {facts['num_folds']} folds** are finished for ours; "
         "`make pruning-quality` continues with the rest.",

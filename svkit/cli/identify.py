@@ -152,8 +152,8 @@ def _threshold(done: "Identified", threshold: float) -> str:
     if done.threshold_from == "bayes":
         each = "" if is_one else f", {done.prior_per_person:.2g} for each"
         return f"{below}: prior {done.prior:g} that it is {them}{each}."
-    assert done.calibration is not None
-    decision = done.calibration["decision"] or {}
+    assert done.calibration is not None and done.calibration["decision"] is not None
+    decision = done.calibration["decision"]
     rate = decision["false_accepts"]
     return (
         f"{below}: asked for: false accepts up to {100 * rate:g} % for each person. If that holds, up to"

@@ -53,15 +53,22 @@ def look_up(
         needed = enrollment[enrollment["enroll_id"].isin(enroll_ids)]
         utterances = np.asarray(needed["utterance_id"], dtype=object)
         known = pd.Index(needed["enroll_id"].unique())
-        _refuse_missing("the enrollment map", [_missing(known, enroll_ids, "enrollments")])
+        _refuse_missing(
+            "the enrollment map",
+            [_missing(known.get_indexer(pd.Index(enroll_ids)), enroll_ids, "enrollments")],
+        )
         groups = pd.Index(enroll_ids).get_indexer(pd.Index(needed["enroll_id"]))
     index = pd.Index(embeddings.ids)
-    sides = ((utterances, "enrollment utterances"), (test_ids, "test utterances"))
-    _refuse_missing(source, [_missing(index, ids, what) for ids, what in sides])
+    enroll_rows, test_rows = (index.get_indexer(pd.Index(ids)) for ids in (utterances, test_ids))
+    sides = (
+        _missing(enroll_rows, utterances, "enrollment utterances"),
+        _missing(test_rows, test_ids, "test utterances"),
+    )
+    _refuse_missing(source, sides)
     return Lookup(
-        enroll=embeddings.matrix[index.get_indexer(pd.Index(utterances))],
+        enroll=embeddings.matrix[enroll_rows],
         enroll_groups=groups.astype(np.int64),
-        test=embeddings.matrix[index.get_indexer(pd.Index(test_ids))],
+        test=embeddings.matrix[test_rows],
         enroll_rows=trials.enroll.codes,
         test_rows=trials.test.codes,
     )
@@ -81,8 +88,8 @@ def has_embeddings(
     return np.asarray(has_test & has_enroll, dtype=bool)
 
 
-def _missing(index: pd.Index, ids: NDArray[np.object_], what: str) -> str | None:
-    missing = np.asarray(ids)[index.get_indexer(pd.Index(ids)) < 0]
+def _missing(rows: NDArray[np.int64], ids: NDArray[np.object_], what: str) -> str | None:
+    missing = np.asarray(ids)[rows < 0]
     if not len(missing):
         return None
     shown = first_five(missing[:5].tolist()) + (", ..." if len(missing) > 5 else "")

@@ -114,10 +114,13 @@ class Gallery:
 
     def row_of(self, name: str, where: Path) -> int:
         """Return the row of a person (ConfigError: nobody has that name)."""
-        if not self.has(name):
+        try:
+            return self.names.index(unicodedata.normalize("NFC", name))
+        except ValueError:
             known = first_five(sorted(self.names)) or "nobody"
-            raise ConfigError(f"{where}: expected the name of somebody enrolled ({known}), found {name!r}")
-        return self.names.index(unicodedata.normalize("NFC", name))
+            raise ConfigError(
+                f"{where}: expected the name of somebody enrolled ({known}), found {name!r}"
+            ) from None
 
 
 def check_name(name: str) -> str:
