@@ -1,7 +1,7 @@
 # svkit from recordings to a report. `make all` needs only Python 3.10-3.13: it makes the virtual environment, renders the
 # demo corpus, and runs every stage. A finished stage runs again only if its settings or inputs have changed.
 #
-#   make all                                    the demo, about eleven minutes on two cores
+#   make all                                    the demo, about ten minutes on two cores
 #   make all CORPUS=folder ROOT=DIR PRESET=tiny your own recordings, in a directory for each speaker
 #   make all CORPUS=voxceleb VOXCELEB=DIR MUSAN=DIR RIRS=DIR PRESET=w2v-bert-2.0 ENCODER=facebook/w2v-bert-2.0 NPROC=8
 #
