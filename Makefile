@@ -38,12 +38,12 @@ TORCHRUN ?= $(VENV)/bin/torchrun
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup all prepare report calibrated sparsity-sweep pruning-quality test check static format docs dist bench e2e \
-        soak clean FORCE
+.PHONY: help setup all prepare report calibrated sparsity-sweep pruning-quality test test-slow check static format docs dist \
+        bench soak clean FORCE
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
-	@echo 'Targets: setup all calibrated sparsity-sweep pruning-quality test check static format docs dist bench e2e soak clean'
+	@echo 'Targets: setup all calibrated sparsity-sweep pruning-quality test test-slow check static format docs dist bench soak clean'
 
 # ---- Set-up -------------------------------------------------------------------------------------------------------
 
@@ -191,9 +191,13 @@ pruning-quality: $(SETUP)
 # and in the order of the files: pytest -p no:randomly.
 JOBS ?= 2
 test: $(SETUP)
-	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal -m 'not slow'
 
-check: static test
+# The tests that `make test` leaves out, because they take seconds each. CI runs them, too.
+test-slow: $(SETUP)
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist worksteal -m slow
+
+check: static test-slow test
 
 static: $(SETUP)
 	$(VENV)/bin/ruff format --check .
@@ -222,9 +226,6 @@ dist: $(SETUP)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'twine>=6,<8'
 	$(VENV)/bin/python -m build --outdir dist .
 	$(VENV)/bin/python -m twine check --strict dist/*
-
-e2e: $(SETUP)
-	$(VENV)/bin/pytest tests/e2e
 
 # Runs the long tests that `make test` leaves out. Then, for SOAK_MINUTES, kills every stage, takes resources from it and
 # starts it twice at once; the counts go to docs/results/soak.{json,md}.

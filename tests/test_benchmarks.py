@@ -25,6 +25,7 @@ def test_what_a_benchmark_imports_is_there(path: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_the_benchmark_for_gpus_has_a_dry_run(tmp_path: Path) -> None:
     """Nobody who lends a card should meet a mistake in it."""
     record = tmp_path / "gpu.json"

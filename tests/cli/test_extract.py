@@ -236,6 +236,7 @@ def test_each_condition_has_a_directory_of_its_own(people):
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_two_processes_read_and_embed_as_one(people):
     alone = read_embeddings(Path(extract(people, "--out", "alone").stdout.strip()))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

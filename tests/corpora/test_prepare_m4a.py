@@ -129,6 +129,7 @@ def test_aac_becomes_flac_beside_it_and_an_interrupted_conversion_goes_on(
     prepare(tmp_path, root, overwrite=True)
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_goes_on(tmp_path, root):
     """By a SIGKILL that leaves no time to tidy up, while ffmpeg's output is there but not yet checked."""
     slow, runs = tmp_path / "bin" / "ffmpeg", shlex.quote(str(tmp_path / "runs"))

@@ -99,6 +99,7 @@ def _material(root: Path) -> None:
     (root / "musan/music/fma/ANNOTATIONS").write_text(annotations)
 
 
+@pytest.mark.slow
 def test_voxceleb_chain(tmp_path: Path, encoder_directory: Path, quick_svkit: str) -> None:
     root = _voxceleb(tmp_path / "Vox Celeb")
     _material(tmp_path)

@@ -14,6 +14,7 @@ from tests.training_experiment import make_teacher
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_inference_works_without_what_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     script = importlib.import_module("install_size")

@@ -16,7 +16,7 @@ from svkit.cli.app import main
 from tests.processes import fork_server
 from tests.training_experiment import prepare, set_options
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 SECONDS = 120.0
 
 

@@ -82,6 +82,7 @@ def _tracked_files() -> list[str]:
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_wheel_and_sdist_hold_the_package_and_nothing_else(tmp_path: Path) -> None:
     """The wheel is built from the sdist, so that both are known to be whole; setuptools is fetched, as by any user."""
     source = tmp_path / "source"

@@ -19,7 +19,7 @@ from svkit.store.embeddings import read_embeddings
 from tests.e2e.torchrun_job import started
 from tests.training_experiment import interrupt, log, make_teacher, one_process, prepare, set_options
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 BATCH_SIZE = 2
 LOSS_TOLERANCE = 1e-3

@@ -20,7 +20,7 @@ from tests.e2e.test_torchrun import alone, train_records
 from tests.e2e.torchrun_job import SECONDS, Job, started
 from tests.training_experiment import make_teacher, prepare, set_options
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 LOSS_TOLERANCE = 1e-2
 """Relative, after many steps of Adam whose sums run in another order."""

@@ -39,7 +39,7 @@ from tests.random_models import draw_weights
 from tests.tools.decide_script import run_script
 from tests.training_experiment import TEACHER, finish, make_teacher
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 DENSE = EncoderArchitecture.uniform(num_layers=2, hidden_size=24, num_heads=3, ffn_dim=20)
 CUT = DENSE.with_widths({"num_heads": [2, 0], "ffn1_dim": [0, 7], "ffn2_dim": [9, 1], "conv_dim": [5, 0]})

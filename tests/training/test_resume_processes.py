@@ -59,6 +59,7 @@ def _process(rank: int, folder: str) -> None:
     leave()
 
 
+@pytest.mark.slow
 def test_one_process_reads_and_both_have_the_state(tmp_path: Path) -> None:
     run_in_two(_process, str(tmp_path))
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
