@@ -3,6 +3,8 @@
 import os
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -190,10 +192,13 @@ class OutputOptions(OptionGroup):
     def show_next(self, command: str, *, is_last: bool = False) -> None:
         """Show the command to run next, on stderr, unless the result is printed as JSON.
 
-        Under make, which runs the next stage itself, only what follows the last stage is shown.
+        Under make, which runs the next stage itself, only what follows the last stage is shown. Without an activated
+        environment, svkit is named as it was called, for example `.venv/bin/svkit`.
         """
         if not self.json and (is_last or "MAKELEVEL" not in os.environ):
             is_default = self.exp == Path(os.environ.get("SVKIT_EXP", "exp"))
+            if Path(sys.argv[0]).name == "svkit" and shutil.which("svkit") is None:
+                command = shlex.quote(sys.argv[0]) + command.removeprefix("svkit")
             console.note(f"next: {command}" + ("" if is_default else f" --exp {shlex.quote(str(self.exp))}"))
 
 

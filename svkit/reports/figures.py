@@ -376,16 +376,20 @@ def _training(report: Report) -> Iterator[Panel]:
     for stage in report.training:
         home, _, name = stage.stage.rpartition("/")
         chains.setdefault(home if home in HOMES else stage.stage, []).append(stage)
-    for name, stages in chains.items():
-        losses = [loss for stage in stages if _is_drawn(loss := stage.train.get("loss"))]
-        if not losses:
+    for name, chain in chains.items():
+        # A stage too short for a curve would leave an empty place.
+        drawn = [(stage, loss) for stage in chain if _is_drawn(loss := stage.train.get("loss"))]
+        if not drawn:
             continue
+        stages = [stage for stage, _ in drawn]
+        short = [_short(stage) for stage in chain if stage not in stages]
+        names = f", stages {', '.join(map(_short, stages))}" if name in HOMES else ""
         yield Panel(
             name=f"training-{name}", group="training", height_inches=2.6, legend_columns=2,
-            caption=f"{name}: training" + (f", {', '.join(map(_short, stages))}" if name in HOMES else ""),
+            caption=f"{name}: training{names}" + (f"; too short for a curve: {', '.join(short)}" if short else ""),
             alt=" ".join(
                 f"{stage.stage}: a loss from {loss.value[0]:.3g} to {loss.value[-1]:.3g} in {loss.step[-1]:,} steps."
-                for stage in stages if _is_drawn(loss := stage.train.get("loss"))
+                for stage, loss in drawn
             ),
             xlabel="step", ylabel="loss", plot=partial(_curves, stages),
         )  # fmt: skip

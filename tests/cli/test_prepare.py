@@ -47,6 +47,15 @@ def test_under_make_which_runs_the_next_command_itself_it_is_not_named(tmp_path,
     assert done.exit_code == 0 and "next: " not in done.stderr
 
 
+def test_without_an_activated_environment_svkit_is_named_as_it_was_called(tmp_path, tree, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.argv", [".venv/bin/svkit"])
+    assert said(run("folder", tree))[-1] == "next: .venv/bin/svkit finetune"
+    monkeypatch.setattr("sys.argv", ["svkit/__main__.py"])  # python -m svkit, torchrun
+    assert said(run("folder", tree, "--keep-finished"))[-1] == "next: svkit finetune"
+
+
 def test_it_ends_with_the_split_and_the_next_command(tmp_path, tree, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = run("folder", tree)

@@ -120,6 +120,10 @@ def stage(name, num_points, margin=None):
 
 def test_stages_follow_each_other_in_one_figure_and_a_change_of_margin_is_marked():
     stages = (stage("finetune/joint", 4, 0.2), stage("finetune/lmft", 3, 0.5), stage("prune", 2))
+    # What comes before is too short for a curve, and leaves no empty place.
+    (panel,) = figures._training(SimpleNamespace(training=(stage("finetune/head", 2, 0.2), *stages)))
+    assert panel.caption == "finetune: training, stages joint, lmft; too short for a curve: head"
+    assert panel.plot.args[0] == [*stages[:2]]
     (panel,) = figures._training(SimpleNamespace(training=stages))
     assert panel.name == "training-finetune"  # of the pruning there are two points: numbers in the table
     from matplotlib.figure import Figure
