@@ -14,7 +14,7 @@ Student = Annotated[
 
 @takes_groups
 def distill(*, student: Student = None, teacher: Teacher = None, common: options.RunOptions) -> None:
-    """Distill the teacher into the pruned model, and attach the teacher's head again.
+    """Distill the teacher into the pruned model, and attach the teacher's speaker head again.
 
     Example: svkit distill --set distill.epochs=10
     """

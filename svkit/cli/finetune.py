@@ -29,7 +29,7 @@ def finetune(
     augment: options.Augment = None,
     common: options.RunOptions,
 ) -> None:
-    """Fine-tune encoder and speaker head: lora (or head), joint, lmft.
+    """Fine-tune encoder and speaker head: the stages lora (or head), joint, lmft.
 
     Example: svkit finetune --stage joint --set joint.optim.lr=2e-5
     """

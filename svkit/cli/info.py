@@ -90,7 +90,12 @@ def _print(size: "ModelSize") -> None:
         states = [[str(state), f"{100 * share:.1f} %"] for state, share in size.state_weights.items()]
         console.table(Table(title="weight of each hidden state", headings=["state", "share"], rows=states))
 
-    kinds = {"num_heads": "heads", "ffn1_dim": "FFN 1", "ffn2_dim": "FFN 2", "conv_dim": "convolution"}
+    kinds = {
+        "num_heads": "attention heads",
+        "ffn1_dim": "FFN 1",
+        "ffn2_dim": "FFN 2",
+        "conv_dim": "convolution",
+    }
     columns = [list(map(width, size.widths[kind], size.dense_widths[kind])) for kind in kinds]
     layers = [[str(index), *cells] for index, cells in enumerate(zip(*columns, strict=True))]
     console.table(Table(title="widths per layer", headings=["layer", *kinds.values()], rows=layers))

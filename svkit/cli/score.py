@@ -278,7 +278,7 @@ def _print(done: "ScoreResult") -> None:
     if systems[0].cllr is not None:
         console.table(results.brief_calibration(systems))
     for one in systems:
-        notes = [results.THRESHOLD_NOTE, wording.MIN_CLLR_NOTE] if one is systems[-1] else []
+        notes = [results.threshold_note(systems), wording.MIN_CLLR_NOTE] if one is systems[-1] else []
         console.table(results.thresholds(one, f"Thresholds of {one.name}", notes))
     for table in (*results.breakdowns(systems), *conditions.tables(done.conditions, is_brief=True)):
         console.table(table)

@@ -136,7 +136,7 @@ def _gain(model: Model, dense: Model, systems: Sequence[System]) -> str:
     name = next(system.name for system in systems if system.model_path == model.path)
     parts = [
         f"{percent(model.sparsity, digits=1)} % of the encoder's parameters are gone",
-        f"{dense.macs_per_second.total / model.macs_per_second.total:.1f} times fewer MACs",
+        f"{dense.macs_per_second.total / model.macs_per_second.total:.1f} times fewer multiply-adds",
         f"{dense.size_bytes / model.size_bytes:.1f} times smaller on disk",
     ]
     if model.timing and dense.timing:
@@ -184,7 +184,11 @@ def _costs(pair: Pair) -> Iterator[list[str]]:
     dense, pruned = pair.dense_model, pair.pruned_model
     for name, before, after in (
         ("encoder's parameters, M", dense.encoder_parameters / MEGA, pruned.encoder_parameters / MEGA),
-        ("GMACs for 1 s of audio", dense.macs_per_second.total / GIGA, pruned.macs_per_second.total / GIGA),
+        (
+            "billion multiply-adds (GMACs) for 1 s",
+            dense.macs_per_second.total / GIGA,
+            pruned.macs_per_second.total / GIGA,
+        ),
         ("size on disk, MB", dense.size_bytes / MEGA, pruned.size_bytes / MEGA),
     ):
         yield [name, f"{before:.3g}", f"{after:.3g}", f"{100 * (after / before - 1):+.1f} %"]

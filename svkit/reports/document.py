@@ -1,13 +1,27 @@
 """The report as sections, rendered as `report.html` (one page without any link to the network) and `report.md`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from svkit.reports import answer, conditions, results, wording
 from svkit.reports.figures import GROUPS, Panel
 from svkit.reports.tables import Table
 from svkit.reports.templates import render_markdown, render_page
 from svkit.store.report import Report
+
+READ_ON = {
+    "Results": ("decisions.md", "3. Is the difference real?"),
+    "Errors": ("concepts.md", "How it is evaluated"),
+    "Calibration": ("decisions.md", "2. Which calibration?"),
+    conditions.TITLE: ("conditions.md", "In an evaluation"),
+    "Thresholds": ("decisions.md", "1. Which threshold?"),
+    "Accuracy against cost": ("performance.md", "The pruned structure"),
+    "Structure": ("concepts.md", "How it learns"),
+    "Training": ("concepts.md", "How it learns"),
+    "Checkpoints": ("concepts.md", "What is on disk"),
+    "Provenance": ("concepts.md", "What is on disk"),
+}
+"""Page and heading of the documentation, which has no public address yet, for each section of the report."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,8 +84,10 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
         "results": wording.notes(report),
         "errors": [wording.ERRORS_NOTE, *dict.fromkeys(note for table in breakdowns for note in table.notes)],
         "calibration": [wording.CALIBRATION_NOTE],
-        "structure": [wording.DISTANCE_NOTE] * bool(report.prunings),
-        "training": wording.validation_notes(report),
+        "structure": [wording.LAYERS_NOTE]
+        * any(model.is_evaluated and model.sparsity for model in report.models)
+        + [wording.DISTANCE_NOTE] * bool(report.prunings),
+        "training": wording.training_notes(report),
     }
     figures = {
         group: Section(
@@ -91,11 +107,20 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
             tables=conditions.tables(report.conditions),
             notes=[*conditions.findings(report.conditions), conditions.NOTE],
         ),
-        Section(title="Thresholds", tables=thresholds, notes=[results.THRESHOLD_NOTE]),
+        Section(title="Thresholds", tables=thresholds, notes=[results.threshold_note(systems)]),
         figures.pop("cost"),
         figures.pop("structure"),
-        Section(title="Checkpoints", tables=[results.models(report.models)]),
+        Section(
+            title="Checkpoints",
+            tables=[results.models(report.models)],
+            notes=[wording.MODELS_NOTE] * any(model.is_evaluated for model in report.models),
+        ),
         figures.pop("training"),
         Section(title="Provenance", tables=[origin], summary=summary),
     ]
-    return [part for part in found if part.panels or any(table.rows for table in part.tables)]
+    return [
+        replace(part, notes=[*part.notes, f'More: svkit\'s docs/{page}, "{heading}".'])
+        for part in found
+        if part.panels or any(table.rows for table in part.tables)
+        for page, heading in [READ_ON[part.title]]
+    ]

@@ -39,7 +39,7 @@ DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.
 FEWEST_POINTS = 3
 """Shorter curves are not drawn; the table of stages has the first and last value of each."""
 _WIDTHS = (
-    ("num_heads", "attention heads", "heads"),
+    ("num_heads", "attention heads", "attention heads"),
     ("ffn1_dim", "FFN 1", "units"),
     ("conv_dim", "convolution", "channels"),
     ("ffn2_dim", "FFN 2", "units"),

@@ -14,13 +14,13 @@ from svkit.store.source import shown
 MEGA, GIGA = 1e6, 1e9
 EER = f"EER, %{LEVEL}"
 BRIEF = APPLICATIONS[:2]
-THRESHOLD_NOTE = (
+_THRESHOLD_NOTE = (
     "EER: the threshold where both error rates are equal. FAR: a given false-accept rate; to show a rate of 1 in N, it"
-    " takes N nontarget trials. minDCF and Bayes: lowest cost at that prior of a target; a miss costs as much as a"
-    " false accept unless costs are given (miss : false accept)."
+    " takes N nontarget trials. minDCF{}: lowest cost at that prior of a target; a miss costs as much"
+    " as a false accept unless costs are given (miss : false accept)."
     " The 95 % intervals of the rates hold for a fixed threshold. A rate without a single error has a cautious limit,"
     " which follows from the number of speakers alone. Once there are errors, it is known how they spread over people,"
-    " so an interval may end below that limit. All thresholds except Bayes ones were chosen on these very trials, so"
+    " so an interval may end below that limit. All thresholds{} were chosen on these very trials, so"
     " other recordings give other rates. To decide about people of your own, do not take a threshold from here: learn"
     " one from other recordings like yours with svkit calibrate."
 )
@@ -228,6 +228,12 @@ def thresholds(system: Metrics, title: str = "", notes: Sequence[str] = ()) -> T
     return Table(title=title, headings=headings, rows=rows, notes=notes)
 
 
+def threshold_note(systems: Sequence[Metrics]) -> str:
+    """Explain the tables of thresholds; Bayes thresholds are mentioned only if some system has them."""
+    has_bayes = any(system.bayes_thresholds for system in systems)
+    return _THRESHOLD_NOTE.format(*(" and Bayes", " except Bayes ones") if has_bayes else ("", ""))
+
+
 def breakdowns(systems: Sequence[Metrics]) -> list[Table]:
     """Every breakdown, with a row per group; systems with equal groups share a table."""
     found: dict[tuple[str, ...], list[tuple[str, Breakdown]]] = {}
@@ -256,10 +262,10 @@ def model_size(size: ModelSize, title: str = "") -> Table:
     if size.teacher_parameters is not None:
         rows.append(["  before the cut", f"{size.teacher_parameters:,}"])
         rows.append(["  sparsity", f"{percent(size.sparsity)} %"])
-    rows.append(["head parameters", f"{size.head_parameters:,}"])
+    rows.append(["speaker head parameters", f"{size.head_parameters:,}"])
     work = size.macs_per_second
     counts = [work.total, work.encoder, work.head, work.positional]
-    names = ["MACs for 1 s", "  of the encoder", "  of the head", "  positional, not in the sum"]
+    names = ["MACs for 1 s", "  of the encoder", "  of the speaker head", "  positional, not in the sum"]
     unit, sign = (GIGA, "G") if work.total >= GIGA / 10 else (MEGA, "M")
     rows += [[name, f"{count / unit:,.3f} {sign}"] for name, count in zip(names, counts, strict=True)]
     if size.size_bytes is not None:
@@ -294,7 +300,7 @@ def pruning(prunings: Mapping[str, Pruning], title: str = "") -> Table:
 
 
 _MODEL_HEADINGS = (
-    "model", "encoder, M", "head, M", "sparsity, %", "GMACs, 1 s", "size, MB", "RTF wall", "RTF CPU",
+    "model", "encoder, M", "speaker head, M", "sparsity, %", "GMACs, 1 s", "size, MB", "RTF wall", "RTF CPU",
 )  # fmt: skip
 _BRIEF_MODEL_HEADINGS = ("model", "encoder, M", "sparsity, %", "GMACs, 1 s", "RTF CPU")
 

@@ -17,9 +17,10 @@ MIN_CLLR_NOTE = (
     " calibration of these scores would reach on these trials."
 )
 ERRORS_NOTE = (
-    "EER: the error rate where misses and false accepts are equally frequent; convex hull EER: the same if each"
-    " decision may be drawn at random between two thresholds, which is never higher. minDCF P: the lowest cost of"
-    " errors at the prior P of a target; 1 is the cost of rejecting, or of accepting, everybody."
+    "Trial: a pair of recordings, target if both are of one speaker, else nontarget. EER: the error rate where misses"
+    " and false accepts are equally frequent; convex hull EER: the same if each decision may be drawn at random between"
+    " two thresholds, which is never higher. minDCF P: the lowest cost of errors at the prior P of a target; 1 is the"
+    " cost of rejecting, or of accepting, everybody."
     f" {MIN_CLLR_NOTE}"
 )
 CALIBRATION_NOTE = (
@@ -31,6 +32,25 @@ _VALIDATION_NOTE = (
     " training went well. The EER of the results is measured on the evaluation speakers, on whom nothing was chosen."
     " The trials differ, so either EER may be the higher one."
 )
+_MARGIN_NOTE = (
+    "Margin: the angle, in radians, by which the training loss wants speakers apart. A point of a curve is the mean"
+    " over the last few steps, so in a stage of few steps the loss may rise by chance: go by the validation."
+)
+_LMFT_NOTE = (
+    "Losses of two stages cannot be compared: lmft trains with a larger margin, on longer crops and at a lower rate,"
+    " so its loss begins higher, and may rise."
+)
+_DISTANCE_LOSS_NOTE = (
+    "The loss of prune and distill is L1 minus cosine, as explained under Structure, so it is negative for a student"
+    " close to its teacher (with equal weights, -1 is perfect); a Lagrangian constraint adds its penalty. While prune"
+    " closes units, the loss may rise."
+)
+LAYERS_NOTE = (
+    "Each layer has attention heads, a convolution, and two feed-forward networks: FFN 1 comes before them, FFN 2"
+    " after them. Pruning learns a gate (0 to 1) for each attention head, channel and unit, and cuts off those whose"
+    " gates close."
+)
+MODELS_NOTE = "The columns are explained under Results; models that were not evaluated were not timed."
 DISTANCE_NOTE = (
     "L1: the mean absolute difference between the student's and the teacher's hidden states (0: equal); cosine: their"
     " mean cosine (1: equal)."
@@ -164,11 +184,23 @@ def timing_note(report: Report) -> str:
         return ""
     lengths = ", ".join(f"{seconds:g}" for seconds in machine.utterance_seconds)
     return (
-        "M: millions of parameters; GMACs, 1 s: billions of multiply-adds for a second of audio; RTF: seconds that a"
-        f" second of audio takes on {machine.num_threads} thread of {machine.processor}, single utterances of"
-        f" {lengths} s, median of {machine.rounds} rounds taken in turns (in brackets: shortest and longest); CPU: the"
-        " same in computing time, which other load on the machine disturbs less."
+        "M: millions of parameters; speaker head: the layers that turn hidden states into an embedding; GMACs, 1 s:"
+        " billions of multiply-adds for a second of audio; RTF (real-time factor): seconds that a second of audio takes"
+        f" on {machine.num_threads} thread of {machine.processor}, single utterances of {lengths} s, median of"
+        f" {machine.rounds} rounds taken in turns (in brackets: shortest and longest); wall: by the clock; CPU: in"
+        " computing time, which other load on the machine disturbs less."
     )
+
+
+def training_notes(report: Report) -> list[str]:
+    """Explain what the table and the curves of training show, as far as there are such stages."""
+    stages = report.training
+    notes = {
+        _MARGIN_NOTE: any(stage.margin is not None for stage in stages),
+        _LMFT_NOTE: any(stage.stage.endswith("lmft") for stage in stages),
+        _DISTANCE_LOSS_NOTE: any("l1" in stage.train for stage in stages),
+    }
+    return [note for note, is_needed in notes.items() if is_needed] + validation_notes(report)
 
 
 def validation_notes(report: Report) -> list[str]:

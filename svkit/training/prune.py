@@ -112,7 +112,7 @@ def _target(teacher: ModelArchitecture, config: PruneConfig, budget: str | None)
         )
     if allowed <= counts.head:
         raise TrainingError(
-            f"--budget {budget}: pruning the encoder cannot meet it, because the head alone takes"
+            f"--budget {budget}: pruning the encoder cannot meet it, because the speaker head alone takes"
             f" {counts.head / 1e9:.3f} G of the model's {total}; give more"
         )
 

@@ -4,10 +4,13 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+
+from svkit.reports import document
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -45,7 +48,17 @@ def test_the_answer_comes_first(page):
 def test_every_measure_is_explained_where_it_is_shown(page):
     of = {part.partition('"')[0]: part for part in page.split('<section aria-labelledby="')}
     assert all(f"{name}: the " in of["errors"] for name in ("EER", "convex hull EER", "minCllr"))
-    assert "L1: the mean absolute difference" in of["structure"]
+    assert "L1: the mean absolute difference" in of["structure"] and "FFN 1 comes before" in of["structure"]
+    assert "Bayes" not in of["thresholds"]  # there is no such row
+    assert "-1 is perfect" in of["training"] and "lmft trains with a larger margin" in of["training"]
+
+
+def test_every_section_names_a_place_in_the_documentation(page):
+    named = re.findall("svkit&#39;s docs/(.*?), &#34;(.*?)&#34;", page)
+    assert len(named) == page.count("<h2 ")
+    docs = Path(__file__).parents[2] / "docs"
+    assert all(f"\n## {title}\n" in (docs / file).read_text() for file, title in document.READ_ON.values())
+    assert {*named} <= {*document.READ_ON.values()}
 
 
 def test_contents_and_landmarks_lead_everywhere(page):
