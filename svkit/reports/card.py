@@ -40,6 +40,12 @@ _TITLES = {
     "convert": "converted speaker model",
 }
 
+_UNKNOWN: Provenance = {
+    "config": {}, "svkit": "of unknown version", "seed": None, "device": "unknown", "started": "unknown",
+    "finished": "at an unknown time",
+}  # fmt: skip
+"""What a card says instead of facts that a record lacks."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
@@ -75,7 +81,8 @@ def render(
     publication: Publication | None = None,
 ) -> str:
     """Return the card as markdown; with `publication`, as the page of that repository on the hub."""
-    record, facts = read_provenance(directory), describe_checkpoint(directory)
+    record: Provenance = {**_UNKNOWN, **read_provenance(directory)}
+    facts = describe_checkpoint(directory)
     source, source_on_hub = pruned_by(directory, hash_file), source_of(directory)
     pruning = Pruning() if source is None else read_pruning(source)
     limits = list(pruning.cautions)

@@ -1,5 +1,6 @@
 """Collects the facts of an experiment for the report: what was measured, trained and made."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -193,7 +194,7 @@ def _curves(records: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Curve]
         points = [
             (record["step"], record[name])
             for record in records
-            if isinstance(record.get(name), int | float) and np.isfinite(record[name])
+            if _is_finite(record.get("step")) and _is_finite(record.get(name))
         ]
         if points:
             kept = points[:: -(-len(points) // CURVE_POINTS)]
@@ -201,6 +202,11 @@ def _curves(records: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Curve]
             steps, values = zip(*kept, strict=True)
             curves[name] = Curve(step=steps, value=values)
     return curves
+
+
+def _is_finite(value: object) -> bool:
+    # JSON allows whole numbers that are larger than any float.
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def gather_provenance(exp: Path) -> list[Origin]:

@@ -1,5 +1,6 @@
 """Atomic writes: every file is written to a temporary sibling, flushed to disk and renamed."""
 
+import errno
 import json
 import os
 import secrets
@@ -26,9 +27,10 @@ def one_line(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise ArtifactError(
-            f"{path}: cannot be written: {reason}; free some space or choose another directory"
-        ) from error
+        # By its text, because safetensors tells no number.
+        is_full = any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+        remedy = "free some space or choose another directory" if is_full else "choose another directory"
+        raise ArtifactError(f"{path}: cannot be written: {reason}; {remedy}") from error
 
 
 @contextmanager

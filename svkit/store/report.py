@@ -12,7 +12,7 @@ from svkit.errors import ArtifactError
 from svkit.eval.results import Band
 from svkit.store.atomic import write_json
 from svkit.store.files import CONFIG_NAME, LOG_BYTES, LOG_NAME, MODEL_NAME, read_file
-from svkit.store.metrics import METRICS_NAME, Comparison, ConditionRates, Metrics, plain_record
+from svkit.store.metrics import Comparison, ConditionRates, Metrics, plain_record
 from svkit.store.output import Output
 from svkit.store.provenance import PROVENANCE_NAME, InputEntry, is_finished, read_provenance
 from svkit.store.strict_json import read_json, typed
@@ -233,8 +233,8 @@ class Report:
 
 
 def find_scores(exp: Path) -> list[Path]:
-    """Return the finished score directories `exp/scores/NAME/TRIALS`, sorted."""
-    return sorted(path.parent for path in exp.glob(f"scores/*/*/{METRICS_NAME}") if is_finished(path.parent))
+    """Return the finished score directories `exp/scores/NAME/TRIALS`, sorted; one that has lost its metrics too."""
+    return sorted(path.parent for path in exp.glob(f"scores/*/*/{PROVENANCE_NAME}"))
 
 
 def find_checkpoints(exp: Path) -> list[Path]:

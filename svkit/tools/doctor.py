@@ -159,9 +159,11 @@ def _memory(exp: Path) -> Iterator[Check]:
 
 
 def _disk(exp: Path) -> Iterator[Check]:
-    place = next(path for path in (exp.absolute(), *exp.absolute().parents) if path.exists())
-    if not os.access(place, os.W_OK):
-        yield Check("disk", ERROR, f"{place} cannot be written", "choose another with --exp")
+    above = (exp.absolute(), *exp.absolute().parents)
+    place = next(path for path in above if path.exists() or path.is_symlink())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        fault = "cannot be written" if place.is_dir() else "is no directory"
+        yield Check("disk", ERROR, f"{place} {fault}", "choose another with --exp")
         return
     free = shutil.disk_usage(place).free / 2**30
     remedy = "enough for small encoders; a full-size stage with its resume state takes about 15 GB"

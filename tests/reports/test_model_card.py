@@ -1,5 +1,6 @@
 """The card beside a checkpoint says what is on disk, and changes nothing that is hashed."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.eval.results import DetectionCost, Interval
 from svkit.reports.card import CARD_NAME, render, write_card
+from svkit.store.atomic import write_json
 from svkit.store.metrics import BackendRecord, Metrics, TrialList
 from svkit.store.provenance import sha256_artifact
 from tests.training_experiment import make_teacher, prepare
@@ -45,6 +47,13 @@ def test_the_card_says_size_training_and_what_is_not_known(checkpoint):
     assert "Not evaluated yet" in card and "no calibration" in card and "licences" in card
     (checkpoint / "calibration.json").write_text("{}")
     assert "The model has a calibration" in render(checkpoint, ())
+
+
+def test_a_record_without_the_facts_that_nothing_needs_gives_a_card(checkpoint):
+    path = checkpoint / "provenance.json"
+    record = json.loads(path.read_text())
+    write_json(path, {key: record[key] for key in ("format", "format_version", "command", "inputs")})
+    assert "(svkit of unknown version), at an unknown time." in render(checkpoint, ())
 
 
 def test_the_card_has_the_figures_of_the_evaluation(checkpoint):

@@ -19,6 +19,7 @@ from svkit.eval.results import Interval, OperatingPoint
 from svkit.models.info import describe_checkpoint
 from svkit.progress import SilentProgress
 from svkit.reports import answer, document, figures, results, tables, timing, wording
+from svkit.reports import facts as facts_of
 from svkit.reports import report as stage
 from svkit.reports.card import render as render_card
 from svkit.scoring.score import ScoreRequest
@@ -381,6 +382,13 @@ def test_unfinished_outputs_are_left_out(finished, tmp_path):
     assert "prune" not in [path.name for path in find_checkpoints(exp)]
 
 
+def test_finished_scores_without_their_metrics_are_not_passed_over(finished, tmp_path):
+    exp = shutil.copytree(finished, tmp_path / "exp")
+    (exp / "scores/pruned/all/metrics.json").unlink()
+    with pytest.raises(ArtifactError, match="scores/pruned/all/metrics.json: does not exist"):
+        stage.run(stage.ReportRequest(exp=exp, overwrite=True), SilentProgress())
+
+
 def test_logs_of_killed_runs_lose_their_last_line_only(tmp_path):
     log = tmp_path / "train_log.jsonl"
     log.write_text('{"step": 1}\n{"step": 2}\n{"ste')
@@ -388,6 +396,20 @@ def test_logs_of_killed_runs_lose_their_last_line_only(tmp_path):
     log.write_text('{"step": 1}\n{"ste\n{"step": 2}\n')
     with pytest.raises(ArtifactError, match=r"train_log\.jsonl:2: not JSON"):
         read_log(tmp_path)
+
+
+def test_points_of_a_log_that_are_no_numbers_are_not_drawn(tmp_path):
+    finish(tmp_path)
+    good = {"kind": "train", "step": 1, "loss": 2.0}
+    bad = [
+        {"kind": "train", "loss": 9.0},
+        good | {"step": "2"},
+        good | {"loss": 10**400},
+        good | {"loss": None},
+    ]
+    (tmp_path / "train_log.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in [*bad, good]))
+    [curves] = facts_of.gather_training(tmp_path, [tmp_path])
+    assert curves.train["loss"].step == (1,) and curves.train["loss"].value == (2.0,)
 
 
 def test_models_take_turns_and_the_first_round_does_not_count():

@@ -1,3 +1,5 @@
+import errno
+import os
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,14 @@ def test_an_os_error_while_writing_is_one_line(tmp_path):
     with pytest.raises(ArtifactError, match="No space left"), atomic.replacing(tmp_path / "a"):
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.EEXIST, errno.EFBIG])
+def test_to_free_some_space_is_said_where_it_helps(tmp_path, number):
+    with pytest.raises(ArtifactError, match="; choose another directory$"), atomic.one_line(tmp_path / "a"):
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(ArtifactError, match="; free some space or choose"), atomic.one_line(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_what_safetensors_says_is_one_line(tmp_path):

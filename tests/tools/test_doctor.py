@@ -7,6 +7,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from svkit import torch_pair
@@ -66,6 +67,15 @@ def test_a_package_that_breaks_at_import_does_not_break_the_doctor(tmp_path, mon
     found = run(tmp_path)
     assert found["torch pair"].status == found["audio formats"].status == doctor.ERROR
     assert found["disk"].status != doctor.ERROR and found["python"].status == doctor.OK
+
+
+@pytest.mark.parametrize("name", ["file", "loop"])
+def test_a_file_or_a_dead_link_is_no_place_for_an_experiment(tmp_path, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for exp in (tmp_path / name, tmp_path / name / "exp"):
+        [found] = [check for check in doctor._disk(exp) if check.name == "disk"]
+        assert found.status == doctor.ERROR and "is no directory" in found.found
 
 
 def test_small_disks_missing_ffmpeg_and_a_bad_experiment(tmp_path, monkeypatch):
