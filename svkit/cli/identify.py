@@ -1,5 +1,6 @@
 """`svkit identify`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +13,8 @@ from svkit.cli.verify import learnt_on, measured_rates
 from svkit.config.ranges import Range
 
 if TYPE_CHECKING:
-    from svkit.scoring.identify import Answer, Identified
+    from svkit.scoring.identify import Answer, Candidate, Identified
     from svkit.scoring.verify import CalibrationFacts
-
-_DOUBTFUL = 0.1
-"""Probability that it is nobody enrolled, from which an accepted person is named with this doubt."""
 
 
 @takes_groups
@@ -84,53 +82,85 @@ def identify(
     if given.json:
         answers = [{**asdict(answer), "is_trusted": not answer.warnings} for answer in done.answers]
         console.result({**asdict(done), "answers": answers}, as_json=True)
-    for answer in done.answers if not given.json else ():
-        _print(answer, done)
+    else:
+        _print(done)
     options.exit_decided([answer.is_accepted for answer in done.answers], asked=exit_code)
 
 
-def _print(answer: "Answer", done: "Identified") -> None:
+def _print(done: "Identified") -> None:
+    """Print a table for each answer; what holds for all of them comes once, with a summary if there are several."""
     from svkit.reports.tables import Table
     from svkit.store.source import shown
 
-    def text(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
-
-    rows = [
-        [one.name, text(one.score, ".4f"), _ratio(one.llr, done.calibration), text(one.posterior, ".3f")]
-        for one in answer.candidates
-    ]
-    if answer.posterior_of_none is not None:
-        rows.append(["none of them", "", "", text(answer.posterior_of_none, ".3f")])
-    notes = []
-    if answer.margin_score is not None:
-        llr = "" if answer.margin_llr is None else f", {answer.margin_llr:.2f} in log-likelihood ratio"
-        notes.append(f"Margin of the best over the second: {answer.margin_score:.4f} in score{llr}.")
-    if done.threshold is not None:
-        notes.append(_threshold(done, done.threshold))
+    notes = [] if done.threshold is None else [_threshold(done, done.threshold)]
     if done.calibration is not None:
         notes.append(f"Calibration: {shown(done.calibration['path'])}, {learnt_on(done.calibration)}.")
-    notes += [*answer.notes, *done.notes]
-    if answer.warnings:
-        notes.append("Do not trust this: " + "; ".join(answer.warnings))
-    others = [] if answer.rival is None else [answer.rival]
-    if done.threshold_from != "false accepts" and (answer.posterior_of_none or 0.0) > _DOUBTFUL:
-        others.append("nobody enrolled")
-    sure = f", but it may be {' or '.join(others)}" if others else ""
-    verdict = {None: "UNDECIDED", True: f"IDENTIFIED: {answer.name}{sure}", False: "NONE OF THEM"}
-    if answer.posterior_of_none is not None and answer.posterior_of_none < 0.5:
-        verdict[False] = "NOBODY ACCEPTED: somebody enrolled is likelier, but no one likely enough"
-    names = ", ".join(str(one.path) for one in answer.files)
-    headings = ["name", "score (cosine)", "log-likelihood ratio", "probability"]
-    columns = 2 if answer.posterior_of_none is None else 4
-    console.table(
-        Table(
-            title=f"{verdict[answer.is_accepted]} ({names})",
-            headings=headings[:columns],
-            rows=[row[:columns] for row in rows],
-            notes=notes,
+    notes += done.notes
+    is_one = len(done.answers) == 1
+    cautions = [] if is_one else _in_all([answer.warnings for answer in done.answers])
+    columns = 2 if done.answers[0].posterior_of_none is None else 4
+    headings = ["score (cosine)", "log-likelihood ratio", "probability"][: columns - 1]
+    for answer in done.answers:
+        rows = [[one.name, *_evidence(one, done)] for one in answer.candidates]
+        if answer.posterior_of_none is not None:
+            rows.append(["none of them", "", "", f"{answer.posterior_of_none:.3f}"])
+        own = [*_margin(answer, done), *answer.notes, *(notes if is_one else ())]
+        if warnings := [text for text in answer.warnings if text not in cautions]:
+            own.append("Do not trust this: " + "; ".join(warnings))
+        title = f"{_verdict(answer)} ({_files(answer)})"
+        table = Table(
+            title=title, headings=["name", *headings], rows=[row[:columns] for row in rows], notes=own
         )
-    )
+        console.table(table)
+    if not is_one:
+        if cautions:
+            notes.append("Do not trust any of this: " + "; ".join(cautions))
+        rows = [
+            [_files(answer), _verdict(answer), *_evidence(answer.candidates[0], done)[: columns - 1]]
+            for answer in done.answers
+        ]
+        headings = ["recording", "answer", "best score", "ratio", "probability"][: columns + 1]
+        console.table(Table(title="All answers", headings=headings, rows=rows, left=(0, 1), notes=notes))
+
+
+def _in_all(lists: Sequence[Sequence[str]]) -> list[str]:
+    return [text for text in lists[0] if all(text in other for other in lists)]
+
+
+def _files(answer: "Answer") -> str:
+    return ", ".join(str(one.path) for one in answer.files)
+
+
+def _verdict(answer: "Answer") -> str:
+    if answer.is_accepted is None:
+        return "UNDECIDED"
+    if answer.is_accepted:
+        return f"IDENTIFIED: {answer.name}" + (
+            f", but it may be {' or '.join(answer.doubts)}" if answer.doubts else ""
+        )
+    if answer.posterior_of_none is not None and answer.posterior_of_none < 0.5:
+        return "NOBODY ACCEPTED: somebody enrolled is likelier, but no one likely enough"
+    return "NONE OF THEM"
+
+
+def _evidence(one: "Candidate", done: "Identified") -> list[str]:
+    posterior = "" if one.posterior is None else f"{one.posterior:.3f}"
+    return [f"{one.score:.4f}", _ratio(one.llr, done.calibration), posterior]
+
+
+def _margin(answer: "Answer", done: "Identified") -> list[str]:
+    """Say how far the best is ahead; a difference of ratios at their bounds may be larger than it looks."""
+    if answer.margin_score is None:
+        return []
+    text = f"Margin of the best over the second: {answer.margin_score:.4f} in score"
+    best, margin = answer.candidates[0].llr, answer.margin_llr
+    if best is None or margin is None or done.calibration is None:
+        return [f"{text}."]
+    low, high = done.calibration["bounds"]
+    if margin == 0 and best in (low, high):
+        return [f"{text}; none is known in log-likelihood ratio, as both are at the calibration's bound."]
+    least = "at least " if best >= high or best - margin <= low else ""
+    return [f"{text}, {least}{margin:.2f} in log-likelihood ratio."]
 
 
 def _ratio(llr: float | None, calibration: "CalibrationFacts | None") -> str:

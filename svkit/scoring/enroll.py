@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from svkit.errors import ArtifactError
+from svkit.errors import ArtifactError, first_five
 from svkit.models.load import SpeakerModel, load_model
 from svkit.progress import Progress, SilentProgress
 from svkit.scoring.listen import Heard, choose_model, embed_heard, fingerprint, hear, notes_on, warnings_on
@@ -99,8 +99,9 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
             if len(waiting) == AT_ONCE or number == len(people):
                 if _weights_state(checkpoint) != loaded:  # its pages are read from the file until the end
                     raise ArtifactError(
-                        f"{checkpoint}: has changed while it was used, so the last {len(waiting):,} people are not"
-                        " enrolled; restore it if it is no longer the gallery's model, then run the same command again"
+                        f"{checkpoint}: has changed while it was used, not enrolled:"
+                        f" {first_five(list(waiting))}; restore it if it is no longer the gallery's model, then run"
+                        " the same command again"
                     )
                 gallery, found = _commit(request, named, gallery, waiting)
                 done += found if alike_from is None else _with_alike(found, gallery, alike_from)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from svkit.errors import ArtifactError, first_five
 from svkit.eval.llr import bayes_threshold, open_set_posteriors
-from svkit.eval.scoring import group_means
 from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.scoring.listen import (
@@ -22,9 +21,18 @@ from svkit.scoring.listen import (
     enrolled_among,
     hear,
     notes_on,
+    search,
     warnings_on,
 )
-from svkit.scoring.ratio import bounds_gap, map_of, pair_features, score_at, slope_caution, too_few_people
+from svkit.scoring.ratio import (
+    SEVERAL_RECORDINGS,
+    bounds_gap,
+    map_of,
+    pair_features,
+    score_at,
+    slope_caution,
+    too_few_people,
+)
 from svkit.scoring.verify import CalibrationFacts, describe_calibration, find_calibration
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import CalibrationRecord
@@ -87,6 +95,8 @@ class Answer:
     """Best first."""
     rival: str | None
     """Another person who cannot be ruled out, if the best is accepted."""
+    doubts: tuple[str, ...]
+    """Who else it may be, if the best is accepted: the rival, nobody enrolled."""
     posterior_of_none: float | None
     margin_score: float | None
     """Best minus second; None: only one person is enrolled."""
@@ -121,7 +131,7 @@ class Identified:
 
 
 _SURE = 0.9
-"""Probability among those enrolled from which the best is named without a rival."""
+"""Probability among those enrolled, or that it is one of them, from which the best is named without a doubt."""
 _Calibration = tuple[Path, CalibrationRecord] | None
 
 
@@ -167,7 +177,7 @@ def run(request: IdentifyRequest, progress: Progress) -> Identified:
         prior_per_person=limit.prior / len(gallery.names),
         model={"path": checkpoint.as_posix(), "sha256": model.sha256},
         calibration=None if calibration is None else describe_calibration(*calibration),
-        notes=tuple(_notes(limit, calibration, gallery.names)),
+        notes=tuple(_notes(limit, calibration, gallery, max(map(len, groups)))),
     )
 
 
@@ -191,13 +201,6 @@ def _limit(request: IdentifyRequest, calibration: _Calibration, people: int) -> 
     return _Limit(
         prior=prior, threshold=threshold, threshold_of=of, threshold_score=score, threshold_from=source
     )
-
-
-def search(gallery: Gallery, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosine of each person [N] with the one speaker of these embeddings [n, D]."""
-    probe = group_means(embeddings, np.zeros(len(embeddings), dtype=np.int64), 1)[0]
-    lengths = np.sqrt(np.einsum("nd,nd->n", gallery.sums, gallery.sums))
-    return (gallery.sums @ probe).astype(np.float64) / (lengths * np.linalg.norm(probe))
 
 
 def answer(
@@ -245,11 +248,20 @@ def answer(
             f"{rival} is not ruled out: among those enrolled, {found[0].name} has a probability of {among:.2f}; how"
             " often the model confuses people of this gallery has not been measured"
         )
+    doubts = [] if rival is None else [rival]
+    if is_accepted and limit.threshold_from != "false accepts" and (of_none or 0.0) > 1 - _SURE:
+        doubts.append("nobody enrolled")
+    if llrs is not None and len(found) > 1 and found[0].llr == found[1].llr == llrs.max() == learnt.bounds[1]:
+        why.append(
+            f"{found[0].name} and {found[1].name} have the same ratio only because the calibration's trials support"
+            f" none beyond {learnt.bounds[1]:+.2f}; their scores differ by {margins[0]:.4f}"
+        )
     return Answer(
         files=tuple(recording for recording, _ in heard.values()),
         is_accepted=is_accepted,
         name=found[0].name if is_accepted else None,
         rival=rival,
+        doubts=tuple(doubts),
         candidates=found[: request.top],
         posterior_of_none=of_none,
         margin_score=margins[0],
@@ -313,8 +325,11 @@ def _warnings(gallery: Gallery, heard: Heard, calibration: _Calibration) -> list
     return found
 
 
-def _notes(limit: _Limit, calibration: _Calibration, names: Sequence[str]) -> list[str]:
-    """Return what holds for every answer: what the calibration, or the lack of one, does not allow."""
+def _notes(limit: _Limit, calibration: _Calibration, gallery: Gallery, recordings: int) -> list[str]:
+    """Return what holds for every answer: what the calibration, or the lack of one, does not allow.
+
+    `recordings` is how many an answer has at most.
+    """
     if calibration is None:
         return [
             "This model is not calibrated: scores are cosines, which say who is nearest, but not "
@@ -322,7 +337,9 @@ def _notes(limit: _Limit, calibration: _Calibration, names: Sequence[str]) -> li
             + ("" if limit.threshold is not None else " Give --threshold, or calibrate the model, to decide.")
         ]
     path, record = calibration
-    found: list[str] = []
+    names, found = gallery.names, list[str]()
+    if max(recordings, *gallery.counts) > 1:
+        found.append(SEVERAL_RECORDINGS)
     if limit.threshold_from == "false accepts":
         found += filter(None, (too_few_people(record),))
     known = sorted({*(record.speakers or ())} & {*names})

@@ -16,6 +16,7 @@ from svkit.audio.features import refuse_short
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.schema import ExtractConfig
 from svkit.errors import ArtifactError, DataError
+from svkit.eval.scoring import group_means
 from svkit.models.final import final_model
 from svkit.models.load import SpeakerModel, is_usable, refuse_broken
 from svkit.progress import Progress
@@ -95,6 +96,13 @@ def enrolled_among(heard: Heard, gallery: Gallery) -> list[str]:
         for path, owner in owners.items()
         if owner is not None
     ]
+
+
+def search(gallery: Gallery, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine of each person [N] with the one speaker of these embeddings [n, D]."""
+    probe = group_means(embeddings, np.zeros(len(embeddings), dtype=np.int64), 1)[0]
+    lengths = np.sqrt(np.einsum("nd,nd->n", gallery.sums, gallery.sums))
+    return (gallery.sums @ probe).astype(np.float64) / (lengths * np.linalg.norm(probe))
 
 
 def notes_on(heard: Heard) -> list[str]:

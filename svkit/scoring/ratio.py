@@ -77,6 +77,12 @@ def too_few_people(record: CalibrationRecord) -> str | None:
     )
 
 
+SEVERAL_RECORDINGS = (
+    "several recordings per side: the calibration was learnt on single utterances, so the likelihood ratio is"
+    " approximate"
+)
+
+
 def slope_caution(record: CalibrationRecord) -> str | None:
     """Return a caution if the ratio falls with the score, or if trials without an error leave its slope open."""
     counts = f"{record.num_targets:,} target and {record.num_nontargets:,} nontarget trials"

@@ -25,9 +25,11 @@ from svkit.scoring.listen import (
     enrolled_among,
     hear,
     notes_on,
+    search,
     warnings_on,
 )
 from svkit.scoring.ratio import (
+    SEVERAL_RECORDINGS,
     bounds_gap,
     map_of,
     needs_a_cohort,
@@ -202,10 +204,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         if (caution := slope_caution(record)) is not None:
             warnings.append(caution)
         if max(side.count for side in sides) > 1:
-            notes.append(
-                "several recordings per side: the calibration was learnt on single utterances, so the "
-                "likelihood ratio is approximate"
-            )
+            notes.append(SEVERAL_RECORDINGS)
         # Only then does it decide as `svkit calibrate` was asked to.
         if request.prior is None and request.threshold is None:
             notes += filter(None, (too_few_people(record),))
@@ -213,6 +212,10 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         about_bounds = _notes_on_bounds(path, record, unbounded, neutral)
     if verdict.threshold is not None and verdict.threshold > 1:
         notes.append("no score reaches the threshold: at this prior the model never accepts")
+    if gallery is not None and verdict.is_accepted is not False:
+        warnings += _closer(
+            gallery, row, search(gallery, np.stack([embedded[path] for path in request.test]))
+        )
     recorded = read_provenance(checkpoint) if is_finished(checkpoint) else Provenance()
     return VerifyResult(
         score=score,
@@ -351,6 +354,17 @@ def _warnings(request: VerifyRequest, heard: Heard, gallery: Gallery | None) -> 
             if np.array_equal(heard[one][1], heard[other][1]):
                 found.append(f"{one} and {other}: the same recording on both sides")
     return found if gallery is None else [*found, *enrolled_among(heard, gallery)]
+
+
+def _closer(gallery: Gallery, row: int, scores: NDArray[np.float64]) -> list[str]:
+    """Say whose score [N] is the highest, if not that of the person in `row`."""
+    best = int(np.argmax(scores))
+    if scores[best] <= scores[row]:
+        return []
+    return [
+        f"{gallery.names[best]}, also enrolled, scores higher ({scores[best]:.4f} against {scores[row]:.4f});"
+        " `svkit identify` compares everybody"
+    ]
 
 
 def _notes_on_bounds(

@@ -144,7 +144,12 @@ def read_gallery(directory: Path) -> Gallery:
     if not (directory / _FACTS_NAME).exists():
         raise ArtifactError(f"{directory}: no gallery here; create one with `svkit enroll NAME FILE...`")
     facts = read_json(directory / _FACTS_NAME, FORMAT, VERSION, _Facts)
-    arrays = read_arrays(path, _ARRAYS) if path.exists() else _nobody(facts.dim)
+    if not path.exists():
+        raise ArtifactError(
+            f"{path}: is missing, and with it everybody enrolled; restore it from a copy, or remove"
+            f" {_FACTS_NAME} beside it and enroll them again"
+        )
+    arrays = read_arrays(path, _ARRAYS)
     try:
         text = arrays.pop("names").tobytes().decode()
     except UnicodeDecodeError as error:
@@ -156,11 +161,6 @@ def read_gallery(directory: Path) -> Gallery:
     )
     _check(gallery, facts.dim, path)
     return gallery
-
-
-def _nobody(dim: int) -> dict[str, Array]:
-    shapes = {"sums": (0, dim), "fingerprints": (0, 32)}
-    return {name: np.zeros(shapes.get(name, (0,)), dtype=kind) for name, (kind, _) in _ARRAYS.items()}
 
 
 def _check(gallery: Gallery, dim: int, path: Path) -> None:
@@ -216,11 +216,10 @@ def add_recordings(
     with _locked(directory):
         if not (directory / _FACTS_NAME).exists():
             refuse_other_files(directory)
-            _write_facts(directory, model, dim)
+            _begin(directory, model, dim)
         gallery = read_gallery(directory)
         if not gallery.names and gallery.model != model:  # everybody was removed
-            (directory / _PEOPLE_NAME).unlink(missing_ok=True)
-            _write_facts(directory, model, dim)
+            _begin(directory, model, dim)
             gallery = read_gallery(directory)
         refuse_other_model(directory, gallery, model)
         added: list[Place] = []
@@ -364,9 +363,14 @@ def _without(gallery: Gallery, rows: Sequence[int]) -> Gallery:
     )
 
 
-def _write_facts(directory: Path, model: GalleryModel, dim: int) -> None:
+def _begin(directory: Path, model: GalleryModel, dim: int) -> None:
+    """Write a gallery of nobody. Killed in between, it lacks its people and says so."""
+    (directory / _PEOPLE_NAME).unlink(missing_ok=True)
     facts = {"model": {"path": model.path, "sha256": model.sha256}, "dim": dim}
     write_json(directory / _FACTS_NAME, {"format": FORMAT, "format_version": VERSION, **facts})
+    shapes = {"sums": (0, dim), "fingerprints": (0, 32)}
+    nobody = {name: np.zeros(shapes.get(name, (0,)), dtype=kind) for name, (kind, _) in _ARRAYS.items()}
+    write_arrays(directory / _PEOPLE_NAME, nobody)
 
 
 def write_people(directory: Path, gallery: Gallery) -> None:

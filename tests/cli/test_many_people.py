@@ -164,5 +164,5 @@ def test_a_model_that_is_overwritten_while_people_are_enrolled_enrolls_nobody_mo
     as_it_is = enroll._new_recordings
     monkeypatch.setattr(enroll, "_new_recordings", embed)
     done = run("enroll", people)
-    assert done.exit_code == 4 and "has changed while it was used, so the last 1 people" in done.stderr
+    assert done.exit_code == 4 and "has changed while it was used, not enrolled: " in done.stderr
     assert len(answer("people", "list")["people"]) == 2

@@ -171,6 +171,41 @@ def test_a_rival_stays_in_sight_and_ratios_at_their_bounds_are_marked(home):
     assert shown.startswith(f"IDENTIFIED: {best['name']}, but it may be nobody enrolled")
 
 
+def test_a_bound_that_makes_two_people_equal_is_said_to_do_so(home):
+    enroll_three()
+    best, second = answer("identify", "d.wav")["answers"][0]["candidates"][:2]
+    slope = 4.0 / (best["score"] - second["score"])
+    for ratio, words in ((6.0, "in score, at least 3.00"), (10.0, "none is known in log-likelihood ratio")):
+        calibrate(home, weights=(slope,), offset=ratio - slope * best["score"], bounds=(-5.0, 5.0))
+        shown = " ".join(run("identify", "d.wav").stdout.split())
+        assert words in shown
+        assert ("have the same ratio only because" in shown) == (ratio == 10.0)
+
+
+def test_several_answers_share_their_notes_and_have_a_summary(home):
+    enroll_three()
+    write(home / "e.wav", voice(9))
+    assert run("enroll", "alice", "e.wav").exit_code == 0
+    calibrate(home, weights=(200.0,), offset=-190.0, bounds=(-20.0, 20.0))
+    one = run("identify", "d.wav").stdout
+    assert "All answers" not in one
+    shown = run("identify", "d.wav", "c.wav").stdout
+    assert shown.count("Calibration:") == shown.count("several recordings per side") == 1
+    rows = shown[shown.index("All answers") :].splitlines()
+    assert [row.split()[0] for row in rows if ".wav" in row] == ["d.wav", "c.wav"]
+    assert "IDENTIFIED: Zoë" in next(row for row in rows if "c.wav" in row)
+
+
+def test_verify_says_who_else_of_the_gallery_scores_higher(home):
+    enroll_three()
+    scores = {one["name"]: one["score"] for one in answer("identify", "d.wav")["answers"][0]["candidates"]}
+    best, *_, last = sorted(scores, key=scores.get, reverse=True)
+    for name, threshold, is_said in ((last, -1, True), (best, -1, False), (last, 2, False)):
+        found = answer("verify", name, "d.wav", "--threshold", threshold)
+        assert any(f"{best}, also enrolled, scores higher" in text for text in found["warnings"]) == is_said
+        assert found["is_trusted"] != is_said
+
+
 def test_people_whom_the_model_takes_for_each_other_are_named_when_they_are_enrolled(home):
     enroll_three()  # without a calibration, nobody knows how near is too near
     score = cosine(home, "a", "b")
@@ -405,6 +440,17 @@ def test_slips_are_answered(home):
     assert run("enroll", "alice", "missing.wav").exit_code == 3
     assert run("people", "remove", "alice", "--gallery", "nowhere").exit_code == 4
     assert not (home / "nowhere").exists()
+
+
+def test_a_gallery_that_lost_its_people_is_not_an_empty_one(home):
+    enroll_three()
+    (home / "exp" / "gallery" / "people.safetensors").unlink()
+    for command in (("identify", "d.wav"), ("people", "list"), ("enroll", "eve", "d.wav")):
+        done = run(*command)
+        assert (
+            done.exit_code == 4
+            and "people.safetensors: is missing, and with it everybody enrolled" in done.stderr
+        )
 
 
 @pytest.mark.e2e
