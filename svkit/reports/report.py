@@ -124,7 +124,10 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         output.finish()
     # Cards are no part of the report, so they are written once it is finished.
     for path in contents:
-        write_card(exp / path, [system for system in systems if system.model_path == path], hash_once)
+        try:
+            write_card(exp / path, [system for system in systems if system.model_path == path], hash_once)
+        except ArtifactError as error:
+            progress.note(f"{error}; the report is complete, and the model card there stays as it was")
     return output.path
 
 

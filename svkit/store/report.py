@@ -21,6 +21,7 @@ FORMAT, VERSION = "svkit-report", 1
 REPORT_NAME, MARKDOWN_NAME, PAGE_NAME, FIGURES_NAME = "report.json", "report.md", "report.html", "figures"
 
 _CHECKPOINT_HOMES = ("finetune", "", "finetune-pruned")
+_PARTS = (CONFIG_NAME, MODEL_NAME)
 _STAGE_ORDER = ("lora", "head", "joint", "lmft", "prune", "distill")
 
 
@@ -238,7 +239,11 @@ def find_scores(exp: Path) -> list[Path]:
 
 
 def find_checkpoints(exp: Path) -> list[Path]:
-    """Return the finished checkpoints of an experiment in the order of the chain."""
+    """Return the finished checkpoints of an experiment in the order of the chain.
+
+    Raises:
+        ArtifactError: a checkpoint has lost its configuration or its weights.
+    """
 
     def place(path: Path) -> tuple[int, str]:
         is_known = path.name in _STAGE_ORDER
@@ -246,8 +251,13 @@ def find_checkpoints(exp: Path) -> list[Path]:
 
     found = []
     for home in _CHECKPOINT_HOMES:
-        children = [path.parent for path in (exp / home).glob(f"*/{MODEL_NAME}")]
-        ready = [path for path in children if (path / CONFIG_NAME).exists() and is_finished(path)]
+        parts = [path for name in _PARTS for path in (exp / home).glob(f"*/{name}")]
+        ready = {path.parent for path in parts if is_finished(path.parent)}
+        for path in (directory / name for directory in ready for name in _PARTS):
+            if not path.exists():
+                raise ArtifactError(
+                    f"{path}: does not exist, but its checkpoint is finished; restore it from a copy"
+                )
         found += sorted(ready, key=place)
     return found
 

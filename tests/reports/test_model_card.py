@@ -1,17 +1,21 @@
 """The card beside a checkpoint says what is on disk, and changes nothing that is hashed."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
+from svkit.errors import ArtifactError
 from svkit.eval.results import DetectionCost, Interval
+from svkit.reports import report as stage
 from svkit.reports.card import CARD_NAME, render, write_card
 from svkit.store.atomic import write_json
 from svkit.store.metrics import BackendRecord, Metrics, TrialList
 from svkit.store.provenance import sha256_artifact
+from tests.corpus_trees import Notes
 from tests.training_experiment import make_teacher, prepare
 
 SYSTEM = Metrics(
@@ -85,3 +89,14 @@ def test_a_document_of_the_users_own_is_not_replaced(checkpoint):
     write_card(checkpoint)
     write_card(checkpoint, [SYSTEM])
     assert "1.23" in (checkpoint / CARD_NAME).read_text()
+
+
+@pytest.mark.usefixtures("plain_reports")
+def test_a_card_that_cannot_be_written_leaves_the_report_complete(finished, tmp_path, monkeypatch):
+    def refuse(checkpoint, *_):
+        raise ArtifactError(f"{checkpoint}: cannot be written")
+
+    exp, notes = shutil.copytree(finished, tmp_path / "exp"), Notes()
+    monkeypatch.setattr(stage, "write_card", refuse)
+    assert stage.run(stage.ReportRequest(exp=exp, overwrite=True), notes) == exp / "report"
+    assert any("lmft: cannot be written; the report is complete" in note for note in notes.notes)

@@ -382,6 +382,15 @@ def test_unfinished_outputs_are_left_out(finished, tmp_path):
     assert "prune" not in [path.name for path in find_checkpoints(exp)]
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_finished_checkpoint_that_lost_a_file_is_not_passed_over(finished, tmp_path, name):
+    exp = tmp_path / "exp"
+    shutil.copytree(finished / "finetune", exp / "finetune")
+    (exp / "finetune" / "lmft" / name).unlink()
+    with pytest.raises(ArtifactError, match=f"lmft/{name}: does not exist, but its checkpoint is finished"):
+        find_checkpoints(exp)
+
+
 def test_finished_scores_without_their_metrics_are_not_passed_over(finished, tmp_path):
     exp = shutil.copytree(finished, tmp_path / "exp")
     (exp / "scores/pruned/all/metrics.json").unlink()
