@@ -166,7 +166,7 @@ def read_gallery(directory: Path) -> Gallery:
 def _check(gallery: Gallery, dim: int, path: Path) -> None:
     size, recordings = len(gallery.names), len(gallery.owners)
     shapes = {
-        "sums": (size, dim),
+        "sums": (size, dim if size else gallery.sums.shape[1]),  # nobody's may be of the model before
         **dict.fromkeys(("log_norms", "seconds", "enrolled"), (size,)),
         "fingerprints": (recordings, 32),
     }
@@ -214,13 +214,10 @@ def add_recordings(
     """
     dim = next(len(one.embedding) for recordings in people.values() for one in recordings.values())
     with _locked(directory):
-        if not (directory / _FACTS_NAME).exists():
-            refuse_other_files(directory)
+        refuse_other_files(directory)
+        if not (directory / _FACTS_NAME).exists() or not read_gallery(directory).names:
             _begin(directory, model, dim)
         gallery = read_gallery(directory)
-        if not gallery.names and gallery.model != model:  # everybody was removed
-            _begin(directory, model, dim)
-            gallery = read_gallery(directory)
         refuse_other_model(directory, gallery, model)
         added: list[Place] = []
         for name, recordings in people.items():
@@ -250,7 +247,10 @@ def refuse_other_files(directory: Path) -> None:
     if not directory.is_dir():
         return
     # Hidden files: the lock, what an interrupted enrolment left, what a file manager writes.
-    if other := sorted(path.name for path in directory.iterdir() if not path.name.startswith(".")):
+    other = sorted(path.name for path in directory.iterdir() if not path.name.startswith("."))
+    people = directory / _PEOPLE_NAME
+    is_begun = other == [_PEOPLE_NAME] and not read_arrays(people, _ARRAYS)["names"].size
+    if other and not is_begun:
         raise ArtifactError(
             f"{directory}: holds files but no gallery ({first_five(other)}); choose an empty or a new directory"
         )
@@ -364,13 +364,12 @@ def _without(gallery: Gallery, rows: Sequence[int]) -> Gallery:
 
 
 def _begin(directory: Path, model: GalleryModel, dim: int) -> None:
-    """Write a gallery of nobody. Killed in between, it lacks its people and says so."""
-    (directory / _PEOPLE_NAME).unlink(missing_ok=True)
-    facts = {"model": {"path": model.path, "sha256": model.sha256}, "dim": dim}
-    write_json(directory / _FACTS_NAME, {"format": FORMAT, "format_version": VERSION, **facts})
+    """Write a gallery of nobody; its facts come last, because they make it one for commands that only read."""
     shapes = {"sums": (0, dim), "fingerprints": (0, 32)}
     nobody = {name: np.zeros(shapes.get(name, (0,)), dtype=kind) for name, (kind, _) in _ARRAYS.items()}
     write_arrays(directory / _PEOPLE_NAME, nobody)
+    facts = {"model": {"path": model.path, "sha256": model.sha256}, "dim": dim}
+    write_json(directory / _FACTS_NAME, {"format": FORMAT, "format_version": VERSION, **facts})
 
 
 def write_people(directory: Path, gallery: Gallery) -> None:

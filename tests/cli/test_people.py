@@ -169,6 +169,7 @@ def test_a_rival_stays_in_sight_and_ratios_at_their_bounds_are_marked(home):
     calibrate(home, weights=(slope,), offset=1.5 - slope * best["score"], bounds=(-20.0, 20.0))
     shown = run("identify", "d.wav", "--prior", "0.5").stdout
     assert shown.startswith(f"IDENTIFIED: {best['name']}, but it may be nobody enrolled")
+    assert answer("identify", "d.wav", "--prior", "0.5")["answers"][0]["doubts"] == ["nobody enrolled"]
 
 
 def test_a_bound_that_makes_two_people_equal_is_said_to_do_so(home):
@@ -451,6 +452,23 @@ def test_a_gallery_that_lost_its_people_is_not_an_empty_one(home):
             done.exit_code == 4
             and "people.safetensors: is missing, and with it everybody enrolled" in done.stderr
         )
+
+
+def test_a_gallery_that_was_only_begun_can_be_used(home, monkeypatch):
+    """Killed before `gallery.json` was written, which comes last."""
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("svkit.store.gallery.write_json", kill)
+        assert run("enroll", "alice", "a.wav").exit_code != 0
+    assert (home / "exp" / "gallery" / "people.safetensors").exists()
+    assert "no gallery here" in run("people", "list").stderr
+    assert run("enroll", "bob", "b.wav").exit_code == 0
+    assert [one["name"] for one in answer("people", "list")["people"]] == ["bob"]
+    (home / "exp" / "gallery" / "gallery.json").unlink()  # now it has people, who are not replaced
+    assert run("enroll", "eve", "c.wav").exit_code == 4
 
 
 @pytest.mark.e2e
