@@ -475,14 +475,14 @@ def test_a_gallery_that_was_only_begun_can_be_used(home, monkeypatch):
 def test_enrolments_at_once_lose_nobody(home):
     """As processes of their own, forked with all that they need, so that they write as close as they can."""
     gallery, names = home / "exp" / "gallery", [f"person {number}" for number in range(4)]
-    jobs = [fork_server().Process(target=_enroll, args=(gallery, name, 25)) for name in names]
+    jobs = [fork_server().Process(target=_enroll, args=(gallery, name, 10)) for name in names]
     for job in jobs:
         job.start()
     for job in jobs:
         job.join(120)
     assert [job.exitcode for job in jobs] == [0] * 4
     rows = answer("people", "list")["people"]
-    assert sorted((one["name"], one["recordings"]) for one in rows) == [(name, 25) for name in names]
+    assert sorted((one["name"], one["recordings"]) for one in rows) == [(name, 10) for name in names]
 
 
 @pytest.mark.e2e

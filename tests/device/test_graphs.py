@@ -20,6 +20,8 @@ from svkit.training.tasks import ClassificationTask, Task
 from tests.random_models import random_encoder, random_gates, relative_error
 from tests.training.test_tasks import LABELS, classification, pruning, waves
 
+pytestmark = pytest.mark.slow
+
 CROPS = (99, 120, 149)
 """Frames of crops of 2 to 3 s."""
 

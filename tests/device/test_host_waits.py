@@ -16,6 +16,8 @@ from svkit.training.tasks import DistillationTask, Task
 from tests.training.conftest import Recorder
 from tests.training.test_tasks import classification, pruning
 
+pytestmark = pytest.mark.slow
+
 
 class OneProcess:
     """What the loop asks of Accelerate."""

@@ -27,7 +27,7 @@ from tests.soak.commands import (
     set_the_clock_back,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 Find = Callable[[str], Reference]
 

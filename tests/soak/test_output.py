@@ -25,7 +25,7 @@ from tests.soak.commands import (
     refuse_to_write,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 Find = Callable[[str], Reference]
 
@@ -119,7 +119,6 @@ def test_an_input_that_may_not_be_read(stages: dict[str, Stage], tmp_path: Path)
         assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_spaces_and_accents_in_every_path(tmp_path: Path) -> None:
     """The whole chain, from a directory of recordings, two of them at 8 kHz and in stereo, to the report."""
     root, exp = tmp_path / "Stimmen der Hörer, 声" / "mit Raum", tmp_path / "Versuch 1 – früh" / "exp ü"

@@ -243,6 +243,7 @@ def test_gradient_checkpointing_changes_no_result(tmp_path: Path, monkeypatch: p
 AFTER_WHICH_A_MEAN_IS_TAKEN = ("attention_in", "attention_out", "batch_norm")
 
 
+@pytest.mark.slow
 def test_compiled_layers_change_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for rounding, on some processors; nor the names in a checkpoint. The compiler here changes nothing."""
     exp, used = prepare(tmp_path / "exp"), []
