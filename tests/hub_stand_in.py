@@ -48,6 +48,9 @@ class StandIn:
     large: dict[str, bytes] = field(default_factory=dict)
     """What was uploaded by Git LFS, by sha256."""
 
+    faults: dict[str, int] = field(default_factory=dict)
+    """Error status of each POST and PUT with this text in its path."""
+
     def put(
         self, repository: str, files: dict[str, bytes], licence: str | None = None, branch: str = "main"
     ) -> str:
@@ -143,12 +146,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:  # noqa: N802
         content = self._body()
+        if self._fails():
+            return None
         self.hub.large[hashlib.sha256(content).hexdigest()] = content
-        self._answer(200)
+        return self._answer(200)
+
+    def _fails(self) -> bool:
+        """Answer with a fault if there is one for this path."""
+        status = next((code for place, code in self.hub.faults.items() if place in self.path), None)
+        if status is not None:
+            self._answer(status, b"<html>")
+        return status is not None
 
     def do_POST(self) -> None:  # noqa: N802
         path, body = self.path.partition("?")[0], self._body()
         self.hub.asked.append(path)
+        if self._fails():
+            return None
         organisation = self.hub.writers.get(self.headers.get("Authorization", "").removeprefix("Bearer "))
         if organisation is None:
             return self._answer(401)

@@ -6,6 +6,7 @@ that a model never changes unnoticed. To get another commit, name it: `org/name@
 """
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -36,6 +37,8 @@ FORMAT, VERSION = "svkit-hub-pins", 1
 OTHER_LICENCE = "other"
 """The hub's word for a licence that is not on its list; a card then gives the name in another field."""
 _NAME = re.compile(r"(hub:)?([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w-][\w./-]*))?", re.ASCII)
+_REPOSITORY = re.compile(r"(?!.*(--|\.\.|\.git$))\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b", re.ASCII)
+"""What the hub takes as the name of a repository."""
 _FILES = {".pth", ".pt", ".ckpt", ".json", ".safetensors", ".tsv"}
 _WEIGHTS = (".pth", ".pt", ".ckpt")
 _OURS = {CONFIG_NAME, MODEL_NAME, PROVENANCE_NAME}
@@ -96,7 +99,7 @@ def parse(name: str | os.PathLike[str]) -> HubName | None:
     """Parse the name of a model on the hub; None: it is a path.
 
     Raises:
-        ConfigError: what follows `hub:` is not the name of a repository.
+        ConfigError: what follows `hub:` is not the name of a repository, or is one that the hub never takes.
     """
     text = os.fspath(name)
     match = _NAME.fullmatch(text)
@@ -108,6 +111,11 @@ def parse(name: str | os.PathLike[str]) -> HubName | None:
     path = Path(text)
     if not forced and (path.exists() or Path(path.parts[0]).is_dir() or path.suffix in _FILES):
         return None
+    if not _REPOSITORY.fullmatch(repository):
+        raise ConfigError(
+            f"{text}: no name for the hub: expected at most 96 letters, digits, '-', '_' and '.' on each side of the"
+            " '/', without '-' or '.' at an end, '--', '..' or a final '.git'"
+        )
     return HubName(repository, revision or "")
 
 
@@ -304,10 +312,19 @@ def _refusals_told(name: HubName) -> Iterator[None]:
                 f"{name}: this token has no write access; use one of {owner}, or of a member, that has it"
                 " (`hf auth login`, or HF_TOKEN)"
             ) from error
-        raise ArtifactError(f"{name}: nothing was pushed: the hub says: {_in_a_line(error)}") from error
-    except ValueError as error:  # a name or card that the hub refuses
+        raise ArtifactError(
+            f"{name}: nothing was pushed: the hub says: {_in_a_line(error)}; try again later"
+        ) from error
+    except json.JSONDecodeError as error:  # of a proxy, or of a server in trouble
+        raise ArtifactError(
+            f"{name}: nothing was pushed: the hub's answer is no JSON; try again later"
+        ) from error
+    except ValueError as error:  # a card that the hub refuses
         raise ConfigError(f"{name}: nothing was pushed: {_in_a_line(error)}") from error
     except Exception as error:  # as in `_told`
+        if isinstance(error.__cause__, errors.HfHubHTTPError):  # of the store of large files
+            said = f"{first_line(error)} {_in_a_line(error.__cause__)}"
+            raise ArtifactError(f"{name}: nothing was pushed: {said}; try again later") from error
         raise ArtifactError(
             f"{name}: nothing was pushed: the hub cannot be reached ({first_line(error)}); try again, or write the"
             f" folder with --dry-run and run `hf upload {name.repository} FOLDER` where the hub can be reached"
@@ -315,7 +332,8 @@ def _refusals_told(name: HubName) -> Iterator[None]:
 
 
 def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    """Return what the client says, which may hold a whole page, without its advice to read about HTTP."""
+    return " ".join(str(error).partition("For more information")[0].split())[:300].rstrip(".")
 
 
 class _UnreachableError(ArtifactError):

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from typer.testing import CliRunner, Result
 
 import svkit
 from svkit.cli.app import app
+from svkit.models.hub import HubName, parse
 from svkit.scoring.backend import Backend, describe_backend
 from svkit.store.calibration import CalibrationRecord, write_calibration
 from svkit.store.metrics import ListId, read_metrics
@@ -305,6 +308,50 @@ def test_without_a_connection_a_line_says_how_to_go_on(model, monkeypatch, tmp_p
         use(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path / "home")
         said = run("push", model, "me/voices", code=4).stderr.splitlines()[-1]
     assert "nothing was pushed" in said and "--dry-run" in said and "`hf upload me/voices FOLDER`" in said
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "message"),
+    [
+        ("/api/validate-yaml", 502, "the hub's answer is no JSON; try again later"),
+        ("/large/", 403, "uploading 'model.safetensors' to the Hub. 403 Forbidden: "),
+        (
+            "/large/",
+            413,
+            "uploading 'model.safetensors' to the Hub. Client error '413 Request Entity Too Large'",
+        ),
+        ("/commit/", 413, "the hub says: Client error '413 Request Entity Too Large' for url"),
+        ("/commit/", 500, "the hub says: Server error '500 Internal Server Error' for url"),
+    ],
+)
+def test_a_hub_in_trouble_is_a_line_and_the_same_push_works_later(
+    hub, model, monkeypatch, place, status, message
+):
+    hub.faults[place] = status
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    said = run("push", model, "me/voices", code=4).stderr.rpartition("error: ")[2]
+    assert "me/voices: nothing was pushed: " in said and message in said and said.count("\n") == 1
+    assert "try again later" in said and "developer.mozilla" not in said and not hub.messages
+    hub.faults.clear()
+    run("push", model, "me/voices")
+    assert len(hub.messages) == 1 and "model.safetensors" in hub.models["me/voices"]["main"]
+
+
+@pytest.mark.parametrize("name", ["x.git", "-x", "x-", "x.", "x--y", "x..y", "x" * 97, "x.git@main"])
+def test_a_name_that_the_hub_would_refuse_is_refused_before_anything_is_written(hub, model, name):
+    repository = f"me/{name.partition('@')[0]}"
+    with pytest.raises(HFValidationError):
+        validate_repo_id(repository)
+    for words in (("push", model, f"me/{name}", "--dry-run"), ("info", f"hub:me/{name}")):
+        said = run(*words, code=2).stderr
+        assert f"me/{name}: no name for the hub: expected " in said and said.count("\n") == 1
+    assert not Path("exp").exists() and not hub.asked
+
+
+@pytest.mark.parametrize("name", ["m/x", "me/_x", "me/x_", "me/a-b.c", "me/x.github", "1/" + "x" * 96])
+def test_names_at_the_limits_of_the_hub_are_taken(name):
+    validate_repo_id(name)
+    assert parse(f"hub:{name}") == HubName(name)
 
 
 def test_what_others_could_not_use_is_not_pushed(hub, model):
