@@ -5,6 +5,7 @@ Nothing heavy is imported here: each command's file holds a signature and import
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -43,6 +44,8 @@ from svkit.torch_pair import check_torch_pair
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+_SYMLINK_LOOP = re.compile("Symlink loop from '(.*)'", re.DOTALL)
+"""The error of pathlib before Python 3.13. Lists and recordings cause it; for outputs and models others come first."""
 _NUMBERS = {
     "float_parsing": "a number, without a unit",
     "int_parsing": "a whole number",
@@ -116,9 +119,11 @@ def _failed(error: Exception) -> int:
         console.error(f"{error.filename or 'output'}: {error.strerror}")
         return 2 if error.errno in _NO_PATH else 4
     text = str(error)
-    if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # pathlib before Python 3.13
-        console.error(text)
-        return 2
+    if isinstance(error, RuntimeError) and (loop := _SYMLINK_LOOP.fullmatch(text)):
+        console.error(
+            f"{loop[1]}: a symbolic link that leads back to itself; expected a file or directory: remove it"
+        )
+        return 3
     if _is_one_of_several() and any(word in text for word in _PEER_LOST):
         console.error(
             "another process of this job has ended; see its message, then run the same command again to continue"

@@ -34,7 +34,7 @@ from svkit.store import checkpoint
 from svkit.store.embeddings import MANIFEST_NAME, write_embeddings
 from svkit.store.manifest import Manifest, read_manifest, write_manifest
 from svkit.store.output import Output
-from svkit.store.provenance import InputEntry, plain, sha256_file
+from svkit.store.provenance import InputEntry, plain, real_path, sha256_file
 from svkit.store.request import RunRequest
 
 DTYPES = {
@@ -84,7 +84,7 @@ def run(request: ExtractRequest, progress: Progress) -> list[Path]:
         DataError: the manifest or an audio file is missing, unreadable or too short.
     """
     exp, recipe = request.exp, request.recipe
-    given = {path.resolve(): path for path in request.models}.values()
+    given = {real_path(path): path for path in request.models}.values()
     models = [(model_name(exp, path), path) for path in given] or [*final_models(exp, progress).items()]
     if not models:
         raise ArtifactError(f"{exp}: no finished model; run `svkit finetune` first, or pass --model")
@@ -152,7 +152,7 @@ def _plan(
         output = request.output(place, "extract", {**config, **heard}, inputs)
         if request.out is None and not (is_own and name in MODEL_STAGES):
             # A model of the experiment is identified by its name, even if it has been trained again since.
-            is_named = path.resolve().is_relative_to(exp.resolve())
+            is_named = real_path(path).is_relative_to(real_path(exp))
             compared = [kind for kind in inputs if not (is_named and kind == "checkpoint")]
             output = _own_place(output, [one.path for one in outputs], compared, progress)
         outputs.append(output)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from svkit.errors import ArtifactError
 from svkit.progress import Progress
-from svkit.store.provenance import RUN_NAME, is_finished
+from svkit.store.provenance import RUN_NAME, is_finished, real_path
 
 MODEL_STAGES = {
     "dense": ("finetune/lmft", "finetune/joint", "finetune/lora", "finetune/head"),
@@ -50,9 +50,9 @@ def final_model(exp: Path, progress: Progress) -> Path:
 def model_name(exp: Path, path: Path) -> str:
     """Return a model's name for `exp/embeddings` and tables: dense, pruned, its path below `exp`, or its directory."""
     for name, final in final_models(exp).items():
-        if final.resolve() == path.resolve():
+        if real_path(final) == real_path(path):
             return name
     try:
-        return "-".join(path.resolve().relative_to(exp.resolve()).parts)
+        return "-".join(real_path(path).relative_to(real_path(exp)).parts)
     except ValueError:
-        return path.resolve().name
+        return real_path(path).name

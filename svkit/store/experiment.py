@@ -3,6 +3,7 @@
 `svkit prepare` writes it. A later command whose flags choose something else changes it and reports the change.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,7 +65,7 @@ def read_experiment(exp: Path) -> Experiment:
 def read_noted(exp: Path) -> dict[str, Any]:
     """Return the settings that are in the file, without defaults (errors as `read_experiment`)."""
     path = exp / FILE_NAME
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to a place that is gone is an error, not a choice of the defaults
         return {}
     try:
         content = read_toml(read_file(path, ConfigError, TOML_BYTES).decode())

@@ -71,7 +71,9 @@ def open_file(path: Path, family: type[SvkitError], limit: int | None = None) ->
     except OSError as error:
         if error.errno is None:  # raised by a library, about the content
             raise
-        raise family(f"{path}: {why_not(error)}") from error
+        is_link = error.errno == errno.ENOENT and Path(path).is_symlink()
+        why = "is a symbolic link to a place that does not exist" if is_link else why_not(error)
+        raise family(f"{path}: {why}") from error
 
 
 def read_file(path: Path, family: type[SvkitError], limit: int | None = None) -> bytes:

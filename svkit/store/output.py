@@ -35,6 +35,7 @@ from svkit.store.provenance import (
     output_around,
     plain,
     read_record,
+    real_path,
     recorded_files,
     sha256_file,
     sha256_input,
@@ -281,7 +282,7 @@ class Output:
 
     def _refuse_place(self) -> None:
         """Refuse a place where this would remove an input before it is read, or join the content of something else."""
-        what, own = "file" if self.kind == "list" else "directory", self.path.resolve()
+        what, own = "file" if self.kind == "list" else "directory", real_path(self.path)
         inputs = {path: path.resolve() for path in self.inputs.values()} if self.kind != "part" else {}
         for path, place in inputs.items():
             if place.is_relative_to(own):

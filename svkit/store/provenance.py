@@ -259,9 +259,16 @@ def is_finished(directory: Path) -> bool:
     return (directory / PROVENANCE_NAME).exists()
 
 
+def real_path(path: Path) -> Path:
+    """Return the absolute path without links, as `Path.resolve`, which refuses links in a circle before Python 3.13."""
+    return Path(os.path.realpath(path))
+
+
 def output_around(path: Path) -> Path | None:
     """Return the finished output whose content, and thereby hash, a new entry at `path` would change; None: none."""
-    places = (above for above in path.resolve().parents if is_finished(above) and (above / RUN_NAME).exists())
+    places = (
+        above for above in real_path(path).parents if is_finished(above) and (above / RUN_NAME).exists()
+    )
     return next(places, None)
 
 

@@ -119,7 +119,7 @@ def training_inputs(request: RunRequest, *, with_trials: bool = False) -> dict[s
                 "--eval-speakers N"
             )
         raise DataError(f"{inputs['train']}: does not exist; run `svkit prepare` first, or give --manifest")
-    if (data / "valid.tsv").exists():
+    if os.path.lexists(data / "valid.tsv"):  # a link to a place that is gone is an error
         inputs["valid"] = data / "valid.tsv"
         if with_trials:
             inputs["valid_trials"] = data / "valid_trials.txt"

@@ -40,12 +40,12 @@ def time_limit() -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path, kind: str) -> Iterator[None]:
-    """Put a pipe or a link to a device in the place of a file."""
+    """Put a pipe, a link to a device, or one to itself ("loop") in the place of a file."""
     kept = path.rename(path.with_name(".kept"))
     if kind == "pipe":
         os.mkfifo(path)
     else:
-        path.symlink_to(kind)
+        path.symlink_to(path if kind == "loop" else kind)
     try:
         yield
     finally:
@@ -145,10 +145,19 @@ FILES = {
 """What each verb reads, by the exit code of the family."""
 CASES = [(verb, name, code) for verb, all in FILES.items() for code, names in all.items() for name in names]
 
+SAID = dict.fromkeys(("loop", "/nowhere/file"), "symbolic link|does not exist|found nothing")
+"""What is said of a link that leads nowhere."""
 
-@pytest.mark.parametrize("kind", ["pipe", "/dev/zero"])
-@pytest.mark.parametrize(("verb", "name", "code"), CASES)
-def test_a_pipe_or_a_device_in_the_place_of_a_file(
+
+@pytest.mark.parametrize(
+    ("verb", "name", "code", "kind"),
+    [
+        *((*case, kind) for case in CASES for kind in ("pipe", "/dev/zero")),
+        # In a checkpoint, a link that leads nowhere is a file that is missing.
+        *((*case, kind) for case in CASES if case[2] != 4 for kind in SAID),
+    ],
+)
+def test_a_pipe_a_device_or_a_loop_in_the_place_of_a_file(
     verb: str, name: str, code: int, kind: str, scored: Path, trained: Path
 ) -> None:
     exp = scored if verb.startswith(("score", "report")) else trained
@@ -164,7 +173,7 @@ def test_a_pipe_or_a_device_in_the_place_of_a_file(
     finally:
         if is_new:
             path.unlink()
-    assert found == code and re.search(r"(: is|found) a pipe, socket or device", error), error
+    assert found == code and re.search(SAID.get(kind, "(: is|found) a pipe, socket or device"), error), error
     assert path.name in error or kind in error, error
 
 
