@@ -18,6 +18,8 @@ _TEMPORARY = _PREFIX + "[0-9a-z_]" * 8 + "*"
 """Pattern of our temporary names: prefix, eight characters (from `tempfile` in earlier versions), suffix."""
 _OF_SAFETENSORS = ".tmp" + "[0-9A-Za-z]" * 6
 """Pattern of the temporary names that safetensors itself uses since version 0.8."""
+_OF_NUMPY = "requested and"
+"""In numpy's error, which has no number, when a disk takes only part of an array (as of a large graph's weights)."""
 
 
 @contextmanager
@@ -28,7 +30,8 @@ def one_line(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         # By its text, because safetensors tells no number.
-        is_full = any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+        full = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), _OF_NUMPY)
+        is_full = any(text in str(error) for text in full)
         remedy = "free some space or choose another directory" if is_full else "choose another directory"
         raise ArtifactError(f"{path}: cannot be written: {reason}; {remedy}") from error
 

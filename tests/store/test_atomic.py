@@ -1,5 +1,6 @@
 import errno
 import os
+import resource
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,21 @@ def test_to_free_some_space_is_said_where_it_helps(tmp_path, number):
         raise OSError(number, os.strerror(number))
     with pytest.raises(ArtifactError, match="; free some space or choose"), atomic.one_line(tmp_path / "a"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_takes_part_of_an_array_is_full(tmp_path):
+    """As in a graph of more than 2 GB, whose weights numpy writes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (
+        pytest.raises(ArtifactError, match="; free some space or choose"),
+        atomic.replacing(tmp_path / "a") as file,
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            np.zeros(10_000).tofile(file)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_safetensors_says_is_one_line(tmp_path):
