@@ -152,6 +152,8 @@ class _Http:
         except HTTPError as error:
             if error.code in (404, 410):
                 raise FileNotFoundError(self._url) from error
+            if error.code == 416:  # also where the upload of a file has failed
+                raise _Refused(f"HTTP 416: the file ends before byte {offset + 1}; {_PACK}") from error
             if 400 <= error.code < 500 and error.code not in _PASSING:
                 raise _Refused(f"HTTP {error.code} {error.reason}; check the URL and your rights") from error
             raise

@@ -156,3 +156,11 @@ def test_a_back_end_that_is_missing_says_what_to_install(monkeypatch) -> None:
 def test_urls_are_told_from_paths() -> None:
     assert all(map(is_url, ("s3://b/c", "https://h", "HTTP://h", "abfs+x://y")))
     assert not any(map(is_url, ("a/b.tar", "/s3://b", "x y://b", "s3:/b", "://b", "", None, Path("s3://b"))))
+
+
+def test_a_file_that_is_empty_is_no_matter_of_rights(served) -> None:
+    """What web servers answer to a range of an empty file."""
+    served.faults = [416]
+    with pytest.raises(DataError, match=r"HTTP 416: the file ends before byte 1; use the list that belongs"):
+        RemoteFile(f"{served.address}/a.tar")
+    assert len(served.asked) == 1
