@@ -144,6 +144,11 @@ def _print(done: "CalibrateResult", *, is_beside_model: bool) -> None:
         "In brackets: 95 % intervals over people. Each pair was judged with a calibration and a threshold "
         f"learnt from other people ({done.folds} folds)."
     ]
+    if decision.false_accepts is not None and point.false_accept_rate > decision.false_accepts:
+        notes.append(
+            f"The target was missed: {100 * point.false_accept_rate:.3g} % of the pairs of other people were accepted,"
+            f" not {100 * decision.false_accepts:g} %. Ask for less, or learn on more people."
+        )
     notes += filter(None, (_below_the_limit(done),))
     if done.people_once:
         notes.append(
@@ -151,7 +156,7 @@ def _print(done: "CalibrateResult", *, is_beside_model: bool) -> None:
             "nothing about misses; record them again on another day."
         )
     notes += filter(None, (_missing(done),))
-    notes += done.cautions
+    notes += [f"Caution: {text}" for text in done.cautions]
     notes.append(
         f"`svkit verify` decides by {shown(done.calibration)}, unless --prior or --threshold is given."
         if is_beside_model

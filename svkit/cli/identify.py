@@ -119,7 +119,7 @@ def _print(done: "Identified") -> None:
             [_files(answer), _verdict(answer), *_evidence(answer.candidates[0], done)[: columns - 1]]
             for answer in done.answers
         ]
-        headings = ["recording", "answer", "best score", "ratio", "probability"][: columns + 1]
+        headings = ["recording", "answer", "best score", "its ratio", "its probability"][: columns + 1]
         console.table(Table(title="All answers", headings=headings, rows=rows, left=(0, 1), notes=notes))
 
 
@@ -139,7 +139,9 @@ def _verdict(answer: "Answer") -> str:
             f", but it may be {' or '.join(answer.doubts)}" if answer.doubts else ""
         )
     if answer.posterior_of_none is not None and answer.posterior_of_none < 0.5:
-        return "NOBODY ACCEPTED: somebody enrolled is likelier, but no one likely enough"
+        return (
+            "NOBODY ACCEPTED: together those enrolled are likelier than nobody, but no one is likely enough"
+        )
     return "NONE OF THEM"
 
 

@@ -413,7 +413,7 @@ def _curves(stages: Sequence[StageCurves], axes: Axes) -> None:
         if _is_drawn(loss):
             axes.plot(np.add(start, loss.step), loss.value, color=BLUE, label=label, linewidth=1.1)
             label = ""
-        if _is_drawn(eer):
+        if eer is not None:
             if other is None:
                 other = _second_axis(axes)
             other.plot(

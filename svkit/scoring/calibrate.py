@@ -10,7 +10,7 @@ from svkit.config.conditions import CUTS
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five
 from svkit.eval.logistic import PRIOR, fit_calibration, pair_quality
 from svkit.scoring.backend import Backend, describe_backend
-from svkit.scoring.ratio import bounds_gap, map_of, needs_a_cohort, slope_caution
+from svkit.scoring.ratio import bounds_gap, distrust, map_of, needs_a_cohort
 from svkit.scoring.subject import Subject
 from svkit.scoring.trial_scores import CohortMeans, Lookup
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
@@ -79,6 +79,7 @@ def learn(subject: Subject, features: Features) -> CalibrationRecord:
         speakers=None if speakers is None else tuple(sorted(speakers)),
         bounds=fitted.bounds,
         is_separable=fitted.is_separable,
+        cautions=tuple(dict.fromkeys(subject.guards.passed)),
     )
 
 
@@ -92,7 +93,8 @@ def check_calibration(path: Path, subject: Subject, cohort_size: int | None = No
     """
     guards, trials_path, speakers = subject.guards, subject.trial_set.path, subject.speaker_names()
     record = read_calibration(path)
-    guards.caution(slope_caution(record))
+    for caution in distrust(record):
+        guards.caution(caution)
     if (gap := bounds_gap(path, record)) is not None:
         guards.unchecked.append(gap)
     remedy = "use others, or --calibrate-folds for a cross-validation over speakers"

@@ -51,6 +51,8 @@ class Guards:
     allowed: frozenset[str] = frozenset()
     cautions: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    """Those of the cautions that would have stopped the command."""
 
     def __post_init__(self) -> None:
         unknown = self.allowed - set(NAMES)
@@ -62,6 +64,7 @@ class Guards:
         """Raise the error, or record it if the guard may be passed."""
         if name not in self.allowed:
             raise type(error)(f"{error}; `--allow {name}` continues and records the exception")
+        self.passed.append(str(error))
         self.caution(str(error))
 
     def caution(self, words: str | None) -> None:
@@ -87,11 +90,13 @@ def check_training(
             " not known"
         )
     elif shared := tested & trained:
+        others = first_five(sorted(tested - trained))
+        left = f"leave them out ({others} would be left)" if others else "take others"
         found = (
             f"{shown(path)} was trained on {len(shared)} of the {len(tested)} speakers of the trials, which makes "
-            "results look better"
+            f"results look better: {first_five(sorted(shared))}"
         )
-        guards.stop("trained-speakers", DataError(f"{directory}: {found}: {first_five(sorted(shared))}"))
+        guards.stop("trained-speakers", DataError(f"{directory}: {found}; {left}"))
 
 
 def check_speakers(

@@ -27,10 +27,10 @@ from svkit.scoring.listen import (
 from svkit.scoring.ratio import (
     SEVERAL_RECORDINGS,
     bounds_gap,
+    distrust,
     map_of,
     pair_features,
     score_at,
-    slope_caution,
     too_few_people,
 )
 from svkit.scoring.verify import CalibrationFacts, describe_calibration, find_calibration
@@ -249,7 +249,7 @@ def answer(
             " often the model confuses people of this gallery has not been measured"
         )
     doubts = [] if rival is None else [rival]
-    if is_accepted and limit.threshold_from != "false accepts" and (of_none or 0.0) > 1 - _SURE:
+    if is_accepted and (of_none or 0.0) > 1 - _SURE:
         doubts.append("nobody enrolled")
     if llrs is not None and len(found) > 1 and found[0].llr == found[1].llr == llrs.max() == learnt.bounds[1]:
         why.append(
@@ -320,9 +320,7 @@ def _decide(
 
 def _warnings(gallery: Gallery, heard: Heard, calibration: _Calibration) -> list[str]:
     found = [*warnings_on(heard), *enrolled_among(heard, gallery)]
-    if calibration is not None and (caution := slope_caution(calibration[1])) is not None:
-        found.append(caution)
-    return found
+    return found if calibration is None else [*found, *distrust(calibration[1])]
 
 
 def _notes(limit: _Limit, calibration: _Calibration, gallery: Gallery, recordings: int) -> list[str]:

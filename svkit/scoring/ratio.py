@@ -110,3 +110,9 @@ def bounds_gap(path: Path, record: CalibrationRecord) -> str | None:
         f"{path}: whether the trials it was learnt on have errors (an earlier svkit did not record it): log-likelihood"
         f" ratios are bounded by the number of trials alone, from {low:+.1f} to {high:+.1f}"
     )
+
+
+def distrust(record: CalibrationRecord) -> list[str]:
+    """Return why the ratios of this calibration should not be trusted."""
+    allowed = [f"the calibration was learnt in spite of a warning: {caution}" for caution in record.cautions]
+    return [*filter(None, (slope_caution(record),)), *allowed]

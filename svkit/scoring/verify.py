@@ -31,10 +31,10 @@ from svkit.scoring.listen import (
 from svkit.scoring.ratio import (
     SEVERAL_RECORDINGS,
     bounds_gap,
+    distrust,
     map_of,
     needs_a_cohort,
     pair_features,
-    slope_caution,
     too_few_people,
 )
 from svkit.store.audio_file import Channel
@@ -201,8 +201,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         unbounded = float(map_of(record).apply(_features(record, score, *sides))[0])
     verdict = _decide(request, score, calibration and calibration[1], unbounded)
     if calibration is not None and unbounded is not None:
-        if (caution := slope_caution(record)) is not None:
-            warnings.append(caution)
+        warnings += distrust(record)
         if max(side.count for side in sides) > 1:
             notes.append(SEVERAL_RECORDINGS)
         # Only then does it decide as `svkit calibrate` was asked to.

@@ -57,6 +57,8 @@ class CalibrationRecord:
     """Some threshold makes no error on those trials, so that the weights mean little; None: as for `bounds`."""
     decision: Decision | None = None
     """Where `svkit verify` accepts unless told otherwise; None: no operating point was asked for."""
+    cautions: tuple[str, ...] = ()
+    """What was wrong with its trials, but allowed; whoever uses it is told."""
 
 
 def check_place(path: Path, checkpoint: Path, *, overwrite: bool) -> None:
@@ -91,6 +93,8 @@ def _is_calibration(path: Path) -> bool:
 def write_calibration(path: Path, record: CalibrationRecord) -> None:
     """Write a calibration."""
     values = {field.name: plain_record(getattr(record, field.name)) for field in fields(record)}
+    if not record.cautions:  # earlier versions refuse a key that they do not know
+        del values["cautions"]
     write_json(path, {"format": FORMAT, "format_version": VERSION, **values})
 
 

@@ -212,8 +212,13 @@ def test_what_cannot_be_calibrated_is_refused_before_it_takes_time(people, here,
         done = invoke("calibrate", "few", "--model", "model", "--skip-bad")
     assert done.exit_code == 3 and "few: model was trained on 1 of the 5 speakers" in done.stderr
     done = invoke("calibrate", "few", "--model", "model", "--skip-bad", "--allow", "trained-speakers")
-    assert done.exit_code == 0 and "which makes results look better" in done.stdout
+    assert done.exit_code == 0 and "Caution: few: model was trained on 1 of the 5 speakers" in done.stdout
     assert not Path("calibration.json").exists()
+    files = [str(path) for path in sorted((here / "few" / "y").iterdir())[:2]]
+    found = json.loads(invoke("verify", *files, "--model", "model", "--json").stdout)
+    assert not found["is_trusted"] and any(
+        "in spite of a warning: few: model was" in text for text in found["warnings"]
+    )
 
 
 def test_weights_are_no_place_for_a_calibration(people, here):
