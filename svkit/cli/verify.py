@@ -25,7 +25,7 @@ def verify(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="Two recordings; with --enroll, those of the unknown speaker; with --gallery, NAME FILE...",
+            help="Two recordings; with --enroll, those of the unknown speaker; or NAME FILE..., for somebody enrolled",
         ),
     ],
     enroll: Annotated[
