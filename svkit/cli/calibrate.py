@@ -56,6 +56,9 @@ def calibrate(
     channel: options.Channel = "0",
     skip_bad: options.SkipBad = False,
     allow_cut: options.AllowCut = False,
+    skip_trained: Annotated[
+        bool, option("--skip-trained", "Leave out people on whom the model was trained.")
+    ] = False,
     allow: Annotated[
         list[str] | None,
         options.allow(
@@ -92,6 +95,7 @@ def calibrate(
         quality=quality,
         speaker_regex=speaker_regex,
         scan=ScanOptions(channel=options.parse_channel(channel), skip_bad=skip_bad, allow_cut=allow_cut),
+        skip_trained=skip_trained,
         allow=tuple(allow or ()),
         overwrite=overwrite,
         seed=seed,

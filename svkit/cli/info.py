@@ -97,5 +97,5 @@ def _print(size: "ModelSize") -> None:
         "conv_dim": "convolution",
     }
     columns = [list(map(width, size.widths[kind], size.dense_widths[kind])) for kind in kinds]
-    layers = [[str(index), *cells] for index, cells in enumerate(zip(*columns, strict=True))]
+    layers = [[str(index), *cells] for index, cells in enumerate(zip(*columns, strict=True), start=1)]
     console.table(Table(title="widths per layer", headings=["layer", *kinds.values()], rows=layers))

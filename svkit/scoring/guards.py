@@ -74,11 +74,16 @@ class Guards:
 
 
 def check_training(
-    guards: Guards, directory: Path, facts: Mapping[str, Any], trials: Trials, enrollment: pd.DataFrame | None
+    guards: Guards,
+    directory: Path,
+    facts: Mapping[str, Any],
+    trials: Trials,
+    enrollment: pd.DataFrame | None,
+    remedy: str = "leave them out",
 ) -> None:
     """Stop if the model behind the embeddings in `directory` was trained on speakers of the trials (DataError).
 
-    `facts` are those of `embeddings.json`.
+    `facts` are those of `embeddings.json`; `remedy` says how to go on if others are left.
     """
     tested = trial_speaker_names(trials, facts.get("manifest"), enrollment)
     path = str((facts.get("checkpoint") or {}).get("path") or "")
@@ -91,7 +96,7 @@ def check_training(
         )
     elif shared := tested & trained:
         others = first_five(sorted(tested - trained))
-        left = f"leave them out ({others} would be left)" if others else "take others"
+        left = f"{remedy} ({others} would be left)" if others else "take others"
         found = (
             f"{shown(path)} was trained on {len(shared)} of the {len(tested)} speakers of the trials, which makes "
             f"results look better: {first_five(sorted(shared))}"

@@ -26,6 +26,7 @@ from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.calibrate import Features, learn, quality_features
 from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.scoring.guards import Guards, check_training
+from svkit.scoring.lineage import training_speakers
 from svkit.scoring.ratio import lowest_shown, map_of, people_needed, score_at, slope_caution
 from svkit.scoring.subject import Subject, TrialSet
 from svkit.scoring.trial_scores import look_up, score_trials
@@ -61,6 +62,8 @@ class CalibrateRequest:
     """Learn from durations and norms as well as from the score."""
     speaker_regex: str | None = None
     scan: ScanOptions = field(default_factory=ScanOptions)
+    skip_trained: bool = False
+    """Leave out people on whom the model was trained."""
     allow: tuple[str, ...] = ()
     """Guards that may be passed (`svkit.scoring.guards`)."""
     overwrite: bool = False
@@ -126,12 +129,17 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     check_place(out, checkpoint, overwrite=request.overwrite)
     home = request.exp / "calibrate" / f"{model_name(request.exp, checkpoint)}-{list_name([request.source])}"
     manifest, table = _recordings(request, home, progress)
+    if request.skip_trained:
+        manifest, table = _without_trained(checkpoint, manifest, table, home, progress)
     trials, once = _trials(table, request.seed)
     trial_path = home / f"{list_name([request.source])}.txt"
     write_trials(trial_path, trials)
     used = {"path": manifest.as_posix(), "sha256": sha256_file(manifest)}
     facts = {"checkpoint": {"path": checkpoint}, "manifest": used}
-    check_training(guards, request.source, facts, trials, None)  # before the embedding, which takes long
+    remedy = "--skip-trained leaves them out"
+    check_training(
+        guards, request.source, facts, trials, None, remedy
+    )  # before the embedding, which takes long
     directory = _embed(request, checkpoint, manifest, home, progress)
     embeddings = read_embeddings(directory)
     subject = Subject(
@@ -189,6 +197,20 @@ def _recordings(request: CalibrateRequest, home: Path, progress: Progress) -> tu
     manifest = home / f"{list_name([request.source])}.tsv"
     write_manifest(manifest, table)
     return manifest, table
+
+
+def _without_trained(
+    checkpoint: Path, manifest: Path, table: pd.DataFrame, home: Path, progress: Progress
+) -> tuple[Path, pd.DataFrame]:
+    """Return the people on whom the model was not trained, as far as that is known, with their manifest."""
+    rest = table[~table["speaker_id"].isin(training_speakers(checkpoint) or ())]
+    if len(rest) == len(table):
+        return manifest, table
+    left, people = rest["speaker_id"].nunique(), table["speaker_id"].nunique()
+    progress.note(f"{people - left} of {people} people are left out, because the model was trained on them")
+    manifest = home / f"{manifest.stem}-untrained.tsv"
+    write_manifest(manifest, rest)
+    return manifest, rest
 
 
 def _trials(table: pd.DataFrame, seed: int) -> tuple[Trials, int]:

@@ -211,6 +211,10 @@ def test_what_cannot_be_calibrated_is_refused_before_it_takes_time(people, here,
         patch.setattr(stage, "_embed", None)
         done = invoke("calibrate", "few", "--model", "model", "--skip-bad")
     assert done.exit_code == 3 and "few: model was trained on 1 of the 5 speakers" in done.stderr
+    assert "--skip-trained leaves them out (y, yy, yyy, yyyy would be left)" in done.stderr
+    done = invoke("calibrate", "few", "--model", "model", "--skip-bad", "--skip-trained")
+    assert done.exit_code == 3 and "found 4 of 4" in done.stderr
+    assert "1 of 5 people are left out, because the model was trained on them" in done.stderr
     done = invoke("calibrate", "few", "--model", "model", "--skip-bad", "--allow", "trained-speakers")
     assert done.exit_code == 0 and "Caution: few: model was trained on 1 of the 5 speakers" in done.stdout
     assert not Path("calibration.json").exists()
@@ -219,6 +223,16 @@ def test_what_cannot_be_calibrated_is_refused_before_it_takes_time(people, here,
     assert not found["is_trusted"] and any(
         "in spite of a warning: few: model was" in text for text in found["warnings"]
     )
+
+
+def test_people_of_the_training_are_left_out(people, here):
+    for take in range(2):
+        record(people, "train-0", take)
+    done = invoke("calibrate", people, "--model", "model", "--skip-trained", "--out", "mine.json")
+    assert done.exit_code == 0 and "1 of 8 people are left out" in done.stderr
+    learnt = read_calibration(Path("mine.json"))
+    assert learnt.cautions == () and learnt.speakers is not None and "train-0" not in learnt.speakers
+    assert len(learnt.speakers) >= 6
 
 
 def test_weights_are_no_place_for_a_calibration(people, here):
