@@ -16,13 +16,13 @@ EER = f"EER, %{LEVEL}"
 BRIEF = APPLICATIONS[:2]
 _THRESHOLD_NOTE = (
     "EER: the threshold where both error rates are equal. FAR: a given false-accept rate; to show a rate of 1 in N, it"
-    " takes N nontarget trials. minDCF{}: lowest cost at that prior of a target; a miss costs as much"
-    " as a false accept unless costs are given (miss : false accept)."
-    " The 95 % intervals of the rates hold for a fixed threshold. A rate without a single error has a cautious limit,"
-    " which follows from the number of speakers alone. Once there are errors, it is known how they spread over people,"
-    " so an interval may end below that limit. All thresholds{} were chosen on these very trials, so"
-    " other recordings give other rates. To decide about people of your own, do not take a threshold from here: learn"
-    " one from other recordings like yours with svkit calibrate."
+    " takes N nontarget trials. minDCF{}: lowest cost at that prior of a target; a miss costs as much as a false "
+    "accept unless costs are given (miss : false accept). The 95 % intervals say how these rates would vary with other"
+    " speakers if the threshold stayed; for the interval of the EER, it moves with them. A rate without a single error"
+    " has a cautious limit, which follows from the number of speakers alone. Once there are errors, it is known how "
+    "they spread over people, so an interval may end below that limit. All thresholds{} were chosen on these very "
+    "trials, so other recordings give other rates. To decide about people of your own, do not take a threshold from "
+    "here: learn one from other recordings like yours with svkit calibrate."
 )
 
 ONE_CLASS_NOTE = f"{MISSING}: the group lacks target or nontarget trials, so it has no EER."
