@@ -210,7 +210,7 @@ def _is_finite(value: object) -> bool:
 
 
 def gather_provenance(exp: Path) -> list[Origin]:
-    """List every finished output of the experiment with what it was made from."""
+    """List every finished output of the experiment, in the order of making, with what it was made from."""
     chain = []
     for directory in find_finished(exp):
         record = read_provenance(directory)
@@ -227,4 +227,4 @@ def gather_provenance(exp: Path) -> list[Origin]:
                 inputs=tuple(record["inputs"]),
             )
         )
-    return chain
+    return sorted(chain, key=lambda origin: origin.finished or "")
