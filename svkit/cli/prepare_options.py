@@ -68,7 +68,7 @@ class DemoOptions(options.OutputOptions):
         options.number(
             "--valid-speakers",
             Range(ge=0, le=10**6),
-            "Training speakers held out for validation [default: a twentieth, 3 to 40; 6 in the demo].",
+            "Training speakers held out for validation [default: a twentieth, 3 to 40; 8 in the demo].",
             metavar="N",
         ),
     ] = None

@@ -19,7 +19,7 @@ from svkit.store.lists import DEMO_TRIALS, read_shipped
 from svkit.store.trials import read_trials
 
 _CHUNK_UTTERANCES = 6
-_VALID_SPEAKERS = 6
+_VALID_SPEAKERS = 8
 """With a twentieth, three, a single pair of similar voices would decide which checkpoint is kept."""
 
 
