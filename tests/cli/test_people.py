@@ -491,7 +491,7 @@ def test_a_killed_enrolment_loses_nobody_and_leaves_nothing(home):
     for turn in range(5):
         job = fork_server().Process(target=_enroll, args=(gallery, f"person {turn}", 100_000))
         job.start()
-        while not (gallery / "people.safetensors").exists() or f"person {turn}" not in _names():
+        while not (gallery / "gallery.json").exists() or f"person {turn}" not in _names():
             time.sleep(0.01)
         time.sleep(0.003 * turn)
         job.kill()
