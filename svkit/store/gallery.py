@@ -215,9 +215,10 @@ def add_recordings(
     dim = next(len(one.embedding) for recordings in people.values() for one in recordings.values())
     with _locked(directory):
         refuse_other_files(directory)
-        if not (directory / _FACTS_NAME).exists() or not read_gallery(directory).names:
+        gallery = read_gallery(directory) if (directory / _FACTS_NAME).exists() else None
+        if gallery is None or not gallery.names:
             _begin(directory, model, dim)
-        gallery = read_gallery(directory)
+            gallery = read_gallery(directory)
         refuse_other_model(directory, gallery, model)
         added: list[Place] = []
         for name, recordings in people.items():

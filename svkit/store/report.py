@@ -252,13 +252,13 @@ def find_checkpoints(exp: Path) -> list[Path]:
     found = []
     for home in _CHECKPOINT_HOMES:
         parts = [path for name in _PARTS for path in (exp / home).glob(f"*/{name}")]
-        ready = {path.parent for path in parts if is_finished(path.parent)}
+        ready = sorted({path.parent for path in parts if is_finished(path.parent)}, key=place)
         for path in (directory / name for directory in ready for name in _PARTS):
             if not path.exists():
                 raise ArtifactError(
                     f"{path}: does not exist, but its checkpoint is finished; restore it from a copy"
                 )
-        found += sorted(ready, key=place)
+        found += ready
     return found
 
 

@@ -136,10 +136,8 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     write_trials(trial_path, trials)
     used = {"path": manifest.as_posix(), "sha256": sha256_file(manifest)}
     facts = {"checkpoint": {"path": checkpoint}, "manifest": used}
-    remedy = "--skip-trained leaves them out"
-    check_training(
-        guards, request.source, facts, trials, None, remedy
-    )  # before the embedding, which takes long
+    # Before the embedding, which takes long.
+    check_training(guards, request.source, facts, trials, None, "--skip-trained leaves them out")
     directory = _embed(request, checkpoint, manifest, home, progress)
     embeddings = read_embeddings(directory)
     subject = Subject(
