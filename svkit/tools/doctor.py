@@ -17,7 +17,7 @@ from pathlib import Path
 
 from svkit.cores import available_cores
 from svkit.errors import SvkitError, first_line
-from svkit.torch_pair import check_torch_pair
+from svkit.torch_pair import PAIR, check_torch_pair
 
 OK, NOTE, ERROR = "ok", "note", "error"
 """It works; it works, but something optional is missing; svkit cannot work."""
@@ -102,7 +102,7 @@ def _torch_pair(exp: Path) -> Iterator[Check]:
         importlib.import_module("torch")
         importlib.import_module("torchaudio")
     except Exception as error:
-        remedy = "pip install --force-reinstall 'torch==2.11.*' 'torchaudio==2.11.*' from the same index"
+        remedy = f"pip install --force-reinstall {PAIR} from the same index"
         yield Check("torch pair", ERROR, _said(error), remedy)
         return
     yield Check("torch pair", OK, found)

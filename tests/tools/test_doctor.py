@@ -52,12 +52,14 @@ def test_a_package_out_of_its_range_or_missing_is_an_error_with_the_command(tmp_
     assert result.exit_code == 2 and "problems to fix: 2" in result.stdout
 
 
-def test_a_torch_and_torchaudio_of_two_versions(tmp_path, monkeypatch):
-    real = importlib.metadata.version
-    monkeypatch.setattr(torch_pair, "version", lambda name: "2.8.0" if name == "torchaudio" else real(name))
+@pytest.mark.parametrize(("torch", "torchaudio"), [("2.11.0", "2.8.0"), ("2.11.0+cu130", "2.11.1")])
+def test_a_torch_and_torchaudio_that_do_not_fit(tmp_path, monkeypatch, torch, torchaudio):
+    monkeypatch.setattr(torch_pair, "version", {"torch": torch, "torchaudio": torchaudio}.__getitem__)
     assert run(tmp_path)["torch pair"].status == doctor.ERROR
     result = CliRunner().invoke(app, ["info", str(tmp_path)])
-    assert result.exit_code == 2 and "torchaudio 2.8.0; install a pair from one index" in result.stderr
+    assert (
+        result.exit_code == 2 and f"torchaudio {torchaudio}; install a pair from one index" in result.stderr
+    )
     assert CliRunner().invoke(app, ["doctor", "--exp", str(tmp_path)]).exit_code == 2
 
 
