@@ -66,6 +66,8 @@ option = $(if $(strip $(2)),$(1) $(call quote,$(2)))
 update = $(if $(wildcard $(or $(1),$@)),--keep-finished --overwrite)
 
 recipe = --exp $(EXP) --preset $(call quote,$(PRESET)) $(if $(SEED),--set seed=$(SEED))
+prepare_options = $(call update,$(EXP)/data/provenance.json) --preset $(call quote,$(PRESET)) $(call option,--encoder,$(ENCODER)) \
+    $(call option,--seed,$(SEED)) $(call option,--eval-speakers,$(EVAL_SPEAKERS)) $(call option,--trials,$(TRIALS))
 launch = $(if $(filter-out 0 1,$(NPROC)),$(TORCHRUN) --standalone --nproc-per-node $(NPROC) -m svkit,$(SVKIT))
 augment = $(if $(AUGMENT),$(if $(filter none,$(AUGMENT)),--no-augment,--augment))
 corpus_root = $(if $(filter voxceleb,$(CORPUS)),$(VOXCELEB),$(if $(filter demo,$(CORPUS)),,$(ROOT)))
@@ -116,9 +118,7 @@ endif
 ifneq ($(filter-out demo voxceleb,$(CORPUS)),)
 	@[ -n $(call quote,$(ROOT)) ] || { echo 'error: CORPUS=$(CORPUS) needs ROOT=DIR' >&2; exit 2; }
 endif
-	$(SVKIT) prepare $(CORPUS) $(if $(corpus_root),$(call quote,$(corpus_root))) --exp $(EXP) \
-	    $(call update,$(EXP)/data/provenance.json) --preset $(call quote,$(PRESET)) $(call option,--encoder,$(ENCODER)) $(call option,--seed,$(SEED)) \
-	    $(call option,--eval-speakers,$(EVAL_SPEAKERS)) $(call option,--trials,$(TRIALS))
+	$(SVKIT) prepare $(CORPUS)$(if $(corpus_root), $(call quote,$(corpus_root))) --exp $(EXP) $(prepare_options)
 	$(if $(NOISE),$(SVKIT) prepare noise $(call quote,$(NOISE)) --exp $(EXP) --keep-finished --overwrite)
 	$(if $(MUSIC),$(SVKIT) prepare music $(call quote,$(MUSIC)) --exp $(EXP) --keep-finished --overwrite)
 	$(if $(MUSAN),$(SVKIT) prepare musan $(call quote,$(MUSAN)) --exp $(EXP) --keep-finished --overwrite)

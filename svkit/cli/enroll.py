@@ -85,6 +85,16 @@ def _refuse_slips(name: str, files: list[Path] | None, *, has_scan_options: bool
             f"enroll: expected recordings after {name!r} (svkit enroll NAME FILE...), or only a folder "
             f"with a directory for each person, or a manifest (.tsv, .parquet){missing}"
         )
+    if (
+        not files
+        and path.is_dir()
+        and not has_scan_options
+        and not any(one.is_dir() for one in path.iterdir())
+    ):
+        raise ConfigError(
+            f"{name}: expected a directory for each person in it, found none; to enroll one person:"
+            f" svkit enroll NAME {name}/*"
+        )
     if is_list and has_scan_options:
         raise ConfigError(
             f"{name}: is a manifest, but --skip-bad and --speaker-regex are only for a folder; leave them out"

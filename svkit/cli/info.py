@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from svkit.cli import console, options
+from svkit.cli.verify import learnt_on, training_list
 from svkit.errors import ArtifactError, terminal_text
 
 if TYPE_CHECKING:
+    from svkit.scoring.verify import CalibrationFacts
+    from svkit.store.places import Artifact
     from svkit.store.report import ModelSize
 
 Checkpoint = Annotated[
@@ -46,8 +49,31 @@ def info(
         raise typer.BadParameter("expected CKPT, a checkpoint, or --check")
     from svkit.models.info import run
 
-    size = run(options.on_disk(checkpoint, file) or checkpoint)
-    return console.result(asdict(size), as_json=True) if json else _print(size)
+    path = options.on_disk(checkpoint, file) or checkpoint
+    size, training, calibration = run(path), *_origin(path)
+    if json:
+        facts = {"trained_on": training, "calibration": calibration}
+        return console.result(asdict(size) | facts, as_json=True)
+    _print(size)
+    if path.is_file():  # an architecture without weights
+        return None
+    from svkit.reports.tables import Table
+
+    lists = [training_list(entry) for entry in training] or ["not recorded"]
+    learnt = "none" if calibration is None else f"{calibration['path']}, {learnt_on(calibration)}"
+    rows = [["trained on", ", ".join(lists)], ["calibration", learnt]]
+    return console.table(Table(title="origin", headings=["", ""], rows=rows, left=(0, 1)))
+
+
+def _origin(path: Path) -> "tuple[list[Artifact], CalibrationFacts | None]":
+    """Return the lists that a checkpoint was trained on, and the calibration beside it."""
+    from svkit.scoring.lineage import training_lists
+    from svkit.scoring.verify import describe_calibration
+    from svkit.store.calibration import FILE_NAME, read_calibration
+
+    place = path / FILE_NAME
+    calibration = describe_calibration(place, read_calibration(place)) if place.exists() else None
+    return training_lists(path), calibration
 
 
 def _check(root: Path, *, json: bool) -> None:

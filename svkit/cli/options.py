@@ -189,7 +189,7 @@ class OutputOptions(OptionGroup):
         """Print the result: `facts` with `--json`, else `lines`."""
         console.result(facts if self.json else lines, as_json=self.json)
 
-    def show_next(self, command: str, *, is_last: bool = False) -> None:
+    def show_next(self, command: str, *, label: str = "next", is_last: bool = False) -> None:
         """Show the command to run next, on stderr, unless the result is printed as JSON.
 
         Under make, which runs the next stage itself, only what follows the last stage is shown. Without an activated
@@ -199,7 +199,9 @@ class OutputOptions(OptionGroup):
             is_default = self.exp == Path(os.environ.get("SVKIT_EXP", "exp"))
             if Path(sys.argv[0]).name == "svkit" and shutil.which("svkit") is None:
                 command = shlex.quote(sys.argv[0]) + command.removeprefix("svkit")
-            console.note(f"next: {command}" + ("" if is_default else f" --exp {shlex.quote(str(self.exp))}"))
+            console.note(
+                f"{label}: {command}" + ("" if is_default else f" --exp {shlex.quote(str(self.exp))}")
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

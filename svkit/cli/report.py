@@ -40,4 +40,6 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     common.show(report_record(done), directory / PAGE_NAME)
     if not common.json:
         console.note(f"open {directory / PAGE_NAME} in a browser")
-    common.show_next("svkit verify A.wav B.wav", is_last=True)
+    # Not "next" where the advice is to use no model.
+    label = "to try a model anyway" if any(map(answer.is_unusable, answer.pairs(done))) else "next"
+    common.show_next("svkit verify A.wav B.wav", label=label, is_last=True)

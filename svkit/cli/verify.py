@@ -75,6 +75,8 @@ def verify(
             f"verify: expected two files, found {len(files)}; for several per side: --enroll A1 "
             "--enroll A2 B1 B2"
         )
+    if not enroll and len(files) == 2 and files[0].is_file() and not files[1].exists():
+        _refuse_swapped(files[0], str(files[1]), gallery or given.exp / "gallery")
     people = None
     if not enroll and gallery is None and not files[0].exists():
         gallery, people = _gallery_of(str(files[0]), given.exp / "gallery")
@@ -100,6 +102,14 @@ def verify(
     else:
         _print(done, is_as_learnt=prior is None and threshold is None)
     options.exit_decided([done.is_accepted], asked=exit_code)
+
+
+def _refuse_swapped(file: Path, name: str, directory: Path) -> None:
+    """Raise ConfigError if what stands in the place of the second recording is the name of somebody enrolled."""
+    from svkit.store.gallery import read_gallery
+
+    if directory.is_dir() and read_gallery(directory).has(name):
+        raise ConfigError(f"verify: {name} is enrolled, and the name comes first: svkit verify {name} {file}")
 
 
 def _gallery_of(name: str, directory: Path) -> "tuple[Path, Gallery] | tuple[None, None]":
@@ -153,7 +163,7 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
             ["enrolled", f"{person['name']} (recordings: {person['recordings']}, {person['seconds']:.1f} s)"]
         )
     rows.append(["model", f"{shown_model(done.model['path'])} (sha256 {done.model['sha256'][:12]})"])
-    rows.append(["trained on", ", ".join(map(_training_list, done.model["trained_on"])) or "not recorded"])
+    rows.append(["trained on", ", ".join(map(training_list, done.model["trained_on"])) or "not recorded"])
     if (facts := done.calibration) is not None:
         rows.append(["calibration", f"{shown_model(facts['path'])}, {learnt_on(facts)}"])
     notes = list(done.notes)
@@ -167,9 +177,10 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
     console.table(Table(title=_verdict(done), headings=["", ""], rows=rows, left=(0, 1), notes=notes))
 
 
-def _training_list(entry: "Artifact") -> str:
+def training_list(entry: "Artifact") -> str:
+    """Name a training list, and say whether it is still there."""
     path = Path(entry["path"])
-    place = entry["path"] if path.exists() else f"{path.name}, not on this machine"
+    place = entry["path"] if path.exists() else f"{path.name}, no longer where it was"
     return f"{place} (sha256 {entry['sha256'][:12]})"
 
 

@@ -81,14 +81,19 @@ def rule(report: Report) -> list[str]:
     return [RULE] if pairs(report) else []
 
 
+def is_unusable(pair: Pair) -> bool:
+    """Say whether both systems make too many errors for a model to be recommended."""
+    return min(pair.dense.eer, pair.pruned.eer) > TOO_HIGH
+
+
 def _judge(pair: Pair) -> tuple[int, str]:
     """Return how strongly the result speaks against the pruned model (0 to 4), and the advice."""
     dense, pruned, trials = wording.label(pair.dense), wording.label(pair.pruned), pair.pruned.trials.name
     eer, found = pair.dense.eer, pair.comparison
-    if min(eer, pair.pruned.eer) > TOO_HIGH:
+    if is_unusable(pair):
         return 4, (
-            f"Use neither model yet: on {trials} neither is accurate enough. The EER is {percent(eer)} % ({dense})"
-            f" and {percent(pair.pruned.eer)} % ({pruned}); guessing gives 50 %."
+            f"Use neither model yet: on {trials} the EER of both is above {100 * TOO_HIGH:g} %. It is {percent(eer)} %"
+            f" ({dense}) and {percent(pair.pruned.eer)} % ({pruned}); guessing gives 50 %."
         )
     if found is None:
         return 2, f"No advice on {pruned}: the trials {trials} give no confidence interval for its EER."
@@ -98,7 +103,7 @@ def _judge(pair: Pair) -> tuple[int, str]:
     if found.high <= TOLERATED * eer:
         return 0, (
             f"Use the {pruned} model: on {trials} its EER is at most {worse} above{LEVEL} the {dense} model's"
-            f" {percent(eer)} %."
+            f" {percent(eer)} %, less than the quarter that the rule allows."
         )
     if found.p_value < wording.SIGNIFICANT and found.eer_difference > 0:
         return 3, (
@@ -107,7 +112,8 @@ def _judge(pair: Pair) -> tuple[int, str]:
         )
     return 1, (
         f"Undecided: on {trials} the {pruned} model is not significantly worse, but its EER may be up to {worse}"
-        f" above{LEVEL} the {dense} model's {percent(eer)} %. Evaluate on more speakers to decide."
+        f" above{LEVEL} the {dense} model's {percent(eer)} %, more than the quarter that the rule"
+        " allows. Evaluate on more speakers to decide."
     )
 
 

@@ -391,7 +391,8 @@ def _training(report: Report) -> Iterator[Panel]:
                 f"{stage.stage}: a loss from {loss.value[0]:.3g} to {loss.value[-1]:.3g} in {loss.step[-1]:,} steps."
                 for stage, loss in drawn
             ),
-            xlabel="step", ylabel="loss", plot=partial(_curves, stages),
+            xlabel="step", plot=partial(_curves, stages),
+            ylabel="loss; L1" if any(_is_drawn(stage.valid.get("l1")) for stage in stages) else "loss",
         )  # fmt: skip
 
 
@@ -423,7 +424,7 @@ def _curves(stages: Sequence[StageCurves], axes: Axes) -> None:
             other.set_ylim(bottom=0)
         elif _is_drawn(distance):
             axes.plot(
-                distance.step, distance.value, "o--", color=VERMILLION, label="validation L1", markersize=3
+                distance.step, distance.value, "o--", color=VERMILLION, label="L1 in validation", markersize=3
             )
         # The next stage continues on the same axis.
         start += max(curve.step[-1] for curve in (*stage.train.values(), *stage.valid.values()))

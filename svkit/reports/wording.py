@@ -158,7 +158,8 @@ def interval_note(systems: Sequence[Metrics]) -> str:
     speakers = sorted({facts.num_speakers for facts in known})
     note = (
         f"Intervals: 95 %, bootstrap over {' and '.join(map(str, speakers))} speakers ({known[0].num_resamples}"
-        " resamples); differences are paired (the same resamples for both systems) and taken before rounding."
+        " resamples); differences are paired (the same resamples for both systems) and taken before rounding; p: how"
+        f" often chance alone would give a difference this large (significant: below {SIGNIFICANT:g})."
     )
     if speakers[0] < FEW_SPEAKERS:
         note += (

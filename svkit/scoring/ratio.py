@@ -78,8 +78,8 @@ def too_few_people(record: CalibrationRecord) -> str | None:
 
 
 SEVERAL_RECORDINGS = (
-    "several recordings per side: the calibration was learnt on single utterances, so the likelihood ratio is"
-    " approximate"
+    "several recordings per side: the calibration was learnt on pairs of single recordings, so the likelihood ratio is"
+    " approximate, which is no reason to give fewer"
 )
 
 

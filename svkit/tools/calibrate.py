@@ -12,6 +12,7 @@ from svkit.config.schema import ExtractConfig
 from svkit.corpora.layouts.folder import list_name, list_recordings
 from svkit.corpora.scan import ScanOptions
 from svkit.corpora.splits import TRIALS_PER_UTTERANCE, make_trials
+from svkit.corpora.walk import is_audio_name
 from svkit.errors import ArtifactError, DataError
 from svkit.eval.bootstrap import MIN_SPEAKERS, TrialSpeakers
 from svkit.eval.decision import judge
@@ -123,6 +124,13 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
         ArtifactError: there is no model, it does not tell people apart, or a file cannot be written.
     """
     guards = Guards(allowed=frozenset(request.allow))
+    if not request.source.exists():
+        raise DataError(f"{request.source}: does not exist; expected a folder or a manifest")
+    if request.source.is_file() and is_audio_name(request.source.name):
+        raise DataError(
+            f"{request.source}: is a recording; expected a folder with a directory of recordings for each person, or a"
+            " manifest"
+        )
     bayes_threshold(request.p_target, request.c_miss, request.c_fa)  # checks them before anything slow
     checkpoint = request.model or final_model(request.exp, progress)
     out = request.out or checkpoint / FILE_NAME
@@ -187,8 +195,6 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
 def _recordings(request: CalibrateRequest, home: Path, progress: Progress) -> tuple[Path, pd.DataFrame]:
     """Return the manifest to embed and its rows; for a folder, write the manifest first."""
     if not request.source.is_dir():
-        if not request.source.exists():
-            raise DataError(f"{request.source}: does not exist; expected a folder or a manifest")
         return request.source, read_manifest(request.source).table
     scan = replace(request.scan, journal=home / ".scan")
     table, _ = list_recordings([request.source], scan, progress, speaker_regex=request.speaker_regex)

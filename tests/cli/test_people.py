@@ -438,6 +438,10 @@ def test_slips_are_answered(home):
     assert done.exit_code == 4 and "people/model.safetensors: does not exist" in done.stderr
     done = run("enroll", "people", "--gallery", "people")
     assert done.exit_code == 4 and "holds files but no gallery (bob)" in done.stderr
+    done = run("enroll", "people/bob")
+    assert done.exit_code == 2 and "to enroll one person: svkit enroll NAME people/bob/*" in done.stderr
+    done = run("enroll", "people/bob", "--skip-bad")
+    assert done.exit_code == 3 and "found 1 directly in it; give the folder above it" in done.stderr
     assert run("enroll", "alice", "missing.wav").exit_code == 3
     assert run("people", "remove", "alice", "--gallery", "nowhere").exit_code == 4
     assert not (home / "nowhere").exists()

@@ -122,6 +122,11 @@ def test_what_is_no_file_is_a_name_in_the_gallery_of_the_experiment(home):
         in done.stderr
     )
     assert "person" in answer(home, home / "a.wav", home / "b.wav")  # files are files
+    for more in ((), ("--gallery", home / "exp" / "gallery")):
+        done = run(home, home / "b.wav", "Zoë", *more)
+        assert (
+            done.exit_code == 2 and f"the name comes first: svkit verify Zoë {home / 'b.wav'}" in done.stderr
+        )
 
 
 def test_a_name_in_the_gallery_of_the_experiment_reads_it_once(home, monkeypatch):
@@ -469,6 +474,6 @@ def test_training_lists_come_from_the_chain_of_provenance(home):
     found = answer(home, home / "a.wav", home / "b.wav")["model"]["trained_on"]
     assert found == [{"path": "mine.tsv", "sha256": "bb"}, {"path": "vox2.tsv", "sha256": "aa"}]
     assert (
-        "mine.tsv, not on this machine (sha256 bb), vox2.tsv, not on this machine"
+        "mine.tsv, no longer where it was (sha256 bb), vox2.tsv, no longer where it was"
         in run(home, home / "a.wav", home / "b.wav").stdout
     )

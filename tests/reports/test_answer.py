@@ -28,7 +28,7 @@ def compared(report, eers, difference, low, high, p):
         ((4, 3.5), (-0.5, -0.8, -0.1, 0.01), "Use the pruned model: on all it is no worse than the dense model (95 %)"),
         ((4, 5), (1.0, 0.5, 1.5, 0.01), "Use the dense model where accuracy matters, the pruned one where size or"),
         ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "Undecided: on all the pruned model is not significantly worse, but its EER"),
-        ((14, 13), (-1.0, -2, 1.5, 0.6), "Use neither model yet: on all neither is accurate enough. The EER is 14"),
+        ((14, 13), (-1.0, -2, 1.5, 0.6), "Use neither model yet: on all the EER of both is above 10 %. It is 14"),
     ],
 )  # fmt: skip
 def test_which_model_to_use(report, eers, difference, words):

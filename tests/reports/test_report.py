@@ -116,7 +116,7 @@ def test_every_table_of_the_page_as_csv_and_as_latex(finished, facts, tmp_path):
     assert len(done.stderr.splitlines()) >= 2 * len(names)
     assert done.stderr.splitlines()[-2:] == [
         f"open {finished / 'report' / 'report.html'} in a browser",
-        f"next: svkit verify A.wav B.wav --exp {finished}",
+        f"to try a model anyway: svkit verify A.wav B.wav --exp {finished}",
     ]
 
 

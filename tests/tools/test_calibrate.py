@@ -192,6 +192,10 @@ def test_what_is_reported_was_not_fitted_on_the_same_people(here, monkeypatch):
 def test_what_cannot_be_calibrated_is_refused_before_it_takes_time(people, here, monkeypatch):
     done = invoke("calibrate", "nowhere", "--model", "model")
     assert done.exit_code == 3 and "nowhere: does not exist; expected a folder or a manifest" in done.stderr
+    Path("model/calibration.json").touch()  # what is asked for comes before what is there
+    done = invoke("calibrate", str(next(people.rglob("*.wav"))), "--model", "model")
+    assert done.exit_code == 3 and "is a recording; expected a folder with a directory" in done.stderr
+    Path("model/calibration.json").unlink()
     assert invoke("calibrate", people).exit_code == 4
     done = invoke("calibrate", people, "--model", "model", "--false-accepts", "1%", "--c-fa", "2")
     assert done.exit_code == 2 and "exclude each other" in done.stderr

@@ -82,6 +82,8 @@ def list_recordings(
     num_files, named = len(found) + len(bad), first_five([str(source) for source in sources])
     if not num_files:
         raise DataError(f"{named}: no audio files below it")
+    if pattern is None and len(bad) == num_files:  # not files to leave out, but the wrong folder
+        raise DataError(f"{named}: {LAYOUT}, found {num_files} directly in it; give the folder above it")
     bad += unusable
     refuse_bad(bad, scan, num_files)
     if bad:
