@@ -156,11 +156,9 @@ def _margin(answer: "Answer", done: "Identified") -> list[str]:
         return []
     text = f"Margin of the best over the second: {answer.margin_score:.4f} in score"
     best, margin = answer.candidates[0].llr, answer.margin_llr
-    if best is None or margin is None or done.calibration is None:
+    if best is None or not margin or done.calibration is None:  # a note says why two ratios are equal
         return [f"{text}."]
     low, high = done.calibration["bounds"]
-    if margin == 0 and best in (low, high):
-        return [f"{text}; none is known in log-likelihood ratio, as both are at the calibration's bound."]
     least = "at least " if best >= high or best - margin <= low else ""
     return [f"{text}, {least}{margin:.2f} in log-likelihood ratio."]
 

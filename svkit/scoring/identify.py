@@ -20,6 +20,7 @@ from svkit.scoring.listen import (
     embed_heard,
     enrolled_among,
     hear,
+    mean_embedding,
     notes_on,
     search,
     warnings_on,
@@ -185,6 +186,7 @@ def _limit(request: IdentifyRequest, calibration: _Calibration, people: int) -> 
     """Return what to decide by; a given prior or threshold takes precedence over the decision in the calibration."""
     prior = 0.5 if request.prior is None else request.prior
     decision = None if calibration is None or request.prior is not None else calibration[1].decision
+    found: tuple[float | None, str | None, str | None] = (None, None, None)
     if request.threshold is not None:
         found = (request.threshold, "score", "given")
     elif decision is not None and decision.false_accepts is not None:
@@ -192,12 +194,10 @@ def _limit(request: IdentifyRequest, calibration: _Calibration, people: int) -> 
     elif calibration is not None:
         # The people share the prior, so each of N needs N times the odds of a single one.
         found = (bayes_threshold(prior) + float(np.log(people)), "llr", "bayes")
-    else:
-        return _Limit(
-            prior=prior, threshold=None, threshold_of=None, threshold_score=None, threshold_from=None
-        )
     threshold, of, source = found
-    score = threshold if of == "score" or calibration is None else score_at(calibration[1], threshold)
+    score = threshold
+    if calibration is not None and threshold is not None and of == "llr":
+        score = score_at(calibration[1], threshold)
     return _Limit(
         prior=prior, threshold=threshold, threshold_of=of, threshold_score=score, threshold_from=source
     )
@@ -212,9 +212,8 @@ def answer(
 ) -> Answer:
     """Say which person of the gallery the one speaker of these recordings is, by their embeddings [D]."""
     limit = _limit(request, calibration, len(gallery.names))
-    scores = search(gallery, np.stack([embedded[path] for path in heard]))
+    ranked = scores = search(gallery, mean_embedding(np.stack([embedded[path] for path in heard])))
     llrs, posteriors, of_none = None, None, None
-    ranked = scores
     if calibration is not None:
         record = calibration[1]
         learnt = map_of(record)
@@ -251,10 +250,11 @@ def answer(
     doubts = [] if rival is None else [rival]
     if is_accepted and (of_none or 0.0) > 1 - _SURE:
         doubts.append("nobody enrolled")
-    if llrs is not None and len(found) > 1 and found[0].llr == found[1].llr == llrs.max() == learnt.bounds[1]:
+    bound = found[0].llr
+    if bound is not None and margins[1] == 0 and bound in learnt.bounds:
         why.append(
             f"{found[0].name} and {found[1].name} have the same ratio only because the calibration's trials support"
-            f" none beyond {learnt.bounds[1]:+.2f}; their scores differ by {margins[0]:.4f}"
+            f" none beyond {bound:+.2f}; their scores differ by {margins[0]:.4f}"
         )
     return Answer(
         files=tuple(recording for recording, _ in heard.values()),
@@ -266,7 +266,11 @@ def answer(
         posterior_of_none=of_none,
         margin_score=margins[0],
         margin_llr=margins[1],
-        warnings=tuple(_warnings(gallery, heard, calibration)),
+        warnings=(
+            *warnings_on(heard),
+            *enrolled_among(heard, gallery),
+            *(() if calibration is None else distrust(calibration[1])),
+        ),
         notes=(*notes_on(heard), *why),
     )
 
@@ -316,11 +320,6 @@ def _decide(
             f"{best.name} or {found[1].name}: the margin is {margin:.3g}, asked for {request.margin:g}"
         ]
     return bool(passes), []
-
-
-def _warnings(gallery: Gallery, heard: Heard, calibration: _Calibration) -> list[str]:
-    found = [*warnings_on(heard), *enrolled_among(heard, gallery)]
-    return found if calibration is None else [*found, *distrust(calibration[1])]
 
 
 def _notes(limit: _Limit, calibration: _Calibration, gallery: Gallery, recordings: int) -> list[str]:

@@ -90,32 +90,30 @@ def warnings_on(heard: Heard) -> list[str]:
 
 def enrolled_among(heard: Heard, gallery: Gallery) -> list[str]:
     """Return a warning for each recording that is itself enrolled, since comparing it with itself proves nothing."""
-    owners = {path: gallery.owner_of(fingerprint(waveform)) for path, (_, waveform) in heard.items()}
     return [
         f"{path}: this very recording is enrolled, as {owner}"
-        for path, owner in owners.items()
-        if owner is not None
+        for path, (_, waveform) in heard.items()
+        if (owner := gallery.owner_of(fingerprint(waveform))) is not None
     ]
 
 
-def search(gallery: Gallery, embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the cosine of each person [N] with the one speaker of these embeddings [n, D]."""
-    probe = group_means(embeddings, np.zeros(len(embeddings), dtype=np.int64), 1)[0]
+def search(gallery: Gallery, mean: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the cosine of each person [N] with a speaker, given by the `mean_embedding` [1, D]."""
     lengths = np.sqrt(np.einsum("nd,nd->n", gallery.sums, gallery.sums))
-    return (gallery.sums @ probe).astype(np.float64) / (lengths * np.linalg.norm(probe))
+    return (gallery.sums @ mean[0]).astype(np.float64) / (lengths * np.linalg.norm(mean))
+
+
+def mean_embedding(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean [1, D] of the length-normalised embeddings [n, D] of one speaker."""
+    return group_means(embeddings, np.zeros(len(embeddings), dtype=np.int64), 1)
 
 
 def notes_on(heard: Heard) -> list[str]:
     """Return the notes on recordings: what to know about them, although they can be used."""
-    recordings = {path: recording for path, (recording, _) in heard.items()}
-    return [
-        *(
-            f"{path}: the first {one.seconds:.0f} s were used"
-            for path, one in recordings.items()
-            if one.is_cut
-        ),
-        *(f"{path}: {note}" for path, one in recordings.items() for note in one.notes),
+    found = [
+        f"{path}: the first {one.seconds:.0f} s were used" for path, (one, _) in heard.items() if one.is_cut
     ]
+    return found + [f"{path}: {note}" for path, (one, _) in heard.items() for note in one.notes]
 
 
 def _hear_one(

@@ -1,7 +1,7 @@
 """`svkit verify`: are these recordings of one speaker? Score, calibrated log-likelihood ratio, decision."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -11,7 +11,7 @@ from scipy.special import expit
 
 from svkit.errors import ArtifactError, ConfigError
 from svkit.eval.llr import bayes_threshold
-from svkit.eval.scoring import cosine_scores, group_means
+from svkit.eval.scoring import cosine_scores
 from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.scoring.backend import Backend, describe_backend
@@ -24,6 +24,7 @@ from svkit.scoring.listen import (
     embed_heard,
     enrolled_among,
     hear,
+    mean_embedding,
     notes_on,
     search,
     warnings_on,
@@ -150,11 +151,12 @@ class _Verdict:
 
     llr: float | None
     prior: float
-    costs: tuple[float, float]
+    c_miss: float
+    c_fa: float
     threshold: float | None
+    threshold_llr: float | None
     threshold_from: str | None
     is_accepted: bool | None
-    threshold_llr: float | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -191,18 +193,17 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     calibration = find_calibration(request.calibration, checkpoint, sha256)
     embedded = embed_heard(model, checkpoint, heard, progress, f"verify with {shown(checkpoint)}")
     known = _side(request.enroll, heard, embedded) if gallery is None else _enrolled(gallery, row)
-    sides = (known, _side(request.test, heard, embedded))
-    first = np.zeros(1, dtype=np.int64)
-    score = float(cosine_scores(sides[0].mean, sides[1].mean, first, first)[0])
+    tested, first = _side(request.test, heard, embedded), np.zeros(1, dtype=np.int64)
+    score = float(cosine_scores(known.mean, tested.mean, first, first)[0])
     warnings, notes, about_bounds = _warnings(request, heard, gallery), notes_on(heard), list[str]()
     unbounded = None
     if calibration is not None:
         path, record = calibration
-        unbounded = float(map_of(record).apply(_features(record, score, *sides))[0])
+        unbounded = float(map_of(record).apply(_features(record, score, known, tested))[0])
     verdict = _decide(request, score, calibration and calibration[1], unbounded)
     if calibration is not None and unbounded is not None:
         warnings += distrust(record)
-        if max(side.count for side in sides) > 1:
+        if max(known.count, tested.count) > 1:
             notes.append(SEVERAL_RECORDINGS)
         # Only then does it decide as `svkit calibrate` was asked to.
         if request.prior is None and request.threshold is None:
@@ -212,22 +213,13 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     if verdict.threshold is not None and verdict.threshold > 1:
         notes.append("no score reaches the threshold: at this prior the model never accepts")
     if gallery is not None and verdict.is_accepted is not False:
-        warnings += _closer(
-            gallery, row, search(gallery, np.stack([embedded[path] for path in request.test]))
-        )
+        warnings += _closer(gallery, row, search(gallery, tested.mean))
     recorded = read_provenance(checkpoint) if is_finished(checkpoint) else Provenance()
     return VerifyResult(
         score=score,
-        llr=verdict.llr,
-        prior=verdict.prior,
-        c_miss=verdict.costs[0],
-        c_fa=verdict.costs[1],
+        **asdict(verdict),
         # Without the costs: they change the decision, but not how probable it is.
         posterior=None if verdict.llr is None else float(expit(verdict.llr - bayes_threshold(verdict.prior))),
-        threshold=verdict.threshold,
-        threshold_llr=verdict.threshold_llr,
-        threshold_from=verdict.threshold_from,
-        is_accepted=verdict.is_accepted,
         warnings=tuple(warnings),
         notes=(*notes, *about_bounds),
         person=None
@@ -285,44 +277,44 @@ def _decide(
     request: VerifyRequest, score: float, record: CalibrationRecord | None, unbounded: float | None
 ) -> _Verdict:
     """Decide by the given threshold, or else by the calibration; `unbounded` is its ratio for the trial, unclipped."""
-    given, prior, costs = request.threshold, 0.5 if request.prior is None else request.prior, (1.0, 1.0)
+    prior, costs = 0.5 if request.prior is None else request.prior, (1.0, 1.0)
     decision = record.decision if record is not None and request.prior is None else None
     if decision is not None:
         prior, costs = decision.p_target, (decision.c_miss, decision.c_fa)
-    accepts, source = (None, None) if given is None else (score >= given, "given")
-    if record is None or unbounded is None:
-        return _Verdict(
-            llr=None, prior=prior, costs=costs, threshold=given, threshold_from=source, is_accepted=accepts
-        )
-    learnt, threshold, reached_at = map_of(record), given, None
-    llr = float(np.clip(unbounded, *learnt.bounds))
-    # The map is linear in the score, so the score at which its ratio reaches a threshold follows from this trial's.
-    if given is None and decision is not None and decision.false_accepts is not None:
-        reached_at = decision.point.threshold
-        # Without bounds, because the threshold was measured on ratios without bounds.
-        source, accepts = "false accepts", unbounded >= reached_at
-        threshold = score + (reached_at - unbounded) / learnt.weights[0]
-    elif given is None:
-        reached_at = bayes_threshold(prior, *costs)
-        source, accepts = "bayes", llr >= reached_at
-        threshold = score + (reached_at - unbounded) / learnt.weights[0]
-        if abs(threshold) <= 1 and not learnt.bounds[0] <= reached_at <= learnt.bounds[1]:
-            threshold = None  # no score decides: the bounds do
+    threshold, reached_at, llr = request.threshold, None, None
+    accepts, source = (None, None) if threshold is None else (score >= threshold, "given")
+    if record is not None and unbounded is not None:
+        learnt = map_of(record)
+        llr = float(np.clip(unbounded, *learnt.bounds))
+        if threshold is None and decision is not None and decision.false_accepts is not None:
+            reached_at = decision.point.threshold
+            # Without bounds, because the threshold was measured on ratios without bounds.
+            source, accepts = "false accepts", unbounded >= reached_at
+        elif threshold is None:
+            reached_at = bayes_threshold(prior, *costs)
+            source, accepts = "bayes", llr >= reached_at
+        if reached_at is not None:
+            # The map is linear in the score, so the score that reaches this ratio follows from this trial's.
+            threshold = score + (reached_at - unbounded) / learnt.weights[0]
+            is_bounded = source == "bayes" and not learnt.bounds[0] <= reached_at <= learnt.bounds[1]
+            if abs(threshold) <= 1 and is_bounded:
+                threshold = None  # no score decides: the bounds do
     return _Verdict(
         llr=llr,
         prior=prior,
-        costs=costs,
+        c_miss=costs[0],
+        c_fa=costs[1],
         threshold=threshold,
+        threshold_llr=reached_at,
         threshold_from=source,
         is_accepted=accepts,
-        threshold_llr=reached_at,
     )
 
 
 def _side(paths: Sequence[Path], heard: Heard, embedded: Embedded) -> _Side:
     embeddings = np.stack([embedded[path] for path in paths])
     return _Side(
-        mean=group_means(embeddings, np.zeros(len(paths), dtype=np.int64), 1),
+        mean=mean_embedding(embeddings),
         log_norm=float(np.mean(np.log(np.linalg.norm(embeddings.astype(np.float64), axis=1)))),
         seconds=sum(heard[path][0].file_seconds for path in paths),
         count=len(paths),
