@@ -170,12 +170,12 @@ def interval_note(systems: Sequence[Metrics]) -> str:
 
 
 def trials_note(systems: Sequence[ScoredList]) -> str:
-    """Count the trials."""
+    """Count the trials; empty without a system."""
     seen: dict[str, str] = {}
     for system in systems:
         counts = f"{system.num_targets:,} target and {system.num_nontargets:,} nontarget trials"
         seen.setdefault(system.trials.name, counts)
-    return "; ".join(f"{name}: {counts}" for name, counts in seen.items()) + "."
+    return "; ".join(f"{name}: {counts}" for name, counts in seen.items()) + "." * bool(seen)
 
 
 def timing_note(report: Report) -> str:

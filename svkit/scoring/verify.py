@@ -253,7 +253,8 @@ def find_calibration(
         ArtifactError: it belongs to another model or back-end, needs a cohort, or falls with the score.
     """
     path = given or checkpoint / FILE_NAME
-    if given is None and not path.exists():
+    # A link that leads nowhere is a calibration that got lost, not one that was never learnt.
+    if given is None and not path.exists() and not path.is_symlink():
         return None
     record = read_calibration(path)
     again = (

@@ -247,6 +247,11 @@ def test_calibrations_of_others_are_refused(home):
     assert run(home, *files, "--calibration", home / "nowhere.json").exit_code == 4
     calibrate(home, path=home / "mine.json")
     assert answer(home, *files, "--calibration", home / "mine.json")["llr"] is not None
+    place = home / "exp" / "finetune-pruned" / "lmft" / "calibration.json"
+    place.unlink()
+    place.symlink_to("nowhere.json")  # a calibration that got lost
+    done = run(home, *files)
+    assert done.exit_code == 4 and f"{place}: is a symbolic link to a place that does" in done.stderr
 
 
 @pytest.mark.parametrize("test", ["b", "long"])

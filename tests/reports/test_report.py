@@ -281,6 +281,7 @@ def test_errors_that_never_happened_say_what_remains_possible(report):
     row = results.thresholds(replace(system, thresholds={"eer": point})).rows[0]
     assert row[2:] == ["0 (at most 16)", "0.40 (0.00 to 1.23)"]
     assert results.eer_cell(system) == "0.00"
+    assert wording.trials_note([]) == ""
     assert wording.interval_note([system]).startswith("No confidence intervals")
     assert "too narrow" in wording.interval_note([replace(system, eer_interval=interval)])
 
