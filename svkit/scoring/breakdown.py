@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from svkit.errors import ConfigError, DataError
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
-from svkit.store.coded import Coded, Coder, dictionary_block, row_blocks
+from svkit.store.coded import Coded, Coder, row_blocks
 from svkit.store.enrollment import first_utterances
 from svkit.store.places import Artifact
 from svkit.store.tables import table_blocks
@@ -45,7 +45,7 @@ def read_sidecar(path: Path, trials: Trials) -> dict[str, Coded]:
     num_rows = 0
     for table, lines in table_blocks(path, HEADER[:2]):
         for name in table.column_names:
-            coders.setdefault(name, Coder()).add(dictionary_block(table.column(name)))
+            coders.setdefault(name, Coder()).add(table.column(name))
         rows = slice(num_rows, num_rows + len(table))
         for name, side in zip(HEADER[:2], (trials.enroll, trials.test), strict=True):
             expected, found = side[rows], np.asarray(table.column(name).to_pandas(), dtype=object)

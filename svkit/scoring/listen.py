@@ -90,10 +90,11 @@ def warnings_on(heard: Heard) -> list[str]:
 
 def enrolled_among(heard: Heard, gallery: Gallery) -> list[str]:
     """Return a warning for each recording that is itself enrolled, since comparing it with itself proves nothing."""
+    owners = gallery.owners_of_all
     return [
         f"{path}: this very recording is enrolled, as {owner}"
         for path, (_, waveform) in heard.items()
-        if (owner := gallery.owner_of(fingerprint(waveform))) is not None
+        if (owner := owners.get(fingerprint(waveform))) is not None
     ]
 
 

@@ -1,6 +1,7 @@
 """Named NumPy arrays in a safetensors file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,17 @@ from svkit.store.files import check_file
 Array = npt.NDArray[Any]
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Check a file, and turn what the safetensors library says about its content into an ArtifactError."""
+    check_file(path, ArtifactError)
+    try:
+        yield
+    # AttributeError: a header may name a dtype that the file format has and this torch lacks.
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ArtifactError(f"{path}: not a readable safetensors file ({first_line(error)})") from error
+
+
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write named arrays of any shape (ArtifactError: the file cannot be written)."""
     with replacing(path) as temporary:
@@ -29,11 +41,8 @@ def read_arrays(path: Path, expected: Mapping[str, tuple[str, int]]) -> dict[str
         ArtifactError: the file is missing or not a safetensors file, or an expected array is missing or has another
             dtype or number of dimensions.
     """
-    check_file(path, ArtifactError)
-    try:
+    with reading(path):
         arrays: dict[str, Array] = load_file(path)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        raise ArtifactError(f"{path}: not a safetensors file: {first_line(error)}") from error
     for name, (kind, num_dimensions) in expected.items():
         array = arrays.get(name)
         if array is None or array.dtype != kind or array.ndim != num_dimensions:

@@ -9,22 +9,23 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from svkit.config.architecture import ModelArchitecture
 from svkit.config.ranges import Range
 from svkit.config.schema import HeadConfig
-from svkit.errors import ArtifactError, first_line
+from svkit.errors import ArtifactError
+from svkit.store.arrays import reading
 from svkit.store.atomic import one_line, replacing, write_bytes, write_json, write_text
 from svkit.store.files import CONFIG_NAME as CONFIG_NAME
-from svkit.store.files import LOG_BYTES, LOG_NAME, check_file, read_file
+from svkit.store.files import LOG_BYTES, LOG_NAME, read_file
 from svkit.store.files import MODEL_NAME as MODEL_NAME
 from svkit.store.provenance import refuse_changed, sha256_file
 from svkit.store.strict_json import load_json, read_json, typed
@@ -63,26 +64,16 @@ def read_architecture(directory: Path) -> ModelArchitecture:
     return read_json(path, FORMAT, VERSION, ModelArchitecture)
 
 
-@contextlib.contextmanager
-def _safetensors(path: Path) -> Iterator[None]:
-    check_file(path, ArtifactError)
-    try:
-        yield
-    # AttributeError: a header may name a dtype that the file format has and this torch lacks.
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ArtifactError(f"{path}: not a readable safetensors file ({first_line(error)})") from error
-
-
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file (ArtifactError when missing or corrupt)."""
-    with _safetensors(path):
+    with reading(path):
         tensors: dict[str, Tensor] = load_file(path)
     return tensors
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:
     """Read names and shapes from the header of a safetensors file (ArtifactError: missing or truncated)."""
-    with _safetensors(path), safe_open(path, "pt") as file:
+    with reading(path), safe_open(path, "pt") as file:
         return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 
@@ -96,18 +87,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def write_model(directory: Path, architecture: ModelArchitecture, tensors: Mapping[str, Tensor]) -> None:
     """Write a model: the weights first, then the architecture."""
     write_tensors(directory / MODEL_NAME, tensors)
-    heading, content, usual = (
-        {"format": FORMAT, "format_version": VERSION},
-        asdict(architecture),
-        HeadConfig(),
-    )
+    content, usual = asdict(architecture), HeadConfig()
     # Newer keys are written only if they differ from the default: earlier versions refuse keys they do not know.
     content["head"] = {
         name: value
         for name, value in content["head"].items()
         if name.endswith("_dim") or value != getattr(usual, name)
     }
-    write_json(directory / CONFIG_NAME, {**heading, **content})
+    write_json(directory / CONFIG_NAME, {"format": FORMAT, "format_version": VERSION, **content})
 
 
 def write_classifier(directory: Path, classifier: Classifier) -> None:

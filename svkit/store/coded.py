@@ -76,8 +76,9 @@ class Coder:
         """The distinct texts so far, in the order of their first rows."""
         return list(self._values.to_pylist())
 
-    def add(self, block: pa.DictionaryArray) -> None:
-        """Add rows."""
+    def add(self, column: pa.ChunkedArray) -> None:
+        """Add rows of text."""
+        block = column.combine_chunks().dictionary_encode()
         known = pa.DictionaryArray.from_arrays(pa.array([], block.indices.type), self._values)
         joined = pa.chunked_array([known, block]).unify_dictionaries().chunk(1)
         self._values, codes = joined.dictionary, joined.indices.to_numpy()
@@ -93,8 +94,3 @@ class Coder:
             codes[end - len(block) : end] = block
             end -= len(block)
         return Coded(np.array(self.values, dtype=object), codes)
-
-
-def dictionary_block(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    """Return a column of text in one piece, its distinct values in the order of their first rows."""
-    return column.combine_chunks().dictionary_encode()

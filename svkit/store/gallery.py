@@ -103,11 +103,6 @@ class Gallery:
         owners = zip(self.fingerprints, self.owners, strict=True)
         return {fingerprint.tobytes(): self.names[owner] for fingerprint, owner in owners}
 
-    def owner_of(self, fingerprint: bytes) -> str | None:
-        """Return the name of a recording's person; None: it is not enrolled."""
-        same = (self.fingerprints == np.frombuffer(fingerprint, dtype=np.uint8)).all(axis=1)
-        return self.names[self.owners[np.argmax(same)]] if same.any() else None
-
     def has(self, name: str) -> bool:
         """Say whether somebody has that name."""
         return unicodedata.normalize("NFC", name) in self.names
@@ -220,18 +215,18 @@ def add_recordings(
             _begin(directory, model, dim)
             gallery = read_gallery(directory)
         refuse_other_model(directory, gallery, model)
-        added: list[Place] = []
+        owners, added = gallery.owners_of_all, list[Place]()
         for name, recordings in people.items():
-            new: dict[bytes, Place] = {}
+            new: list[Place] = []
             for place, recording in recordings.items():
-                owner = gallery.owner_of(recording.fingerprint)
-                if owner is not None and owner != name:
+                if recording.fingerprint not in owners:
+                    owners[recording.fingerprint] = name
+                    new.append(place)
+                elif (owner := owners[recording.fingerprint]) != name:
                     raise somebody_elses(place, owner, name)
-                if owner is None:
-                    new.setdefault(recording.fingerprint, place)
             if new:
-                gallery = _with(gallery, name, [recordings[place] for place in new.values()])
-                added += new.values()
+                gallery = _with(gallery, name, [recordings[place] for place in new])
+                added += new
         if added:
             write_people(directory, gallery)
     return gallery, added
@@ -282,8 +277,9 @@ def remove_recordings(
         refuse_other_model(directory, gallery, model)
         row = gallery.row_of(name, directory)
         gone: dict[bytes, NewRecording] = {}
+        owners = gallery.owners_of_all
         for place, recording in recordings:
-            if (owner := gallery.owner_of(recording.fingerprint)) != gallery.names[row]:
+            if (owner := owners.get(recording.fingerprint)) != gallery.names[row]:
                 raise DataError(
                     f"{place}: expected a recording that is enrolled as {name}, found "
                     f"{owner or 'nobody'}'s; is it the same file, read with the same --channel?"

@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -68,7 +69,7 @@ class Run(TypedDict):
 
 
 @dataclass
-class Output:
+class Output(AbstractContextManager["Output"]):
     """What one command with one configuration makes from its inputs.
 
     Use it in this order. Ask `is_kept`. Read the inputs, so that bad input leaves nothing behind that would need
@@ -106,11 +107,6 @@ class Output:
         if self._is_file:
             return self.path.with_name(f"{self.path.stem}.{PROVENANCE_NAME}")
         return self.path / PROVENANCE_NAME
-
-    @property
-    def title(self) -> str:
-        """Its name in messages."""
-        return str(self.path)
 
     @property
     def _is_file(self) -> bool:
@@ -164,7 +160,7 @@ class Output:
         if not self.record.exists() or not all(path.exists() for path in self.inputs.values()):
             return False
         if self.keep_finished and self.is_current:
-            progress.note(f"{self.title} is finished, with equal inputs and configuration; kept")
+            progress.note(f"{self.path} is finished, with equal inputs and configuration; kept")
             return True
         self._refuse_finished()
         return False
@@ -252,10 +248,6 @@ class Output:
             release_directory(self._lock)
             self._lock = None
 
-    def __enter__(self) -> "Output":
-        """Return the output itself."""
-        return self
-
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
         self.close()
@@ -301,7 +293,7 @@ class Output:
         if earlier is not None:
             difference = self._difference(earlier)
             otherwise = f", and was {difference}" if difference else ""
-            raise ConfigError(f"{self.title} is finished{otherwise}; use --overwrite to make it again")
+            raise ConfigError(f"{self.path} is finished{otherwise}; use --overwrite to make it again")
 
     def _begin(self) -> None:
         """Resume the unfinished run that is here, or write `run.json` into an empty or emptied directory."""
@@ -381,7 +373,7 @@ def continue_parts(outputs: Sequence[Output]) -> None:
         source = next((path for path in output.inputs.values() if path in to_make), None)
         if source is not None and output.record.exists():
             raise ConfigError(
-                f"{output.title} is finished, but {source}, from which it is made here, is not; use "
+                f"{output.path} is finished, but {source}, from which it is made here, is not; use "
                 "--overwrite to make it again"
             )
         if source is not None or not output.is_current:

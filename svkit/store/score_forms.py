@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from svkit.errors import ArtifactError, DataError, first_five
 from svkit.store.atomic import replacing
-from svkit.store.coded import Coded, Coder, dictionary_block
+from svkit.store.coded import Coded, Coder
 from svkit.store.scores import COLUMNS, finite_numbers, labels_of
 from svkit.store.tables import Lines, format_rows, table_blocks
 from svkit.store.trials import ANY_LABEL, Trials, field_blocks, first_row
@@ -87,7 +87,7 @@ def _read(path: Path, trials: Trials) -> ForeignScores:
             )
         for coder, name in zip(sides, COLUMNS[:2], strict=True):
             if name in columns:
-                coder.add(dictionary_block(table.column(name)))
+                coder.add(table.column(name))
     if not sum(map(len, lines)):
         raise DataError(f"{path}: no scores; expected lines such as `enroll test score`")
     enroll, test = (coder.finish() for coder in sides)

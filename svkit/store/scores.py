@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from svkit.errors import ArtifactError, DataError
 from svkit.store.arrays import read_arrays, write_arrays
 from svkit.store.atomic import replacing
-from svkit.store.coded import Coder, dictionary_block
+from svkit.store.coded import Coder
 from svkit.store.provenance import check_outputs
 from svkit.store.tables import Lines, format_rows, table_blocks
 from svkit.store.trials import UNLABELLED, Trials
@@ -103,7 +103,7 @@ def _read(path: Path) -> Scores:
             if name in table.column_names:
                 numbers.setdefault(name, []).append(finite_numbers(path, table.column(name), name, lines))
         for coder, name in zip(sides, COLUMNS[:2], strict=True):
-            coder.add(dictionary_block(table.column(name)))
+            coder.add(table.column(name))
     joined = {name: np.concatenate(blocks) for name, blocks in numbers.items()}
     enroll, test = (coder.finish() for coder in sides)
     return Scores(Trials(enroll, test, np.concatenate(labels)), joined["score"], joined.get("llr"))

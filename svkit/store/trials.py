@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from svkit.errors import DataError, first_five
 from svkit.store.atomic import replacing
-from svkit.store.coded import Coded, Coder, dictionary_block, encode
+from svkit.store.coded import Coded, Coder, encode
 from svkit.store.tables import Lines, format_rows, line_blocks, open_text, parse_rows, table_blocks
 
 HEADER = ("enroll_id", "test_id", "label")
@@ -117,7 +117,7 @@ def read_trials(path: Path, *, needs_labels: bool = True) -> Trials:
     coders = [Coder() for _ in names]
     for table, _ in blocks:
         for coder, name in zip(coders, names, strict=True):
-            coder.add(dictionary_block(table.column(name)))
+            coder.add(table.column(name))
     if not coders[0].values:
         where = " below the header" if has_header else "; expected lines such as `1 enroll test`"
         raise DataError(f"{path}: no trials{where}")

@@ -399,7 +399,7 @@ def spoil(path, name, value):
 
 
 @pytest.mark.parametrize(("damage", "said"), [
-    (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a safetensors file"),
+    (lambda path: path.write_bytes(path.read_bytes()[:100]), "not a readable safetensors file"),
     (lambda path: save_file(load_file(path) | {"owners": np.array([0, 0, 7])}, path), "recordings of nobody"),
     (lambda path: save_file(load_file(path) | {"seconds": np.array([0.0])}, path), "seconds: sizes do not fit"),
     (lambda path: save_file(load_file(path) | {"names": np.array([255], dtype=np.uint8)}, path), "not UTF-8"),

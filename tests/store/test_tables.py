@@ -151,7 +151,7 @@ def test_a_column_is_coded_over_blocks_in_the_order_of_first_rows():
     coder = Coder()
     blocks = (["b", "a", "b"], [], ["a", "ü", "", "b"], ["a"])
     for block in blocks:
-        coder.add(pa.array(block, pa.string()).dictionary_encode())
+        coder.add(pa.chunked_array([block], pa.string()))
     assert coder.values == ["b", "a", "ü", ""]
     column = coder.finish()
     assert column[:].tolist() == [text for block in blocks for text in block]
