@@ -20,7 +20,7 @@ from svkit.audio.features import FeatureExtractor
 from svkit.config.schema import AugmentConfig, DataConfig
 from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
-from svkit.data.sampler import EpochBatches, TrainSampler
+from svkit.data.sampler import EpochBatches
 from svkit.store.audio_file import probe
 from svkit.store.manifest import Manifest
 
@@ -43,11 +43,13 @@ def list_audio(root: Path, files: Iterable[Path], **extra: str) -> Manifest:
 def crops_per_second(dataset: CropDataset, data: DataConfig, num_batches: int) -> dict[str, float]:
     """Load batches in this process and time them, after a warm-up of a quarter as many, but at least four."""
     batches, features = EpochBatches(len(dataset), data, seed=1), FeatureExtractor()
-    for _ in build_loader(dataset, TrainSampler(batches, 0, max(4, num_batches // 4)), num_workers=0):
+    for _ in build_loader(dataset, map(batches.batch, range(max(4, num_batches // 4))), num_workers=0):
         pass
     wall, cpu = time.perf_counter(), time.process_time()
     count = 0
-    for waveforms, _ in build_loader(dataset, TrainSampler(batches, 1000, num_batches), num_workers=0):
+    for waveforms, _ in build_loader(
+        dataset, map(batches.batch, range(1000, 1000 + num_batches)), num_workers=0
+    ):
         features(waveforms)
         count += len(waveforms)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -143,7 +143,7 @@ def measure_train(path: Path) -> dict[str, Any]:
     from svkit.data import audio_source
     from svkit.data.dataset import CropDataset
     from svkit.data.loader import build_loader
-    from svkit.data.sampler import EpochBatches, TrainSampler
+    from svkit.data.sampler import EpochBatches
     from svkit.store.manifest import read_manifest
 
     torch.set_num_threads(1)
@@ -162,7 +162,7 @@ def measure_train(path: Path) -> dict[str, Any]:
         return np.full(num_samples, 0.0 if next(crops) % data.batch_size else _own_mb(), np.float32)
 
     audio_source.read_audio = no_audio  # type: ignore[assignment]
-    loader = build_loader(dataset, TrainSampler(batches, 0, 200), num_workers=2)
+    loader = build_loader(dataset, map(batches.batch, range(200)), num_workers=2)
     own = [float(waveforms.max()) for waveforms, _ in loader]
     return {
         "rows": len(manifest),

@@ -146,12 +146,7 @@ class AugmentConfig:
     noise_probability: Probability = 1 / 3
     reverb_probability: Probability = 1 / 3
     """Noise and reverberation exclude each other; what is left of 1 stays clean."""
-    noise_types: tuple[NoiseType, ...] = (
-        "noise",
-        "music",
-        "speech_music",
-        "babble",
-    )
+    noise_types: tuple[NoiseType, ...] = ("noise", "music", "speech_music", "babble")
     """Drawn with equal probability. In a published recipe, a type without files is an error."""
     snr_db: Interval[Decibels] = (5.0, 20.0)
     """Signal-to-noise ratio of noise and music, uniform in this range."""

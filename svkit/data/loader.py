@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -11,7 +11,6 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from svkit.data.dataset import CropDataset, CropKey
-from svkit.data.sampler import TrainSampler
 from svkit.errors import SvkitError, TrainingError, first_line
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -89,7 +88,7 @@ def _is_loss(error: Exception) -> bool:
 
 def build_loader(
     dataset: CropDataset,
-    sampler: TrainSampler,
+    batches: Iterable[Sequence[CropKey]],
     *,
     num_workers: int,
     pin_memory: bool = False,
@@ -100,11 +99,11 @@ def build_loader(
     process loads), each with `_PREFETCH` batches ready. `pin_memory` makes batches page-locked, for a GPU.
 
     Returns:
-        An iterable of `(waveforms float32 [B, N], classes int64 [B])`, in the sampler's order.
+        An iterable of `(waveforms float32 [B, N], classes int64 [B])`, in the order of `batches`.
     """
     return CropLoader(
         _Batches(dataset),  # type: ignore[arg-type]
-        sampler=sampler,
+        sampler=batches,
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin_memory,

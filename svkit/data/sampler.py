@@ -1,7 +1,5 @@
 """Order of the training crops: a pure function of the seed and the step, so that any step can be resumed."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,16 +67,3 @@ class EpochBatches:
             sequence = np.random.SeedSequence([self._seed, epoch], spawn_key=(_ORDER,))
             self._last_order = epoch, np.random.default_rng(sequence).permutation(self._num_crops)
         return self._last_order[1]
-
-
-class TrainSampler:
-    """Batch sampler over the steps `start_step` to `start_step + num_steps`, across epochs."""
-
-    def __init__(self, batches: EpochBatches, start_step: int, num_steps: int) -> None:
-        self._batches, self._start, self._num_steps = batches, start_step, num_steps
-
-    def __len__(self) -> int:
-        return self._num_steps
-
-    def __iter__(self) -> Iterator[list[CropKey]]:
-        return (self._batches.batch(step) for step in range(self._start, self._start + self._num_steps))

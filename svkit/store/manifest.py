@@ -23,8 +23,6 @@ SHARD_COLUMNS = ("shard_offset", "shard_size")
 """Only in lists whose audio is in tar files: first byte and number of bytes of the recording in the file `path`."""
 CHANNEL_COLUMN = "channel"
 """The channel to read of a recording with several: a number from 0 on, or `mix`; 0 if there is no such column."""
-_NUMBERS = ("sample_rate_hz", "num_samples")
-"""Columns that are written as int64 if the format has types (parquet)."""
 CLIMBS = r"(?:^|[/\\])\.\.(?:[/\\]|$)"
 """Ids with the part `..`. Conversions and other tools use ids as file names, which must not lead out of a directory."""
 _HIGHEST_RATE_HZ = 768_000
@@ -202,7 +200,7 @@ def read_manifest(
     if shards:
         unlike = table["shard_offset"].eq("") != table["shard_size"].isin(["", "0"])
         refuse("shard_size", unlike, "a number above 0 if there is an offset, and only then")
-    root = _root(path, audio_root)
+    root = path.parent if audio_root is None else audio_root if is_url(audio_root) else Path(audio_root)
     is_remote = _at_urls(paths, root)
     is_file = table["shard_size"].isin(["", "0"]) if shards else True
     refuse(
@@ -214,12 +212,6 @@ def read_manifest(
     too_high = manifest.sample_rates_hz > _HIGHEST_RATE_HZ
     refuse("sample_rate_hz", too_high, f"at most {_HIGHEST_RATE_HZ} Hz")
     return manifest
-
-
-def _root(path: Path, audio_root: Path | str | None) -> Path | str:
-    if audio_root is None:
-        return path.parent
-    return audio_root if is_url(audio_root) else Path(audio_root)
 
 
 def _at_urls(paths: "pd.Series[str]", root: Path | str) -> "pd.Series[bool]":
@@ -249,8 +241,9 @@ def write_manifest(path: Path, table: pd.DataFrame, *, is_sorted: bool = True) -
         table = table.drop(columns=CHANNEL_COLUMN)
         if channels.ne("0").any():
             table = table.assign(**{CHANNEL_COLUMN: channels})
-    if path.suffix == ".parquet":
-        table = table.assign(**{name: integers(table[name].astype(str)) for name in _NUMBERS})
+    if path.suffix == ".parquet":  # the format has types
+        numbers = {name: integers(table[name].astype(str)) for name in ("sample_rate_hz", "num_samples")}
+        table = table.assign(**numbers)
     if is_sorted and not _ascends(table["utterance_id"]):  # sorting copies all columns
         table = table.sort_values("utterance_id", kind="stable")
     write_table(path, table)

@@ -31,8 +31,6 @@ _BLOCK_BYTES = 1 << 24
 """Text read at once, so that a list of tens of millions of lines is never in memory both as text and as a table."""
 _SMALL_BYTES = 1 << 20
 """Up to this size, tables are parsed without threads: a command that ends while they are still starting would abort."""
-_BLOCK_ROWS = 1 << 16
-"""Rows turned into text at once."""
 _TEXT = pa.large_string()
 _POWERS = np.array([10.0**place for place in range(13)])
 Lines = npt.NDArray[np.int64]
@@ -294,13 +292,13 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         raise DataError(f"{path}:1: a tab or line end inside the name of a column; rename it")
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(_encoded(path, header + "\n", 1))
-        for start in range(0, len(table), _BLOCK_ROWS):
-            rows = table.iloc[start : start + _BLOCK_ROWS]
-            columns = {name: [str(cell) for cell in rows[name]] for name in table.columns}
+        for rows in row_blocks(len(table)):
+            block, first_line = table.iloc[rows], rows.start + 2
+            columns = {name: [str(cell) for cell in block[name]] for name in table.columns}
             text = "".join([line + "\n" for line in map("\t".join, zip(*columns.values(), strict=True))])
-            if "\r" in text or text.count("\t") + text.count("\n") != rows.size:
-                _refuse_cells(path, columns, start + 2)
-            file.write(_encoded(path, text, start + 2))
+            if "\r" in text or text.count("\t") + text.count("\n") != block.size:
+                _refuse_cells(path, columns, first_line)
+            file.write(_encoded(path, text, first_line))
 
 
 def _refuse_cells(path: Path, columns: Mapping[str, Sequence[str]], first_line: int) -> NoReturn:

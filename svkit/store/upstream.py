@@ -54,15 +54,6 @@ _UNUSED_ENCODER_KEYS = ("masked_spec_embed",)
 """Only used by SpecAugment inside transformers' pre-training; not part of the 580,492,096 parameters."""
 
 
-_GROUPS = (
-    "num_attention_heads_group",
-    "intermediate_size_group",
-    "conv_group",
-    "use_attention",
-    "use_feed_forward",
-)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _EncoderConfig:
     """What svkit uses of a transformers configuration, or of a published one with widths per layer."""
@@ -107,10 +98,10 @@ class _EncoderConfig:
         layers = self.num_hidden_layers
         attention = self.use_attention or (True,) * layers
         feed_forward = self.use_feed_forward or ((True, True),) * layers
-        for name in _GROUPS:
-            found = getattr(self, name)
-            if found is not None and len(found) != layers:
-                raise Misfit([name], f"expected {layers} layers, found {len(found)}")
+        for field in fields(self):
+            found = getattr(self, field.name)
+            if isinstance(found, tuple) and len(found) != layers:
+                raise Misfit([field.name], f"expected {layers} layers, found {len(found)}")
         ffn = list(zip(self.intermediate_size_group, feed_forward, strict=True))
         return {
             "num_heads": list(map(mul, self.num_attention_heads_group, attention)),

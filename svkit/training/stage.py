@@ -22,7 +22,7 @@ from svkit.config.schema import DataConfig, DistillConfig, StageConfig
 from svkit.cores import available_cores
 from svkit.data.dataset import CropDataset
 from svkit.data.loader import LoaderLost, build_loader
-from svkit.data.sampler import EpochBatches, TrainSampler
+from svkit.data.sampler import EpochBatches
 from svkit.errors import ArtifactError, ConfigError, DataError, TrainingError
 from svkit.models.session import StopSignal, finish, make_accelerator, on_main, opened, unfinished
 from svkit.nn.precision import is_emulated
@@ -249,7 +249,7 @@ class _Fit:
         wrapped = accelerator.prepare_model(self.task)
         loader = build_loader(
             self.dataset,
-            TrainSampler(self.batches, self.start, self.num_steps - self.start),
+            map(self.batches.batch, range(self.start, self.num_steps)),
             num_workers=loader_workers(self.stage.config.data.num_workers),
             pin_memory=on_gpu,
         )

@@ -9,7 +9,7 @@ import torch
 from svkit.config.schema import AugmentConfig, DataConfig
 from svkit.data.dataset import CropDataset
 from svkit.data.loader import build_loader
-from svkit.data.sampler import EpochBatches, TrainSampler
+from svkit.data.sampler import EpochBatches
 from svkit.errors import DataError
 from svkit.store.manifest import Manifest
 
@@ -21,8 +21,8 @@ def load(
     manifest: Manifest, num_workers: int, start: int = 0, num_steps: int = 14
 ) -> list[tuple[torch.Tensor, ...]]:
     dataset = CropDataset(manifest, DATA, AUGMENT, seed=1)
-    sampler = TrainSampler(EpochBatches(len(dataset), DATA, seed=1), start, num_steps)
-    return list(build_loader(dataset, sampler, num_workers=num_workers))
+    batches = map(EpochBatches(len(dataset), DATA, seed=1).batch, range(start, start + num_steps))
+    return list(build_loader(dataset, batches, num_workers=num_workers))
 
 
 def test_batches_are_the_same_with_and_without_workers_and_from_any_step(speakers: Manifest) -> None:
@@ -63,7 +63,7 @@ def test_a_readers_error_comes_out_as_it_is(speakers: Manifest, tmp_path: Path, 
 
 def test_dataset_can_be_sent_to_a_spawned_worker(speakers: Manifest) -> None:
     dataset = CropDataset(speakers, DATA, AUGMENT, seed=1)
-    loader = build_loader(dataset, TrainSampler(EpochBatches(12, DATA, seed=1), 0, 1), num_workers=0)
+    loader = build_loader(dataset, [EpochBatches(12, DATA, seed=1).batch(0)], num_workers=0)
     assert len(ForkingPickler.dumps((loader.dataset, loader.worker_init_fn))) < 200_000
 
 

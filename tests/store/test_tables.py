@@ -103,7 +103,7 @@ def test_blocks_of_any_size_give_the_same_rows_and_lines(tmp_path, monkeypatch, 
 def test_rows_are_written_in_blocks(tmp_path, monkeypatch):
     table = pd.DataFrame({"a": list("12345"), "b": list("vwxyz")})
     write_table(tmp_path / "whole.tsv", table)
-    monkeypatch.setattr(tables, "_BLOCK_ROWS", 2)
+    monkeypatch.setattr(coded, "ROWS_PER_BLOCK", 2)
     write_table(tmp_path / "blocks.tsv", table)
     assert (tmp_path / "blocks.tsv").read_bytes() == (tmp_path / "whole.tsv").read_bytes()
     table.loc[4, "b"] = "z\n"
