@@ -33,11 +33,7 @@ def sum_at_equal_power(signals: Sequence[NDArray[np.float32]]) -> NDArray[np.flo
 
 
 def add_noise(signal: NDArray[np.float32], noise: NDArray[np.float32], snr_db: float) -> NDArray[np.float32]:
-    """Add noise at a ratio of the mean powers; the signal keeps its level.
-
-    Returns:
-        float32 `[N]`; the signal itself if it or the noise is silent (no ratio exists).
-    """
+    """Add noise at a ratio of mean powers; the signal `[N]` keeps its level, and is unchanged if either is silent."""
     if min(mean_power(signal), mean_power(noise)) <= SILENCE:
         return signal
     parts = torch.from_numpy(signal), torch.from_numpy(noise)

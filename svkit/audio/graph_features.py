@@ -7,16 +7,8 @@ transform) is one matrix, since all of it is linear: exported graphs need no FFT
 import torch
 from torch import Tensor, nn
 
-from svkit.audio.features import (
-    FFT_SAMPLES,
-    FRAME_SAMPLES,
-    HOP_SAMPLES,
-    MEL_FLOOR,
-    PREEMPHASIS,
-    mel_filters,
-    normalise_and_stack,
-    povey_window,
-)
+from svkit.audio import features
+from svkit.audio.features import FFT_SAMPLES, FRAME_SAMPLES, HOP_SAMPLES
 
 NUM_BINS = FFT_SAMPLES // 2 + 1
 
@@ -24,9 +16,9 @@ NUM_BINS = FFT_SAMPLES // 2 + 1
 def spectrum_matrix() -> Tensor:
     """Frame without its mean -> real and imaginary parts of its spectrum, [400, 514] float64."""
     emphasis = torch.eye(FRAME_SAMPLES, dtype=torch.float64)
-    emphasis -= PREEMPHASIS * torch.diag(torch.ones(FRAME_SAMPLES - 1, dtype=torch.float64), 1)
-    emphasis[0, 0] = 1 - PREEMPHASIS
-    windowed = emphasis * (povey_window() * 2**15)
+    emphasis -= features.PREEMPHASIS * torch.diag(torch.ones(FRAME_SAMPLES - 1, dtype=torch.float64), 1)
+    emphasis[0, 0] = 1 - features.PREEMPHASIS
+    windowed = emphasis * (features.povey_window() * 2**15)
     spectrum = torch.fft.rfft(windowed, n=FFT_SAMPLES)
     return torch.cat([spectrum.real, spectrum.imag], dim=1)
 
@@ -40,7 +32,7 @@ class GraphFeatures(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("spectrum", spectrum_matrix().float(), persistent=False)
-        self.register_buffer("mel", mel_filters().float(), persistent=False)
+        self.register_buffer("mel", features.mel_filters().float(), persistent=False)
 
     def forward(self, waveforms_BN: Tensor, num_samples_B: Tensor) -> tuple[Tensor, Tensor]:
         """Compute what `FeatureExtractor.forward` computes, without its checks.
@@ -55,7 +47,7 @@ class GraphFeatures(nn.Module):
         frames_BMS = waveforms_BN[:, index_MS]
         spectrum = (frames_BMS - frames_BMS.mean(-1, keepdim=True)) @ self.spectrum
         power = spectrum[..., :NUM_BINS].square() + spectrum[..., NUM_BINS:].square()
-        mels = (power @ self.mel).clamp(min=MEL_FLOOR).log()
-        features, num_frames_B = normalise_and_stack(mels, num_samples_B)
+        mels = (power @ self.mel).clamp(min=features.MEL_FLOOR).log()
+        features_BTF, num_frames_B = features.normalise_and_stack(mels, num_samples_B)
         assert num_frames_B is not None
-        return features, num_frames_B
+        return features_BTF, num_frames_B

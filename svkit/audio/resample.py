@@ -33,11 +33,7 @@ def _filter(num_in: int, num_out: int) -> NDArray[np.float32]:
 
 
 def resample(signal: NDArray[np.float32], from_hz: int, to_hz: int = SAMPLE_RATE_HZ) -> NDArray[np.float32]:
-    """Resample a signal `[N]`.
-
-    Returns:
-        float32 `[ceil(N * to_hz / from_hz)]`; the signal itself if the rates are equal.
-    """
+    """Resample a signal `[N]`: float32 `[ceil(N * to_hz / from_hz)]`; the signal itself if the rates are equal."""
     if from_hz == to_hz or len(signal) == 0:
         return signal
     from scipy.signal import resample_poly  # takes 0.7 s to import, and most recordings have 16 kHz

@@ -38,8 +38,7 @@ TinySize = Literal["num_hidden_layers", "hidden_size", "num_attention_heads", "i
 TINY_SIZES: dict[TinySize, int] = dict(zip(get_args(TinySize), (4, 128, 4, 512), strict=True))
 """Sizes of `--encoder tiny`, under transformers' names; `encoder_overrides` changes them."""
 MAX_LAYERS = 1000
-
-
+State = Annotated[int, Range(ge=-MAX_LAYERS - 1, le=MAX_LAYERS)]
 Value = TypeVar("Value")
 
 
@@ -53,9 +52,6 @@ def _ordered(pair: tuple[Value, Value]) -> tuple[Value, Value]:
 Flag = Annotated[bool, Strict()]
 Interval = Annotated[tuple[Value, Value], AfterValidator(_ordered)]
 """Lowest and highest value, both included."""
-
-
-State = Annotated[int, Range(ge=-MAX_LAYERS - 1, le=MAX_LAYERS)]
 
 
 @configuration

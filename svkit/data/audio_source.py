@@ -45,11 +45,7 @@ def read_crop(
 
 
 def read_whole(manifest: Manifest, row: int, max_seconds: float | None = None) -> NDArray[np.float32]:
-    """Read one utterance from its beginning, cut at `max_seconds`: float32 `[N]` at 16 kHz.
-
-    Raises:
-        DataError: the file is missing, unreadable, shorter or of another rate than its manifest says.
-    """
+    """Read one utterance from its beginning, cut at `max_seconds`: float32 `[N]` at 16 kHz (errors as `read_crop`)."""
     rate, length = int(manifest.sample_rates_hz[row]), int(manifest.num_samples[row])
     return resample(_read(manifest, row, 0, kept_samples(length, rate, max_seconds)), rate)
 

@@ -88,10 +88,13 @@ def change(name: str, signal: Wave, rng: np.random.Generator) -> Wave:
     Raises:
         ConfigError: ffmpeg is needed, but is missing or fails.
     """
-    if name in _CODECS:
-        return _at_full_scale(signal, lambda scaled: _code(_CODECS[name], scaled))
-    if name in _EXTERNAL:
-        return _at_full_scale(signal, lambda scaled: _code_by_ffmpeg(_EXTERNAL[name], scaled))
+    if name in _CODECS or name in _EXTERNAL:
+        # Scaled down if it is louder than full scale, the most that a file can store.
+        scale = np.float32(max(1.0, float(np.abs(signal).max(initial=0.0))))
+        scaled = signal / scale
+        coded = _code(_CODECS[name], scaled) if name in _CODECS else _code_by_ffmpeg(_EXTERNAL[name], scaled)
+        coded = coded[: len(signal)] * scale
+        return np.pad(coded, (0, len(signal) - len(coded)))
     if name == "narrowband":
         return limit_band(signal, TELEPHONE_BAND_HZ)
     if name == "clip":
@@ -114,13 +117,6 @@ def changer(condition: str | None, seed: int, manifest: Manifest) -> Callable[[W
         return change(condition, signal, np.random.default_rng([seed, key]))
 
     return changed
-
-
-def _at_full_scale(signal: Wave, code: Callable[[Wave], Wave]) -> Wave:
-    """Code a signal at its length, scaled down if it is louder than full scale, the most that a file can store."""
-    scale = max(1.0, float(np.abs(signal).max(initial=0.0)))
-    coded = code(signal / np.float32(scale))[: len(signal)] * np.float32(scale)
-    return np.pad(coded, (0, len(signal) - len(coded)))
 
 
 def _code(codec: _Codec, signal: Wave) -> Wave:

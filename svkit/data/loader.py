@@ -50,11 +50,7 @@ class _Batches(Dataset[Batch | _Failure]):
 
 
 class CropLoader(DataLoader[Batch]):
-    """A DataLoader of batches that raises the readers' own errors in one line.
-
-    Raises:
-        LoaderLost: A loader process has died.
-    """
+    """A DataLoader that raises the readers' own errors in one line (LoaderLost: a loader process has died)."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         handler = signal.getsignal(signal.SIGCHLD)

@@ -8,15 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from svkit.audio.quality import CLIPPED_SHARE, SILENCE_DB
+from svkit.corpora import scan
 from svkit.corpora.derived import derived_lists, hours, rebased_table, write_derived
-from svkit.corpora.scan import (
-    BadFile,
-    BadFilesError,
-    ScanOptions,
-    describe_bad,
-    examine_all,
-    repeated_digests,
-)
+from svkit.corpora.scan import BadFile
 from svkit.errors import DataError
 from svkit.progress import Progress
 from svkit.store.manifest import Manifest, read_manifest
@@ -85,9 +79,9 @@ def run(request: CheckRequest, progress: Progress) -> CheckResult:
     is_good[list(bad)] = False
     bad_files = tuple(bad[row] for row in sorted(bad))
     if bad_files and request.out is None:
-        message = describe_bad(bad_files, len(manifest))
+        message = scan.describe_bad(bad_files, len(manifest))
         advice = "fix them, or write a list without them with --out"
-        raise BadFilesError(f"{request.list}: {message}; {advice}", bad_files)
+        raise scan.BadFilesError(f"{request.list}: {message}; {advice}", bad_files)
     for output in outputs:
         if not is_good.any():
             raise DataError(f"{request.list}: no good utterance is left; {output.path} is not written")
@@ -121,7 +115,7 @@ def _examine(
     manifest: Manifest, request: CheckRequest, journal: Path | None, progress: Progress
 ) -> dict[int, BadFile]:
     """Return the bad rows in any order."""
-    options = ScanOptions(
+    options = scan.ScanOptions(
         min_seconds=request.min_seconds,
         num_workers=request.num_workers,
         measures_quality=True,
@@ -136,7 +130,7 @@ def _examine(
         bad[row] = BadFile(utterance_id=name, reason=reason, detail=detail, path=path)
 
     sources = (Track(manifest.audio(row), manifest.channel(row)) for row in range(len(manifest)))
-    found = examine_all(sources, len(manifest), options, progress)
+    found = scan.examine_all(sources, len(manifest), options, progress)
     for row, finding in enumerate(found):
         fault = _fault(manifest, row, finding, request)
         if fault is None:
@@ -145,7 +139,7 @@ def _examine(
             refuse(row, *fault)
     is_usable = np.ones(len(manifest), dtype=bool)
     is_usable[list(bad)] = False
-    for row, first in repeated_digests(digests, is_usable):
+    for row, first in scan.repeated_digests(digests, is_usable):
         detail = f"the same samples as {manifest.text('utterance_id', first)}"
         speaker = manifest.text("speaker_id", first)
         if speaker != manifest.text("speaker_id", row):

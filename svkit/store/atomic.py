@@ -108,11 +108,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def json_text(content: Mapping[str, Any]) -> str:
-    """Return `content` as JSON in the given order.
-
-    Raises:
-        ValueError: `content` holds a NaN or an infinity, for which JSON has no notation.
-    """
+    """Return `content` as JSON in the given order (ValueError: it holds a NaN or an infinity)."""
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

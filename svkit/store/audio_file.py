@@ -202,11 +202,7 @@ def _cut(path: Place, missing: str) -> AudioError:
 
 
 def count_samples(path: Place) -> int:
-    """Count the samples of one channel by decoding; the number is remembered until the file changes.
-
-    Raises:
-        AudioError: see `examine`.
-    """
+    """Count the samples of one channel by decoding, once until the file changes (AudioError: see `examine`)."""
     try:
         stamp = stamp_of(path)
     except OSError as error:

@@ -37,16 +37,13 @@ class ByteSource(Protocol):
     @property
     def size(self) -> int:
         """Size in bytes."""
-        ...
 
     @property
     def version(self) -> int:
         """A number that differs if the content does."""
-        ...
 
     def read(self, offset: int, count: int) -> bytes:
         """Return `count` bytes from `offset` on, or fewer at the end of a truncated file."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from svkit.config.ranges import Range
 from svkit.errors import ArtifactError, ConfigError, first_five
 from svkit.eval.results import OperatingPoint
 from svkit.store.atomic import write_json
@@ -47,11 +48,11 @@ class CalibrationRecord:
     """Hash of the model whose scores it maps."""
     trials: ListId
     """The list it was learnt on."""
-    num_targets: int
-    num_nontargets: int
+    num_targets: Annotated[int, Range(ge=1)]
+    num_nontargets: Annotated[int, Range(ge=1)]
     speakers: tuple[str, ...] | None = None
     """Speakers of the trials it was learnt on, sorted; None: not known."""
-    bounds: tuple[float, float] | None = None
+    bounds: tuple[Annotated[float, Range(le=0)], Annotated[float, Range(ge=0)]] | None = None
     """Lowest and highest log-likelihood ratio that those trials support; None: an earlier version wrote no bounds."""
     is_separable: bool | None = None
     """Some threshold makes no error on those trials, so that the weights mean little; None: as for `bounds`."""
@@ -116,14 +117,6 @@ def read_calibration(path: Path) -> CalibrationRecord:
         raise ArtifactError(
             f"{path}: expected one weight for each feature, with score first,"
             f" found {len(record.weights)} for {list(record.features)}"
-        )
-    if min(record.num_targets, record.num_nontargets) < 1:
-        raise ArtifactError(
-            f"{path}: expected target and nontarget trials, found {record.num_targets} and {record.num_nontargets}"
-        )
-    if record.bounds is not None and not record.bounds[0] <= 0 <= record.bounds[1]:
-        raise ArtifactError(
-            f"{path}: bounds: expected a lower one <= 0 and an upper one >= 0, found {record.bounds}"
         )
     check_outputs(path.parent, path.name, in_full=True)
     return record

@@ -93,11 +93,7 @@ def read_embeddings(directory: Path) -> Embeddings:
 
 
 def read_facts(directory: Path) -> Facts:
-    """Read `embeddings.json` alone, with paths that this process can open.
-
-    Raises:
-        ArtifactError: the directory or the file is missing, not JSON, of another format or version.
-    """
+    """Read `embeddings.json` alone, with usable paths (ArtifactError: missing, or of another format or version)."""
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
     return read_placed(directory / META_NAME, FORMAT, VERSION, Facts)

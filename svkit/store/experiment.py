@@ -54,11 +54,7 @@ def noted_encoder(exp: Path, encoder: str | None) -> str | None:
 
 
 def read_experiment(exp: Path) -> Experiment:
-    """Read `exp/config.toml`; without one, the defaults hold.
-
-    Raises:
-        ConfigError: not TOML, an unknown key, or a value of another type.
-    """
+    """Read `exp/config.toml`, or defaults without it (ConfigError: not TOML, an unknown key, or an unfit value)."""
     return Experiment(**read_noted(exp))
 
 

@@ -7,9 +7,9 @@ from typing import Any
 from svkit.store.atomic import write_json
 from svkit.store.metrics import plain_record
 from svkit.store.output import Output
-from svkit.store.places import Artifact, usable_paths
+from svkit.store.places import Artifact, read_placed
 from svkit.store.report import Machine, Timing
-from svkit.store.strict_json import read_json, typed
+from svkit.store.strict_json import typed
 
 FORMAT, VERSION = "svkit-export", 1
 FACTS_NAME, DECIDE_NAME = "export.json", "decide.py"
@@ -81,13 +81,9 @@ def write_export(output: Output, facts: ExportFacts) -> None:
 
 
 def read_export(directory: Path) -> ExportFacts:
-    """Read `export.json`, with paths that this process can open.
-
-    Raises:
-        ArtifactError: missing, of another format or version, or a value does not fit.
-    """
+    """Read `export.json`, with usable paths (ArtifactError: missing, of another format or version, or unfit)."""
     path = directory / FACTS_NAME
-    return typed(path, usable_paths(path, read_json(path, FORMAT, VERSION, dict[str, Any])), ExportFacts)
+    return typed(path, read_placed(path, FORMAT, VERSION, dict[str, Any]), ExportFacts)
 
 
 def remove_graph(path: Path) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from svkit.errors import SvkitError
+from svkit.errors import ArtifactError, DataError, SvkitError
 
 TOML_BYTES = 1 << 20
 """Limit for recipes and `exp/config.toml`; the longest preset has 4 kB."""
@@ -26,11 +26,7 @@ LOG_BYTES = 1 << 30
 
 
 def open_handle(path: Path) -> int:
-    """Open a regular file for reading and return its handle.
-
-    Raises:
-        OSError: missing, unreadable, a directory, pipe, socket or device.
-    """
+    """Open a regular file for reading (OSError: missing, unreadable, a directory, pipe, socket or device)."""
     # O_NONBLOCK: opening a pipe does not wait for its writer; it does not affect regular files.
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -80,6 +76,15 @@ def read_file(path: Path, family: type[SvkitError], limit: int | None = None) ->
     """Return the bytes of a regular file; arguments and errors as `open_file`."""
     with open_file(path, family, limit) as file:
         return file.read()
+
+
+@contextmanager
+def in_artifact() -> Iterator[None]:
+    """Turn the DataError about a list or scores that belong to an artifact into an ArtifactError."""
+    try:
+        yield
+    except DataError as error:
+        raise ArtifactError(str(error)) from error
 
 
 def check_file(path: Path, family: type[SvkitError]) -> None:

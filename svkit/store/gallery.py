@@ -119,12 +119,8 @@ class Gallery:
 
 
 def check_name(name: str) -> str:
-    """Return a name as it is stored, in NFC: the same letters typed in two ways are one name.
-
-    Raises:
-        ConfigError: empty, longer than 200 characters, or not printable on one line.
-    """
-    name = unicodedata.normalize("NFC", name)
+    """Return a name as stored, in NFC (ConfigError: empty, over 200 characters, or not printable on one line)."""
+    name = unicodedata.normalize("NFC", name)  # the same letters typed in two ways are one name
     if not name.strip() or name != name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
         raise ConfigError(
             f"name: expected up to {LONGEST_NAME} printable characters, no space first or last,"

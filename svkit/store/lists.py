@@ -33,11 +33,7 @@ class OfficialList:
 
 
 def read_shipped(name: str) -> bytes:
-    """Return a file of `data_lists/`: from the installed package, or from the clone svkit runs from.
-
-    Raises:
-        ArtifactError: it is missing from the installation.
-    """
+    """Return a file of `data_lists/`, from the package or the clone svkit runs from (ArtifactError: it is missing)."""
     try:
         return resources.files("svkit.data_lists").joinpath(name).read_bytes()
     except (ModuleNotFoundError, FileNotFoundError):

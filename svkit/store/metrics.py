@@ -10,9 +10,9 @@ from typing import Any, Literal
 from svkit.errors import ArtifactError
 from svkit.eval.results import Group, Interval, PairedDifference, Rates
 from svkit.store.atomic import write_json
-from svkit.store.places import Artifact, recorded_paths, usable_paths
+from svkit.store.places import Artifact, read_placed, recorded_paths
 from svkit.store.provenance import check_outputs
-from svkit.store.strict_json import read_json, typed
+from svkit.store.strict_json import typed
 
 FORMAT, VERSION = "svkit-metrics", 1
 METRICS_NAME = "metrics.json"
@@ -219,7 +219,7 @@ def read_metrics(directory: Path) -> ScoredList:
             since it was finished.
     """
     path = directory / METRICS_NAME
-    content = usable_paths(path, read_json(path, FORMAT, VERSION, dict[str, Any]))
+    content = read_placed(path, FORMAT, VERSION, dict[str, Any])
     metrics = typed(path, content, ScoredList if content.get("eer", "") is None else Metrics)
     if metrics.name != Path(metrics.name).name or metrics.name in ("", ".", ".."):
         raise ArtifactError(f"{path}: name: expected a plain name, found {metrics.name[:80]!r}")

@@ -19,29 +19,11 @@ from typing_extensions import TypedDict
 
 from svkit.errors import ArtifactError, ConfigError
 from svkit.progress import Progress
+from svkit.store import provenance
 from svkit.store.atomic import remove_unfinished, write_json
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.places import read_placed, recorded_paths
-from svkit.store.provenance import (
-    FORMAT,
-    NOT_CONTENT,
-    PROVENANCE_NAME,
-    RUN_NAME,
-    VERSION,
-    InputEntry,
-    Provenance,
-    content_files,
-    describe_code,
-    identity,
-    output_around,
-    plain,
-    read_record,
-    real_path,
-    recorded_files,
-    sha256_file,
-    sha256_input,
-    utc_now,
-)
+from svkit.store.provenance import PROVENANCE_NAME, RUN_NAME, InputEntry, Provenance, plain, sha256_file
 
 LIST_SUFFIXES = (".tsv", ".parquet")
 RUN_FORMAT, RUN_VERSION = "svkit-run", 1
@@ -97,7 +79,7 @@ class Output(AbstractContextManager["Output"]):
     `list`: a single file, written without a lock on its directory."""
     is_resumed: bool = field(default=False, init=False)
     """An earlier run with equal configuration and inputs left its state here."""
-    started: str = field(default_factory=utc_now, init=False)
+    started: str = field(default_factory=provenance.utc_now, init=False)
     _described: list[InputEntry] | None = field(default=None, repr=False)
     _lock: int | None = field(default=None, init=False, repr=False)
 
@@ -120,7 +102,7 @@ class Output(AbstractContextManager["Output"]):
         """
         if self._described is None:
             self._described = [
-                {"name": name, "path": path.as_posix(), "sha256": sha256_input(path)}
+                {"name": name, "path": path.as_posix(), "sha256": provenance.sha256_input(path)}
                 for name, path in self.inputs.items()
             ]
         return self._described
@@ -132,7 +114,7 @@ class Output(AbstractContextManager["Output"]):
 
     def finished(self) -> Provenance | None:
         """Return the record of the finished output; None: it is not finished."""
-        return read_record(self.record) if self.record.exists() else None
+        return provenance.read_record(self.record) if self.record.exists() else None
 
     def begun(self) -> Provenance | Run | None:
         """Return the record of the output, finished or not, with paths that can be opened; None: there is none."""
@@ -215,7 +197,7 @@ class Output(AbstractContextManager["Output"]):
             files: what was written, for a part or a list; None: all that svkit writes into a directory.
         """
         if files is None:
-            found = [*content_files(self.path), *self.path.glob("calibration.json")]
+            found = [*provenance.content_files(self.path), *self.path.glob("calibration.json")]
             files = [path for path in found if not self._is_foreign(path.relative_to(self.path).parts[0])]
         # torch is not imported for this: commands that did without it would take seconds longer.
         torch, config, home = sys.modules.get("torch"), plain(self.config), self.record.parent
@@ -227,16 +209,16 @@ class Output(AbstractContextManager["Output"]):
             facts = {"sha256": sha256_file(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
             outputs.append({"name": name, **facts})
         content = {
-            "format": FORMAT,
-            "format_version": VERSION,
+            "format": provenance.FORMAT,
+            "format_version": provenance.VERSION,
             "command": self.command,
-            **describe_code(),
+            **provenance.describe_code(),
             "argv": list(sys.argv),
             "config": config,
             "seed": config.get("seed"),
             "device": str(torch.cuda.get_device_name()) if torch and has_gpu else "cpu",
             "started": self.started,
-            "finished": utc_now(),
+            "finished": provenance.utc_now(),
             "inputs": self.describe(),
             "outputs": outputs,
         }
@@ -255,9 +237,11 @@ class Output(AbstractContextManager["Output"]):
     def _difference(self, earlier: Provenance | Run) -> str | None:
         """Say how an earlier record differs from this run; inputs are hashed only if everything else is equal."""
         command, config = self.command, plain(self.config)
-        before = identity(earlier["command"], earlier.get("config", {}), earlier["inputs"])
-        difference = _first_difference(before, identity(command, config, earlier["inputs"]))
-        difference = difference or _first_difference(before, identity(command, config, self.describe()))
+        before = provenance.identity(earlier["command"], earlier.get("config", {}), earlier["inputs"])
+        difference = _first_difference(before, provenance.identity(command, config, earlier["inputs"]))
+        difference = difference or _first_difference(
+            before, provenance.identity(command, config, self.describe())
+        )
         if difference is None:
             return None
         key, old, new = difference
@@ -274,14 +258,14 @@ class Output(AbstractContextManager["Output"]):
 
     def _refuse_place(self) -> None:
         """Refuse a place where this would remove an input before it is read, or join the content of something else."""
-        what, own = "file" if self.kind == "list" else "directory", real_path(self.path)
+        what, own = "file" if self.kind == "list" else "directory", provenance.real_path(self.path)
         inputs = {path: path.resolve() for path in self.inputs.values()} if self.kind != "part" else {}
         for path, place in inputs.items():
             if place.is_relative_to(own):
                 raise ConfigError(
                     f"{path}: is an input of this command; write to another {what} than {self.path}"
                 )
-        around = None if self.kind == "list" else output_around(own)
+        around = None if self.kind == "list" else provenance.output_around(own)
         around = next((place for place in inputs.values() if own.is_relative_to(place)), around)
         if around is not None:
             raise ConfigError(
@@ -334,11 +318,11 @@ class Output(AbstractContextManager["Output"]):
 
     def _empty(self, entries: Sequence[Path], run: Mapping[str, Any]) -> None:
         """Remove all but `run.json`. If this is interrupted, the rest neither looks finished nor is resumed."""
-        recorded = recorded_files(self.path)
+        recorded = provenance.recorded_files(self.path)
         tops = {path.relative_to(self.path).parts[0] for path in recorded}
         foreign = [entry.name for entry in entries if entry.name not in tops and self._is_foreign(entry.name)]
         if recorded:
-            others = [path for path in content_files(self.path) if path not in recorded]
+            others = [path for path in provenance.content_files(self.path) if path not in recorded]
             foreign += [str(path.relative_to(self.path)) for path in others]
         if foreign:
             raise ArtifactError(
@@ -356,7 +340,7 @@ class Output(AbstractContextManager["Output"]):
                 entry.unlink(missing_ok=True)
 
     def _is_foreign(self, name: str) -> bool:
-        made = (*_MADE.split(), *NOT_CONTENT, *(path.name for path in self.inputs.values()))
+        made = (*_MADE.split(), *provenance.NOT_CONTENT, *(path.name for path in self.inputs.values()))
         return not any(fnmatch.fnmatchcase(name, pattern) for pattern in made)
 
 

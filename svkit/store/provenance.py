@@ -14,7 +14,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from svkit.errors import ArtifactError, DataError
-from svkit.store.files import open_file
+from svkit.store.files import in_artifact, open_file
 from svkit.store.places import read_placed
 from svkit.store.strict_json import typed
 
@@ -93,11 +93,7 @@ def sha256_file(path: Path) -> str:
 
 
 def refuse_changed(path: Path, expected: object, found: str, since: str) -> None:
-    """Refuse a file that has changed.
-
-    Raises:
-        ArtifactError: its sha256 is not the expected one; `since` ends the message "it has changed since ...".
-    """
+    """Raise ArtifactError if a file's sha256 is not the expected one; `since` ends "it has changed since ..."."""
     if found != expected:
         raise ArtifactError(
             f"{path}: expected sha256 {str(expected)[:12]}, found {found[:12]}: it has changed since {since}"
@@ -117,11 +113,9 @@ def sha256_artifact(path: Path, hash_file: Callable[[Path], str] = sha256_file) 
     if not path.is_dir():
         return hash_file(path)
     digest = hashlib.sha256()
-    try:
+    with in_artifact():
         for name in sorted(file.relative_to(path).as_posix() for file in content_files(path)):
             digest.update(f"{name}\0{hash_file(path / name)}\n".encode())
-    except DataError as error:  # a list that belongs to an artifact
-        raise ArtifactError(str(error)) from error
     return digest.hexdigest()
 
 

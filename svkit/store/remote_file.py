@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -39,24 +39,13 @@ class _Refused(Exception):
     """A refusal that another try would not change; the message has the reason and what to do."""
 
 
-class _Transport(Protocol):
-    size: int
-    version: str
-
-    def read(self, offset: int, count: int) -> bytes: ...
-
-
 def is_url(path: object) -> bool:
     """Say whether a path is a text that begins like a URL (`s3://...`)."""
     return isinstance(path, str) and re.match(URL, path) is not None
 
 
 def require_backend(url: str) -> None:
-    """Check that the package for such a URL is installed.
-
-    Raises:
-        ConfigError: fsspec does not know its kind, or the package that reads it is not installed.
-    """
+    """Raise ConfigError for a URL of an unknown kind, or of one whose package is not installed."""
     scheme = url.partition(":")[0].lower()
     if scheme in ("http", "https"):
         return
@@ -80,7 +69,7 @@ class RemoteFile:
         require_backend(url)
         self._url = url
         is_http = url.lower().startswith(("http://", "https://"))
-        kind: Callable[[str], _Transport] = _Http if is_http else _Fsspec
+        kind: Callable[[str], _Http | _Fsspec] = _Http if is_http else _Fsspec
         self._transport = self._try("size", partial(kind, url))
         self.size = self._transport.size
         """In bytes."""

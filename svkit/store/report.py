@@ -239,11 +239,7 @@ def find_scores(exp: Path) -> list[Path]:
 
 
 def find_checkpoints(exp: Path) -> list[Path]:
-    """Return the finished checkpoints of an experiment in the order of the chain.
-
-    Raises:
-        ArtifactError: a checkpoint has lost its configuration or its weights.
-    """
+    """Return the finished checkpoints of an experiment in the order of the chain (ArtifactError: one lacks a file)."""
 
     def place(path: Path) -> tuple[int, str]:
         is_known = path.name in _STAGE_ORDER
@@ -270,11 +266,7 @@ def find_finished(exp: Path) -> list[Path]:
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
-    """Read the records of `train_log.jsonl`; empty if there is none. A half-written last line is dropped.
-
-    Raises:
-        ArtifactError: a line that is not a JSON object.
-    """
+    """Read `train_log.jsonl` without a half-written last line; empty without a log (ArtifactError: no JSON objects)."""
     path = directory / LOG_NAME
     if not path.exists():
         return []
@@ -296,11 +288,7 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
 
 
 def read_pruning(directory: Path) -> Pruning:
-    """Read what a finished output of `svkit prune` recorded about its gates and its cut.
-
-    Raises:
-        ArtifactError: the output is not finished, or a value has another type.
-    """
+    """Read what `svkit prune` recorded about its gates and its cut (ArtifactError: unfinished, or of other types)."""
     record = read_provenance(directory)
     of_earlier = {"counted": record.get("sparsity"), "after_cut": record.get("distance_after_cut")}
     return typed(directory / PROVENANCE_NAME, record.get("pruning", of_earlier), Pruning, "pruning")
@@ -320,9 +308,5 @@ def write_report(output: Output, report: Report) -> None:
 
 
 def read_report(directory: Path) -> Report:
-    """Read `report.json`, with paths as they are recorded.
-
-    Raises:
-        ArtifactError: missing, not JSON, of another format or version, or a value that does not fit.
-    """
+    """Read `report.json`, with paths as recorded (ArtifactError: missing, of another format or version, or unfit)."""
     return read_json(directory / REPORT_NAME, FORMAT, VERSION, Report)

@@ -114,11 +114,7 @@ class ScanJournal:
         return entries
 
     def write(self, entries: Mapping[str, Entry]) -> None:
-        """Store entries by the names of their sources; those without a stamp are left out.
-
-        Raises:
-            ArtifactError: the journal cannot be written.
-        """
+        """Store entries that have a stamp by the names of their sources (ArtifactError: it cannot be written)."""
         rows = []
         for source, entry in entries.items():
             if entry.stamp is not None:

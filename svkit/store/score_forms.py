@@ -16,9 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from svkit.errors import ArtifactError, DataError, first_five
+from svkit.errors import DataError, first_five
 from svkit.store.atomic import replacing
 from svkit.store.coded import Coded, Coder
+from svkit.store.files import in_artifact
 from svkit.store.scores import COLUMNS, finite_numbers, labels_of
 from svkit.store.tables import Lines, format_rows, table_blocks
 from svkit.store.trials import ANY_LABEL, Trials, field_blocks, first_row
@@ -54,19 +55,13 @@ class ForeignScores:
     """[M] 1 target, 0 nontarget; None: the lines have no labels."""
 
 
+@in_artifact()
 def read_form(path: Path, trials: Trials) -> ForeignScores:
     """Read scores of another toolkit, a block at a time; the ids of the trials tell similar forms apart.
 
     Raises:
         ArtifactError: the file is missing, empty, of an unknown or ambiguous form, or has a line that does not fit.
     """
-    try:
-        return _read(path, trials)
-    except DataError as error:
-        raise ArtifactError(str(error)) from error
-
-
-def _read(path: Path, trials: Trials) -> ForeignScores:
     sides, scores, labels, lines = (Coder(), Coder()), [], [], []
     columns: Sequence[str] = ()
     for table, numbers in _blocks(path):

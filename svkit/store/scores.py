@@ -15,6 +15,7 @@ from svkit.errors import ArtifactError, DataError
 from svkit.store.arrays import read_arrays, write_arrays
 from svkit.store.atomic import replacing
 from svkit.store.coded import Coder
+from svkit.store.files import in_artifact
 from svkit.store.provenance import check_outputs
 from svkit.store.tables import Lines, format_rows, table_blocks
 from svkit.store.trials import UNLABELLED, Trials
@@ -73,6 +74,7 @@ def write_scores(
         file.writelines(format_rows("\t".join(forms) + "\n", values))
 
 
+@in_artifact()
 def read_scores(directory: Path) -> Scores:
     """Read and check `scores.tsv`, a block at a time.
 
@@ -81,15 +83,6 @@ def read_scores(directory: Path) -> Scores:
             has changed since it was finished.
     """
     path = directory / SCORES_NAME
-    try:
-        scores = _read(path)
-    except DataError as error:
-        raise ArtifactError(str(error)) from error
-    check_outputs(directory, SCORES_NAME, in_full=True)  # takes far less time than parsing the text
-    return scores
-
-
-def _read(path: Path) -> Scores:
     sides, labels = [Coder() for _ in COLUMNS[:2]], [np.zeros(0, np.int8)]
     numbers: dict[str, list[npt.NDArray[np.float64]]] = {}
     for table, lines in table_blocks(path, COLUMNS):
@@ -106,6 +99,7 @@ def _read(path: Path) -> Scores:
             coder.add(table.column(name))
     joined = {name: np.concatenate(blocks) for name, blocks in numbers.items()}
     enroll, test = (coder.finish() for coder in sides)
+    check_outputs(directory, SCORES_NAME, in_full=True)  # takes far less time than parsing the text
     return Scores(Trials(enroll, test, np.concatenate(labels)), joined["score"], joined.get("llr"))
 
 
@@ -124,11 +118,7 @@ def labels_of(
 
 
 def finite_numbers(path: Path, column: pa.ChunkedArray, name: str, lines: Lines) -> npt.NDArray[np.float64]:
-    """Return a column of text [N], which is in these `lines` [N], as numbers.
-
-    Raises:
-        DataError: a cell is not a finite number; the first such line is named.
-    """
+    """Return a column of text [N] in these `lines` [N] as numbers (DataError: the first that is not a finite one)."""
     try:
         numbers = np.asarray(pc.cast(column, pa.float64()))
     except pa.ArrowInvalid:  # the error does not say which cell is wrong

@@ -10,7 +10,6 @@ from svkit.errors import ArtifactError
 from svkit.store.files import JSON_BYTES, read_file
 
 Kind = TypeVar("Kind")
-_LARGEST = 2**63
 
 
 def load_json(path: Path) -> Any:
@@ -89,6 +88,6 @@ def _finite(text: str) -> float:
 
 def _whole(text: str) -> int:
     number = int(text)
-    if abs(number) >= _LARGEST:
+    if abs(number) >= 2**63:
         raise ValueError(f"expected numbers of 64 bits, found {text[:80]}")
     return number

@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
-from svkit.errors import ArtifactError, DataError, first_five, first_line
+from svkit.errors import DataError, first_five, first_line
 from svkit.store.atomic import replacing
 from svkit.store.coded import Coded, row_blocks
-from svkit.store.files import open_file
+from svkit.store.files import in_artifact, open_file
 
 _TAB, _NEWLINE = 9, 10
 _CARRIAGE_RETURN = "a carriage return inside a line; expected LF or CRLF line ends"
@@ -39,11 +39,7 @@ Lines = npt.NDArray[np.int64]
 
 @contextmanager
 def open_text(path: Path) -> Iterator[BinaryIO]:
-    """Open a text file for reading, after its byte order mark if it has one.
-
-    Raises:
-        DataError: missing, unreadable, or no regular file.
-    """
+    """Open a text file after its byte order mark, if any (DataError: missing, unreadable, or no regular file)."""
     with open_file(path, DataError) as file:
         if file.read(len(_BYTE_ORDER_MARK)) != _BYTE_ORDER_MARK:
             file.seek(0)
@@ -73,10 +69,8 @@ def read_table(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
 
 def read_artifact_table(path: Path, required: Sequence[str]) -> pd.DataFrame:
     """Read a table that svkit wrote into an artifact, as `read_table`; what is wrong with it is an ArtifactError."""
-    try:
+    with in_artifact():
         return read_table(path, required)
-    except DataError as error:
-        raise ArtifactError(str(error)) from error
 
 
 def table_blocks(

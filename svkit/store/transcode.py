@@ -19,11 +19,7 @@ _DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 def find_ffmpeg() -> str:
-    """Return the path of ffmpeg: the system's, else the one that the wheel imageio-ffmpeg carries.
-
-    Raises:
-        ConfigError: there is neither; says how to get it.
-    """
+    """Return the path of ffmpeg: that of the system, else of the wheel imageio-ffmpeg (ConfigError: there is none)."""
     found = shutil.which("ffmpeg")
     if found is not None:
         return found

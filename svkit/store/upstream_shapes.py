@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArchitecture
+from svkit.config.architecture import W2V_BERT_2, WIDTHS, EncoderArchitecture, ModelArchitecture
 from svkit.config.schema import MAX_LAYERS, HeadConfig
 from svkit.errors import ArtifactError, ConfigError
 
@@ -72,13 +72,9 @@ def _with_dense_widths(encoder: EncoderArchitecture) -> tuple[ModelArchitecture,
     is_published = (encoder.num_layers, encoder.hidden_size, encoder.head_size) == published
     widest = max(*encoder.ffn1_dim, *encoder.ffn2_dim)
     ffn = W2V_BERT_2.ffn1_dim[0] if is_published else widest
+    widths = (encoder.hidden_size // encoder.head_size, ffn, ffn, encoder.hidden_size)
     dense = encoder.with_widths(
-        {
-            "num_heads": (encoder.hidden_size // encoder.head_size,) * encoder.num_layers,
-            "ffn1_dim": (ffn,) * encoder.num_layers,
-            "ffn2_dim": (ffn,) * encoder.num_layers,
-            "conv_dim": (encoder.hidden_size,) * encoder.num_layers,
-        }
+        {kind: [width] * encoder.num_layers for kind, width in zip(WIDTHS, widths, strict=True)}
     )
     before = None if encoder == dense else {name: tuple(each) for name, each in dense.widths().items()}
     assumed = None

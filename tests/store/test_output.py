@@ -4,7 +4,7 @@ import pytest
 
 from svkit.errors import ArtifactError, ConfigError
 from svkit.progress import SilentProgress
-from svkit.store import output as protocol
+from svkit.store import provenance
 from svkit.store.output import Output, continue_parts
 from svkit.store.provenance import is_finished, sha256_input
 
@@ -78,8 +78,8 @@ def test_a_switch_that_an_earlier_version_did_not_know_was_off(tmp_path):
 
 def test_inputs_are_hashed_once_and_only_where_it_matters(plan, tmp_path, monkeypatch):
     hashed = []
-    original = protocol.sha256_input
-    monkeypatch.setattr(protocol, "sha256_input", lambda path: hashed.append(path.name) or original(path))
+    original = provenance.sha256_input
+    monkeypatch.setattr(provenance, "sha256_input", lambda path: hashed.append(path.name) or original(path))
     output = plan()
     assert not output.is_kept(Notes()) and hashed == []
     finish(output)
