@@ -251,6 +251,7 @@ def test_verify_imports_neither_tables_nor_reports_nor_training() -> None:
     assert _python(f"{code}; print([m for m in {modules!r} if m in sys.modules])").stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_report_draws_whatever_backend_the_shell_of_a_notebook_names(tmp_path: Path) -> None:
     """There is nothing to report, which is found after the figures' module has been imported."""
     done = subprocess.run(

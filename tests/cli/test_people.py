@@ -475,6 +475,7 @@ def test_a_gallery_that_was_only_begun_can_be_used(home, monkeypatch):
     assert run("enroll", "eve", "c.wav").exit_code == 4
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_enrolments_at_once_lose_nobody(home):
     """As processes of their own, forked with all that they need, so that they write as close as they can."""
@@ -489,6 +490,7 @@ def test_enrolments_at_once_lose_nobody(home):
     assert sorted((one["name"], one["recordings"]) for one in rows) == [(name, 10) for name in names]
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_a_killed_enrolment_loses_nobody_and_leaves_nothing(home):
     gallery = home / "exp" / "gallery"

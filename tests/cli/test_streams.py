@@ -37,6 +37,7 @@ def shell(line: str, where: Path, **variables: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", SHORT)
 def test_a_stream_that_is_closed_or_without_reader_ends_nothing(words: str, manifest: Path) -> None:
     """Four in one: a closed stdout, all three closed, a reader that has gone before the first line, one after it."""
@@ -56,11 +57,13 @@ def test_what_is_opened_later_does_not_get_the_number_of_a_closed_stream(tmp_pat
     assert shell(line, tmp_path).stdout == "True\n"
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_stdout_is_one_line(manifest: Path) -> None:
     done = shell("SVKIT prepare stats LIST > /dev/full", manifest)
     assert (done.returncode, done.stderr) == (4, "error: output: No space left on device\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fate", ["2>&1 | true", "2>/dev/full | cat"])
 def test_work_whose_listener_has_gone_is_finished(fate: str, tmp_path: Path) -> None:
     """Notes, progress and result have nowhere to go: the files are made all the same."""
@@ -72,6 +75,7 @@ def test_work_whose_listener_has_gone_is_finished(fate: str, tmp_path: Path) -> 
     assert (tmp_path / "exp" / "data" / "provenance.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -25,6 +25,8 @@ from tests.training.conftest import Recorder
 from tests.training.test_micro_batch import sampled
 from tests.training.test_tasks import LABELS, classification, pruning, waves
 
+pytestmark = pytest.mark.slow
+
 STEPS, PARTS = 3, 2
 PLAN = LoopPlan(
     num_steps=STEPS, steps_per_epoch=STEPS, seed=1, optim=OptimConfig(schedule="constant"), validate_after=(),

@@ -182,6 +182,7 @@ def test_no_page_names_a_place_of_one_machine() -> None:
         assert "/home/" not in text and "/root/" not in text and "/work/" not in text, path.name
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_the_examples_of_the_python_page_run_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

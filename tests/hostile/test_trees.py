@@ -272,6 +272,7 @@ def rf64(size: int) -> bytes:
     return b"RF64" + b"\xff" * 4 + b"WAVE" + ds64 + plain[12:36] + b"data" + b"\xff" * 4
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_headers_that_claim_gigabytes_take_no_memory(tmp_path: Path) -> None:
     """wav, RF64, flac and au that claim 4 GB to 8 EB or 1,024 channels, in a process that may use 300 MB more."""

@@ -125,6 +125,7 @@ def test_systems_are_compared_by_kept_resamples_as_by_new_ones(exp):
         score(exp, keep_finished=True)
 
 
+@pytest.mark.slow
 def test_scoring_needs_no_torch():
     """It would take seconds of every start, and half a gigabyte."""
     code = "import sys, svkit.cli.score, svkit.scoring.score; sys.exit('torch' in sys.modules)"

@@ -235,6 +235,7 @@ def test_the_clients_own_cache_is_enough(hub, published, monkeypatch, tmp_path):
     assert read_provenance(tmp_path / "out")["origin"]["revision"] == published
 
 
+@pytest.mark.slow
 def test_the_environment_of_a_new_user(hub, published, recordings, tmp_path):
     """One process of its own, told of the hub by HF_ENDPOINT alone."""
     environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf")}
