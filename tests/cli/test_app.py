@@ -238,7 +238,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_scoring_imports_no_torch() -> None:
     """It would cost 450 MB and two seconds; the tables that the command prints need none either."""
-    modules = "svkit.scoring.score, svkit.reports.conditions, svkit.reports.results, svkit.reports.wording"
+    used = ("cli.score", "scoring.score", "reports.conditions", "reports.results", "reports.wording")
+    modules = ", ".join(f"svkit.{name}" for name in used)
     assert _python(f"import sys, {modules}; print('torch' in sys.modules)").stdout.strip() == "False"
 
 

@@ -1,8 +1,6 @@
 """`svkit score` through real directories: numbers, files, and every mistake with its exit code."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -123,13 +121,6 @@ def test_systems_are_compared_by_kept_resamples_as_by_new_ones(exp):
     changed.write_bytes((exp / "scores" / "dense" / "all" / "resamples.safetensors").read_bytes())
     with pytest.raises(ArtifactError, match="has changed since"):
         score(exp, keep_finished=True)
-
-
-@pytest.mark.slow
-def test_scoring_needs_no_torch():
-    """It would take seconds of every start, and half a gigabyte."""
-    code = "import sys, svkit.cli.score, svkit.scoring.score; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 class Listener(SilentProgress):
