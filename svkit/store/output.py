@@ -91,6 +91,11 @@ class Output(AbstractContextManager["Output"]):
         return self.path / PROVENANCE_NAME
 
     @property
+    def title(self) -> str:
+        """Its name in messages."""
+        return str(self.path)
+
+    @property
     def _is_file(self) -> bool:
         return self.kind != "directory" and self.path.suffix in LIST_SUFFIXES
 
@@ -142,7 +147,7 @@ class Output(AbstractContextManager["Output"]):
         if not self.record.exists() or not all(path.exists() for path in self.inputs.values()):
             return False
         if self.keep_finished and self.is_current:
-            progress.note(f"{self.path} is finished, with equal inputs and configuration; kept")
+            progress.note(f"{self.title} is finished, with equal inputs and configuration; kept")
             return True
         self._refuse_finished()
         return False
@@ -277,7 +282,7 @@ class Output(AbstractContextManager["Output"]):
         if earlier is not None:
             difference = self._difference(earlier)
             otherwise = f", and was {difference}" if difference else ""
-            raise ConfigError(f"{self.path} is finished{otherwise}; use --overwrite to make it again")
+            raise ConfigError(f"{self.title} is finished{otherwise}; use --overwrite to make it again")
 
     def _begin(self) -> None:
         """Resume the unfinished run that is here, or write `run.json` into an empty or emptied directory."""
@@ -357,7 +362,7 @@ def continue_parts(outputs: Sequence[Output]) -> None:
         source = next((path for path in output.inputs.values() if path in to_make), None)
         if source is not None and output.record.exists():
             raise ConfigError(
-                f"{output.path} is finished, but {source}, from which it is made here, is not; use "
+                f"{output.title} is finished, but {source}, from which it is made here, is not; use "
                 "--overwrite to make it again"
             )
         if source is not None or not output.is_current:
