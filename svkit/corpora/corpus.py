@@ -11,7 +11,6 @@ from svkit.corpora import membership, splits
 from svkit.corpora.derived import hours, movable_table
 from svkit.corpora.request import (
     EVERYBODY,
-    JOURNAL_NAME,
     LIST_ENDINGS,
     CorpusRequest,
     CorpusResult,
@@ -31,7 +30,7 @@ from svkit.store.strict_json import typed
 from svkit.store.tables import read_table, write_table
 from svkit.store.trials import Trials, write_trials
 
-BAD_FILES_NAME = "bad_files.tsv"
+BAD_FILES_NAME, JOURNAL_NAME = "bad_files.tsv", ".scan"
 _OWN_FILES = ("train.tsv", "valid.tsv", "eval.tsv", "valid_trials.txt")
 
 
@@ -47,13 +46,10 @@ class DataDirectory(Output):
         default_preset: str,
         inputs: Mapping[str, Path] | None = None,
     ) -> None:
-        """Plan the output of the corpus named `corpus`; `config` identifies the request.
+        """Plan the output of the corpus named `corpus` (DataError: a given list does not exist).
 
-        The default preset is noted in `exp/config.toml` unless the request or the experiment has one. `inputs` (name ->
-        path) are lists that the corpus itself consists of, beside those that the request names.
-
-        Raises:
-            DataError: a given list does not exist.
+        `config` identifies the request. The default preset is noted in `exp/config.toml` unless the request or the
+        experiment has one. `inputs`: see `svkit.corpora.skeleton.prepare`.
         """
         given = {f"trials {path.stem}": path for path in request.trials}
         if request.speakers_file is not None:
@@ -97,12 +93,7 @@ class DataDirectory(Output):
         return replace(typed(self.record, summary, CorpusResult, "summary"), bad_files=bad)
 
     def accept(self, bad: Sequence[BadFile], num_files: int) -> None:
-        """Write the list of bad files, and raise unless `skip_bad` leaves them out.
-
-        Raises:
-            BadFilesError: there are bad files and `skip_bad` is not set.
-            DataError: there is no audio at all.
-        """
+        """Write the list of bad files; BadFilesError unless `skip_bad` leaves them out, DataError without any audio."""
         if not num_files:
             raise DataError(f"{self._request.root}: no audio files below it")
         path = self.path / BAD_FILES_NAME
@@ -169,8 +160,21 @@ class DataDirectory(Output):
                 write_bytes(path, given[entry.name])
             if entry.enrollment is not None:
                 write_table(enroll, entry.enrollment)
-        parts = {"train": train, "valid": valid, "eval": evaluation}
-        result = self._summarize(parts, lists, bad, num_unlisted)
+        counts: dict[str, Any] = {"unlisted_utterances": num_unlisted}
+        for part, table in {"train": train, "valid": valid, "eval": evaluation}.items():
+            counts[f"{part}_speakers"] = table["speaker_id"].nunique()
+            counts[f"{part}_utterances"] = len(table)
+            counts[f"{part}_hours"] = hours(table)
+        trials = {
+            entry.name: {
+                "targets": int((entry.trials.labels == 1).sum()),
+                "nontargets": int((entry.trials.labels == 0).sum()),
+            }
+            for entry in lists
+        }
+        result = CorpusResult(
+            data=str(self.path), corpus=self._corpus, trials=trials, bad_files=tuple(bad), **counts
+        )
         self._note_recipe()
         summary = {**asdict(result), "data": self.path.name, "bad_files": len(bad)}
         extra = {"summary": summary, "matched_ids": matched}
@@ -200,30 +204,6 @@ class DataDirectory(Output):
         for change in update_experiment(exp, **{key: value for key, value in noted.items() if value}):
             self._progress.note(change)
 
-    def _summarize(
-        self,
-        parts: Mapping[str, pd.DataFrame],
-        lists: Sequence[EvaluationList],
-        bad: Sequence[BadFile],
-        num_unlisted: int,
-    ) -> CorpusResult:
-        counts: dict[str, Any] = {"unlisted_utterances": num_unlisted}
-        for part, table in parts.items():
-            counts[f"{part}_speakers"] = table["speaker_id"].nunique()
-            counts[f"{part}_utterances"] = len(table)
-            counts[f"{part}_hours"] = hours(table)
-        labels = {entry.name: entry.trials.labels for entry in lists}
-        return CorpusResult(
-            data=str(self.path),
-            corpus=self._corpus,
-            trials={
-                name: {"targets": int((of == 1).sum()), "nontargets": int((of == 0).sum())}
-                for name, of in labels.items()
-            },
-            bad_files=tuple(bad),
-            **counts,
-        )
-
 
 def _hold_out(
     train: pd.DataFrame, request: CorpusRequest, progress: Progress
@@ -250,7 +230,7 @@ def _hold_out(
 def corpus_settings(request: CorpusRequest) -> dict[str, object]:
     """Return the part of the configuration that all corpora have in common."""
     return {
-        "root": request.root.resolve() if request.root is not None else None,
+        "root": request.root.resolve(),
         "eval_speakers": request.eval_speakers,
         "trials": request.trials,
         **({"match_ids": True} if request.match_ids else {}),

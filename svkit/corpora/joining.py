@@ -58,11 +58,10 @@ def join_short(
     samples = sum(row["num_samples"] for row in joined if not (directory.parent / row["path"]).exists())
     check_room(directory, samples * FLAC_BYTES_PER_SAMPLE, what, progress)
 
-    def write(number: int) -> None:
-        _write(parts[number], joined[number], directory.parent)
-
     with progress.task("joining short utterances", len(bins)) as task:
-        in_parallel(write, range(len(bins)), num_workers, task)
+        in_parallel(
+            lambda k: _write(parts[k], joined[k], directory.parent), range(len(bins)), num_workers, task
+        )
     return pd.concat([table[~is_part], pd.DataFrame(joined, columns=table.columns)], ignore_index=True)
 
 

@@ -21,11 +21,7 @@ _LISTS = {TRAINING: "train.tsv", VALIDATION: "valid.tsv", EVALUATION: "eval.tsv"
 
 
 def read_splits(data: Path) -> dict[str, str]:
-    """Return the part of each speaker in `exp/data`; empty if nothing was prepared yet.
-
-    Raises:
-        DataError: the table cannot be read, or names an unknown part.
-    """
+    """Return the part of each speaker in `exp/data`, empty before a first preparation (DataError: a bad table)."""
     path = data / SPLITS_NAME
     if path.exists():
         table = read_table(path, ["speaker_id", "split"])

@@ -38,12 +38,9 @@ def find_lists(root: Path, official: Mapping[str, OfficialList], progress: Progr
 
 
 def download_lists(entries: Sequence[OfficialList], directory: Path, progress: Progress) -> list[Path]:
-    """Download the lists that `directory` lacks from their official addresses.
+    """Download the lists that `directory` lacks from their official addresses (DataError: a file is not its list).
 
     If a download fails, note it and return the lists so far.
-
-    Raises:
-        DataError: a downloaded file is not the list.
     """
     paths: list[Path] = []
     with progress.task("downloading trial lists", len(entries)) as task:

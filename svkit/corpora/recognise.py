@@ -16,9 +16,9 @@ CNCELEB_FILE = re.compile(r"(?:id\d{5}-)?(?P<genre>[a-z_]+)-(?P<session>\d+)-\d+
 LIBRISPEECH_SUBSET = re.compile(r"(train|dev|test)-(clean|other)(-\d+)?")
 
 
-def corpus_root(root: Path | None, command: str, layout: str, default: str = "") -> Path:
+def corpus_root(root: Path, command: str, layout: str) -> Path:
     """Return the absolute directory of a corpus (DataError: there is no such directory)."""
-    root = (root or Path(default or command)).resolve()
+    root = root.resolve()
     if not root.is_dir():
         raise wrong_tree(root, command, "not a directory", layout)
     return root

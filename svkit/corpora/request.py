@@ -15,7 +15,6 @@ from svkit.store.provenance import is_finished, read_provenance
 from svkit.store.request import Request
 from svkit.store.trials import Trials
 
-JOURNAL_NAME = ".scan"
 EVERYBODY = "all"
 """Value of `eval_speakers` with which nobody trains or validates."""
 LIST_ENDINGS = (".txt", ".enroll.tsv")
@@ -26,7 +25,8 @@ LIST_ENDINGS = (".txt", ".enroll.tsv")
 class CorpusRequest(Request):
     """Request to prepare a corpus, with its evaluation and validation speakers."""
 
-    root: Path | None = None
+    root: Path = Path()
+    """Not used by the rendered corpus."""
     eval_speakers: str | None = None
     """A number (0: no evaluation at all), `all`, or a file."""
     is_remembered: bool = False
@@ -44,11 +44,7 @@ class CorpusRequest(Request):
     """Draw evaluation and validation speakers anew; otherwise all stay where an earlier preparation put them."""
 
     def __post_init__(self) -> None:
-        """Keep the journal of the scan in the experiment until the corpus is prepared.
-
-        Raises:
-            ConfigError: an unknown preset, or validation speakers where everybody evaluates.
-        """
+        """Refuse an unknown preset, and validation speakers where everybody evaluates (ConfigError)."""
         if self.eval_speakers == EVERYBODY and self.valid_speakers:
             raise ConfigError(
                 f"--valid-speakers {self.valid_speakers}: --eval-speakers all leaves nobody for "
@@ -56,7 +52,6 @@ class CorpusRequest(Request):
             )
         if self.preset is not None:
             check_preset(self.preset, "--preset")
-        object.__setattr__(self, "scan", replace(self.scan, journal=self.exp / "data" / JOURNAL_NAME))
 
     @property
     def speakers_file(self) -> Path | None:
@@ -86,7 +81,7 @@ def as_before(request: CorpusRequest, progress: Progress, *, seed: int | None) -
     changes: dict[str, Any] = {}
     if seed is None and isinstance(earlier.get("seed"), int):
         changes["seed"] = earlier["seed"]
-    root = None if request.root is None else str(request.root.resolve())
+    root = str(request.root.resolve())
     if earlier.get("root", root) == root:
         if request.eval_speakers is None and not request.trials:
             lists = [Path(name) for name in earlier.get("trials") or ()]

@@ -314,11 +314,7 @@ def _examine(source: Track, options: ScanOptions) -> Finding:
 
 
 def refuse_bad(bad: Sequence[BadFile], options: ScanOptions, num_files: int, where: str = "") -> None:
-    """Raise if there are bad files that may not be left out; the message ends in `where`.
-
-    Raises:
-        BadFilesError: with the first five files, the counts of reasons, and what to do.
-    """
+    """Raise BadFilesError if there are bad files that may not be left out; its message ends in `where`."""
     if bad and not options.skip_bad:
         advice = "fix them, or leave them out with --skip-bad"
         raise BadFilesError(f"{describe_bad(bad, num_files)}; {advice}{where}", bad)

@@ -5,14 +5,14 @@ here.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from svkit.corpora import splits
-from svkit.corpora.corpus import DataDirectory, corpus_settings
+from svkit.corpora.corpus import JOURNAL_NAME, DataDirectory, corpus_settings
 from svkit.corpora.membership import EVALUATION
 from svkit.corpora.request import EVERYBODY, CorpusRequest, CorpusResult, EvaluationList
 from svkit.corpora.scan import BadFile, Candidate, ScanOptions, scan_files
@@ -75,9 +75,11 @@ def prepare(
         return data.kept_result()
     with data.open():
         found = find(data.path)
+        # The journal stays until the corpus is prepared, so that an interrupted scan continues.
+        scan = replace(found.scan or request.scan, journal=data.path / JOURNAL_NAME)
         bad, tables = list(found.bad), []
         for group in found.groups:
-            table, unusable = scan_files(group, found.scan or request.scan, progress)
+            table, unusable = scan_files(group, scan, progress)
             tables.append(table)
             bad += unusable
         num_files = len(found.bad) + sum(map(len, found.groups))
@@ -162,11 +164,7 @@ def _named(lists: Sequence[EvaluationList]) -> set[str]:
 
 
 def uses_official_lists(request: CorpusRequest) -> bool:
-    """Say whether a corpus with official trial lists uses them: it does unless evaluation speakers are asked for.
-
-    Raises:
-        ConfigError: `match_ids` is set, which such lists do not need.
-    """
+    """Say whether the official trial lists are used: unless evaluation speakers are asked for (no `match_ids` then)."""
     if request.eval_speakers is None and request.match_ids:
         raise ConfigError("--match-ids: the lists of this corpus already use its file names; leave it out")
     return request.eval_speakers is None
@@ -180,11 +178,7 @@ def compare_counts(
     *,
     is_strict: bool = False,
 ) -> None:
-    """Note numbers of speakers and utterances that differ from the published ones.
-
-    Raises:
-        DataError: they differ, and `is_strict` is set.
-    """
+    """Note numbers of speakers and utterances that are not the published ones; with `is_strict`, raise DataError."""
     found = (len({file.speaker_id for file in files}), len(files))
     if found == published:
         return

@@ -132,11 +132,7 @@ def _draw_speakers(
 
 
 def is_count(option: str, spec: str) -> bool:
-    """Say whether N|FILE is a number of speakers.
-
-    Raises:
-        ConfigError: it is a number that counts nothing, such as -1, 2.5 or nan, and not the name of a file.
-    """
+    """Say whether N|FILE is a number of speakers (ConfigError: one that counts nothing, such as -1, 2.5 or nan)."""
     if Path(spec).exists():  # even if its name is a number
         return False
     if spec.isdecimal() and len(spec) < 10:
@@ -149,11 +145,7 @@ def is_count(option: str, spec: str) -> bool:
 
 
 def read_speakers(path: Path, known: Iterable[str]) -> list[str]:
-    """Read a list of speakers, one per line.
-
-    Raises:
-        DataError: the file is missing, empty, or has speakers that are not `known`.
-    """
+    """Read a list of speakers, one per line (DataError: missing, empty, or with speakers that are not `known`)."""
     named = list(read_lines(path))
     if not named:
         raise DataError(f"{path}: no speakers; expected one per line")
@@ -167,14 +159,11 @@ def read_speakers(path: Path, known: Iterable[str]) -> list[str]:
 def make_trials(
     table: pd.DataFrame, seed: int, name: str, per_utterance: int = TRIALS_PER_UTTERANCE
 ) -> Trials:
-    """Make a trial list from utterances.
+    """Make a trial list from utterances (DataError: there are no target or no nontarget pairs).
 
     Target trials pair utterances of one speaker from different sessions, if sessions are known. Nontarget trials pair
     utterances of different speakers, of one gender if there is a column `gender`. Both are drawn without replacement,
     each pair at most once, up to `per_utterance` trials per utterance.
-
-    Raises:
-        DataError: there are no target or no nontarget pairs.
     """
     # Equal utterances give equal lists, in whatever order they were found.
     table = table.sort_values("utterance_id", kind="stable").reset_index(drop=True)

@@ -10,11 +10,7 @@ from svkit.store.tables import read_bytes
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the stripped text of each line that is not blank.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """Yield the number and the stripped text of each line that is not blank (DataError: it cannot be read)."""
     for number, line in enumerate(read_bytes(path).decode().split("\n"), start=1):
         if line.strip():
             yield number, line.strip()

@@ -16,12 +16,9 @@ READABLE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 
 
 def list_speakers(root: Path, name: re.Pattern[str], max_depth: int, progress: Progress) -> Iterator[Path]:
-    """Yield the directories whose names match, in sorted order at each level; matches are not searched further.
+    """Yield the directories whose names match, in sorted order at each level (DataError: one cannot be listed).
 
-    At most `max_depth` directories lie between `root` and a speaker's directory.
-
-    Raises:
-        DataError: a directory cannot be listed.
+    Matches are not searched further. At most `max_depth` directories lie between `root` and a speaker's directory.
     """
     directories = list(_find_speakers(root, name, max_depth))
     with progress.task("listing speakers", len(directories)) as task:

@@ -57,11 +57,7 @@ class StagePlan:
 
 
 def plan(recipe: Recipe, memory: float, progress: Progress) -> list[StagePlan]:
-    """Plan every stage of a recipe for GPUs of `memory` GiB.
-
-    Raises:
-        ConfigError: not even one example of a stage fits.
-    """
+    """Plan every stage of a recipe for GPUs of `memory` GiB (ConfigError: not even one example of a stage fits)."""
     names = [
         name for name in ("lora", "head", "joint", "lmft") if name != "lora" or recipe.dense.first == "lora"
     ]

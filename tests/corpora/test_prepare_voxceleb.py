@@ -210,7 +210,7 @@ def test_wrong_places_show_the_layout(tmp_path, monkeypatch):
         prepare(tmp_path, tmp_path / "none")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="VoxCeleb: no such directory"):
-        prepare(tmp_path, None)
+        prepare(tmp_path, Path("VoxCeleb"))
     (tmp_path / "other" / "music").mkdir(parents=True)
     with pytest.raises(DataError, match="no speaker directories idXXXXX"):
         prepare(tmp_path, tmp_path / "other")

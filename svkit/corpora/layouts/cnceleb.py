@@ -35,13 +35,11 @@ _FIRST_EVALUATION_SPEAKER = "id00800"
 def run(
     request: CorpusRequest, progress: Progress, *, join_below: float = 5.0, allow_other_lists: bool = False
 ) -> CorpusResult:
-    """Prepare CN-Celeb1, CN-Celeb2 or both, from the directory of one of them or the directory above.
+    """Prepare CN-Celeb1, CN-Celeb2 or both (DataError: tree, lists or audio are not theirs; see also `prepare`).
 
-    Training utterances shorter than `join_below` seconds are joined with others of their speaker and genre (0: none).
-    `allow_other_lists` accepts a `trials.lst` whose counts differ from the official ones.
-
-    Raises:
-        DataError: the tree, the lists or the audio are not those of CN-Celeb; see also `prepare`.
+    The root is the directory of one of them or the directory above. Training utterances shorter than `join_below`
+    seconds are joined with others of their speaker and genre (0: none). `allow_other_lists` accepts a `trials.lst`
+    whose counts differ from the official ones.
     """
     root = corpus_root(request.root, "cnceleb", LAYOUT)
     first, second = _find_corpora(root)

@@ -62,7 +62,7 @@ def run(
         ConfigError: a column is not there.
         DataError: there is no such file, or it has rows that cannot be used; see also `prepare`.
     """
-    path = (request.root or Path("corpus.csv")).resolve()
+    path = request.root.resolve()
     if not path.is_file():
         found = "a directory" if path.is_dir() else "a pipe, socket or device" if path.exists() else "nothing"
         raise DataError(f"{path}: {LAYOUT}; found {found}{looks_like(path, 'csv')}")

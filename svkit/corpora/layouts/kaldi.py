@@ -97,7 +97,7 @@ def run(
         ConfigError: there are commands, and they are not allowed.
         DataError: the lists do not fit each other; see also `prepare`.
     """
-    root = (request.root or Path("data")).resolve()
+    root = request.root.resolve()
     for name in ("wav.scp", "utt2spk"):
         if not (root / name).is_file():
             raise wrong_tree(root, "kaldi", f"no {name}", LAYOUT)
@@ -237,7 +237,18 @@ def _cut(segments: Mapping[str, _Segment], paths: Mapping[str, str], maker: _Mak
     check_room(maker.directory, samples * FLAC_BYTES_PER_SAMPLE, what, maker.progress)
 
     def write(name: str) -> None:
-        _cut_one(segments[name], Path(paths[segments[name].recording]), targets[name], maker.scan)
+        segment, path, scan = segments[name], Path(paths[segments[name].recording]), maker.scan
+        chosen = scan.channel
+        channel: Channel = int(np.argmax(channel_levels_db(path))) if chosen == "loudest" else chosen
+        info = probe(path, channel, allow_cut=scan.allow_cut)
+        rate, length = info.sample_rate_hz, info.num_samples
+        start = round(segment.start * rate)
+        end = length if segment.end < 0 else round(segment.end * rate)
+        if not 0 <= start < min(end, length) or end > length + _OVERSHOOT_SECONDS * rate:
+            detail = f"{segment.start:g} to {segment.end:g} s of a recording of {length / rate:.2f} s"
+            raise AudioError(path, "no such segment", detail)
+        samples = read_audio(path, start, min(end, length) - start, channel, rate, length)
+        write_flac(targets[name], samples, rate)
 
     return maker.make("cutting segments", targets, write)
 
@@ -250,16 +261,3 @@ def _segment_target(path: str, segment: _Segment, maker: _Maker) -> Path:
         version = f"{status.st_size} {status.st_mtime_ns}"
     version += "" if maker.scan.channel == 0 else f" channel {maker.scan.channel}"
     return maker.target(f"{path}\n{version}\n{segment.start!r} {segment.end!r}")
-
-
-def _cut_one(segment: _Segment, path: Path, target: Path, scan: ScanOptions) -> None:
-    chosen = scan.channel
-    channel: Channel = int(np.argmax(channel_levels_db(path))) if chosen == "loudest" else chosen
-    info = probe(path, channel, allow_cut=scan.allow_cut)
-    rate, length = info.sample_rate_hz, info.num_samples
-    start = round(segment.start * rate)
-    end = length if segment.end < 0 else round(segment.end * rate)
-    if not 0 <= start < min(end, length) or end > length + _OVERSHOOT_SECONDS * rate:
-        detail = f"{segment.start:g} to {segment.end:g} s of a recording of {length / rate:.2f} s"
-        raise AudioError(path, "no such segment", detail)
-    write_flac(target, read_audio(path, start, min(end, length) - start, channel, rate, length), rate)

@@ -23,16 +23,13 @@ _UTTERANCE = re.compile(r"(?P<speaker>\d+)/(?P<chapter>\d+)/[^/]+")
 
 
 def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
-    """Prepare LibriSpeech.
+    """Prepare LibriSpeech (DataError: the tree is not LibriSpeech's; see also `prepare`).
 
     Training uses the `train-*` subsets and evaluation the `test-*` ones, or else `dev-*`. If evaluation speakers or
     trials are asked for, or if there is only one kind of subset, speakers are split over all subsets. The root is
     `LibriSpeech` or the directory above it.
-
-    Raises:
-        DataError: the tree is not LibriSpeech's; see also `prepare`.
     """
-    given = (request.root or Path("LibriSpeech")).resolve()
+    given = request.root.resolve()
     root = next((place for place in (given, given / "LibriSpeech") if _subsets(place)), None)
     if root is None:
         raise wrong_tree(given, "librispeech", "no subset (train-clean-100, test-clean, ...)", LAYOUT)

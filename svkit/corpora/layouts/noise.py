@@ -64,13 +64,10 @@ class NoiseResult:
 
 
 def run_musan(request: NoiseRequest, progress: Progress) -> NoiseResult:
-    """Prepare MUSAN: noise, instrumental music, speech.
+    """Prepare MUSAN: noise, instrumental music, speech (DataError: the tree is not MUSAN's).
 
     Music that has vocals according to MUSAN's `ANNOTATIONS` (third field `Y`) is left out, because the published recipe
     uses only instrumental music.
-
-    Raises:
-        DataError: the tree is not MUSAN's.
     """
     root = _find(request.root, "musan", ("", "musan"), MUSAN_CATEGORIES, _MUSAN_LAYOUT)
     sources = {name: (root / name, list(find_audio(root / name))) for name in MUSAN_CATEGORIES}
@@ -120,11 +117,7 @@ def run_rirs(
 
 
 def run_tree(request: NoiseRequest, progress: Progress, category: str) -> NoiseResult:
-    """Prepare any tree of one category, `noise` or `music`.
-
-    Raises:
-        DataError: the directory does not exist or holds no audio.
-    """
+    """Prepare any tree of one category, `noise` or `music` (DataError: no such directory, or no audio below it)."""
     sources = {category: (request.root, list(find_audio(request.root)))}
     return _run(request, progress, category, "noise", sources)
 

@@ -23,13 +23,10 @@ _SPEAKER, _MAX_DEPTH = re.compile(r"id\d{6}"), 3
 
 
 def run(request: CorpusRequest, progress: Progress) -> CorpusResult:
-    """Prepare VoxBlink2.
+    """Prepare VoxBlink2 (DataError: the tree is not VoxBlink2's; see also `prepare`).
 
     There is no verification list among its speakers, so some are held out for evaluation. With `eval_speakers` 0 all of
     them train, to merge the list with others (`svkit prepare merge`) and evaluate elsewhere.
-
-    Raises:
-        DataError: the tree is not VoxBlink2's; see also `prepare`.
     """
     root = corpus_root(request.root, "voxblink2", LAYOUT)
     return prepare(request, progress, "voxblink2", lambda data: _find(root, progress))

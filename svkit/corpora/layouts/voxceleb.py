@@ -60,7 +60,7 @@ def run(
         ArtifactError: there is not enough room for the converted files.
     """
     advice = f"give ROOT or set SVKIT_VOXCELEB; {LAYOUT}"
-    root = corpus_root(request.root, "voxceleb", advice, default="VoxCeleb")
+    root = corpus_root(request.root, "voxceleb", advice)
     conversion = replace(conversion or Conversion(), all_channels=request.scan.channel != 0)
 
     def find(data: Path) -> Found:
