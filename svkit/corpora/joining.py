@@ -36,7 +36,7 @@ def join_short(
         min_seconds: the wanted length.
         directory: where joined audio goes, directly below the manifest's own directory.
         num_workers: number of threads; None: one per core.
-        progress: shows a bar and the room needed.
+        progress: receives the room needed.
 
     Returns:
         The rows, with joined ones (16-bit flac, paths relative to the parent of `directory`) instead of their parts.

@@ -52,16 +52,12 @@ def prepare(
     inputs: Mapping[str, Path] | None = None,
     is_rendered: bool = False,
 ) -> CorpusResult:
-    """Prepare a corpus.
+    """Prepare a corpus; a list made here has its name.
 
-    Args:
-        request: what the user asked for.
-        progress: receives notes and shows bars.
-        corpus: name of the corpus, and of a list made here.
-        find: function of the layout; it gets `exp/data`, where it may write audio.
-        options: the layout's own options; like those of the request, they identify a finished corpus.
-        inputs: lists that the corpus consists of (name -> path), beside those that the request names.
-        is_rendered: `find` makes the audio itself, so the request's options about recordings are not used.
+    `find` is the function of the layout; it gets `exp/data`, where it may write audio. `options` are the layout's own;
+    like those of the request, they identify a finished corpus. `inputs` (name -> path) are lists that the corpus itself
+    consists of, beside those that the request names. With `is_rendered`, `find` makes the audio itself, so the
+    request's options about recordings are not used.
 
     Raises:
         ConfigError: the output is finished, the corpus cannot spare the speakers asked for, or two lists have one name.

@@ -17,12 +17,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_map(path: Path, form: str, *, has_spaces: bool = False) -> dict[str, str]:
-    """Read lines of a key and a value.
+    """Read lines of a key and a value, which with `has_spaces` is the rest of the line.
 
-    Args:
-        path: the file.
-        form: the form of a line for messages, such as `utterance speaker`.
-        has_spaces: the value is the rest of the line, with its spaces.
+    `form` is the form of a line for messages, such as `utterance speaker`.
 
     Raises:
         DataError: the file is empty or has a line of another form; a key is repeated or has the part `..`, which would

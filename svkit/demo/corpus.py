@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from svkit.audio.resample import SAMPLE_RATE_HZ
@@ -18,7 +19,8 @@ from svkit.store.audio_file import write_flac
 from svkit.store.lists import DEMO_TRIALS, read_shipped
 from svkit.store.trials import read_trials
 
-_CHUNK_UTTERANCES = 6
+_UTTERANCES_AT_ONCE = 6
+"""That a process is given."""
 _VALID_SPEAKERS = 8
 """With a twentieth, three, a single pair of similar voices would decide which checkpoint is kept."""
 
@@ -56,19 +58,18 @@ def _render_all(
     plans: Sequence[UtterancePlan], root: Path, num_workers: int | None, progress: Progress
 ) -> None:
     workers = min(num_workers or available_cores(), len(plans))
-    chunks = [plans[start : start + _CHUNK_UTTERANCES] for start in range(0, len(plans), _CHUNK_UTTERANCES)]
+    write = partial(_write, root)
     with progress.task("rendering voices", len(plans)) as task:
         if workers == 1:
-            for chunk in chunks:
-                task.advance(_render_chunk(chunk, root))
+            for plan in plans:
+                write(plan)
+                task.advance()
             return
         # Spawned, not forked: forking is unsafe while the progress display runs a thread.
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-            for count in executor.map(_render_chunk, chunks, [root] * len(chunks)):
-                task.advance(count)
+            for _ in executor.map(write, plans, chunksize=_UTTERANCES_AT_ONCE):
+                task.advance()
 
 
-def _render_chunk(plans: Sequence[UtterancePlan], root: Path) -> int:
-    for plan in plans:
-        write_flac(root / plan.utterance_id, render(plan), SAMPLE_RATE_HZ)
-    return len(plans)
+def _write(root: Path, plan: UtterancePlan) -> None:
+    write_flac(root / plan.utterance_id, render(plan), SAMPLE_RATE_HZ)

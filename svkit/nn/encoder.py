@@ -152,10 +152,9 @@ class SelfAttention(nn.Module):
         self.distance_embedding = nn.Embedding(self.left + self.right + 1, architecture.head_size)
 
     def forward(self, hidden_BTD: Tensor, key_bias: Tensor | None, gate: Tensor | None = None) -> Tensor:
-        """Attend.
+        """Attend; `gate` [H] multiplies the outputs of the heads.
 
-        `key_bias` [B, 1, 1, T] is 0 for real and -inf for padded frames, None without padding; `gate` [H] multiplies
-        the outputs of the heads.
+        `key_bias` [B, 1, 1, T] is 0 for real and -inf for padded frames, None without padding.
         """
         batch, frames, _ = hidden_BTD.shape
 

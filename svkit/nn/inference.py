@@ -77,10 +77,8 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 def prepare(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast or quantise the linear layers of a model (in place), and pack them where its device allows.
 
-    Autocast would cast them in every batch. It still handles the other layers, which keep float32.
-
-    Raises:
-        ConfigError: the device cannot multiply int8 matrices.
+    Autocast would cast them in every batch. It still handles the other layers, which keep float32. ConfigError if the
+    device cannot multiply int8 matrices.
     """
     device = next(model.parameters()).device
     if can_pack(device, dtype):

@@ -26,11 +26,7 @@ def _peft_config(config: LoraConfig) -> Any:
 
 
 def attach(encoder: Encoder, config: LoraConfig) -> None:
-    """Add LoRA to the target modules (in place) and freeze every other parameter of the encoder.
-
-    Raises:
-        ConfigError: the encoder has no such modules; pruning may have removed all attention.
-    """
+    """Add LoRA to the target modules (in place; ConfigError: there are none) and freeze all else in the encoder."""
     import peft
 
     names = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}

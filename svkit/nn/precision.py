@@ -11,12 +11,10 @@ def product_dtype(mixed_precision: str) -> torch.dtype:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return `bf16` or `fp32`.
+    """Return `bf16` or `fp32` for a recipe's precision on a device.
 
-    Args:
-        precision: a recipe's precision; `auto` takes bf16 where the hardware multiplies it natively: GPUs from Ampere
-            on, CPUs with AMX or AVX512-BF16. Only the hardware's features decide, so that a resumed run decides alike.
-        device: where the model runs.
+    `auto` takes bf16 where the hardware multiplies it natively: GPUs from Ampere on, CPUs with AMX or AVX512-BF16. Only
+    the hardware's features decide, so that a resumed run decides alike.
     """
     if precision != "auto":
         return precision.removesuffix(_PRECISE)

@@ -14,7 +14,7 @@ The published code cuts the value half of the GLU twice, leaves the gate values 
 layer norm over dead channels before the cut but not after it. Its hidden states change by half of their norm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -92,32 +92,15 @@ def _cut_layer(state: dict[str, Tensor], gates: LayerGates, head_size: int) -> d
     return state
 
 
-def cut_state(
-    state: Mapping[str, Tensor], architecture: EncoderArchitecture, gates: Sequence[LayerGates]
-) -> dict[str, Tensor]:
-    """Cut the state of a dense encoder by the final gate values of every layer; all tensors are on the CPU.
-
-    Returns:
-        The state of an encoder with `cut_architecture(architecture, gates)`.
-    """
-    result = {name: tensor for name, tensor in state.items() if not name.startswith("encoder.layers.")}
-    for index, layer_gates in enumerate(gates):
-        prefix = f"encoder.layers.{index}."
-        layer = {
-            name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)
-        }
-        layer = _cut_layer(layer, layer_gates, architecture.head_size)
-        result |= {prefix + name: tensor for name, tensor in layer.items()}
-    return {name: tensor.detach().clone().contiguous() for name, tensor in result.items()}
-
-
 def cut_encoder(encoder: Encoder, gates: Sequence[LayerGates]) -> Encoder:
     """Build the smaller encoder with the same hidden states as `encoder` under `gates`."""
     gates = [
         LayerGates(*(None if value is None else value.detach().cpu().float() for value in layer))
         for layer in gates
     ]
-    state = {name: tensor.detach().cpu() for name, tensor in encoder.state_dict().items()}
     smaller = Encoder(cut_architecture(encoder.architecture, gates))
-    smaller.load_state_dict(cut_state(state, encoder.architecture, gates), strict=True)
+    smaller.feature_projection.load_state_dict(encoder.feature_projection.state_dict())
+    for layer, dense, of_layer in zip(smaller.encoder.layers, encoder.encoder.layers, gates, strict=True):
+        state = {name: tensor.detach().cpu() for name, tensor in dense.state_dict().items()}
+        layer.load_state_dict(_cut_layer(state, of_layer, encoder.architecture.head_size))
     return smaller

@@ -47,10 +47,7 @@ class HardConcrete(nn.Module):
         return torch.sigmoid(self.log_alpha - self.expected_shift)
 
     def sample(self, offset: Tensor | float = 0.0) -> Tensor:
-        """Draw gate values from torch's global generator, which the training loop seeds per step, [n].
-
-        `offset` is added to log_alpha.
-        """
+        """Draw gate values [n], from torch's generator, which the loop seeds per step; `offset` adds to log_alpha."""
         noise = torch.rand_like(self.log_alpha).clamp_(1e-6, 1 - 1e-6)
         concrete = torch.sigmoid((torch.logit(noise) + self.log_alpha + offset) / self.temperature)
         return (concrete * (LIMIT_RIGHT - LIMIT_LEFT) + LIMIT_LEFT).clamp(0, 1)

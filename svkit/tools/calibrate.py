@@ -1,9 +1,7 @@
 """`svkit calibrate`: learns a calibration from recordings of people, and measures the decisions it leads to."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -177,19 +175,30 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
             "model?"
         )
     guards.caution(slope_caution(record))
-    record = replace(record, decision=_decide(request, record, features, folds, trials, speakers))
-    write_calibration(out, record)
-    return _result(record, folds, trials, {
-        "calibration": out.as_posix(),
-        "model": checkpoint.as_posix(),
-        "people": table["speaker_id"].nunique(),
-        "people_once": once,
-        "recordings": len(table),
-        "folds": num_folds,
-        "eer": eer,
-        "cautions": (*guards.cautions, *(f"not checked: {words}" for words in guards.unchecked)),
-        "trials": trial_path.as_posix(),
-    })  # fmt: skip
+    decision = _decide(request, record, features, folds, trials, speakers)
+    write_calibration(out, replace(record, decision=decision))
+    people, needed = table["speaker_id"].nunique(), people_needed(decision)
+    lacking = max(0, needed - people)
+    missing = Missing(people_needed=needed, people=lacking, recordings=2 * lacking + once)
+    return CalibrateResult(
+        calibration=out.as_posix(),
+        model=checkpoint.as_posix(),
+        people=people,
+        people_once=once,
+        recordings=len(table),
+        targets=record.num_targets,
+        nontargets=record.num_nontargets,
+        folds=num_folds,
+        eer=eer,
+        cllr=cllr(folds.llrs, trials.labels),
+        decision=decision,
+        score=score_at(record, decision.point.threshold),
+        lowest_shown=lowest_shown(people),
+        missing=missing if lacking else None,
+        bounds=map_of(record).bounds,
+        cautions=(*guards.cautions, *(f"not checked: {words}" for words in guards.unchecked)),
+        trials=trial_path.as_posix(),
+    )
 
 
 def _recordings(request: CalibrateRequest, home: Path, progress: Progress) -> tuple[Path, pd.DataFrame]:
@@ -218,11 +227,7 @@ def _without_trained(
 
 
 def _trials(table: pd.DataFrame, seed: int) -> tuple[Trials, int]:
-    """Return trials within and across people, and the number of people who have no trial of the first kind.
-
-    Raises:
-        DataError: there are fewer people than an interval needs.
-    """
+    """Return trials within and across people (DataError: too few for an interval), and how many have none within."""
     session = table["session_id"].where(table["session_id"] != "", table["utterance_id"])
     sessions = session.groupby(table["speaker_id"]).nunique()
     several = int((sessions > 1).sum())
@@ -272,29 +277,4 @@ def _decide(
         p_target=request.p_target,
         c_miss=request.c_miss,
         c_fa=request.c_fa,
-    )
-
-
-def _result(
-    record: CalibrationRecord,
-    folds: CrossValidated,
-    trials: Trials,
-    facts: Mapping[str, Any],
-) -> CalibrateResult:
-    decision = record.decision
-    assert decision is not None
-    people, once = facts["people"], facts["people_once"]
-    needed = people_needed(decision)
-    lacking = max(0, needed - people)
-    missing = Missing(people_needed=needed, people=lacking, recordings=2 * lacking + once)
-    return CalibrateResult(
-        **facts,
-        targets=record.num_targets,
-        nontargets=record.num_nontargets,
-        cllr=cllr(folds.llrs, trials.labels),
-        decision=decision,
-        score=score_at(record, decision.point.threshold),
-        lowest_shown=lowest_shown(people),
-        missing=missing if lacking else None,
-        bounds=map_of(record).bounds,
     )

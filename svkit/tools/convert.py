@@ -26,12 +26,8 @@ from svkit.store.upstream import published_classes, read_published
 def local_checkpoint(name: str | os.PathLike[str], file: str | None, progress: Progress) -> Path:
     """Return the directory of a checkpoint: a path unchanged, or the local copy of one on the hub.
 
-    A model that was fetched before needs no connection.
-
-    Args:
-        name: path, or name on the hub (`svkit.models.hub`).
-        file: which of a hub repository's published checkpoints is meant.
-        progress: receives notes on what is fetched and converted.
+    A model that was fetched before needs no connection. `file` says which of a hub repository's published checkpoints
+    is meant.
 
     Raises:
         ConfigError: `file` was given with a path, or the repository holds several checkpoints and none was named.

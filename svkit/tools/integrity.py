@@ -38,11 +38,7 @@ class Checked:
 
 
 def run(root: Path, progress: Progress) -> list[Checked]:
-    """Hash the files and inputs of every finished output in a directory or below it; list unfinished outputs too.
-
-    Raises:
-        ArtifactError: there is no finished output.
-    """
+    """Hash files and inputs of every finished output below a directory (ArtifactError: none); list unfinished ones."""
     records, unfinished = [], []
     for place, directories, names in os.walk(root):
         directories[:] = [name for name in directories if not name.startswith(".")]

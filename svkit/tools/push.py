@@ -20,22 +20,14 @@ from svkit.reports import card
 from svkit.reports.wording import corpus_title
 from svkit.scoring.lineage import source_of
 from svkit.scoring.verify import find_calibration
+from svkit.store import provenance
 from svkit.store.atomic import json_text, replacing, write_bytes
 from svkit.store.calibration import FILE_NAME, CalibrationRecord
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.locks import LOCK_NAME
 from svkit.store.metrics import Metrics, read_metrics
 from svkit.store.places import EXPERIMENT, sha256_of
-from svkit.store.provenance import (
-    FORMAT,
-    PROVENANCE_NAME,
-    RUN_NAME,
-    VERSION,
-    Provenance,
-    content_files,
-    read_provenance,
-    sha256_input,
-)
+from svkit.store.provenance import PROVENANCE_NAME
 from svkit.store.report import find_scores
 from svkit.store.request import Request
 from svkit.store.source import Source
@@ -87,8 +79,8 @@ def gather(request: PushRequest, progress: Progress) -> Folder:
             f"--license {printable(request.licence)}: expected a name of the hub's list, such as mit or apache-2.0"
         )
     describe_checkpoint(source)
-    record, sha256 = read_provenance(source), sha256_input(source)
-    files = {path.relative_to(source).as_posix(): path for path in content_files(source)}
+    record, sha256 = provenance.read_provenance(source), provenance.sha256_input(source)
+    files = {path.relative_to(source).as_posix(): path for path in provenance.content_files(source)}
     if foreign := sorted(file for file in files if not hub.is_part(file)):
         raise ArtifactError(
             f"{source}: holds files that svkit did not write ({first_five(foreign)}); move them elsewhere"
@@ -118,11 +110,7 @@ def gather(request: PushRequest, progress: Progress) -> Folder:
 
 
 def write(request: PushRequest, folder: Folder, out: Path | None) -> Path:
-    """Write the folder to `out` (None: `exp/hub/NAME`), the provenance last.
-
-    Raises:
-        ConfigError: the folder exists and may not be replaced.
-    """
+    """Write the folder to `out` (None: `exp/hub/NAME`), the provenance last (ConfigError: it exists and must stay)."""
     directory = out or request.exp / "hub" / request.name.repository.partition("/")[2]
     # `Output` cannot tell: the provenance that lies there is the checkpoint's, and says nothing about this command.
     if (directory / PROVENANCE_NAME).exists() and not request.overwrite:
@@ -136,7 +124,7 @@ def write(request: PushRequest, folder: Folder, out: Path | None) -> Path:
                 continue
             with replacing(directory / name) as temporary:
                 shutil.copy2(content, temporary)  # keeps the modification time, which the provenance has
-    for name in (RUN_NAME, LOCK_NAME):  # no part of what is published
+    for name in (provenance.RUN_NAME, LOCK_NAME):  # no part of what is published
         (directory / name).unlink(missing_ok=True)
     return directory
 
@@ -181,7 +169,9 @@ def _licence(request: PushRequest, on_card: str | None) -> str | None:
 
 
 def _named_people(
-    files: Mapping[str, Path], record: Provenance, calibrated: tuple[Path, CalibrationRecord] | None
+    files: Mapping[str, Path],
+    record: provenance.Provenance,
+    calibrated: tuple[Path, CalibrationRecord] | None,
 ) -> str:
     """Say how many speakers are named in which files; empty if none are."""
     named = {} if calibrated is None else {FILE_NAME: calibrated[1].speakers or ()}
@@ -191,11 +181,7 @@ def _named_people(
 
 
 def _own_card(directory: Path) -> tuple[str | None, dict[str, Any]]:
-    """Return the text of the user's own card, if there is one, and its front matter.
-
-    Raises:
-        ConfigError: it is not a card of the hub.
-    """
+    """Return the text of the user's own card, if there is one, and its front matter (ConfigError: not the hub's)."""
     from huggingface_hub import ModelCard
 
     content = card.users_document(directory)
@@ -284,7 +270,7 @@ def _placeless(text: str) -> str:
     return _PLACE.sub("", text)
 
 
-def _public(record: Provenance, published: Source) -> str:
+def _public(record: provenance.Provenance, published: Source) -> str:
     """Return the provenance of a checkpoint for others: without paths of this machine, with its place there."""
 
     def placeless(value: Any) -> Any:
@@ -298,4 +284,5 @@ def _public(record: Provenance, published: Source) -> str:
     kept["inputs"] = [{**entry, "path": Path(entry["path"]).name} for entry in kept["inputs"]]
     # Paths begin at the checkpoint itself, so that no lists of the same name are taken for its inputs.
     ours = {"published": asdict(published), EXPERIMENT: "."}
-    return json_text({"format": FORMAT, "format_version": VERSION, **kept, **ours})
+    heading = {"format": provenance.FORMAT, "format_version": provenance.VERSION}
+    return json_text({**heading, **kept, **ours})

@@ -224,15 +224,9 @@ class FinetuneStage(Stage):
 def make_task(
     network: SpeakerNetwork, name: str, recipe: Recipe, config: StageConfig, num_classes: int, batch_size: int
 ) -> ClassificationTask:
-    """Make the task of a stage, with a new classifier, and freeze what the stage does not train.
+    """Make the task of the stage `name`, with a new classifier, and freeze what the stage does not train (in place).
 
-    Args:
-        network: the network to train; changed in place.
-        name: the stage, such as `joint`.
-        recipe: the recipe that `config` belongs to.
-        config: settings of the stage.
-        num_classes: speakers times speeds.
-        batch_size: examples of a step over all processes.
+    `num_classes` is the number of speakers times speeds, `batch_size` that of a step over all processes.
     """
     network.requires_grad_(True)
     # Separate random draws, so that a resumed run, or one with another classifier, begins with the same weights.
@@ -261,10 +255,7 @@ def make_task(
 
 
 def rows_for(known: checkpoint.Classifier, speakers: list[str], speeds: list[float]) -> Tensor | None:
-    """Class weights of these (speaker, speed) classes, in this order; None when any is unknown.
-
-    For LMFT this cuts the classifier to the rows at speed 1.
-    """
+    """Class weights of these (speaker, speed) classes (for LMFT only speed 1), in order; None when any is unknown."""
     rows = {key: row for row, key in enumerate(zip(known.speakers, known.speeds, strict=True))}
     wanted = list(zip(speakers, speeds, strict=True))
     if not all(key in rows for key in wanted):

@@ -14,10 +14,9 @@ from svkit.training.tasks import Task
 
 
 def read_shared(read: Callable[[], ResumeState | None], accelerator: Accelerator) -> ResumeState | None:
-    """Read a state in the main process only and give it to the others, one tensor at a time.
+    """Read a state in the main process only and give it to the others, tensor by tensor, each on its own device.
 
-    So a disk that many processes share delivers the several GB only once. Each process gets the tensors on its own
-    device. An error of `read` is raised in all of them.
+    So a disk that many processes share delivers the several GB only once. An error of `read` is raised in all of them.
     """
     if accelerator.num_processes == 1:
         return read()

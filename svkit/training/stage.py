@@ -104,11 +104,7 @@ def decisive(request: RunRequest, **own: object) -> dict[str, object]:
 
 
 def training_inputs(request: RunRequest, *, with_trials: bool = False) -> dict[str, Path]:
-    """Return the training list, and that of held-out speakers (and its trials) if there is one.
-
-    Raises:
-        DataError: nothing was prepared, and no list was given.
-    """
+    """Return the training list (DataError: none), and that of held-out speakers (and its trials) if there is one."""
     data = request.exp / "data"
     inputs = {"train": request.manifest or data / "train.tsv"}
     if request.manifest is None and not inputs["train"].exists():
