@@ -42,13 +42,10 @@ def add_noise(signal: NDArray[np.float32], noise: NDArray[np.float32], snr_db: f
 
 
 def reverberate(signal: NDArray[np.float32], impulse_response: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Convolve with a room impulse response of any scale.
+    """Convolve with a room impulse response of any scale: float32 `[N]`; the signal itself if either is silent.
 
     The strongest tap is taken for the direct path and put at time 0, so that speech stays where it was; the
     result is cut to the signal's length and brought back to its mean power.
-
-    Returns:
-        float32 `[N]`; the signal itself if it or the response is silent.
     """
     num_samples, signal_power = len(signal), mean_power(signal)
     if signal_power <= SILENCE or not impulse_response.any():

@@ -15,13 +15,10 @@ TELEPHONE_BAND_HZ = (200.0, 300.0, 3400.0, 4000.0)
 def lose_frames(
     signal: NDArray[np.float32], rng: np.random.Generator, share: float, burst: float, *, repeat: bool
 ) -> NDArray[np.float32]:
-    """Lose a `share` of the frames of a signal `[N]`, in bursts of `burst` on average.
+    """Lose a `share` of the frames of a signal `[N]`, in bursts of `burst` on average: float32 `[N]`.
 
     With `repeat`, the last frame that arrived replaces a lost one, at half the level of the frame before; without it,
     silence does.
-
-    Returns:
-        float32 `[N]`.
 
     Source: E. N. Gilbert, "Capacity of a burst-noise channel", 1960: one state loses every frame, the other none.
     """

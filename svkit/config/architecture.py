@@ -93,10 +93,6 @@ def tiny_architecture(overrides: Mapping[TinySize, int]) -> EncoderArchitecture:
     return EncoderArchitecture.uniform(num_layers=layers, hidden_size=hidden, num_heads=heads, ffn_dim=ffn)
 
 
-TINY = tiny_architecture({})
-"""Random-initialised, sized for two CPU cores."""
-
-
 @configuration
 class ModelArchitecture:
     """Encoder and speaker head; `dense_widths` are the widths before the cut (None: never cut)."""

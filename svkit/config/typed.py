@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from typing_extensions import NotRequired, dataclass_transform, is_typeddict
+from typing_extensions import NotRequired, Required, dataclass_transform, is_typeddict
 
 from svkit.config.ranges import Range, shown
 from svkit.errors import ConfigError
@@ -126,8 +126,8 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def _bare(kind: Any) -> Any:
-    """Return a type without `Annotated`, `NotRequired` and `| None`."""
-    while get_origin(kind) in (Annotated, NotRequired, Union, UnionType):
+    """Return a type without `Annotated`, `NotRequired`, `Required` and `| None`."""
+    while get_origin(kind) in (Annotated, NotRequired, Required, Union, UnionType):
         kind = next(option for option in get_args(kind) if option is not NoneType)
     return kind
 

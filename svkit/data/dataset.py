@@ -49,8 +49,7 @@ class CropDataset(Dataset[tuple[torch.Tensor, int]]):
     ) -> None:
         """Index the speakers and check the recordings for augmentation.
 
-        Only speeds and seam of `data` are used. `augment` None means no augmentation. `noise` has a column `category`:
-        noise, music or speech. All draws derive from `seed`.
+        Only speeds and seam of `data` are used. `augment` None means no augmentation. All draws derive from `seed`.
 
         Raises:
             ConfigError: the recipe needs recordings for augmentation that are not there.

@@ -54,14 +54,11 @@ def read_batches(
 ) -> Iterator[tuple[NDArray[np.int64], list[NDArray[np.float32]]]]:
     """Read batches of utterances in threads, ahead of the model (decoding releases the interpreter lock).
 
-    `max_seconds` is as in `read_whole`. `change` turns a waveform and its row into another waveform of equal length
-    (`svkit.data.conditions`).
+    `max_seconds` and errors are as in `read_whole`. `change` turns a waveform and its row into another waveform of
+    equal length (`svkit.data.conditions`).
 
     Yields:
         Rows int64 `[B]` and their waveforms, B arrays float32 `[N]` at 16 kHz, in the order of `batches`.
-
-    Raises:
-        DataError: a file is missing or unreadable.
     """
     remaining = iter(batches)
     pending: deque[tuple[NDArray[np.int64], list[Future[NDArray[np.float32]]]]] = deque()

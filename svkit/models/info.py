@@ -10,7 +10,8 @@ from svkit.pruning.outcome import vanished_kinds
 from svkit.store import checkpoint
 from svkit.store.provenance import check_outputs
 from svkit.store.report import Macs, ModelSize
-from svkit.store.upstream import model_architecture, read_json_object
+from svkit.store.strict_json import read_object
+from svkit.store.upstream import model_architecture
 
 
 def run(path: Path) -> ModelSize:
@@ -20,8 +21,8 @@ def run(path: Path) -> ModelSize:
         ArtifactError: the path is none of these.
     """
     config = path if path.is_file() and path.suffix == ".json" else path / checkpoint.CONFIG_NAME
-    if config == path or (config.exists() and "model_type" in read_json_object(config)):
-        architecture = model_architecture(read_json_object(config), str(config))
+    if config == path or (config.exists() and "model_type" in read_object(config)):
+        architecture = model_architecture(read_object(config), str(config))
         return _describe(architecture, config.stem, None)
     return replace(describe_checkpoint(path), state_weights=state_weights(path))
 

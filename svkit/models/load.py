@@ -24,7 +24,7 @@ from svkit.store import checkpoint
 from svkit.store.audio_file import LOUDEST_SAMPLE, probe, read_audio
 from svkit.store.files import check_file
 from svkit.store.provenance import check_outputs
-from svkit.store.upstream import encoder_architecture, encoder_tensors
+from svkit.store.upstream import encoder_tensors, model_architecture
 
 TINY_ENCODER = "tiny"
 
@@ -293,7 +293,7 @@ def load_transformers_encoder(name: str) -> tuple[EncoderArchitecture, dict[str,
     extra = sorted(report["unexpected_keys"])
     if extra:
         raise ArtifactError(f"{name}: unexpected weights: {first_five(extra)}")
-    return encoder_architecture(config.to_dict(), name), encoder_tensors(model.state_dict())
+    return model_architecture(config.to_dict(), name).encoder, encoder_tensors(model.state_dict())
 
 
 def new_network(

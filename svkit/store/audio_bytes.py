@@ -110,12 +110,7 @@ def reader_of(file: ByteSource, member: TarMember) -> Read:
 
 
 def stamp_of(place: Path | TarMember) -> tuple[int, int]:
-    """Return the size of a file, and its modification time in ns or its version at the URL: a changed file has another.
-
-    Raises:
-        OSError: the file is missing.
-        DataError: the server cannot be reached, or refuses the request.
-    """
+    """Return size, and time of change in ns or version at the URL: a changed file has others (errors as `open_tar`)."""
     path = place.tar if isinstance(place, TarMember) else place
     if isinstance(path, str):
         file = open_remote(path)

@@ -75,9 +75,8 @@ class BlockCache:
     def get(self, key: bytes, size: int) -> bytes | None:
         """Return the block of a key, of `size` bytes; None: it is missing or damaged."""
         try:
-            handle, start, page = self._find(key)
-            place = page.find(key)
-            if place < 0 or place % _ENTRY.size:
+            handle, start, page, place = self._find(key)
+            if place is None:
                 return None
             _, digest, _ = _ENTRY.unpack_from(page, place)
             data = os.pread(handle, size, _block_at(start, place // _ENTRY.size))
@@ -91,9 +90,8 @@ class BlockCache:
     def put(self, key: bytes, data: bytes) -> None:
         """Store a block, in place of the one that was not used for longest."""
         try:
-            handle, start, page = self._find(key)
-            place = page.find(key)
-            if place < 0 or place % _ENTRY.size:
+            handle, start, page, place = self._find(key)
+            if place is None:
                 used = np.frombuffer(page, "<u8").reshape(_WAYS, -1)[:, _USED // 8]
                 place = int(used.argmin()) * _ENTRY.size
             # The block comes first: until its own entry is written, the old entry does not match it.
@@ -103,10 +101,12 @@ class BlockCache:
         except OSError:  # the disk is full: training continues without the cache
             pass
 
-    def _find(self, key: bytes) -> tuple[int, int, bytes]:
-        """Return the open file, the offset of a key's set in it, and the page of the set's entries."""
+    def _find(self, key: bytes) -> tuple[int, int, bytes, int | None]:
+        """Return the open file, the offset of a key's set, the page of the set's entries, and the key's place there."""
         handle, start = _open(self.path), int.from_bytes(key, "big") % self.num_sets * _SET_BYTES
-        return handle, start, os.pread(handle, _PAGE_BYTES, start).ljust(_PAGE_BYTES, b"\0")
+        page = os.pread(handle, _PAGE_BYTES, start).ljust(_PAGE_BYTES, b"\0")
+        place = page.find(key)
+        return handle, start, page, None if place < 0 or place % _ENTRY.size else place
 
 
 @lru_cache

@@ -28,7 +28,7 @@ from svkit.store.files import CONFIG_NAME as CONFIG_NAME
 from svkit.store.files import LOG_BYTES, LOG_NAME, read_file
 from svkit.store.files import MODEL_NAME as MODEL_NAME
 from svkit.store.provenance import refuse_changed, sha256_file
-from svkit.store.strict_json import load_json, read_json, typed
+from svkit.store.strict_json import read_json, read_object
 
 BEST_NAME, LAST_NAME = "best", "last"
 CLASSIFIER_NAME, SPEAKERS_NAME = "classifier.safetensors", "speakers.tsv"
@@ -141,8 +141,7 @@ def read_adapter(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | 
     path = directory / ADAPTER_FILES[0]
     if not path.exists():
         return None
-    config = typed(path, load_json(path), dict[str, Any])
-    return config, read_tensors(directory / ADAPTER_FILES[1])
+    return read_object(path), read_tensors(directory / ADAPTER_FILES[1])
 
 
 def append_log(directory: Path, record: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from typing_extensions import TypedDict
+from typing_extensions import Required, TypedDict
 
 from svkit.errors import ArtifactError
 from svkit.store.arrays import read_arrays, write_arrays
@@ -24,14 +24,11 @@ _MATRIX_NAME, _IDS_NAME, META_NAME = "embeddings.safetensors", "ids.tsv", "embed
 _KEY = "embeddings"
 
 
-class _Size(TypedDict):
-    dim: int
-    num_utterances: int
-
-
-class Facts(_Size, total=False):
+class Facts(TypedDict, total=False):
     """The keys of `embeddings.json` that svkit reads again."""
 
+    dim: Required[int]
+    num_utterances: Required[int]
     model: str | None
     checkpoint: Artifact | None
     manifest: Artifact | None
@@ -64,11 +61,7 @@ def write_embeddings(
 
 
 def read_embeddings(directory: Path) -> Embeddings:
-    """Read and check an embedding directory.
-
-    Raises:
-        ArtifactError: a file is missing, corrupt or of another version, sizes disagree, or a value is not finite.
-    """
+    """Read and check embeddings (ArtifactError: missing, corrupt, of another version or other sizes, or not finite)."""
     meta = read_facts(directory)
     matrix = read_arrays(directory / _MATRIX_NAME, {_KEY: ("float32", 2)})[_KEY]
     table = read_artifact_table(directory / _IDS_NAME, ("row", "utterance_id"))

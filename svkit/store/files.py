@@ -53,11 +53,7 @@ def why_not(error: OSError) -> str:
 
 @contextmanager
 def open_file(path: Path, family: type[SvkitError], limit: int | None = None) -> Iterator[BinaryIO]:
-    """Open a regular file for reading, of at most `limit` bytes.
-
-    Raises:
-        SvkitError: of `family`: missing, unreadable, a directory, pipe, socket or device, or too long.
-    """
+    """Open a regular file of at most `limit` bytes for reading (errors of `family`: as `open_handle`, or too long)."""
     try:
         with os.fdopen(open_handle(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size

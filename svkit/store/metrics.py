@@ -212,12 +212,7 @@ def write_metrics(directory: Path, metrics: ScoredList, experiment: Path | None 
 
 
 def read_metrics(directory: Path) -> ScoredList:
-    """Read `metrics.json`, with paths that this process can open.
-
-    Raises:
-        ArtifactError: missing, not JSON, of another format or version, a key missing or of another type, or changed
-            since it was finished.
-    """
+    """Read `metrics.json`, with usable paths (ArtifactError: missing, of another version, unfit, or changed since)."""
     path = directory / METRICS_NAME
     content = read_placed(path, FORMAT, VERSION, dict[str, Any])
     metrics = typed(path, content, ScoredList if content.get("eer", "") is None else Metrics)

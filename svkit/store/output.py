@@ -100,11 +100,7 @@ class Output(AbstractContextManager["Output"]):
         return self.kind != "directory" and self.path.suffix in LIST_SUFFIXES
 
     def describe(self) -> list[InputEntry]:
-        """Return `{name, path, sha256}` of every input; the first call computes the hashes.
-
-        Raises:
-            DataError, ArtifactError: an input does not exist, or is a finished artifact that has changed.
-        """
+        """Return `{name, path, sha256}` of every input, hashed once (DataError, ArtifactError: missing or changed)."""
         if self._described is None:
             self._described = [
                 {"name": name, "path": path.as_posix(), "sha256": provenance.sha256_input(path)}

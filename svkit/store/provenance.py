@@ -228,11 +228,7 @@ def _git_commit() -> str | None:
 
 
 def read_provenance(directory: Path) -> Provenance:
-    """Read the provenance of a finished output, with paths that this process can open.
-
-    Raises:
-        ArtifactError: missing (the output is unfinished), not JSON, of another format or version.
-    """
+    """Read the provenance of a finished output, with usable paths (ArtifactError: unfinished, or another version)."""
     path = directory / PROVENANCE_NAME
     if directory.is_dir() and not path.exists():
         raise ArtifactError(

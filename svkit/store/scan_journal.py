@@ -98,7 +98,7 @@ class ScanJournal:
 
     def read(self, sources: Iterable[Track]) -> dict[str, Entry]:
         """Return the entries of those recordings that have one, by the recordings' names."""
-        names = {_name(source): str(source) for source in sources}
+        names = {os.fsencode(str(source)): str(source) for source in sources}
         query = f"SELECT * FROM entries WHERE source IN ({', '.join('?' * len(names))})"
         try:
             with self._connect("ro") as database:
@@ -120,7 +120,7 @@ class ScanJournal:
             if entry.stamp is not None:
                 found = asdict(entry.finding).items()
                 told = {key: value for key, value in found if value != _DEFAULTS[key]}
-                name, text = _name(source), json.dumps([*entry.stamp, told])
+                name, text = os.fsencode(source), json.dumps([*entry.stamp, told])
                 rows.append((name, text, _digest(name, text)))
         with one_line(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,10 +143,6 @@ class ScanJournal:
             columns = "source BLOB PRIMARY KEY, entry TEXT, digest BLOB"
             database.execute(f"CREATE TABLE IF NOT EXISTS entries ({columns}) WITHOUT ROWID")
             database.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
-
-
-def _name(source: object) -> bytes:
-    return os.fsencode(str(source))
 
 
 def _digest(name: bytes, text: str) -> bytes:

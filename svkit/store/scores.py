@@ -140,11 +140,7 @@ def write_resamples(directory: Path, resamples: Resamples) -> None:
 
 
 def read_resamples(directory: Path) -> Resamples | None:
-    """Read `resamples.safetensors`; None if there is none, as in scores of earlier versions.
-
-    Raises:
-        ArtifactError: it is not such a file, or has changed since it was finished.
-    """
+    """Read `resamples.safetensors`; None without, as in scores of earlier versions (ArtifactError: unfit, changed)."""
     path = directory / RESAMPLES_NAME
     if not path.exists():
         return None

@@ -51,6 +51,11 @@ def typed(path: Path, content: object, kind: type[Kind], key: str = "") -> Kind:
         raise ArtifactError(f"{path}: {', '.join(names) or 'content'}: {misfit.reason}") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object, in any format (ArtifactError: it is none)."""
+    return typed(path, load_json(path), dict[str, Any])
+
+
 def read_json(path: Path, format: str, version: int, kind: type[Kind]) -> Kind:
     """Read a JSON file in one of svkit's formats as a dataclass or `dict[str, Any]`, without format and version.
 
@@ -58,7 +63,7 @@ def read_json(path: Path, format: str, version: int, kind: type[Kind]) -> Kind:
         ArtifactError: the file is missing, not JSON, or of a format or version that is not the expected one, or a value
             is missing or does not fit its type (see `typed`).
     """
-    content = typed(path, load_json(path), dict[str, Any])
+    content = read_object(path)
     found, found_version = content.pop("format", None), content.pop("format_version", None)
     if found != format:
         raise ArtifactError(f"{path}: format: expected {format!r}, found {found!r}")

@@ -47,11 +47,7 @@ def open_text(path: Path) -> Iterator[BinaryIO]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a text file as bytes: UTF-8 checked, byte order mark dropped, LF line ends, last line ended.
-
-    Raises:
-        DataError: missing, a directory, unreadable, or not UTF-8 (with the line).
-    """
+    """Read text as bytes without a byte order mark, all lines ended by LF (DataError: as `open_text`, or not UTF-8)."""
     with open_text(path) as file:
         return b"".join(block for _, block in line_blocks(path, file, 1))
 
@@ -272,11 +268,7 @@ def _nine_digits(numbers: npt.NDArray[np.float64]) -> pa.Array:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table atomically: TSV, or parquet where the suffix is `.parquet`.
-
-    Raises:
-        DataError: a cell holds a tab or a line end, or text that UTF-8 cannot encode.
-    """
+    """Write a table atomically: TSV, or `.parquet` (DataError: a tab, a line end or invalid Unicode in a cell)."""
     if path.suffix == ".parquet":
         with replacing(path) as temporary:
             table.to_parquet(temporary, index=False)

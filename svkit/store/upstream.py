@@ -20,7 +20,7 @@ from svkit.config.schema import MAX_LAYERS, HeadConfig, Size
 from svkit.config.typed import Misfit, fit
 from svkit.errors import ArtifactError, ConfigError, first_five, first_line
 from svkit.store.files import open_file
-from svkit.store.strict_json import load_json, typed
+from svkit.store.strict_json import read_object
 from svkit.store.upstream_shapes import architecture_of_shapes
 
 
@@ -48,10 +48,6 @@ def published_classes(num_classes: int) -> tuple[int, tuple[float, ...]] | None:
         if not rest and speakers in _SPEAKERS:
             return speakers, speeds
     return None
-
-
-_UNUSED_ENCODER_KEYS = ("masked_spec_embed",)
-"""Only used by SpecAugment inside transformers' pre-training; not part of the 580,492,096 parameters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,20 +128,15 @@ def model_architecture(config: Mapping[str, Any], where: str) -> ModelArchitectu
     return ModelArchitecture(encoder=encoder, head=HeadConfig(), dense_widths=before)
 
 
-def encoder_architecture(config: Mapping[str, Any], where: str) -> EncoderArchitecture:
-    """Read the architecture of the encoder alone; arguments and errors as `model_architecture`."""
-    return model_architecture(config, where).encoder
-
-
 def encoder_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the state of a `Wav2Vec2BertModel` to that of `svkit.nn.encoder.Encoder`."""
-    renamed = {}
-    for name, tensor in state.items():
-        if name in _UNUSED_ENCODER_KEYS:
-            continue
-        is_pointwise = name.endswith(("pointwise_conv1.weight", "pointwise_conv2.weight"))
-        renamed[name] = tensor.squeeze(-1) if is_pointwise else tensor
-    return renamed
+    pointwise = ("pointwise_conv1.weight", "pointwise_conv2.weight")
+    return {
+        name: tensor.squeeze(-1) if name.endswith(pointwise) else tensor
+        for name, tensor in state.items()
+        # Only SpecAugment in transformers' pre-training uses it; it is not part of the 580,492,096 parameters.
+        if name != "masked_spec_embed"
+    }
 
 
 def merge_lora(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -207,11 +198,6 @@ def _head_tensors(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     return renamed
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a JSON object that another program wrote (ArtifactError: it is none)."""
-    return typed(path, load_json(path), dict[str, Any])
-
-
 def read_published(path: Path, config_path: Path | None = None) -> PublishedCheckpoint:
     """Read a published checkpoint: plain, with unmerged LoRA, or pruned.
 
@@ -225,7 +211,7 @@ def read_published(path: Path, config_path: Path | None = None) -> PublishedChec
     # A bad configuration is reported before gigabytes are read.
     architecture = None
     if config_path is not None:
-        architecture = model_architecture(read_json_object(config_path), str(config_path))
+        architecture = model_architecture(read_object(config_path), str(config_path))
     modules, said = _load_pth(path)
     state, classifier_state = modules["spk_model"], modules.get("classifier", {})
     prefix = "front.encoder."

@@ -6,12 +6,13 @@ from dataclasses import asdict
 import pytest
 from hypothesis import given
 
-from svkit.config.architecture import TINY, W2V_BERT_2, EncoderArchitecture, ModelArchitecture
+from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArchitecture, tiny_architecture
 from svkit.config.schema import HeadConfig
 from svkit.config.typed import Misfit, fit_json
 from svkit.errors import ArtifactError
 from tests.random_models import architectures
 
+TINY = tiny_architecture({})
 MODEL = ModelArchitecture(encoder=TINY, head=HeadConfig())
 CUT = ModelArchitecture(
     encoder=TINY.with_widths({**TINY.widths(), "num_heads": [4, 3, 2, 0]}),

@@ -25,7 +25,7 @@ from svkit.nn.speaker import SpeakerNetwork
 from svkit.pruning.counting import encoder_parameters
 from svkit.pruning.cut import cut_encoder
 from svkit.pruning.gates import EncoderGates, HardConcrete
-from svkit.store.upstream import encoder_architecture, encoder_tensors, read_published
+from svkit.store.upstream import encoder_tensors, model_architecture, read_published
 from svkit.training.loop import LoopPlan, Record, make_optimizer, run_loop
 from svkit.training.tasks import ClassificationTask, PruningTask, Task, distillation_losses
 from tests.random_models import relative_error
@@ -235,9 +235,9 @@ def named_groups(gates: EncoderGates) -> dict[str, HardConcrete]:
 
 def gated_encoder(state: dict[str, torch.Tensor]) -> tuple[Encoder, EncoderGates]:
     """Build encoder and gates from a published state, which loses its `log_alpha`s."""
-    architecture = encoder_architecture(
+    architecture = model_architecture(
         json.loads(golden("plain_config.json").read_text()), "plain_config.json"
-    )
+    ).encoder
     gates = EncoderGates(architecture, PruneConfig(), 0)
     for name, group in named_groups(gates).items():
         group.log_alpha.data = state.pop(f"{name}.log_alpha")

@@ -18,7 +18,7 @@ from svkit.nn.encoder import (
     initialise,
     relative_bias,
 )
-from svkit.store.upstream import encoder_architecture, encoder_tensors
+from svkit.store.upstream import encoder_tensors, model_architecture
 from tests.random_models import (
     SEEDS,
     architectures,
@@ -53,7 +53,7 @@ def both_models(config: Wav2Vec2BertConfig, seed: int) -> tuple[Encoder, Wav2Vec
     """Build transformers' model with random weights, and ours from its state."""
     oracle = Wav2Vec2BertModel(config).eval()
     draw_weights(oracle, seed)
-    ours = Encoder(encoder_architecture(config.to_dict(), "config.json")).eval()
+    ours = Encoder(model_architecture(config.to_dict(), "config.json").encoder).eval()
     ours.load_state_dict(encoder_tensors(oracle.state_dict()), strict=True)
     return ours, oracle
 
@@ -218,7 +218,7 @@ def test_torchs_kernel_has_the_gradients_of_the_products(architecture, kinds, is
 
 
 def test_recomputed_layers_give_the_same_gradients():
-    encoder = random_encoder(encoder_architecture(CONFIG.to_dict(), "config.json"), 3).train()
+    encoder = random_encoder(model_architecture(CONFIG.to_dict(), "config.json").encoder, 3).train()
     encoder.set_conv_dropout(0.1)
     features = torch.randn((2, 9, 8), generator=torch.Generator().manual_seed(4))
     gradients = []
@@ -231,7 +231,7 @@ def test_recomputed_layers_give_the_same_gradients():
 
 
 def test_dropout_after_the_convolution_is_the_only_dropout():
-    encoder = random_encoder(encoder_architecture(CONFIG.to_dict(), "config.json"), 3).train()
+    encoder = random_encoder(model_architecture(CONFIG.to_dict(), "config.json").encoder, 3).train()
     features = torch.randn((2, 9, 8), generator=torch.Generator().manual_seed(4))
     assert torch.equal(encoder(features)[-1], encoder(features)[-1])  # neither dropout nor layer drop
     encoder.set_conv_dropout(0.1)
@@ -244,7 +244,7 @@ def test_dropout_after_the_convolution_is_the_only_dropout():
 
 
 def test_random_initialisation_depends_on_its_generator_alone():
-    architecture = encoder_architecture(CONFIG.to_dict(), "config.json")
+    architecture = model_architecture(CONFIG.to_dict(), "config.json").encoder
     states = []
     for global_seed in (0, 1):
         torch.manual_seed(global_seed)

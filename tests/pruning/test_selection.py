@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svkit.config.architecture import TINY, W2V_BERT_2, EncoderArchitecture, ModelArchitecture
+from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArchitecture, tiny_architecture
 from svkit.config.schema import HeadConfig, PruneConfig
 from svkit.errors import TrainingError
 from svkit.pruning.counting import encoder_parameters, macs, sparsity
@@ -17,6 +17,7 @@ from svkit.pruning.selection import select
 from tests.random_models import SEEDS
 
 DENSE = EncoderArchitecture.uniform(num_layers=3, hidden_size=32, num_heads=4, ffn_dim=96, conv_kernel_size=7)
+TINY = tiny_architecture({})
 
 
 def gates_in_state(

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from svkit.config.architecture import TINY, ModelArchitecture
+from svkit.config.architecture import ModelArchitecture, tiny_architecture
 from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError, DataError
 from svkit.store import checkpoint as store
 from svkit.store.provenance import sha256_file
 
-MODEL = ModelArchitecture(encoder=TINY, head=HeadConfig())
+MODEL = ModelArchitecture(encoder=tiny_architecture({}), head=HeadConfig())
 
 
 def tensors() -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from transformers import Wav2Vec2BertConfig, Wav2Vec2BertModel
 
 from svkit.config.architecture import W2V_BERT_2
 from svkit.errors import ArtifactError
-from svkit.store.upstream import encoder_architecture, merge_lora, model_architecture, read_published
+from svkit.store.upstream import merge_lora, model_architecture, read_published
 from tests.pruning.published import PRUNED, PRUNED_CONFIGURATION, STOCK_CONFIGURATION
 from tests.random_models import draw_weights, relative_error
 
@@ -34,9 +34,9 @@ def saved(tmp_path: Path, content: object) -> Path:
 
 
 def test_stock_and_published_configurations():
-    assert encoder_architecture(STOCK_CONFIGURATION, "x") == W2V_BERT_2
-    assert encoder_architecture(Wav2Vec2BertConfig().to_dict(), "x") == W2V_BERT_2
-    assert encoder_architecture(PRUNED_CONFIGURATION, "x") == PRUNED
+    assert model_architecture(STOCK_CONFIGURATION, "x").encoder == W2V_BERT_2
+    assert model_architecture(Wav2Vec2BertConfig().to_dict(), "x").encoder == W2V_BERT_2
+    assert model_architecture(PRUNED_CONFIGURATION, "x").encoder == PRUNED
     cut = model_architecture(PRUNED_CONFIGURATION, "x")
     assert cut.encoder == PRUNED and cut.is_pruned and cut.dense_encoder() == W2V_BERT_2
     assert not model_architecture(STOCK_CONFIGURATION, "x").is_pruned
@@ -82,13 +82,13 @@ def test_groups_of_dense_widths_are_no_cut():
 )
 def test_configurations_that_ask_for_something_else(change, message):
     with pytest.raises(ArtifactError, match=message):
-        encoder_architecture({**PRUNED_CONFIGURATION, **change}, "config.json")
+        model_architecture({**PRUNED_CONFIGURATION, **change}, "config.json")
 
 
 def test_a_missing_key_of_the_configuration_is_named():
     without = {key: value for key, value in STOCK_CONFIGURATION.items() if key != "intermediate_size"}
     with pytest.raises(ArtifactError, match="intermediate_size"):
-        encoder_architecture(without, "config.json")
+        model_architecture(without, "config.json")
 
 
 def test_disabled_branches_have_no_width():
@@ -96,7 +96,7 @@ def test_disabled_branches_have_no_width():
         "use_attention": [False] + [True] * 23,
         "use_feed_forward": [[True, False]] + [[True, True]] * 23,
     }
-    architecture = encoder_architecture({**PRUNED_CONFIGURATION, **layers}, "x")
+    architecture = model_architecture({**PRUNED_CONFIGURATION, **layers}, "x").encoder
     assert architecture.num_heads[0] == architecture.ffn2_dim[0] == 0
     assert architecture.ffn1_dim == PRUNED.ffn1_dim
 
