@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -171,28 +171,30 @@ Validations = dict[str, dict[str, int | float]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ResumeState:
-    """State of an unfinished training run."""
+class _Progress:
+    """Where an unfinished training run is."""
 
     num_done: int
     """Steps done."""
-    batch_size: int
+    batch_size: Annotated[int, Range(ge=1)]
     """Examples per step, over all processes."""
-    task: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    facts: Validations
     best_step: int | None = None
     """Step whose task is kept in `best_path`, if there is one."""
+    facts: Validations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Record:
+class ResumeState(_Progress):
+    """State of an unfinished training run."""
+
+    task: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Record(_Progress):
     """`state.json`."""
 
-    num_done: int
-    batch_size: Annotated[int, Range(ge=1)]
-    best_step: int | None
-    facts: Validations
     sha256: dict[str, str] | None = None
     """Hash of each file of the state; None here or in `checksum`: an earlier version wrote the state."""
     checksum: str | None = None
@@ -232,13 +234,8 @@ def write_resume(directory: Path, state: ResumeState, keep_last: int = 1) -> Non
     try:
         write_tensors(place / "task.safetensors", state.task)
         write_tensors(place / "optimizer.safetensors", state.optimizer)
-        record = _Record(
-            num_done=state.num_done,
-            batch_size=state.batch_size,
-            best_step=state.best_step,
-            facts=state.facts,
-            sha256={path.name: sha256_file(path) for path in _state_files(place, state.best_step)},
-        )
+        hashes = {path.name: sha256_file(path) for path in _state_files(place, state.best_step)}
+        record = _Record(**_progress(state), sha256=hashes)
         record = replace(record, checksum=record.digest())
         heading = {"format": RESUME_FORMAT, "format_version": RESUME_VERSION}
         write_json(place / STATE_NAME, {**heading, **asdict(record)})
@@ -313,14 +310,11 @@ def _read_state(place: Path, num_steps: int) -> ResumeState:
         )
     _check_files(place, record)
     task, optimizer, *_ = _state_files(place, None)
-    return ResumeState(
-        num_done=record.num_done,
-        batch_size=record.batch_size,
-        task=read_tensors(task),
-        optimizer=read_tensors(optimizer),
-        facts=record.facts,
-        best_step=record.best_step,
-    )
+    return ResumeState(**_progress(record), task=read_tensors(task), optimizer=read_tensors(optimizer))
+
+
+def _progress(state: _Progress) -> dict[str, Any]:
+    return {field.name: getattr(state, field.name) for field in fields(_Progress)}
 
 
 def read_resume_batch(directory: Path) -> int | None:

@@ -240,15 +240,12 @@ def find_scores(exp: Path) -> list[Path]:
 
 def find_checkpoints(exp: Path) -> list[Path]:
     """Return the finished checkpoints of an experiment in the order of the chain (ArtifactError: one lacks a file)."""
-
-    def place(path: Path) -> tuple[int, str]:
-        is_known = path.name in _STAGE_ORDER
-        return _STAGE_ORDER.index(path.name) if is_known else len(_STAGE_ORDER), path.name
-
+    order = {name: number for number, name in enumerate(_STAGE_ORDER)}
     found = []
     for home in _CHECKPOINT_HOMES:
         parts = [path for name in _PARTS for path in (exp / home).glob(f"*/{name}")]
-        ready = sorted({path.parent for path in parts if is_finished(path.parent)}, key=place)
+        homes = {path.parent for path in parts if is_finished(path.parent)}
+        ready = sorted(homes, key=lambda path: (order.get(path.name, len(order)), path.name))
         for path in (directory / name for directory in ready for name in _PARTS):
             if not path.exists():
                 raise ArtifactError(
