@@ -12,13 +12,10 @@ LOCK_NAME = ".lock"
 
 
 def lock_directory(directory: Path, wait_seconds: float = 0.0) -> int:
-    """Make `directory` if needed and lock it against other svkit processes.
+    """Make `directory` if needed, lock it against other svkit processes, and return the handle of the lock.
 
     `release_directory` or the end of the process releases the lock. If another process holds it, this tries again
     until `wait_seconds` have passed.
-
-    Returns:
-        The handle of the lock.
 
     Raises:
         ArtifactError: another process holds the lock, or `directory` cannot be written.

@@ -250,11 +250,7 @@ _PREFIXES = {"module.": "DistributedDataParallel", "_orig_mod.": "torch.compile"
 
 
 def _load_pth(path: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
-    """Read the states of the speaker model and, if there is one, of the classifier; nothing else may be there.
-
-    Returns:
-        The states by module, and a note on each wrapper that was removed.
-    """
+    """Read the states by module, the speaker model's and perhaps the classifier's; add notes on removed wrappers."""
     try:
         with open_file(path, ArtifactError) as file:
             record = torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 - their format
