@@ -37,12 +37,6 @@ def unit_costs(architecture: EncoderArchitecture) -> dict[str, UnitCost]:
     }
 
 
-def fixed_parameters(architecture: EncoderArchitecture) -> int:
-    """Parameters no gate can remove: feature projection and the final norm of every layer."""
-    features, hidden = architecture.feature_dim, architecture.hidden_size
-    return 2 * features + features * hidden + hidden + architecture.num_layers * 2 * hidden
-
-
 def _layer_widths(architecture: EncoderArchitecture) -> list[dict[str, int]]:
     """Widths by kind, one dictionary per layer."""
     columns = [getattr(architecture, name) for name in KINDS.values()]
@@ -65,7 +59,12 @@ def expected_parameters(architecture: EncoderArchitecture, widths: Sequence[Mapp
     """
     costs = unit_costs(architecture)
     branches = [(costs[kind], width) for layer in widths for kind, width in layer.items()]
-    constant = fixed_parameters(architecture) + sum(cost.fixed for cost, _ in branches)
+    features, hidden = architecture.feature_dim, architecture.hidden_size
+    # What no gate can remove: the feature projection and the final norm of every layer.
+    constant = 2 * features + features * hidden + hidden + architecture.num_layers * 2 * hidden
+    constant += sum(
+        cost.fixed for cost, _ in branches
+    )  # added as one number: a float32 sum depends on its order
     return sum(cost.unit * width for cost, width in branches) + constant
 
 

@@ -137,11 +137,10 @@ def send(request: PushRequest, folder: Folder, message: str | None, *, is_privat
 
 def _systems(exp: Path, sha256: str) -> dict[Path, Metrics]:
     """Return the metrics of all scores that were made with a checkpoint, by directory."""
-    measured = {directory: read_metrics(directory) for directory in find_scores(exp)}
     return {
         directory: metrics
-        for directory, metrics in measured.items()
-        if isinstance(metrics, Metrics)
+        for directory in find_scores(exp)
+        if isinstance(metrics := read_metrics(directory), Metrics)
         and sha256_of(metrics.checkpoint) == sha256
         and metrics.condition is None
     }

@@ -138,9 +138,7 @@ class FinetuneStage(Stage):
     def read(self, dataset: CropDataset, progress: Progress) -> None:
         """Read what the stage starts from: an encoder, or network and class weights of the previous checkpoint."""
         inputs, recipe = self.output.inputs, self.request.recipe
-        self.validator: Validator | None = None
-        if "valid" in inputs:
-            self.validator = Validator(inputs["valid"], inputs["valid_trials"])
+        self.validator = Validator(inputs["valid"], inputs["valid_trials"]) if "valid" in inputs else None
         # Speed perturbation makes new speakers of the training speakers: class = speaker at a speed.
         speeds = self.config.data.speeds
         self.speakers = [speaker for _ in speeds for speaker in dataset.speakers]

@@ -8,6 +8,7 @@ allocator's losses are not counted, `RESERVE` leaves room for them; nor are shor
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -58,10 +59,9 @@ class StagePlan:
 
 def plan(recipe: Recipe, memory: float, progress: Progress) -> list[StagePlan]:
     """Plan every stage of a recipe for GPUs of `memory` GiB (ConfigError: not even one example of a stage fits)."""
-    names = [
-        name for name in ("lora", "head", "joint", "lmft") if name != "lora" or recipe.dense.first == "lora"
-    ]
-    stages = [f"dense.{name}" for name in names] + ["prune", "distill"]
+    stages = ["dense.head", "dense.joint", "dense.lmft", "prune", "distill"]
+    if recipe.dense.first == "lora":
+        stages.insert(0, "dense.lora")
     plans = []
     with progress.task("plan", len(stages)) as bar:
         for stage in stages:
@@ -72,10 +72,11 @@ def plan(recipe: Recipe, memory: float, progress: Progress) -> list[StagePlan]:
 
 def plan_stage(recipe: Recipe, stage: str, memory: float) -> StagePlan:
     """Plan one stage, such as `dense.joint`; see `plan`."""
-    data = _data(recipe, stage)
+    data: DataConfig = attrgetter(stage)(recipe).data
     room = (1 - RESERVE) * memory
     for is_checkpointed in (False, True):
-        fixed, per_example = _measure(replace(recipe, gradient_checkpointing=is_checkpointed), stage)
+        probed = replace(recipe, gradient_checkpointing=is_checkpointed)
+        fixed, per_example = _measure(probed, stage, data.crop_seconds[1])
         size = min(data.batch_size, int((room - fixed) / per_example)) if room > fixed else 0
         if size >= min(SMALLEST_PART, data.batch_size):
             break
@@ -97,14 +98,7 @@ def plan_stage(recipe: Recipe, stage: str, memory: float) -> StagePlan:
     )
 
 
-def _data(recipe: Recipe, stage: str) -> DataConfig:
-    if stage in ("prune", "distill"):
-        return recipe.prune.data if stage == "prune" else recipe.distill.data
-    data: DataConfig = getattr(recipe.dense, stage.removeprefix("dense.")).data
-    return data
-
-
-def _measure(recipe: Recipe, stage: str) -> tuple[float, float]:
+def _measure(recipe: Recipe, stage: str, seconds: float) -> tuple[float, float]:
     """Return the fixed memory of a stage and the memory per example, in GiB."""
     with WithoutDraws():
         task = _make_task(recipe, stage)
@@ -117,7 +111,6 @@ def _measure(recipe: Recipe, stage: str) -> tuple[float, float]:
             task.train()._apply(lambda tensor: mode.from_tensor(tensor).to("cuda"))
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
-    seconds = _data(recipe, stage).crop_seconds[1]
     with mode:
         few, more = (_kept_bytes(task, num_examples, seconds) for num_examples in _PROBES)
     per_example = (more - few) / (_PROBES[1] - _PROBES[0])
@@ -191,15 +184,15 @@ def _make_task(recipe: Recipe, stage: str) -> Task:
     """Make the task of a stage as it is trained, on VoxCeleb2."""
     is_tiny = recipe.encoder == TINY_ENCODER
     architecture: EncoderArchitecture = tiny_architecture(recipe.encoder_overrides) if is_tiny else W2V_BERT_2
+    config = attrgetter(stage)(recipe)
     if stage in ("prune", "distill"):
         student, teacher = Encoder(architecture), Encoder(architecture)
-        train_student(student, recipe.prune if stage == "prune" else recipe.distill, recipe)
+        train_student(student, config, recipe)
         if stage == "distill":  # an upper limit: the real student has been cut
             return DistillationTask(student, teacher, recipe.distill)
         gates = EncoderGates(architecture, recipe.prune, recipe.seed)
         return PruningTask(student, teacher, gates, recipe.prune, recipe.prune.sparsity_warmup_steps)
     name = stage.removeprefix("dense.")
-    config = getattr(recipe.dense, name)
     network = SpeakerNetwork(ModelArchitecture(encoder=architecture, head=recipe.head))
     num_classes = NUM_SPEAKERS * len(config.data.speeds)
     return make_task(network, name, recipe, config, num_classes, config.data.batch_size)

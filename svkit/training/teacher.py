@@ -31,9 +31,8 @@ class TeacherStage(Stage):
         """Read the teacher, and the held-out crops if there are any."""
         inputs = self.output.inputs
         self.teacher = load_model(inputs["teacher"], mapped=False)
-        self.meter: DistanceMeter | None = None
-        if "valid" in inputs:
-            self.meter = DistanceMeter(inputs["valid"], self.config.data, self.request.recipe.seed)
+        data, seed = self.config.data, self.request.recipe.seed
+        self.meter = DistanceMeter(inputs["valid"], data, seed) if "valid" in inputs else None
 
     def prepare(self, task: DistillationTask, accelerator: Accelerator) -> DistillationTask:
         """Make the task's student trainable as the recipe says; cast or pack the teacher's layers on their device."""
