@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from svkit.eval import bootstrap, metrics
 from svkit.eval.crossings import resample_crossings
 from svkit.eval.results import Interval
-from svkit.eval.summary import BAND_RATES, Draws, Resampled, resample_errors, summarize
+from svkit.eval.summary import BAND_RATES, Draws, resample_errors, summarize
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -249,18 +249,18 @@ def truth_of(population: Population | Cosines) -> Truth:
 
 
 def adopted(
-    scores: Floats, labels: Ints, draws: Draws, resampled: Resampled, truth: Truth
+    scores: Floats, labels: Ints, draws: Draws, resampled: tuple[Floats, Floats], truth: Truth
 ) -> dict[str, Interval | None]:
     """Return the intervals of `svkit score`."""
     llrs = truth.scale * (scores - truth.offset)
-    found = summarize(scores, labels, llrs, draws, resampled)
+    found = summarize(scores, labels, llrs, draws, resampled[0])
     assert found.act_dcf is not None and found.bayes_thresholds is not None
     lowest, actual = (
         {cost.p_target: cost.interval for cost in costs} for costs in (found.min_dcf, found.act_dcf)
     )
     middle, rare = (found.bayes_thresholds[f"p_target_{prior:g}"] for prior in (0.5, 0.01))
     assert middle.miss_rate_interval is not None
-    low, high = resampled.band[:, BAND_PLACE].tolist()
+    low, high = resampled[1][:, BAND_PLACE].tolist()
     intervals = [
         found.eer_interval, lowest[0.05], lowest[0.01], actual[0.05], found.cllr_interval,
         middle.miss_rate_interval, middle.false_accept_rate_interval,
@@ -341,7 +341,7 @@ def check(name: str, num_speakers: int, num_draws: int) -> dict[str, Any]:
             above.setdefault(statistic, []).append(truth.values[statistic] > interval.high)
         eers = [metrics.equal_error_rate(metrics.error_curve(one, labels)) for one in systems]
         if population.is_test:
-            samples = resampled.eer[np.isfinite(resampled.eer), None]
+            samples = resampled[0][np.isfinite(resampled[0]), None]
             ends = CANDIDATES["percentiles, expanded"](
                 np.array(eers[:1]), samples, np.empty((num_speakers, 1))
             )

@@ -205,7 +205,7 @@ def rate_interval(rate: float, samples: Floats, multiplicities: Ints, num_units:
         trials = rate * (1 - rate) / error**2 if error else float(num_units)
         low = float(betaincinv(trials * rate, trials * (1 - rate) + 1, _TAIL))
         high = float(betaincinv(trials * rate + 1, trials * (1 - rate), 1 - _TAIL))
-    return _interval(low, high, multiplicities)
+    return _interval(low, high, multiplicities.shape)
 
 
 def amount_interval(amount: float, samples: Floats, multiplicities: Ints) -> Interval | None:
@@ -215,7 +215,7 @@ def amount_interval(amount: float, samples: Floats, multiplicities: Ints) -> Int
         return None
     count = (amount / error) ** 2
     low, high = gammaincinv(count, _TAIL) / count, gammaincinv(count + 1, 1 - _TAIL) / count
-    return _interval(amount * float(low), amount * float(high), multiplicities)
+    return _interval(amount * float(low), amount * float(high), multiplicities.shape)
 
 
 def sum_interval(
@@ -231,11 +231,9 @@ def sum_interval(
     return replace(of_misses, low=value - below, high=value + above)
 
 
-def _interval(low: float, high: float, multiplicities: Ints) -> Interval:
-    num_resamples, num_speakers = multiplicities.shape
-    return Interval(
-        low=low, high=high, num_speakers=num_speakers, num_resamples=num_resamples, level=CONFIDENCE
-    )
+def _interval(low: float, high: float, drawn: tuple[int, ...]) -> Interval:
+    """Return an interval; `drawn` is the shape of the multiplicities, (R, S)."""
+    return Interval(low=low, high=high, num_speakers=drawn[1], num_resamples=drawn[0], level=CONFIDENCE)
 
 
 def _standard_error(samples: Floats, multiplicities: Ints, *, heavy: bool = False) -> float:
@@ -276,13 +274,7 @@ def _percentile_interval(samples: Floats, num_speakers: int) -> Interval:
     expansion = np.sqrt(num_speakers / (num_speakers - 1))
     share = ndtr(stdtrit(num_speakers - 1, _TAIL) * expansion)
     place = max(1, int(share * (len(ordered) + 1)))
-    return Interval(
-        low=float(ordered[place - 1]),
-        high=float(ordered[-place]),
-        num_speakers=num_speakers,
-        num_resamples=len(samples),
-        level=CONFIDENCE,
-    )
+    return _interval(float(ordered[place - 1]), float(ordered[-place]), (len(samples), num_speakers))
 
 
 def paired_difference(

@@ -1,4 +1,4 @@
-"""Quality of scores as natural-log likelihood ratios: actDCF, Cllr and its minimum, and the range trials support.
+"""Quality of scores as natural-log likelihood ratios: Bayes threshold, Cllr and its minimum, and what trials support.
 
 Source: N. Brummer and J. du Preez, "Application-independent evaluation of speaker detection", 2006 (Cllr);
 N. Brummer and E. de Villiers, "The BOSARIS toolkit", 2011 (Bayes threshold, minimum over monotone maps);
@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from svkit.errors import ConfigError
-from svkit.eval.metrics import ErrorCurve, check_trials, convex_hull, detection_cost, threshold_point
-from svkit.eval.results import OperatingPoint
+from svkit.eval.metrics import ErrorCurve, check_trials, convex_hull
 
 
 def bayes_threshold(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
@@ -26,12 +25,6 @@ def bayes_threshold(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> 
             f" found p_target={p_target}, c_miss={c_miss}, c_fa={c_fa}"
         )
     return float(np.log(c_fa * (1 - p_target)) - np.log(c_miss * p_target))
-
-
-def act_dcf(curve: ErrorCurve, p_target: float) -> tuple[float, OperatingPoint]:
-    """Return the normalised cost of a curve of log-likelihood ratios at the Bayes threshold, and that point."""
-    point = threshold_point(curve, bayes_threshold(p_target))
-    return float(detection_cost(point.miss_rate, point.false_accept_rate, p_target)), point
 
 
 def cllr(llrs: ArrayLike, labels: ArrayLike) -> float:

@@ -34,7 +34,7 @@ TOLERANCE = 1e-8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearCalibration:
-    """LLR = offset + sum of weight * feature, within bounds; the first feature is the score."""
+    """LLR = offset + sum of weight * feature, clipped to the bounds; the first feature is the score."""
 
     weights: tuple[float, ...]
     offset: float
@@ -43,12 +43,8 @@ class LinearCalibration:
     is_separable: bool = False
     """Those trials had no error at some threshold, so that only the penalty keeps the weights finite."""
 
-    def bounded(self, features: NDArray[np.floating]) -> Floats:
-        """Map features [N, F] to log-likelihood ratios [N] within the bounds; raises as `apply` does."""
-        return self.apply(features).clip(*self.bounds)
-
     def apply(self, features: NDArray[np.floating]) -> Floats:
-        """Map features [N, F] to ratios [N] without bounds, to rank by.
+        """Map features [N, F] to ratios [N], not clipped to the bounds.
 
         Raises:
             DataError: the number of features differs from that the calibration was learnt with.
@@ -145,7 +141,7 @@ def cross_validate(
                 others = ~np.isin(left, (first, second)) & ~np.isin(right, (first, second))
                 fitted.append(fit_calibration(features[others], given[others]))
                 unbounded[held_out] = fitted[-1].apply(features[held_out])
-                llrs[held_out] = fitted[-1].bounded(features[held_out])
+                llrs[held_out] = unbounded[held_out].clip(*fitted[-1].bounds)
                 if false_accept_rate is not None:
                     # Chosen on the trials that the map was learnt on, so that it too has never seen the held-out ones.
                     curve = error_curve(fitted[-1].apply(features[others]), given[others])

@@ -39,16 +39,6 @@ class ErrorCurve:
     num_targets: int
     num_nontargets: int
 
-    @property
-    def miss_rate(self) -> Floats:
-        """Share of targets rejected at each threshold."""
-        return self.num_misses / self.num_targets
-
-    @property
-    def false_accept_rate(self) -> Floats:
-        """Share of nontargets accepted at each threshold."""
-        return self.num_false_accepts / self.num_nontargets
-
 
 def check_trials(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
     """Check scores and labels and return them as float64 [N] and bool [N] (True = target).

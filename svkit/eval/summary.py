@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from svkit.eval import bootstrap
 from svkit.eval.crossings import resample_crossings
-from svkit.eval.llr import act_dcf, bayes_threshold, cllr, min_cllr
+from svkit.eval.llr import bayes_threshold, cllr, min_cllr
 from svkit.eval.metrics import (
     ErrorCurve,
     check_trials,
@@ -60,18 +60,13 @@ class Draws:
         return np.asarray(self.speakers.enroll == self.speakers.test)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class Resampled:
-    """The errors of one system in every resample."""
+def resample_errors(scores: ArrayLike, labels: ArrayLike, draws: Draws) -> tuple[Floats, Floats]:
+    """Measure scores [N] with labels [N] in every resample.
 
-    eer: Floats
-    """[R]."""
-    band: Floats
-    """[2, len(BAND_RATES)] interval ends of the miss rate at `BAND_RATES`; NaN if most resamples are undefined."""
-
-
-def resample_errors(scores: ArrayLike, labels: ArrayLike, draws: Draws) -> Resampled:
-    """Measure scores [N] with labels [N] in every resample."""
+    Returns:
+        EERs [R], and the ends [2, len(BAND_RATES)] of the intervals of the miss rate at `BAND_RATES`; these are NaN if
+        most resamples are undefined.
+    """
     drawn = draws.multiplicities
     once = np.ones_like(drawn[:1])  # the trials as they are
     counts = np.concatenate([once, drawn])
@@ -81,7 +76,7 @@ def resample_errors(scores: ArrayLike, labels: ArrayLike, draws: Draws) -> Resam
         for place, miss in enumerate(misses[0].tolist()):
             interval = bootstrap.rate_interval(miss, misses[1:, place], drawn, draws.num_people)
             ends[:, place] = interval.low, interval.high
-    return Resampled(eer=eers[1:], band=ends)
+    return eers[1:], ends
 
 
 def summarize(
@@ -89,7 +84,7 @@ def summarize(
     labels: ArrayLike,
     llrs: ArrayLike | None = None,
     draws: Draws | None = None,
-    resampled: Resampled | None = None,
+    eers: Floats | None = None,
     applications: Sequence[Application] = APPLICATIONS,
 ) -> Rates:
     """Compute every metric of scored trials.
@@ -99,7 +94,7 @@ def summarize(
         labels: [N] 1 for target, 0 for nontarget.
         llrs: [N] natural-log likelihood ratios of the same trials; adds Cllr, actDCF and the Bayes decisions.
         draws: resampled speakers of the trials; adds intervals.
-        resampled: result of `resample_errors` for them; given with `draws`.
+        eers: [R] the EERs that `resample_errors` found in them; given with `draws`.
         applications: those of the detection costs.
 
     Raises:
@@ -112,8 +107,8 @@ def summarize(
         thresholds[f"far_{rate:g}"] = replace(far_point(curve, rate), is_resolved=is_resolved)
     minima = _lowest_costs(curve, applications)
     eer, eer_interval = equal_error_rate(curve), None
-    if draws is not None and resampled is not None:
-        eer_interval = _eer_interval(eer, resampled.eer, draws)
+    if draws is not None and eers is not None:
+        eer_interval = _eer_interval(eer, eers, draws)
         points = _with_intervals([*thresholds.values(), *minima], scores, labels, draws)
         thresholds = dict(zip(thresholds, points, strict=False))
         minima = [_with_cost_interval(point, 1.0) for point in points if isinstance(point, DetectionCost)]
@@ -152,8 +147,7 @@ def _with_llrs(
         cllr_interval=cllr_interval,
         min_cllr_llr=min_cllr(curve),
         act_dcf=tuple(
-            _with_cost_interval(_cost(one, act_dcf(curve, one.effective_prior)[0], point))
-            for one, point in zip(applications, points, strict=False)
+            _with_cost_interval(_cost(one, point)) for one, point in zip(applications, points, strict=False)
         ),
         min_dcf_llr=tuple(_lowest_costs(curve, applications)),
         bayes_thresholds={f"p_target_{one.name}": point for one, point in zip(decided, points, strict=True)},
@@ -198,12 +192,13 @@ def summarize_group(
 
 
 def _lowest_costs(curve: ErrorCurve, applications: Sequence[Application]) -> list[DetectionCost]:
-    return [_cost(one, *min_dcf(curve, one.effective_prior)) for one in applications]
+    return [_cost(one, min_dcf(curve, one.effective_prior)[1]) for one in applications]
 
 
-def _cost(application: Application, value: float, point: OperatingPoint) -> DetectionCost:
+def _cost(application: Application, point: OperatingPoint) -> DetectionCost:
     at = {field.name: getattr(part, field.name) for part in (point, application) for field in fields(part)}
-    return DetectionCost(**at, value=value)
+    cost = detection_cost(point.miss_rate, point.false_accept_rate, application.effective_prior)
+    return DetectionCost(**at, value=float(cost))
 
 
 def _with_cost_interval(cost: DetectionCost, most: float = np.inf) -> DetectionCost:

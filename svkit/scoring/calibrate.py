@@ -141,7 +141,8 @@ def apply(record: CalibrationRecord, features: Features) -> tuple[NDArray[np.flo
             f"{', '.join(features.names)}; use --qmf and --cohort as you did then"
         )
     learnt = map_of(record)
-    return learnt.apply(features.values), learnt.bounded(features.values)
+    ratios = learnt.apply(features.values)
+    return ratios, ratios.clip(*learnt.bounds)
 
 
 def install(own: Path, record: CalibrationRecord, checkpoint: Artifact | None) -> str:
@@ -151,14 +152,13 @@ def install(own: Path, record: CalibrationRecord, checkpoint: Artifact | None) -
     of another back-end, a cohort, or a ratio that falls with the score. A calibration that `svkit calibrate` made for
     this checkpoint is not replaced, because somebody asked for its operating point.
     """
-    if needs_a_cohort(record) or record.backend != describe_backend(Backend()) or not checkpoint:
+    is_plain = record.backend == describe_backend(Backend()) and not needs_a_cohort(record)
+    if not is_plain or not record.weights[0] > 0 or not checkpoint:
         return str(own)
     directory = Path(checkpoint["path"])
     if not directory.name or not directory.is_dir() or sha256_artifact(directory) != checkpoint["sha256"]:
         return str(own)
     path = directory / FILE_NAME
-    if not record.weights[0] > 0:
-        return str(own)
     if _decides(path, record):
         return (
             f"{own}; `svkit verify` still decides by {path}, which `svkit calibrate` made; remove that first, or give"

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.eval import bootstrap
 from svkit.eval.results import Band
-from svkit.eval.summary import BAND_RATES, Draws, Resampled, resample_errors
+from svkit.eval.summary import BAND_RATES, Draws, resample_errors
 from svkit.progress import Progress
 from svkit.scoring.trial_speakers import find_speakers
 from svkit.store.enrollment import read_enrollment
@@ -38,14 +39,15 @@ def read_systems(directories: Sequence[Path]) -> list[Scores]:
     return systems
 
 
-def keep_resamples(draws: Draws, seed: int, resampled: Resampled) -> Resamples:
-    """Return the part of resampled errors that comparisons and DET bands need later."""
+def make_resamples(scores: ArrayLike, labels: ArrayLike, draws: Draws, seed: int) -> Resamples:
+    """Resample the errors of scores [N] with labels [N] for comparisons and DET bands; `seed` is that of the draws."""
+    eers, band = resample_errors(scores, labels, draws)
     digest = hashlib.sha256(f"{seed} {draws.multiplicities.shape}".encode())
     for side in (draws.speakers.enroll, draws.speakers.test):
         digest.update(np.ascontiguousarray(side, dtype=np.int32).data)
     return Resamples(
-        eer=resampled.eer,
-        band=resampled.band,
+        eer=eers,
+        band=band,
         draws=digest.hexdigest(),
         seed=seed,
         num_speakers=draws.speakers.num_speakers,
@@ -69,7 +71,7 @@ def find_resamples(
         progress.note(f"{directory}: no comparison: {error}")
         return None
     draws = Draws(speakers=speakers, multiplicities=drawn, source=source)
-    return keep_resamples(draws, seed, resample_errors(scores.scores, scores.trials.labels, draws))
+    return make_resamples(scores.scores, scores.trials.labels, draws, seed)
 
 
 def compare_systems(

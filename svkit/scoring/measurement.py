@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from svkit.errors import ConfigError, DataError
 from svkit.eval.bootstrap import TrialSpeakers, draw_multiplicities
 from svkit.eval.logistic import cross_validate
-from svkit.eval.summary import APPLICATIONS, Draws, resample_errors, summarize, summarize_group
+from svkit.eval.summary import APPLICATIONS, Draws, summarize, summarize_group
 from svkit.progress import Progress
 from svkit.scoring.breakdown import Grouping
 from svkit.scoring.calibrate import Features, apply, learn
-from svkit.scoring.comparison import NUM_RESAMPLES, keep_resamples
+from svkit.scoring.comparison import NUM_RESAMPLES, make_resamples
 from svkit.scoring.ratio import slope_caution
 from svkit.scoring.request import ScoreRequest
 from svkit.scoring.subject import Subject
@@ -88,13 +88,14 @@ def judge(
     )
     # A guard may have let one class pass; then there are counts only.
     if metrics.num_targets and metrics.num_nontargets:
-        resampled = None
+        eers = None
         applications = tuple(dict.fromkeys((*APPLICATIONS, *request.applications)))
         if draws is not None:
-            resampled = resample_errors(scores, trials.labels, draws)
-            write_resamples(output.path, keep_resamples(draws, request.seed, resampled))
+            resamples = make_resamples(scores, trials.labels, draws, request.seed)
+            write_resamples(output.path, resamples)
+            eers = resamples.eer
         try:
-            rates = summarize(scores, trials.labels, llrs, draws, resampled, applications)
+            rates = summarize(scores, trials.labels, llrs, draws, eers, applications)
         except DataError as error:  # most resamples lack a class
             no_interval = str(error)
             progress.note(f"no confidence interval: {error}")

@@ -10,7 +10,9 @@ from sklearn.isotonic import IsotonicRegression
 
 from svkit.errors import ConfigError
 from svkit.eval import llr
-from svkit.eval.metrics import error_curve, min_dcf
+from svkit.eval.metrics import detection_cost, error_curve, min_dcf, threshold_point
+from svkit.eval.results import Application
+from svkit.eval.summary import summarize
 
 
 def gaussian_llrs(num=40_000, d_prime=2.0, seed=0):
@@ -37,16 +39,20 @@ def test_calibrated_gaussians_lose_nothing_and_shifted_ones_do():
     assert llr.cllr(values + 3, labels) > best + 0.1
     assert llr.min_cllr(error_curve(values + 3, labels)) == pytest.approx(best)
     for p_target in (0.05, 0.5):
-        assert llr.act_dcf(curve, p_target)[0] == pytest.approx(min_dcf(curve, p_target)[0], abs=0.06)
+        point = threshold_point(curve, llr.bayes_threshold(p_target))
+        cost = detection_cost(point.miss_rate, point.false_accept_rate, p_target)
+        assert cost == pytest.approx(min_dcf(curve, p_target)[0], abs=0.06)
 
 
 def test_act_dcf_decides_at_the_bayes_threshold():
     values = np.array([-5.0, 2.9, 3.0, 1.0, 4.0])
     labels = np.array([0, 0, 0, 1, 1])
-    cost, point = llr.act_dcf(error_curve(values, labels), 0.05)  # threshold log(19) = 2.944
-    assert point.threshold == pytest.approx(np.log(19))
-    assert (point.miss_rate, point.false_accept_rate) == (0.5, pytest.approx(1 / 3))
-    assert cost == pytest.approx(0.5 + 19 / 3)
+    found = summarize(values, labels, values, applications=[Application(p_target=0.05)]).act_dcf
+    assert found is not None
+    (cost,) = found
+    assert cost.threshold == pytest.approx(np.log(19))  # 2.944
+    assert (cost.miss_rate, cost.false_accept_rate) == (0.5, pytest.approx(1 / 3))
+    assert cost.value == pytest.approx(0.5 + 19 / 3)
     assert llr.bayes_threshold(0.5, c_fa=10) == pytest.approx(np.log(10))
 
 

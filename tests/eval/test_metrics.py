@@ -40,13 +40,17 @@ def lower_hull_eer(points):
     return best
 
 
+def rates(curve):
+    accepts, misses = curve.num_false_accepts / curve.num_nontargets, curve.num_misses / curve.num_targets
+    return list(zip(accepts.tolist(), misses.tolist(), strict=True))
+
+
 @given(trial_sets)
 def test_counts_and_rates_equal_brute_force(rows):
     scores, labels = split(rows)
     curve = metrics.error_curve(scores, labels)
     points = brute_points(scores, labels)
-    np.testing.assert_allclose(curve.false_accept_rate, [accept for accept, _ in points])
-    np.testing.assert_allclose(curve.miss_rate, [miss for _, miss in points])
+    np.testing.assert_allclose(rates(curve), points)
     assert curve.thresholds[:-1].tolist() == sorted(set(scores.tolist()))
 
 
@@ -157,7 +161,7 @@ def test_det_corners_draw_the_same_curve(rows):
     curve = metrics.error_curve(*split(rows))
     accept, miss = metrics.det_corners(curve)
     # Every point of the full curve lies on a segment between two consecutive corners.
-    for x, y in zip(curve.false_accept_rate, curve.miss_rate, strict=True):
+    for x, y in rates(curve):
         inside = [
             min(a, c) - 1e-12 <= x <= max(a, c) + 1e-12
             and b - 1e-12 <= y <= d + 1e-12

@@ -41,7 +41,7 @@ def measured(**changes):
     scores = rng.normal(size=300) + 2 * labels
     speakers = TrialSpeakers(enroll=left, test=right, num_speakers=9)
     draws = Draws(speakers=speakers, multiplicities=draw_multiplicities(9, 50, 0), source="manifest")
-    rates = summarize(scores, labels, scores, draws, resample_errors(scores, labels, draws))
+    rates = summarize(scores, labels, scores, draws, resample_errors(scores, labels, draws)[0])
     return Metrics(**{field.name: getattr(rates, field.name) for field in fields(rates)}, **facts(**changes))
 
 
