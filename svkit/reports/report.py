@@ -14,7 +14,7 @@ from svkit.reports import conditions, document, facts, figures, results, timing,
 from svkit.reports.card import write_card
 from svkit.reports.tables import Table
 from svkit.scoring.comparison import NUM_RESAMPLES
-from svkit.scoring.conditions import compare_conditions, split_conditions
+from svkit.scoring.conditions import compare_conditions
 from svkit.scoring.guards import Guards, check_scores
 from svkit.scoring.lineage import made_with, mixed_recipes, pruned_by, shown_path, training_lists
 from svkit.store.atomic import write_bytes, write_text
@@ -71,7 +71,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
             guards.cautions.extend(f"{_below(exp, directory)}: {caution}" for caution in metrics.cautions)
     if not measured and not guards.cautions:
         raise ArtifactError(f"{exp / 'scores'}: no scores of trials with labels; a report needs some")
-    plain = dict(split_conditions([*measured.items()])[0])
+    plain = {path: metrics for path, metrics in measured.items() if metrics.condition is None}
     if measured and not plain:
         raise ArtifactError(
             f"{exp / 'scores'}: scores under conditions only; also score embeddings of the recordings as they are"

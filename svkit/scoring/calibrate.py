@@ -16,7 +16,7 @@ from svkit.scoring.trial_scores import CohortMeans, Lookup
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration, write_calibration
 from svkit.store.metrics import ListId
-from svkit.store.places import Artifact
+from svkit.store.places import Artifact, sha256_of
 from svkit.store.provenance import sha256_artifact, sha256_file
 
 
@@ -72,7 +72,7 @@ def learn(subject: Subject, features: Features) -> CalibrationRecord:
         offset=fitted.offset,
         prior=PRIOR,
         backend=subject.backend,
-        checkpoint_sha256=subject.checkpoint_sha256,
+        checkpoint_sha256=sha256_of(subject.checkpoint),
         trials=ListId(name=path.stem, sha256=sha256_file(path)),
         num_targets=num_targets,
         num_nontargets=len(trials) - num_targets,
@@ -113,7 +113,7 @@ def check_calibration(path: Path, subject: Subject, cohort_size: int | None = No
         )
         names = first_five(sorted(shared))
         guards.stop("calibrated-on-test", DataError(f"{path}: {found}: {names}; {remedy}"))
-    if record.checkpoint_sha256 != subject.checkpoint_sha256:
+    if record.checkpoint_sha256 != sha256_of(subject.checkpoint):
         raise ArtifactError(
             f"{path}: expected a calibration of the model scored here, found one of another model"
         )

@@ -89,42 +89,34 @@ def compare_systems(
             )
         return []
     usable.sort(key=lambda system: system[0].name != "dense")
-    reference = usable[0]
+    (reference, base), *others = usable
+    wanted = reference.trials.sha256, reference.trials.left_out, base.draws
     comparisons = []
-    for metrics, resamples in usable[1:]:
-        trials, others = metrics.trials, reference[0].trials
-        if (trials.sha256, trials.left_out) == (others.sha256, others.left_out) and (
-            resamples.draws == reference[1].draws
-        ):
-            try:
-                comparisons.append(compare((metrics, resamples), reference))
-            except DataError as error:
-                progress.note(f"no comparison of {metrics.name} with {reference[0].name}: {error}")
+    for metrics, resamples in others:
+        if (metrics.trials.sha256, metrics.trials.left_out, resamples.draws) != wanted:
+            continue
+        eers = metrics.eer, reference.eer
+        try:
+            found = bootstrap.paired_difference(resamples.eer, base.eer, eers, base.num_speakers)
+        except DataError as error:  # most resamples lack a class
+            progress.note(f"no comparison of {metrics.name} with {reference.name}: {error}")
+            continue
+        comparisons.append(
+            Comparison(
+                trials=metrics.trials.name,
+                backend=reference.backend.name,
+                first=metrics.name,
+                second=reference.name,
+                eer_difference=found.difference,
+                low=found.interval.low,
+                high=found.interval.high,
+                level=found.interval.level,
+                p_value=found.p_value,
+                num_speakers=base.num_speakers,
+                num_resamples=len(base.eer),
+            )
+        )
     return comparisons
-
-
-def compare(first: tuple[Metrics, Resamples], second: tuple[Metrics, Resamples]) -> Comparison:
-    """Compare the EERs of two systems in the same resamples.
-
-    Raises:
-        DataError: most resamples are undefined.
-    """
-    (metrics, resamples), (reference, base) = first, second
-    eers = metrics.eer, reference.eer
-    found = bootstrap.paired_difference(resamples.eer, base.eer, eers, base.num_speakers)
-    return Comparison(
-        trials=metrics.trials.name,
-        backend=reference.backend.name,
-        first=metrics.name,
-        second=reference.name,
-        eer_difference=found.difference,
-        low=found.interval.low,
-        high=found.interval.high,
-        level=found.interval.level,
-        p_value=found.p_value,
-        num_speakers=base.num_speakers,
-        num_resamples=len(base.eer),
-    )
 
 
 def det_band(resamples: Resamples, num_nontargets: int) -> Band:

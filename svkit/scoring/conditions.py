@@ -22,14 +22,6 @@ _Found = dict[str | None, dict[str, tuple[Metrics, Resamples | None]]]
 """Systems by condition and name."""
 
 
-def split_conditions(
-    measured: Sequence[tuple[Path, Metrics]],
-) -> tuple[list[tuple[Path, Metrics]], list[tuple[Path, Metrics]]]:
-    """Return the scores of recordings as they are, and those under conditions."""
-    plain = [one for one in measured if one[1].condition is None]
-    return plain, [one for one in measured if one[1].condition is not None]
-
-
 def compare_conditions(
     measured: Sequence[tuple[Path, Metrics]], seed: int, progress: Progress
 ) -> tuple[ConditionRates, ...]:
@@ -38,14 +30,16 @@ def compare_conditions(
     `measured` has metrics with their directories of scores, including those of recordings as they are; `seed` is that
     of the bootstrap.
     """
-    plain, changed = split_conditions(measured)
     lists: dict[tuple[object, ...], _Found] = defaultdict(lambda: defaultdict(dict))
-    for directory, metrics in changed:
-        assert metrics.condition is not None
+    for directory, metrics in measured:
+        if metrics.condition is None:
+            continue
         resamples = find_resamples(directory, metrics, NUM_RESAMPLES, seed, progress)
         found = lists[(*_key(metrics), metrics.condition.sides)]
         found[metrics.condition.name][plain_name(metrics.name)] = (metrics, resamples)
-    for directory, metrics in plain:
+    for directory, metrics in measured:
+        if metrics.condition is not None:
+            continue
         for key in (key for key in lists if key[:-1] == _key(metrics)):
             resamples = find_resamples(directory, metrics, NUM_RESAMPLES, seed, progress)
             lists[key][None][metrics.name] = (metrics, resamples)

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from svkit.errors import ArtifactError, ConfigError, DataError, SvkitError, first_five
+from svkit.progress import Progress
 from svkit.scoring.lineage import training_speakers
 from svkit.scoring.trial_speakers import (
     manifest_speakers,
@@ -71,6 +72,11 @@ class Guards:
         """Record once what does not have to stop the command; None: nothing."""
         if words is not None and words not in self.cautions:
             self.cautions.append(words)
+
+    def tell(self, progress: Progress, first: int = 0) -> None:
+        """Tell the user the cautions from number `first` on."""
+        for caution in self.cautions[first:]:
+            progress.note(f"allowed, and recorded: {caution}")
 
 
 def check_training(

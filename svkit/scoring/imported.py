@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from svkit.config.conditions import plain_name
@@ -19,7 +20,6 @@ from svkit.scoring.subject import Subject, TrialSet
 from svkit.scoring.systems import one_each
 from svkit.scoring.trial_speakers import speakers_of_manifest, trial_utterances
 from svkit.store.calibration import FILE_NAME
-from svkit.store.coded import Coded
 from svkit.store.embeddings import read_facts
 from svkit.store.metrics import IMPORTED, BackendRecord
 from svkit.store.output import Output
@@ -96,8 +96,7 @@ def score_imported(
         subject = replace(subject, calibration=check_calibration(output.inputs["calibration"], subject))
     groupings = subject.groupings(request.by)
     with output.open():
-        for caution in guards.cautions[num_said:]:
-            progress.note(f"allowed, and recorded: {caution}")
+        guards.tell(progress, num_said)
         features = Features(names=("score",), values=scores[:, None])
         if judge(request, subject, features, scores, groupings, output, progress) is not None:
             progress.note(f"calibration: {output.path / FILE_NAME}")
@@ -175,10 +174,10 @@ def _find_rows(found: ForeignScores, trial_set: TrialSet, offer: str) -> NDArray
         for side, other in ((found.enroll, trials.enroll), (found.test, trials.test))
     ):
         return np.arange(len(trials))
-    # A pair of ids becomes one integer, so that lists of millions of trials are matched by sorting.
+    # A pair of ids becomes one integer, so that lists of millions of trials are matched fast.
     base = len(trials.test.values)
     enroll, test = (
-        side.look_up(_places(side, other))
+        side.look_up(pd.Index(other.values).get_indexer(pd.Index(side.values)))
         for side, other in ((found.enroll, trials.enroll), (found.test, trials.test))
     )
     wanted = trials.enroll.codes.astype(np.int64) * base + trials.test.codes
@@ -186,18 +185,10 @@ def _find_rows(found: ForeignScores, trial_set: TrialSet, offer: str) -> NDArray
     unknown = np.flatnonzero(~np.isin(keys, wanted))
     if len(unknown):
         _refuse(found, unknown, f"are of trials that {trial_set.path} lacks", offer)
-    order = np.argsort(keys, kind="stable")
-    repeated = order[1:][keys[order[1:]] == keys[order[:-1]]]
-    if len(repeated):
-        _refuse(found, np.sort(repeated), "repeat the trial of an earlier line", "")
-    places = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
-    return np.where(keys[order][places] == wanted, order[places], -1)
-
-
-def _places(side: Coded, of: Coded) -> NDArray[np.int64]:
-    """Return the index of each distinct text of one column [U] among those of another; -1: it is not there."""
-    place = {text: number for number, text in enumerate(of.values)}
-    return np.array([place.get(text, -1) for text in side.values], np.int64)
+    index = pd.Index(keys)
+    if len(repeated := np.flatnonzero(index.duplicated())):
+        _refuse(found, repeated, "repeat the trial of an earlier line", "")
+    return index.get_indexer(pd.Index(wanted))
 
 
 def _refuse(found: ForeignScores, rows: NDArray[np.int64], what: str, offer: str) -> None:

@@ -49,7 +49,7 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     trial_set = TrialSet.read(request)
     check_options(request, trial_set.trials)
     check_list(guards, request.trials, trial_set.trials, trial_set.enrollment)
-    _say(guards.cautions, progress)
+    guards.tell(progress)
     name = request.trials.stem
     if request.fuse:
         return ScoreResult(trials=name, systems=(fuse(request, trial_set, guards, progress),))
@@ -152,7 +152,7 @@ def _score_system(
     plda = material.plda(backend, progress)
     groupings = subject.groupings(request.by)
     with output.open():
-        _say(guards.cautions[num_said:], progress)
+        guards.tell(progress, num_said)
         centered = lookup if mean is None else lookup.centered(mean)
         scores, cohort_means = score_trials(centered, backend, cohort, plda)
         features = Features(names=("score",), values=scores[:, None])
@@ -220,8 +220,3 @@ def _compare(systems: Sequence[SystemScore], seed: int, progress: Progress) -> t
         for directory, metrics in rated
     ]
     return tuple(compare_systems(found, progress))
-
-
-def _say(cautions: Sequence[str], progress: Progress) -> None:
-    for caution in cautions:
-        progress.note(f"allowed, and recorded: {caution}")

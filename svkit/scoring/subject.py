@@ -18,7 +18,7 @@ from svkit.store.calibration import CalibrationRecord
 from svkit.store.coded import Coded
 from svkit.store.enrollment import read_enrollment
 from svkit.store.metrics import BackendRecord, Condition, LeftOut, TrialList
-from svkit.store.places import Artifact, sha256_of
+from svkit.store.places import Artifact
 from svkit.store.provenance import sha256_file
 from svkit.store.trials import Trials, read_trials
 
@@ -111,11 +111,6 @@ class Subject:
     """Calibration learnt on other trials, to be applied to these."""
     num_folds: int = 0
     """Folds of a cross-validation on these trials; 0: none."""
-
-    @property
-    def checkpoint_sha256(self) -> str | None:
-        """Sha256 of the model, if there is one and it is known."""
-        return sha256_of(self.checkpoint)
 
     def speaker_names(self) -> set[str] | None:
         """Return the speakers of the trials by the manifest; None: not known."""

@@ -1,6 +1,5 @@
 """Find the embeddings that a trial list needs, and score its trials."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,17 +53,14 @@ def look_up(
         utterances = np.asarray(needed["utterance_id"], dtype=object)
         known = pd.Index(needed["enroll_id"].unique())
         _refuse_missing(
-            "the enrollment map",
-            [_missing(known.get_indexer(pd.Index(enroll_ids)), enroll_ids, "enrollments")],
+            "the enrollment map", (known.get_indexer(pd.Index(enroll_ids)), enroll_ids, "enrollments")
         )
         groups = pd.Index(enroll_ids).get_indexer(pd.Index(needed["enroll_id"]))
     index = pd.Index(embeddings.ids)
     enroll_rows, test_rows = (index.get_indexer(pd.Index(ids)) for ids in (utterances, test_ids))
-    sides = (
-        _missing(enroll_rows, utterances, "enrollment utterances"),
-        _missing(test_rows, test_ids, "test utterances"),
+    _refuse_missing(
+        source, (enroll_rows, utterances, "enrollment utterances"), (test_rows, test_ids, "test utterances")
     )
-    _refuse_missing(source, sides)
     return Lookup(
         enroll=embeddings.matrix[enroll_rows],
         enroll_groups=groups.astype(np.int64),
@@ -88,18 +84,15 @@ def has_embeddings(
     return np.asarray(has_test & has_enroll, dtype=bool)
 
 
-def _missing(rows: NDArray[np.int64], ids: NDArray[np.object_], what: str) -> str | None:
-    missing = np.asarray(ids)[rows < 0]
-    if not len(missing):
-        return None
-    shown = first_five(missing[:5].tolist()) + (", ..." if len(missing) > 5 else "")
-    return f"{len(missing)} of {len(ids)} {what} ({shown})"
-
-
-def _refuse_missing(source: str, missing: Sequence[str | None]) -> None:
-    if any(missing):
-        found = " and ".join(filter(None, missing))
-        raise DataError(f"{source}: nothing for {found} of the trials; all are needed")
+def _refuse_missing(source: str, *sides: tuple[NDArray[np.int64], NDArray[np.object_], str]) -> None:
+    """Raise DataError for ids [N] whose row [N] is -1; a side is its rows, its ids and their name in the message."""
+    found = []
+    for rows, ids, what in sides:
+        if len(missing := ids[rows < 0].tolist()):
+            shown = first_five(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            found.append(f"{len(missing)} of {len(ids)} {what} ({shown})")
+    if found:
+        raise DataError(f"{source}: nothing for {' and '.join(found)} of the trials; all are needed")
 
 
 def score_trials(
