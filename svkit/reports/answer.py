@@ -40,6 +40,7 @@ def pairs(report: Report) -> list[Pair]:
         return system.trials.sha256, system.trials.left_out, system.backend.name
 
     known = [(system, model) for system in report.systems if (model := wording.model_of(report, system))]
+    compared = {(one.trials, one.backend, one.first, one.second): one for one in reversed(report.comparisons)}
     found = []
     for pruned, pruned_model in known:
         if pruned_model.sparsity <= 0:
@@ -55,16 +56,12 @@ def pairs(report: Report) -> list[Pair]:
                     dense_model=dense_model,
                     pruned=pruned,
                     pruned_model=pruned_model,
-                    comparison=_comparison(report, dense, pruned),
+                    comparison=compared.get(
+                        (pruned.trials.name, pruned.backend.name, pruned.name, dense.name)
+                    ),
                 )
             )
     return found
-
-
-def _comparison(report: Report, dense: System, pruned: System) -> Comparison | None:
-    wanted = (pruned.trials.name, pruned.backend.name, pruned.name, dense.name)
-    of_all = report.comparisons
-    return next((one for one in of_all if (one.trials, one.backend, one.first, one.second) == wanted), None)
 
 
 def advice(report: Report) -> list[str]:

@@ -14,9 +14,8 @@ from markupsafe import Markup
 from svkit.errors import ArtifactError
 from svkit.models.info import describe_checkpoint
 from svkit.pruning.outcome import vanished_sentence
-from svkit.reports import results, wording
+from svkit.reports import results, templates, wording
 from svkit.reports.tables import Table
-from svkit.reports.templates import render_markdown
 from svkit.scoring.lineage import corpus_of, pruned_by, source_of, training_lists
 from svkit.scoring.ratio import bounds_gap, map_of, slope_caution
 from svkit.store import calibration
@@ -89,12 +88,11 @@ def render(
     if facts.vanished and not pruning.vanished:
         limits.append(vanished_sentence(facts.vanished))
     inputs = [[entry["name"], Path(entry["path"]).name, entry["sha256"][:16]] for entry in record["inputs"]]
-    return render_markdown(
+    return templates.render(
         "card.md.j2",
         name=directory.name if publication is None else publication.repository.partition("/")[2],
-        address=None
-        if publication is None
-        else Markup(f"hub:{publication.repository}"),  # `hub.parse` has read it
+        # `hub.parse` has read the repository's name.
+        address=None if publication is None else Markup(f"hub:{publication.repository}"),
         title=_TITLES.get(record["command"], "speaker model"),
         num_layers=len(facts.widths["num_heads"]),
         kind="dense" if facts.teacher_parameters is None else f"cut by {100 * facts.sparsity:.1f} %",
@@ -154,9 +152,7 @@ def _classifier(classes: pd.DataFrame, *, is_foreign: bool) -> str:
 def _evaluation(systems: Sequence[Metrics]) -> Table:
     rows = [
         [
-            system.trials.name
-            if (corpus := evaluated_on(system)) is None
-            else f"{system.trials.name} ({corpus})",
+            system.trials.name + (f" ({corpus})" if (corpus := evaluated_on(system)) else ""),
             f"{system.num_targets:,} / {system.num_nontargets:,}",
             system.backend.name,
             results.eer_cell(system),
@@ -173,26 +169,16 @@ def evaluated_on(system: Metrics) -> str | None:
     return None if corpus is None else wording.corpus_title(corpus)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Calibration:
-    """What the card says about the calibration."""
-
-    is_readable: bool
-    low: str = ""
-    high: str = ""
-    cautions: tuple[str, ...] = ()
-
-
-def _calibration(directory: Path) -> _Calibration | None:
-    """Read the calibration beside a checkpoint; None if there is none."""
+def _calibration(directory: Path) -> dict[str, object] | None:
+    """Return the facts of the calibration beside a checkpoint: empty if it cannot be read; None: there is none."""
     path = directory / calibration.FILE_NAME
     if not path.exists():
         return None
     try:
         record = calibration.read_calibration(path)
     except ArtifactError:
-        return _Calibration(is_readable=False)
+        return {}
     low, high = map_of(record).bounds
     words = [("Caution", slope_caution(record)), ("Not known", bounds_gap(Path(path.name), record))]
-    cautions = tuple(f"{kind}: {text}." for kind, text in words if text is not None)
-    return _Calibration(is_readable=True, low=f"{low:+.1f}", high=f"{high:+.1f}", cautions=cautions)
+    cautions = [f"{kind}: {text}." for kind, text in words if text is not None]
+    return {"low": f"{low:+.1f}", "high": f"{high:+.1f}", "cautions": cautions}

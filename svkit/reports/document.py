@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from svkit.reports import answer, conditions, results, wording
-from svkit.reports.figures import GROUPS, Panel
+from svkit.reports.figures import Panel
 from svkit.reports.tables import Table
-from svkit.reports.templates import render_markdown, render_page
+from svkit.reports.templates import render
 from svkit.store.report import Report
 
 READ_ON = {
@@ -43,12 +43,12 @@ class Section:
 
 def to_page(report: Report, panels: Sequence[Panel], svgs: Mapping[str, str]) -> str:
     """Return the report as one self-contained HTML page; `svgs` are the drawn panels by name."""
-    return render_page("page.html.j2", **_first_screen(report), sections=_sections(report, panels), svgs=svgs)
+    return render("page.html.j2", **_first_screen(report), sections=_sections(report, panels), svgs=svgs)
 
 
 def to_text(report: Report, panels: Sequence[Panel]) -> str:
     """Return the report as markdown, with links to `figures/`."""
-    return render_markdown("report.md.j2", **_first_screen(report), sections=_sections(report, panels))
+    return render("report.md.j2", **_first_screen(report), sections=_sections(report, panels))
 
 
 def tables(report: Report) -> dict[str, Table]:
@@ -71,56 +71,53 @@ def _first_screen(report: Report) -> dict[str, Sequence[object]]:
 
 def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
     """Return the parts of the report that have anything to show, in their order."""
-    systems = report.systems
-    drawn = {group: [panel for panel in panels if panel.group == group] for group in GROUPS}
-    breakdowns = results.breakdowns(systems)
-    tables = {
-        "errors": [results.errors(systems), *breakdowns],
-        "calibration": [results.calibration(systems)],
-        "structure": [results.pruning(report.prunings, "Pruning")],
-        "training": [results.training(report.training)],
-    }
-    notes = {
-        "results": wording.notes(report),
-        "errors": [wording.ERRORS_NOTE, *dict.fromkeys(note for table in breakdowns for note in table.notes)],
-        "calibration": [wording.CALIBRATION_NOTE],
-        "structure": [wording.LAYERS_NOTE]
-        * any(model.is_evaluated and model.sparsity for model in report.models)
-        + [wording.DISTANCE_NOTE] * bool(report.prunings),
-        "training": wording.training_notes(report),
-    }
-    figures = {
-        group: Section(
-            title=title, tables=tables.get(group, []), notes=notes.get(group, []), panels=drawn[group]
-        )
-        for group, title in GROUPS.items()
-    }
-    thresholds = [results.thresholds(system, wording.system_title(system)) for system in systems]
+    systems, breakdowns = report.systems, results.breakdowns(report.systems)
+    has_cut = any(model.is_evaluated and model.sparsity for model in report.models)
     origin = results.provenance(report.provenance)
-    summary = f"{len(origin.rows)} outputs, from the audio lists to this report"
     found = [
-        Section(title="Results", tables=[results.overview(report)], notes=notes["results"]),
-        figures.pop("errors"),
-        figures.pop("calibration"),
+        Section(title="Results", tables=[results.overview(report)], notes=wording.notes(report)),
+        Section(
+            title="Errors",
+            tables=[results.errors(systems), *breakdowns],
+            notes=[wording.ERRORS_NOTE, *dict.fromkeys(note for table in breakdowns for note in table.notes)],
+        ),
+        Section(title="Calibration", tables=[results.calibration(systems)], notes=[wording.CALIBRATION_NOTE]),
         Section(
             title=conditions.TITLE,
             tables=conditions.tables(report.conditions),
             notes=[*conditions.findings(report.conditions), conditions.NOTE],
         ),
-        Section(title="Thresholds", tables=thresholds, notes=[results.threshold_note(systems)]),
-        figures.pop("cost"),
-        figures.pop("structure"),
+        Section(
+            title="Thresholds",
+            tables=[results.thresholds(system, wording.system_title(system)) for system in systems],
+            notes=[results.threshold_note(systems)],
+        ),
+        Section(title="Accuracy against cost"),
+        Section(
+            title="Structure",
+            tables=[results.pruning(report.prunings, "Pruning")],
+            notes=[wording.LAYERS_NOTE] * has_cut + [wording.DISTANCE_NOTE] * bool(report.prunings),
+        ),
         Section(
             title="Checkpoints",
             tables=[results.models(report.models)],
             notes=[wording.MODELS_NOTE] * any(model.is_evaluated for model in report.models),
         ),
-        figures.pop("training"),
-        Section(title="Provenance", tables=[origin], summary=summary),
+        Section(
+            title="Training",
+            tables=[results.training(report.training)],
+            notes=wording.training_notes(report),
+        ),
+        Section(
+            title="Provenance",
+            tables=[origin],
+            summary=f"{len(origin.rows)} outputs, from the audio lists to this report",
+        ),
     ]
     return [
-        replace(part, notes=[*part.notes, f'More: svkit\'s docs/{page}, "{heading}".'])
+        replace(part, panels=drawn, notes=[*part.notes, f'More: svkit\'s docs/{page}, "{heading}".'])
         for part in found
-        if part.panels or any(table.rows for table in part.tables)
+        if (drawn := [panel for panel in panels if panel.section == part.title])
+        or any(table.rows for table in part.tables)
         for page, heading in [READ_ON[part.title]]
     ]

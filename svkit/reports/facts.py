@@ -128,13 +128,11 @@ def counts_of(entry: Artifact) -> ListCounts | None:
         return None
     path, summary = Path(entry["path"]), record.get("summary")
     counts = summary if isinstance(summary, dict) else {}
-    content = {"corpus": corpus} | {
-        name: counts.get(f"{path.stem}_{short}")
-        for name, short in (
-            ("num_speakers", "speakers"),
-            ("num_utterances", "utterances"),
-            ("hours", "hours"),
-        )
+    content = {
+        "corpus": corpus,
+        "num_speakers": counts.get(f"{path.stem}_speakers"),
+        "num_utterances": counts.get(f"{path.stem}_utterances"),
+        "hours": counts.get(f"{path.stem}_hours"),
     }
     return typed(path.parent / PROVENANCE_NAME, content, ListCounts, "summary")
 

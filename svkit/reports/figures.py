@@ -64,14 +64,6 @@ _Looks = Mapping[str, tuple[str, str, str]]
 """Colour, line style and marker of each system, the same in every figure."""
 _Costs = dict[str | None, list[float]]
 """What a model costs, by its path: the value, followed by that of each round where it was timed."""
-GROUPS = {
-    "errors": "Errors",
-    "calibration": "Calibration",
-    "cost": "Accuracy against cost",
-    "structure": "Structure",
-    "training": "Training",
-}
-"""Title of each group of figures, in the order of the report."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,8 +72,8 @@ class Panel:
 
     name: str
     """Unique in the report, and usable as a file name."""
-    group: str
-    """One of `GROUPS`."""
+    section: str
+    """Title of the section of the report that it belongs to."""
     caption: str
     alt: str
     """Alternative text: what the figure shows."""
@@ -140,14 +132,14 @@ def _errors(report: Report) -> Iterator[Panel]:
         if any(system.det.band for system in members):
             caption += "; shaded: 95 % intervals over speakers"
         yield Panel(
-            name=f"det-{name}", group="errors", caption=caption, height_inches=5.4,
+            name=f"det-{name}", section="Errors", caption=caption, height_inches=5.4,
             alt=f"Miss rates that fall as false-accept rates rise. {' '.join(map(seen.det, members))}",
             xlabel="false accepts, % of nontarget trials", ylabel="misses, % of target trials",
             plot=partial(_det, members, looks),
         )  # fmt: skip
     for system in report.systems:
         yield Panel(
-            name=f"scores-{wording.label(system)}-{system.trials.name}", group="errors", height_inches=3.6,
+            name=f"scores-{wording.label(system)}-{system.trials.name}", section="Errors", height_inches=3.6,
             caption=f"{wording.system_title(system)}: distribution of the scores, with thresholds",
             alt=f"Two histograms of scores. {seen.scores(system)}",
             xlabel="score", ylabel="trials of the class, %", legend_columns=3, plot=partial(_histogram, system),
@@ -225,14 +217,14 @@ def _calibration(report: Report) -> Iterator[Panel]:
         if not members:
             continue
         yield Panel(
-            name=f"tippett-{name}", group="calibration", height_inches=4.2, legend_columns=2,
+            name=f"tippett-{name}", section="Calibration", height_inches=4.2, legend_columns=2,
             caption=f"{name}: Tippett plot, the share of trials with at least this likelihood ratio",
             alt=f"Shares that fall from 100 to 0 %. {' '.join(seen.tippett(*one) for one in members)}",
             xlabel="log10 of the likelihood ratio", ylabel="trials at or above, %",
             plot=partial(_tippett, members, looks),
         )  # fmt: skip
         yield Panel(
-            name=f"reliability-{name}", group="calibration", height_inches=4.2,
+            name=f"reliability-{name}", section="Calibration", height_inches=4.2,
             caption=f"{name}: reliability; on the dotted line, ratios mean what they say",
             alt=f"Observed against stated ratios. {' '.join(seen.reliability(*one) for one in members)}",
             xlabel="stated log10 likelihood ratio", ylabel="observed log10 likelihood ratio",
@@ -285,7 +277,7 @@ def _cost(report: Report) -> Iterator[Panel]:
         measures.append(("time", "computing time", xlabel, ", and the least and most of the rounds", times))
     for name, noun, xlabel, rounds, costs in measures:
         yield Panel(
-            name=f"tradeoff-{name}", group="cost",
+            name=f"tradeoff-{name}", section="Accuracy against cost",
             caption=f"EER against {noun}; bars: 95 % intervals of the EER{rounds}",
             alt=" ".join(
                 f"{wording.system_title(one)}: {noun} {costs[one.model_path][0]:.3g}, EER {percent(one.eer)} %."
@@ -324,7 +316,7 @@ def _structure(report: Report) -> Iterator[Panel]:
             kept, dense = np.asarray(model.widths[key]), np.asarray(model.dense_widths[key])
             share = 100 * kept.sum() / max(dense.sum(), 1)
             yield Panel(
-                name=f"structure-{model.path}-{text}", group="structure", height_inches=3.0, legend_columns=2,
+                name=f"structure-{model.path}-{text}", section="Structure", height_inches=3.0, legend_columns=2,
                 caption=f"{model.path}: {text}, {kept.sum():,} of {dense.sum():,} kept ({share:.0f} %)",
                 alt=f"One bar per layer. Kept of {dense.max():,}: {', '.join(map(str, kept))}.",
                 xlabel="layer", ylabel=unit, plot=partial(_widths, kept, dense),
@@ -352,7 +344,7 @@ def _sparsities(report: Report) -> Iterator[Panel]:
         if _is_drawn(reached := stage.train.get("sparsity")):
             caption = f"{stage.stage}: sparsity (target, expected by the gates, counted if cut at that step)"
             yield Panel(
-                name=f"sparsity-{stage.stage}", group="structure", caption=caption, height_inches=3.4,
+                name=f"sparsity-{stage.stage}", section="Structure", caption=caption, height_inches=3.4,
                 alt=f"The expected sparsity goes from {percent(reached.value[0])} to {percent(reached.value[-1])} %"
                 f" in {reached.step[-1]:,} steps.",
                 xlabel="step", ylabel="sparsity, %", legend_columns=3, plot=partial(_sparsity, stage),
@@ -385,7 +377,7 @@ def _training(report: Report) -> Iterator[Panel]:
         short = [_short(stage) for stage in chain if stage not in stages]
         names = f", stages {', '.join(map(_short, stages))}" if name in HOMES else ""
         yield Panel(
-            name=f"training-{name}", group="training", height_inches=2.6, legend_columns=2,
+            name=f"training-{name}", section="Training", height_inches=2.6, legend_columns=2,
             caption=f"{name}: training{names}" + (f"; too short for a curve: {', '.join(short)}" if short else ""),
             alt=" ".join(
                 f"{stage.stage}: a loss from {loss.value[0]:.3g} to {loss.value[-1]:.3g} in {loss.step[-1]:,} steps."
@@ -416,7 +408,10 @@ def _curves(stages: Sequence[StageCurves], axes: Axes) -> None:
             label = ""
         if eer is not None:
             if other is None:
-                other = _second_axis(axes)
+                other = axes.twinx()
+                other.spines["right"].set_visible(True)
+                other.grid(visible=False)
+                other.set(ylabel="validation EER, %")
             other.plot(
                 np.add(start, eer.step), 100 * np.asarray(eer.value), "o--", color=VERMILLION, linewidth=1.1,
                 markersize=3, label="validation EER" if len(other.lines) == 0 else None,
@@ -428,11 +423,3 @@ def _curves(stages: Sequence[StageCurves], axes: Axes) -> None:
             )
         # The next stage continues on the same axis.
         start += max(curve.step[-1] for curve in (*stage.train.values(), *stage.valid.values()))
-
-
-def _second_axis(axes: Axes) -> Axes:
-    other = axes.twinx()
-    other.spines["right"].set_visible(True)
-    other.grid(visible=False)
-    other.set(ylabel="validation EER, %")
-    return other

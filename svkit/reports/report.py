@@ -154,11 +154,12 @@ def _describe_models(
             sha256=contents[path],
             is_evaluated=path in evaluated,
             timing=timings.get(path),
-            recipe=made_with(exp / path)[0],
-            seed=made_with(exp / path)[1],
+            recipe=recipe,
+            seed=seed,
             trained_on=tuple(filter(None, map(facts.counts_of, training_lists(exp / path)))),
         )
         for path, size in described.items()
+        for recipe, seed in [made_with(exp / path)]
     ]
 
 

@@ -1,6 +1,6 @@
 """The tables of results that `svkit score` prints and the report shows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from svkit.eval.results import Application, DetectionCost, Group, Interval, OperatingPoint
 from svkit.eval.summary import APPLICATIONS
@@ -49,19 +49,11 @@ def applications_of(systems: Sequence[Metrics]) -> list[Application]:
     return list(dict.fromkeys(cost.application for system in systems for cost in system.min_dcf))
 
 
-def _rate_cells(point: OperatingPoint, num_targets: int, num_nontargets: int) -> list[str]:
-    """Write both error rates in percent; a rate without errors has its upper limit or the number of trials."""
-    rates = (
-        (point.miss_rate, point.miss_rate_interval, num_targets),
-        (point.false_accept_rate, point.false_accept_rate_interval, num_nontargets),
-    )
-
-    def cell(rate: float, interval: Interval | None, num_trials: int) -> str:
-        if round(rate * num_trials):
-            return percent(rate, interval)
-        return f"0 (at most {100 * interval.high:.2g})" if interval else f"0 (none of {num_trials:,})"
-
-    return [cell(*facts) for facts in rates]
+def _rate_cell(rate: float, interval: Interval | None, num_trials: int) -> str:
+    """Write an error rate in percent; one without errors has its upper limit or the number of trials."""
+    if round(rate * num_trials):
+        return percent(rate, interval)
+    return f"0 (at most {100 * interval.high:.2g})" if interval else f"0 (none of {num_trials:,})"
 
 
 def rated(scored: Sequence[ScoredList]) -> list[Metrics]:
@@ -115,42 +107,37 @@ def errors(systems: Sequence[Metrics]) -> Table:
 
 def brief_errors(systems: Sequence[Metrics], title: str, notes: Sequence[str] = ()) -> Table:
     """`errors`, cut down to 80 columns. A back-end that all systems share is named in the title only."""
-    backends, name = {one.backend.name for one in systems}, _brief_name(systems)
+    backends = {one.backend.name for one in systems}
     title = f"{title} ({backends.pop()})" if len(backends) == 1 else title
     rows = [
-        [name(one), eer_cell(one), *cost_cells(one.min_dcf, BRIEF), number(one.min_cllr, digits=3)]
-        for one in systems
+        [name, eer_cell(one), *cost_cells(one.min_dcf, BRIEF), number(one.min_cllr, digits=3)]
+        for name, one in zip(_brief_names(systems), systems, strict=True)
     ]
     headings = ["system", EER, "minDCF 0.01", "minDCF 0.05", "minCllr, bits"]
     return Table(title=title, headings=headings, rows=rows, notes=notes)
 
 
-def _brief_name(systems: Sequence[Metrics]) -> Callable[[Metrics], str]:
-    """Return a function that names a system, with its back-end and trial list only where these differ."""
-    is_one_backend, is_one_list = (
-        len({one.backend.name for one in systems}) == 1,
-        len(trial_names(systems)) == 1,
-    )
-
-    def name(system: Metrics) -> str:
-        own = system.name if is_one_backend else label(system)
-        return own if is_one_list else f"{own} on {system.trials.name}"
-
-    return name
+def _brief_names(systems: Sequence[Metrics]) -> list[str]:
+    """Name systems, with back-ends and trial lists only where these differ."""
+    is_one_backend = len({one.backend.name for one in systems}) == 1
+    names = [one.name if is_one_backend else label(one) for one in systems]
+    if len(trial_names(systems)) == 1:
+        return names
+    return [f"{name} on {one.trials.name}" for name, one in zip(names, systems, strict=True)]
 
 
 def asked_costs(systems: Sequence[Metrics]) -> list[Table]:
     """Detection costs of the requested applications, with intervals; no table if none were requested."""
-    asked, name = [one for one in applications_of(systems) if one not in APPLICATIONS], _brief_name(systems)
+    asked = [one for one in applications_of(systems) if one not in APPLICATIONS]
     rows = [
         [
-            name(system),
+            name,
             one.name,
             *cost_cells(system.min_dcf, [one], interval=True),
             *cost_cells(system.act_dcf, [one], interval=True),
         ]
         for one in asked
-        for system in systems
+        for name, system in zip(_brief_names(systems), systems, strict=True)
     ]
     headings = ["system", "prior of a target", f"minDCF{LEVEL}", f"actDCF{LEVEL}"]
     return [Table(title="Detection costs", headings=headings, rows=rows)] if asked else []
@@ -210,7 +197,10 @@ def thresholds(system: Metrics, title: str = "", notes: Sequence[str] = ()) -> T
     digits = _digits([point.threshold for point in chosen if not _accepts_nothing(point)])
 
     def row(name: str, point: OperatingPoint, scale: str = "score") -> list[str]:
-        rates = _rate_cells(point, system.num_targets, system.num_nontargets)
+        rates = [
+            _rate_cell(point.miss_rate, point.miss_rate_interval, system.num_targets),
+            _rate_cell(point.false_accept_rate, point.false_accept_rate_interval, system.num_nontargets),
+        ]
         # The threshold lies just above the highest score, and would print like it.
         if scale == "score" and _accepts_nothing(point):
             return [name, "no score", *rates]
@@ -382,14 +372,8 @@ def provenance(chain: Sequence[Origin]) -> Table:
     rows = []
     for made in chain:
         inputs = ", ".join(f"{source['name']} {source['sha256'][:12]}" for source in made.inputs)
-        cells = (
-            shown(made.output),
-            made.command,
-            made.finished,
-            made.svkit,
-            (made.git_commit or "")[:12],
-            inputs,
-        )
+        commit = (made.git_commit or "")[:12]
+        cells = (shown(made.output), made.command, made.finished, made.svkit, commit, inputs)
         rows.append([cell or MISSING for cell in cells])
     headings = ["output", "command", "finished", "svkit", "commit", "inputs (sha256)"]
     return Table(headings=headings, rows=rows, left=range(6))

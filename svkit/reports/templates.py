@@ -33,11 +33,6 @@ def _environment(*, is_markdown: bool) -> Environment:
 _PAGE, _MARKDOWN = _environment(is_markdown=False), _environment(is_markdown=True)
 
 
-def render_page(template: str, **values: object) -> str:
-    """Render an HTML template."""
-    return _PAGE.get_template(template).render(values)
-
-
-def render_markdown(template: str, **values: object) -> str:
-    """Render a markdown template."""
-    return _MARKDOWN.get_template(template).render(values)
+def render(template: str, **values: object) -> str:
+    """Render a template, `NAME.html.j2` or `NAME.md.j2`."""
+    return (_PAGE if ".html." in template else _MARKDOWN).get_template(template).render(values)
