@@ -11,16 +11,7 @@ from math import ceil, log, log1p, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from svkit.eval.bootstrap import (
-    MIN_SPEAKERS,
-    TrialSpeakers,
-    count_pairs,
-    count_people,
-    draw_multiplicities,
-    highest_unseen,
-    rate_interval,
-    resample_rates,
-)
+from svkit.eval import bootstrap
 from svkit.eval.metrics import error_curve, threshold_point
 from svkit.eval.results import Interval, OperatingPoint
 
@@ -36,7 +27,7 @@ def people_to_show(rate: float) -> int:
 def judge(
     margins: NDArray[np.float64],
     labels: NDArray[np.int8],
-    speakers: TrialSpeakers,
+    speakers: bootstrap.TrialSpeakers,
     num_resamples: int,
     seed: int,
 ) -> OperatingPoint:
@@ -48,17 +39,17 @@ def judge(
     Raises:
         ConfigError, DataError: there are too few speakers for an interval.
     """
-    drawn = draw_multiplicities(speakers.num_speakers, num_resamples, seed)
-    misses, accepts = resample_rates(margins, labels, speakers, drawn, [0.0])
+    drawn = bootstrap.draw_multiplicities(speakers.num_speakers, num_resamples, seed)
+    misses, accepts = bootstrap.resample_rates(margins, labels, speakers, drawn, [0.0])
     point = threshold_point(error_curve(margins, labels), 0.0)
     pair = np.sort(np.stack([speakers.enroll, speakers.test]), axis=0)
     is_target, is_error = labels == 1, (margins >= 0) != (labels == 1)
-    num_people, num_pairs = count_people(labels, speakers), count_pairs(labels, speakers)
+    num_people, num_pairs = bootstrap.count_people(labels, speakers), bootstrap.count_pairs(labels, speakers)
 
     def interval(rate: float, rates: NDArray[np.float64], chosen: NDArray[np.bool_], count: int) -> Interval:
-        found = rate_interval(rate, rates[:, 0], drawn, count)
+        found = bootstrap.rate_interval(rate, rates[:, 0], drawn, count)
         in_error = np.unique(pair[:, chosen & is_error], axis=1).shape[1]
-        least = highest_unseen(count) if in_error < MIN_SPEAKERS else 0.0
+        least = bootstrap.highest_unseen(count) if in_error < bootstrap.MIN_SPEAKERS else 0.0
         return replace(found, high=max(found.high, least))
 
     return replace(

@@ -8,21 +8,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from svkit.eval import bootstrap
+from svkit.eval import bootstrap, metrics
 from svkit.eval.crossings import resample_crossings
 from svkit.eval.llr import bayes_threshold, cllr, min_cllr
-from svkit.eval.metrics import (
-    ErrorCurve,
-    check_trials,
-    convex_hull,
-    detection_cost,
-    eer_point,
-    equal_error_rate,
-    error_curve,
-    far_point,
-    min_dcf,
-    threshold_point,
-)
 from svkit.eval.results import Application, DetectionCost, Group, Interval, OperatingPoint, Rates
 
 APPLICATIONS = tuple(Application(p_target=prior) for prior in (0.01, 0.05, 0.005, 0.001))
@@ -100,13 +88,13 @@ def summarize(
     Raises:
         DataError: see `metrics.check_trials`; or most resamples are undefined.
     """
-    curve = error_curve(scores, labels)
-    thresholds = {"eer": eer_point(curve)}
+    curve = metrics.error_curve(scores, labels)
+    thresholds = {"eer": metrics.eer_point(curve)}
     for rate in sorted(FALSE_ACCEPT_RATES, reverse=True):
         is_resolved = curve.num_nontargets * rate * (1 + 1e-12) >= 1
-        thresholds[f"far_{rate:g}"] = replace(far_point(curve, rate), is_resolved=is_resolved)
+        thresholds[f"far_{rate:g}"] = replace(metrics.far_point(curve, rate), is_resolved=is_resolved)
     minima = _lowest_costs(curve, applications)
-    eer, eer_interval = equal_error_rate(curve), None
+    eer, eer_interval = metrics.equal_error_rate(curve), None
     if draws is not None and eers is not None:
         eer_interval = _eer_interval(eer, eers, draws)
         points = _with_intervals([*thresholds.values(), *minima], scores, labels, draws)
@@ -116,7 +104,7 @@ def summarize(
         num_targets=curve.num_targets,
         num_nontargets=curve.num_nontargets,
         eer=eer,
-        eer_convex_hull=equal_error_rate(convex_hull(curve)),
+        eer_convex_hull=metrics.equal_error_rate(metrics.convex_hull(curve)),
         eer_interval=eer_interval,
         min_dcf=tuple(minima),
         min_cllr=min_cllr(curve),
@@ -133,9 +121,9 @@ def _with_llrs(
     applications: Sequence[Application],
 ) -> Rates:
     """Add the metrics of log-likelihood ratios [N] that decide without a threshold chosen on the trials."""
-    curve = error_curve(llrs, labels)
+    curve = metrics.error_curve(llrs, labels)
     decided = list(dict.fromkeys((*applications, Application(p_target=0.5))))
-    points = [threshold_point(curve, bayes_threshold(one.effective_prior)) for one in decided]
+    points = [metrics.threshold_point(curve, bayes_threshold(one.effective_prior)) for one in decided]
     bits, cllr_interval = cllr(llrs, labels), None
     if draws is not None:
         points = _with_intervals(points, llrs, labels, draws)
@@ -155,7 +143,7 @@ def _with_llrs(
 
 
 def _resampled_cllr(llrs: ArrayLike, labels: ArrayLike, draws: Draws) -> Floats:
-    values, is_target = check_trials(llrs, labels)
+    values, is_target = metrics.check_trials(llrs, labels)
 
     def bits(rows: slice) -> Floats:
         wrong_way = np.where(is_target[rows], -values[rows], values[rows])
@@ -176,8 +164,8 @@ def summarize_group(
     group = Group(value=value, num_targets=num_targets, num_nontargets=len(rows) - num_targets)
     if num_targets in (0, len(rows)):
         return group
-    curve = error_curve(scores, labels)
-    eer, interval = equal_error_rate(curve), None
+    curve = metrics.error_curve(scores, labels)
+    eer, interval = metrics.equal_error_rate(curve), None
     if draws is not None:
         whole = draws.speakers
         part = replace(whole, enroll=whole.enroll[rows], test=whole.test[rows])
@@ -191,13 +179,13 @@ def summarize_group(
     return replace(group, eer=eer, eer_interval=interval, min_dcf=lowest)
 
 
-def _lowest_costs(curve: ErrorCurve, applications: Sequence[Application]) -> list[DetectionCost]:
-    return [_cost(one, min_dcf(curve, one.effective_prior)[1]) for one in applications]
+def _lowest_costs(curve: metrics.ErrorCurve, applications: Sequence[Application]) -> list[DetectionCost]:
+    return [_cost(one, metrics.min_dcf(curve, one.effective_prior)[1]) for one in applications]
 
 
 def _cost(application: Application, point: OperatingPoint) -> DetectionCost:
     at = {field.name: getattr(part, field.name) for part in (point, application) for field in fields(part)}
-    cost = detection_cost(point.miss_rate, point.false_accept_rate, application.effective_prior)
+    cost = metrics.detection_cost(point.miss_rate, point.false_accept_rate, application.effective_prior)
     return DetectionCost(**at, value=float(cost))
 
 
@@ -212,7 +200,7 @@ def _with_cost_interval(cost: DetectionCost, most: float = np.inf) -> DetectionC
     if misses is None or accepts is None:
         return cost
     interval = bootstrap.sum_interval(
-        lambda miss, accept: float(detection_cost(miss, accept, cost.application.effective_prior)),
+        lambda miss, accept: float(metrics.detection_cost(miss, accept, cost.application.effective_prior)),
         (cost.miss_rate, misses),
         (cost.false_accept_rate, accepts),
     )

@@ -12,28 +12,7 @@ from svkit.errors import ArtifactError, first_five
 from svkit.eval.llr import bayes_threshold, open_set_posteriors
 from svkit.models.load import load_model
 from svkit.progress import Progress
-from svkit.scoring.listen import (
-    Embedded,
-    Heard,
-    Recording,
-    choose_model,
-    embed_heard,
-    enrolled_among,
-    hear,
-    mean_embedding,
-    notes_on,
-    search,
-    warnings_on,
-)
-from svkit.scoring.ratio import (
-    SEVERAL_RECORDINGS,
-    bounds_gap,
-    distrust,
-    map_of,
-    pair_features,
-    score_at,
-    too_few_people,
-)
+from svkit.scoring import listen, ratio
 from svkit.scoring.verify import CalibrationFacts, describe_calibration, find_calibration
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import CalibrationRecord
@@ -87,7 +66,7 @@ class Candidate:
 class Answer:
     """Who the speaker of one or more recordings is."""
 
-    files: tuple[Recording, ...]
+    files: tuple[listen.Recording, ...]
     is_accepted: bool | None
     """True: it is `name`; False: none of them; None: undecided."""
     name: str | None
@@ -159,10 +138,10 @@ def run(request: IdentifyRequest, progress: Progress) -> Identified:
     gallery = read_gallery(request.gallery)
     if not gallery.names:
         raise ArtifactError(f"{request.gallery}: nobody is enrolled; run `svkit enroll NAME FILE...` first")
-    heard = hear(request.files, request.channel, allow_cut=request.allow_cut)
-    checkpoint, model = choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    heard = listen.hear(request.files, request.channel, allow_cut=request.allow_cut)
+    checkpoint, model = listen.choose_model(request.model, request.exp, request.gallery, gallery, progress)
     calibration = find_calibration(request.calibration, checkpoint, model.sha256)
-    embedded = embed_heard(
+    embedded = listen.embed_heard(
         load_model(checkpoint), checkpoint, heard, progress, f"identify with {shown(checkpoint)}"
     )
     limit = _limit(request, calibration, len(gallery.names))
@@ -197,7 +176,7 @@ def _limit(request: IdentifyRequest, calibration: _Calibration, people: int) -> 
     threshold, of, source = found
     score = threshold
     if calibration is not None and threshold is not None and of == "llr":
-        score = score_at(calibration[1], threshold)
+        score = ratio.score_at(calibration[1], threshold)
     return _Limit(
         prior=prior, threshold=threshold, threshold_of=of, threshold_score=score, threshold_from=source
     )
@@ -207,16 +186,18 @@ def answer(
     request: IdentifyRequest,
     gallery: Gallery,
     calibration: _Calibration,
-    heard: Heard,
-    embedded: Embedded,
+    heard: listen.Heard,
+    embedded: listen.Embedded,
 ) -> Answer:
     """Say which person of the gallery the one speaker of these recordings is, by their embeddings [D]."""
     limit = _limit(request, calibration, len(gallery.names))
-    ranked = scores = search(gallery, mean_embedding(np.stack([embedded[path] for path in heard])))
+    ranked = scores = listen.search(
+        gallery, listen.mean_embedding(np.stack([embedded[path] for path in heard]))
+    )
     llrs, posteriors, of_none = None, None, None
     if calibration is not None:
         record = calibration[1]
-        learnt = map_of(record)
+        learnt = ratio.map_of(record)
         ranked = learnt.apply(_features(gallery, scores, heard, embedded)[:, : len(record.features)])
         llrs = np.clip(ranked, *learnt.bounds)
         posteriors, of_none = open_set_posteriors(llrs, limit.prior)
@@ -267,24 +248,26 @@ def answer(
         margin_score=margins[0],
         margin_llr=margins[1],
         warnings=(
-            *warnings_on(heard),
-            *enrolled_among(heard, gallery),
-            *(() if calibration is None else distrust(calibration[1])),
+            *listen.warnings_on(heard),
+            *listen.enrolled_among(heard, gallery),
+            *(() if calibration is None else ratio.distrust(calibration[1])),
         ),
-        notes=(*notes_on(heard), *why),
+        notes=(*listen.notes_on(heard), *why),
     )
 
 
 def _features(
     gallery: Gallery,
     scores: NDArray[np.float64],
-    heard: Heard,
-    embedded: Embedded,
+    heard: listen.Heard,
+    embedded: listen.Embedded,
 ) -> NDArray[np.float64]:
     """Return the `PAIR_FEATURES` [N, 5] of every person with the recordings, measured as in scoring a list."""
     log_norm = float(np.mean([np.log(np.linalg.norm(embedded[path].astype(np.float64))) for path in heard]))
     seconds = sum(recording.file_seconds for recording, _ in heard.values())
-    return pair_features(scores, (gallery.log_norms / gallery.counts, log_norm), (gallery.seconds, seconds))
+    return ratio.pair_features(
+        scores, (gallery.log_norms / gallery.counts, log_norm), (gallery.seconds, seconds)
+    )
 
 
 def _margins(found: Sequence[Candidate]) -> tuple[float | None, float | None]:
@@ -336,16 +319,16 @@ def _notes(limit: _Limit, calibration: _Calibration, gallery: Gallery, recording
     path, record = calibration
     names, found = gallery.names, list[str]()
     if max(recordings, *gallery.counts) > 1:
-        found.append(SEVERAL_RECORDINGS)
+        found.append(ratio.SEVERAL_RECORDINGS)
     if limit.threshold_from == "false accepts":
-        found += filter(None, (too_few_people(record),))
+        found += filter(None, (ratio.too_few_people(record),))
     known = sorted({*(record.speakers or ())} & {*names})
     if known:
         found.append(
             f"the calibration was learnt on people of this gallery ({first_five(known)}), so the rates measured for it"
             " do not hold for them; learn it on others"
         )
-    low, high, people = *map_of(record).bounds, len(names)
+    low, high, people = *ratio.map_of(record).bounds, len(names)
     needed = limit.threshold if limit.threshold_from == "bayes" else None
     if needed is not None and needed > high:
         found.append(
@@ -360,5 +343,5 @@ def _notes(limit: _Limit, calibration: _Calibration, gallery: Gallery, recording
             f"the ratios shown end at {high:+.2f}, beyond which the calibration's {record.num_nontargets:,} nontarget"
             " trials support none; to decide, they are taken without this bound"
         )
-    gap = bounds_gap(path, record)
+    gap = ratio.bounds_gap(path, record)
     return found if gap is None else [*found, f"not known: {gap}"]

@@ -101,7 +101,7 @@ def judge(
             progress.note(f"no confidence interval: {error}")
             rates = summarize(scores, trials.labels, llrs, applications=applications)
         known = {field.name: getattr(part, field.name) for part in (metrics, rates) for field in fields(part)}
-        breakdown = _break_down(groupings, scores, trials.labels, draws)
+        breakdown = tuple(_break_down(one, scores, trials.labels, draws) for one in groupings)
         metrics = Metrics(**{**known, "no_interval": no_interval, "breakdown": breakdown})
     write_scores(output.path, trials, scores, llrs)
     for form in request.forms:
@@ -141,15 +141,11 @@ def _calibrate(
 
 
 def _break_down(
-    groupings: Sequence[Grouping], scores: Floats, labels: NDArray[np.int8], draws: Draws | None
-) -> tuple[Breakdown, ...]:
-    found = []
-    for grouping in groupings:
-        rows = [np.flatnonzero(grouping.codes == code) for code in range(len(grouping.values))]
-        groups = tuple(
-            summarize_group(value, scores, labels, draws, own)
-            for value, own in zip(grouping.values, rows, strict=True)
-            if len(own)
-        )
-        found.append(Breakdown(column=grouping.column, groups=groups))
-    return tuple(found)
+    grouping: Grouping, scores: Floats, labels: NDArray[np.int8], draws: Draws | None
+) -> Breakdown:
+    groups = tuple(
+        summarize_group(value, scores, labels, draws, rows)
+        for code, value in enumerate(grouping.values)
+        if len(rows := np.flatnonzero(grouping.codes == code))
+    )
+    return Breakdown(column=grouping.column, groups=groups)

@@ -14,30 +14,9 @@ from svkit.eval.llr import bayes_threshold
 from svkit.eval.scoring import cosine_scores
 from svkit.models.load import load_model
 from svkit.progress import Progress
+from svkit.scoring import listen, ratio
 from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.lineage import training_lists
-from svkit.scoring.listen import (
-    Embedded,
-    Heard,
-    Recording,
-    choose_model,
-    embed_heard,
-    enrolled_among,
-    hear,
-    mean_embedding,
-    notes_on,
-    search,
-    warnings_on,
-)
-from svkit.scoring.ratio import (
-    SEVERAL_RECORDINGS,
-    bounds_gap,
-    distrust,
-    map_of,
-    needs_a_cohort,
-    pair_features,
-    too_few_people,
-)
 from svkit.store.audio_file import Channel
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
 from svkit.store.gallery import Gallery, read_gallery
@@ -139,8 +118,8 @@ class VerifyResult:
     """What else to know about the answer."""
     person: EnrolledPerson | None
     """Whom the recordings are compared with, if not with others; `enroll` is then empty."""
-    enroll: tuple[Recording, ...]
-    test: tuple[Recording, ...]
+    enroll: tuple[listen.Recording, ...]
+    test: tuple[listen.Recording, ...]
     model: ModelFacts
     calibration: CalibrationFacts | None
 
@@ -187,33 +166,33 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
     if gallery is None and request.gallery is not None:
         gallery = read_gallery(request.gallery)
     row = 0 if gallery is None else gallery.row_of(str(request.person), Path(str(request.gallery)))
-    heard = hear((*request.enroll, *request.test), request.channel, allow_cut=request.allow_cut)
-    checkpoint, chosen = choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    heard = listen.hear((*request.enroll, *request.test), request.channel, allow_cut=request.allow_cut)
+    checkpoint, chosen = listen.choose_model(request.model, request.exp, request.gallery, gallery, progress)
     model, sha256 = load_model(checkpoint), chosen.sha256
     calibration = find_calibration(request.calibration, checkpoint, sha256)
-    embedded = embed_heard(model, checkpoint, heard, progress, f"verify with {shown(checkpoint)}")
+    embedded = listen.embed_heard(model, checkpoint, heard, progress, f"verify with {shown(checkpoint)}")
     known = _side(request.enroll, heard, embedded) if gallery is None else _enrolled(gallery, row)
     tested, first = _side(request.test, heard, embedded), np.zeros(1, dtype=np.int64)
     score = float(cosine_scores(known.mean, tested.mean, first, first)[0])
-    warnings, notes, about_bounds = _warnings(request, heard, gallery), notes_on(heard), list[str]()
+    warnings, notes, about_bounds = _warnings(request, heard, gallery), listen.notes_on(heard), list[str]()
     unbounded = None
     if calibration is not None:
         path, record = calibration
-        unbounded = float(map_of(record).apply(_features(record, score, known, tested))[0])
+        unbounded = float(ratio.map_of(record).apply(_features(record, score, known, tested))[0])
     verdict = _decide(request, score, calibration and calibration[1], unbounded)
     if calibration is not None and unbounded is not None:
-        warnings += distrust(record)
+        warnings += ratio.distrust(record)
         if max(known.count, tested.count) > 1:
-            notes.append(SEVERAL_RECORDINGS)
+            notes.append(ratio.SEVERAL_RECORDINGS)
         # Only then does it decide as `svkit calibrate` was asked to.
         if request.prior is None and request.threshold is None:
-            notes += filter(None, (too_few_people(record),))
+            notes += filter(None, (ratio.too_few_people(record),))
         neutral = verdict.threshold_llr if verdict.threshold_from == "bayes" else None
         about_bounds = _notes_on_bounds(path, record, unbounded, neutral)
     if verdict.threshold is not None and verdict.threshold > 1:
         notes.append("no score reaches the threshold: at this prior the model never accepts")
     if gallery is not None and verdict.is_accepted is not False:
-        warnings += _closer(gallery, row, search(gallery, tested.mean))
+        warnings += _closer(gallery, row, listen.search(gallery, tested.mean))
     recorded = read_provenance(checkpoint) if is_finished(checkpoint) else Provenance()
     return VerifyResult(
         score=score,
@@ -263,7 +242,7 @@ def find_calibration(
     if record.checkpoint_sha256 != sha256:
         wanted = f"a calibration of {checkpoint} (sha256 {sha256[:12]})"
         found = f"one of another model (sha256 {str(record.checkpoint_sha256)[:12]})"
-    elif record.backend != describe_backend(Backend()) or needs_a_cohort(record):
+    elif record.backend != describe_backend(Backend()) or ratio.needs_a_cohort(record):
         wanted = "a calibration of cosine scores, with or without --qmf: verify has two sides and no cohort"
         found = f"one of {record.backend.name} scores with {', '.join(record.features)}"
         again += ", without --norm, --center, --backend and --cohort"
@@ -285,7 +264,7 @@ def _decide(
     threshold, reached_at, llr = request.threshold, None, None
     accepts, source = (None, None) if threshold is None else (score >= threshold, "given")
     if record is not None and unbounded is not None:
-        learnt = map_of(record)
+        learnt = ratio.map_of(record)
         llr = float(np.clip(unbounded, *learnt.bounds))
         if threshold is None and decision is not None and decision.false_accepts is not None:
             reached_at = decision.point.threshold
@@ -312,10 +291,10 @@ def _decide(
     )
 
 
-def _side(paths: Sequence[Path], heard: Heard, embedded: Embedded) -> _Side:
+def _side(paths: Sequence[Path], heard: listen.Heard, embedded: listen.Embedded) -> _Side:
     embeddings = np.stack([embedded[path] for path in paths])
     return _Side(
-        mean=mean_embedding(embeddings),
+        mean=listen.mean_embedding(embeddings),
         log_norm=float(np.mean(np.log(np.linalg.norm(embeddings.astype(np.float64), axis=1)))),
         seconds=sum(heard[path][0].file_seconds for path in paths),
         count=len(paths),
@@ -336,16 +315,16 @@ def _features(record: CalibrationRecord, score: float, enroll: _Side, test: _Sid
     """Return the features of this trial for the calibration, [1, F], measured as in scoring a list."""
     log_norms = (np.array([enroll.log_norm]), test.log_norm)
     seconds = (np.array([enroll.seconds]), test.seconds)
-    return pair_features(np.array([score]), log_norms, seconds)[:, : len(record.features)]
+    return ratio.pair_features(np.array([score]), log_norms, seconds)[:, : len(record.features)]
 
 
-def _warnings(request: VerifyRequest, heard: Heard, gallery: Gallery | None) -> list[str]:
-    found = warnings_on(heard)
+def _warnings(request: VerifyRequest, heard: listen.Heard, gallery: Gallery | None) -> list[str]:
+    found = listen.warnings_on(heard)
     for other in dict.fromkeys(request.test):
         for one in dict.fromkeys(request.enroll):
             if np.array_equal(heard[one][1], heard[other][1]):
                 found.append(f"{one} and {other}: the same recording on both sides")
-    return found if gallery is None else [*found, *enrolled_among(heard, gallery)]
+    return found if gallery is None else [*found, *listen.enrolled_among(heard, gallery)]
 
 
 def _closer(gallery: Gallery, row: int, scores: NDArray[np.float64]) -> list[str]:
@@ -363,7 +342,7 @@ def _notes_on_bounds(
     path: Path, record: CalibrationRecord, unbounded: float, neutral: float | None
 ) -> list[str]:
     """Say where the likelihood ratio reached its bounds; `neutral` is the ratio to decide by, None if it does not."""
-    low, high = map_of(record).bounds
+    low, high = ratio.map_of(record).bounds
     found = []
     if not low <= unbounded <= high:
         found.append(
@@ -377,7 +356,7 @@ def _notes_on_bounds(
             f"at this prior a ratio of {neutral:+.2f} is needed, beyond the bounds {low:+.2f} and {high:+.2f}, so the"
             f" model always {always}"
         )
-    gap = bounds_gap(path, record)
+    gap = ratio.bounds_gap(path, record)
     return found if gap is None else [*found, f"not known: {gap}"]
 
 
@@ -389,7 +368,7 @@ def describe_calibration(path: Path, record: CalibrationRecord) -> CalibrationFa
         "num_targets": record.num_targets,
         "num_nontargets": record.num_nontargets,
         "people": None if record.speakers is None else len(record.speakers),
-        "bounds": map_of(record).bounds,
+        "bounds": ratio.map_of(record).bounds,
         "is_separable": record.is_separable,
         "features": record.features,
         "decision": plain_record(record.decision),
