@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from svkit.errors import ArtifactError, first_five
 from svkit.models.load import SpeakerModel, load_model
 from svkit.progress import Progress, SilentProgress
-from svkit.scoring.listen import Heard, choose_model, embed_heard, fingerprint, hear, notes_on, warnings_on
+from svkit.scoring import listen
 from svkit.scoring.ratio import score_at
 from svkit.scoring.verify import find_calibration
 from svkit.store.audio_file import Channel, Place
@@ -35,19 +34,14 @@ _KEPT_SAMPLES = 64_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EnrollRequest:
+class EnrollRequest(listen.HearingRequest):
     """Which recordings of whom to enrol, and in which gallery."""
 
-    exp: Path
     gallery: Path
     people: Mapping[str, tuple[Place, ...]]
     """Recordings by name."""
-    model: Path | None = None
-    """Checkpoint; None: the gallery's, or for a new gallery the experiment's final model."""
-    channel: Channel | Literal["loudest"] = 0
     channels: Mapping[Place, Channel] = field(default_factory=dict)
     """Channels of single recordings, instead of `channel`."""
-    allow_cut: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,12 +73,12 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
     """
     people = {check_name(name): places for name, places in request.people.items()}
     gallery = read_gallery(request.gallery) if (request.gallery / "gallery.json").exists() else None
-    checkpoint, named = choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    checkpoint, named = listen.choose_model(request, gallery, progress)
     whom = next(iter(people)) if len(people) == 1 else f"{len(people):,} people"
     judged, new = _judge(request, people, gallery, progress, whom)
     model: SpeakerModel | None = None
     loaded, alike_from = _weights_state(checkpoint), _accepted_from(checkpoint, named.sha256)
-    waiting: dict[str, tuple[Heard, dict[Place, NewRecording]]] = {}
+    waiting: dict[str, tuple[listen.Heard, dict[Place, NewRecording]]] = {}
     done: list[Enrolled] = []
     with progress.task(f"enroll {whom} with {shown(checkpoint)}", sum(map(len, new.values()))) as task:
         for number, (name, places) in enumerate(new.items(), start=1):
@@ -121,7 +115,7 @@ def _judge(
     gallery: Gallery | None,
     progress: Progress,
     whom: str,
-) -> tuple[dict[str, Heard], dict[str, tuple[Place, ...]]]:
+) -> tuple[dict[str, listen.Heard], dict[str, tuple[Place, ...]]]:
     """Read and judge every recording before the embedding, which takes longer; return the findings and the new ones.
 
     Samples come along with the first of the new recordings, `_KEPT_SAMPLES` in all.
@@ -131,14 +125,14 @@ def _judge(
     """
     known = {} if gallery is None else gallery.owners_of_all
     now: dict[bytes, str] = {}
-    judged: dict[str, Heard] = {}
+    judged: dict[str, listen.Heard] = {}
     room, nothing = _KEPT_SAMPLES, np.empty(0, np.float32)
     new: dict[str, tuple[Place, ...]] = {}
     with progress.task(f"read {whom}", sum(map(len, people.values()))) as task:
         for name, places in people.items():
             judged[name], new[name] = {}, ()
             for place, (one, waveform) in _hear(request, places).items():
-                own = fingerprint(waveform)
+                own = listen.fingerprint(waveform)
                 owner = known.get(own) or now.setdefault(own, name)
                 if owner != name:
                     raise somebody_elses(place, owner, name)
@@ -163,23 +157,27 @@ def take_out(request: EnrollRequest, progress: Progress) -> Gallery:
     gallery = read_gallery(request.gallery)
     gallery.row_of(name, request.gallery)
     heard = _hear(request, places)
-    checkpoint, named = choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    checkpoint, named = listen.choose_model(request, gallery, progress)
     recordings = _new_recordings(load_model(checkpoint), checkpoint, heard)
     return remove_recordings(request.gallery, named, name, recordings.items())
 
 
-def _hear(request: EnrollRequest, places: tuple[Place, ...]) -> Heard:
-    heard: Heard = {}
+def _hear(request: EnrollRequest, places: tuple[Place, ...]) -> listen.Heard:
+    heard: listen.Heard = {}
     for place in places:
-        heard |= hear([place], request.channels.get(place, request.channel), allow_cut=request.allow_cut)
+        heard |= listen.hear(
+            [place], request.channels.get(place, request.channel), allow_cut=request.allow_cut
+        )
     return heard
 
 
-def _new_recordings(model: SpeakerModel, checkpoint: Path, heard: Heard) -> dict[Place, NewRecording]:
-    embedded = embed_heard(model, checkpoint, heard, SilentProgress(), "")
+def _new_recordings(model: SpeakerModel, checkpoint: Path, heard: listen.Heard) -> dict[Place, NewRecording]:
+    embedded = listen.embed_heard(model, checkpoint, heard, SilentProgress(), "")
     return {
         place: NewRecording(
-            embedding=embedded[place], seconds=recording.file_seconds, fingerprint=fingerprint(waveform)
+            embedding=embedded[place],
+            seconds=recording.file_seconds,
+            fingerprint=listen.fingerprint(waveform),
         )
         for place, (recording, waveform) in heard.items()
     }
@@ -221,7 +219,7 @@ def _commit(
     request: EnrollRequest,
     model: GalleryModel,
     gallery: Gallery | None,
-    waiting: Mapping[str, tuple[Heard, dict[Place, NewRecording]]],
+    waiting: Mapping[str, tuple[listen.Heard, dict[Place, NewRecording]]],
 ) -> tuple[Gallery, list[Enrolled]]:
     people = {name: recordings for name, (_, recordings) in waiting.items() if recordings}
     added: list[Place] = []
@@ -243,8 +241,8 @@ def _commit(
                 seconds=float(gallery.seconds[row]),
                 people=len(gallery.names),
                 model=gallery.model,
-                warnings=tuple(warnings_on(heard)),
-                notes=(*notes_on(heard), *known),
+                warnings=tuple(listen.warnings_on(heard)),
+                notes=(*listen.notes_on(heard), *known),
             )
         )
     return gallery, found

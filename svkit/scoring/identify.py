@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,23 +13,20 @@ from svkit.models.load import load_model
 from svkit.progress import Progress
 from svkit.scoring import listen, ratio
 from svkit.scoring.verify import CalibrationFacts, describe_calibration, find_calibration
-from svkit.store.audio_file import Channel
 from svkit.store.calibration import CalibrationRecord
 from svkit.store.gallery import Gallery, read_gallery
 from svkit.store.source import shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IdentifyRequest:
+class IdentifyRequest(listen.HearingRequest):
     """Which recordings to look for, where, and how to decide."""
 
-    exp: Path
     gallery: Path
     files: tuple[Path, ...]
     is_one_speaker: bool = False
     """All recordings are of one speaker; otherwise each is judged separately."""
-    model: Path | None = None
-    """Checkpoint; None: the gallery's."""
+
     calibration: Path | None = None
     """None: `calibration.json` beside the model, if there is one."""
     prior: float | None = None
@@ -43,8 +39,6 @@ class IdentifyRequest:
     """Leave it undecided unless the best is this far ahead of the second: in log-likelihood ratio, else in score."""
     top: int = 5
     """Number of people to list."""
-    channel: Channel | Literal["loudest"] = 0
-    allow_cut: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +133,7 @@ def run(request: IdentifyRequest, progress: Progress) -> Identified:
     if not gallery.names:
         raise ArtifactError(f"{request.gallery}: nobody is enrolled; run `svkit enroll NAME FILE...` first")
     heard = listen.hear(request.files, request.channel, allow_cut=request.allow_cut)
-    checkpoint, model = listen.choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    checkpoint, model = listen.choose_model(request, gallery, progress)
     calibration = find_calibration(request.calibration, checkpoint, model.sha256)
     embedded = listen.embed_heard(
         load_model(checkpoint), checkpoint, heard, progress, f"identify with {shown(checkpoint)}"

@@ -28,6 +28,20 @@ HIGHEST_RATE_HZ = 768_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HearingRequest:
+    """What `svkit verify`, `enroll` and `identify` have in common."""
+
+    exp: Path
+    gallery: Path | None = None
+    model: Path | None = None
+    """Checkpoint; None: the gallery's, else the experiment's final pruned model, else its final dense one."""
+    channel: Channel | Literal["loudest"] = 0
+    """Channel to use of recordings with several."""
+    allow_cut: bool = False
+    """Use the part that is there of files that are shorter than their header says."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recording:
     """One file, and the findings about its audio."""
 
@@ -165,23 +179,23 @@ def fingerprint(waveform: NDArray[np.float32]) -> bytes:
 
 
 def choose_model(
-    given: Path | None, exp: Path, directory: Path | None, gallery: Gallery | None, progress: Progress
+    request: HearingRequest, gallery: Gallery | None, progress: Progress
 ) -> tuple[Path, GalleryModel]:
-    """Return the checkpoint to embed with (the given, the gallery's, or the final one), and its record in a gallery.
+    """Return the checkpoint to embed with, and its record in a gallery; `gallery` is what the request's holds.
 
     Raises:
         ArtifactError: there is none, or it is not the gallery's.
     """
-    checkpoint = given
+    checkpoint = request.model
     if checkpoint is None and gallery is not None and gallery.names:
         checkpoint = Path(gallery.model.path)
         if not checkpoint.exists():
             raise ArtifactError(
-                f"{directory}: its model, {checkpoint} (sha256 {gallery.model.sha256[:12]}), no longer "
+                f"{request.gallery}: its model, {checkpoint} (sha256 {gallery.model.sha256[:12]}), no longer "
                 "exists; name its new place with --model"
             )
-    checkpoint = checkpoint or final_model(exp, progress)
+    checkpoint = checkpoint or final_model(request.exp, progress)
     model = GalleryModel(path=checkpoint.resolve().as_posix(), sha256=sha256_input(checkpoint))
-    if directory is not None and gallery is not None and gallery.names:
-        refuse_other_model(directory, gallery, model)
+    if request.gallery is not None and gallery is not None and gallery.names:
+        refuse_other_model(request.gallery, gallery, model)
     return checkpoint, model

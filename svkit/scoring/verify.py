@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from svkit.progress import Progress
 from svkit.scoring import listen, ratio
 from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.lineage import training_lists
-from svkit.store.audio_file import Channel
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
 from svkit.store.gallery import Gallery, read_gallery
 from svkit.store.metrics import plain_record
@@ -27,31 +26,24 @@ from svkit.store.source import shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class VerifyRequest:
+class VerifyRequest(listen.HearingRequest):
     """Which recordings to compare, and how to decide."""
 
-    exp: Path
     enroll: tuple[Path, ...]
     """Recordings of the known speaker; empty if `person` is given."""
     test: tuple[Path, ...]
     """Recordings of one unknown speaker."""
     person: str | None = None
     """Name of the known speaker in `gallery`."""
-    gallery: Path | None = None
     people: Gallery | None = None
     """What `gallery` holds, if it has been read already."""
-    model: Path | None = None
-    """Checkpoint; None: the gallery's, else the experiment's final pruned model, else its final dense one."""
+
     calibration: Path | None = None
     """None: `calibration.json` beside the model, if there is one."""
     prior: float | None = None
     """Prior probability of the same speaker; None: the one that the calibration was made for, else 0.5."""
     threshold: float | None = None
     """Accept if the score is at least this; None: decide by the calibration and the prior."""
-    channel: Channel | Literal["loudest"] = 0
-    """Channel to use of recordings with several."""
-    allow_cut: bool = False
-    """Use the part that is there of files that are shorter than their header says."""
 
 
 class EnrolledPerson(TypedDict):
@@ -167,7 +159,7 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
         gallery = read_gallery(request.gallery)
     row = 0 if gallery is None else gallery.row_of(str(request.person), Path(str(request.gallery)))
     heard = listen.hear((*request.enroll, *request.test), request.channel, allow_cut=request.allow_cut)
-    checkpoint, chosen = listen.choose_model(request.model, request.exp, request.gallery, gallery, progress)
+    checkpoint, chosen = listen.choose_model(request, gallery, progress)
     model, sha256 = load_model(checkpoint), chosen.sha256
     calibration = find_calibration(request.calibration, checkpoint, sha256)
     embedded = listen.embed_heard(model, checkpoint, heard, progress, f"verify with {shown(checkpoint)}")
