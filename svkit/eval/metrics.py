@@ -74,11 +74,7 @@ def check_trials(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[
 
 
 def error_curve(scores: ArrayLike, labels: ArrayLike) -> ErrorCurve:
-    """Count the errors at every threshold with one sort of scores [N]; labels [N] are 1 for target, 0 for nontarget.
-
-    Raises:
-        DataError: see `check_trials`.
-    """
+    """Count the errors of scores [N] with labels [N] at every threshold (DataError: see `check_trials`)."""
     values, is_target = check_trials(scores, labels)
     num_targets = int(np.count_nonzero(is_target))
     num_nontargets = len(values) - num_targets

@@ -37,11 +37,7 @@ class CohortStatistics:
 
 
 def length_normalize(embeddings: NDArray[np.floating]) -> Floats32:
-    """Scale every row `[N, D]` to length 1.
-
-    Raises:
-        DataError: a row is zero or not finite.
-    """
+    """Scale every row `[N, D]` to length 1 (DataError: a row is zero or not finite)."""
     norms = np.sqrt(np.einsum("nd,nd->n", embeddings, embeddings, dtype=np.float64))
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if len(bad):
@@ -54,11 +50,7 @@ def length_normalize(embeddings: NDArray[np.floating]) -> Floats32:
 
 
 def center(embeddings: NDArray[np.floating], mean: NDArray[np.floating]) -> Floats32:
-    """Subtract a mean embedding `[D]` from every row `[N, D]`.
-
-    Raises:
-        DataError: the sizes differ.
-    """
+    """Subtract a mean embedding `[D]` from every row `[N, D]` (DataError: the sizes differ)."""
     if mean.shape != embeddings.shape[1:]:
         raise DataError(f"mean embedding: expected {embeddings.shape[1]} values, found {mean.shape}")
     return np.asarray(embeddings - mean, dtype=np.float32)

@@ -34,11 +34,7 @@ def final_models(exp: Path, progress: Progress | None = None) -> dict[str, Path]
 
 
 def final_model(exp: Path, progress: Progress) -> Path:
-    """Return the final pruned model of an experiment, else the final dense one.
-
-    Raises:
-        ArtifactError: there is neither.
-    """
+    """Return the final pruned model of an experiment, else the final dense one (ArtifactError: there is neither)."""
     models = final_models(exp, progress)
     if not models:
         raise ArtifactError(

@@ -23,11 +23,7 @@ NUM_RESAMPLES = 1000
 
 
 def read_systems(directories: Sequence[Path]) -> list[Scores]:
-    """Read the scores of several systems on one trial list.
-
-    Raises:
-        ArtifactError: their trials differ.
-    """
+    """Read the scores of several systems on one trial list (ArtifactError: their trials differ)."""
     systems: list[Scores] = []
     for directory in directories:
         system = read_scores(directory)

@@ -42,11 +42,7 @@ class Matching:
         return f"{words}; {self._refusal()}" if self.ambiguous else words
 
     def take(self, source: str) -> str:
-        """Return the record of the rule that is applied.
-
-        Raises:
-            DataError: some ids are ambiguous.
-        """
+        """Return the record of the rule that is applied (DataError: some ids are ambiguous)."""
         if self.ambiguous:
             raise DataError(f"{source}: --match-ids: {self.rule}, {self._refusal()}")
         return f"{source}: {len(self.names):,} ids were matched {self.rule} (--match-ids), such as {self._example()}"

@@ -66,11 +66,7 @@ Embedded = dict[Place, NDArray[np.float32]]
 
 
 def hear(paths: Iterable[Place], channel: Channel | Literal["loudest"], *, allow_cut: bool) -> Heard:
-    """Read recordings, each once.
-
-    Raises:
-        DataError: a file is missing, unreadable, empty, not finite, or shorter than 35 ms.
-    """
+    """Read recordings, each once (DataError: one is missing, unreadable, empty, not finite, or below 35 ms)."""
     return {path: _hear_one(path, channel, allow_cut=allow_cut) for path in dict.fromkeys(paths)}
 
 

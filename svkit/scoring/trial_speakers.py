@@ -90,11 +90,7 @@ def speakers_of_manifest(manifest: Artifact | None) -> dict[str, str] | None:
 
 
 def recorded_manifest(manifest: Artifact | None) -> Manifest:
-    """Read the manifest behind embeddings.
-
-    Raises:
-        DataError: no manifest is recorded, or it is gone, has changed or is bad.
-    """
+    """Read the manifest behind embeddings (DataError: none is recorded, or it is gone, has changed or is bad)."""
     if not manifest or not manifest.get("path"):
         raise DataError("the embeddings record no manifest; extract them again")
     path = Path(manifest["path"])
