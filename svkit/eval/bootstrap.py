@@ -262,33 +262,26 @@ def _excess_kurtosis(values: Floats) -> float:
     return max(0.0, float(np.mean(squares**2) / np.mean(squares) ** 2) - 3)
 
 
-def _percentile_interval(samples: Floats, num_speakers: int) -> Interval:
-    """Return the interval between the outer percentiles of resampled differences, expanded for few speakers.
-
-    Plain percentiles behave like an interval with the normal distribution's quantile and a variance divided by S
-    instead of S - 1, which is too narrow for few speakers. The percentiles taken are those that turn the interval of a
-    Gaussian mean into that of Student's t.
-    """
-    ordered = np.sort(samples)
-    # Counted as a p-value is, so that a difference's interval excludes zero exactly where p is small.
-    expansion = np.sqrt(num_speakers / (num_speakers - 1))
-    share = ndtr(stdtrit(num_speakers - 1, _TAIL) * expansion)
-    place = max(1, int(share * (len(ordered) + 1)))
-    return _interval(float(ordered[place - 1]), float(ordered[-place]), (len(samples), num_speakers))
-
-
 def paired_difference(
     first: Floats, second: Floats, values: tuple[float, float], num_speakers: int
 ) -> PairedDifference:
-    """Compare two systems by a statistic, first minus second: in equal resamples [R], and on all trials (`values`)."""
-    differences = _defined(first - second)
-    opposite = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
-    share = min(0.5, (opposite + 1) / (len(differences) + 1))
-    # The inverse of the interval's expansion: an interval of level 1 - p ends at zero.
-    steps = ndtri(share) * np.sqrt((num_speakers - 1) / num_speakers)
+    """Compare two systems by a statistic, first minus second: in equal resamples [R], and on all trials (`values`).
+
+    The interval lies between outer percentiles of the resampled differences. Plain percentiles behave like an interval
+    with the normal distribution's quantile and a variance divided by S instead of S - 1, which is too narrow for few
+    speakers. Those taken turn the interval of a Gaussian mean into that of Student's t.
+    """
+    ordered = np.sort(_defined(first - second))
+    share = ndtr(stdtrit(num_speakers - 1, _TAIL) * np.sqrt(num_speakers / (num_speakers - 1)))
+    # Counted as the p-value is, so that the interval excludes zero exactly where p is small.
+    place = max(1, int(share * (len(ordered) + 1)))
+    opposite = min(np.count_nonzero(ordered <= 0), np.count_nonzero(ordered >= 0))
+    # The inverse of the expansion from normal to Student's quantiles: an interval of level 1 - p ends at zero.
+    quantile = ndtri(min(0.5, (opposite + 1) / (len(ordered) + 1)))
+    steps = quantile * np.sqrt((num_speakers - 1) / num_speakers)
     return PairedDifference(
         difference=values[0] - values[1],
-        interval=_percentile_interval(differences, num_speakers),
+        interval=_interval(float(ordered[place - 1]), float(ordered[-place]), (len(ordered), num_speakers)),
         p_value=float(2 * stdtr(num_speakers - 1, steps)),
     )
 
