@@ -78,8 +78,10 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
     output = score_output(
         request,
         subject.name,
-        {f"scores_{number + 1}": directory for number, directory in enumerate(directories)}
-        | ({} if calibration is None else {"calibration": calibration}),
+        {
+            **{f"scores_{number}": directory for number, directory in enumerate(directories, start=1)},
+            "calibration": calibration,
+        },
         {"fuse": subject.name, "calibrate_folds": subject.num_folds}
         | ({"sides": "both"} if condition and condition.sides == "both" else {}),
     )
@@ -102,4 +104,4 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
             if learnt is not None:
                 progress.note(f"fusion: {output.path / FILE_NAME}")
             output.finish()
-    return SystemScore(name=subject.name, directory=output.path, metrics=read_metrics(output.path))
+    return SystemScore(directory=output.path, metrics=read_metrics(output.path))

@@ -52,11 +52,7 @@ def plan_imported(request: ScoreRequest) -> tuple[list[Output], ScoreRequest]:
     ours = tuple(path for path in of_systems.values() if path is not None)
     plain = replace(request, backend=Backend())
     outputs = [
-        score_output(
-            plain,
-            name,
-            {"scores": path} if calibration is None else {"scores": path, "calibration": calibration},
-        )
+        score_output(plain, name, {"scores": path, "calibration": calibration})
         for name, path, calibration in zip(
             request.names, request.scores, calibrations[num_ours:], strict=True
         )

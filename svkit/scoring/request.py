@@ -75,7 +75,6 @@ class ScoreRequest(Request):
 class SystemScore:
     """One system's result."""
 
-    name: str
     directory: Path
     metrics: ScoredList
     """`Metrics`, if there are trials of both classes."""
@@ -160,11 +159,12 @@ def check_options(request: ScoreRequest, trials: Trials) -> None:
 def score_output(
     request: ScoreRequest,
     system: str,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path | None],
     changes: Mapping[str, Any] | None = None,
 ) -> Output:
-    """Return the scores directory of a system on the request's trials."""
+    """Return the scores directory of a system on the request's trials; `inputs` without a path are left out."""
     shared = {"trials": request.trials, "enroll": request.enroll, "sidecar": request.sidecar}
+    given = {name: path for name, path in {**shared, **inputs}.items() if path is not None}
     config = {
         **request.backend.changed(),
         "num_resamples": NUM_RESAMPLES,
@@ -180,8 +180,7 @@ def score_output(
         **({"applications": [asdict(one) for one in request.applications]} if request.applications else {}),
         **(changes or {}),
     }
-    backend = request.backend.name(inputs)
+    backend = request.backend.name(given)
     stem = request.trials.stem if backend == "cosine" else f"{request.trials.stem}-{backend}"
     stem += "-both-sides" if "sides" in config else ""
-    given = {name: path for name, path in shared.items() if path is not None}
-    return request.output(request.exp / "scores" / system / stem, "score", config, {**given, **inputs})
+    return request.output(request.exp / "scores" / system / stem, "score", config, given)

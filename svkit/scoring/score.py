@@ -60,15 +60,13 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     systems = []
     with progress.task(f"score {name}", len(outputs)) as task:
         for output in outputs:
-            system = output.path.parent.name
             if not output.is_kept(progress):
                 # Each system records what was found for it, and what holds for the list.
                 own = replace(guards, cautions=[*guards.cautions], unchecked=[])
                 score_one = score_imported if "scores" in output.inputs else _score_system
                 score_one(request, trial_set, output, own, progress)
-            metrics = read_metrics(output.path)
-            systems.append(SystemScore(name=system, directory=output.path, metrics=metrics))
-            task.advance(1, system=system)
+            systems.append(SystemScore(directory=output.path, metrics=read_metrics(output.path)))
+            task.advance(1, system=output.path.parent.name)
     rated = [(one.directory, one.metrics) for one in systems if isinstance(one.metrics, Metrics)]
     return ScoreResult(
         trials=name,
@@ -93,8 +91,7 @@ def _plan(request: ScoreRequest, trial_set: TrialSet, progress: Progress) -> lis
         }
         if not directory.is_dir():
             raise ArtifactError(f"{directory}: does not exist; run `svkit extract` first")
-        inputs = {"embeddings": directory, **material}
-        inputs |= {} if calibration is None else {"calibration": calibration}
+        inputs = {"embeddings": directory, **material, "calibration": calibration}
         is_changed = "condition" in read_facts(directory)
         if is_changed and request.sides == "test":
             inputs["enrolled"] = without_condition(directory)

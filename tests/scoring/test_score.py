@@ -71,9 +71,9 @@ def score(exp, **changes):
 
 def test_default_scores_every_system_into_its_directory(exp):
     done = score(exp)
-    assert [system.name for system in done.systems] == ["dense", "pruned"]
+    assert [system.metrics.name for system in done.systems] == ["dense", "pruned"]
     for system in done.systems:
-        assert system.directory == exp / "scores" / system.name / "all"
+        assert system.directory == exp / "scores" / system.metrics.name / "all"
         found = {path.name for path in system.directory.iterdir() if not path.name.startswith(".")}
         assert found == {"scores.tsv", "resamples.safetensors", "metrics.json", "provenance.json", "run.json"}
         assert system.metrics == read_metrics(system.directory)
@@ -268,14 +268,14 @@ def test_embeddings_of_other_utterances_are_left_out_by_default(exp):
     make_embeddings(
         exp / "embeddings" / "train", embeddings_of(1, 0.6), ids=[f"train/{name}" for name in IDS]
     )
-    assert [system.name for system in score(exp).systems] == ["dense", "pruned"]
+    assert [system.metrics.name for system in score(exp).systems] == ["dense", "pruned"]
 
 
 def test_unfinished_embeddings_are_left_out_and_named(exp):
     (exp / "embeddings" / "pruned" / "provenance.json").rename(exp / "embeddings" / "pruned" / "run.json")
     (exp / "embeddings" / "mine").mkdir()
     listener = Listener()
-    assert [system.name for system in run(request(exp), listener).systems] == ["dense"]
+    assert [system.metrics.name for system in run(request(exp), listener).systems] == ["dense"]
     (note,) = (note for note in listener.notes if "left out" in note)
     assert note.startswith(f"{exp}/embeddings/pruned: not finished, left out; run the same `svkit extract`")
 
@@ -327,7 +327,7 @@ def test_cohorts_are_not_scored_and_must_come_from_the_same_checkpoint(exp):
     cohorts = (exp / "embeddings" / "cohort",)
     shared = frozenset({"shared-speakers"})
     done = score(exp, backend=Backend(norm="snorm"), cohorts=cohorts, allow=shared)
-    assert [system.name for system in done.systems] == ["dense", "pruned"]
+    assert [system.metrics.name for system in done.systems] == ["dense", "pruned"]
     make_embeddings(
         exp / "embeddings" / "cohort", cohort_matrix(), ids=list(map(str, range(40))), sha256="beef"
     )
