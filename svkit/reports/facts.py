@@ -48,14 +48,13 @@ def gather_systems(
     exp: Path,
     measured: Mapping[Path, Metrics],
     checkpoints: Mapping[str, str],
-    num_resamples: int,
     seed: int,
     progress: Progress,
 ) -> tuple[list[System], list[Comparison]]:
     """Describe every system, and compare systems that share trials and back-end with the first of them.
 
     The first is the one named `dense`, if any. `measured` maps directories of scores to their metrics, `checkpoints`
-    maps paths below `exp` to their sha256. `num_resamples` and `seed` configure the bootstrap.
+    maps paths below `exp` to their sha256; `seed` is that of the bootstrap.
     """
     groups: dict[tuple[str, LeftOut | None, str], list[Path]] = defaultdict(list)
     for directory, metrics in measured.items():
@@ -70,7 +69,7 @@ def gather_systems(
             rated = []
             for directory, scored in zip(members, read_systems(members), strict=True):
                 metrics = measured[directory]
-                resamples = find_resamples(directory, metrics, num_resamples, seed, progress)
+                resamples = find_resamples(directory, metrics, seed, progress)
                 band = None if resamples is None else det_band(resamples, metrics.num_nontargets)
                 model_path = _model_path(exp, metrics, checkpoints)
                 systems.append(_system(directory.relative_to(exp), metrics, scored, band, model_path))

@@ -92,8 +92,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
     with output.open():
         paths = [_below(exp, directory) for directory in checkpoints]
         contents = {path: output.hashes[path] for path in paths}
-        bootstrap = (NUM_RESAMPLES, request.seed)
-        systems, comparisons = facts.gather_systems(exp, plain, contents, *bootstrap, progress)
+        systems, comparisons = facts.gather_systems(exp, plain, contents, request.seed, progress)
         evaluated = {system.model_path for system in systems if system.model_path}
         mixed = [mixed_recipes(exp / path, exp) for path in sorted(evaluated)]
         guards.cautions.extend(dict.fromkeys(caution for caution in mixed if caution is not None))

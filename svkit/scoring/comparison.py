@@ -50,19 +50,17 @@ def make_resamples(scores: ArrayLike, labels: ArrayLike, draws: Draws, seed: int
     )
 
 
-def find_resamples(
-    directory: Path, metrics: Metrics, num_resamples: int, seed: int, progress: Progress
-) -> Resamples | None:
+def find_resamples(directory: Path, metrics: Metrics, seed: int, progress: Progress) -> Resamples | None:
     """Return the resamples of scores, kept or made now; None, with a note, if they cannot be made."""
     kept = read_resamples(directory)
-    if kept is not None and (len(kept.eer), kept.seed) == (num_resamples, seed):
+    if kept is not None and (len(kept.eer), kept.seed) == (NUM_RESAMPLES, seed):
         return kept
     scores, inputs = read_scores(directory), read_provenance(directory)["inputs"]
     maps = [Path(entry["path"]) for entry in inputs if entry["name"] == "enroll"]
     enrollment = read_enrollment(maps[0]) if maps and maps[0].is_file() else None
     try:
         speakers, source = find_speakers(scores.trials, metrics.manifest, enrollment)
-        drawn = bootstrap.draw_multiplicities(speakers.num_speakers, num_resamples, seed)
+        drawn = bootstrap.draw_multiplicities(speakers.num_speakers, NUM_RESAMPLES, seed)
     except (ConfigError, DataError) as error:
         progress.note(f"{directory}: no comparison: {error}")
         return None

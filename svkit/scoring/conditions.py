@@ -12,7 +12,7 @@ from svkit.errors import DataError
 from svkit.eval.bootstrap import paired_difference
 from svkit.eval.results import PairedDifference
 from svkit.progress import Progress
-from svkit.scoring.comparison import NUM_RESAMPLES, find_resamples
+from svkit.scoring.comparison import find_resamples
 from svkit.store.metrics import ConditionRates, Metrics
 from svkit.store.scores import Resamples
 
@@ -34,14 +34,14 @@ def compare_conditions(
     for directory, metrics in measured:
         if metrics.condition is None:
             continue
-        resamples = find_resamples(directory, metrics, NUM_RESAMPLES, seed, progress)
+        resamples = find_resamples(directory, metrics, seed, progress)
         found = lists[(*_key(metrics), metrics.condition.sides)]
         found[metrics.condition.name][plain_name(metrics.name)] = (metrics, resamples)
     for directory, metrics in measured:
         if metrics.condition is not None:
             continue
         for key in (key for key in lists if key[:-1] == _key(metrics)):
-            resamples = find_resamples(directory, metrics, NUM_RESAMPLES, seed, progress)
+            resamples = find_resamples(directory, metrics, seed, progress)
             lists[key][None][metrics.name] = (metrics, resamples)
     return tuple(row for key, found in lists.items() for row in _rows(found, str(key[-1])))
 

@@ -11,7 +11,7 @@ from svkit.errors import ArtifactError, ConfigError, DataError
 from svkit.progress import Progress
 from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.calibrate import Features, check_calibration, install, quality_features
-from svkit.scoring.comparison import NUM_RESAMPLES, compare_systems, find_resamples
+from svkit.scoring.comparison import compare_systems, find_resamples
 from svkit.scoring.conditions import compare_conditions
 from svkit.scoring.fusion import fuse
 from svkit.scoring.guards import (
@@ -212,8 +212,5 @@ def _compare(systems: Sequence[SystemScore], seed: int, progress: Progress) -> t
     rated = [(one.directory, one.metrics) for one in systems if isinstance(one.metrics, Metrics)]
     if len(systems) < 2 or len(rated) < len(systems):
         return ()
-    found = [
-        (metrics, find_resamples(directory, metrics, NUM_RESAMPLES, seed, progress))
-        for directory, metrics in rated
-    ]
+    found = [(one, find_resamples(directory, one, seed, progress)) for directory, one in rated]
     return tuple(compare_systems(found, progress))

@@ -261,7 +261,7 @@ def test_systems_with_other_trials_left_are_not_compared(exp):
     assert run(request, SilentProgress()).comparisons == ()
     homes = [exp / "scores" / name / "all" for name in ("dense", "other")]
     measured = {home: read_metrics(home) for home in homes}
-    systems, comparisons = gather_systems(exp, measured, {}, 50, 1, SilentProgress())
+    systems, comparisons = gather_systems(exp, measured, {}, 1, SilentProgress())
     assert len(systems) == 2 and comparisons == []
 
 
