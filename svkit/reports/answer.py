@@ -40,25 +40,21 @@ def pairs(report: Report) -> list[Pair]:
         return system.trials.sha256, system.trials.left_out, system.backend.name
 
     known = [(system, model) for system in report.systems if (model := wording.model_of(report, system))]
+    # Reversed, because of several the first counts.
+    dense = {key(system): (system, model) for system, model in reversed(known) if model.sparsity == 0}
     compared = {(one.trials, one.backend, one.first, one.second): one for one in reversed(report.comparisons)}
     found = []
-    for pruned, pruned_model in known:
-        if pruned_model.sparsity <= 0:
-            continue
-        others = [
-            (system, model) for system, model in known if model.sparsity == 0 and key(system) == key(pruned)
-        ]
-        if others:
-            dense, dense_model = others[0]
+    for pruned, model in known:
+        if model.sparsity > 0 and key(pruned) in dense:
+            other, other_model = dense[key(pruned)]
+            comparison = compared.get((pruned.trials.name, pruned.backend.name, pruned.name, other.name))
             found.append(
                 Pair(
-                    dense=dense,
-                    dense_model=dense_model,
+                    dense=other,
+                    dense_model=other_model,
                     pruned=pruned,
-                    pruned_model=pruned_model,
-                    comparison=compared.get(
-                        (pruned.trials.name, pruned.backend.name, pruned.name, dense.name)
-                    ),
+                    pruned_model=model,
+                    comparison=comparison,
                 )
             )
     return found
