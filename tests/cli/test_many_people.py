@@ -49,10 +49,10 @@ def test_a_recording_is_read_once_as_long_as_there_is_memory(home, monkeypatch, 
     """Beyond that, only the findings stay in memory, and the gallery is the same."""
     people, read, judged = folder_of_people(home), [], []
     assert run("enroll", people, "--gallery", "expected").exit_code == 0
-    hear, judge = enroll.hear, enroll._judge
+    hear, judge = enroll.listen.hear, enroll._judge
     monkeypatch.setattr(enroll, "_KEPT_SAMPLES", kept)
     monkeypatch.setattr(
-        enroll, "hear", lambda paths, *_, **options: read.append(paths) or hear(paths, *_, **options)
+        enroll.listen, "hear", lambda paths, *_, **options: read.append(paths) or hear(paths, *_, **options)
     )
     monkeypatch.setattr(enroll, "_judge", lambda *given: judged.append(judge(*given)) or judged[0])
     assert run("enroll", people).exit_code == 0
