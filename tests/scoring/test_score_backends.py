@@ -265,7 +265,7 @@ def test_several_systems_are_compared_in_pairs(exp):
     done = score(exp, embeddings=systems)
     (comparison,) = done.comparisons
     assert (comparison.first, comparison.second) == ("pruned", "dense")
-    eers = {system.name: system.metrics.eer for system in done.systems}
+    eers = {system.metrics.name: system.metrics.eer for system in done.systems}
     assert comparison.eer_difference == pytest.approx(eers["pruned"] - eers["dense"])
     assert comparison.low <= comparison.eer_difference <= comparison.high
     again = score(exp, embeddings=systems, keep_finished=True)

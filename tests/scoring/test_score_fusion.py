@@ -67,7 +67,7 @@ def test_weights_of_held_out_trials_beat_each_system(exp):
     expected = fit_calibration(scores, labels)
     np.testing.assert_allclose(record.weights, expected.weights, rtol=1e-5)
     (done,) = score(exp, "eval", fuse=both(exp, "eval"), calibrations=(held.directory / "calibration.json",))
-    assert (done.name, done.directory) == ("left+right", exp / "scores" / "left+right" / "eval")
+    assert (done.metrics.name, done.directory) == ("left+right", exp / "scores" / "left+right" / "eval")
     found = read_scores(done.directory)
     tested = np.stack([read_scores(path).scores for path in both(exp, "eval")], axis=1)
     np.testing.assert_allclose(found.scores, tested @ record.weights + record.offset, rtol=1e-5, atol=1e-6)
