@@ -19,8 +19,7 @@ from svkit.store.audio_file import write_flac
 from svkit.store.lists import DEMO_TRIALS, read_shipped
 from svkit.store.trials import read_trials
 
-_UTTERANCES_AT_ONCE = 6
-"""That a process is given."""
+_CHUNK_UTTERANCES = 6
 _VALID_SPEAKERS = 8
 """With a twentieth, three, a single pair of similar voices would decide which checkpoint is kept."""
 
@@ -67,7 +66,7 @@ def _render_all(
             return
         # Spawned, not forked: forking is unsafe while the progress display runs a thread.
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-            for _ in executor.map(write, plans, chunksize=_UTTERANCES_AT_ONCE):
+            for _ in executor.map(write, plans, chunksize=_CHUNK_UTTERANCES):
                 task.advance()
 
 

@@ -184,10 +184,7 @@ def _write_graph(source: Path, path: Path, is_half: bool, metadata: Mapping[str,
 def _alone(call: Callable[..., None], *arguments: object) -> None:
     """Call in a process of its own: torch 2.11 keeps a copy of the weights that it has exported until the end.
 
-    A signal ends that process at once, because a graph takes minutes.
-
-    Raises:
-        ArtifactError: the process was killed.
+    A signal ends that process at once, because a graph takes minutes. ArtifactError if it was killed.
     """
     context = get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)

@@ -119,10 +119,7 @@ def _output(
 
 @dataclass(kw_only=True)
 class FinetuneStage(Stage):
-    """Classification of the training speakers.
-
-    The state that does best on held-out speakers is kept beside the resume state.
-    """
+    """Classification of the training speakers; the state that does best on held-out ones is kept, too."""
 
     config: StageConfig
     task: ClassificationTask = field(init=False)

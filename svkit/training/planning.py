@@ -145,10 +145,7 @@ def _kept_bytes(task: Task, num_examples: int, seconds: float) -> int:
 
 
 class _EfficientAttention(TorchFunctionMode):
-    """Makes attention use the kernel that torch chooses on a GPU for a bias with a gradient.
-
-    Without a GPU, torch would choose another form, which keeps other tensors.
-    """
+    """Makes attention use torch's kernel for a bias with a gradient on a GPU; other forms keep other tensors."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None

@@ -67,10 +67,7 @@ def checked(path: Path, role: str, command: str) -> Path:
 def write_pruned(
     out: Path, teacher_path: Path, teacher: SpeakerModel, student: Encoder, dense: EncoderArchitecture
 ) -> None:
-    """Write a checkpoint of the cut student with the head and classifier of the teacher.
-
-    `dense` is the encoder that the student was cut from; the checkpoint records its widths.
-    """
+    """Write the cut student with the teacher's head and classifier, and the widths of `dense` that it was cut from."""
     architecture = ModelArchitecture(
         encoder=student.architecture,
         head=teacher.architecture.head,

@@ -156,10 +156,7 @@ def _list_files(
     *,
     needs_speakers: bool = True,
 ) -> Iterator[Candidate]:
-    """Yield the files; with `needs_speakers`, those without a speaker go to `bad` instead.
-
-    Ids and sessions begin with `prefix`.
-    """
+    """Yield the files, ids and sessions after `prefix`; with `needs_speakers`, those without one go to `bad`."""
     for name in find_audio(root):
         directory = name.rpartition("/")[0]
         if pattern is None:
