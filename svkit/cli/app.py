@@ -206,11 +206,17 @@ def _name(module: ModuleType) -> str:
     return module.__name__.rpartition(".")[2]
 
 
+def _in_short(text: str | None) -> str:
+    """Return the first clause of a help text, which fits into the list of commands."""
+    return re.split("[:;,.]", " ".join((text or "").partition("\n\n")[0].split()), maxsplit=1)[0]
+
+
 for _module in _COMMANDS:
     if hasattr(_module, "app"):
-        app.add_typer(_module.app, name=_name(_module))
+        app.add_typer(_module.app, name=_name(_module), short_help=_in_short(_module.app.info.help))
     else:
-        app.command()(console.announced(getattr(_module, _name(_module))))
+        _command = getattr(_module, _name(_module))
+        app.command(short_help=_in_short(_command.__doc__))(console.announced(_command))
 
 
 def main() -> None:

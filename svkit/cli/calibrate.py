@@ -104,7 +104,8 @@ def calibrate(
         done = run(request, progress)
     if json:
         return console.result(asdict(done), as_json=True)
-    _print(done, is_beside_model=out is None)
+    other = "" if model is None else f" --model {model}"
+    _print(done, None if out is None else f"svkit verify A.wav B.wav --calibration {out}{other}")
     return console.result(done.calibration)
 
 
@@ -121,7 +122,8 @@ def parse_rate(text: str) -> float:
     return rate
 
 
-def _print(done: "CalibrateResult", *, is_beside_model: bool) -> None:
+def _print(done: "CalibrateResult", command: str | None) -> None:
+    """Print what was learnt; `command` decides by it, if it is not beside the model."""
     from svkit.reports.tables import Table, number, percent
     from svkit.store.source import shown
 
@@ -151,7 +153,8 @@ def _print(done: "CalibrateResult", *, is_beside_model: bool) -> None:
     if decision.false_accepts is not None and point.false_accept_rate > decision.false_accepts:
         notes.append(
             f"The target was missed: {100 * point.false_accept_rate:.3g} % of the pairs of other people were accepted,"
-            f" not {100 * decision.false_accepts:g} %. Ask for less, or learn on more people."
+            f" not {100 * decision.false_accepts:g} %. Learn on more people, or choose a"
+            " stricter threshold by a lower --false-accepts."
         )
     notes += filter(None, (_below_the_limit(done),))
     if done.people_once:
@@ -163,8 +166,8 @@ def _print(done: "CalibrateResult", *, is_beside_model: bool) -> None:
     notes += [f"Caution: {text}" for text in done.cautions]
     notes.append(
         f"`svkit verify` decides by {shown(done.calibration)}, unless --prior or --threshold is given."
-        if is_beside_model
-        else f"To decide by it: svkit verify --calibration {done.calibration}"
+        if command is None
+        else f"To decide by it: {command}"
     )
     console.table(
         Table(

@@ -31,7 +31,7 @@ def convert(
     file: options.HubFile = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Turn a published checkpoint or a transformers directory into an svkit checkpoint.
+    """Make a checkpoint of svkit: from a published one, or from a transformers directory.
 
     Example: svkit convert model_lmft_0.14.pth checkpoints/published
     """

@@ -35,6 +35,7 @@ def enroll(
     """Add recordings of a person to a gallery, as embeddings; no audio is kept.
 
     Enrolling a name again adds recordings. `svkit people` lists and removes people.
+
     To enroll everyone in a folder with a directory for each person: svkit enroll recordings --gallery voices
 
     Example: svkit enroll alice monday.wav tuesday.wav --gallery voices
@@ -103,12 +104,16 @@ def _refuse_slips(name: str, files: list[Path] | None, *, has_scan_options: bool
 
 def _remarks(done: "tuple[Enrolled, ...]") -> list[str]:
     """Return the warnings and notes; of several people, the first five of each kind (--json has all)."""
+    from svkit.scoring.enroll import KNOWN
+
     warnings = [f"warning: {text}" for one in done for text in one.warnings]
     notes = [text for one in done for text in one.notes]
+    notes.sort(key=lambda text: text.endswith(KNOWN))  # what is no news comes last
     if len(done) == 1:
         return [*warnings, *notes]
     return [
-        f"{len(texts):,} {kind}{'s' if len(texts) > 1 else ''} (--json shows all): {first_five(texts)}"
+        f"{len(texts):,} {kind}{'s' if len(texts) > 1 else ''}"
+        f"{' (--json shows all)' if len(texts) > 5 else ''}: {first_five(texts)}"
         for kind, texts in (("warning", warnings), ("note", notes))
         if texts
     ]

@@ -70,7 +70,7 @@ def extract(
     conditions: Conditions = None,
     common: options.RunOptions,
 ) -> None:
-    """Compute embeddings of all recordings in a folder or of all utterances in a manifest.
+    """Compute embeddings: of all recordings in a folder, or of all utterances in a manifest.
 
     Ids are paths below the folder. The output is exp/embeddings/MODEL-LIST, or exp/embeddings/MODEL for the
     experiment's own list. With --condition, recordings are embedded as heard on a telephone or through a codec,

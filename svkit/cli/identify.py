@@ -116,11 +116,13 @@ def _print(done: "Identified") -> None:
         if cautions:
             notes.append("Do not trust any of this: " + "; ".join(cautions))
         rows = [
-            [_files(answer), _verdict(answer), *_evidence(answer.candidates[0], done)[: columns - 1]]
+            [_files(answer), _verdict(answer), best.name, *_evidence(best, done)[: columns - 1]]
             for answer in done.answers
+            for best in answer.candidates[:1]
         ]
-        headings = ["recording", "answer", "best score", "its ratio", "its probability"][: columns + 1]
-        console.table(Table(title="All answers", headings=headings, rows=rows, left=(0, 1), notes=notes))
+        headings = ["recording", "answer", "nearest", "its score", "its ratio", "its probability"]
+        headings = headings[: columns + 2]
+        console.table(Table(title="All answers", headings=headings, rows=rows, left=(0, 1, 2), notes=notes))
 
 
 def _in_all(lists: Sequence[Sequence[str]]) -> list[str]:

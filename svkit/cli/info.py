@@ -39,7 +39,7 @@ def info(
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
-    """Show parameters, sparsity, MACs for 1 s, size and widths per layer of a checkpoint, or check hashes.
+    """Describe a checkpoint: parameters, sparsity, MACs for 1 s, size, widths per layer, origin; or check hashes.
 
     Example: svkit info exp/finetune-pruned/lmft --json
     """

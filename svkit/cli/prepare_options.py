@@ -140,6 +140,8 @@ OWN_RECORDINGS, OWN_NOISE = CorpusOptions(reads_samples=True), NoiseOptions(read
 
 def _say_split(done: "CorpusResult") -> None:
     """Say who trains, validates and evaluates."""
+    from svkit.corpora.derived import shown_hours
+
     for part, purpose, told in (
         ("train", "training", ""),
         ("valid", "validation", " (held out of training: --valid-speakers)"),
@@ -148,7 +150,7 @@ def _say_split(done: "CorpusResult") -> None:
         speakers, utterances, hours = (
             getattr(done, f"{part}_{what}") for what in ("speakers", "utterances", "hours")
         )
-        length = "" if hours is None else f", {hours:.2f} h" if hours >= 1 else f", {60 * hours:.1f} min"
+        length = "" if hours is None else f", {shown_hours(hours)}"
         counts = f"{speakers:,} speakers, {utterances:,} utterances{length}: {done.data}/{part}.tsv{told}"
         console.note(f"{purpose}: {counts if utterances else 'nobody'}")
     for name, trials in done.trials.items():

@@ -1,6 +1,8 @@
 """`svkit report`."""
 
 import os
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 from svkit.cli import console, options
@@ -19,6 +21,7 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     """
     common.check_tables("report")
     os.environ["MPLBACKEND"] = "agg"  # a notebook sets its own backend, which may not be installed here
+    from svkit.models.final import final_models
     from svkit.reports import answer, document, wording
     from svkit.reports import report as reporting
     from svkit.store.report import PAGE_NAME, read_report, report_record
@@ -42,4 +45,6 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
         console.note(f"open {directory / PAGE_NAME} in a browser")
     # Not "next" where the advice is to use no model.
     label = "to try a model anyway" if any(map(answer.is_unusable, answer.pairs(done))) else "next"
-    common.show_next("svkit verify A.wav B.wav", label=label, is_last=True)
+    models = [] if final_models(common.exp) else [system.model_path for system in done.systems]
+    model = next((f" --model {shlex.quote(path)}" for path in models if path and Path(path).is_dir()), "")
+    common.show_next(f"svkit verify A.wav B.wav{model}", label=label, is_last=True)

@@ -64,13 +64,14 @@ def verify(
     """Decide whether recordings are of one speaker: score, log-likelihood ratio, posterior, decision.
 
     With several files per side: svkit verify --enroll a1.wav --enroll a2.wav b1.wav b2.wav
+
     With an enrolled person (of --gallery, else of the experiment's): svkit verify alice b.wav
 
     Example: svkit verify a.wav b.wav --prior 0.01
     """
     if gallery is not None and (enroll or len(files) < 2):
         raise ConfigError("verify: expected NAME FILE... with --gallery, and no --enroll")
-    if not enroll and gallery is None and len(files) != 2:
+    if not enroll and gallery is None and (len(files) < 2 or len(files) > 2 and files[0].exists()):
         raise ConfigError(
             f"verify: expected two files, found {len(files)}; for several per side: --enroll A1 "
             "--enroll A2 B1 B2"
@@ -180,7 +181,7 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
 def training_list(entry: "Artifact") -> str:
     """Name a training list, and say whether it is still there."""
     path = Path(entry["path"])
-    place = entry["path"] if path.exists() else f"{path.name}, no longer where it was"
+    place = entry["path"] if path.exists() else f"{path.name}, not found here"
     return f"{place} (sha256 {entry['sha256'][:12]})"
 
 

@@ -90,13 +90,14 @@ def _judge(pair: Pair) -> tuple[int, str]:
         )
     if found is None:
         return 2, f"No advice on {pruned}: the trials {trials} give no confidence interval for its EER."
-    worse = f"{100 * found.high:.2f} points"
+    worse, allowed = f"{100 * found.high:.2f} points", f"{100 * TOLERATED * eer:.2f} points"
+    both = f"{percent(pair.pruned.eer)} %, that of the {dense} model {percent(eer)} %"
     if found.high <= 0:
-        return 0, f"Use the {pruned} model: on {trials} it is no worse than the {dense} model{LEVEL}."
+        return 0, f"Use the {pruned} model: on {trials} its EER is {both}; it is no worse{LEVEL}."
     if found.high <= TOLERATED * eer:
         return 0, (
-            f"Use the {pruned} model: on {trials} its EER is at most {worse} above{LEVEL} the {dense} model's"
-            f" {percent(eer)} %, less than the quarter that the rule allows."
+            f"Use the {pruned} model: on {trials} its EER is {both}; it is at most {worse} higher{LEVEL}, and the rule"
+            f" allows {allowed}."
         )
     if found.p_value < wording.SIGNIFICANT and found.eer_difference > 0:
         return 3, (
@@ -104,9 +105,8 @@ def _judge(pair: Pair) -> tuple[int, str]:
             f" EER is {100 * found.eer_difference:.2f} points above {percent(eer)} %, a significant difference."
         )
     return 1, (
-        f"Undecided: on {trials} the {pruned} model is not significantly worse, but its EER may be up to {worse}"
-        f" above{LEVEL} the {dense} model's {percent(eer)} %, more than the quarter that the rule"
-        " allows. Evaluate on more speakers to decide."
+        f"Undecided: on {trials} the EER of the {pruned} model is {both}. It is not significantly worse, but may be up"
+        f" to {worse} higher{LEVEL}, and the rule allows {allowed}. Evaluate on more speakers to decide."
     )
 
 

@@ -55,7 +55,8 @@ def run(request: ReportRequest, progress: Progress) -> Path:
     exp = request.exp
     scores, checkpoints = find_scores(exp), find_checkpoints(exp)
     if not scores:
-        raise ArtifactError(f"{exp / 'scores'}: no finished scores; run `svkit score` first")
+        below = f", or give --exp {exp / 'exp'}" if (exp / "exp" / "scores").is_dir() else ""
+        raise ArtifactError(f"{exp / 'scores'}: no finished scores; run `svkit score` first{below}")
     guards = Guards(allowed=request.allow)
     measured: dict[Path, Metrics] = {}
     hash_once = functools.cache(sha256_file)  # the same model is behind scores of several lists

@@ -203,7 +203,7 @@ def thresholds(system: Metrics, title: str = "", notes: Sequence[str] = ()) -> T
         ]
         # The threshold lies just above the highest score, and would print like it.
         if scale == "score" and _accepts_nothing(point):
-            return [name, "no score", *rates]
+            return [name, "no score: reject all", *rates]
         return [name, f"{scale} {number(point.threshold, digits=digits if scale == 'score' else 3)}", *rates]
 
     rows = [row("EER", system.thresholds["eer"])]
@@ -255,7 +255,12 @@ def model_size(size: ModelSize, title: str = "") -> Table:
     rows.append(["speaker head parameters", f"{size.head_parameters:,}"])
     work = size.macs_per_second
     counts = [work.total, work.encoder, work.head, work.positional]
-    names = ["MACs for 1 s", "  of the encoder", "  of the speaker head", "  positional, not in the sum"]
+    names = [
+        "MACs for 1 s",
+        "  of the encoder",
+        "  of the speaker head",
+        "  relative positions, not in the sum",
+    ]
     unit, sign = (GIGA, "G") if work.total >= GIGA / 10 else (MEGA, "M")
     rows += [[name, f"{count / unit:,.3f} {sign}"] for name, count in zip(names, counts, strict=True)]
     if size.size_bytes is not None:

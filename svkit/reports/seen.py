@@ -9,12 +9,9 @@ from svkit.store.report import System, Tippett
 
 def det(system: System) -> str:
     """Describe a curve of misses over false accepts."""
-    points = zip(system.det.false_accept_rate, system.det.miss_rate, strict=True)
-    misses = min((miss for accept, miss in points if accept <= 0.01), default=1.0)
-    return (
-        f"{wording.label(system)}: equal error rates of {percent(system.eer)} %; at 1 % false accepts,"
-        f" {percent(misses)} % misses."
-    )
+    far = system.thresholds.get("far_0.01")  # None: too few trials for this rate
+    misses = "" if far is None else f"; at 1 % false accepts, {percent(far.miss_rate)} % misses"
+    return f"{wording.label(system)}: equal error rates of {percent(system.eer)} %{misses}."
 
 
 def scores(system: System) -> str:

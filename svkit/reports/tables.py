@@ -105,8 +105,7 @@ def to_terminal(table: Table, width: int | None) -> str:
     from rich.table import Table as RichTable
 
     drawn = RichTable(
-        title=terminal_text(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-        show_header=any(table.headings),
+        box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(table.headings),
     )  # fmt: skip
     for index, name in enumerate(table.headings):
         drawn.add_column(
@@ -118,6 +117,8 @@ def to_terminal(table: Table, width: int | None) -> str:
     if Measurement.get(console, console.options.update(width=_ANY_WIDTH), drawn).minimum > console.width:
         return _to_blocks(table, console.width)
     with console.capture() as capture:
+        if table.title:  # not the table's own title, which would wrap at the table's width
+            console.print(terminal_text(table.title), style="bold")
         console.print(drawn)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 

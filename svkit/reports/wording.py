@@ -68,7 +68,7 @@ _CORPORA = {
 
 def corpus_title(corpus: str | None, owned: str = "recordings of the model's makers") -> str:
     """Describe the recordings of a corpus, given the name of its preparation; `owned` describes other recordings."""
-    return _CORPORA.get(corpus, f"{owned}, prepared from {corpus}")
+    return _CORPORA.get(corpus, f"{owned}, by svkit prepare {corpus}")
 
 
 def label(system: ScoredList) -> str:

@@ -26,6 +26,8 @@ from svkit.store.gallery import (
 )
 from svkit.store.source import shown
 
+KNOWN = "is already enrolled"
+"""End of the note on a recording that was enrolled before."""
 AT_ONCE = 100
 """People enrolled in one step. An interruption loses at most these; the same command then enrols the rest."""
 
@@ -210,7 +212,7 @@ def _with_alike(enrolled: Sequence[Enrolled], gallery: Gallery, limit: float) ->
                 f"{one.name} and {other} sound alike to this model: score {values[column]:.4f}, and verify accepts from"
                 f" {limit:.4f} on; expect it to take one for the other"
             )
-            one = replace(one, notes=(*one.notes, text))
+            one = replace(one, notes=(text, *one.notes))
         noted.append(one)
     return noted
 
@@ -229,9 +231,7 @@ def _commit(
     found = []
     for name, (heard, _) in waiting.items():
         row = gallery.row_of(name, request.gallery)
-        known = [
-            f"{place}: this recording of {name} is already enrolled" for place in heard if place not in new
-        ]
+        known = [f"{place}: this recording of {name} {KNOWN}" for place in heard if place not in new]
         found.append(
             Enrolled(
                 gallery=request.gallery,

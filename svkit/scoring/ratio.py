@@ -72,8 +72,9 @@ def too_few_people(record: CalibrationRecord) -> str | None:
     if decision.false_accepts is not None:
         aim = f"{100 * decision.false_accepts:g} % false accepts"
     return (
-        f"{aim} is not assured: the calibration was learnt on {people} people, whose pairs show no rate below"
-        f" {100 * lowest_shown(people):.2g} %; it takes {people_needed(decision):,} people"
+        f"{aim} is not assured: the calibration was learnt on {people} people, whose pairs, even"
+        f" without a single error, show no rate below {100 * lowest_shown(people):.2g} %; it takes"
+        f" {people_needed(decision):,} people"
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from svkit.config.architecture import ModelArchitecture
 from svkit.config.ranges import Range
 from svkit.config.schema import HeadConfig
-from svkit.errors import ArtifactError
+from svkit.errors import ArtifactError, first_five
 from svkit.store.arrays import reading
 from svkit.store.atomic import one_line, replacing, write_bytes, write_json, write_text
 from svkit.store.files import CONFIG_NAME as CONFIG_NAME
@@ -60,7 +60,9 @@ def read_architecture(directory: Path) -> ModelArchitecture:
     if not directory.exists():
         raise ArtifactError(f"{directory}: no such checkpoint directory")
     if not path.exists():
-        raise ArtifactError(f"{directory}: not a checkpoint: {CONFIG_NAME} is missing")
+        inside = [str(one.parent) for one in sorted(directory.glob(f"*/{CONFIG_NAME}"))]
+        which = f"; there are checkpoints in it: {first_five(inside)}" if inside else ""
+        raise ArtifactError(f"{directory}: not a checkpoint: {CONFIG_NAME} is missing{which}")
     return read_json(path, FORMAT, VERSION, ModelArchitecture)
 
 

@@ -45,7 +45,7 @@ def why_not(error: OSError) -> str:
     if error.errno == errno.ENXIO:  # also the error of opening a socket
         return "is a pipe, socket or device; expected a file (save the output of a pipe to one)"
     if error.errno == errno.EISDIR:
-        return "is a directory; expected a file"
+        return "is a directory; expected a file, or several (DIRECTORY/*)"
     if error.errno == errno.ENOENT:
         return "does not exist"
     return f"cannot be read: {error.strerror or error}"

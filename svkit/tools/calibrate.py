@@ -235,7 +235,7 @@ def _trials(table: pd.DataFrame, seed: int) -> tuple[Trials, int]:
         raise DataError(
             f"calibrate: expected at least {MIN_SPEAKERS} people with two or more recordings (of different sessions,"
             f" if these are known), found {several} of {len(sessions)}; add people, because fewer say nothing about"
-            " others (`svkit prepare --valid-speakers N` sets N people aside)"
+            " others"
         )
     per_utterance = min(_MAX_PER_UTTERANCE, max(TRIALS_PER_UTTERANCE, _NUM_TRIALS // len(table)))
     rows = table.drop(columns="gender", errors="ignore")

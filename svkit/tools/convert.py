@@ -52,7 +52,9 @@ def local_checkpoint(name: str | os.PathLike[str], file: str | None, progress: P
         leaf += "-" + Path(chosen).with_suffix("").as_posix().replace("/", "-")
     place = wanted.cache / pin.commit / leaf
     if not is_finished(place):
-        progress.note(f"{wanted}: {chosen or 'a checkpoint of svkit'} at {pin.commit}, into {place}")
+        progress.note(
+            f"downloading {wanted}: {chosen or 'a checkpoint of svkit'} at {pin.commit}, into {place}"
+        )
         if chosen is None:
             hub.download_checkpoint(wanted, pin, place, progress)
         else:

@@ -181,6 +181,9 @@ def _write_graph(source: Path, path: Path, is_half: bool, metadata: Mapping[str,
     onnx_graph.write_graph(network, path, torch.float16 if is_half else torch.float32, metadata)
 
 
+_EXIT_SECONDS = 10
+
+
 def _alone(call: Callable[..., None], *arguments: object) -> None:
     """Call in a process of its own: torch 2.11 keeps a copy of the weights that it has exported until the end.
 
@@ -198,6 +201,7 @@ def _alone(call: Callable[..., None], *arguments: object) -> None:
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, held)
         failure = ours.recv()
+        process.join(_EXIT_SECONDS)  # so that it removes its semaphores, of which Python would warn
     except EOFError as error:
         raise ArtifactError(
             f"{arguments[0]}: the process that writes its graph was killed; is there enough memory?"

@@ -55,7 +55,7 @@ def ids(directory: Path) -> list[str]:
 def test_a_folder_is_embedded_without_any_preparation(people):
     done = extract(people)
     assert done.stdout == "exp/embeddings/first-people\n"
-    assert "people: 4 recordings, 2 speakers, 0.00 h" in done.stderr
+    assert "people: 4 recordings, 2 speakers, 2.5 s" in done.stderr
     found = read_embeddings(HOME / "first-people")
     assert sorted(found.ids) == ["alice/mon/1.wav", "alice/tue/1.flac", "bob/call.ogg", "who.wav"]
     manifest = read_manifest(Path(found.meta["manifest"]["path"]), needs_speakers=False)

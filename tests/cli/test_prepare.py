@@ -60,9 +60,9 @@ def test_it_ends_with_the_split_and_the_next_command(tmp_path, tree, monkeypatch
     monkeypatch.chdir(tmp_path)
     done = run("folder", tree)
     assert said(done) == [
-        "training: 2 speakers, 4 utterances, 0.0 min: exp/data/train.tsv",
-        "validation: 2 speakers, 4 utterances, 0.0 min: exp/data/valid.tsv (held out of training: --valid-speakers)",
-        "evaluation: 2 speakers, 4 utterances, 0.0 min: exp/data/eval.tsv (never trained on: --eval-speakers)",
+        "training: 2 speakers, 4 utterances, 2.5 s: exp/data/train.tsv",
+        "validation: 2 speakers, 4 utterances, 2.5 s: exp/data/valid.tsv (held out of training: --valid-speakers)",
+        "evaluation: 2 speakers, 4 utterances, 2.5 s: exp/data/eval.tsv (never trained on: --eval-speakers)",
         "trials: 2 targets, 4 nontargets: exp/data/trials/folder.txt",
         "next: svkit finetune",
     ]

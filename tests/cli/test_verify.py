@@ -479,6 +479,6 @@ def test_training_lists_come_from_the_chain_of_provenance(home):
     found = answer(home, home / "a.wav", home / "b.wav")["model"]["trained_on"]
     assert found == [{"path": "mine.tsv", "sha256": "bb"}, {"path": "vox2.tsv", "sha256": "aa"}]
     assert (
-        "mine.tsv, no longer where it was (sha256 bb), vox2.tsv, no longer where it was"
+        "mine.tsv, not found here (sha256 bb), vox2.tsv, not found here"
         in run(home, home / "a.wav", home / "b.wav").stdout
     )

@@ -24,10 +24,10 @@ def compared(report, eers, difference, low, high, p):
 @pytest.mark.parametrize(
     ("eers", "difference", "words"),
     [
-        ((4, 4.2), (0.2, -0.3, 0.9, 0.6), "Use the pruned model: on all its EER is at most 0.90 points above (95 %)"),
-        ((4, 3.5), (-0.5, -0.8, -0.1, 0.01), "Use the pruned model: on all it is no worse than the dense model (95 %)"),
+        ((4, 4.2), (0.2, -0.3, 0.9, 0.6), "Use the pruned model: on all its EER is 4.20 %, that of the dense model"),
+        ((4, 3.5), (-0.5, -0.8, -0.1, 0.01), "Use the pruned model: on all its EER is 3.50 %, that of the dense model"),
         ((4, 5), (1.0, 0.5, 1.5, 0.01), "Use the dense model where accuracy matters, the pruned one where size or"),
-        ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "Undecided: on all the pruned model is not significantly worse, but its EER"),
+        ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "Undecided: on all the EER of the pruned model is 4.50 %, that of"),
         ((14, 13), (-1.0, -2, 1.5, 0.6), "Use neither model yet: on all the EER of both is above 10 %. It is 14"),
     ],
 )  # fmt: skip
@@ -85,7 +85,7 @@ def test_corpus_speakers_recipe_seed_and_date_are_said(report):
     )
     assert answer.subject(found) == [
         "Evaluated on svkit demo: synthetic voices, no people (12 speakers, 1,108 recordings, 6.0 min), trials all.",
-        "Trained with preset tiny, seed 7, on own recordings, prepared from folder (33 speakers, 1,108 recordings,"
+        "Trained with preset tiny, seed 7, on own recordings, by svkit prepare folder (33 speakers, 1,108 recordings,"
         " 270.2 h).",
         f"Scored on {max(origin.finished for origin in report.provenance if 'scores' in origin.output)[:10]}.",
     ]

@@ -57,6 +57,13 @@ def test_what_is_no_checkpoint_is_said(tmp_path, content, message):
         store.read_architecture(tmp_path / "nowhere")
 
 
+def test_a_directory_of_checkpoints_names_them(tmp_path):
+    (tmp_path / "lmft").mkdir()
+    (tmp_path / "lmft" / "config.json").touch()
+    with pytest.raises(ArtifactError, match=f"is missing; there are checkpoints in it: {tmp_path}/lmft$"):
+        store.read_architecture(tmp_path)
+
+
 def test_corrupt_weights_are_said(tmp_path):
     path = tmp_path / "model.safetensors"
     with pytest.raises(ArtifactError, match="does not exist"):

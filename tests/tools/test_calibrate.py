@@ -139,7 +139,7 @@ def test_the_second_wish_reads_and_embeds_nothing_again(people, monkeypatch):
     monkeypatch.setattr("svkit.models.extract._extract", None)
     asked = ["calibrate", people, "--model", "model", "--p-target", "0.01", "--c-fa", "10"]
     elsewhere = invoke(*asked, "--out", "other.json")
-    assert elsewhere.exit_code == 0 and "svkit verify --calibration" in elsewhere.stderr + elsewhere.stdout
+    assert elsewhere.exit_code == 0 and "B.wav --calibration other.json --model model\n" in elsewhere.stdout
     assert Path("model/calibration.json").read_text() == first
     decision = read_calibration(Path("other.json")).decision
     assert decision.point.threshold == pytest.approx(np.log(990)) and decision.false_accepts is None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import regex
 
-from svkit.corpora.derived import hours
+from svkit.corpora.derived import hours, shown_hours
 from svkit.corpora.recognise import corpus_root, guess_corpus
 from svkit.corpora.request import CorpusRequest, CorpusResult
 from svkit.corpora.scan import (
@@ -53,7 +53,10 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
         if guess not in (None, "folder"):
             progress.note(f"{root} looks like {guess}, which has a command of its own: svkit prepare {guess}")
         bad: list[BadFile] = []
-        return Found(groups=[CandidateTable(_list_files(root, pattern, bad))], bad=bad)
+        found = CandidateTable(_list_files(root, pattern, bad))
+        if bad and not len(found) and pattern is None:
+            raise _flat(str(root), len(bad))
+        return Found(groups=[found], bad=bad)
 
     return prepare(request, progress, "folder", find, {"speaker_regex": speaker_regex})
 
@@ -78,12 +81,12 @@ def list_recordings(
     pattern = None if speaker_regex is None else _compile(speaker_regex)
     bad: list[BadFile] = []
     found = CandidateTable(_gather(sources, pattern, bad, needs_speakers=needs_speakers))
-    table, unusable = scan_files(found, scan, progress)
     num_files, named = len(found) + len(bad), first_five([str(source) for source in sources])
     if not num_files:
         raise DataError(f"{named}: no audio files below it")
-    if pattern is None and len(bad) == num_files:  # not files to leave out, but the wrong folder
-        raise DataError(f"{named}: {LAYOUT}, found {num_files} directly in it; give the folder above it")
+    if pattern is None and len(bad) == num_files:
+        raise _flat(named, num_files)
+    table, unusable = scan_files(found, scan, progress)
     bad += unusable
     refuse_bad(bad, scan, num_files)
     if bad:
@@ -92,8 +95,13 @@ def list_recordings(
         raise DataError(f"{named}: none of its {num_files} audio files can be used")
     speakers = table["speaker_id"][table["speaker_id"] != ""].nunique()
     who = f"{speakers:,} speakers" if speakers else "no speaker known"
-    progress.note(f"{named}: {len(table):,} recordings, {who}, {hours(table):.2f} h")
+    progress.note(f"{named}: {len(table):,} recordings, {who}, {shown_hours(hours(table))}")
     return table, bad
+
+
+def _flat(named: str, num_files: int) -> DataError:
+    """Return the error for a folder one level too deep, whose files are not to be left out."""
+    return DataError(f"{named}: {LAYOUT}, found {num_files} directly in it; give the folder above it")
 
 
 def list_name(sources: Sequence[Path]) -> str:
