@@ -45,6 +45,9 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
         console.note(f"open {directory / PAGE_NAME} in a browser")
     # Not "next" where the advice is to use no model.
     label = "to try a model anyway" if any(map(answer.is_unusable, answer.pairs(done))) else "next"
-    models = [] if final_models(common.exp) else [system.model_path for system in done.systems]
-    model = next((f" --model {shlex.quote(path)}" for path in models if path and Path(path).is_dir()), "")
-    common.show_next(f"svkit verify A.wav B.wav{model}", label=label, is_last=True)
+    command = "svkit verify A.wav B.wav"
+    if not final_models(common.exp):  # it evaluates models from elsewhere
+        paths = [Path(system.model_path) for system in done.systems if system.model_path]
+        places = [place for path in paths for place in (common.exp / path, path) if place.is_dir()]
+        command += f" --model {shlex.quote(str(places[0]))}" if places else ""
+    common.show_next(command, label=label, is_last=True)

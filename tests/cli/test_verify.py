@@ -115,6 +115,7 @@ def test_what_is_no_file_is_a_name_in_the_gallery_of_the_experiment(home):
     by_name = answer(home, unicodedata.normalize("NFD", "Zoë"), home / "b.wav")
     assert by_name["person"]["name"] == "Zoë"
     assert by_name == answer(home, "Zoë", home / "b.wav", "--gallery", home / "exp" / "gallery")
+    assert len(answer(home, "Zoë", home / "b.wav", home / "c.wav")["test"]) == 2
     done = run(home, "nobody.wav", home / "b.wav")
     assert done.exit_code == 3
     assert (

@@ -197,6 +197,11 @@ def test_bad_files_are_an_error_with_reasons_counts_and_what_to_do(tmp_path, tre
     assert not (tmp_path / "exp" / "data" / "train.tsv").exists()
 
 
+def test_a_folder_one_level_too_deep_is_said_to_be(tmp_path, tree):
+    with pytest.raises(DataError, match="directly in it; give the folder above it"):
+        prepare(tmp_path, tree / "a" / "s1")
+
+
 def test_skip_bad_leaves_them_out(tmp_path, tree):
     spoil(tree)
     result = prepare(tmp_path, tree, scan=ScanOptions(skip_bad=True))

@@ -5,7 +5,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
+from svkit.cli.app import app
 from svkit.reports import answer, facts, figures, results
 from svkit.store.metrics import Comparison
 from svkit.store.report import Curve, ListCounts, StageCurves, Timing
@@ -65,6 +67,12 @@ def test_what_is_lost_and_gained_stands_side_by_side(report):
     assert rows["EER on all, % (95 %)"][:2] == [results.eer_cell(dense), results.eer_cell(pruned)]
     small = next(model for model in report.models if model.path == pruned.model_path)
     assert rows["encoder's parameters, M"][2] == f"{-100 * small.sparsity:+.1f} %"
+
+
+def test_the_next_command_names_a_model_from_elsewhere(finished, monkeypatch):
+    monkeypatch.setattr("svkit.models.final.final_models", lambda exp: {})
+    done = CliRunner().invoke(app, ["report", "--exp", str(finished), "--keep-finished"])
+    assert f"A.wav B.wav --model {finished}/finetune/lmft" in done.stderr
 
 
 def test_speed_has_the_spread_of_its_rounds():
