@@ -58,6 +58,7 @@ def test_torchs_kernel_keeps_no_scores(whole: dict[str, StagePlan], monkeypatch:
     assert saved == pytest.approx(layers_times_heads * frames**2 * bytes_saved, rel=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", CEILINGS)
 def test_an_example_takes_no_more_memory_than_it_did(whole: dict[str, StagePlan], stage: str) -> None:
     """Whoever keeps more for the backward pass says so here."""
@@ -77,6 +78,7 @@ def test_longer_crops_take_more_in_proportion(whole: dict[str, StagePlan]) -> No
     assert twice.fixed == pytest.approx(whole["distill"].fixed, rel=0.01)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_to_set(whole: dict[str, StagePlan]) -> None:
     joint = whole["dense.joint"]
     memory = (joint.fixed + 0.5 * joint.batch_size * joint.per_example) / (1 - RESERVE) * 1.001

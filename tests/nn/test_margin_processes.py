@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
@@ -60,6 +61,7 @@ def _process(rank: int, folder: str) -> None:
     leave()
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     run_in_two(_process, str(tmp_path))
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))

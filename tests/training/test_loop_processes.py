@@ -17,6 +17,8 @@ from tests.processes import leave, run_in_two
 from tests.training.conftest import Recorder
 from tests.training.test_loop import OPTIM, ToyTask, batches, plan
 
+pytestmark = pytest.mark.slow
+
 BAD = float("nan")
 LAST = 2 + MAX_SKIPPED_STEPS
 """Steps 3 to this one are bad in one process or the other: as many in a row as end a training."""
