@@ -154,7 +154,7 @@ def _print(done: "CalibrateResult", command: str | None) -> None:
         notes.append(
             f"The target was missed: {100 * point.false_accept_rate:.3g} % of the pairs of other people were accepted,"
             f" not {100 * decision.false_accepts:g} %. Learn on more people, or choose a"
-            " stricter threshold by a lower --false-accepts."
+            " stricter threshold by a lower --false-accepts until the rate measured here is the one you want."
         )
     notes += filter(None, (_below_the_limit(done),))
     if done.people_once:
@@ -213,15 +213,15 @@ def _missing(done: "CalibrateResult") -> str | None:
     if missing is None:
         return None
     needed = f"{missing.people_needed:,} people with two recordings or more each"
-    lacking = f"at least {missing.people:,} people and {missing.recordings:,} recordings are missing"
+    lacking = f"{missing.people:,} people and {missing.recordings:,} recordings are missing"
     shown = f"no rate below {100 * done.lowest_shown:.2g} %"
     if decision.false_accepts is None:
         return (
             f"A ratio of {decision.point.threshold:+.2f} cannot be shown with {done.people} people, whose pairs show"
-            f" {shown}: it takes {needed}; {lacking}."
+            f" {shown}: it takes at least {needed}; {lacking}."
         )
     return (
         f"{100 * decision.false_accepts:g} % false accepts cannot be shown with {done.people} people: without a single"
-        f" error their pairs show {shown}. It takes {needed}; {lacking}. Until then nothing is "
+        f" error their pairs show {shown}. It takes at least {needed}; {lacking}. Until then nothing is "
         "assured for other people."
     )

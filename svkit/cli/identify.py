@@ -115,8 +115,17 @@ def _print(done: "Identified") -> None:
     if not is_one:
         if cautions:
             notes.append("Do not trust any of this: " + "; ".join(cautions))
+
+        def own_doubt(answer: "Answer") -> str:
+            return " (do not trust it)" if {*answer.warnings} - {*cautions} else ""
+
         rows = [
-            [_files(answer), _verdict(answer), best.name, *_evidence(best, done)[: columns - 1]]
+            [
+                _files(answer),
+                _verdict(answer) + own_doubt(answer),
+                best.name,
+                *_evidence(best, done)[: columns - 1],
+            ]
             for answer in done.answers
             for best in answer.candidates[:1]
         ]

@@ -15,9 +15,9 @@ fraction."""
 TOO_HIGH = 0.1
 """Above this EER no model is recommended; guessing gives 0.5."""
 RULE = (
-    f"The rule: no model is recommended if the EER (equal error rate) of both is above {100 * TOO_HIGH:g} %; the pruned"
-    " one is recommended if its EER, even at the worse end of the difference's 95 % interval, is at most a quarter"
-    " above the dense model's. Your application may ask for more or less."
+    "The rule: a model is recommended only if one of the two has an EER (equal error rate) of at most"
+    f" {100 * TOO_HIGH:g} %: the pruned one if its EER, even at the worse end of the difference's 95 % interval, is"
+    " at most a quarter above the dense model's. Your application may ask for more or less."
 )
 
 

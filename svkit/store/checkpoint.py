@@ -60,7 +60,10 @@ def read_architecture(directory: Path) -> ModelArchitecture:
     if not directory.exists():
         raise ArtifactError(f"{directory}: no such checkpoint directory")
     if not path.exists():
-        inside = [str(one.parent) for one in sorted(directory.glob(f"*/{CONFIG_NAME}"))]
+        found = {one.parent for level in ("*", "*/*") for one in directory.glob(f"{level}/{CONFIG_NAME}")}
+        inside = [
+            str(one) for one in sorted(found, key=lambda one: (one.name != "lmft", one))
+        ]  # the final ones first
         which = f"; there are checkpoints in it: {first_five(inside)}" if inside else ""
         raise ArtifactError(f"{directory}: not a checkpoint: {CONFIG_NAME} is missing{which}")
     return read_json(path, FORMAT, VERSION, ModelArchitecture)

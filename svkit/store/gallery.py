@@ -31,6 +31,7 @@ from svkit.store.atomic import one_line, remove_unfinished, write_json
 from svkit.store.audio_file import Place
 from svkit.store.locks import lock_directory, release_directory
 from svkit.store.provenance import output_around
+from svkit.store.source import shown
 from svkit.store.strict_json import read_json
 
 FORMAT, VERSION = "svkit-gallery", 1
@@ -309,9 +310,10 @@ def remove_people(directory: Path, names: Sequence[str]) -> Gallery:
 def refuse_other_model(directory: Path, gallery: Gallery, model: GalleryModel) -> None:
     """Raise ArtifactError for a model other than the gallery's: embeddings of two models cannot be compared."""
     if gallery.model.sha256 != model.sha256:
+        own = shown(gallery.model.path)
         raise ArtifactError(
-            f"{directory}: expected its own model, {gallery.model.path} (sha256 {gallery.model.sha256[:12]}), found"
-            f" {model.path} (sha256 {model.sha256[:12]}); give --model {gallery.model.path}, or enroll everybody again"
+            f"{directory}: expected its own model, {own} (sha256 {gallery.model.sha256[:12]}), found"
+            f" {shown(model.path)} (sha256 {model.sha256[:12]}); give --model {own}, or enroll everybody again"
             " with the new model in another --gallery"
         )
 

@@ -198,8 +198,15 @@ def test_bad_files_are_an_error_with_reasons_counts_and_what_to_do(tmp_path, tre
 
 
 def test_a_folder_one_level_too_deep_is_said_to_be(tmp_path, tree):
-    with pytest.raises(DataError, match="directly in it; give the folder above it"):
+    with pytest.raises(DataError, match="recordings directly in it; .* give the folder above it"):
         prepare(tmp_path, tree / "a" / "s1")
+
+
+def test_directories_that_may_be_people_are_named(tree):
+    """The root of the people's folder instead of that folder would make one person of all."""
+    said = Notes()
+    folder.list_recordings([tree.parent], ScanOptions(), said)
+    assert f"each directory in {tree.parent} is one person ({tree.name})" in said
 
 
 def test_skip_bad_leaves_them_out(tmp_path, tree):

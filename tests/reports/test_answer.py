@@ -38,7 +38,7 @@ def test_which_model_to_use(report, eers, difference, words):
     (advice,) = answer.advice(found)
     assert advice.startswith(words)
     (rule,) = answer.rule(found)
-    assert "above 10 %" in rule and "at most a quarter above" in rule
+    assert "at most 10 %" in rule and "at most a quarter above" in rule
 
 
 def test_of_several_lists_the_worst_decides_and_without_a_pair_there_is_no_advice(report):

@@ -58,9 +58,11 @@ def test_what_is_no_checkpoint_is_said(tmp_path, content, message):
 
 
 def test_a_directory_of_checkpoints_names_them(tmp_path):
-    (tmp_path / "lmft").mkdir()
-    (tmp_path / "lmft" / "config.json").touch()
-    with pytest.raises(ArtifactError, match=f"is missing; there are checkpoints in it: {tmp_path}/lmft$"):
+    for name in ("distill", "finetune/lmft"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").touch()
+    inside = f"{tmp_path}/finetune/lmft, {tmp_path}/distill"
+    with pytest.raises(ArtifactError, match=f"is missing; there are checkpoints in it: {inside}$"):
         store.read_architecture(tmp_path)
 
 

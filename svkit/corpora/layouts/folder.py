@@ -95,13 +95,22 @@ def list_recordings(
         raise DataError(f"{named}: none of its {num_files} audio files can be used")
     speakers = table["speaker_id"][table["speaker_id"] != ""].nunique()
     who = f"{speakers:,} speakers" if speakers else "no speaker known"
+    if speakers and pattern is None and (table["session_id"] != "").all():
+        names = first_five(sorted(table["speaker_id"].unique()))
+        progress.note(
+            f"each directory in {named} is one person ({names}), and those below it are sessions; if they are people,"
+            " give the folder that holds them"
+        )
     progress.note(f"{named}: {len(table):,} recordings, {who}, {shown_hours(hours(table))}")
     return table, bad
 
 
 def _flat(named: str, num_files: int) -> DataError:
     """Return the error for a folder one level too deep, whose files are not to be left out."""
-    return DataError(f"{named}: {LAYOUT}, found {num_files} directly in it; give the folder above it")
+    return DataError(
+        f"{named}: {LAYOUT}, found {num_files} recordings directly in it; put"
+        " each speaker's into a directory, or, if these are one speaker's, give the folder above it"
+    )
 
 
 def list_name(sources: Sequence[Path]) -> str:
