@@ -64,7 +64,7 @@ def find_matching(ids: Iterable[str], known: Iterable[str]) -> Matching | None:
     Returns:
         None if all ids are known, or nothing matches.
     """
-    known, ids = list(known), list(ids)
+    known, ids = list(known), list(dict.fromkeys(ids))  # a recording may be on both sides of trials
     exact = set(known).intersection(ids)
     missing = [name for name in ids if name not in exact]
     if not missing:

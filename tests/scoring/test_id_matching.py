@@ -43,6 +43,11 @@ def test_the_shortest_rule_that_matches_every_id(kind):
     assert f"12 of 12 match {rule}, such as {change(KNOWN[0])} -> {KNOWN[0]}: `--match-ids`" in found.offer()
 
 
+def test_an_id_on_both_sides_of_trials_is_one():
+    twice = [name.removesuffix(".flac") for name in (*KNOWN, *KNOWN)]
+    assert find_matching(twice, KNOWN) == find_matching(twice[: len(KNOWN)], KNOWN)
+
+
 def test_known_ids_stay_and_strange_ones_are_no_match():
     assert find_matching(KNOWN, KNOWN) is None
     assert find_matching(["somebody", "else"], KNOWN) is None
