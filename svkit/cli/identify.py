@@ -100,13 +100,16 @@ def _print(done: "Identified") -> None:
     cautions = [] if is_one else _in_all([answer.warnings for answer in done.answers])
     columns = 2 if done.answers[0].posterior_of_none is None else 4
     headings = ["score (cosine)", "log-likelihood ratio", "probability"][: columns - 1]
+    summary: list[list[str]] = []
     for answer in done.answers:
         rows = [[one.name, *_evidence(one, done)] for one in answer.candidates]
         if answer.posterior_of_none is not None:
             rows.append(["none of them", "", "", f"{answer.posterior_of_none:.3f}"])
         own = [*_margin(answer, done), *answer.notes, *(notes if is_one else ())]
-        if warnings := [text for text in answer.warnings if text not in cautions]:
-            own.append("Do not trust this: " + "; ".join(warnings))
+        warnings = [text for text in answer.warnings if text not in cautions]
+        own += ["Do not trust this: " + "; ".join(warnings)] if warnings else []
+        best, verdict = answer.candidates[0], _verdict(answer) + (" (do not trust it)" if warnings else "")
+        summary.append([_files(answer), verdict, best.name, *_evidence(best, done)[: columns - 1]])
         title = f"{_verdict(answer)} ({_files(answer)})"
         table = Table(
             title=title, headings=["name", *headings], rows=[row[:columns] for row in rows], notes=own
@@ -115,23 +118,11 @@ def _print(done: "Identified") -> None:
     if not is_one:
         if cautions:
             notes.append("Do not trust any of this: " + "; ".join(cautions))
-
-        def own_doubt(answer: "Answer") -> str:
-            return " (do not trust it)" if {*answer.warnings} - {*cautions} else ""
-
-        rows = [
-            [
-                _files(answer),
-                _verdict(answer) + own_doubt(answer),
-                best.name,
-                *_evidence(best, done)[: columns - 1],
-            ]
-            for answer in done.answers
-            for best in answer.candidates[:1]
-        ]
         headings = ["recording", "answer", "nearest", "its score", "its ratio", "its probability"]
         headings = headings[: columns + 2]
-        console.table(Table(title="All answers", headings=headings, rows=rows, left=(0, 1, 2), notes=notes))
+        console.table(
+            Table(title="All answers", headings=headings, rows=summary, left=(0, 1, 2), notes=notes)
+        )
 
 
 def _in_all(lists: Sequence[Sequence[str]]) -> list[str]:

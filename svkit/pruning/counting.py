@@ -60,11 +60,10 @@ def expected_parameters(architecture: EncoderArchitecture, widths: Sequence[Mapp
     costs = unit_costs(architecture)
     branches = [(costs[kind], width) for layer in widths for kind, width in layer.items()]
     features, hidden = architecture.feature_dim, architecture.hidden_size
-    # What no gate can remove: the feature projection and the final norm of every layer.
+    # What no gate can remove: the feature projection, the final norm of every layer, and the branches' own fixed parts.
+    # It is added as one number, because a float32 sum depends on its order.
     constant = 2 * features + features * hidden + hidden + architecture.num_layers * 2 * hidden
-    constant += sum(
-        cost.fixed for cost, _ in branches
-    )  # added as one number: a float32 sum depends on its order
+    constant += sum(cost.fixed for cost, _ in branches)
     return sum(cost.unit * width for cost, width in branches) + constant
 
 

@@ -61,10 +61,8 @@ def read_architecture(directory: Path) -> ModelArchitecture:
         raise ArtifactError(f"{directory}: no such checkpoint directory")
     if not path.exists():
         found = {one.parent for level in ("*", "*/*") for one in directory.glob(f"{level}/{CONFIG_NAME}")}
-        inside = [
-            str(one) for one in sorted(found, key=lambda one: (one.name != "lmft", one))
-        ]  # the final ones first
-        which = f"; there are checkpoints in it: {first_five(inside)}" if inside else ""
+        final_first = sorted(found, key=lambda one: (one.name != "lmft", one))
+        which = f"; there are checkpoints in it: {first_five(final_first)}" if found else ""
         raise ArtifactError(f"{directory}: not a checkpoint: {CONFIG_NAME} is missing{which}")
     return read_json(path, FORMAT, VERSION, ModelArchitecture)
 

@@ -54,8 +54,8 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
             progress.note(f"{root} looks like {guess}, which has a command of its own: svkit prepare {guess}")
         bad: list[BadFile] = []
         found = CandidateTable(_list_files(root, pattern, bad))
-        if bad and not len(found) and pattern is None:
-            raise _flat(str(root), len(bad))
+        if pattern is None:
+            _refuse_flat(str(root), found, bad)
         return Found(groups=[found], bad=bad)
 
     return prepare(request, progress, "folder", find, {"speaker_regex": speaker_regex})
@@ -84,8 +84,8 @@ def list_recordings(
     num_files, named = len(found) + len(bad), first_five([str(source) for source in sources])
     if not num_files:
         raise DataError(f"{named}: no audio files below it")
-    if pattern is None and len(bad) == num_files:
-        raise _flat(named, num_files)
+    if pattern is None:
+        _refuse_flat(named, found, bad)
     table, unusable = scan_files(found, scan, progress)
     bad += unusable
     refuse_bad(bad, scan, num_files)
@@ -105,12 +105,13 @@ def list_recordings(
     return table, bad
 
 
-def _flat(named: str, num_files: int) -> DataError:
-    """Return the error for a folder one level too deep, whose files are not to be left out."""
-    return DataError(
-        f"{named}: {LAYOUT}, found {num_files} recordings directly in it; put"
-        " each speaker's into a directory, or, if these are one speaker's, give the folder above it"
-    )
+def _refuse_flat(named: str, found: CandidateTable, bad: Sequence[BadFile]) -> None:
+    """Raise DataError if no recording is in a speaker's directory: then the folder is wrong, and not the files."""
+    if bad and not len(found):
+        raise DataError(
+            f"{named}: {LAYOUT}, found {len(bad)} recordings directly in it; put"
+            " each speaker's into a directory, or, if these are one speaker's, give the folder above it"
+        )
 
 
 def list_name(sources: Sequence[Path]) -> str:
