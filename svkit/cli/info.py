@@ -69,11 +69,10 @@ def _origin(path: Path) -> "tuple[list[Artifact], CalibrationFacts | None]":
     """Return the lists that a checkpoint was trained on, and the calibration beside it."""
     from svkit.scoring.lineage import training_lists
     from svkit.scoring.verify import describe_calibration
-    from svkit.store.calibration import FILE_NAME, read_calibration
+    from svkit.store.calibration import calibration_beside, read_calibration
 
-    place = path / FILE_NAME
-    calibration = describe_calibration(place, read_calibration(place)) if place.exists() else None
-    return training_lists(path), calibration
+    place = calibration_beside(path)
+    return training_lists(path), describe_calibration(place, read_calibration(place)) if place else None
 
 
 def _check(root: Path, *, json: bool) -> None:

@@ -171,8 +171,8 @@ def evaluated_on(system: Metrics) -> str | None:
 
 def _calibration(directory: Path) -> dict[str, object] | None:
     """Return the facts of the calibration beside a checkpoint: empty if it cannot be read; None: there is none."""
-    path = directory / calibration.FILE_NAME
-    if not path.exists():
+    path = calibration.calibration_beside(directory)
+    if path is None:
         return None
     try:
         record = calibration.read_calibration(path)

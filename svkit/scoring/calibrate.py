@@ -14,7 +14,13 @@ from svkit.scoring.ratio import bounds_gap, distrust, map_of, needs_a_cohort
 from svkit.scoring.subject import Subject
 from svkit.scoring.trial_scores import CohortMeans, Lookup
 from svkit.scoring.trial_speakers import recorded_manifest, trial_seconds
-from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration, write_calibration
+from svkit.store.calibration import (
+    FILE_NAME,
+    CalibrationRecord,
+    calibration_beside,
+    read_calibration,
+    write_calibration,
+)
 from svkit.store.metrics import ListId
 from svkit.store.places import Artifact, sha256_of
 from svkit.store.provenance import sha256_artifact, sha256_file
@@ -159,7 +165,7 @@ def install(own: Path, record: CalibrationRecord, checkpoint: Artifact | None) -
     if not directory.name or not directory.is_dir() or sha256_artifact(directory) != checkpoint["sha256"]:
         return str(own)
     path = directory / FILE_NAME
-    if _decides(path, record):
+    if _decides(calibration_beside(directory), record):
         return (
             f"{own}; `svkit verify` still decides by {path}, which `svkit calibrate` made; remove that first, or give"
             " this one with --calibration"
@@ -168,10 +174,10 @@ def install(own: Path, record: CalibrationRecord, checkpoint: Artifact | None) -
     return str(path)
 
 
-def _decides(path: Path, record: CalibrationRecord) -> bool:
+def _decides(path: Path | None, record: CalibrationRecord) -> bool:
     """Whether `path` is a calibration that `svkit calibrate` made for the same model."""
     try:
-        there = read_calibration(path) if path.exists() else None
-    except ArtifactError:  # unreadable, so it may be replaced
+        there = read_calibration(path) if path else None
+    except ArtifactError:  # unreadable or lost, so it may be replaced
         return False
     return bool(there and there.decision and there.checkpoint_sha256 == record.checkpoint_sha256)

@@ -17,7 +17,7 @@ from svkit.progress import Progress
 from svkit.scoring import listen, ratio
 from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.lineage import training_lists
-from svkit.store.calibration import FILE_NAME, CalibrationRecord, read_calibration
+from svkit.store.calibration import CalibrationRecord, calibration_beside, read_calibration
 from svkit.store.gallery import Gallery, read_gallery
 from svkit.store.metrics import plain_record
 from svkit.store.places import Artifact
@@ -223,9 +223,8 @@ def find_calibration(
     Raises:
         ArtifactError: it belongs to another model or back-end, needs a cohort, or falls with the score.
     """
-    path = given or checkpoint / FILE_NAME
-    # A link that leads nowhere is a calibration that got lost, not one that was never learnt.
-    if given is None and not path.exists() and not path.is_symlink():
+    path = given or calibration_beside(checkpoint)
+    if path is None:
         return None
     record = read_calibration(path)
     again = (

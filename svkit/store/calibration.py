@@ -62,13 +62,26 @@ class CalibrationRecord:
     """What was wrong with its trials, but allowed; whoever uses it is told."""
 
 
+def calibration_beside(checkpoint: Path) -> Path | None:
+    """Return the place of the calibration beside a checkpoint; None if there is none.
+
+    A link that leads nowhere is a calibration that got lost, not one that was never learnt: reading it says so.
+    """
+    path = checkpoint / FILE_NAME
+    return path if _is_taken(path) else None
+
+
+def _is_taken(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
 def check_place(path: Path, checkpoint: Path, *, overwrite: bool) -> None:
     """Raise ConfigError unless a calibration of `checkpoint` may be written to `path`.
 
     Nothing but a calibration is ever replaced. In a checkpoint only `calibration.json` does not count as content: any
     other name would make it another model, of which the calibration would not be.
     """
-    if path.exists() and not overwrite:
+    if _is_taken(path) and not overwrite:
         raise ConfigError(
             f"{path} already exists; use --overwrite to replace it, or --out FILE to write another"
         )
@@ -77,7 +90,7 @@ def check_place(path: Path, checkpoint: Path, *, overwrite: bool) -> None:
         raise ConfigError(
             f"{path}: lies in {around}, whose content it would change; name it {FILE_NAME}, or choose another directory"
         )
-    if path.is_dir() or (path.exists() and path.name != FILE_NAME and not _is_calibration(path)):
+    if path.is_dir() or (_is_taken(path) and path.name != FILE_NAME and not _is_calibration(path)):
         raise ConfigError(
             f"{path}: expected a calibration to replace, found something else; choose another --out"
         )

@@ -55,6 +55,16 @@ def test_people_read_tables(tmp_path):
     assert "580,492,096" in stock and " of 16" not in stock and "sparsity" not in stock
 
 
+def test_a_calibration_behind_a_link_that_leads_nowhere_is_refused(tmp_path):
+    """It got lost: "none" would say that it was never learnt, and `svkit verify` refuses it as well."""
+    model = tmp_path / "model"
+    make_checkpoint(model, DENSE, [])
+    assert info(model).exit_code == 0
+    (model / "calibration.json").symlink_to("nowhere.json")
+    done = info(model)
+    assert done.exit_code == 4 and "calibration.json: is a symbolic link to a place that does" in done.stderr
+
+
 def test_a_checkpoint(tmp_path):
     make_checkpoint(tmp_path / "cut", pruned(DENSE), [])
     result = info(tmp_path / "cut", "--json")

@@ -53,6 +53,11 @@ def test_the_card_says_size_training_and_what_is_not_known(checkpoint):
     assert "The model has a calibration" in render(checkpoint, ())
 
 
+def test_a_calibration_behind_a_link_that_leads_nowhere_is_not_called_absent(checkpoint):
+    (checkpoint / "calibration.json").symlink_to("nowhere.json")
+    assert "has a calibration (`calibration.json`) that cannot be read" in render(checkpoint, ())
+
+
 def test_a_record_without_the_facts_that_nothing_needs_gives_a_card(checkpoint):
     path = checkpoint / "provenance.json"
     record = json.loads(path.read_text())

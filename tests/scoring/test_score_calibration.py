@@ -100,6 +100,10 @@ def test_what_svkit_calibrate_left_beside_the_model_is_not_replaced(exp):
         assert done.exit_code == 0, done.stderr
         assert (installed.read_bytes() == before) == (stays or there is record)
         assert ("which `svkit calibrate` made; remove that first" in done.stderr) == stays
+    installed.unlink()
+    installed.symlink_to("nowhere.json")  # a calibration that got lost decides nothing
+    assert CliRunner().invoke(app, [*map(str, again)]).exit_code == 0
+    assert read_calibration(installed) == record and not installed.is_symlink()
 
 
 def test_a_calibration_of_quality_measures_is_installed_unless_it_needs_a_cohort(exp):

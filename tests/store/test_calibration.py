@@ -5,7 +5,7 @@ import json
 import pytest
 
 from svkit.errors import ConfigError
-from svkit.store.calibration import FORMAT, check_place
+from svkit.store.calibration import FORMAT, calibration_beside, check_place
 from svkit.store.provenance import RUN_NAME
 from tests.fake_experiment import DENSE, make_checkpoint
 
@@ -23,6 +23,19 @@ def test_only_a_calibration_is_replaced_and_only_when_asked(tmp_path):
             check_place(found, model, overwrite=True)
     with pytest.raises(ConfigError, match="expected a calibration to replace"):
         check_place(tmp_path, model, overwrite=True)
+
+
+def test_a_link_that_leads_nowhere_is_a_calibration_that_got_lost(tmp_path):
+    place = tmp_path / "calibration.json"
+    assert calibration_beside(tmp_path) is None
+    place.symlink_to("nowhere.json")
+    assert calibration_beside(tmp_path) == place
+    with pytest.raises(ConfigError, match="calibration.json already exists; use --overwrite"):
+        check_place(place, tmp_path / "model", overwrite=False)
+    check_place(place, tmp_path / "model", overwrite=True)
+    place.rename(other := tmp_path / "other.json")
+    with pytest.raises(ConfigError, match="other.json: expected a calibration to replace"):
+        check_place(other, tmp_path / "model", overwrite=True)
 
 
 @pytest.mark.parametrize("is_own", [True, False])
