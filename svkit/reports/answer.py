@@ -81,7 +81,11 @@ def is_unusable(pair: Pair) -> bool:
 
 def _judge(pair: Pair) -> tuple[int, str]:
     """Return how strongly the result speaks against the pruned model (0 to 4), and the advice."""
-    dense, pruned, trials = wording.label(pair.dense), wording.label(pair.pruned), pair.pruned.trials.name
+    dense, pruned, trials = (
+        wording.label(pair.dense),
+        wording.label(pair.pruned),
+        f"list {pair.pruned.trials.name}",
+    )
     eer, found = pair.dense.eer, pair.comparison
     if is_unusable(pair):
         return 4, (
@@ -89,7 +93,7 @@ def _judge(pair: Pair) -> tuple[int, str]:
             f" ({dense}) and {percent(pair.pruned.eer)} % ({pruned}); guessing gives 50 %."
         )
     if found is None:
-        return 2, f"No advice on {pruned}: the trials {trials} give no confidence interval for its EER."
+        return 2, f"No advice on {pruned}: the trial {trials} gives no confidence interval for its EER."
     worse, allowed = f"{100 * found.high:.2f} points", f"{100 * TOLERATED * eer:.2f} points"
     both = f"{percent(pair.pruned.eer)} %, that of the {dense} model {percent(eer)} %"
     if found.high <= 0:
@@ -172,11 +176,11 @@ def tables(report: Report) -> list[Table]:
 def _errors(pair: Pair) -> Iterator[list[str]]:
     dense, pruned, found = pair.dense, pair.pruned, pair.comparison
     change = MISSING if found is None else points(found.eer_difference, found.low, found.high)
-    yield [f"EER on {dense.trials.name}, %{LEVEL}", eer_cell(dense), eer_cell(pruned), change]
+    yield [f"EER on list {dense.trials.name}, %{LEVEL}", eer_cell(dense), eer_cell(pruned), change]
     before, after = dense.min_dcf[0], pruned.min_dcf[0]
     costs = [cost_cells([one], [before.application])[0] for one in (before, after)]
     change = f"{after.value - before.value:+.3f}" if after.application == before.application else MISSING
-    yield [f"minDCF {before.application.name} on {dense.trials.name}", *costs, change]
+    yield [f"minDCF {before.application.name} on list {dense.trials.name}", *costs, change]
 
 
 def _costs(pair: Pair) -> Iterator[list[str]]:
@@ -202,7 +206,7 @@ def subject(report: Report) -> list[str]:
     for system in report.systems:
         lists.setdefault(_recordings(system.recordings), []).append(system.trials.name)
     sentences = [
-        f"Evaluated on {recordings}, trials {', '.join(dict.fromkeys(names))}."
+        f"Evaluated on {recordings}, trial list{'s' * (len(set(names)) > 1)} {', '.join(dict.fromkeys(names))}."
         for recordings, names in lists.items()
     ]
     for model in report.models:
@@ -210,6 +214,8 @@ def subject(report: Report) -> list[str]:
             seed = "" if model.seed is None else f", seed {model.seed}"
             corpora = " and ".join(dict.fromkeys(map(_recordings, model.trained_on))) or _recordings(None)
             sentences.append(f"Trained with preset {model.recipe}{seed}, on {corpora}.")
+    if report.systems and all("trained-speakers" in system.found_nothing for system in report.systems):
+        sentences.append("The models were trained on none of the people they were evaluated on.")
     homes = {system.directory for system in report.systems}
     dates = [origin.finished for origin in report.provenance if origin.finished and origin.output in homes]
     sentences += [f"Scored on {max(dates)[:10]}."] if dates else []

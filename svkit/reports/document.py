@@ -111,6 +111,7 @@ def _sections(report: Report, panels: Sequence[Panel]) -> list[Section]:
         Section(
             title="Provenance",
             tables=[origin],
+            notes=origin.notes,
             summary=f"{len(origin.rows)} outputs, from the audio lists to this report",
         ),
     ]

@@ -157,7 +157,11 @@ def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[StageCurves]
         if train or valid:
             stages.append(
                 StageCurves(
-                    stage=shown_path(directory, exp), train=train, valid=valid, margin=_margin(directory)
+                    stage=shown_path(directory, exp),
+                    train=train,
+                    valid=valid,
+                    margin=_margin(directory),
+                    valid_speakers=_valid_speakers(directory),
                 )
             )
     return stages
@@ -169,6 +173,13 @@ def _margin(checkpoint: Path) -> float | None:
     for key in ("stage_config", "margin", "margin"):
         found = found.get(key) if isinstance(found, dict) else None
     return float(found) if isinstance(found, int | float) else None
+
+
+def _valid_speakers(checkpoint: Path) -> int | None:
+    """Return how many speakers a stage was validated on, if that is recorded."""
+    lists = [entry for entry in read_provenance(checkpoint)["inputs"] if entry["name"] == "valid"]
+    counted = [found for entry in lists if (found := counts_of(entry))]
+    return counted[0].num_speakers if counted else None
 
 
 def stale_cautions(exp: Path, checkpoints: Sequence[Path], hash_file: Callable[[Path], str]) -> list[str]:

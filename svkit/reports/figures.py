@@ -129,8 +129,12 @@ def _errors(report: Report) -> Iterator[Panel]:
     looks = _looks(report)
     for name, members in _by_trials(report.systems).items():
         caption = f"{name}: detection error trade-off, with the EER marked"
-        if any(system.det.band for system in members):
-            caption += "; shaded: 95 % intervals over speakers"
+        if rates := [
+            rate for system in members if (band := system.det.band) for rate in band.false_accept_rate
+        ]:
+            caption += (
+                f"; shaded: 95 % intervals over speakers, computed up to {100 * max(rates):g} % false accepts"
+            )
         yield Panel(
             name=f"det-{name}", section="Errors", caption=caption, height_inches=5.4,
             alt=f"Miss rates that fall as false-accept rates rise. {' '.join(map(seen.det, members))}",

@@ -20,7 +20,7 @@ _THRESHOLD_NOTE = (
     "accept unless costs are given (miss : false accept). The 95 % intervals say how these rates would vary with other"
     " speakers if the threshold stayed; for the interval of the EER, it moves with them. A rate without a single error"
     " has a cautious limit, which follows from the number of speakers alone. Once there are errors, it is known how "
-    "they spread over people, so an interval may end below that limit. All thresholds{} were chosen on these very "
+    "they spread over people, so an interval may end below that limit. All thresholds{} are read off these very "
     "trials, so other recordings give other rates. To decide about people of your own, do not take a threshold from "
     "here: learn one from other recordings like yours with svkit calibrate."
 )
@@ -364,7 +364,8 @@ def training(stages: Sequence[StageCurves]) -> Table:
         loss, eer, distance = stage.train.get("loss"), stage.valid.get("eer"), stage.valid.get("l1")
         steps = [curve.step[-1] for curve in (*stage.train.values(), *stage.valid.values())]
         ends = [MISSING] * 2 if loss is None else [number(loss.value[end], digits=3) for end in (0, -1)]
-        valid = [f"EER {percent(eer.value[-1])} %"] if eer else []
+        people = "" if stage.valid_speakers is None else f" on {stage.valid_speakers:,} speakers"
+        valid = [f"EER {percent(eer.value[-1])} %{people}"] if eer else []
         valid += [f"L1 {number(distance.value[-1], digits=4)}"] if distance else []
         cells = [f"{max(steps):,}", MISSING if stage.margin is None else f"{stage.margin:g}"]
         rows.append([shown(stage.stage), *cells, *ends, ", ".join(valid) or MISSING])
@@ -381,4 +382,9 @@ def provenance(chain: Sequence[Origin]) -> Table:
         cells = (shown(made.output), made.command, made.finished, made.svkit, commit, inputs)
         rows.append([cell or MISSING for cell in cells])
     headings = ["output", "command", "finished", "svkit", "commit", "inputs (sha256)"]
-    return Table(headings=headings, rows=rows, left=range(6))
+    versions = {(made.svkit, made.git_commit) for made in chain if made.svkit}
+    notes = [
+        f"Made by {len(versions)} states of svkit's code (version and commit): when svkit was updated, finished outputs"
+        " stayed as they were."
+    ]
+    return Table(headings=headings, rows=rows, left=range(6), notes=notes * (len(versions) > 1))

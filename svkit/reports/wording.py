@@ -29,7 +29,7 @@ CALIBRATION_NOTE = (
 )
 _VALIDATION_NOTE = (
     "Two kinds of EER: a stage's validation EER is measured on a few speakers held out of training, and shows whether"
-    " training went well. The EER of the results is measured on the evaluation speakers, on whom nothing was chosen."
+    " training went well. The EER of the results is measured on the evaluation speakers, who took no part in training."
     " The trials differ, so either EER may be the higher one."
 )
 _MARGIN_NOTE = (
@@ -119,7 +119,7 @@ def comparison_sentence(comparison: Comparison) -> str:
             verdict += f", but up to {high:.2f} points worse is not ruled out"
     backend = "" if comparison.backend == "cosine" else f" with {comparison.backend}"
     return (
-        f"On {comparison.trials}, {comparison.first} minus {comparison.second}{backend}:"
+        f"On list {comparison.trials}, {comparison.first} minus {comparison.second}{backend}:"
         f" {difference:+.2f} points of EER (95 %: {low:+.2f} to {high:+.2f}, {p}): {verdict}."
     )
 

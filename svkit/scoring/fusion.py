@@ -94,6 +94,7 @@ def fuse(request: ScoreRequest, trial_set: TrialSet, guards: Guards, progress: P
         for kind, found in (("cautions", guards.cautions), ("unchecked", guards.unchecked)):
             inherited = [entry for one in metrics for entry in getattr(one, kind)]
             found[:] = dict.fromkeys([*found, *inherited])
+        guards.found_nothing[:] = set.intersection(*(set(one.found_nothing) for one in metrics))
         # As in every calibration, the first feature is called `score`.
         names = tuple(f"score_{number + 1}" if number else "score" for number in range(len(systems)))
         values = np.stack([system.scores for system in systems], axis=1)

@@ -54,6 +54,8 @@ class Guards:
     unchecked: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     """Those of the cautions that would have stopped the command."""
+    found_nothing: list[str] = field(default_factory=list)
+    """Guards that could be checked and found nothing, as far as the report tells of them."""
 
     def __post_init__(self) -> None:
         unknown = self.allowed - set(NAMES)
@@ -108,6 +110,8 @@ def check_training(
             f"results look better: {first_five(sorted(shared))}"
         )
         guards.stop("trained-speakers", DataError(f"{directory}: {found}; {left}"))
+    else:
+        guards.found_nothing.append("trained-speakers")
 
 
 def check_speakers(

@@ -85,6 +85,7 @@ def judge(
         condition=subject.condition,
         cautions=tuple(guards.cautions),
         unchecked=tuple(guards.unchecked),
+        found_nothing=tuple(guards.found_nothing),
     )
     # A guard may have let one class pass; then there are counts only.
     if metrics.num_targets and metrics.num_nontargets:

@@ -79,8 +79,8 @@ def too_few_people(record: CalibrationRecord) -> str | None:
 
 
 SEVERAL_RECORDINGS = (
-    "several recordings per side: the calibration was learnt on pairs of single recordings, so the likelihood ratio is"
-    " approximate, which is no reason to give fewer"
+    "the likelihood ratio is approximate: the calibration was learnt on pairs of single recordings, and here several"
+    " are averaged; giving several is still better than one"
 )
 
 

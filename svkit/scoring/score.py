@@ -62,7 +62,7 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
         for output in outputs:
             if not output.is_kept(progress):
                 # Each system records what was found for it, and what holds for the list.
-                own = replace(guards, cautions=[*guards.cautions], unchecked=[])
+                own = replace(guards, cautions=[*guards.cautions], unchecked=[], found_nothing=[])
                 score_one = score_imported if "scores" in output.inputs else _score_system
                 score_one(request, trial_set, output, own, progress)
             systems.append(SystemScore(directory=output.path, metrics=read_metrics(output.path)))

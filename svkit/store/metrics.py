@@ -126,6 +126,8 @@ class ScoredList:
     """What guards found, and either `--allow` passed or was no reason to stop."""
     unchecked: tuple[str, ...] = ()
     """What guards could not check."""
+    found_nothing: tuple[str, ...] = ()
+    """Guards that were checked and found nothing; an earlier svkit did not record them."""
     breakdown: tuple[Breakdown, ...] = ()
 
 

@@ -199,6 +199,8 @@ class StageCurves:
     valid: dict[str, Curve]
     margin: float | None = None
     """Margin of the classification loss; None: there is none, or it is not recorded."""
+    valid_speakers: int | None = None
+    """Speakers of its validation list; None: there is none, or svkit did not prepare it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,7 +41,7 @@ def run(exp, *arguments):
 def test_table_comparison_and_breakdown(exp):
     done = run(exp, "--by", "gender", "--format", "kaldi")
     assert done.exit_code == 0, done.stderr
-    assert "On all, pruned minus dense: +" in done.stdout and "p " in done.stdout
+    assert "On list all, pruned minus dense: +" in done.stdout and "p " in done.stdout
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     start = lines.index("EER by gender on all")
     assert "dense: EER" in lines[start + 2] and "pruned: EER" in lines[start + 2]

@@ -124,7 +124,7 @@ def test_ours_are_kept_where_only_theirs_are_new(scored, tmp_path):
     words = ("--embeddings", scored / "embeddings" / "pruned", "--scores", theirs, "--name", "later")
     done = run(scored, "eval", *words)
     assert done.exit_code == 0, done.stderr
-    assert "On eval, later minus pruned: +0.00" in done.stdout
+    assert "On list eval, later minus pruned: +0.00" in done.stdout
     assert run(scored, "eval", *words).exit_code == 2  # now both are there
 
 

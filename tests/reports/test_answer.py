@@ -26,11 +26,11 @@ def compared(report, eers, difference, low, high, p):
 @pytest.mark.parametrize(
     ("eers", "difference", "words"),
     [
-        ((4, 4.2), (0.2, -0.3, 0.9, 0.6), "Use the pruned model: on all its EER is 4.20 %, that of the dense model"),
-        ((4, 3.5), (-0.5, -0.8, -0.1, 0.01), "Use the pruned model: on all its EER is 3.50 %, that of the dense model"),
+        ((4, 4.2), (0.2, -0.3, 0.9, 0.6), "Use the pruned model: on list all its EER is 4.20 %, that of the"),
+        ((4, 3.5), (-0.5, -0.8, -0.1, 0.01), "Use the pruned model: on list all its EER is 3.50 %, that of the"),
         ((4, 5), (1.0, 0.5, 1.5, 0.01), "Use the dense model where accuracy matters, the pruned one where size or"),
-        ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "Undecided: on all the EER of the pruned model is 4.50 %, that of"),
-        ((14, 13), (-1.0, -2, 1.5, 0.6), "Use neither model yet: on all the EER of both is above 10 %. It is 14"),
+        ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "Undecided: on list all the EER of the pruned model is 4.50 %, that of"),
+        ((14, 13), (-1.0, -2, 1.5, 0.6), "Use neither model yet: on list all the EER of both is above 10 %. It is 14"),
     ],
 )  # fmt: skip
 def test_which_model_to_use(report, eers, difference, words):
@@ -48,9 +48,9 @@ def test_of_several_lists_the_worst_decides_and_without_a_pair_there_is_no_advic
         for one in good.systems
     ]
     (advice,) = answer.advice(replace(good, systems=(*good.systems, *hard)))
-    assert advice.startswith("Use neither model yet: on hard")
+    assert advice.startswith("Use neither model yet: on list hard")
     (table,) = answer.tables(replace(good, systems=(*good.systems, *hard)))
-    assert [row[0] for row in table.rows][:4:2] == ["EER on all, % (95 %)", "EER on hard, % (95 %)"]
+    assert [row[0] for row in table.rows][:4:2] == ["EER on list all, % (95 %)", "EER on list hard, % (95 %)"]
     alone = replace(good, systems=good.systems[:1])
     assert (
         answer.advice(alone)[0].startswith("No advice")
@@ -64,7 +64,7 @@ def test_what_is_lost_and_gained_stands_side_by_side(report):
     assert table.headings == ["", "dense", "pruned", "change"]
     rows = {row[0]: row[1:] for row in table.rows}
     dense, pruned = report.systems
-    assert rows["EER on all, % (95 %)"][:2] == [results.eer_cell(dense), results.eer_cell(pruned)]
+    assert rows["EER on list all, % (95 %)"][:2] == [results.eer_cell(dense), results.eer_cell(pruned)]
     small = next(model for model in report.models if model.path == pruned.model_path)
     assert rows["encoder's parameters, M"][2] == f"{-100 * small.sparsity:+.1f} %"
 
@@ -92,14 +92,33 @@ def test_corpus_speakers_recipe_seed_and_date_are_said(report):
         models=tuple(replace(one, recipe="tiny", seed=7, trained_on=(trained,)) for one in report.models),
     )
     assert answer.subject(found) == [
-        "Evaluated on svkit demo: synthetic voices, no people (12 speakers, 1,108 recordings, 6.0 min), trials all.",
+        "Evaluated on svkit demo: synthetic voices, no people (12 speakers, 1,108 recordings, 6.0 min), trial list"
+        " all.",
         "Trained with preset tiny, seed 7, on own recordings, by svkit prepare folder (33 speakers, 1,108 recordings,"
         " 270.2 h).",
+        "The models were trained on none of the people they were evaluated on.",
         f"Scored on {max(origin.finished for origin in report.provenance if 'scores' in origin.output)[:10]}.",
     ]
     assert answer.cautions(found)[0].startswith("Caution: these voices are synthetic")
     assert answer.cautions(report)[0].startswith("Caution: only 8 speakers")
     assert not any("synthetic" in caution for caution in answer.cautions(report))
+
+
+def test_that_training_knew_nobody_is_said_only_where_it_was_checked_for_every_system(report):
+    first, *others = report.systems
+    assert "trained-speakers" in first.found_nothing
+    unknown = replace(report, systems=(replace(first, found_nothing=()), *others))
+    assert not any("on none of the people" in sentence for sentence in answer.subject(unknown))
+
+
+def test_validation_tells_its_speakers_and_provenance_that_the_code_changed(report):
+    (stage,) = [replace(one, valid_speakers=3) for one in report.training if one.stage == "finetune/joint"]
+    (row,) = results.training([stage]).rows
+    assert row[-1] == "EER 1.00 % on 3 speakers"
+    same = [replace(origin, svkit="1", git_commit="a" * 40) for origin in report.provenance]
+    assert not results.provenance(same).notes
+    (note,) = results.provenance([replace(same[0], git_commit="b" * 40), *same[1:]]).notes
+    assert note.startswith("Made by 2 states of svkit's code")
 
 
 def test_recordings_are_counted_by_their_preparation(tmp_path):
@@ -114,6 +133,23 @@ def test_recordings_are_counted_by_their_preparation(tmp_path):
     assert found == ListCounts(corpus="demo", num_speakers=12, num_utterances=108, hours=0.1)
     assert facts.counts_of({**entry, "sha256": "another"}) is None
     assert facts.counts_of({}) is None
+
+
+def test_a_stage_knows_how_many_speakers_validated_it(tmp_path):
+    prepared, stage_of_it = tmp_path / "data", tmp_path / "head"
+    prepared.mkdir()
+    stage_of_it.mkdir()
+    record = {
+        "format": "svkit-provenance", "format_version": 1, "command": "prepare folder", "inputs": [],
+        "outputs": [{"name": "valid.tsv", "sha256": "ab", "size": 1, "mtime_ns": 1}], "config": {"corpus": "folder"},
+        "summary": {"valid_speakers": 3, "valid_utterances": 78, "valid_hours": 0.1},
+    }  # fmt: skip
+    (prepared / "provenance.json").write_text(json.dumps(record))
+    used = [{"name": "valid", "path": str(prepared / "valid.tsv"), "sha256": "ab"}]
+    for lists, expected in ((used, 3), ([{**used[0], "sha256": "changed"}], None), ([], None)):
+        of_stage = {**record, "command": "finetune", "inputs": lists, "outputs": []}
+        (stage_of_it / "provenance.json").write_text(json.dumps(of_stage))
+        assert facts._valid_speakers(stage_of_it) == expected
 
 
 def stage(name, num_points, margin=None):

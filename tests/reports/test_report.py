@@ -144,7 +144,7 @@ def test_headline_says_what_pruning_costs_and_gains(facts, report):
                     for path in ("finetune/lmft", "finetune-pruned/lmft"))  # fmt: skip
     assert first.startswith(f"pruned: {100 * small['sparsity']:.1f} % of the encoder's parameters are gone")
     assert f"{dense['size_bytes'] / small['size_bytes']:.1f} times smaller on disk" in first
-    assert second.startswith("On all, pruned minus dense: +")
+    assert second.startswith("On list all, pruned minus dense: +")
 
 
 @pytest.mark.parametrize(
