@@ -125,9 +125,10 @@ def _of_trials(
             )
         rows = np.arange(len(trials))
     else:
-        # Another toolkit may write the same ids with another prefix or ending.
+        # Another toolkit may write ids with another prefix or ending, and a recording differently on each side. Should
+        # two ids be two recordings after all, their scores are of one trial, or of none, which is refused below.
         matching = find_matching(
-            np.concatenate([found.enroll.values, found.test.values]).tolist(), trials.ids.tolist()
+            found.enroll.values.tolist(), trials.ids.tolist(), apart=found.test.values.tolist()
         )
         offer = ""
         if matching is not None and match_ids:

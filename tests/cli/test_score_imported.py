@@ -220,6 +220,21 @@ def test_missing_scores_are_left_out_where_allowed_and_ids_are_matched(scored, t
     assert "eval.txt:1, " in system["cautions"][1] and "without the extension" in system["cautions"][0]
 
 
+def test_ids_with_a_prefix_on_one_side_are_matched_there(scored, tmp_path):
+    """A toolkit may name the model of a speaker after a recording that it also tests."""
+    lines = [f"{enroll} /data/wav/{test} {score}" for enroll, test, _, score in rows(scored)]
+    words = ("--scores", bring(tmp_path, lines), "--name", "prefixed")
+    done = run(scored, "eval", *words)
+    assert done.exit_code == 4 and "match without the prefix '/data/wav/'" in done.stderr
+    done = run(scored, "eval", *words, "--match-ids", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert "without the prefix '/data/wav/'" in json.loads(done.stdout)["systems"][0]["cautions"][0]
+    # Two names of one side that would be one recording stay two, with a clear line.
+    lines = [line.replace("/data/wav/", "", place % 2) for place, line in enumerate(lines)]
+    done = run(scored, "eval", "--scores", bring(tmp_path, lines), "--name", "mixed", "--match-ids")
+    assert done.exit_code == 3 and "name what another id names too" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -48,6 +48,59 @@ def test_an_id_on_both_sides_of_trials_is_one():
     assert find_matching(twice, KNOWN) == find_matching(twice[: len(KNOWN)], KNOWN)
 
 
+@pytest.mark.parametrize(
+    ("ids", "known", "rule"),
+    [
+        # The two lists begin with directories of their own.
+        (
+            [f"/data/x/{name}" for name in KNOWN],
+            [f"wav/{name}" for name in KNOWN],
+            "with the prefix 'wav/' for '/data/x/'",
+        ),
+        # There are several prefixes, on either side.
+        (
+            [f"{'dev' if place % 2 else 'test/more'}/{name[:-5]}" for place, name in enumerate(KNOWN)],
+            KNOWN,
+            "without the extension, by the last parts of the path",
+        ),
+        (
+            KNOWN,
+            [f"{'dev' if place % 2 else 'test/more'}/{name}" for place, name in enumerate(KNOWN)],
+            "by the last parts of the path",
+        ),
+    ],
+    ids=["other", "several", "several known"],
+)
+def test_paths_with_other_prefixes_match_by_their_longest_common_tail(ids, known, rule):
+    found = find_matching([*ids, "spk09/s1/01.flac"], known)
+    assert found.names == dict(zip(ids, known, strict=True)) and found.ambiguous == {}
+    assert f"12 of 13 match {rule}, such as" in found.offer()
+
+
+def test_tails_that_several_paths_have_are_ambiguous():
+    both = [f"{part}/{name}" for part in ("dev", "test") for name in KNOWN]
+    found = find_matching([KNOWN[0]], both)
+    assert found.names == {} and found.ambiguous == {KNOWN[0]: [f"dev/{KNOWN[0]}", f"test/{KNOWN[0]}"]}
+    # The longer tail wins; what is ambiguous by its tail alone does not hinder the others.
+    found = find_matching(["x/dev/a.wav", "x/b.wav"], ["dev/a.wav", "test/a.wav", "a.wav", "b.wav"])
+    assert found.names == {"x/dev/a.wav": "dev/a.wav", "x/b.wav": "b.wav"}
+    found = find_matching(["./dev/a.wav", "b.wav"], ["dev/a.wav", "dev/b.wav", "test/b.wav"])
+    assert found.names == {"./dev/a.wav": "dev/a.wav"} and found.ambiguous == {}
+
+
+def test_a_recording_has_one_name_on_each_side_of_imported_scores():
+    prefixed = [f"wav/{name}" for name in KNOWN]
+    found = find_matching([*KNOWN, prefixed[0]], KNOWN)
+    assert found.names == {} and found.ambiguous == {prefixed[0]: [KNOWN[0]]}
+    assert (
+        f"1 name what another id names too, so they may be other recordings: {prefixed[0]} (" in found.offer()
+    )
+    found = find_matching(KNOWN, KNOWN, apart=prefixed)
+    assert found.names == dict(zip(prefixed, KNOWN, strict=True)) and found.ambiguous == {}
+    found = find_matching(KNOWN, KNOWN, apart=[*prefixed, KNOWN[0]])
+    assert len(found.names) == 11 and found.ambiguous == {prefixed[0]: [KNOWN[0]]}
+
+
 def test_known_ids_stay_and_strange_ones_are_no_match():
     assert find_matching(KNOWN, KNOWN) is None
     assert find_matching(["somebody", "else"], KNOWN) is None
