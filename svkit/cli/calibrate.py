@@ -165,7 +165,7 @@ def _print(done: "CalibrateResult", command: str | None) -> None:
     notes += filter(None, (_missing(done),))
     notes += [f"Caution: {text}" for text in done.cautions]
     notes.append(
-        f"`svkit verify` decides by {shown(done.calibration)}, unless --prior or --threshold is given."
+        "`svkit verify` with this model now decides by this calibration, unless --prior or --threshold is given."
         if command is None
         else f"To decide by it: {command}"
     )

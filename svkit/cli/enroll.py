@@ -8,7 +8,7 @@ import typer
 
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
-from svkit.errors import ConfigError, first_five
+from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from svkit.scoring.enroll import Enrolled
@@ -75,6 +75,11 @@ def _refuse_slips(name: str, files: list[Path] | None, *, has_scan_options: bool
     path = Path(name)
     if files and path.is_file():
         raise ConfigError(f"{name}: is a file, expected the name of a person: svkit enroll NAME FILE...")
+    if files and (folder := next((one for one in files if one.is_dir()), None)):
+        raise ConfigError(
+            f"{folder}: is a folder, expected recordings of {name}: svkit enroll {name} {folder}/*; to enroll everybody"
+            f" in it (a directory for each person): svkit enroll {folder}"
+        )
     if files and has_scan_options:
         raise ConfigError(
             "enroll: --skip-bad and --speaker-regex are only for a folder of people; leave them out"
@@ -111,9 +116,9 @@ def _remarks(done: "tuple[Enrolled, ...]") -> list[str]:
     notes.sort(key=lambda text: text.endswith(KNOWN))  # what is no news comes last
     if len(done) == 1:
         return [*warnings, *notes]
-    return [
-        f"{len(texts):,} {kind}{'s' if len(texts) > 1 else ''}"
-        f"{' (--json shows all)' if len(texts) > 5 else ''}: {first_five(texts)}"
-        for kind, texts in (("warning", warnings), ("note", notes))
-        if texts
-    ]
+    found = list[str]()
+    for kind, texts in (("warning", warnings), ("note", notes)):
+        found += texts[:5]
+        if (left := len(texts) - 5) > 0:
+            found.append(f"{left:,} more {kind}{'s' * (left > 1)}: --json shows all")
+    return found

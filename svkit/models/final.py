@@ -38,7 +38,8 @@ def final_model(exp: Path, progress: Progress) -> Path:
     models = final_models(exp, progress)
     if not models:
         raise ArtifactError(
-            f"{exp}: no finished model; run `svkit finetune` first, or name a checkpoint, as --help shows"
+            f"{exp}: no finished model; name one (a checkpoint, or a name on the hub; --help shows how), or train"
+            " one with `svkit finetune`"
         )
     return models.get("pruned") or models["dense"]
 

@@ -17,11 +17,11 @@ from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.schema import ExtractConfig
 from svkit.errors import ArtifactError, DataError
 from svkit.eval.scoring import group_means
-from svkit.models.final import final_model
+from svkit.models.final import final_model, final_models
 from svkit.models.load import SpeakerModel, is_usable, refuse_broken
 from svkit.progress import Progress
 from svkit.store.audio_file import Channel, Place, channel_levels_db, probe, read_audio
-from svkit.store.gallery import Gallery, GalleryModel, refuse_other_model
+from svkit.store.gallery import Gallery, GalleryModel, read_gallery, refuse_other_model
 from svkit.store.provenance import sha256_input
 
 HIGHEST_RATE_HZ = 768_000
@@ -34,7 +34,8 @@ class HearingRequest:
     exp: Path
     gallery: Path | None = None
     model: Path | None = None
-    """Checkpoint; None: the gallery's, else the experiment's final pruned model, else its final dense one."""
+    """Checkpoint; None: that of `gallery`, else the experiment's final pruned model, else its final dense one, else
+    that of the experiment's own gallery."""
     channel: Channel | Literal["loudest"] = 0
     """Channel to use of recordings with several."""
     allow_cut: bool = False
@@ -182,12 +183,15 @@ def choose_model(
     Raises:
         ArtifactError: there is none, or it is not the gallery's.
     """
-    checkpoint = request.model
-    if checkpoint is None and gallery is not None and gallery.names:
-        checkpoint = Path(gallery.model.path)
+    checkpoint, home, people = request.model, request.gallery, gallery
+    if checkpoint is None and gallery is None and not final_models(request.exp):
+        home = request.exp / "gallery"
+        people = read_gallery(home) if home.is_dir() else None
+    if checkpoint is None and people is not None and people.names:
+        checkpoint = Path(people.model.path)
         if not checkpoint.exists():
             raise ArtifactError(
-                f"{request.gallery}: its model, {checkpoint} (sha256 {gallery.model.sha256[:12]}), no longer "
+                f"{home}: its model, {checkpoint} (sha256 {people.model.sha256[:12]}), no longer "
                 "exists; name its new place with --model"
             )
     checkpoint = checkpoint or final_model(request.exp, progress)

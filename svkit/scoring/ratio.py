@@ -78,6 +78,21 @@ def too_few_people(record: CalibrationRecord) -> str | None:
     )
 
 
+def limits_of_target(record: CalibrationRecord) -> list[str]:
+    """Say why the decision of a calibration may not keep its target: it was missed, or too few people can show it."""
+    found, decision = list[str](), record.decision
+    if (
+        decision is not None
+        and decision.false_accepts is not None
+        and (measured := decision.point.false_accept_rate) > decision.false_accepts
+    ):
+        found.append(
+            f"the target of {100 * decision.false_accepts:g} % false accepts was missed where it was measured:"
+            f" {100 * measured:.3g} %"
+        )
+    return [*found, *filter(None, (too_few_people(record),))]
+
+
 SEVERAL_RECORDINGS = (
     "the likelihood ratio is approximate: the calibration was learnt on pairs of single recordings, and here several"
     " are averaged; giving several is still better than one"

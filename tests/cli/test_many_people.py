@@ -41,7 +41,7 @@ def test_everybody_of_a_folder_is_enrolled_as_one_by_one(home, monkeypatch, at_o
     write(people / "ann" / "3.wav", voice(99))
     done = run("enroll", people)
     assert done.stdout == "exp/gallery: 3 people: 1 new of 7 recordings, 10.5 s; people in the gallery: 3\n"
-    assert "6 notes (--json shows all)" in done.stderr and "is already enrolled" in done.stderr
+    assert done.stderr.count("is already enrolled") == 5 and "1 more note: --json shows all" in done.stderr
 
 
 @pytest.mark.parametrize(("kept", "again"), [(10**9, 0), (2 * 24_000, 4), (0, 6)])

@@ -345,6 +345,17 @@ def test_a_gallery_of_another_model_is_refused_with_what_to_do(home):
     assert done.exit_code == 4 and "expected its own model" in done.stderr
 
 
+def test_where_nothing_was_trained_two_files_are_compared_with_the_model_of_the_gallery(home):
+    model = home / "exp" / "finetune" / "lmft"
+    assert run("verify", "a.wav", "b.wav", "--exp", "elsewhere").exit_code == 4
+    assert run("enroll", "alice", "a.wav", "--exp", "elsewhere", "--model", model).exit_code == 0
+    found = answer("verify", "a.wav", "b.wav", "--exp", "elsewhere")
+    assert found["model"]["path"] == str(model) and found["person"] is None
+    # A model of the experiment goes before it.
+    assert run("enroll", "bob", "b.wav", "--model", model).exit_code == 0
+    assert answer("verify", "a.wav", "b.wav")["model"]["path"].endswith("finetune-pruned/lmft")
+
+
 def test_verify_takes_a_name_and_measures_as_with_the_files(home):
     """With a calibration that hears the lengths of embeddings and files, too."""
     calibrate(home, features=PAIR_FEATURES, weights=(20.0, 1.0, -0.5, 2.0, -1.0), offset=-15.0)
@@ -444,6 +455,13 @@ def test_slips_are_answered(home):
     assert done.exit_code == 2 and "to enroll one person: svkit enroll NAME people/bob/*" in done.stderr
     done = run("enroll", "people/bob", "--skip-bad")
     assert done.exit_code == 3 and "found 1 recordings directly in it; put" in done.stderr
+    done = run(
+        "enroll", "anna", "a.wav", "people", "--exp", "elsewhere"
+    )  # before the lack of a model is noticed
+    assert (
+        done.exit_code == 2
+        and "people: is a folder, expected recordings of anna: svkit enroll anna people/*" in done.stderr
+    )
     assert run("enroll", "alice", "missing.wav").exit_code == 3
     assert run("people", "remove", "alice", "--gallery", "nowhere").exit_code == 4
     assert not (home / "nowhere").exists()

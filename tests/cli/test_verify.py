@@ -171,7 +171,7 @@ def test_the_default_is_the_pruned_model_else_the_dense_one(home):
     assert found["model"]["path"].endswith("finetune/lmft")
     assert found["score"] == pytest.approx(cosine(home, "a", "b", "finetune/lmft"), abs=1e-5)
     done = run(home, home / "a.wav", home / "b.wav", "--exp", home / "other")
-    assert done.exit_code == 4 and "or name a checkpoint" in done.stderr
+    assert done.exit_code == 4 and "name one (a checkpoint, or a name on the hub" in done.stderr
     found = answer(home, home / "a.wav", home / "b.wav", "--exp", home / "other", "--model",
                    home / "exp" / "finetune" / "lmft")  # fmt: skip
     assert found["model"]["path"].endswith("finetune/lmft")
@@ -325,6 +325,10 @@ def test_what_the_people_of_the_calibration_cannot_show_is_said_with_the_rates_i
                 and "measured on other people, % (if accepted from a ratio of +2.50)"
                 in " ".join(shown.split())
             )
+    # It was missed where it was measured, whoever it was measured on.
+    assert answer(home, *files)["notes"] == [
+        "the target of 1 % false accepts was missed where it was measured: 1.1 %"
+    ]
     calibrate(home, decision=Decision(point=point, p_target=0.1), speakers=names[:5])
     assert "a ratio of +2.50 is not assured" in answer(home, *files)["notes"][0]
 
