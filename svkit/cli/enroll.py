@@ -36,9 +36,9 @@ def enroll(
 
     Enrolling a name again adds recordings. `svkit people` lists and removes people.
 
-    To enroll everyone in a folder with a directory for each person: svkit enroll recordings --gallery voices
+    To enroll everyone in a folder with a directory for each person: svkit enroll recordings
 
-    Example: svkit enroll alice monday.wav tuesday.wav --gallery voices
+    Example: svkit enroll alice monday.wav tuesday.wav
     """
     _refuse_slips(name, files, has_scan_options=skip_bad or speaker_regex is not None)
     from svkit.corpora.scan import ScanOptions

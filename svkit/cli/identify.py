@@ -58,9 +58,9 @@ def identify(
 ) -> None:
     """Say which person of a gallery is speaking, or that it is none of them.
 
-    Enroll people first: svkit enroll NAME FILE... --gallery voices
+    Enroll people first: svkit enroll NAME FILE...
 
-    Example: svkit identify unknown.wav --gallery voices --prior 0.1
+    Example: svkit identify unknown.wav --prior 0.1
     """
     from svkit.scoring.identify import IdentifyRequest, run
 

@@ -20,7 +20,7 @@ def list_people(
 ) -> None:
     """List the people of a gallery: recordings, seconds, day of the last enrolment.
 
-    Example: svkit people list --gallery voices
+    Example: svkit people list
     """
     from svkit.store.gallery import read_gallery
 
@@ -73,7 +73,7 @@ def remove(
 ) -> None:
     """Remove people from a gallery, with everything stored about them; or a single recording.
 
-    Example: svkit people remove alice --gallery voices
+    Example: svkit people remove alice
     """
     directory = gallery or exp / "gallery"
     if not recordings and (model or allow_cut or channel != "0"):
