@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from svkit.errors import ConfigError
+from svkit.errors import ArtifactError, ConfigError, first_line
 from svkit.nn.graph import GraphNetwork
 from svkit.nn.speaker import SpeakerNetwork
 
@@ -79,7 +79,8 @@ def quantise(source: Path, target: Path) -> None:
     """
     import onnx_ir as ir
 
-    model = ir.load(source)
+    with _whole(source):
+        model = ir.load(source)
     graph = model.graph
     quantised: dict[Any, Any] = {}
     constants: dict[Any, Any] = {}  # one pair for a matrix, whichever products share it
@@ -91,7 +92,8 @@ def quantise(source: Path, target: Path) -> None:
         if node.op_type == "Gemm":  # torch's linear layer over vectors: weights [N, K]
             assert {name: value.value for name, value in node.attributes.items()}.items() >= {("transB", 1)}
         if (weights, node.op_type) not in constants:
-            matrix = weights.const_value.numpy()
+            with _whole(source):  # weights in a file of their own are read here
+                matrix = weights.const_value.numpy()
             found = _quantised(matrix.T if node.op_type == "Gemm" else matrix)
             made = [
                 ir.Value(name=f"{weights.name}_{node.op_type}_{what}", const_value=ir.tensor(array))
@@ -141,25 +143,40 @@ def _quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turn the error of reading or running a graph into an ArtifactError: svkit has written it, and it was whole."""
+    try:
+        yield
+    except Exception as error:  # onnx and onnxruntime have types of their own
+        raise ArtifactError(
+            f"{path}: cannot be used: {first_line(error)}; it was damaged after it was written, or memory is short:"
+            " export it again"
+        ) from error
+
+
 class OnnxModel:
     """An exported graph with the interface of `SpeakerModel.embed`."""
 
     def __init__(self, path: Path, num_threads: int) -> None:
-        """Open a graph on the CPU."""
+        """Open a graph on the CPU (ArtifactError, also of `embed`: it is damaged)."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
-        self._session: Any = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        self._path = path
+        with _whole(path):
+            self._session: Any = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
 
     def embed(self, waveforms: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Embed recordings at 16 kHz as one padded batch: float32 [N, D]."""
         lengths = np.array([len(waveform) for waveform in waveforms], dtype=np.int64)
         batch = np.stack([np.pad(waveform, (0, lengths.max() - len(waveform))) for waveform in waveforms])
-        (embeddings,) = self._session.run(None, {"waveforms": batch, "num_samples": lengths})
+        with _whole(self._path):
+            (embeddings,) = self._session.run(None, {"waveforms": batch, "num_samples": lengths})
         return np.asarray(embeddings, dtype=np.float32)
 
 

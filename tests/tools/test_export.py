@@ -385,6 +385,39 @@ def test_a_graph_that_gives_other_embeddings_is_refused(exported, tmp_path, monk
     assert not (tmp_path / "out" / "provenance.json").exists()
 
 
+@pytest.mark.parametrize("damage", ["cut short", "no graph", "empty", "weights cut short"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_graph_damaged_after_it_was_written_is_one_line(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, precision: str
+) -> None:
+    """As by another process, or a disk that gives other bytes: int8 is made from the float32 graph."""
+    import onnx
+
+    whole = (exported / "onnx" / "pruned" / "model.onnx").read_bytes()
+
+    def write(network: object, path: Path, *_: object) -> None:
+        if damage == "weights cut short":
+            onnx.save_model(
+                onnx.load_from_string(whole),
+                path,
+                save_as_external_data=True,
+                location="data",
+                size_threshold=0,
+            )
+            os.truncate(path.with_name("data"), 100)
+        else:
+            path.write_bytes(
+                {"cut short": whole[: len(whole) // 2], "no graph": b"words", "empty": b""}[damage]
+            )
+
+    monkeypatch.setattr(onnx_graph, "write_graph", write)
+    checkpoint = exported / "finetune-pruned" / "lmft"
+    done = export(checkpoint, "--out", tmp_path / "out", "--precision", precision)
+    assert done.exit_code == 4 and done.stderr.splitlines()[-1].startswith("error: ")
+    assert ".onnx: cannot be used: " in done.stderr and "export it again" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "out" / "provenance.json").exists()
+
+
 def test_what_is_missing_is_said_first(tmp_path, monkeypatch):
     make_teacher(tmp_path / "model", TEACHER)
     assert "no finished model" in export("--exp", tmp_path).stderr
