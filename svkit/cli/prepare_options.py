@@ -140,7 +140,7 @@ OWN_RECORDINGS, OWN_NOISE = CorpusOptions(reads_samples=True), NoiseOptions(read
 
 def _say_split(done: "CorpusResult") -> None:
     """Say who trains, validates and evaluates."""
-    from svkit.corpora.derived import shown_hours
+    from svkit.reports.tables import shown_hours
 
     for part, purpose, told in (
         ("train", "training", ""),

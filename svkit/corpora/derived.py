@@ -42,13 +42,6 @@ def hours(table: pd.DataFrame) -> float:
     return round(float(seconds.sum()) / 3600, 4)
 
 
-def shown_hours(hours: float) -> str:
-    """Return a duration in hours, in minutes below one, or in seconds below one of those."""
-    if hours >= 1:
-        return f"{hours:.2f} h"
-    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.1f} s"
-
-
 def derived_lists(
     configs: Mapping[Path, Mapping[str, Any]], *, command: str, inputs: Mapping[str, Path], overwrite: bool
 ) -> list[Output]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from svkit.reports import wording
 from svkit.reports.results import GIGA, MEGA, cost_cells, cpu_cell, eer_cell
-from svkit.reports.tables import LEVEL, MISSING, Table, percent, points
+from svkit.reports.tables import LEVEL, MISSING, Table, percent, points, shown_hours
 from svkit.store.metrics import Comparison
 from svkit.store.report import ListCounts, Model, Report, System, Timing
 
@@ -228,7 +228,7 @@ def _recordings(counted: ListCounts | None) -> str:
         return wording.corpus_title(None)
     counts = ((counted.num_speakers, "speakers"), (counted.num_utterances, "recordings"))
     parts = [f"{count:,} {what}" for count, what in counts if count is not None]
-    if (hours := counted.hours) is not None:
-        parts.append(f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:.1f} min")
+    if counted.hours is not None:
+        parts.append(shown_hours(counted.hours))
     kind = wording.corpus_title(counted.corpus, "own recordings")
     return f"{kind} ({', '.join(parts)})" if parts else kind

@@ -54,6 +54,13 @@ class Table:
     """Sentences below the table on a terminal."""
 
 
+def shown_hours(hours: float) -> str:
+    """Return a duration in hours, in minutes below one, or in seconds below one of those."""
+    if hours >= 1:
+        return f"{hours:,.2f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.1f} s"
+
+
 def number(value: float | None, interval: Interval | None = None, digits: int = 2, scale: float = 1.0) -> str:
     """Write a number, with its interval in brackets where there is one: `14.81 (6.92 to 25.93)`.
 

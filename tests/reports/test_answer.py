@@ -95,7 +95,7 @@ def test_corpus_speakers_recipe_seed_and_date_are_said(report):
         "Evaluated on svkit demo: synthetic voices, no people (12 speakers, 1,108 recordings, 6.0 min), trial list"
         " all.",
         "Trained with preset tiny, seed 7, on own recordings, by svkit prepare folder (33 speakers, 1,108 recordings,"
-        " 270.2 h).",
+        " 270.25 h).",
         "The models were trained on none of the people they were evaluated on.",
         f"Scored on {max(origin.finished for origin in report.provenance if 'scores' in origin.output)[:10]}.",
     ]

@@ -3,9 +3,15 @@
 import csv
 import io
 
-from svkit.reports.tables import Table, file_names, to_csv, to_latex, to_terminal
+from svkit.reports.tables import Table, file_names, shown_hours, to_csv, to_latex, to_terminal
 
 ODD = 'a_b & 50 % $x$ #1 {c} ~ ^ \\ < > | "q"\x1b[31m'
+
+
+def test_a_duration_has_the_unit_that_it_can_be_read_in():
+    seconds = (0.5, 59.0, 90.0, 3599.0, 3600.0, 4_449_600.0)
+    shown = ["0.5 s", "59.0 s", "1.5 min", "60.0 min", "1.00 h", "1,236.00 h"]
+    assert [shown_hours(one / 3600) for one in seconds] == shown
 
 
 def test_csv_has_numbers_where_tables_have_sentences():

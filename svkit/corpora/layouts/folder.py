@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import regex
 
-from svkit.corpora.derived import hours, shown_hours
+from svkit.corpora.derived import hours
 from svkit.corpora.recognise import corpus_root, guess_corpus
 from svkit.corpora.request import CorpusRequest, CorpusResult
 from svkit.corpora.scan import (
@@ -26,6 +26,7 @@ from svkit.corpora.skeleton import Found, prepare
 from svkit.corpora.walk import find_audio
 from svkit.errors import ConfigError, DataError, first_five, printable
 from svkit.progress import Progress
+from svkit.reports.tables import shown_hours
 
 LAYOUT = "expected a folder with one directory for each speaker"
 MATCH_SECONDS = 1.0
