@@ -270,7 +270,7 @@ def _print(done: "ScoreResult") -> None:
         return None
     if not systems:  # trials of one class, which --allow accepts, have no error rates
         return console.table(results.counts(scored, title, cautions))
-    notes = [wording.trials_note(systems[:1]), wording.interval_note(systems)]
+    notes = [wording.trials_note(systems), wording.interval_note(systems)]
     notes += [*map(wording.comparison_sentence, done.comparisons), *cautions]
     console.table(results.brief_errors(systems, title, notes))
     for table in results.asked_costs(systems):

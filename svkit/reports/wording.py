@@ -170,12 +170,22 @@ def interval_note(systems: Sequence[Metrics]) -> str:
 
 
 def trials_note(systems: Sequence[ScoredList]) -> str:
-    """Count the trials; empty without a system."""
-    seen: dict[str, str] = {}
+    """Count the trials of each list, as a range where systems lack different ones; empty without a system."""
+    seen: dict[str, list[ScoredList]] = {}
     for system in systems:
-        counts = f"{system.num_targets:,} target and {system.num_nontargets:,} nontarget trials"
-        seen.setdefault(system.trials.name, counts)
-    return "; ".join(f"{name}: {counts}" for name, counts in seen.items()) + "." * bool(seen)
+        seen.setdefault(system.trials.name, []).append(system)
+    found = []
+    for name, of_list in seen.items():
+        targets, nontargets = [one.num_targets for one in of_list], [one.num_nontargets for one in of_list]
+        counts = f"{name}: {_span(targets)} target and {_span(nontargets)} nontarget trials"
+        is_uneven = len({(one.trials.sha256, one.trials.left_out) for one in of_list}) > 1
+        found.append(f"{counts} (not the same for all systems)" if is_uneven else counts)
+    return "; ".join(found) + "." * bool(found)
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def timing_note(report: Report) -> str:

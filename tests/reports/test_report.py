@@ -25,7 +25,7 @@ from svkit.reports.card import render as render_card
 from svkit.scoring.score import ScoreRequest
 from svkit.scoring.score import run as run_score
 from svkit.store.atomic import write_json
-from svkit.store.metrics import Comparison, metrics_record, read_metrics
+from svkit.store.metrics import Comparison, LeftOut, metrics_record, read_metrics
 from svkit.store.provenance import sha256_artifact
 from svkit.store.report import find_checkpoints, read_log, read_report, report_record
 from tests.fake_experiment import finish
@@ -282,6 +282,12 @@ def test_errors_that_never_happened_say_what_remains_possible(report):
     assert row[2:] == ["0 (at most 16)", "0.40 (0.00 to 1.23)"]
     assert results.eer_cell(system) == "0.00"
     assert wording.trials_note([]) == ""
+    fewer = replace(
+        system, num_targets=1230, trials=replace(system.trials, left_out=LeftOut(num_trials=4, sha256="0"))
+    )
+    uneven = "1,230 to 1,234 target and 500 nontarget trials (not the same for all systems)."
+    assert wording.trials_note([system, fewer]) == f"all: {uneven}"
+    assert wording.trials_note([system, system]) == "all: 1,234 target and 500 nontarget trials."
     assert wording.interval_note([system]).startswith("No confidence intervals")
     assert "too narrow" in wording.interval_note([replace(system, eer_interval=interval)])
 
