@@ -282,9 +282,8 @@ def test_errors_that_never_happened_say_what_remains_possible(report):
     assert row[2:] == ["0 (at most 16)", "0.40 (0.00 to 1.23)"]
     assert results.eer_cell(system) == "0.00"
     assert wording.trials_note([]) == ""
-    fewer = replace(
-        system, num_targets=1230, trials=replace(system.trials, left_out=LeftOut(num_trials=4, sha256="0"))
-    )
+    others = replace(system.trials, left_out=LeftOut(num_trials=4, sha256="0"))
+    fewer = replace(system, num_targets=1230, trials=others)
     uneven = "1,230 to 1,234 target and 500 nontarget trials (not the same for all systems)."
     assert wording.trials_note([system, fewer]) == f"all: {uneven}"
     assert wording.trials_note([system, system]) == "all: 1,234 target and 500 nontarget trials."
