@@ -10,9 +10,11 @@ person does not grow with the number of recordings, except for one fingerprint e
 - `seconds` float64 [N]: the total duration of the recordings;
 - `enrolled` int64 [N]: when the latest recording was enrolled, in seconds since 1970;
 - `fingerprints` uint8 [R, 32]: SHA-256 of the samples of each recording;
-- `owners` int64 [R]: the row of the person whose recording it is.
+- `owners` int64 [R]: the row of the person whose recording it is;
+- `checksum` uint8 [32]: SHA-256 of the others, which finds a flipped bit; galleries of an earlier svkit have none.
 """
 
+import hashlib
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -45,6 +47,7 @@ _ARRAYS = {
     "fingerprints": ("uint8", 2),
     "owners": ("int64", 1),
 }
+_CHECKSUM = "checksum"
 _OF_PEOPLE = ("sums", "log_norms", "seconds", "enrolled")
 _YEAR_10000 = 253_402_300_800
 """In seconds since 1970; dates have four digits."""
@@ -142,6 +145,7 @@ def read_gallery(directory: Path) -> Gallery:
             f" {_FACTS_NAME} beside it and enroll them again"
         )
     arrays = read_arrays(path, _ARRAYS)
+    is_whole = _CHECKSUM not in arrays or np.array_equal(arrays[_CHECKSUM], _checksum(arrays))
     try:
         text = arrays.pop("names").tobytes().decode()
     except UnicodeDecodeError as error:
@@ -152,6 +156,10 @@ def read_gallery(directory: Path) -> Gallery:
         **{name: arrays[name] for name in _ARRAYS if name in arrays},
     )
     _check(gallery, facts.dim, path)
+    if not is_whole:
+        raise ArtifactError(
+            f"{path}: has changed since it was written (checksum); restore the file from a copy"
+        )
     return gallery
 
 
@@ -362,7 +370,7 @@ def _begin(directory: Path, model: GalleryModel, dim: int) -> None:
     """Write a gallery of nobody; its facts come last, because they make it one for commands that only read."""
     shapes = {"sums": (0, dim), "fingerprints": (0, 32)}
     nobody = {name: np.zeros(shapes.get(name, (0,)), dtype=kind) for name, (kind, _) in _ARRAYS.items()}
-    write_arrays(directory / _PEOPLE_NAME, nobody)
+    _write_arrays(directory, nobody)
     facts = {"model": {"path": model.path, "sha256": model.sha256}, "dim": dim}
     write_json(directory / _FACTS_NAME, {"format": FORMAT, "format_version": VERSION, **facts})
 
@@ -371,7 +379,19 @@ def write_people(directory: Path, gallery: Gallery) -> None:
     """Replace all people of a gallery; the caller holds its lock or is its only writer."""
     arrays = {name: getattr(gallery, name) for name in _ARRAYS if name != "names"}
     names = np.frombuffer("\n".join(gallery.names).encode(), dtype=np.uint8)
-    write_arrays(directory / _PEOPLE_NAME, {"names": names, **arrays})
+    _write_arrays(directory, {"names": names, **arrays})
+
+
+def _write_arrays(directory: Path, arrays: Mapping[str, Array]) -> None:
+    write_arrays(directory / _PEOPLE_NAME, {**arrays, _CHECKSUM: _checksum(arrays)})
+
+
+def _checksum(arrays: Mapping[str, Array]) -> Array:
+    found = hashlib.sha256()
+    for name in _ARRAYS:
+        found.update(str(arrays[name].shape).encode())
+        found.update(np.ascontiguousarray(arrays[name]))
+    return np.frombuffer(found.digest(), dtype=np.uint8)
 
 
 @contextmanager

@@ -430,6 +430,25 @@ def test_a_damaged_gallery_is_refused_by_name(home, damage, said):
         assert done.exit_code == 4 and said in done.stderr and "people.safetensors" in done.stderr
 
 
+def test_a_flipped_bit_is_found_by_the_checksum_that_older_galleries_lack(home):
+    enroll_three()
+    path = home / "exp" / "gallery" / "people.safetensors"
+    whole = load_file(path)
+    for name in set(whole) - {"owners"}:
+        arrays = {key: array.copy() for key, array in whole.items()}
+        arrays[name].view(np.uint8).flat[0] ^= 1
+        save_file(arrays, path)
+        done = run("people", "list")
+        assert (
+            done.exit_code == 4 and "people.safetensors: has changed since it was written" in done.stderr
+        ), name
+    save_file({name: array for name, array in whole.items() if name != "checksum"}, path)
+    assert len(answer("people", "list")["people"]) == 3
+    assert run("enroll", "eve", "d.wav").exit_code == 0 and "checksum" in load_file(path)
+    assert run("people", "remove", "alice", "bob", "Zoë", "eve").exit_code == 0
+    assert answer("people", "list")["people"] == []
+
+
 def test_slips_are_answered(home):
     done = run("enroll", "a.wav", "b.wav")
     assert done.exit_code == 2 and "is a file, expected the name" in done.stderr
