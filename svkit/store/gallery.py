@@ -390,7 +390,7 @@ def _checksum(arrays: Mapping[str, Array]) -> Array:
     found = hashlib.sha256()
     for name in _ARRAYS:
         found.update(str(arrays[name].shape).encode())
-        found.update(np.ascontiguousarray(arrays[name]))
+        found.update(np.ascontiguousarray(arrays[name]).data)
     return np.frombuffer(found.digest(), dtype=np.uint8)
 
 
