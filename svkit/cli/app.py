@@ -43,7 +43,12 @@ from svkit.torch_pair import check_torch_pair
 # Typer 0.29 vendors click, earlier versions import it. In both, this class is the parent of BadParameter.
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM)
-_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+_NO_PATH = {
+    errno.ENAMETOOLONG: "; use a shorter one",
+    errno.ELOOP: "; remove the link that leads back to itself",
+    errno.ENOTDIR: "; a part of this path is a file, expected a directory",
+}
+"""Errors of paths that no file can have, and what to do."""
 _SYMLINK_LOOP = re.compile("Symlink loop from '(.*)'", re.DOTALL)
 """The error of pathlib before Python 3.13. Lists and recordings cause it; for outputs and models others come first."""
 _NUMBERS = {
@@ -116,7 +121,7 @@ def _failed(error: Exception) -> int:
             console.error(f"{_misuse(usage)}{where}")
         return 2
     if isinstance(error, OSError) and error.errno in (*_UNWRITABLE, *_NO_PATH):
-        console.error(f"{error.filename or 'output'}: {error.strerror}")
+        console.error(f"{error.filename or 'output'}: {error.strerror}{_NO_PATH.get(error.errno, '')}")
         return 2 if error.errno in _NO_PATH else 4
     text = str(error)
     if isinstance(error, RuntimeError) and (loop := _SYMLINK_LOOP.fullmatch(text)):

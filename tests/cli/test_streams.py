@@ -177,6 +177,14 @@ def test_a_path_that_is_too_long_is_one_line(
     assert {path.name for path in tmp_path.rglob("*")} <= {"exp", "data", ".lock"}
 
 
+def test_a_path_that_no_file_can_have_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["info", "b" * 300])
+    assert done.exit_code == 2 and "File name too long; use a shorter one" in done.stderr
+
+
 @pytest.mark.parametrize(
     "words", [["prepare", "csv"], ["prepare", "kaldi"], ["report", "--exp"], ["info"]], ids=" ".join
 )
