@@ -122,6 +122,15 @@ class CandidateTable(Sequence[Candidate]):
         row = range(len(self))[row]
         return _candidate(column[row].as_py() for column in self._table.columns)
 
+    def sessions(self) -> dict[str, list[str]]:
+        """Return the sessions of each speaker, sorted; "" is among them if a recording has none."""
+        pairs = self._table.select(["speaker_id", "session_id"]).unify_dictionaries()
+        sessions: dict[str, list[str]] = {}
+        for row in pairs.group_by(pairs.column_names).aggregate([]).to_pylist():
+            speaker, session = (row[name].decode("utf-8", "surrogateescape") for name in pairs.column_names)
+            sessions.setdefault(speaker, []).append(session)
+        return {speaker: sorted(names) for speaker, names in sorted(sessions.items())}
+
     def rows(self, is_wanted: npt.NDArray[np.bool_]) -> dict[str, "pd.Series[str]"]:
         """Return the columns of the candidates in `is_wanted` [N], whose texts must all be UTF-8."""
         table = self._table.filter(pa.array(is_wanted))

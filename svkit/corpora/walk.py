@@ -28,16 +28,20 @@ def list_speakers(root: Path, name: re.Pattern[str], max_depth: int, progress: P
 
 
 def _find_speakers(root: Path, name: re.Pattern[str], max_depth: int) -> Iterator[Path]:
-    try:
-        with os.scandir(root) as entries:
-            found = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
-    except OSError as error:
-        raise DataError(f"{root}: cannot be listed: {error.strerror}") from error
-    for directory in found:
+    for directory in list_directories(root):
         if name.fullmatch(directory):
             yield root / directory
         elif max_depth:
             yield from _find_speakers(root / directory, name, max_depth - 1)
+
+
+def list_directories(root: Path) -> list[str]:
+    """Return the names of the directories in `root`, sorted, without hidden ones (DataError: it cannot be listed)."""
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if entry.name[0] != "." and _is_directory(entry))
+    except OSError as error:
+        raise DataError(f"{root}: cannot be listed: {error.strerror}") from error
 
 
 def speaker_files(directory: Path) -> Iterator[Candidate]:

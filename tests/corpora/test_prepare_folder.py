@@ -202,11 +202,46 @@ def test_a_folder_one_level_too_deep_is_said_to_be(tmp_path, tree):
         prepare(tmp_path, tree / "a" / "s1")
 
 
-def test_directories_that_may_be_people_are_named(tree):
-    """The root of the people's folder instead of that folder would make one person of all."""
+def said_of(root, needs_speakers=True):
     said = Notes()
-    folder.list_recordings([tree.parent], ScanOptions(), said)
-    assert f"each directory in {tree.parent} is one person ({tree.name})" in said
+    folder.list_recordings([root], ScanOptions(), said, needs_speakers=needs_speakers)
+    return said
+
+
+def test_directories_that_may_be_people_are_named(tmp_path, tree):
+    """The folder above the people's would make one person of all, even if somebody beside it has recordings."""
+    words = (
+        "each of these directories in {} is one person, and those below it are sessions: {}; "
+        "if {} is a person, give {}"
+    )
+    inner, top = f"{tree.name}/a/s1", tree.parent
+    assert words.format(top, tree.name, inner, f"{top}/{tree.name}/a instead of {top}") in said_of(top)
+    top = tmp_path / "top"
+    for name in (
+        "team/alice/1",
+        "team/bob/1",
+        "team/bob/2",
+        "held-out/x/1",
+        "held-out/y/1",
+        "known/1",
+        "known/s/1",
+    ):
+        sound(top / f"{name}.wav")
+    sound(top / "once" / "monday" / "1.wav")
+    note = words.format(top, "held-out, team", "held-out/x", f"{top}/held-out instead of {top}")
+    assert note in said_of(top) and note in said_of(top, needs_speakers=False)
+    assert note in prepare(tmp_path, top, notes=True)
+    assert not [said for said in said_of(top / "team").messages if "is one person" in said]
+
+
+def test_directories_without_a_recording_are_named(tmp_path, tree):
+    for name in ("zoe", "yan/2024", ".cache"):
+        (tree / name).mkdir(parents=True, exist_ok=True)
+    note = f"directories in {tree} without a recording, so nobody is taken from them: yan, zoe"
+    assert note in said_of(tree) and note in prepare(tmp_path, tree, notes=True)
+    assert not [
+        said for said in said_of(tree, needs_speakers=False).messages if "without a recording" in said
+    ]
 
 
 def test_skip_bad_leaves_them_out(tmp_path, tree):

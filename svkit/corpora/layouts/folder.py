@@ -23,7 +23,7 @@ from svkit.corpora.scan import (
     scan_files,
 )
 from svkit.corpora.skeleton import Found, prepare
-from svkit.corpora.walk import find_audio
+from svkit.corpora.walk import find_audio, list_directories
 from svkit.errors import ConfigError, DataError, first_five, printable
 from svkit.progress import Progress
 from svkit.reports.tables import shown_hours
@@ -57,6 +57,7 @@ def run(request: CorpusRequest, progress: Progress, *, speaker_regex: str | None
         found = CandidateTable(_list_files(root, pattern, bad))
         if pattern is None:
             _refuse_flat(str(root), found, bad)
+            _say_people([root], found, progress)
         return Found(groups=[found], bad=bad)
 
     return prepare(request, progress, "folder", find, {"speaker_regex": speaker_regex})
@@ -87,6 +88,7 @@ def list_recordings(
         raise DataError(f"{named}: no audio files below it")
     if pattern is None:
         _refuse_flat(named, found, bad)
+        _say_people(sources, found, progress, needs_speakers=needs_speakers)
     table, unusable = scan_files(found, scan, progress)
     bad += unusable
     refuse_bad(bad, scan, num_files)
@@ -96,12 +98,6 @@ def list_recordings(
         raise DataError(f"{named}: none of its {num_files} audio files can be used")
     speakers = table["speaker_id"][table["speaker_id"] != ""].nunique()
     who = f"{speakers:,} speakers" if speakers else "no speaker known"
-    if speakers and pattern is None and (table["session_id"] != "").all():
-        names = first_five(sorted(table["speaker_id"].unique()))
-        progress.note(
-            f"each directory in {named} is one person ({names}), and those below it are sessions; if they are people,"
-            " give the folder that holds them"
-        )
     progress.note(f"{named}: {len(table):,} recordings, {who}, {shown_hours(hours(table))}")
     return table, bad
 
@@ -113,6 +109,33 @@ def _refuse_flat(named: str, found: CandidateTable, bad: Sequence[BadFile]) -> N
             f"{named}: {LAYOUT}, found {len(bad)} recordings directly in it; put"
             " each speaker's into a directory, or, if these are one speaker's, give the folder above it"
         )
+
+
+def _say_people(
+    sources: Sequence[Path], found: CandidateTable, progress: Progress, *, needs_speakers: bool = True
+) -> None:
+    """Note whose directories may be people rather than sessions, and, with `needs_speakers`, which are without audio.
+
+    A folder of folders of people looks just like a folder of people with several sessions each.
+    """
+    sessions = {speaker: names for speaker, names in found.sessions().items() if speaker}
+    without_own = [speaker for speaker, names in sessions.items() if names[0]]
+    held = [speaker for speaker in without_own if len(sessions[speaker]) > 1]
+    doubtful = without_own if len(without_own) == len(sessions) else held
+    named = first_five([str(source) for source in sources])
+    if doubtful:
+        example = Path(sessions[doubtful[0]][0])
+        home = sources[0] if len(sources) == 1 else root_of(sources)
+        words = (
+            f"each of these directories in {named} is one person, and those below it are sessions:"
+            f" {first_five(doubtful)}; if {example} is a person, give {home / example.parent} instead of {named}"
+        )
+        progress.note(printable(words))
+    homes = [source for source in sources if source.is_dir()] if needs_speakers else []
+    silent = {name for directory in homes for name in list_directories(directory)} - sessions.keys()
+    if silent:
+        names = printable(first_five(sorted(silent)))
+        progress.note(f"directories in {named} without a recording, so nobody is taken from them: {names}")
 
 
 def list_name(sources: Sequence[Path]) -> str:
