@@ -13,6 +13,7 @@ from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from svkit.store.calibration import Decision
     from svkit.tools.calibrate import CalibrateResult
 
 
@@ -71,7 +72,9 @@ def calibrate(
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
-    """Learn a decision threshold from recordings of your own people, and estimate its error rates.
+    """Learn a decision threshold from recordings of people like yours, and estimate its error rates.
+
+    Take other people than those you will enroll: the rates are measured for people whom it has not learnt from.
 
     Example: svkit calibrate held-out --model model --false-accepts 0.1%
     """
@@ -150,13 +153,7 @@ def _print(done: "CalibrateResult", command: str | None) -> None:
         "In brackets: 95 % intervals over people. Each pair was judged with a calibration and a threshold "
         f"learnt from other people ({done.folds} folds)."
     ]
-    if decision.false_accepts is not None and point.false_accept_rate > decision.false_accepts:
-        notes.append(
-            f"The target was missed: {100 * point.false_accept_rate:.3g} % of the pairs of other people were accepted,"
-            f" not {100 * decision.false_accepts:g} %. Learn on more people, or choose a"
-            " stricter threshold by a lower --false-accepts until the rate measured here is the one you want."
-        )
-    notes += filter(None, (_below_the_limit(done),))
+    notes += filter(None, (_beside_the_target(decision), _below_the_limit(done)))
     if done.people_once:
         notes.append(
             f"{done.people_once} of {done.people} people have only one recording or one session, so they say "
@@ -186,6 +183,22 @@ def _rate(rate: float, interval: object, num_trials: int) -> str:
 
     assert isinstance(interval, Interval)
     return percent(rate, interval) if rate else f"none of {num_trials:,} (at most {percent(interval.high)})"
+
+
+def _beside_the_target(decision: "Decision") -> str | None:
+    """Say what it means that the measured rate of false accepts is above the target; None: it is not."""
+    from svkit.scoring.ratio import misses_target
+
+    target, rate = decision.false_accepts, decision.point.false_accept_rate
+    if target is None or rate <= target:
+        return None
+    measured = f"{100 * rate:.3g} % of the pairs of other people were accepted"
+    if misses_target(decision):
+        return (
+            f"The target was missed: {measured}, not {100 * target:g} %. Learn on more people, or give a lower"
+            " --false-accepts."
+        )
+    return f"{measured}, which agrees with the target of {100 * target:g} %: the interval contains it."
 
 
 def _below_the_limit(done: "CalibrateResult") -> str | None:

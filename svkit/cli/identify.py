@@ -11,6 +11,7 @@ from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
 from svkit.cli.verify import learnt_on, measured_rates
 from svkit.config.ranges import Range
+from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from svkit.scoring.identify import Answer, Candidate, Identified
@@ -62,6 +63,7 @@ def identify(
 
     Example: svkit identify unknown.wav --prior 0.1
     """
+    _refuse_name(files, gallery or given.exp / "gallery")
     from svkit.scoring.identify import IdentifyRequest, run
 
     request = given.hearing(
@@ -85,6 +87,17 @@ def identify(
     else:
         _print(done)
     options.exit_decided([answer.is_accepted for answer in done.answers], asked=exit_code)
+
+
+def _refuse_name(files: Sequence[Path], directory: Path) -> None:
+    """Raise ConfigError if what stands in the place of the first recording is the name of somebody enrolled."""
+    from svkit.store.gallery import read_gallery
+
+    name = str(files[0])
+    if not files[0].exists() and (directory / "gallery.json").exists() and read_gallery(directory).has(name):
+        raise ConfigError(
+            f"identify: {name} is somebody enrolled, not a recording; to ask about one person: svkit verify {name} FILE"
+        )
 
 
 def _print(done: "Identified") -> None:

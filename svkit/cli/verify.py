@@ -11,7 +11,7 @@ import typer
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
 from svkit.config.ranges import Range
-from svkit.errors import ConfigError, DataError
+from svkit.errors import ConfigError, DataError, first_five
 
 if TYPE_CHECKING:
     from svkit.scoring.verify import CalibrationFacts, VerifyResult
@@ -71,7 +71,7 @@ def verify(
     """
     if gallery is not None and (enroll or len(files) < 2):
         raise ConfigError("verify: expected NAME FILE... with --gallery, and no --enroll")
-    if not enroll and gallery is None and (len(files) < 2 or len(files) > 2 and files[0].exists()):
+    if not enroll and gallery is None and (len(files) < 2 or len(files) > 2 and files[0].is_file()):
         raise ConfigError(
             f"verify: expected two files, found {len(files)}; for several per side: --enroll A1 "
             "--enroll A2 B1 B2"
@@ -79,8 +79,10 @@ def verify(
     if not enroll and len(files) == 2 and files[0].is_file() and not files[1].exists():
         _refuse_swapped(files[0], str(files[1]), gallery or given.exp / "gallery")
     people = None
-    if not enroll and gallery is None and not files[0].exists():
-        gallery, people = _gallery_of(str(files[0]), given.exp / "gallery")
+    if not enroll and gallery is None and not files[0].is_file():
+        gallery, people = _gallery_of(files[0], given.exp / "gallery")
+    elif not enroll and gallery is None:
+        _tell_namesake(files[0], given.exp / "gallery")
     from svkit.scoring.verify import VerifyRequest, run
 
     request = given.hearing(
@@ -113,18 +115,30 @@ def _refuse_swapped(file: Path, name: str, directory: Path) -> None:
         raise ConfigError(f"verify: {name} is enrolled, and the name comes first: svkit verify {name} {file}")
 
 
-def _gallery_of(name: str, directory: Path) -> "tuple[Path, Gallery] | tuple[None, None]":
-    """Return the experiment's gallery if it has this person; if there is none, `name` is a file that is not there."""
+def _gallery_of(name: Path, directory: Path) -> "tuple[Path, Gallery] | tuple[None, None]":
+    """Return the experiment's gallery if it has this person; if there is none, `name` is no recording either."""
     from svkit.store.gallery import read_gallery
 
     if not directory.is_dir():
         return None, None
     people = read_gallery(directory)
-    if not people.has(name):
-        raise DataError(
-            f"{name}: does not exist, and nobody of that name is enrolled in {directory.as_posix()}"
-        )
-    return directory, people
+    if people.has(str(name)):
+        return directory, people
+    if name.exists():
+        return None, None  # what it is instead of a recording is said when it is read
+    raise DataError(
+        f"{name}: does not exist, and nobody of that name is enrolled in {directory.as_posix()}"
+        f" ({first_five(sorted(people.names)) or 'nobody is'})"
+    )
+
+
+def _tell_namesake(file: Path, directory: Path) -> None:
+    """Note that a file has the name of somebody enrolled, because it is compared as a recording."""
+    from svkit.store.gallery import read_gallery
+
+    # Nobody is called like a recording unless by intention, and a gallery is read only where it may matter.
+    if not file.suffix and directory.is_dir() and read_gallery(directory).has(str(file)):
+        console.note(f"{file}: taken as the recording of that name; for the person: --gallery {directory}")
 
 
 def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
@@ -181,7 +195,7 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
 def training_list(entry: "Artifact") -> str:
     """Name a training list, and say whether it is still there."""
     path = Path(entry["path"])
-    place = entry["path"] if path.exists() else f"{path.name}, not found here"
+    place = entry["path"] if path.exists() else f"{path.name}, which is not on this machine"
     return f"{place} (sha256 {entry['sha256'][:12]})"
 
 

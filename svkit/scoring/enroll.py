@@ -35,6 +35,10 @@ _KEPT_SAMPLES = 64_000_000
 """Samples that stay in memory from the judging to the embedding: 256 MB, an hour. Other recordings are read again."""
 
 
+_Waiting = dict[str, tuple[listen.Heard, dict[Place, NewRecording]]]
+"""Each person's recordings, and the new ones among them, before they are added."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnrollRequest(listen.HearingRequest):
     """Which recordings of whom to enrol, and in which gallery."""
@@ -79,8 +83,8 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
     whom = next(iter(people)) if len(people) == 1 else f"{len(people):,} people"
     judged, new = _judge(request, people, gallery, progress, whom)
     model: SpeakerModel | None = None
-    loaded, alike_from = _weights_state(checkpoint), _accepted_from(checkpoint, named.sha256)
-    waiting: dict[str, tuple[listen.Heard, dict[Place, NewRecording]]] = {}
+    loaded, limits = _weights_state(checkpoint), _limits(checkpoint, named.sha256)
+    waiting: _Waiting = {}
     done: list[Enrolled] = []
     with progress.task(f"enroll {whom} with {shown(checkpoint)}", sum(map(len, new.values()))) as task:
         for number, (name, places) in enumerate(new.items(), start=1):
@@ -99,8 +103,9 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
                         f" {first_five(list(waiting))}; restore it if it is no longer the gallery's model, then run"
                         " the same command again"
                     )
-                gallery, found = _commit(request, named, gallery, waiting)
-                done += found if alike_from is None else _with_alike(found, gallery, alike_from)
+                odd = {} if limits is None else _odd_ones(gallery, waiting, limits.likelier_from)
+                gallery, found = _commit(request, named, gallery, waiting, odd)
+                done += found if limits is None else _with_alike(found, gallery, limits.accepted_from)
                 waiting = {}
     return tuple(done)
 
@@ -185,15 +190,49 @@ def _new_recordings(model: SpeakerModel, checkpoint: Path, heard: listen.Heard) 
     }
 
 
-def _accepted_from(checkpoint: Path, sha256: str) -> float | None:
-    """Return the score from which `svkit verify` accepts; None: no usable calibration, or none by the score alone."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Limits:
+    """What scores mean by the model's calibration."""
+
+    accepted_from: float
+    """The score from which `svkit verify` accepts."""
+    likelier_from: float
+    """The score from which one speaker is likelier than two."""
+
+
+def _limits(checkpoint: Path, sha256: str) -> _Limits | None:
+    """Return what scores mean; None: there is no usable calibration, or none by the score alone."""
     try:
         found = find_calibration(None, checkpoint, sha256)
     except ArtifactError:  # verify says what is wrong with it
         return None
     if found is None:
         return None
-    return score_at(found[1], 0.0 if found[1].decision is None else found[1].decision.point.threshold)
+    record = found[1]
+    accepted = score_at(record, 0.0 if record.decision is None else record.decision.point.threshold)
+    likelier = score_at(record, 0.0)
+    if accepted is None or likelier is None:
+        return None
+    return _Limits(accepted_from=accepted, likelier_from=likelier)
+
+
+def _odd_ones(gallery: Gallery | None, waiting: _Waiting, likelier_from: float) -> dict[str, list[str]]:
+    """Warn of each new recording that is likelier somebody else's than the person's, by the person's other ones."""
+    rows = {} if gallery is None else {name: row for row, name in enumerate(gallery.names)}
+    found: dict[str, list[str]] = {}
+    for name, (_, recordings) in waiting.items():
+        units = {place: one.embedding / np.linalg.norm(one.embedding) for place, one in recordings.items()}
+        known = np.float32(0) if gallery is None or name not in rows else gallery.sums[rows[name]]
+        total = known + sum(units.values())
+        for place, unit in units.items():
+            others = total - unit
+            length = np.linalg.norm(others)
+            if length > 1e-3 and (score := float(others @ unit / length)) < likelier_from:
+                found.setdefault(name, []).append(
+                    f"{place}: unlike the other recordings of {name} (score {score:.4f}; below {likelier_from:.4f} two"
+                    f" speakers are likelier); if it is somebody else: svkit people remove {name} --recording FILE"
+                )
+    return found
 
 
 def _with_alike(enrolled: Sequence[Enrolled], gallery: Gallery, limit: float) -> list[Enrolled]:
@@ -221,7 +260,8 @@ def _commit(
     request: EnrollRequest,
     model: GalleryModel,
     gallery: Gallery | None,
-    waiting: Mapping[str, tuple[listen.Heard, dict[Place, NewRecording]]],
+    waiting: _Waiting,
+    odd: Mapping[str, list[str]],
 ) -> tuple[Gallery, list[Enrolled]]:
     people = {name: recordings for name, (_, recordings) in waiting.items() if recordings}
     added: list[Place] = []
@@ -241,7 +281,7 @@ def _commit(
                 seconds=float(gallery.seconds[row]),
                 people=len(gallery.names),
                 model=gallery.model,
-                warnings=tuple(listen.warnings_on(heard)),
+                warnings=(*odd.get(name, ()), *listen.warnings_on(heard)),
                 notes=(*listen.notes_on(heard), *known),
             )
         )

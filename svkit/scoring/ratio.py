@@ -78,17 +78,22 @@ def too_few_people(record: CalibrationRecord) -> str | None:
     )
 
 
+def misses_target(decision: Decision) -> bool:
+    """Whether the false-accept rate that was measured is above the target, and not by chance: so is its interval."""
+    target, measured = decision.false_accepts, decision.point.false_accept_rate_interval
+    return (
+        target is not None
+        and (decision.point.false_accept_rate if measured is None else measured.low) > target
+    )
+
+
 def limits_of_target(record: CalibrationRecord) -> list[str]:
     """Say why the decision of a calibration may not keep its target: it was missed, or too few people can show it."""
     found, decision = list[str](), record.decision
-    if (
-        decision is not None
-        and decision.false_accepts is not None
-        and (measured := decision.point.false_accept_rate) > decision.false_accepts
-    ):
+    if decision is not None and decision.false_accepts is not None and misses_target(decision):
         found.append(
             f"the target of {100 * decision.false_accepts:g} % false accepts was missed where it was measured:"
-            f" {100 * measured:.3g} %"
+            f" {100 * decision.point.false_accept_rate:.3g} %"
         )
     return [*found, *filter(None, (too_few_people(record),))]
 

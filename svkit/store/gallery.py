@@ -137,7 +137,10 @@ def read_gallery(directory: Path) -> Gallery:
     """Read and check a gallery (ArtifactError: missing, corrupt, of another version, or of inconsistent sizes)."""
     path = directory / _PEOPLE_NAME
     if not (directory / _FACTS_NAME).exists():
-        raise ArtifactError(f"{directory}: no gallery here; create one with `svkit enroll NAME FILE...`")
+        raise ArtifactError(
+            f"{directory}: no gallery here; create one with `svkit enroll NAME FILE...`, or name another"
+            " with --gallery"
+        )
     facts = read_json(directory / _FACTS_NAME, FORMAT, VERSION, _Facts)
     if not path.exists():
         raise ArtifactError(

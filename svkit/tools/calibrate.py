@@ -11,7 +11,7 @@ from svkit.corpora.layouts.folder import list_name, list_recordings
 from svkit.corpora.scan import ScanOptions
 from svkit.corpora.splits import TRIALS_PER_UTTERANCE, make_trials
 from svkit.corpora.walk import is_audio_name
-from svkit.errors import ArtifactError, DataError
+from svkit.errors import ArtifactError, DataError, first_five
 from svkit.eval.bootstrap import MIN_SPEAKERS, TrialSpeakers
 from svkit.eval.decision import judge
 from svkit.eval.llr import bayes_threshold, cllr
@@ -32,6 +32,7 @@ from svkit.scoring.trial_scores import look_up, score_trials
 from svkit.scoring.trial_speakers import find_speakers
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, Decision, check_place, write_calibration
 from svkit.store.embeddings import read_embeddings
+from svkit.store.gallery import read_gallery
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import sha256_file
 from svkit.store.trials import Trials, write_trials
@@ -137,6 +138,7 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     manifest, table = _recordings(request, home, progress)
     if request.skip_trained:
         manifest, table = _without_trained(checkpoint, manifest, table, home, progress)
+    _tell_enrolled(request.exp / "gallery", set(table["speaker_id"]), progress)
     trials, once = _trials(table, request.seed)
     trial_path = home / f"{list_name([request.source])}.txt"
     write_trials(trial_path, trials)
@@ -210,6 +212,19 @@ def _recordings(request: CalibrateRequest, home: Path, progress: Progress) -> tu
     manifest = home / f"{list_name([request.source])}.tsv"
     write_manifest(manifest, table)
     return manifest, table
+
+
+def _tell_enrolled(gallery: Path, people: set[str], progress: Progress) -> None:
+    """Note who of these people is enrolled in a gallery, if it can be read."""
+    try:
+        enrolled = sorted(people & set(read_gallery(gallery).names))
+    except ArtifactError:
+        return
+    if enrolled:
+        progress.note(
+            f"enrolled in {gallery}: {first_five(enrolled)}; the rates measured here hold for other people than these,"
+            " so learn on people who will not be enrolled"
+        )
 
 
 def _without_trained(

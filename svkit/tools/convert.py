@@ -36,6 +36,11 @@ def local_checkpoint(name: str | os.PathLike[str], file: str | None, progress: P
     wanted = hub.parse(name)
     if wanted is None:
         _refuse_file(name, file)
+        if not Path(name).exists():
+            raise ArtifactError(
+                f"{os.fspath(name)}: does not exist; expected the directory of a checkpoint, or a name on the hub"
+                " (OWNER/NAME)"
+            )
         return Path(name)
     pin = hub.known_pin(wanted)
     is_new = pin is None

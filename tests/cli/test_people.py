@@ -224,6 +224,25 @@ def test_people_whom_the_model_takes_for_each_other_are_named_when_they_are_enro
         assert (f"score {score:.4f}" in done.stderr) == is_said
 
 
+def test_a_recording_of_another_voice_than_the_persons_is_doubted(home):
+    """By the calibration: below its ratio of 1 against the person's other recordings, enrolled now or before."""
+    score = cosine(home, "a", "b")
+    for distance, is_doubted in ((-0.01, False), (0.01, True)):
+        place = ("--gallery", f"exp/doubted{is_doubted}")
+        calibrate(home, weights=(1.0,), offset=-(score + distance))
+        assert not answer("enroll", "alice", "a.wav", *place)["warnings"]  # nothing to compare with
+        added = answer("enroll", "alice", "b.wav", *place)
+        assert any("unlike the other recordings of alice" in text for text in added["warnings"]) == is_doubted
+        assert added["is_trusted"] != is_doubted and added["recordings"] == 2
+        together = answer("enroll", "both", "c.wav", "d.wav", *place)
+        pair = cosine(home, "c", "d") < score + distance
+        assert [
+            f"{name}.wav: unlike the other recordings of both" in " ".join(together["warnings"])
+            for name in "cd"
+        ] == [pair] * 2
+        assert not answer("enroll", "alice", "b.wav", *place)["warnings"]  # it is not new
+
+
 def test_a_calibration_learnt_on_the_gallerys_own_people_is_said_to_be(home):
     enroll_three()
     for people, is_said in ((("bob", "x"), True), (("x", "y"), False)):
@@ -482,6 +501,25 @@ def test_slips_are_answered(home):
         and "people: is a folder, expected recordings of anna: svkit enroll anna people/*" in done.stderr
     )
     assert run("enroll", "alice", "missing.wav").exit_code == 3
+    enroll_three()
+    done = run("verify", "carol", "a.wav")
+    assert done.exit_code == 3 and "is enrolled in exp/gallery (Zoë, alice, bob)" in done.stderr
+    done = run("identify", "alice", "b.wav")
+    assert done.exit_code == 2 and "svkit verify alice FILE" in done.stderr
+
+
+def test_a_person_goes_before_a_folder_of_that_name_and_after_a_file(home):
+    enroll_three()
+    (home / "alice").mkdir()
+    assert answer("verify", "alice", "d.wav")["person"]["name"] == "alice"
+    assert len(answer("verify", "alice", "c.wav", "d.wav")["test"]) == 2
+    done = run("verify", "people", "d.wav")
+    assert done.exit_code == 3
+    shutil.copy(home / "b.wav", home / "bob")
+    done = run("verify", "bob", "d.wav")
+    assert done.exit_code == 0 and "for the person: --gallery exp/gallery" in done.stderr
+    assert answer("verify", "bob", "d.wav")["person"] is None
+    assert answer("verify", "bob", "d.wav", "--gallery", "exp/gallery")["person"]["name"] == "bob"
     assert run("people", "remove", "alice", "--gallery", "nowhere").exit_code == 4
     assert not (home / "nowhere").exists()
 

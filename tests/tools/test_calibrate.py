@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from svkit.cli import console
 from svkit.cli.app import app
-from svkit.cli.calibrate import _below_the_limit, parse_rate
+from svkit.cli.calibrate import _below_the_limit, _beside_the_target, parse_rate
 from svkit.errors import ConfigError
 from svkit.eval.results import Interval, OperatingPoint
 from svkit.scoring.ratio import PAIR_FEATURES
 from svkit.scoring.trial_scores import score_trials
-from svkit.store.calibration import read_calibration
+from svkit.store.calibration import Decision, read_calibration
 from svkit.store.embeddings import read_embeddings, write_embeddings
 from svkit.store.manifest import COLUMNS, write_manifest
 from svkit.store.provenance import sha256_artifact, sha256_file
@@ -109,6 +109,21 @@ def test_an_interval_below_what_no_error_would_allow_is_explained():
     assert _below_the_limit(done) is None
 
 
+def test_a_target_is_missed_only_where_the_interval_is_above_it():
+    interval = Interval(low=0.004, high=0.03, num_speakers=19, num_resamples=1000)
+    point = OperatingPoint(
+        threshold=0.0, miss_rate=0.2, false_accept_rate=0.011, false_accept_rate_interval=interval
+    )
+    for target, words in (
+        (0.02, None),
+        (0.01, "1.1 % of the pairs"),
+        (0.003, "The target was missed: 1.1 %"),
+    ):
+        said = _beside_the_target(Decision(point=point, false_accepts=target))
+        assert said is words or said.startswith(words)
+    assert _beside_the_target(Decision(point=point, p_target=0.1)) is None
+
+
 @pytest.mark.parametrize("more", [[], ["--qmf"]])
 def test_from_a_folder_to_a_decision(people, more):
     done = invoke("calibrate", people, "--model", "model", "--false-accepts", "20%", *more)
@@ -143,6 +158,13 @@ def test_the_second_wish_reads_and_embeds_nothing_again(people, monkeypatch):
     assert Path("model/calibration.json").read_text() == first
     decision = read_calibration(Path("other.json")).decision
     assert decision.point.threshold == pytest.approx(np.log(990)) and decision.false_accepts is None
+
+
+def test_people_who_are_enrolled_are_named(people):
+    assert invoke("enroll", people, "--model", "model").exit_code == 0
+    done = invoke("calibrate", people, "--model", "model", "--false-accepts", "0.2")
+    name = sorted(one.name for one in people.iterdir())[0]
+    assert done.exit_code == 0 and f"enrolled in exp/gallery: {name}" in done.stderr
 
 
 def test_a_wish_is_met_by_enough_people_and_otherwise_said_to_lack_them(here, monkeypatch):

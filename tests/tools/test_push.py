@@ -364,7 +364,7 @@ def test_what_others_could_not_use_is_not_pushed(hub, model):
     assert "one of another model" in run("push", model, "me/voices", code=4).stderr
     (model / "provenance.json").unlink()
     assert "not finished" in run("push", model, "me/voices", code=4).stderr
-    assert "no such checkpoint" in run("push", "nothing", "me/voices", code=4).stderr
+    assert "a name on the hub (OWNER/NAME)" in run("push", "nothing", "me/voices", code=4).stderr
     assert not hub.models
 
 
