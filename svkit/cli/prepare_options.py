@@ -101,7 +101,13 @@ class DemoOptions(options.OutputOptions):
         if not self.json:
             _say_split(done)
         self.show(asdict(done), done.data)
-        self.show_next("svkit finetune" if done.train_utterances else "svkit extract --model CKPT")
+        missing = _missing_material(self.exp) if done.train_utterances else {}
+        for material, command in missing.items():
+            self.show_next(command, label=f"next, for the {material} that the recipe trains with")
+        label = "then, or at once with --no-augment" if missing else "next"
+        self.show_next(
+            "svkit finetune" if done.train_utterances else "svkit extract --model CKPT", label=label
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +142,24 @@ class CorpusOptions(_ScanGroup, DemoOptions):
 
 OWN_RECORDINGS, OWN_NOISE = CorpusOptions(reads_samples=True), NoiseOptions(reads_samples=True)
 """Unpublished files are decoded by default, because their headers alone say too little."""
+
+
+def _missing_material(exp: Path) -> dict[str, str]:
+    """Return what fine-tuning by the experiment's recipe would be refused for -> the command that prepares it."""
+    from svkit.config.load import load_recipe
+    from svkit.store.experiment import FILE_NAME, read_experiment
+
+    noted = read_experiment(exp)
+    part = load_recipe(noted.preset, preset_from=f"{exp / FILE_NAME}: preset").dense
+    used = [stage.augment for stage in (getattr(part, part.first), part.joint, part.lmft) if stage.augment]
+    if noted.augment == "none":
+        used = []
+    missing = {}
+    if noted.noise is None and any(one.noise_probability and not one.allow_missing_noise for one in used):
+        missing["noise, music and speech"] = "svkit prepare musan DIR"
+    if noted.rirs is None and any(one.reverb_probability and not one.allow_simulated_rooms for one in used):
+        missing["room impulse responses"] = "svkit prepare rirs DIR"
+    return missing
 
 
 def _say_split(done: "CorpusResult") -> None:

@@ -21,6 +21,7 @@ _NEEDED = {
     "speech_music": ("speech", "music"),
     "babble": ("speech",),
 }
+_OR_WITHOUT = "or train without augmentation: svkit finetune --no-augment (under make: AUGMENT=none)"
 _MAX_BANK_BYTES = 128 * 2**20
 """Limit for noise, music, speech and impulse responses together, in one process."""
 
@@ -130,8 +131,9 @@ class Augmenter:
                 found = " and ".join(self._banks) or "none"
                 raise ConfigError(
                     f"augment.noise_types: {kind!r} needs files of category {' and '.join(missing)}, but the"
-                    f" noise list has {found}; run `svkit prepare musan DIR` (or `noise DIR`, `music DIR`),"
-                    " set augment.allow_missing_noise=true, or train without augmentation (AUGMENT=none)"
+                    f" noise list has {found}; run svkit prepare musan DIR, which has all of them, or svkit prepare"
+                    " noise DIR and music DIR, and let each stage do without the rest (--set"
+                    f" STAGE.augment.allow_missing_noise=true), {_OR_WITHOUT}"
                 )
         return tuple(usable)
 
@@ -141,9 +143,9 @@ class Augmenter:
         if self._config.allow_simulated_rooms:
             return RoomBank(seed)
         raise ConfigError(
-            "augment.reverb_probability: the recipe needs impulse response files, found none; run"
-            " `svkit prepare rirs DIR`, set augment.allow_simulated_rooms=true, or train without augmentation"
-            " (make ... AUGMENT=none)"
+            "augment.reverb_probability: the recipe needs impulse response files, found none; run svkit prepare rirs"
+            " DIR, or let each stage simulate them (--set STAGE.augment.allow_simulated_rooms=true),"
+            f" {_OR_WITHOUT}"
         )
 
 

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from svkit.cli.app import app
 from svkit.corpora.membership import read_splits
+from svkit.store.experiment import update_experiment
 from svkit.store.manifest import read_manifest
 from tests import corpus_trees
 
@@ -51,14 +52,34 @@ def test_without_an_activated_environment_svkit_is_named_as_it_was_called(tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("sys.argv", [".venv/bin/svkit"])
-    assert said(run("folder", tree))[-1] == "next: .venv/bin/svkit finetune"
+    assert said(run("folder", tree, "--preset", "tiny"))[-1] == "next: .venv/bin/svkit finetune"
     monkeypatch.setattr("sys.argv", ["svkit/__main__.py"])  # python -m svkit, torchrun
     assert said(run("folder", tree, "--keep-finished"))[-1] == "next: svkit finetune"
 
 
+def test_what_the_recipe_needs_comes_before_training(tmp_path, tree, monkeypatch):
+    """The published recipe trains with noise and rooms, and is refused without them; `tiny` takes what there is."""
+    monkeypatch.chdir(tmp_path)
+    noise = "next, for the noise, music and speech that the recipe trains with: svkit prepare musan DIR"
+    rooms = "next, for the room impulse responses that the recipe trains with: svkit prepare rirs DIR"
+    then = "then, or at once with --no-augment: svkit finetune"
+    assert said(run("folder", tree))[-3:] == [noise, rooms, then]
+    refused = CliRunner().invoke(app, ["finetune"])
+    assert refused.exit_code == 2 and "svkit finetune --no-augment" in refused.stderr
+    assert "svkit prepare noise DIR" in refused.stderr
+    assert run("noise", tree).exit_code == 0
+    assert said(run("folder", tree, "--overwrite"))[-2:] == [rooms, then]
+    update_experiment(Path("exp"), augment="none")
+    assert said(run("folder", tree, "--overwrite"))[-1] == "next: svkit finetune"
+    assert (
+        said(run("folder", tree, "--exp", "small", "--preset", "tiny"))[-1]
+        == "next: svkit finetune --exp small"
+    )
+
+
 def test_it_ends_with_the_split_and_the_next_command(tmp_path, tree, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = run("folder", tree)
+    done = run("folder", tree, "--preset", "tiny")
     assert said(done) == [
         "training: 2 speakers, 4 utterances, 2.5 s: exp/data/train.tsv",
         "validation: 2 speakers, 4 utterances, 2.5 s: exp/data/valid.tsv (held out of training: --valid-speakers)",
@@ -67,17 +88,19 @@ def test_it_ends_with_the_split_and_the_next_command(tmp_path, tree, monkeypatch
         "next: svkit finetune",
     ]
     assert said(run("folder", tree, "--keep-finished")) == said(done)
-    done = run("folder", tree, "--exp", "my exp", "--eval-speakers", "0", "--valid-speakers", "0")
+    done = run(
+        "folder", tree, "--exp", "my exp", "--eval-speakers", "0", "--valid-speakers", "0", "--preset", "tiny"
+    )
     assert said(done)[1:] == [
         "validation: nobody",
         "evaluation: nobody",
         "next: svkit finetune --exp 'my exp'",
     ]
     monkeypatch.setenv("SVKIT_EXP", "other")
-    assert said(run("folder", tree))[-1] == "next: svkit finetune"
+    assert said(run("folder", tree, "--preset", "tiny"))[-1] == "next: svkit finetune"
     # What is not listed is said too, and what an earlier version did not record is left out.
     Path("trials.txt").write_text("1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n")
-    done = run("folder", tree, "--exp", "few", "--trials", "trials.txt")
+    done = run("folder", tree, "--exp", "few", "--trials", "trials.txt", "--preset", "tiny")
     assert said(done)[-2] == "not listed: 1 utterances of evaluation speakers that no trial names"
     record = json.loads(Path("few/data/provenance.json").read_text())
     for name in ("valid_hours", "eval_hours", "unlisted_utterances"):
