@@ -121,7 +121,7 @@ def _print(done: "Identified") -> None:
         own = [*_margin(answer, done), *answer.notes, *(notes if is_one else ())]
         warnings = [text for text in answer.warnings if text not in cautions]
         own += ["Do not trust this: " + "; ".join(warnings)] if warnings else []
-        best, verdict = answer.candidates[0], _verdict(answer) + (" (do not trust it)" if warnings else "")
+        best, verdict = answer.candidates[0], _brief(answer) + (" (do not trust it)" if warnings else "")
         summary.append([_files(answer), verdict, best.name, *_evidence(best, done)[: columns - 1]])
         title = f"{_verdict(answer)} ({_files(answer)})"
         table = Table(
@@ -158,6 +158,15 @@ def _verdict(answer: "Answer") -> str:
             "NOBODY ACCEPTED: together those enrolled are likelier than nobody, but no one is likely enough"
         )
     return "NONE OF THEM"
+
+
+def _brief(answer: "Answer") -> str:
+    """Say the verdict in a cell of the summary."""
+    if answer.is_accepted:
+        return f"IDENTIFIED: {answer.name}" + (
+            f", maybe {' or '.join(answer.doubts)}" if answer.doubts else ""
+        )
+    return _verdict(answer).partition(":")[0]
 
 
 def _evidence(one: "Candidate", done: "Identified") -> list[str]:
