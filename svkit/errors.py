@@ -19,6 +19,15 @@ class ConfigError(SvkitError):
     exit_code = 2
 
 
+class FinishedError(ConfigError):
+    """What a command would make is finished, with equal inputs and settings, and neither to be kept nor replaced."""
+
+    def __init__(self, message: str, final: str = "") -> None:
+        """Keep the path of the command's last output, for those who know what follows it."""
+        super().__init__(message)
+        self.final = final  # has a default, because pickle makes the error from its message alone
+
+
 class DataError(SvkitError):
     """Bad manifest, trial list or audio."""
 

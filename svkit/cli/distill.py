@@ -21,8 +21,11 @@ def distill(*, student: Student = None, teacher: Teacher = None, common: options
     recipe = common.open_recipe(["distill"], upstream=student or common.exp / "prune")
     from svkit.training.distill import DistillRequest, run
 
-    checkpoint = common.run(
-        run, common.request(DistillRequest, recipe=recipe, student=student, teacher=teacher)
-    )
+    request = common.request(DistillRequest, recipe=recipe, student=student, teacher=teacher)
+    checkpoint = common.run(run, request, _next)
     common.show({"checkpoint": checkpoint}, checkpoint)
-    common.show_next(f"svkit finetune --from {checkpoint}")
+    common.show_next(_next(checkpoint))
+
+
+def _next(checkpoint: Path) -> str:
+    return f"svkit finetune --from {checkpoint}"

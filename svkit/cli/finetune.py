@@ -59,7 +59,7 @@ def finetune(
         source=source,
         **options.augmentation(common.exp, noise, rirs, augment),
     )
-    checkpoints = common.run(run, request, **chosen)
+    checkpoints = common.run(run, request, _next if common.out is None else None, **chosen)
     common.show({"checkpoints": checkpoints}, checkpoints)
     if common.out is None:
         common.show_next(_next(checkpoints[-1]))

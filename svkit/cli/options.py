@@ -15,7 +15,7 @@ import typer
 from svkit.cli import console
 from svkit.cli.option_groups import OptionGroup
 from svkit.config.ranges import Range
-from svkit.errors import ConfigError
+from svkit.errors import ConfigError, FinishedError
 
 if TYPE_CHECKING:
     from svkit.config.schema import Recipe
@@ -192,16 +192,20 @@ class OutputOptions(OptionGroup):
     def show_next(self, command: str, *, label: str = "next", is_last: bool = False) -> None:
         """Show the command to run next, on stderr, unless the result is printed as JSON.
 
-        Under make, which runs the next stage itself, only what follows the last stage is shown. Without an activated
-        environment, svkit is named as it was called, for example `.venv/bin/svkit`.
+        Under make, which runs the next stage itself, only what follows the last stage is shown.
         """
         if not self.json and (is_last or "MAKELEVEL" not in os.environ):
-            is_default = self.exp == Path(os.environ.get("SVKIT_EXP", "exp"))
-            if Path(sys.argv[0]).name == "svkit" and shutil.which("svkit") is None:
-                command = shlex.quote(sys.argv[0]) + command.removeprefix("svkit")
-            console.note(
-                f"{label}: {command}" + ("" if is_default else f" --exp {shlex.quote(str(self.exp))}")
-            )
+            console.note(f"{label}: {self.to_type(command)}")
+
+    def to_type(self, command: str) -> str:
+        """Return a command for this experiment as the user can type it.
+
+        Without an activated environment, svkit is named as it was called, for example `.venv/bin/svkit`.
+        """
+        is_default = self.exp == Path(os.environ.get("SVKIT_EXP", "exp"))
+        if Path(sys.argv[0]).name == "svkit" and shutil.which("svkit") is None:
+            command = shlex.quote(sys.argv[0]) + command.removeprefix("svkit")
+        return command if is_default else f"{command} --exp {shlex.quote(str(self.exp))}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,16 +314,27 @@ class RunOptions(OutputOptions):
         return recipe
 
     def run(
-        self, run: "Callable[[Asked, Progress], Result]", request: "Asked", **chosen: str | None
+        self,
+        run: "Callable[[Asked, Progress], Result]",
+        request: "Asked",
+        following: Callable[[Path], str] | None = None,
+        **chosen: str | None,
     ) -> "Result":
         """Run a request, then note the preset, seed and `chosen` flags in exp/config.toml for later commands.
 
-        A result written elsewhere (`--out`) is not part of the experiment's chain, so nothing is noted.
+        A result written elsewhere (`--out`) is not part of the experiment's chain, so nothing is noted. If all is
+        finished already, the error also names the command that follows the last output, as `following` gives it.
         """
         from svkit.store.experiment import update_experiment
 
         with console.progress() as progress:
-            done = run(request, progress)
+            try:
+                done = run(request, progress)
+            except FinishedError as error:
+                if following is None:
+                    raise
+                after = self.to_type(following(Path(error.final)))
+                raise ConfigError(f"{error}; or go on with `{after}`") from error
             if self.out is None and console.is_main_process():
                 seed = request.recipe.seed if self.is_set("seed") else None
                 changes = {"preset": self.preset, "seed": seed, **chosen}

@@ -70,8 +70,12 @@ def prune(
     request = common.request(
         PruneRequest, recipe=recipe, teacher=teacher, budget=budget, allow=frozenset(allow or ())
     )
-    done = common.run(run, request)
+
+    def following(checkpoint: Path) -> str:
+        return "svkit distill" if common.out is None else f"svkit distill --student {checkpoint}"
+
+    done = common.run(run, request, following)
     if not common.json:
         console.table(pruning({done.checkpoint.name: read_pruning(done.checkpoint)}, "Pruning"))
     common.show(asdict(done), done.checkpoint)
-    common.show_next("svkit distill" if common.out is None else f"svkit distill --student {done.checkpoint}")
+    common.show_next(following(done.checkpoint))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from svkit.errors import ArtifactError, ConfigError
+from svkit.errors import ArtifactError, ConfigError, FinishedError
 from svkit.progress import Progress
 from svkit.store import provenance
 from svkit.store.atomic import remove_unfinished, write_json
@@ -29,6 +29,7 @@ LIST_SUFFIXES = (".tsv", ".parquet")
 RUN_FORMAT, RUN_VERSION = "svkit-run", 1
 _WRITTEN_IN = "adapter best best/adapter last last/adapter resume resume/step-* figures kaldi wespeaker"
 """Subdirectories of outputs that commands write into."""
+_MAKE_AGAIN, _OR_KEEP = "use --overwrite to make it again", ", or --keep-finished to keep it"
 _KEPT = {"README.md", "checkpoints"}
 """Never removed: a model card is only rewritten if svkit wrote it, and earlier versions wrote `checkpoints`."""
 _MADE = (
@@ -138,15 +139,28 @@ class Output(AbstractContextManager["Output"]):
         """Say whether finished output stays as the result of this run; if so, note that.
 
         Raises:
-            ConfigError: the output is finished, and may neither stay nor be replaced.
+            ConfigError: the output is finished, and may neither stay nor be replaced; FinishedError if it is current.
         """
         if not self.record.exists() or not all(path.exists() for path in self.inputs.values()):
             return False
         if self.keep_finished and self.is_current:
             progress.note(f"{self.title} is finished, with equal inputs and configuration; kept")
             return True
-        self._refuse_finished()
+        self._refuse_finished(_OR_KEEP)
         return False
+
+    def refuse_changed(self, flags: str = "--overwrite") -> None:
+        """Raise ConfigError if this is finished, but was made from other inputs, with other settings or otherwise.
+
+        `flags` make it again.
+        """
+        earlier = self.finished()
+        difference = None if earlier is None else self._difference(earlier)
+        if difference is not None:
+            raise ConfigError(
+                f"{self.title} is finished, and was {difference}; give what it was made with, or use {flags} to make it"
+                " again"
+            )
 
     def open(self) -> "Output":
         """Prepare for writing: hash the inputs, lock the directory, then empty or resume it.
@@ -246,6 +260,8 @@ class Output(AbstractContextManager["Output"]):
         if difference is None:
             return None
         key, old, new = difference
+        # `prune.epochs` and, of the one stage that `finetune` makes here, `epochs`: names that `--set` takes.
+        key = key.removeprefix("config.").removeprefix("stage_config.")
         if key.startswith("input."):
             name = key.removeprefix("input.")
             if old is None:
@@ -255,7 +271,9 @@ class Output(AbstractContextManager["Output"]):
             return f"made without {key}, which is {_short(new)} now"
         if new is None:
             return f"made with {key} {_short(old)}, which is not set now"
-        return f"made with another {key}: {_short(old)} then, {_short(new)} now"
+        if key == "command":
+            return f"made with another command: {old} then, {new} now"
+        return f"made with another setting ({key}: {_short(old)} then, {_short(new)} now)"
 
     def _refuse_place(self) -> None:
         """Refuse a place where this would remove an input before it is read, or join the content of something else."""
@@ -273,12 +291,10 @@ class Output(AbstractContextManager["Output"]):
                 f"{self.path}: lies in {around}, whose content it would change; choose another {what}"
             )
 
-    def _refuse_finished(self) -> None:
-        earlier = None if self.overwrite else self.finished()
-        if earlier is not None:
-            difference = self._difference(earlier)
-            otherwise = f", and was {difference}" if difference else ""
-            raise ConfigError(f"{self.title} is finished{otherwise}; use --overwrite to make it again")
+    def _refuse_finished(self, otherwise: str = "") -> None:
+        if not self.overwrite and self.finished() is not None:
+            self.refuse_changed()
+            raise FinishedError(f"{self.title} is finished; {_MAKE_AGAIN}{otherwise}", str(self.path))
 
     def _begin(self) -> None:
         """Resume the unfinished run that is here, or write `run.json` into an empty or emptied directory."""
@@ -349,23 +365,37 @@ def continue_parts(outputs: Sequence[Output]) -> None:
     """Let a killed command with several outputs continue: keep those it has finished, unless it has finished all.
 
     Raises:
-        ConfigError: an output is finished, but not the one it is made from; this is found before any work is wasted.
+        ConfigError: an output is finished, but was made otherwise, or the one it is made from is not finished; this is
+            found before any work is wasted.
+        FinishedError: all are finished and current, and not asked to stay.
     """
     if outputs[0].overwrite:
         return
-    to_make: list[Path] = []
+    flags = "--keep-finished --overwrite" if len(outputs) > 1 else "--overwrite"
+    unmade: set[Path] = set()
+    misses_input = False
     for output in outputs:
-        source = next((path for path in output.inputs.values() if path in to_make), None)
-        if source is not None and output.record.exists():
+        source = next((path for path in output.inputs.values() if path in unmade), None)
+        if not output.record.exists():
+            unmade.add(output.path)
+        elif source is not None:
             raise ConfigError(
-                f"{output.title} is finished, but {source}, from which it is made here, is not; use "
-                "--overwrite to make it again"
+                f"{output.title} is finished, but {source}, from which it is made here, is not; use {flags} to make "
+                "it again"
             )
-        if source is not None or not output.is_current:
-            to_make.append(output.path)
-    if to_make:
+        elif all(path.exists() for path in output.inputs.values()):
+            output.refuse_changed(flags)
+        else:
+            misses_input = True  # the command itself reports that best
+    if unmade or misses_input:
         for output in outputs:
             output.keep_finished = True
+    elif len(outputs) > 1 and not outputs[0].keep_finished:
+        final = outputs[-1]
+        raise FinishedError(
+            f"everything that this command makes, up to {final.title}, is finished; {_MAKE_AGAIN}{_OR_KEEP}",
+            str(final.path),
+        )
 
 
 def _first_difference(before: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:

@@ -113,7 +113,7 @@ def test_each_model_and_list_is_found_again_by_what_it_was_made_from(people):
         assert "use --overwrite" in extract(*words, code=2).stderr
         assert "kept" in extract(*words, "--keep-finished").stderr
     record(people / "carol/1.wav")
-    assert "recordings.utterances: 4 then, 5 now; use --overwrite" in extract("people", code=2).stderr
+    assert "(recordings.utterances: 4 then, 5 now); give" in extract("people", code=2).stderr
     extract("people", "--overwrite")
     assert len(ids(HOME / "first-people")) == 5
     # Two models of one name in one command.

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from svkit.cli import options
 from svkit.cli.app import app
 from svkit.config.load import load_recipe
+from svkit.errors import FinishedError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -95,3 +96,25 @@ def test_augmentation_comes_from_the_experiment_unless_given(demo: Path) -> None
     assert noted == {"noise": demo / "data/noise.tsv", "rirs": None, "augment": True}
     given = options.augmentation(demo, Path("n.tsv"), Path("r.tsv"), False)
     assert given == {"noise": Path("n.tsv"), "rirs": Path("r.tsv"), "augment": False}
+
+
+@pytest.mark.parametrize(
+    ("command", "final", "after"),
+    [("finetune", "finetune/lmft", "prune"), ("finetune", "finetune-pruned/lmft", "extract"),
+     ("finetune", "finetune/lora", "finetune --stage joint"), ("prune", "prune", "distill"),
+     ("distill", "distill", "finetune --from exp/distill")],
+)  # fmt: skip
+def test_of_a_finished_stage_the_next_command_is_said(
+    command: str, final: str, after: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*_: object) -> None:
+        raise FinishedError("all is finished; use --overwrite", f"exp/{final}")
+
+    monkeypatch.setattr(f"svkit.training.{command}.run", run)
+    done = CliRunner().invoke(app, [command])
+    said = f"error: all is finished; use --overwrite; or go on with `svkit {after}`\n"
+    assert (done.exit_code, done.stderr) == (2, said)
+    other = CliRunner().invoke(app, [command, "--exp", "my exp"])
+    assert f"svkit {after} --exp 'my exp'`" in other.stderr

@@ -275,9 +275,9 @@ def test_runs_of_one_directory_that_differ_by_an_option_are_refused_with_the_dif
     (tmp_path / "map.tsv").write_text("enroll_id\tutterance_id\n" + "".join(f"{one}\t{one}\n" for one in ids))
     for more, said in (
         (("--enroll", tmp_path / "map.tsv"), "made without enroll, which exists now"),
-        (("--calibrate-folds", "4"), "made with another config.calibrate_folds: 0 then, 4 now"),
-        (("--calibrate",), "made with another config.calibrate: false then, true now"),
-        (("--allow", "stale"), "made with another config.allow"),
+        (("--calibrate-folds", "4"), "made with another setting (calibrate_folds: 0 then, 4 now)"),
+        (("--calibrate",), "made with another setting (calibrate: false then, true now)"),
+        (("--allow", "stale"), "made with another setting (allow"),
     ):
         done = run(exp, *dense, *more)
         assert done.exit_code == 2 and said in done.stderr and "--overwrite" in done.stderr, done.stderr

@@ -273,7 +273,7 @@ def test_finished_lists_are_kept_refused_or_replaced(tmp_path, tree):
     with pytest.raises(ConfigError, match="is finished; use --overwrite"):
         prepare(tmp_path, tree, seed=1)
     assert prepare(tmp_path, tree, seed=1, keep_finished=True) == first
-    with pytest.raises(ConfigError, match="made with another config.seed: 1 then, 2 now"):
+    with pytest.raises(ConfigError, match=r"made with another setting \(seed: 1 then, 2 now"):
         prepare(tmp_path, tree, seed=2, keep_finished=True)
     (tmp_path / "mine.txt").write_text("1 a/s1/1.wav a/s2/1.wav\n0 a/s1/1.wav b/s1/1.wav\n")
     prepare(tmp_path, tree, trials=(tmp_path / "mine.txt",), valid_speakers=0, overwrite=True)

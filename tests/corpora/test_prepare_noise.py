@@ -156,7 +156,8 @@ def test_other_types_of_responses_replace_the_earlier_ones(tmp_path, ask):
     root = corpus_trees.rirs(tmp_path / "RIRS_NOISES")
     noise.run_rirs(ask(root), SilentProgress(), ["smallroom", "real"])
     with pytest.raises(
-        ConfigError, match=r"rirs.tsv \(smallroom\) is finished, and was made with another config.categories"
+        ConfigError,
+        match=r"rirs.tsv \(smallroom\) is finished, and was made with another setting \(categories",
     ):
         noise.run_rirs(ask(root, keep_finished=True), SilentProgress(), ["smallroom"])
     progress = corpus_trees.Notes()

@@ -1,8 +1,10 @@
 """The one rule of what is kept, refused, replaced or continued, whatever the kind of output."""
 
+import copy
+
 import pytest
 
-from svkit.errors import ArtifactError, ConfigError
+from svkit.errors import ArtifactError, ConfigError, FinishedError
 from svkit.progress import SilentProgress
 from svkit.store import provenance
 from svkit.store.output import Output, continue_parts
@@ -51,9 +53,15 @@ def test_a_finished_output_is_kept_refused_or_replaced(plan, tmp_path):
     )
     for options in ({"keep_finished": True}, {}):
         with pytest.raises(
-            ConfigError, match="was made with another config.seed: 1 then, 2 now; use --overwrite"
+            ConfigError,
+            match=r"was made with another setting \(seed: 1 then, 2 now\); give .*, or use --overwrite",
         ):
             plan(seed=2, **options).is_kept(progress)
+    with pytest.raises(
+        FinishedError, match="is finished; use --overwrite .*, or --keep-finished to keep it"
+    ) as raised:
+        plan().is_kept(progress)
+    assert raised.value.final == str(plan().path)
     with pytest.raises(ConfigError, match="is finished; use --overwrite"):
         plan().open()
     assert not plan(overwrite=True).is_kept(progress) and not plan(
@@ -143,11 +151,14 @@ def test_a_command_of_several_outputs_continues_with_the_first_that_is_not_finis
     for output in plans()[:num_finished]:
         finish(output)
     outputs = plans(overwrite=overwrite)
-    continue_parts(outputs)
     if num_finished == 2 and not overwrite:
-        with pytest.raises(ConfigError, match="a is finished; use --overwrite"):
-            outputs[0].is_kept(Notes())
+        with pytest.raises(FinishedError, match="up to .*b, is finished; use --overwrite") as raised:
+            continue_parts(outputs)
+        # Processes of a job send each other such errors, as `copy` does.
+        assert copy.copy(raised.value).final == str(tmp_path / "b")
+        continue_parts(plans(keep_finished=True))
     else:
+        continue_parts(outputs)
         kept = [output.is_kept(Notes()) for output in outputs]
         assert kept == [num_finished == 1 and not overwrite, False]
 
@@ -172,10 +183,39 @@ def test_what_is_finished_from_another_source_is_refused_before_that_is_made(tmp
     continue_parts(plans("head", keep_finished=True))
 
 
+@pytest.mark.parametrize("is_last_finished", [True, False])
+@pytest.mark.parametrize("options", [{}, {"keep_finished": True}])
+def test_a_chain_made_with_other_settings_or_inputs_names_what_differs(tmp_path, options, is_last_finished):
+    (tmp_path / "train.tsv").write_text("x")
+
+    def plans(epochs, **options):
+        inputs = {"lora": {"train": tmp_path / "train.tsv"}, "joint": {"checkpoint": tmp_path / "lora"}}
+        config = {"stage_config": {"epochs": epochs}}
+        return [
+            Output(tmp_path / name, command="x", config=config, inputs=sources, **options)
+            for name, sources in inputs.items()
+        ]
+
+    for output in plans(2.0)[: 1 + is_last_finished]:
+        finish(output)
+    difference = (
+        r"lora is finished, and was made with another setting \(epochs: 2.0 then, 0.3 now\); give what .*"
+    )
+    with pytest.raises(ConfigError, match=f"{difference}, or use --keep-finished --overwrite"):
+        continue_parts(plans(0.3, **options))
+    (tmp_path / "train.tsv").write_text("others")
+    with pytest.raises(
+        ConfigError, match="lora is finished, and was made with train, which has changed since"
+    ):
+        continue_parts(plans(2.0, **options))
+    (tmp_path / "train.tsv").unlink()
+    continue_parts(plans(2.0, **options))  # named by the command, which knows what it is
+
+
 @pytest.mark.parametrize(
     ("before", "now", "said"),
-    [({"cut": True}, {}, "made with config.cut true, which is not set now"),
-     ({}, {"cut": True}, "made without config.cut, which is true now")],
+    [({"cut": True}, {}, "made with cut true, which is not set now"),
+     ({}, {"cut": True}, "made without cut, which is true now")],
 )  # fmt: skip
 def test_a_setting_that_is_there_only_once_is_said_as_such(tmp_path, before, now, said):
     finish(Output(tmp_path / "a", command="x", config=before, inputs={}))

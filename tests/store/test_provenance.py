@@ -73,9 +73,9 @@ def test_unfinished_output_of_the_same_run_is_resumed(tmp_path, inputs):
 
 def test_unfinished_output_of_another_run_names_the_difference(tmp_path, inputs):
     take(tmp_path, inputs, optim={"lr": 1, "clip": 2}).close()
-    with pytest.raises(ArtifactError, match=r"another config.optim.clip: 2 then, 3 now"):
+    with pytest.raises(ArtifactError, match=r"another setting \(optim.clip: 2 then, 3 now\)"):
         take(tmp_path, inputs, optim={"lr": 1, "clip": 3})
-    with pytest.raises(ArtifactError, match=r"made with config.optim.clip 2, which is not set now"):
+    with pytest.raises(ArtifactError, match=r"made with optim.clip 2, which is not set now"):
         take(tmp_path, inputs, optim={"lr": 1})
     inputs["train"].write_text("y")
     with pytest.raises(
@@ -111,12 +111,13 @@ def test_finished_output_of_another_run_names_the_difference(tmp_path, inputs):
     with pytest.raises(ConfigError, match=r"out is finished; use --overwrite"):
         take(tmp_path, inputs, lr=1)
     with pytest.raises(
-        ConfigError, match=r"and was made with another config.lr: 1 then, 2 now; use --overwrite"
+        ConfigError,
+        match=r"and was made with another setting \(lr: 1 then, 2 now\); give .*, or use --overwrite",
     ):
         take(tmp_path, inputs, lr=2)
     inputs["train"].write_text("others")
     with pytest.raises(
-        ConfigError, match=r"and was made with train, which has changed since; use --overwrite"
+        ConfigError, match=r"and was made with train, which has changed since; give .*, or use --overwrite"
     ):
         take(tmp_path, inputs, lr=1)
 
@@ -226,7 +227,7 @@ def test_a_second_process_is_told(tmp_path, inputs):
 
 def test_a_failed_opening_releases_the_lock(tmp_path, inputs):
     take(tmp_path, inputs, a=1).close()
-    with pytest.raises(ArtifactError, match="another config.a"):
+    with pytest.raises(ArtifactError, match=r"another setting \(a:"):
         take(tmp_path, inputs, a=2)
     assert take(tmp_path, inputs, a=1).is_resumed
 

@@ -204,7 +204,7 @@ def test_another_configuration_of_an_unfinished_run_is_refused(prepared, tmp_pat
         with pytest.raises(SystemExit):
             finetune(prepared, tmp_path / "out", **options)
     with pytest.raises(
-        ArtifactError, match=r"unfinished, made with another config.stage_config.optim.lr: 0.001 then, 0.01"
+        ArtifactError, match=r"unfinished, made with another setting .optim.lr: 0.001 then, 0.01 now."
     ):
         finetune(prepared, tmp_path / "out", using=recipe("dense.head.optim.lr=0.01"), **options)
     finetune(prepared, tmp_path / "out", using=recipe("dense.head.optim.lr=0.01"), overwrite=True, **options)
