@@ -63,7 +63,7 @@ class ExtractRequest(RunRequest):
     """Models, what they embed (a manifest, or recordings), and the arithmetic they run in."""
 
     models: tuple[Path, ...] = ()
-    """Checkpoints; none: the final dense and the final pruned model."""
+    """Checkpoints; none: the final dense and the final pruned model, which need not be fine-tuned."""
     dtype: str = "auto"
     recordings: Recordings | None = None
     """Given instead of a manifest; the manifest made from them is written into each output."""

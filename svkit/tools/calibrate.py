@@ -50,7 +50,7 @@ class CalibrateRequest:
     """A folder with a directory for each person, or a manifest."""
     exp: Path = Path("exp")
     model: Path | None = None
-    """Checkpoint; None: the experiment's final pruned model, else its final dense one."""
+    """Checkpoint; None: the experiment's fine-tuned pruned model, else its final dense one."""
     out: Path | None = None
     """None: `calibration.json` beside the model."""
     false_accepts: float | None = None

@@ -49,7 +49,7 @@ class ExportRequest(Request):
     """Which checkpoint to export."""
 
     checkpoint: Path | None = None
-    """None: the final pruned model, else the final dense one."""
+    """None: the fine-tuned pruned model, else the final dense one."""
     out: Path | None = None
     precisions: tuple[str, ...] = ()
     """Empty: all of `MIN_COSINE`."""
