@@ -142,7 +142,7 @@ def make_embeddings(
     matrix = (voices + noise * rng.normal(size=voices.shape)).astype(np.float32)
     manifest = exp / "data" / "eval.tsv"
     facts = {
-        "model": checkpoint.name,
+        "model": name,
         "checkpoint": {"path": checkpoint.as_posix(), "sha256": sha256_artifact(checkpoint)},
         "manifest": {"path": manifest.as_posix(), "sha256": sha256_file(manifest)},
         **more,

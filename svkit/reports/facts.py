@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from svkit.eval.llr import reliability
 from svkit.eval.metrics import det_corners, error_curve, thin_curve
 from svkit.eval.results import Band
+from svkit.models.final import MODEL_STAGES, UNTUNED, final_models, next_command
 from svkit.progress import Progress
 from svkit.scoring.comparison import compare_systems, det_band, find_resamples, read_systems
 from svkit.scoring.lineage import corpus_of, preparation_of, remade_sources, shown_path
+from svkit.store.embeddings import read_facts
 from svkit.store.metrics import IMPORTED, Comparison, LeftOut, Metrics
 from svkit.store.places import Artifact
 from svkit.store.provenance import PROVENANCE_NAME, read_provenance
@@ -193,6 +195,38 @@ def stale_cautions(exp: Path, checkpoints: Sequence[Path], hash_file: Callable[[
         f" {'come' if len(later) > 1 else 'comes'} from the earlier one; run the commands after it again"
         for (source, made), later in found.items()
     ]
+
+
+def chain_cautions(exp: Path, systems: Sequence[System]) -> list[str]:
+    """Say which scored models of the experiment's chain are not at its end: not fine-tuned yet, or no longer the last.
+
+    Of a model that the user named, as with --model, nothing is said.
+    """
+    found: dict[str, None] = {}
+    finals = {name: shown_path(path, exp) for name, path in final_models(exp).items()}
+    again = "svkit extract and svkit score again, with --overwrite"
+    for system in systems:
+        kind, path = _extracted_as(exp / system.directory, system.name), system.model_path
+        if kind not in finals or path not in MODEL_STAGES[kind]:
+            continue
+        if path != finals[kind]:
+            found[
+                f"{system.name} was scored with the model of {path}, but {finals[kind]} is finished now; run {again}"
+            ] = None
+        elif path in UNTUNED:
+            found[
+                f"{system.name} is the model of {path}, which is {UNTUNED[path]}, so the figures do not show what"
+                f" pruning costs in the end; next: {next_command(exp, exp / path)}; once it is fine-tuned, run {again}"
+            ] = None
+    return list(found)
+
+
+def _extracted_as(scores: Path, name: str) -> str:
+    """Return the name of the model at the extraction of embeddings that were scored; `name`: without embeddings."""
+    for entry in read_provenance(scores)["inputs"]:
+        if entry["name"] == "embeddings" and Path(entry["path"]).is_dir():
+            return str(read_facts(Path(entry["path"])).get("model"))
+    return name
 
 
 def _curves(records: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Curve]:

@@ -98,6 +98,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         mixed = [mixed_recipes(exp / path, exp) for path in sorted(evaluated)]
         guards.cautions.extend(dict.fromkeys(caution for caution in mixed if caution is not None))
         guards.cautions.extend(facts.stale_cautions(exp, checkpoints, hash_once))
+        guards.cautions.extend(facts.chain_cautions(exp, systems))
         sources = {path: source for path in paths if (source := pruned_by(exp / path, hash_once)) is not None}
         cuts = {shown_path(source, exp): source for source in sources.values()}
         prunings = {name: read_pruning(source) for name, source in cuts.items()}

@@ -18,7 +18,15 @@ from svkit.scoring.score import ScoreRequest
 from svkit.scoring.score import run as run_score
 from svkit.store.checkpoint import write_model
 from svkit.store.report import Distance, Pruning, read_report
-from tests.fake_experiment import DENSE, PRUNING, finish_chain, make_experiment, pruned
+from tests.fake_experiment import (
+    DENSE,
+    PRUNING,
+    finish_chain,
+    make_embeddings,
+    make_experiment,
+    make_lists,
+    pruned,
+)
 
 FINAL = "finetune-pruned/lmft"
 FIGURES = [
@@ -124,6 +132,34 @@ def test_checkpoints_of_an_earlier_pruning_are_named_and_not_taken_for_the_new_o
     assert list(remade_sources(exp / FINAL)) == [(exp / "prune", exp / "distill")]
     assert pruned_by(exp / FINAL) is None and pruned_by(exp / "prune") == exp / "prune"
     assert "## Pruning" not in render(exp / FINAL, ())
+
+
+@pytest.mark.usefixtures("plain_reports")
+@pytest.mark.parametrize("kind", ["dense", "pruned"])
+def test_a_model_that_is_not_the_last_of_its_chain_is_cautioned_about(exp, tmp_path, kind):
+    """A pruned one before it is fine-tuned, and either one once a later stage is finished."""
+    earlier, last = {"dense": ("finetune/joint", "finetune/lmft"), "pruned": ("distill", FINAL)}[kind]
+    shutil.move(exp / last, tmp_path / "later")
+    ids = make_lists(exp, 8, 4)
+    shutil.rmtree(exp / "embeddings" / kind)
+    make_embeddings(exp, kind, ids, 0.7, exp / earlier)
+    make_embeddings(exp, "chosen", ids, 0.7, exp / earlier)
+    request = ScoreRequest(exp=exp, trials=exp / "data" / "trials" / "all.txt", overwrite=True)
+    run_score(request, SilentProgress())
+    text = (
+        "pruned is the model of distill, which is not fine-tuned yet, so the figures do not show what pruning costs"
+        f" in the end; next: svkit finetune --from {exp}/distill --exp {exp}; once it is fine-tuned, run svkit extract"
+        " and svkit score again, with --overwrite"
+    )
+    assert report(exp).cautions == ((text,) if kind == "pruned" else ())
+    shutil.move(tmp_path / "later", exp / last)
+    stage.run(stage.ReportRequest(exp=exp, overwrite=True), SilentProgress())
+    text = (
+        f"{kind} was scored with the model of {earlier}, but {last} is finished now; run svkit extract and svkit score"
+        " again, with --overwrite"
+    )
+    assert read_report(exp / "report").cautions == (text,)
+    assert f"Caution: {text}." in answer.cautions(read_report(exp / "report"))
 
 
 @pytest.mark.parametrize("place", ["prune", "distill", FINAL])
