@@ -27,7 +27,7 @@ from svkit.store.atomic import one_line, replacing, write_bytes, write_json, wri
 from svkit.store.files import CONFIG_NAME as CONFIG_NAME
 from svkit.store.files import LOG_BYTES, LOG_NAME, read_file
 from svkit.store.files import MODEL_NAME as MODEL_NAME
-from svkit.store.provenance import refuse_changed, sha256_file
+from svkit.store.provenance import refuse_changed, refuse_unfinished, sha256_file
 from svkit.store.strict_json import read_json, read_object
 
 BEST_NAME, LAST_NAME = "best", "last"
@@ -55,11 +55,12 @@ class Classifier:
 
 
 def read_architecture(directory: Path) -> ModelArchitecture:
-    """Read `config.json` (ArtifactError: not a checkpoint directory, or one of another version)."""
+    """Read `config.json` (ArtifactError: not a checkpoint directory, an unfinished one, or one of another version)."""
     path = directory / CONFIG_NAME
     if not directory.exists():
         raise ArtifactError(f"{directory}: no such checkpoint directory")
     if not path.exists():
+        refuse_unfinished(directory)
         found = {one.parent for level in ("*", "*/*") for one in directory.glob(f"{level}/{CONFIG_NAME}")}
         final_first = sorted(found, key=lambda one: (one.name != "lmft", one))
         which = f"; there are checkpoints in it: {first_five(final_first)}" if found else ""

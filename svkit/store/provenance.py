@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from svkit.errors import ArtifactError, DataError
 from svkit.store.files import in_artifact, open_file
 from svkit.store.places import read_placed
-from svkit.store.strict_json import typed
+from svkit.store.strict_json import read_object, typed
 
 FORMAT, VERSION = "svkit-provenance", 1
 PROVENANCE_NAME, RUN_NAME = "provenance.json", "run.json"
@@ -120,11 +120,12 @@ def sha256_artifact(path: Path, hash_file: Callable[[Path], str] = sha256_file) 
 
 
 def sha256_input(path: Path) -> str:
-    """Return the hash of an input. A finished artifact must not have changed; a list may have been edited.
+    """Return the hash of an input. An artifact must be finished and not have changed; a list may have been edited.
 
     Raises:
-        ArtifactError: a file of an artifact has changed; also as `sha256_artifact`.
+        ArtifactError: a file of an artifact has changed, or it is not finished; also as `sha256_artifact`.
     """
+    refuse_unfinished(path)
     recorded = recorded_files(path)
 
     def hash_file(file: Path) -> str:
@@ -229,12 +230,24 @@ def _git_commit() -> str | None:
 
 def read_provenance(directory: Path) -> Provenance:
     """Read the provenance of a finished output, with usable paths (ArtifactError: unfinished, or another version)."""
+    refuse_unfinished(directory)
     path = directory / PROVENANCE_NAME
     if directory.is_dir() and not path.exists():
         raise ArtifactError(
             f"{directory}: not finished (no {PROVENANCE_NAME}); run the command that writes it again"
         )
     return read_record(path)
+
+
+def refuse_unfinished(directory: Path) -> None:
+    """Raise ArtifactError if a command has begun an output here and not finished it; the message names the command."""
+    run = directory / RUN_NAME
+    if run.exists() and not is_finished(directory):
+        command = read_object(run).get("command")
+        # A run that was emptying the directory has a name that is no command.
+        is_verb = isinstance(command, str) and not command.startswith("-")
+        same = f"the same `svkit {command}`" if is_verb else "the command that writes it"
+        raise ArtifactError(f"{directory}: not finished; run {same} again to finish it first")
 
 
 def read_record(path: Path) -> Provenance:

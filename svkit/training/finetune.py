@@ -23,6 +23,7 @@ from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
 from svkit.store import checkpoint
 from svkit.store.output import Output
+from svkit.store.provenance import refuse_unfinished
 from svkit.store.request import RunRequest
 from svkit.training.resume import load_trained
 from svkit.training.stage import Stage, decisive, run_stages, training_inputs
@@ -67,6 +68,7 @@ def run(request: FinetuneRequest, progress: Progress) -> list[Path]:
                 raise ArtifactError(
                     f"{previous}: does not exist; run the stage before {name} first, or pass --from"
                 )
+            refuse_unfinished(previous)
         config: StageConfig = getattr(part, name)
         if not request.augment:
             config = replace(config, augment=None)

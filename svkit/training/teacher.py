@@ -14,6 +14,7 @@ from svkit.nn.encoder import Encoder
 from svkit.nn.precision import product_dtype
 from svkit.progress import Progress
 from svkit.store import checkpoint
+from svkit.store.provenance import refuse_unfinished
 from svkit.training.stage import Stage
 from svkit.training.tasks import DistillationTask
 from svkit.training.validation import DistanceMeter
@@ -56,11 +57,12 @@ def train_student(student: Encoder, config: DistillConfig, recipe: Recipe) -> No
 
 
 def checked(path: Path, role: str, command: str) -> Path:
-    """Return the path of a checkpoint; ArtifactError when it does not exist."""
+    """Return the path of a checkpoint; ArtifactError when it does not exist or is not finished."""
     if not path.exists():
         raise ArtifactError(
             f"{path}: no such {role} checkpoint; run `svkit {command}` first, or pass --{role}"
         )
+    refuse_unfinished(path)
     return path
 
 

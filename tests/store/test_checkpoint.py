@@ -12,7 +12,7 @@ from svkit.config.architecture import ModelArchitecture, tiny_architecture
 from svkit.config.schema import HeadConfig
 from svkit.errors import ArtifactError, DataError
 from svkit.store import checkpoint as store
-from svkit.store.provenance import sha256_file
+from svkit.store.provenance import read_provenance, sha256_file, sha256_input
 
 MODEL = ModelArchitecture(encoder=tiny_architecture({}), head=HeadConfig())
 
@@ -55,6 +55,20 @@ def test_what_is_no_checkpoint_is_said(tmp_path, content, message):
         store.read_architecture(tmp_path)
     with pytest.raises(ArtifactError, match="no such checkpoint directory"):
         store.read_architecture(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("finetune", "the same `svkit finetune`"), ("--overwrite", "the command that writes it")],
+)
+def test_an_unfinished_checkpoint_says_what_finishes_it(tmp_path, command, said):
+    (tmp_path / "run.json").write_text(json.dumps({"command": command}))
+    for read in (store.read_architecture, read_provenance, sha256_input):
+        with pytest.raises(ArtifactError, match=f"not finished; run {said} again to finish it first"):
+            read(tmp_path)
+    (tmp_path / "provenance.json").touch()
+    with pytest.raises(ArtifactError, match="not a checkpoint: config.json is missing"):
+        store.read_architecture(tmp_path)
 
 
 def test_a_directory_of_checkpoints_names_them(tmp_path):

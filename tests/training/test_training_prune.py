@@ -266,6 +266,13 @@ def test_finished_output_and_what_is_missing(prepared, tmp_path):
     student = ["distill", "--exp", str(prepared), "--student", str(tmp_path / "nowhere")]
     absent = CliRunner().invoke(app, student)
     assert absent.exit_code == 4 and "no such student checkpoint" in absent.stderr
+    # Before the lists are read, and although its configuration may be there.
+    (tmp_path / "out" / "provenance.json").unlink()
+    student[-1] = str(tmp_path / "out")
+    again = "out: not finished; run the same `svkit prune` again"
+    assert again in CliRunner().invoke(app, student).stderr
+    other = prune(prepared, tmp_path / "x", "--teacher", str(tmp_path / "out"))
+    assert other.exit_code == 4 and again in other.stderr
 
 
 def test_a_student_of_another_size_is_exit_4(prepared, tmp_path):
