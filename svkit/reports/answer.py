@@ -224,8 +224,8 @@ def subject(report: Report) -> list[str]:
 
 def _recordings(counted: ListCounts | None) -> str:
     """Describe the recordings of a list: their corpus, and how many there are."""
-    if counted is None:
-        return wording.corpus_title(None)
+    if counted is None or counted.corpus is None:
+        return wording.corpus_title(None) if counted is None else wording.CHANGED_LIST
     counts = ((counted.num_speakers, "speakers"), (counted.num_utterances, "recordings"))
     parts = [f"{count:,} {what}" for count, what in counts if count is not None]
     if counted.hours is not None:

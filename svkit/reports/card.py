@@ -16,13 +16,14 @@ from svkit.models.info import describe_checkpoint
 from svkit.pruning.outcome import vanished_sentence
 from svkit.reports import results, templates, wording
 from svkit.reports.tables import Table
-from svkit.scoring.lineage import corpus_of, pruned_by, source_of, training_lists
+from svkit.scoring.lineage import corpus_of, has_changed, pruned_by, source_of, training_lists
 from svkit.scoring.ratio import bounds_gap, map_of, slope_caution
 from svkit.store import calibration
 from svkit.store.atomic import write_text
 from svkit.store.checkpoint import SPEAKERS_NAME
 from svkit.store.files import read_file
 from svkit.store.metrics import Metrics
+from svkit.store.places import Artifact
 from svkit.store.provenance import Provenance, read_provenance, sha256_artifact, sha256_file
 from svkit.store.report import Pruning, read_pruning
 from svkit.store.source import Source
@@ -132,8 +133,10 @@ def _training(directory: Path, record: Provenance, source: Source | None) -> Tab
     if source is not None:
         place = f" at {source.revision}: {source.file}" if source.revision else ""
         facts["comes from"] = f"{source.repository}{place}"
-    if corpora := dict.fromkeys(map(corpus_of, training_lists(directory))):
-        facts["trained on"] = "; ".join(map(wording.corpus_title, corpora))
+    if lists := training_lists(directory):
+        facts["trained on"] = "; ".join(
+            dict.fromkeys(_known(entry) or wording.corpus_title(None) for entry in lists)
+        )
     last = record.get("validation", {}).get("last", {})
     if "eer" in last:
         facts["EER on held-out training speakers, last step"] = f"{100 * last['eer']:.2f} %"
@@ -165,8 +168,15 @@ def _evaluation(systems: Sequence[Metrics]) -> Table:
 
 def evaluated_on(system: Metrics) -> str | None:
     """Name the corpus of a system's trials; None if it is not known."""
-    corpus = corpus_of(system.manifest) if system.manifest else None
-    return None if corpus is None else wording.corpus_title(corpus)
+    return _known(system.manifest) if system.manifest else None
+
+
+def _known(entry: Artifact) -> str | None:
+    """Describe the recordings of a list; None: svkit did not prepare it."""
+    corpus = corpus_of(entry)
+    if corpus is None:
+        return wording.CHANGED_LIST if has_changed(entry) else None
+    return wording.corpus_title(corpus)
 
 
 def _calibration(directory: Path) -> dict[str, object] | None:

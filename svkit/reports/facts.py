@@ -16,7 +16,7 @@ from svkit.eval.results import Band
 from svkit.models.final import MODEL_STAGES, UNTUNED, final_models, next_command
 from svkit.progress import Progress
 from svkit.scoring.comparison import compare_systems, det_band, find_resamples, read_systems
-from svkit.scoring.lineage import corpus_of, preparation_of, remade_sources, shown_path
+from svkit.scoring.lineage import corpus_of, has_changed, preparation_of, remade_sources, shown_path
 from svkit.store.embeddings import read_facts
 from svkit.store.metrics import IMPORTED, Comparison, LeftOut, Metrics
 from svkit.store.places import Artifact
@@ -119,14 +119,14 @@ def _system(
 
 
 def counts_of(entry: Artifact) -> ListCounts | None:
-    """Return what the preparation of a list counted; None if svkit did not make it, or it changed.
+    """Return what the preparation of a list counted, nothing if the list has changed; None: svkit did not prepare it.
 
     Raises:
         ArtifactError: a recorded count has the wrong type.
     """
     corpus, record = corpus_of(entry), preparation_of(entry)
     if corpus is None or record is None:
-        return None
+        return ListCounts(corpus=None) if has_changed(entry) else None
     path, summary = Path(entry["path"]), record.get("summary")
     counts = summary if isinstance(summary, dict) else {}
     content = {

@@ -66,6 +66,9 @@ _CORPORA = {
 }
 
 
+CHANGED_LIST = "recordings of a list that svkit prepared and that has changed since"
+
+
 def corpus_title(corpus: str | None, owned: str = "recordings of the model's makers") -> str:
     """Describe the recordings of a corpus, given the name of its preparation; `owned` describes other recordings."""
     return _CORPORA.get(corpus, f"{owned}, by svkit prepare {corpus}")

@@ -93,6 +93,16 @@ def preparation_of(entry: Artifact) -> Provenance | None:
     return record if entry.get("sha256") in lists else None
 
 
+def has_changed(entry: Artifact) -> bool:
+    """Say whether `svkit prepare` wrote a list at the place of this one, with another content."""
+    path = Path(entry.get("path", ""))
+    record = read_provenance(path.parent) if is_finished(path.parent) else None
+    if record is None or not record["command"].startswith("prepare "):
+        return False
+    lists = {output["name"]: output["sha256"] for output in record.get("outputs", [])}
+    return path.name in lists and entry.get("sha256") not in lists.values()
+
+
 def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
     """Say which stages up to a checkpoint were made with which recipe, by their paths; None: all with the same one."""
     stages: dict[str, list[str]] = {}

@@ -74,11 +74,11 @@ class Timing:
 class ListCounts:
     """A list of recordings, with the counts that `svkit prepare` recorded."""
 
-    corpus: str
-    """As `svkit prepare` names it."""
-    num_speakers: int | None
-    num_utterances: int | None
-    hours: float | None
+    corpus: str | None
+    """As `svkit prepare` names it; None: the list has changed since it was prepared, or since it was used."""
+    num_speakers: int | None = None
+    num_utterances: int | None = None
+    hours: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +178,7 @@ class System(Metrics):
     model_path: str | None
     """`path` of its `Model`; None: it is not in the experiment, or there are several."""
     recordings: ListCounts | None = None
-    """The evaluation list; None: svkit did not prepare it, or it has changed since."""
+    """The evaluation list; None: svkit did not prepare it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

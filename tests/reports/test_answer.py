@@ -121,7 +121,7 @@ def test_validation_tells_its_speakers_and_provenance_that_the_code_changed(repo
     assert note.startswith("Made by 2 states of svkit's code")
 
 
-def test_recordings_are_counted_by_their_preparation(tmp_path):
+def test_recordings_are_counted_by_their_preparation(report, tmp_path):
     record = {
         "format": "svkit-provenance", "format_version": 1, "command": "prepare demo", "inputs": [],
         "outputs": [{"name": "eval.tsv", "sha256": "ab", "size": 1, "mtime_ns": 1}], "config": {"corpus": "demo"},
@@ -131,8 +131,15 @@ def test_recordings_are_counted_by_their_preparation(tmp_path):
     entry = {"path": str(tmp_path / "eval.tsv"), "sha256": "ab"}
     found = facts.counts_of(entry)
     assert found == ListCounts(corpus="demo", num_speakers=12, num_utterances=108, hours=0.1)
-    assert facts.counts_of({**entry, "sha256": "another"}) is None
     assert facts.counts_of({}) is None
+    # Prepared again, or edited by hand; a list of the user's beside it is none of svkit's.
+    changed = facts.counts_of({**entry, "sha256": "another"})
+    assert changed == ListCounts(corpus=None)
+    assert facts.counts_of({"path": str(tmp_path / "mine.tsv"), "sha256": "another"}) is None
+    systems = tuple(replace(one, recordings=changed) for one in report.systems)
+    assert answer.subject(replace(report, systems=systems))[0] == (
+        "Evaluated on recordings of a list that svkit prepared and that has changed since, trial list all."
+    )
 
 
 def test_a_stage_knows_how_many_speakers_validated_it(tmp_path):

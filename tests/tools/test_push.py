@@ -155,7 +155,9 @@ def test_the_card_has_the_figures_of_this_model_with_intervals_and_says_that_voi
     (experiment / "data/provenance.json").write_text(json.dumps(prepared))
     done = run("push", experiment / "finetune-pruned/lmft", "me/small", "--exp", experiment, "--dry-run")
     edited = (Path(done.stdout.strip()) / "README.md").read_text()
-    assert "synthetic" not in edited and "did not prepare" in edited
+    assert "synthetic" not in edited and "svkit prepared and that has changed since" in " ".join(
+        edited.split()
+    )
 
 
 def test_what_flatters_a_figure_and_why_it_has_no_interval_stand_beside_it(experiment):
