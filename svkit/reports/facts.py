@@ -20,7 +20,7 @@ from svkit.scoring.lineage import corpus_of, has_changed, preparation_of, remade
 from svkit.store.embeddings import read_facts
 from svkit.store.metrics import IMPORTED, Comparison, LeftOut, Metrics
 from svkit.store.places import Artifact
-from svkit.store.provenance import PROVENANCE_NAME, read_provenance
+from svkit.store.provenance import PROVENANCE_NAME, Provenance, is_finished, read_provenance
 from svkit.store.report import (
     Curve,
     DetCurve,
@@ -164,6 +164,7 @@ def gather_training(exp: Path, checkpoints: Sequence[Path]) -> list[StageCurves]
                     valid=valid,
                     margin=_margin(directory),
                     valid_speakers=_valid_speakers(directory),
+                    repeated_steps=_repeated_steps(directory),
                 )
             )
     return stages
@@ -175,6 +176,29 @@ def _margin(checkpoint: Path) -> float | None:
     for key in ("stage_config", "margin", "margin"):
         found = found.get(key) if isinstance(found, dict) else None
     return float(found) if isinstance(found, int | float) else None
+
+
+def _repeated_steps(checkpoint: Path) -> int | None:
+    """Return how many steps of the stage before this one were trained on the crops with which this one begins.
+
+    The order of the crops follows from the seed, the list and the settings of the data, not from the stage.
+    """
+
+    def of_crops(record: Provenance) -> tuple[object, ...] | None:
+        config = record.get("config", {})
+        settings = config.get("stage_config")
+        lists = [entry["sha256"] for entry in record["inputs"] if entry["name"] == "train"]
+        if record["command"] != "finetune" or not isinstance(settings, dict) or not lists:
+            return None
+        return config.get("seed"), settings.get("data"), lists
+
+    record = read_provenance(checkpoint)
+    crops = of_crops(record)
+    before = [Path(entry["path"]) for entry in record["inputs"] if entry["name"] == "checkpoint"]
+    if crops is None or not before or not is_finished(before[0]):
+        return None
+    loss = _curves(read_log(before[0]), "train").get("loss")
+    return loss.step[-1] if loss is not None and of_crops(read_provenance(before[0])) == crops else None
 
 
 def _valid_speakers(checkpoint: Path) -> int | None:

@@ -420,10 +420,11 @@ def _curves(stages: Sequence[StageCurves], axes: Axes) -> None:
                 np.add(start, eer.step), 100 * np.asarray(eer.value), "o--", color=VERMILLION, linewidth=1.1,
                 markersize=3, label="validation EER" if len(other.lines) == 0 else None,
             )  # fmt: skip
-            other.set_ylim(bottom=0)
         elif _is_drawn(distance):
             axes.plot(
                 distance.step, distance.value, "o--", color=VERMILLION, label="L1 in validation", markersize=3
             )
         # The next stage continues on the same axis.
         start += max(curve.step[-1] for curve in (*stage.train.values(), *stage.valid.values()))
+    if other is not None:  # once all points are drawn: a limit keeps the other end from following later ones
+        other.set_ylim(bottom=0)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from svkit.pruning.outcome import vanished_sentence
 from svkit.reports.tables import MISSING
 from svkit.store.metrics import CalibratedBy, Comparison, Metrics, ScoredList
-from svkit.store.report import Model, Pruning, Report, System
+from svkit.store.report import Model, Pruning, Report, StageCurves, System
+from svkit.store.source import shown
 
 SIGNIFICANT = 0.05
 FEW_SPEAKERS = 15
@@ -214,7 +215,24 @@ def training_notes(report: Report) -> list[str]:
         _LMFT_NOTE: any(stage.stage.endswith("lmft") for stage in stages),
         _DISTANCE_LOSS_NOTE: any("l1" in stage.train for stage in stages),
     }
-    return [note for note, is_needed in notes.items() if is_needed] + validation_notes(report)
+    found = [note for note, is_needed in notes.items() if is_needed]
+    found += [
+        f"{shown(stage.stage)}: every stage goes through the recordings in the same order, so the first"
+        f" {stage.repeated_steps:,} steps repeat the crops of the stage before, on which the loss is low; it rises when"
+        " new ones come, and that is no harm."
+        for stage in stages
+        if _rises_with_new_crops(stage)
+    ]
+    return found + validation_notes(report)
+
+
+def _rises_with_new_crops(stage: StageCurves) -> bool:
+    """Say whether the loss is higher after the crops that the stage before it was trained on than on them."""
+    loss, repeated = stage.train.get("loss"), stage.repeated_steps or 0
+    points = [] if loss is None else [*zip(loss.step, loss.value, strict=True)]
+    seen = [value for step, value in points if step <= repeated]
+    new = [value for step, value in points if repeated < step <= 2 * repeated]
+    return bool(seen and new) and sum(new) / len(new) > sum(seen) / len(seen)
 
 
 def validation_notes(report: Report) -> list[str]:

@@ -201,6 +201,8 @@ class StageCurves:
     """Margin of the classification loss; None: there is none, or it is not recorded."""
     valid_speakers: int | None = None
     """Speakers of its validation list; None: there is none, or svkit did not prepare it."""
+    repeated_steps: int | None = None
+    """Steps at the beginning whose crops the stage before it was trained on; None: that had others, or is not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
-from svkit.reports import answer, facts, figures, results
+from svkit.reports import answer, facts, figures, results, wording
 from svkit.store.metrics import Comparison
 from svkit.store.report import Curve, ListCounts, StageCurves, Timing
 
@@ -187,6 +187,56 @@ def test_stages_follow_each_other_in_one_figure_and_a_change_of_margin_is_marked
     rows = results.training(stages).rows
     assert rows[1] == ["finetune/lmft", "30", "0.5", "10.000", "30.000", "EER 12.50 %"]
     assert rows[2] == ["prune", "20", "-", "10.000", "20.000", "EER 12.50 %"]
+
+
+def test_the_axis_of_the_validation_contains_the_points_of_all_stages():
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    low, high = stage("finetune/head", 4), stage("finetune/joint", 4)
+    high = replace(high, valid={"eer": Curve(step=(20, 40), value=(0.3, 0.2))})
+    figures._curves([low, high], axes)
+    (validation,) = [one for one in axes.figure.axes if one is not axes]
+    assert validation.get_ylim()[0] == 0 and validation.get_ylim()[1] > 30
+
+
+@pytest.mark.parametrize(
+    ("change", "repeated"),
+    [({}, 40), ({"seed": 2}, None), ({"stage_config": {"data": {"crop_seconds": 3}}}, None)],
+)
+def test_a_loss_that_rises_when_crops_are_new_is_explained(report, tmp_path, change, repeated):
+    """In the first steps they are those of the stage before, because the order does not depend on the stage."""
+    config = {"seed": 1, "stage_config": {"data": {"crop_seconds": 2}}}
+    record = {
+        "format": "svkit-provenance", "format_version": 1, "command": "finetune", "config": config,
+        "inputs": [{"name": "train", "path": "train.tsv", "sha256": "ab"}],
+    }  # fmt: skip
+    head, joint = tmp_path / "finetune/head", tmp_path / "finetune/joint"
+    for place in (head, joint):
+        place.mkdir(parents=True)
+    source = {"name": "checkpoint", "path": str(head), "sha256": "cd"}
+    of_joint = {**record, "config": config | change, "inputs": [*record["inputs"], source]}
+    for place, facts_of_it, losses in (
+        (head, record, (5.0, 4.0, 4.5, 4.4)),
+        (joint, of_joint, (2.5, 2.2, 2.1, 2.5, 3.9, 4.4, 4.0, 3.0)),
+    ):
+        (place / "provenance.json").write_text(json.dumps(facts_of_it))
+        lines = [
+            {"kind": "train", "step": 10 * number, "loss": loss}
+            for number, loss in enumerate(losses, start=1)
+        ]
+        (place / "train_log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = facts.gather_training(tmp_path, [head, joint])
+    assert [one.repeated_steps for one in found] == [None, repeated]
+    notes = [
+        note
+        for note in wording.training_notes(replace(report, training=tuple(found)))
+        if "same order" in note
+    ]
+    assert len(notes) == bool(repeated)
+    assert all(note.startswith("finetune/joint: every stage") and "first 40 steps" in note for note in notes)
+    falling = replace(found[1], train={"loss": Curve(step=(10, 50), value=(5.0, 4.0))})
+    assert "same order" not in " ".join(wording.training_notes(replace(report, training=(falling,))))
 
 
 def test_the_axes_of_a_det_plot_end_where_its_curves_do(report):
