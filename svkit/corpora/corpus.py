@@ -75,9 +75,16 @@ class DataDirectory(Output):
             return True
         before = (self.finished() or {}).get("config")
         if isinstance(before, dict) and before.get("corpus") == self._corpus:
-            for key, value in self.config.items():
-                if before.get(key, value) != value:
-                    was, now = ("not given" if item is None else item for item in (before[key], value))
+            # Some settings are on record only if they were given, so one of them may be missing now.
+            for key in dict.fromkeys((*self.config, *before)):
+                now, not_given = self.config.get(key), (None, [])
+                was = before.get(key, now)
+                if was != now and now in not_given:
+                    progress.note(
+                        f"{self.path}: --{key.replace('_', '-')} was {was} and is not given now; repeat it to keep it"
+                    )
+                elif was != now:
+                    was = "not given" if was in not_given else was
                     progress.note(f"{self.path}: {key} was {was} and is {now} now")
         return False
 
@@ -137,13 +144,14 @@ class DataDirectory(Output):
         now |= dict.fromkeys(held_out, membership.VALIDATION)
         now |= dict.fromkeys([*eval_speakers, *evaluation["speaker_id"].unique()], membership.EVALUATION)
         matched = {entry.name: entry.matched for entry in lists if entry.matched is not None}
-        for words in (*membership.differences(before, now), *matched.values()):
+        is_redrawn = self._request.redraw
+        for words in (*membership.differences(before, now, is_redrawn=is_redrawn), *matched.values()):
             self._progress.note(words)
         # Read now, before anything is removed: a given list may be one of the files that are replaced.
         given = {entry.name: read_file(entry.source, DataError) for entry in lists if entry.source}
         # Before the lists are removed, so that nobody changes sides if this is interrupted. Speakers who are missing
         # this time keep their part, in case they come back.
-        membership.write_splits(self.path, now if self._request.redraw else {**before, **now})
+        membership.write_splits(self.path, now if is_redrawn else {**before, **now})
         self._clear()
         written = [self.path / name for name in (*_OWN_FILES, membership.SPLITS_NAME)]
         for path, table in zip(written, (train, valid, evaluation), strict=False):

@@ -41,8 +41,11 @@ def write_splits(data: Path, splits: Mapping[str, str]) -> None:
     write_table(data / SPLITS_NAME, pd.DataFrame(sorted(splits.items()), columns=["speaker_id", "split"]))
 
 
-def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Count the speakers of each part the first time; later, those who are new, gone or in another part than before."""
+def differences(before: Mapping[str, str], now: Mapping[str, str], *, is_redrawn: bool = False) -> list[str]:
+    """Count the speakers of each part the first time; later, those who are new, gone or in another part than before.
+
+    Those who are gone are forgotten if all parts are drawn anew (`is_redrawn`).
+    """
     new = Counter(part for speaker, part in now.items() if speaker not in before)
     moved = Counter((before[one], part) for one, part in now.items() if before.get(one, part) != part)
     gone, notes = len(before.keys() - now.keys()), []
@@ -55,5 +58,9 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
             f"{sum(moved.values())} speakers change their part: {ways}; earlier models may have been trained on them"
         )
     if gone:
-        notes.append(f"{gone} earlier speakers are missing; they keep their part in case they come back")
+        kept = (
+            f"their names stay in {SPLITS_NAME}, so that they keep their part if they come back; to forget them, delete"
+            " their lines there"
+        )
+        notes.append(f"{gone} earlier speakers are missing; {'they are forgotten' if is_redrawn else kept}")
     return notes

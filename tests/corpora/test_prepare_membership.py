@@ -132,12 +132,40 @@ def test_no_evaluation_and_no_validation_stay_so(root):
 
 
 def test_other_settings_than_before_are_said(root):
-    prepare(root, "--speaker-regex", "^([a-l])/", "--min-seconds", "0.2")
-    said = prepare(root)
-    assert (
-        "speaker_regex was ^([a-l])/ and is not given now" in said
-        and "min_seconds was 0.2 and is 0.5 now" in said
+    given = (
+        "--speaker-regex",
+        "^([a-l])/",
+        "--min-seconds",
+        "0.2",
+        "--eval-speakers",
+        "3",
+        "--channel",
+        "mix",
     )
+    prepare(root, *given)
+    said = prepare(root)
+    for option in ("--speaker-regex was ^([a-l])/", "--channel was mix"):
+        assert f"{option} and is not given now; repeat it to keep it" in said
+    assert "min_seconds was 0.2 and is 0.5 now" in said and "--eval-speakers was" not in said
+    assert "--eval-speakers was 3 and is not given now; repeat it to keep it" in prepare(root, "--redraw")
+    assert "eval_speakers was not given and is 2 now" in prepare(root, "--eval-speakers", "2")
+
+
+def test_who_is_gone_can_be_forgotten(root):
+    """By a line in the table, and everybody else keeps their part; or by drawing all of them anew."""
+    prepare(root)
+    before, table = parts(root), root.parent / "exp" / "data" / "splits.tsv"
+    gone = sorted(before["train"])[:2]
+    for speaker in gone:
+        (root / speaker).rename(root.parent / speaker)
+    assert "their names stay in splits.tsv" in prepare(root) and set(gone) < set(read_splits(table.parent))
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in lines if line.split("\t")[0] != gone[0]))
+    assert "1 earlier speakers are missing" in prepare(root)
+    assert parts(root) == {**before, "train": before["train"] - set(gone)}
+    assert set(read_splits(table.parent)).intersection(gone) == {gone[1]}
+    assert "1 earlier speakers are missing; they are forgotten" in prepare(root, "--redraw")
+    assert not set(read_splits(table.parent)).intersection(gone)
 
 
 def test_named_speakers_move_and_that_is_said(root):
