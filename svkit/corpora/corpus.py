@@ -77,14 +77,14 @@ class DataDirectory(Output):
         if isinstance(before, dict) and before.get("corpus") == self._corpus:
             # Some settings are on record only if they were given, so one of them may be missing now.
             for key in dict.fromkeys((*self.config, *before)):
-                now, not_given = self.config.get(key), (None, [])
+                now = self.config.get(key)
                 was = before.get(key, now)
-                if was != now and now in not_given:
+                if was != now and now in (None, []):
                     progress.note(
                         f"{self.path}: --{key.replace('_', '-')} was {was} and is not given now; repeat it to keep it"
                     )
                 elif was != now:
-                    was = "not given" if was in not_given else was
+                    was = "not given" if was in (None, []) else was
                     progress.note(f"{self.path}: {key} was {was} and is {now} now")
         return False
 
