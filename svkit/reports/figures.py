@@ -427,4 +427,4 @@ def _curves(stages: Sequence[StageCurves], axes: Axes) -> None:
         # The next stage continues on the same axis.
         start += max(curve.step[-1] for curve in (*stage.train.values(), *stage.valid.values()))
     if other is not None:  # once all points are drawn: a limit keeps the other end from following later ones
-        other.set_ylim(bottom=0)
+        other.set_ylim(0, 1.08 * max(other.get_ylim()[1], 0.01))  # with room for the markers
