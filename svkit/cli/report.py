@@ -22,7 +22,7 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     common.check_tables("report")
     os.environ["MPLBACKEND"] = "agg"  # a notebook sets its own backend, which may not be installed here
     from svkit.models.final import final_models
-    from svkit.reports import answer, document, wording
+    from svkit.reports import answer, document, example, wording
     from svkit.reports import report as reporting
     from svkit.store.report import PAGE_NAME, read_report, report_record
 
@@ -41,11 +41,15 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
         for text in (*wording.notes(done), wording.MIN_CLLR_NOTE, *wording.validation_notes(done)):
             console.sentence(text)
     common.show(report_record(done), directory / PAGE_NAME)
-    if not common.json:
-        console.note(f"open {directory / PAGE_NAME} in a browser")
+    if common.json:
+        return
+    console.note(f"open {directory / PAGE_NAME} in a browser")
     # Not "next" where the advice is to use no model.
     label = "to try a model anyway" if any(map(answer.is_unusable, answer.pairs(done))) else "next"
-    command = "svkit verify A.wav B.wav"
+    lists = [Path(system.manifest["path"]) for system in done.systems if system.manifest]
+    pair = example.two_recordings([common.exp / "data" / "eval.tsv", *lists])
+    recordings = "A.wav B.wav" if pair is None else " ".join(shlex.quote(str(path)) for path in pair)
+    command = f"svkit verify {recordings}"
     if not final_models(common.exp):  # it evaluates models from elsewhere
         paths = [Path(system.model_path) for system in done.systems if system.model_path]
         places = [place for path in paths for place in (common.exp / path, path) if place.is_dir()]
