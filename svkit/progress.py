@@ -14,8 +14,8 @@ class Task(Protocol):
 class Progress(Protocol):
     """Receiver of progress; implementations live in `svkit.cli.console`."""
 
-    def task(self, description: str, total: float | None) -> AbstractContextManager[Task]:
-        """Open a counted task; `total` None when unknown."""
+    def task(self, description: str, total: float | None, begun: int = 0) -> AbstractContextManager[Task]:
+        """Open a counted task; `total` None when unknown. An earlier run has done `begun` units of it."""
 
     def note(self, message: str) -> None:
         """Show the user a message of one line."""
@@ -29,7 +29,7 @@ class _SilentTask:
 class SilentProgress:
     """Progress that shows nothing."""
 
-    def task(self, description: str, total: float | None) -> AbstractContextManager[Task]:
+    def task(self, description: str, total: float | None, begun: int = 0) -> AbstractContextManager[Task]:
         """Return a task that ignores everything."""
         return nullcontext(_SilentTask())
 

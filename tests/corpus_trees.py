@@ -25,7 +25,7 @@ class Notes(SilentProgress):
         self.notes = []
         self.tasks = {}
 
-    def task(self, description, total):
+    def task(self, description, total, begun=0):
         self.tasks[description] = Counter(total)
         return nullcontext(self.tasks[description])
 

@@ -30,7 +30,7 @@ PLAIN_INTERVAL_SECONDS = 5.0
 """At most one plain line per task in this time."""
 STEPS_SEEN = 5
 """So many advances after the first are seen before the time left is estimated from the last `STEPS_KEPT`: the first
-also waits for processes to start and for kernels to be chosen, or counts what an earlier run has done."""
+also waits for processes to start and for kernels to be chosen."""
 STEPS_KEPT = 100
 FILE_WIDTH = 200
 """Columns of a table where stdout is not a terminal."""
@@ -121,9 +121,12 @@ def is_main_process() -> bool:
 class _Count:
     """A counted task; `show` is called after every step."""
 
-    def __init__(self, description: str, total: float | None, show: "Callable[[_Count], None]") -> None:
-        self.description, self.total = description, total
-        self.done, self.fields = 0.0, dict[str, float | str]()
+    def __init__(
+        self, description: str, total: float | None, begun: int, show: "Callable[[_Count], None]"
+    ) -> None:
+        self.description, self.total, self.begun = description, total, begun
+        self.done: float = begun
+        self.fields = dict[str, float | str]()
         self._show, self._start = show, time.monotonic()
         self._seen: deque[tuple[float, float]] = deque(maxlen=STEPS_KEPT)
 
@@ -139,6 +142,11 @@ class _Count:
         return max(time.monotonic() - self._start, 1e-9)
 
     @property
+    def mean(self) -> str:
+        """Units per second of the whole run, without what an earlier one has done."""
+        return per_second((self.done - self.begun) / self.seconds)
+
+    @property
     def pace(self) -> float | None:
         """Units per second of the latest steps; None until enough were seen."""
         if len(self._seen) <= STEPS_SEEN:
@@ -148,7 +156,7 @@ class _Count:
 
     @property
     def rate(self) -> str:
-        return per_second(self.pace or self.done / self.seconds)
+        return per_second(self.pace) if self.pace else self.mean
 
     @property
     def left(self) -> str:
@@ -172,7 +180,7 @@ class _Count:
         count = self.count + (f" ({100 * self.done / self.total:.0f} %)" if self.total else "")
         so_far = clock(self.seconds)
         when = f"done in {so_far}" if is_finished else self.left or f"{so_far} so far"
-        rate = per_second(self.done / self.seconds) if is_finished else self.rate
+        rate = self.mean if is_finished else self.rate
         return ", ".join([f"{self.description}: {count}", rate, when, *self.facts])
 
 
@@ -184,7 +192,7 @@ class PlainProgress:
         self._interval_seconds = interval_seconds
 
     @contextmanager
-    def task(self, description: str, total: float | None) -> Iterator[Task]:
+    def task(self, description: str, total: float | None, begun: int = 0) -> Iterator[Task]:
         """Open a counted task; a closing line is printed if it succeeds."""
         last = time.monotonic()
 
@@ -195,7 +203,7 @@ class PlainProgress:
                 last = now
                 self.note(task.line())
 
-        task = _Count(description, total, show)
+        task = _Count(description, total, begun, show)
         yield task
         self.note(task.line(is_finished=True))
 
@@ -210,7 +218,7 @@ class _RichProgress:
         self._bars = bars
 
     @contextmanager
-    def task(self, description: str, total: float | None) -> Iterator[Task]:
+    def task(self, description: str, total: float | None, begun: int = 0) -> Iterator[Task]:
         """Open a bar, which leaves one line behind if the task succeeds."""
         row: TaskID
 
@@ -220,13 +228,19 @@ class _RichProgress:
                 row, completed=task.done, count=task.count, rate=task.rate, left=task.left, fields=facts
             )
 
-        task = _Count(description, total, show)
+        task = _Count(description, total, begun, show)
         row = self._bars.add_task(
-            terminal_text(description), total=total, count=task.count, rate="", left="", fields=""
+            terminal_text(description),
+            total=total,
+            completed=begun,
+            count=task.count,
+            rate="",
+            left="",
+            fields="",
         )
         try:
             yield task
-            self.note(f"{description}: {task.done:,.0f} in {clock(task.seconds)}")
+            self.note(f"{description}: {task.done - begun:,.0f} in {clock(task.seconds)}")
         finally:
             self._bars.remove_task(row)
 

@@ -232,8 +232,8 @@ def _extract(
                 f"{condition}: {num_whole:,} of {len(manifest):,} recordings are no longer than the cut and stay whole"
             )
         stop = StopSignal()
-        with stop.installed(), progress.task(f"extract {under(name, condition)}", len(manifest)) as bar:
-            bar.advance(num_done)
+        label = f"extract {under(name, condition)}"
+        with stop.installed(), progress.task(label, len(manifest), num_done) as bar:
             for rows, embeddings in embed_rows(model, manifest, heard, accelerator, parts.done_rows, change):
                 parts.add(rows, embeddings, every)
                 bar.advance(len(rows) * accelerator.num_processes)

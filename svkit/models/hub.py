@@ -387,8 +387,10 @@ def _bars(progress: Progress) -> Any:
             self._open = contextlib.ExitStack()
             # The client cuts long paths at their start, in the middle of the revision.
             file = str(settings.get("desc")).rpartition("/")[2]
-            self._task = self._open.enter_context(progress.task(f"fetch {file}", settings.get("total")))
-            self._task.advance(settings.get("initial") or 0)
+            begun = settings.get("initial") or 0
+            self._task = self._open.enter_context(
+                progress.task(f"fetch {file}", settings.get("total"), begun)
+            )
 
         def update(self, n: float | None = 1) -> None:
             self._task.advance(n or 0)

@@ -267,8 +267,7 @@ class _Fit:
             micro_batch=self.stage.config.data.micro_batch,
         )
         label = self.stage.label
-        with self.stop.installed(), self.progress.task(label, self.num_steps) as self.bar:
-            self.bar.advance(self.start)
+        with self.stop.installed(), self.progress.task(label, self.num_steps, self.start) as self.bar:
             self._open_events()
             try:
                 skipped = run_loop(wrapped, self.optimizer, loader, plan, accelerator, self)

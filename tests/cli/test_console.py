@@ -61,17 +61,28 @@ def test_plain_progress_without_a_total(fake_clock: _Clock) -> None:
 
 
 def test_the_first_steps_say_nothing_of_the_time_left(fake_clock: _Clock) -> None:
-    """A run resumes at step 40, and its first step waits a minute for processes to start."""
+    """The first step waits a minute for processes to start."""
     stream = io.StringIO()
     with console.PlainProgress(stream, interval_seconds=0).task("joint", 100) as task:
-        task.advance(40)
         fake_clock.now += 60
-        for _ in range(console.STEPS_SEEN):
+        for _ in range(console.STEPS_SEEN + 1):
             fake_clock.now += 1
             task.advance()
     lines = stream.getvalue().splitlines()
     assert not any("left" in line for line in lines[: console.STEPS_SEEN])
     assert " left" in lines[console.STEPS_SEEN]
+
+
+def test_what_an_earlier_run_has_done_gives_no_rate(fake_clock: _Clock) -> None:
+    stream = io.StringIO()
+    with console.PlainProgress(stream, interval_seconds=0).task("joint", 100, 90) as task:
+        for _ in range(10):
+            fake_clock.now += 1
+            task.advance()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "joint: 91/100 (91 %), 1/s, 0:01 so far"
+    assert lines[5] == "joint: 96/100 (96 %), 1/s, 0:04 left"
+    assert lines[-1] == "joint: 100/100 (100 %), 1/s, done in 0:10"
 
 
 def test_the_time_left_follows_the_latest_steps(fake_clock: _Clock) -> None:
