@@ -189,11 +189,16 @@ class OutputOptions(OptionGroup):
         """Print the result: `facts` with `--json`, else `lines`."""
         console.result(facts if self.json else lines, as_json=self.json)
 
-    def show_next(self, command: str, *, label: str = "next", is_last: bool = False) -> None:
+    def show_next(
+        self, command: str, *, label: str = "next", is_last: bool = False, updates: bool = False
+    ) -> None:
         """Show the command to run next, on stderr, unless the result is printed as JSON.
 
-        Under make, which runs the next stage itself, only what follows the last stage is shown.
+        Under make, which runs the next stage itself, only what follows the last stage is shown. Who updates an
+        experiment has to update what follows, too: `updates`, or the same two flags on this command.
         """
+        if (updates or self.keep_finished and self.overwrite) and not is_last:
+            command += " --keep-finished --overwrite"
         if not self.json and (is_last or "MAKELEVEL" not in os.environ):
             console.note(f"{label}: {self.to_type(command)}")
 

@@ -88,6 +88,11 @@ def test_it_ends_with_the_split_and_the_next_command(tmp_path, tree, monkeypatch
         "next: svkit finetune",
     ]
     assert said(run("folder", tree, "--keep-finished")) == said(done)
+    update = "next: svkit finetune --keep-finished --overwrite"
+    assert said(run("folder", tree, "--keep-finished", "--overwrite"))[-1] == update
+    Path("exp/finetune/lora").mkdir(parents=True)
+    Path("exp/finetune/lora/run.json").touch()
+    assert said(run("folder", tree, "--overwrite"))[-1] == update
     done = run(
         "folder", tree, "--exp", "my exp", "--eval-speakers", "0", "--valid-speakers", "0", "--preset", "tiny"
     )
