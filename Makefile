@@ -2,7 +2,8 @@
 # demo corpus, and runs every stage. A finished stage runs again only if its settings or inputs have changed.
 #
 #   make all                                    the demo, about ten minutes on two cores
-#   make all CORPUS=folder ROOT=DIR PRESET=tiny your own recordings, in a directory for each speaker
+#   make all CORPUS=folder ROOT=DIR PRESET=tiny your own recordings, in a directory for each speaker; again after you added
+#                                               some. EVAL_SPEAKERS=N: so many evaluate
 #   make all CORPUS=voxceleb VOXCELEB=DIR MUSAN=DIR RIRS=DIR PRESET=w2v-bert-2.0 ENCODER=facebook/w2v-bert-2.0 NPROC=8
 #
 # EXP must not contain spaces, which make cannot handle; other paths may.
@@ -66,15 +67,20 @@ option = $(if $(strip $(2)),$(1) $(call quote,$(2)))
 update = $(if $(wildcard $(or $(1),$@)),--keep-finished --overwrite)
 
 recipe = --exp $(EXP) --preset $(call quote,$(PRESET)) $(if $(SEED),--set seed=$(SEED))
-prepare_options = $(call update,$(EXP)/data/provenance.json) --preset $(call quote,$(PRESET)) $(call option,--encoder,$(ENCODER)) \
+# Of a folder, svkit knows the settings but not whether its files are the same, so what was prepared is not kept.
+prepare_options = $(if $(filter folder,$(CORPUS)),$(if $(wildcard $(EXP)/data/provenance.json),--overwrite),$(call \
+    update,$(EXP)/data/provenance.json)) --preset $(call quote,$(PRESET)) $(call option,--encoder,$(ENCODER)) \
     $(call option,--seed,$(SEED)) $(call option,--eval-speakers,$(EVAL_SPEAKERS)) $(call option,--trials,$(TRIALS))
 launch = $(if $(filter-out 0 1,$(NPROC)),$(TORCHRUN) --standalone --nproc-per-node $(NPROC) -m svkit,$(SVKIT))
 augment = $(if $(AUGMENT),$(if $(filter none,$(AUGMENT)),--no-augment,--augment))
 corpus_root = $(if $(filter voxceleb,$(CORPUS)),$(VOXCELEB),$(if $(filter demo,$(CORPUS)),,$(ROOT)))
 
+# Which files your own recordings have, so that more or fewer are noticed; a published corpus does not change.
+listing := $(if $(filter folder,$(CORPUS)),$(if $(ROOT),$(shell find -L $(call quote,$(ROOT)) -type f | LC_ALL=C sort | cksum)))
+
 define data_settings
 corpus=$(CORPUS) root=$(corpus_root) eval_speakers=$(EVAL_SPEAKERS) trials=$(TRIALS) seed=$(SEED)
-noise=$(NOISE) music=$(MUSIC) musan=$(MUSAN) rirs=$(RIRS)
+noise=$(NOISE) music=$(MUSIC) musan=$(MUSAN) rirs=$(RIRS) $(if $(listing),files=$(listing))
 endef
 define model_settings
 preset=$(PRESET) encoder=$(ENCODER) augment=$(AUGMENT) seed=$(SEED) sparsity=$(SPARSITY)
@@ -125,7 +131,8 @@ endif
 	$(if $(RIRS),$(SVKIT) prepare rirs $(call quote,$(RIRS)) --exp $(EXP) --keep-finished --overwrite)
 	@touch $@
 
-$(dense): $(data) $(EXP)/.make/model | $(SETUP)
+# Lists that were prepared by hand count, too.
+$(dense): $(data) $(EXP)/.make/model $(wildcard $(EXP)/data/provenance.json) | $(SETUP)
 	$(launch) finetune $(recipe) $(call option,--encoder,$(ENCODER)) $(augment) $(update)
 	@touch $@
 

@@ -162,6 +162,10 @@ def _print(done: "CalibrateResult", command: str | None) -> None:
     notes += filter(None, (_missing(done),))
     notes += [f"Caution: {text}" for text in done.cautions]
     notes.append(
+        f"Kept for another target, with the embeddings of these people: {Path(done.trials).parent}. Delete it when you"
+        " are done."
+    )
+    notes.append(
         "`svkit verify` with this model now decides by this calibration, unless --prior or --threshold is given."
         if command is None
         else f"To decide by it: {command}"
@@ -226,7 +230,7 @@ def _missing(done: "CalibrateResult") -> str | None:
     if missing is None:
         return None
     needed = f"{missing.people_needed:,} people with two recordings or more each"
-    lacking = f"{missing.people:,} people and {missing.recordings:,} recordings are missing"
+    lacking = f"missing: {missing.people:,}, with {missing.recordings:,} recordings"
     shown = f"no rate below {100 * done.lowest_shown:.2g} %"
     if decision.false_accepts is None:
         return (

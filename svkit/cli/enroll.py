@@ -60,7 +60,7 @@ def enroll(
         done = run(request, progress)
         for text in _remarks(done):
             progress.note(text)
-    now, total = [{**asdict(one), "is_trusted": not one.warnings} for one in done], done[-1].people
+    now, total = [{**asdict(one), "is_trusted": one.is_trusted} for one in done], done[-1].people
     if given.json:
         every = {"gallery": request.gallery, "people": total, "enrolled": now}
         return console.result(now[0] if files else every, as_json=True)

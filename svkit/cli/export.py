@@ -1,5 +1,6 @@
 """`svkit export`."""
 
+import shlex
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +43,7 @@ def export(
 
     Example: svkit export exp/finetune-pruned/lmft --precision fp32 --precision int8
     """
-    from svkit.store.exported import FORMAT, VERSION, read_export
+    from svkit.store.exported import DECIDE_NAME, FORMAT, VERSION, read_export
     from svkit.store.metrics import plain_record
     from svkit.tools.export import ExportRequest, run, summary
 
@@ -57,3 +58,5 @@ def export(
         console.table(summary(facts))
     heading = {"directory": directory.as_posix(), "format": FORMAT, "format_version": VERSION}
     common.show({**heading, **plain_record(facts)}, directory)
+    script = shlex.quote(str(directory / DECIDE_NAME))
+    console.note(f"without svkit or torch: python {script} A.wav B.wav")

@@ -82,7 +82,7 @@ def identify(
         for text in done.notes if given.json else ():  # the tables show them
             progress.note(text)
     if given.json:
-        answers = [{**asdict(answer), "is_trusted": not answer.warnings} for answer in done.answers]
+        answers = [{**asdict(answer), "is_trusted": answer.is_trusted} for answer in done.answers]
         console.result({**asdict(done), "answers": answers}, as_json=True)
     else:
         _print(done)
@@ -150,9 +150,7 @@ def _verdict(answer: "Answer") -> str:
     if answer.is_accepted is None:
         return "UNDECIDED"
     if answer.is_accepted:
-        return f"IDENTIFIED: {answer.name}" + (
-            f", but it may be {' or '.join(answer.doubts)}" if answer.doubts else ""
-        )
+        return _found(answer) + (f", but it may be {' or '.join(answer.doubts)}" if answer.doubts else "")
     if answer.posterior_of_none is not None and answer.posterior_of_none < 0.5:
         return (
             "NOBODY ACCEPTED: together those enrolled are likelier than nobody, but no one is likely enough"
@@ -160,12 +158,16 @@ def _verdict(answer: "Answer") -> str:
     return "NONE OF THEM"
 
 
+def _found(answer: "Answer") -> str:
+    posterior = answer.candidates[0].posterior
+    is_likely = posterior is None or posterior >= 0.5
+    return f"{'IDENTIFIED' if is_likely else 'PERHAPS'}: {answer.name}"
+
+
 def _brief(answer: "Answer") -> str:
     """Say the verdict in a cell of the summary."""
     if answer.is_accepted:
-        return f"IDENTIFIED: {answer.name}" + (
-            f", maybe {' or '.join(answer.doubts)}" if answer.doubts else ""
-        )
+        return _found(answer) + (f", maybe {' or '.join(answer.doubts)}" if answer.doubts else "")
     return _verdict(answer).partition(":")[0]
 
 

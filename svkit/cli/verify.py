@@ -101,7 +101,7 @@ def verify(
         for warning in done.warnings if given.json else ():  # the table shows them
             progress.note(f"warning: {warning}")
     if given.json:
-        console.result({**asdict(done), "is_trusted": not done.warnings}, as_json=True)
+        console.result({**asdict(done), "is_trusted": done.is_trusted}, as_json=True)
     else:
         _print(done, is_as_learnt=prior is None and threshold is None)
     options.exit_decided([done.is_accepted], asked=exit_code)
@@ -120,7 +120,12 @@ def _gallery_of(name: Path, directory: Path) -> "tuple[Path, Gallery] | tuple[No
     from svkit.store.gallery import read_gallery
 
     if not directory.is_dir():
-        return None, None
+        if name.exists() or name.suffix:
+            return None, None
+        raise DataError(
+            f"{name}: does not exist; if it is the name of somebody enrolled: there is no gallery in"
+            f" {directory.as_posix()}, name yours with --gallery"
+        )
     people = read_gallery(directory)
     if people.has(str(name)):
         return directory, people

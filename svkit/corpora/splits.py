@@ -16,6 +16,7 @@ from svkit.corpora.request import EVERYBODY
 from svkit.corpora.scan import BadFile
 from svkit.corpora.text_lists import read_lines
 from svkit.errors import ConfigError, DataError, first_five
+from svkit.eval.bootstrap import MIN_SPEAKERS
 from svkit.scoring.id_matching import find_matching
 from svkit.store.trials import Trials
 
@@ -42,8 +43,9 @@ def choose_eval_speakers(
 ) -> list[str]:
     """Choose the evaluation speakers of a manifest's rows.
 
-    `spec` is a number, `all`, or a file with one speaker per line; None: a tenth of the speakers, at least two. Those
-    who evaluated in an earlier preparation (`known`: speaker -> part) stay; more are drawn from new speakers first.
+    `spec` is a number, `all`, or a file with one speaker per line; None: a tenth of the speakers, at least five, which
+    an interval needs, or a third of fewer than 15, at least two. Those who evaluated in an earlier preparation
+    (`known`: speaker -> part) stay; more are drawn from new speakers first.
 
     Raises:
         ConfigError: the corpus cannot spare so many speakers, or too few of those who evaluated are left.
@@ -62,7 +64,8 @@ def choose_eval_speakers(
                 " with --eval-speakers, or draw anew with --redraw"
             )
         return kept
-    wanted = max(_MIN_EVAL, round(_EVAL_FRACTION * len(counts))) if spec is None else int(spec)
+    few = max(_MIN_EVAL, min(MIN_SPEAKERS, len(counts) // 3))
+    wanted = max(few, round(_EVAL_FRACTION * len(counts))) if spec is None else int(spec)
     spare = min(len(usable), len(counts) - _MIN_TRAIN)
     if not _MIN_EVAL <= wanted <= spare:
         raise ConfigError(

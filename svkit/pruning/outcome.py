@@ -65,7 +65,7 @@ class Outcome:
         if self.moved > MAX_MOVED:
             why = "the gates had not settled; prune for longer, or with --set prune.constraint=projection"
             if self.constraint == "projection":
-                why = "blocks of round_to or a budget of MACs give other widths than the gates"
+                why = "the gates had not settled (prune for longer), or round_to or a budget of MACs gave other widths"
             cautions.append(
                 f"the cut moved the student's L1 distance to the teacher from {self.before_cut['l1']:.3f} to"
                 f" {self.after_cut['l1']:.3f}, by {100 * self.moved:.0f} % (expected: at most {100 * MAX_MOVED:.0f} %):"

@@ -132,7 +132,13 @@ def cautions(report: Report) -> list[str]:
     counts = [one.eer_interval.num_speakers for one in report.systems if one.eer_interval]
     few = [f"Caution: only {min(counts, default=0)} speakers, so even the intervals may be too narrow."]
     is_few = bool(counts) and min(counts) < wording.FEW_SPEAKERS
-    return voices * made_up + few * is_few + wording.caution_sentences(report.systems, report.cautions)
+    none = [
+        f"Caution: there is no confidence interval, so the figures may be far off ({reason}). Evaluate on more speakers"
+        " (of your own recordings: svkit prepare folder DIR --eval-speakers N)."
+        for reason in dict.fromkeys(system.no_interval for system in report.systems)
+        if reason
+    ]
+    return voices * made_up + few * is_few + none + wording.caution_sentences(report.systems, report.cautions)
 
 
 def _gain(model: Model, dense: Model, systems: Sequence[System]) -> str:

@@ -68,6 +68,11 @@ class Enrolled:
     """What may make a recording a bad example of the voice."""
     notes: tuple[str, ...]
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether nothing speaks against the recordings."""
+        return not self.warnings
+
 
 def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
     """Embed recordings and add them to the gallery, `AT_ONCE` people in a step, which is added whole or not at all.

@@ -79,6 +79,11 @@ class Answer:
     """Why the answer should not be trusted."""
     notes: tuple[str, ...]
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether nothing speaks against the answer."""
+        return not self.warnings
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Identified:

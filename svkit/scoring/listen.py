@@ -20,7 +20,7 @@ from svkit.eval.scoring import group_means
 from svkit.models.final import final_model, final_models
 from svkit.models.load import SpeakerModel, is_usable, refuse_broken
 from svkit.progress import Progress
-from svkit.store.audio_file import Channel, Place, channel_levels_db, probe, read_audio
+from svkit.store.audio_file import Channel, Place, channel_levels_db, examine, probe, read_audio
 from svkit.store.gallery import Gallery, GalleryModel, read_gallery, refuse_other_model
 from svkit.store.provenance import sha256_input
 
@@ -132,7 +132,9 @@ def _hear_one(
     path: Place, channel: Channel | Literal["loudest"], *, allow_cut: bool
 ) -> tuple[Recording, NDArray[np.float32]]:
     """Read a recording as extraction does: one channel, cut at 60 s, at 16 kHz."""
-    info = probe(path, 0 if channel == "loudest" else channel, allow_cut=allow_cut)
+    first = 0 if channel == "loudest" else channel
+    # Only decoding shows how much of a cut FLAC is left.
+    info = examine(path, channel=first, allow_cut=True)[0] if allow_cut else probe(path, first)
     rate = info.sample_rate_hz
     if not 1 <= rate <= HIGHEST_RATE_HZ:
         raise DataError(f"{path}: expected a sample rate up to {HIGHEST_RATE_HZ} Hz, found {rate} Hz")

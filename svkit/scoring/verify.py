@@ -115,6 +115,11 @@ class VerifyResult:
     model: ModelFacts
     calibration: CalibrationFacts | None
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether nothing speaks against the answer."""
+        return not self.warnings
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Verdict:

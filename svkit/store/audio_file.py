@@ -38,10 +38,7 @@ _OTHER_AUDIO = re.compile(
     rb"....ftyp|\x1aE\xdf\xa3|#!AMR|0&\xb2u|\xff[\xf0\xf1\xf8\xf9]|ADIF|MAC |wvpk", re.S
 )
 """First bytes of such audio, whatever the file's name: MP4, Matroska, AMR, ASF, AAC, Monkey's Audio, WavPack."""
-CUT_ADVICE = (
-    "copy it again, or use it as far as it goes: --allow-cut of prepare and verify, or `ffmpeg -i IN "
-    "OUT.flac`"
-)
+CUT_ADVICE = "copy it again, or use it as far as it goes: --allow-cut, or `ffmpeg -i IN OUT.flac`"
 _COUNTS = 1 << 14
 """Number of files whose counted lengths a process remembers."""
 _FLAC_FRAME_SAMPLES = 4096

@@ -263,8 +263,8 @@ def refuse_other_files(directory: Path) -> None:
 def somebody_elses(place: Place, owner: str, name: str) -> DataError:
     """Return the error for a recording that is given as one person's but is enrolled as another's."""
     return DataError(
-        f"{place}: is already enrolled as {owner}, expected a recording of {name}; if it is theirs, take it out with"
-        " `svkit people remove` first"
+        f"{place}: is already enrolled as {owner}, expected a recording of {name}; if it is theirs, take it out first:"
+        f" svkit people remove {owner} --recording {place}"
     )
 
 

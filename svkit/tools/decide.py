@@ -59,7 +59,8 @@ for path in sys.argv[1:3]:
     try:
         sides.append(embed(path))
     except (OSError, ValueError, soundfile.SoundFileError) as error:
-        sys.exit(f"undecided: {path}: {getattr(error, 'strerror', None) or error}")
+        advice = "; copy or convert it again" if isinstance(error, soundfile.SoundFileError) else ""
+        sys.exit(f"undecided: {path}: {getattr(error, 'strerror', None) or error}{advice}")
 (left, seconds), (right, more_seconds) = sides
 norms = float(np.linalg.norm(left)), float(np.linalg.norm(right))
 score = left @ right / norms[0] / norms[1]

@@ -106,8 +106,9 @@ def test_eval_speakers_by_number_default_and_file(tmp_path):
     five = splits.choose_eval_speakers("5", table, 1)
     assert len(set(five)) == 5 and five == splits.choose_eval_speakers("5", table, 1)
     assert five != splits.choose_eval_speakers("5", table, 2)
-    assert len(splits.choose_eval_speakers(None, table, 1)) == 3
-    assert len(splits.choose_eval_speakers(None, corpus(5), 1)) == 2
+    # A tenth, at least five, or a third of fewer than 15, at least two.
+    for speakers, expected in ((80, 8), (30, 5), (15, 5), (14, 4), (6, 2), (5, 2)):
+        assert len(splits.choose_eval_speakers(None, corpus(speakers), 1)) == expected
     (tmp_path / "e.txt").write_text("s7\n\n s3 \r\ns7\n")
     assert splits.choose_eval_speakers(str(tmp_path / "e.txt"), table, 1) == ["s3", "s7"]
 

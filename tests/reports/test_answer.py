@@ -121,6 +121,14 @@ def test_validation_tells_its_speakers_and_provenance_that_the_code_changed(repo
     assert note.startswith("Made by 2 states of svkit's code")
 
 
+def test_figures_without_an_interval_come_with_a_caution(report):
+    why = "it needs at least 5 speakers, found 2"
+    short = replace(report, systems=tuple(replace(one, no_interval=why) for one in report.systems))
+    (caution,) = [text for text in answer.cautions(short) if why in text]
+    assert caution.startswith("Caution: there is no confidence interval") and "--eval-speakers N" in caution
+    assert not any("no confidence interval" in text for text in answer.cautions(report))
+
+
 def test_recordings_are_counted_by_their_preparation(report, tmp_path):
     record = {
         "format": "svkit-provenance", "format_version": 1, "command": "prepare demo", "inputs": [],
