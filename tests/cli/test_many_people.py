@@ -2,11 +2,13 @@
 # ruff: noqa: F811 - fixtures of another file
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from svkit.cli.identify import _brief, _verdict
 from svkit.scoring import enroll
 from tests.cli.test_people import answer, home, run  # noqa: F401
 from tests.cli.test_verify import template, voice, write  # noqa: F401
@@ -166,3 +168,14 @@ def test_a_model_that_is_overwritten_while_people_are_enrolled_enrolls_nobody_mo
     done = run("enroll", people)
     assert done.exit_code == 4 and "has changed while it was used, not enrolled: " in done.stderr
     assert len(answer("people", "list")["people"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("posterior", "word"), [(None, "IDENTIFIED"), (0.5, "IDENTIFIED"), (0.49, "PERHAPS")]
+)
+def test_who_is_accepted_with_less_than_half_of_the_probability_is_only_perhaps_identified(posterior, word):
+    found = SimpleNamespace(
+        is_accepted=True, name="bob", doubts=("alice",), candidates=[SimpleNamespace(posterior=posterior)]
+    )
+    assert _verdict(found) == f"{word}: bob, but it may be alice"
+    assert _brief(found) == f"{word}: bob, maybe alice"

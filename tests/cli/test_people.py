@@ -9,7 +9,6 @@ import stat
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
-from svkit.cli.identify import _brief, _verdict
 from svkit.eval.results import OperatingPoint
 from svkit.scoring.ratio import PAIR_FEATURES
 from svkit.store.calibration import Decision
@@ -172,17 +170,6 @@ def test_a_rival_stays_in_sight_and_ratios_at_their_bounds_are_marked(home):
     shown = run("identify", "d.wav", "--prior", "0.5").stdout
     assert shown.startswith(f"IDENTIFIED: {best['name']}, but it may be nobody enrolled")
     assert answer("identify", "d.wav", "--prior", "0.5")["answers"][0]["doubts"] == ["nobody enrolled"]
-
-
-@pytest.mark.parametrize(
-    ("posterior", "word"), [(None, "IDENTIFIED"), (0.5, "IDENTIFIED"), (0.49, "PERHAPS")]
-)
-def test_who_is_accepted_with_less_than_half_of_the_probability_is_only_perhaps_identified(posterior, word):
-    found = SimpleNamespace(
-        is_accepted=True, name="bob", doubts=("alice",), candidates=[SimpleNamespace(posterior=posterior)]
-    )
-    assert _verdict(found) == f"{word}: bob, but it may be alice"
-    assert _brief(found) == f"{word}: bob, maybe alice"
 
 
 def test_a_bound_that_makes_two_people_equal_is_said_to_do_so(home):
