@@ -320,7 +320,7 @@ def _notes(limit: _Limit, calibration: _Calibration, gallery: Gallery, recording
     if max(recordings, *gallery.counts) > 1:
         found.append(ratio.SEVERAL_RECORDINGS)
     if limit.threshold_from == "false accepts":
-        found += ratio.limits_of_decision(record)
+        found += [*ratio.limits_of_target(record), *filter(None, (ratio.weak_rejection(record),))]
     known = sorted({*(record.speakers or ())} & {*names})
     if known:
         found.append(

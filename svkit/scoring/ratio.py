@@ -91,18 +91,24 @@ MANY_MISSES = 0.2
 """From this miss rate on, a rejection says little."""
 
 
-def limits_of_decision(record: CalibrationRecord) -> list[str]:
-    """Say what a decision cannot do: keep a target that it missed or too few people show, or reject with certainty."""
+def weak_rejection(record: CalibrationRecord) -> str | None:
+    """Say that a rejection means little, if the decision of a calibration misses many; None: it means something."""
+    decision = record.decision
+    if decision is None or decision.point.miss_rate < MANY_MISSES:
+        return None
+    return (
+        f"a rejection is weak evidence: where it was measured, {100 * decision.point.miss_rate:.2g} % of the pairs of"
+        " one person were rejected"
+    )
+
+
+def limits_of_target(record: CalibrationRecord) -> list[str]:
+    """Say why the decision of a calibration may not keep its target: it was missed, or too few people can show it."""
     found, decision = list[str](), record.decision
     if decision is not None and decision.false_accepts is not None and misses_target(decision):
         found.append(
             f"the target of {100 * decision.false_accepts:g} % false accepts was missed where it was measured:"
             f" {100 * decision.point.false_accept_rate:.3g} %"
-        )
-    if decision is not None and decision.point.miss_rate >= MANY_MISSES:
-        found.append(
-            f"a rejection is weak evidence: where it was measured, {100 * decision.point.miss_rate:.2g} % of the pairs"
-            " of one person were rejected"
         )
     return [*found, *filter(None, (too_few_people(record),))]
 

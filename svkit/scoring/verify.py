@@ -183,7 +183,9 @@ def run(request: VerifyRequest, progress: Progress) -> VerifyResult:
             notes.append(ratio.SEVERAL_RECORDINGS)
         # Only then does it decide as `svkit calibrate` was asked to.
         if request.prior is None and request.threshold is None:
-            notes += ratio.limits_of_decision(record)
+            notes += ratio.limits_of_target(record)
+            if verdict.is_accepted is False:
+                notes += filter(None, (ratio.weak_rejection(record),))
         neutral = verdict.threshold_llr if verdict.threshold_from == "bayes" else None
         about_bounds = _notes_on_bounds(path, record, unbounded, neutral)
     if verdict.threshold is not None and verdict.threshold > 1:

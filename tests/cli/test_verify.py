@@ -333,10 +333,16 @@ def test_what_the_people_of_the_calibration_cannot_show_is_said_with_the_rates_i
         "the target of 1 % false accepts was missed where it was measured: 1.1 %"
     ]
     often = replace(point, false_accept_rate=0.01, miss_rate=0.43)
-    calibrate(home, decision=Decision(point=often, false_accepts=0.01), speakers=names)
-    assert answer(home, *files)["notes"] == [
+    weak = (
         "a rejection is weak evidence: where it was measured, 43 % of the pairs of one person were rejected"
-    ]
+    )
+    for threshold, said in ((30.0, [weak]), (-30.0, [])):
+        chosen = Decision(point=replace(often, threshold=threshold), false_accepts=0.01)
+        calibrate(home, decision=chosen, speakers=names)
+        found = answer(home, *files)
+        assert (
+            found["is_accepted"] == (not said) and [text for text in found["notes"] if text == weak] == said
+        )
     calibrate(home, decision=Decision(point=point, p_target=0.1), speakers=names[:5])
     assert "a ratio of +2.50 is not assured" in answer(home, *files)["notes"][0]
 

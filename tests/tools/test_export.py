@@ -422,7 +422,7 @@ def test_what_is_missing_is_said_first(tmp_path, monkeypatch):
     make_teacher(tmp_path / "model", TEACHER)
     assert "no finished model" in export("--exp", tmp_path).stderr
     nowhere = export(tmp_path / "nowhere")
-    assert nowhere.exit_code == 4 and "no such checkpoint" in nowhere.stderr
+    assert nowhere.exit_code == 4 and "a name on the hub (OWNER/NAME)" in nowhere.stderr
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     result = export(tmp_path / "model", "--out", tmp_path / "out")
     assert result.exit_code == 2 and "pip install 'svkit[export]'" in result.stderr
