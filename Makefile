@@ -76,7 +76,7 @@ augment = $(if $(AUGMENT),$(if $(filter none,$(AUGMENT)),--no-augment,--augment)
 corpus_root = $(if $(filter voxceleb,$(CORPUS)),$(VOXCELEB),$(if $(filter demo,$(CORPUS)),,$(ROOT)))
 
 # Which files your own recordings have, so that more or fewer are noticed; a published corpus does not change.
-listing := $(if $(filter folder,$(CORPUS)),$(if $(ROOT),$(shell find -L $(call quote,$(ROOT)) -type f | LC_ALL=C sort | cksum)))
+listing := $(if $(filter folder,$(CORPUS)),$(if $(ROOT),$(shell find -L $(call quote,$(ROOT)) -type f 2>/dev/null | LC_ALL=C sort | cksum)))
 
 define data_settings
 corpus=$(CORPUS) root=$(corpus_root) eval_speakers=$(EVAL_SPEAKERS) trials=$(TRIALS) seed=$(SEED)
