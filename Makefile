@@ -64,12 +64,13 @@ quote = '$(subst ','\'',$(1))'
 option = $(if $(strip $(2)),$(1) $(call quote,$(2)))
 # Flags for output that already exists: finished output is kept if its settings and inputs are the same, else replaced.
 # Unfinished output gets no flag, so svkit resumes it, or says what differs.
-update = $(if $(wildcard $(or $(1),$@)),--keep-finished --overwrite)
+update = $(if $(wildcard $@),--keep-finished --overwrite)
 
 recipe = --exp $(EXP) --preset $(call quote,$(PRESET)) $(if $(SEED),--set seed=$(SEED))
 # Of a folder, svkit knows the settings but not whether its files are the same, so what was prepared is not kept.
-prepare_options = $(if $(filter folder,$(CORPUS)),$(if $(wildcard $(EXP)/data/provenance.json),--overwrite),$(call \
-    update,$(EXP)/data/provenance.json)) --preset $(call quote,$(PRESET)) $(call option,--encoder,$(ENCODER)) \
+prepared = $(wildcard $(EXP)/data/provenance.json)
+prepare_options = $(if $(prepared),$(if $(filter folder,$(CORPUS)),,--keep-finished) --overwrite) \
+    --preset $(call quote,$(PRESET)) $(call option,--encoder,$(ENCODER)) \
     $(call option,--seed,$(SEED)) $(call option,--eval-speakers,$(EVAL_SPEAKERS)) $(call option,--trials,$(TRIALS))
 launch = $(if $(filter-out 0 1,$(NPROC)),$(TORCHRUN) --standalone --nproc-per-node $(NPROC) -m svkit,$(SVKIT))
 augment = $(if $(AUGMENT),$(if $(filter none,$(AUGMENT)),--no-augment,--augment))
@@ -132,7 +133,7 @@ endif
 	@touch $@
 
 # Lists that were prepared by hand count, too.
-$(dense): $(data) $(EXP)/.make/model $(wildcard $(EXP)/data/provenance.json) | $(SETUP)
+$(dense): $(data) $(EXP)/.make/model $(prepared) | $(SETUP)
 	$(launch) finetune $(recipe) $(call option,--encoder,$(ENCODER)) $(augment) $(update)
 	@touch $@
 

@@ -129,14 +129,19 @@ def test_figures_without_an_interval_come_with_a_caution(report):
     assert not any("no confidence interval" in text for text in answer.cautions(report))
 
 
-def test_recordings_are_counted_by_their_preparation(report, tmp_path):
+def prepare(data, corpus, part, **counts):
+    """Record the preparation of a list with these counts in `data`; return the record, and the list as an input."""
     record = {
-        "format": "svkit-provenance", "format_version": 1, "command": "prepare demo", "inputs": [],
-        "outputs": [{"name": "eval.tsv", "sha256": "ab", "size": 1, "mtime_ns": 1}], "config": {"corpus": "demo"},
-        "summary": {"eval_speakers": 12, "eval_utterances": 108, "eval_hours": 0.1},
+        "format": "svkit-provenance", "format_version": 1, "command": f"prepare {corpus}", "inputs": [],
+        "outputs": [{"name": f"{part}.tsv", "sha256": "ab", "size": 1, "mtime_ns": 1}], "config": {"corpus": corpus},
+        "summary": {f"{part}_{what}": count for what, count in counts.items()},
     }  # fmt: skip
-    (tmp_path / "provenance.json").write_text(json.dumps(record))
-    entry = {"path": str(tmp_path / "eval.tsv"), "sha256": "ab"}
+    (data / "provenance.json").write_text(json.dumps(record))
+    return record, {"path": str(data / f"{part}.tsv"), "sha256": "ab"}
+
+
+def test_recordings_are_counted_by_their_preparation(report, tmp_path):
+    _, entry = prepare(tmp_path, "demo", "eval", speakers=12, utterances=108, hours=0.1)
     found = facts.counts_of(entry)
     assert found == ListCounts(corpus="demo", num_speakers=12, num_utterances=108, hours=0.1)
     assert facts.counts_of({}) is None
@@ -154,13 +159,8 @@ def test_a_stage_knows_how_many_speakers_validated_it(tmp_path):
     prepared, stage_of_it = tmp_path / "data", tmp_path / "head"
     prepared.mkdir()
     stage_of_it.mkdir()
-    record = {
-        "format": "svkit-provenance", "format_version": 1, "command": "prepare folder", "inputs": [],
-        "outputs": [{"name": "valid.tsv", "sha256": "ab", "size": 1, "mtime_ns": 1}], "config": {"corpus": "folder"},
-        "summary": {"valid_speakers": 3, "valid_utterances": 78, "valid_hours": 0.1},
-    }  # fmt: skip
-    (prepared / "provenance.json").write_text(json.dumps(record))
-    used = [{"name": "valid", "path": str(prepared / "valid.tsv"), "sha256": "ab"}]
+    record, entry = prepare(prepared, "folder", "valid", speakers=3, utterances=78, hours=0.1)
+    used = [{"name": "valid", **entry}]
     for lists, expected in ((used, 3), ([{**used[0], "sha256": "changed"}], None), ([], None)):
         of_stage = {**record, "command": "finetune", "inputs": lists, "outputs": []}
         (stage_of_it / "provenance.json").write_text(json.dumps(of_stage))
