@@ -145,7 +145,19 @@ def _misuse(usage: Any) -> str:
     for found in usage.__cause__.errors() if hasattr(usage.__cause__, "errors") else ():
         if (kind := _NUMBERS.get(found["type"])) is not None:
             text = text.replace(found["msg"], f"expected {kind}, found {found['input']}")
-    return text
+    return text + _owners(usage)
+
+
+def _owners(usage: Any) -> str:
+    """Say which commands have the option that this one lacks, unless they are many."""
+    option = getattr(usage, "option_name", None)
+    if option is None or usage.ctx is None or "No such option" not in usage.message:
+        return ""
+    commands = usage.ctx.find_root().command.commands
+    owners = [name for name, command in commands.items() if any(option in one.opts for one in command.params)]
+    return (
+        f"; {' and '.join(owners)} {'has' if len(owners) == 1 else 'have'} it" if 0 < len(owners) < 4 else ""
+    )
 
 
 def _is_one_of_several() -> bool:

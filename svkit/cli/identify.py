@@ -11,7 +11,7 @@ from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
 from svkit.cli.verify import learnt_on, measured_rates
 from svkit.config.ranges import Range
-from svkit.errors import ConfigError
+from svkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from svkit.scoring.identify import Answer, Candidate, Identified
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @takes_groups
 def identify(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings of unknown speakers.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE|FOLDER...", help="Recordings of unknown speakers, or folders of them."),
+    ],
     gallery: options.Gallery = None,
     one_speaker: Annotated[
         bool,
@@ -64,6 +67,7 @@ def identify(
     Example: svkit identify unknown.wav --prior 0.1
     """
     _refuse_name(files, gallery or given.exp / "gallery")
+    files = _recordings(files)
     from svkit.scoring.identify import IdentifyRequest, run
 
     request = given.hearing(
@@ -98,6 +102,19 @@ def _refuse_name(files: Sequence[Path], directory: Path) -> None:
         raise ConfigError(
             f"identify: {name} is somebody enrolled, not a recording; to ask about one person: svkit verify {name} FILE"
         )
+
+
+def _recordings(files: Sequence[Path]) -> list[Path]:
+    """Return the files, with the recordings of each folder in its place."""
+    from svkit.corpora.walk import find_audio
+
+    found = list[Path]()
+    for path in files:
+        inside = [path / name for name in find_audio(path)] if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"{path}: no audio files below it")
+        found += inside
+    return found
 
 
 def _print(done: "Identified") -> None:

@@ -10,7 +10,9 @@ from svkit.cli import console, options
 from svkit.errors import ConfigError
 
 app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="List and remove the people of a gallery."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="List and remove the people of a gallery; `svkit enroll` adds them.",
 )
 
 

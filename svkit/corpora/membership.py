@@ -51,16 +51,21 @@ def differences(before: Mapping[str, str], now: Mapping[str, str], *, is_redrawn
     gone, notes = len(before.keys() - now.keys()), []
     if new:
         places = ", ".join(f"{count:,} in {part}" for part, count in sorted(new.items()))
-        notes.append(f"{sum(new.values()):,} speakers{' are new' if before else ''}: {places}")
+        one, several = ("speaker is new", "speakers are new") if before else ("speaker", "speakers")
+        notes.append(f"{_counted(new.total(), one, several)}: {places}")
     if moved:
         ways = ", ".join(f"{count} from {old} to {part}" for (old, part), count in sorted(moved.items()))
-        notes.append(
-            f"{sum(moved.values())} speakers change their part: {ways}; earlier models may have been trained on them"
-        )
+        who = _counted(moved.total(), "speaker changes its part", "speakers change their part")
+        notes.append(f"{who}: {ways}; earlier models may have been trained on them")
     if gone:
         kept = (
             f"their names stay in {SPLITS_NAME}, so that they keep their part if they come back; to forget them, delete"
             " their lines there"
         )
-        notes.append(f"{gone} earlier speakers are missing; {'they are forgotten' if is_redrawn else kept}")
+        who = _counted(gone, "earlier speaker is missing", "earlier speakers are missing")
+        notes.append(f"{who}; {'they are forgotten' if is_redrawn else kept}")
     return notes
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"

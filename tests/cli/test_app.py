@@ -156,6 +156,7 @@ def test_a_full_or_read_only_disk_is_no_bug() -> None:
         (["finetune", "--stage", "jiont"], "jiont"),
         (["info"], "CKPT"),
         (["info", "a", "b"], "b"),
+        (["verify", "a", "b", "--false-accepts", "1%"], "--false-accepts; calibrate has it ("),
     ],
 )
 def test_usage_errors_are_one_line_and_2(arguments: list[str], expected: str) -> None:

@@ -179,3 +179,16 @@ def test_who_is_accepted_with_less_than_half_of_the_probability_is_only_perhaps_
     )
     assert _verdict(found) == f"{word}: bob, but it may be alice"
     assert _brief(found) == f"{word}: bob, maybe alice"
+
+
+def test_the_recordings_of_a_folder_are_identified_like_files_one_after_the_other(home):
+    people = folder_of_people(home)
+    assert run("enroll", people).exit_code == 0
+    (people / "ann" / "notes.txt").write_text("no audio")
+    files = sorted((people / "ann").rglob("*.wav"))
+    together, alone = answer("identify", "a.wav", people / "ann"), answer("identify", "a.wav", *files)
+    assert together["answers"] == alone["answers"] and len(alone["answers"]) == 3
+    assert len(answer("identify", people / "ann", "--one-speaker")["answers"][0]["files"]) == 2
+    (home / "empty").mkdir()
+    done = run("identify", "empty")
+    assert done.exit_code == 3 and "empty: no audio files below it" in done.stderr

@@ -67,7 +67,7 @@ def test_a_speaker_that_comes_back_is_where_it_was(root):
     before = parts(root)
     gone = sorted(before["eval"])[0]
     (root / gone).rename(root.parent / gone)
-    assert "1 earlier speakers are missing" in prepare(root, "--eval-speakers", "2")
+    assert "1 earlier speaker is missing" in prepare(root, "--eval-speakers", "2")
     assert parts(root)["eval"] == before["eval"] - {gone}
     (root.parent / gone).rename(root / gone)
     prepare(root, "--eval-speakers", "3")
@@ -161,10 +161,10 @@ def test_who_is_gone_can_be_forgotten(root):
     assert "their names stay in splits.tsv" in prepare(root) and set(gone) < set(read_splits(table.parent))
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join(line for line in lines if line.split("\t")[0] != gone[0]))
-    assert "1 earlier speakers are missing" in prepare(root)
+    assert "1 earlier speaker is missing" in prepare(root)
     assert parts(root) == {**before, "train": before["train"] - set(gone)}
     assert set(read_splits(table.parent)).intersection(gone) == {gone[1]}
-    assert "1 earlier speakers are missing; they are forgotten" in prepare(root, "--redraw")
+    assert "1 earlier speaker is missing; they are forgotten" in prepare(root, "--redraw")
     assert not set(read_splits(table.parent)).intersection(gone)
 
 
@@ -188,7 +188,7 @@ def test_more_of_a_number_are_new_ones_first(root):
     after = parts(root)
     assert after["eval"] == before["eval"] | {"A", "B"}
     assert before["valid"] < after["valid"] and len(after["valid"]) == 3
-    assert "1 speakers change their part: 1 from training to validation" in said
+    assert "1 speaker changes its part: 1 from training to validation" in said
     prepare(root, "--eval-speakers", "3", "--valid-speakers", "2")
     assert parts(root)["eval"] < after["eval"] and parts(root)["valid"] < after["valid"]
 
