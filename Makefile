@@ -6,6 +6,7 @@
 #                                               some. EVAL_SPEAKERS=N: so many evaluate
 #   make all CORPUS=voxceleb VOXCELEB=DIR MUSAN=DIR RIRS=DIR PRESET=w2v-bert-2.0 ENCODER=facebook/w2v-bert-2.0 NPROC=8
 #
+# SPARSITY=0.5 prunes half of the encoder. EXP=DIR is the experiment's directory; to start anew, delete it.
 # EXP must not contain spaces, which make cannot handle; other paths may.
 
 CORPUS ?= demo

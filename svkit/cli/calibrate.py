@@ -13,7 +13,6 @@ from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
-    from svkit.store.calibration import Decision
     from svkit.tools.calibrate import CalibrateResult
 
 
@@ -153,7 +152,7 @@ def _print(done: "CalibrateResult", command: str | None) -> None:
         "In brackets: 95 % intervals over people. Each pair was judged with a calibration and a threshold "
         f"learnt from other people ({done.folds} folds)."
     ]
-    notes += filter(None, (_beside_the_target(decision), _below_the_limit(done)))
+    notes += filter(None, (_beside_the_target(done), _below_the_limit(done)))
     if done.people_once:
         notes.append(
             f"{done.people_once} of {done.people} people have only one recording or one session, so they say "
@@ -189,12 +188,15 @@ def _rate(rate: float, interval: object, num_trials: int) -> str:
     return percent(rate, interval) if rate else f"none of {num_trials:,} (at most {percent(interval.high)})"
 
 
-def _beside_the_target(decision: "Decision") -> str | None:
-    """Say what it means that the measured rate of false accepts is above the target; None: it is not."""
+def _beside_the_target(done: "CalibrateResult") -> str | None:
+    """Say that the rate of false accepts is or may be above the target; None: it is not, or too few people show it."""
     from svkit.scoring.ratio import misses_target
 
+    decision = done.decision
     target, rate = decision.false_accepts, decision.point.false_accept_rate
-    if target is None or rate <= target:
+    interval = decision.point.false_accept_rate_interval
+    highest = rate if interval is None else interval.high
+    if target is None or highest <= target:
         return None
     measured = f"{100 * rate:.3g} % of the pairs of other people were accepted"
     if misses_target(decision):
@@ -202,7 +204,12 @@ def _beside_the_target(decision: "Decision") -> str | None:
             f"The target was missed: {measured}, not {100 * target:g} %. Learn on more people, or give a lower"
             " --false-accepts."
         )
-    return f"{measured}, which agrees with the target of {100 * target:g} %: the interval contains it."
+    if done.missing is not None:
+        return None
+    return (
+        f"The target of {100 * target:g} % is neither missed nor assured: {measured}, and by the interval it may be up"
+        f" to {100 * highest:.3g} %. More people make the interval narrower."
+    )
 
 
 def _below_the_limit(done: "CalibrateResult") -> str | None:

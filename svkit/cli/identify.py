@@ -138,7 +138,7 @@ def _print(done: "Identified") -> None:
         own = [*_margin(answer, done), *answer.notes, *(notes if is_one else ())]
         warnings = [text for text in answer.warnings if text not in cautions]
         own += ["Do not trust this: " + "; ".join(warnings)] if warnings else []
-        best, verdict = answer.candidates[0], _brief(answer) + (" (do not trust it)" if warnings else "")
+        best, verdict = answer.candidates[0], _in_summary(answer) + (" (do not trust it)" if warnings else "")
         summary.append([_files(answer), verdict, best.name, *_evidence(best, done)[: columns - 1]])
         title = f"{_verdict(answer)} ({_files(answer)})"
         table = Table(
@@ -164,28 +164,26 @@ def _files(answer: "Answer") -> str:
 
 
 def _verdict(answer: "Answer") -> str:
+    if (verdict := _brief_verdict(answer)) == _NOBODY:
+        return f"{verdict}: together those enrolled are likelier than nobody, but no one is likely enough"
+    return verdict + (f", but it may be {' or '.join(answer.doubts)}" if answer.doubts else "")
+
+
+_NOBODY = "NOBODY ACCEPTED"
+
+
+def _brief_verdict(answer: "Answer") -> str:
     if answer.is_accepted is None:
         return "UNDECIDED"
     if answer.is_accepted:
-        return _found(answer) + (f", but it may be {' or '.join(answer.doubts)}" if answer.doubts else "")
-    if answer.posterior_of_none is not None and answer.posterior_of_none < 0.5:
-        return (
-            "NOBODY ACCEPTED: together those enrolled are likelier than nobody, but no one is likely enough"
-        )
-    return "NONE OF THEM"
+        posterior = answer.candidates[0].posterior
+        return f"{'IDENTIFIED' if posterior is None or posterior >= 0.5 else 'PERHAPS'}: {answer.name}"
+    of_none = answer.posterior_of_none
+    return _NOBODY if of_none is not None and of_none < 0.5 else "NONE OF THEM"
 
 
-def _found(answer: "Answer") -> str:
-    posterior = answer.candidates[0].posterior
-    is_likely = posterior is None or posterior >= 0.5
-    return f"{'IDENTIFIED' if is_likely else 'PERHAPS'}: {answer.name}"
-
-
-def _brief(answer: "Answer") -> str:
-    """Say the verdict in a cell of the summary."""
-    if answer.is_accepted:
-        return _found(answer) + (f", maybe {' or '.join(answer.doubts)}" if answer.doubts else "")
-    return _verdict(answer).partition(":")[0]
+def _in_summary(answer: "Answer") -> str:
+    return _brief_verdict(answer) + (f", maybe {' or '.join(answer.doubts)}" if answer.doubts else "")
 
 
 def _evidence(one: "Candidate", done: "Identified") -> list[str]:

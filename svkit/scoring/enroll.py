@@ -1,6 +1,6 @@
 """`svkit enroll`: add recordings of people to a gallery, as embeddings, and take single recordings out again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from svkit.scoring import listen
 from svkit.scoring.ratio import score_at
 from svkit.scoring.verify import find_calibration
 from svkit.store.audio_file import Channel, Place
+from svkit.store.calibration import CalibrationRecord
 from svkit.store.files import MODEL_NAME, check_file
 from svkit.store.gallery import (
     Gallery,
@@ -88,7 +89,9 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
     whom = next(iter(people)) if len(people) == 1 else f"{len(people):,} people"
     judged, new = _judge(request, people, gallery, progress, whom)
     model: SpeakerModel | None = None
-    loaded, limits = _weights_state(checkpoint), _limits(checkpoint, named.sha256)
+    loaded, calibration = _weights_state(checkpoint), _calibration(checkpoint, named.sha256)
+    limits = None if calibration is None else _limits(calibration)
+    learnt_on = set[str]() if calibration is None else {*(calibration.speakers or ())}
     waiting: _Waiting = {}
     done: list[Enrolled] = []
     with progress.task(f"enroll {whom} with {shown(checkpoint)}", sum(map(len, new.values()))) as task:
@@ -109,7 +112,7 @@ def run(request: EnrollRequest, progress: Progress) -> tuple[Enrolled, ...]:
                         " the same command again"
                     )
                 odd = {} if limits is None else _odd_ones(gallery, waiting, limits.likelier_from)
-                gallery, found = _commit(request, named, gallery, waiting, odd)
+                gallery, found = _commit(request, named, gallery, waiting, odd, learnt_on)
                 done += found if limits is None else _with_alike(found, gallery, limits.accepted_from)
                 waiting = {}
     return tuple(done)
@@ -205,15 +208,16 @@ class _Limits:
     """The score from which one speaker is likelier than two."""
 
 
-def _limits(checkpoint: Path, sha256: str) -> _Limits | None:
-    """Return what scores mean; None: there is no usable calibration, or none by the score alone."""
+def _calibration(checkpoint: Path, sha256: str) -> CalibrationRecord | None:
     try:
         found = find_calibration(None, checkpoint, sha256)
     except ArtifactError:  # verify says what is wrong with it
         return None
-    if found is None:
-        return None
-    record = found[1]
+    return None if found is None else found[1]
+
+
+def _limits(record: CalibrationRecord) -> _Limits | None:
+    """Return what scores mean by a calibration; None: it does not go by the score alone."""
     accepted = score_at(record, 0.0 if record.decision is None else record.decision.point.threshold)
     likelier = score_at(record, 0.0)
     if accepted is None or likelier is None:
@@ -267,6 +271,7 @@ def _commit(
     gallery: Gallery | None,
     waiting: _Waiting,
     odd: Mapping[str, list[str]],
+    learnt_on: Collection[str],
 ) -> tuple[Gallery, list[Enrolled]]:
     people = {name: recordings for name, (_, recordings) in waiting.items() if recordings}
     added: list[Place] = []
@@ -277,6 +282,12 @@ def _commit(
     for name, (heard, _) in waiting.items():
         row = gallery.row_of(name, request.gallery)
         known = [f"{place}: this recording of {name} {KNOWN}" for place in heard if place not in new]
+        if name in learnt_on:
+            known.insert(
+                0,
+                f"{name}: the model's calibration was learnt on this person, so the rates measured for it do not hold"
+                " for them; learn it on others",
+            )
         found.append(
             Enrolled(
                 gallery=request.gallery,

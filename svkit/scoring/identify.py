@@ -70,7 +70,7 @@ class Answer:
     rival: str | None
     """Another person who cannot be ruled out, if the best is accepted."""
     doubts: tuple[str, ...]
-    """Who else it may be, if the best is accepted: the rival, nobody enrolled."""
+    """Who else it may be: the rival or nobody enrolled, if the best is accepted; if nobody is, those who may be it."""
     posterior_of_none: float | None
     margin_score: float | None
     """Best minus second; None: only one person is enrolled."""
@@ -201,7 +201,8 @@ def answer(
         llrs = np.clip(ranked, *learnt.bounds)
         posteriors, of_none = open_set_posteriors(llrs, limit.prior)
     # Two at least, since margin and rival need the second.
-    order = np.argsort(-ranked, kind="stable")[: max(request.top, 2)]
+    ranking = np.argsort(-ranked, kind="stable")
+    order = ranking[: max(request.top, 2)]
     counts = gallery.counts
     found = tuple(
         Candidate(
@@ -230,6 +231,8 @@ def answer(
     doubts = [] if rival is None else [rival]
     if is_accepted and (of_none or 0.0) > 1 - _SURE:
         doubts.append("nobody enrolled")
+    if is_accepted is False and posteriors is not None:
+        doubts += [gallery.names[row] for row in ranking[:10] if posteriors[row] > 1 - _SURE]
     bound = found[0].llr
     if bound is not None and margins[1] == 0 and bound in learnt.bounds:
         why.append(

@@ -32,9 +32,11 @@ from svkit.scoring.trial_scores import look_up, score_trials
 from svkit.scoring.trial_speakers import find_speakers
 from svkit.store.calibration import FILE_NAME, CalibrationRecord, Decision, check_place, write_calibration
 from svkit.store.embeddings import read_embeddings
+from svkit.store.exported import FACTS_NAME
 from svkit.store.gallery import read_gallery
 from svkit.store.manifest import read_manifest, write_manifest
 from svkit.store.provenance import sha256_file
+from svkit.store.source import shown
 from svkit.store.trials import Trials, write_trials
 
 MAX_FOLDS = 10
@@ -179,6 +181,12 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
     guards.caution(slope_caution(record))
     decision = _decide(request, record, features, folds, trials, speakers)
     write_calibration(out, replace(record, decision=decision))
+    exported = request.exp / "onnx" / model_name(request.exp, checkpoint)
+    if request.out is None and (exported / FACTS_NAME).exists():
+        progress.note(
+            f"{exported}: decides as before, by the calibration that it was exported with; for this one:"
+            f" svkit export {shown(checkpoint)} --overwrite"
+        )
     people, needed = table["speaker_id"].nunique(), people_needed(decision)
     lacking = max(0, needed - people)
     missing = Missing(people_needed=needed, people=lacking, recordings=2 * lacking + once)

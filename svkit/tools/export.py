@@ -26,7 +26,7 @@ from svkit.models.session import give_back_freed_memory
 from svkit.progress import Progress, Task
 from svkit.reports import timing
 from svkit.reports.tables import Table
-from svkit.scoring.ratio import map_of
+from svkit.scoring.ratio import distrust, limits_of_target, map_of
 from svkit.scoring.verify import describe_calibration, find_calibration
 from svkit.store import checkpoint, exported
 from svkit.store.atomic import one_line, write_bytes
@@ -86,7 +86,7 @@ def run(request: ExportRequest, progress: Progress) -> Path:
         with output.open():
             decides = _write_decision(out, calibration)
             embedding_dim = architecture.head.embedding_dim
-            metadata = _metadata(embedding_dim, sha256, decides)
+            metadata = _metadata(embedding_dim, sha256, decides, calibration)
             _write_graphs(source, out, wanted, metadata, progress)
             graphs, of_torch = _examine(source, out, wanted, progress)
             facts = exported.ExportFacts(
@@ -140,7 +140,12 @@ def _write_decision(out: Path, calibration: tuple[Path, CalibrationRecord] | Non
     return {**describe_calibration(Path(FILE_NAME), record), "sha256": sha256_file(out / FILE_NAME)}
 
 
-def _metadata(embedding_dim: int, sha256: str, decides: Mapping[str, Any] | None) -> dict[str, str]:
+def _metadata(
+    embedding_dim: int,
+    sha256: str,
+    decides: Mapping[str, Any] | None,
+    calibration: tuple[Path, CalibrationRecord] | None,
+) -> dict[str, str]:
     """Return the metadata of the graphs; fields that sherpa-onnx reads have its names."""
     known = {
         "framework": "svkit",
@@ -154,7 +159,11 @@ def _metadata(embedding_dim: int, sha256: str, decides: Mapping[str, Any] | None
         "output": "embeddings [batch, output_dim]: not length-normalised, compared by their cosine",
         "checkpoint_sha256": sha256,
     }
-    return known | ({} if decides is None else {"calibration_sha256": decides["sha256"]})
+    if decides is None or calibration is None:
+        return known
+    limits = [*distrust(calibration[1]), *limits_of_target(calibration[1])]
+    known["calibration_sha256"] = decides["sha256"]
+    return known | ({"calibration_limits": "\n".join(limits)} if limits else {})
 
 
 def _write_graphs(

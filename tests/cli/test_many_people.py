@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from svkit.cli.identify import _brief, _verdict
+from svkit.cli.identify import _in_summary, _verdict
 from svkit.scoring import enroll
 from tests.cli.test_people import answer, home, run  # noqa: F401
-from tests.cli.test_verify import template, voice, write  # noqa: F401
+from tests.cli.test_verify import calibrate, template, voice, write  # noqa: F401
 
 
 def folder_of_people(home):
@@ -178,7 +178,7 @@ def test_who_is_accepted_with_less_than_half_of_the_probability_is_only_perhaps_
         is_accepted=True, name="bob", doubts=("alice",), candidates=[SimpleNamespace(posterior=posterior)]
     )
     assert _verdict(found) == f"{word}: bob, but it may be alice"
-    assert _brief(found) == f"{word}: bob, maybe alice"
+    assert _in_summary(found) == f"{word}: bob, maybe alice"
 
 
 def test_the_recordings_of_a_folder_are_identified_like_files_one_after_the_other(home):
@@ -192,3 +192,22 @@ def test_the_recordings_of_a_folder_are_identified_like_files_one_after_the_othe
     (home / "empty").mkdir()
     done = run("identify", "empty")
     assert done.exit_code == 3 and "empty: no audio files below it" in done.stderr
+
+
+def test_who_was_rejected_but_may_be_it_is_named(home):
+    calibrate(home, weights=(40.0,), offset=-40.0)
+    for name, file in (("alice", "a.wav"), ("bob", "b.wav"), ("Zoë", "c.wav")):
+        assert run("enroll", name, file).exit_code == 0
+    (found,) = answer("identify", "d.wav", "--top", "1", "--prior", "0.5")["answers"]
+    every = answer("identify", "d.wav", "--prior", "0.5")["answers"][0]["candidates"]
+    assert found["is_accepted"] is False
+    assert found["doubts"] == [one["name"] for one in every if one["posterior"] > 0.1] != []
+    who = " or ".join(found["doubts"])
+    assert run("identify", "d.wav").stdout.startswith(f"NONE OF THEM, but it may be {who} (d.wav)")
+    assert f"NONE OF THEM, maybe {who}" in " ".join(run("identify", "d.wav", "a.wav").stdout.split())
+
+
+def test_who_was_used_to_calibrate_is_told_at_enrolment(home):
+    calibrate(home, weights=(40.0,), offset=-30.0, speakers=("alice", "eve"))
+    assert "calibration was learnt on this person" in run("enroll", "alice", "a.wav").stderr
+    assert "calibration was learnt on" not in run("enroll", "bob", "b.wav").stderr

@@ -114,14 +114,18 @@ def test_a_target_is_missed_only_where_the_interval_is_above_it():
     point = OperatingPoint(
         threshold=0.0, miss_rate=0.2, false_accept_rate=0.011, false_accept_rate_interval=interval
     )
-    for target, words in (
-        (0.02, None),
-        (0.01, "1.1 % of the pairs"),
-        (0.003, "The target was missed: 1.1 %"),
-    ):
-        said = _beside_the_target(Decision(point=point, false_accepts=target))
-        assert said is words or said.startswith(words)
-    assert _beside_the_target(Decision(point=point, p_target=0.1)) is None
+
+    def said(decision, missing=None):
+        return _beside_the_target(SimpleNamespace(decision=decision, missing=missing))
+
+    between = Decision(point=point, false_accepts=0.02)
+    assert said(Decision(point=point, false_accepts=0.03)) is None
+    assert "The target of 2 % is neither missed nor assured: 1.1 %" in said(between)
+    assert "up to 3 %" in said(between)
+    assert said(between, "too few people, which has a note of its own") is None
+    missed = Decision(point=point, false_accepts=0.003)
+    assert said(missed).startswith("The target was missed: 1.1 %") and said(missed, "too few")
+    assert said(Decision(point=point, p_target=0.1)) is None
 
 
 @pytest.mark.parametrize("more", [[], ["--qmf"]])
@@ -158,6 +162,16 @@ def test_the_second_wish_reads_and_embeds_nothing_again(people, monkeypatch):
     assert Path("model/calibration.json").read_text() == first
     decision = read_calibration(Path("other.json")).decision
     assert decision.point.threshold == pytest.approx(np.log(990)) and decision.false_accepts is None
+
+
+def test_an_exported_folder_that_keeps_the_earlier_calibration_is_named(people):
+    folder = Path("exp/onnx/model")
+    folder.mkdir(parents=True)
+    assert "exp/onnx" not in invoke("calibrate", people, "--model", "model").stderr
+    (folder / "export.json").touch()
+    done = invoke("calibrate", people, "--model", "model", "--false-accepts", "0.2", "--overwrite")
+    assert "exp/onnx/model: decides as before" in done.stderr
+    assert "svkit export model --overwrite" in done.stderr
 
 
 def test_people_who_are_enrolled_are_named(people):

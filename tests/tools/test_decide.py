@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from svkit.scoring.backend import Backend, describe_backend
+from svkit.store.calibration import CalibrationRecord
 from svkit.store.exported import DECIDE_NAME
+from svkit.store.metrics import ListId
 from svkit.tools import export
 from tests.tools.decide_script import run_script
 
@@ -94,3 +98,21 @@ def test_a_graph_that_is_damaged_or_gone_is_one_line(folder):
         code, found = run_script(folder, "good.wav", "good.wav")
         assert code == 1 and found.count("\n") == 1
         assert "expected model.onnx, whole, beside this script; export it again" in found
+
+
+def test_what_limits_the_calibration_goes_along_with_the_graph_and_is_said(folder, monkeypatch, capsys):
+    record = CalibrationRecord(
+        features=("score",), weights=(10.0,), offset=-5.0, prior=0.5, backend=describe_backend(Backend()),
+        checkpoint_sha256="aa", trials=ListId(name="held-out", sha256="0"), num_targets=100, num_nontargets=900,
+        bounds=(-3.0, 3.0), is_separable=False, cautions=("seen before",),
+    )  # fmt: skip
+    known = export._metadata(2, "aa", {"sha256": "b"}, (folder / "calibration.json", record))
+    assert "spite of a warning: seen before" in known["calibration_limits"]
+    assert "calibration_limits" not in export._metadata(
+        2, "aa", {"sha256": "b"}, (folder / "calibration.json", replace(record, cautions=()))
+    )
+    monkeypatch.setattr(Session, "get_modelmeta", lambda self: SimpleNamespace(custom_metadata_map=known))
+    (folder / "calibration.json").write_text(json.dumps(CALIBRATION))
+    code, found = run_script(folder, "good.wav", "good.wav")
+    assert code == 0 and "note" not in found  # for scripts, which read the other lines
+    assert "note: the calibration was learnt in spite of a warning: seen before" in capsys.readouterr().err
