@@ -42,7 +42,7 @@ class ScoreOptions(options.TableOptions):
         Paths,
         option(
             "--embeddings",
-            "Embeddings to score; repeatable [default: every directory in exp/embeddings].",
+            "Embeddings to score; repeatable [default: those in exp/embeddings that have these utterances].",
             "DIR",
         ),
     ] = None

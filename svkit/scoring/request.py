@@ -22,7 +22,7 @@ class ScoreRequest(Request):
 
     trials: Path
     embeddings: tuple[Path, ...] = ()
-    """Empty: every finished directory in exp/embeddings."""
+    """Empty: those in exp/embeddings that have the utterances (`svkit.scoring.systems`)."""
     scores: tuple[Path, ...] = ()
     """Score files of other toolkits for these trials; if given, `embeddings` has no default."""
     names: tuple[str, ...] = ()

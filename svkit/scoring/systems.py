@@ -1,6 +1,7 @@
 """Find the embeddings that a trial list is scored with."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
     """Return the embeddings to score: those given, else the finished ones that have the utterances of the trials.
 
     Embeddings of a list other than the experiment's own that have only some of them are left out if there are better
-    ones.
+    ones, and so is a second set by one model (`_without_repeats`).
     """
     if request.embeddings:
         names = [directory.name for directory in request.embeddings]
@@ -30,27 +31,35 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
     ready = _finished(home, chain(*request.material.values()), progress)
     # Enough to tell which embeddings have the utterances; the scoring itself looks up every one.
     wanted = trials.test.values[:1000]
-    known: list[Path] = []
+    known: list[_Candidate] = []
     partly: list[Path] = []
     offers = []
-    own = (request.exp / "data" / "eval.tsv").resolve()
+    own = request.exp / "data" / "eval.tsv"
+    # The list that the trials were prepared with lies beside them, maybe in another experiment.
+    lists = [place.resolve() for place in (request.trials.resolve().parent.parent / "eval.tsv", own)]
     for directory in ready:
         embeddings = read_embeddings(directory)
         ids = embeddings.ids
+        listed = embeddings.meta.get("manifest")
+        made_of = lists[-1] if listed is None else Path(listed["path"]).resolve()
+        is_whole = set(wanted).issubset(ids)
+        rank = lists.index(made_of) if made_of in lists else len(lists)
+        candidate = _Candidate(directory=directory, facts=embeddings.meta, is_whole=is_whole, rank=rank)
         if not set(wanted).isdisjoint(ids):
-            listed = embeddings.meta.get("manifest")
-            made_of = own if listed is None else Path(listed["path"]).resolve()
-            (known if made_of == own or set(wanted).issubset(ids) else partly).append(directory)
+            if made_of == lists[-1] or is_whole:
+                known.append(candidate)
+            else:
+                partly.append(directory)
         elif (matching := find_matching(wanted, ids)) is None:
             progress.note(f"{directory}: has no utterance of {request.trials.name}, left out")
         elif request.match_ids:
-            known.append(directory)
+            known.append(replace(candidate, is_whole=len(matching.names) == len(wanted)))
         else:
             offers.append(f"{directory}: {matching.offer()}")
     for directory in partly if known else ():
         progress.note(f"{directory}: has only some utterances of {request.trials.name}, left out")
     if known or partly:
-        return known or partly
+        return _without_repeats(known, progress) or partly
     if offers:
         raise DataError(
             f"{request.trials}: no embeddings have utterances with these names; of the first"
@@ -61,6 +70,48 @@ def find_systems(request: ScoreRequest, trials: Trials, progress: Progress) -> l
         " run `svkit extract` (`svkit extract LIST` for another list), or name a directory with"
         " --embeddings"
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Candidate:
+    """Embeddings that may be scored."""
+
+    directory: Path
+    facts: Facts
+    is_whole: bool
+    """They have every utterance that was looked up."""
+    rank: int
+    """0: of the list that the trials were prepared with; 1: of the experiment's own; 2: of any other."""
+
+    def maker(self) -> tuple[object, ...]:
+        """Return what embeds a recording in the same way each time."""
+        facts = self.facts
+        settings = facts.get("condition"), facts.get("max_seconds"), facts.get("dtype")
+        return sha256_of(facts.get("checkpoint")), *settings
+
+
+def _without_repeats(known: Sequence[_Candidate], progress: Progress) -> list[Path]:
+    """Leave out what a model made again in the same way, though it made embeddings of a list nearer to the trials.
+
+    They would count as one system more, with the same scores. Of lists that are equally near, such as two folders,
+    nothing says which is meant, so all are scored.
+    """
+    found = []
+    for one in known:
+        better = [
+            other
+            for other in known
+            if other.maker() == one.maker() and other.rank < one.rank and other.is_whole
+        ]
+        if better and sha256_of(one.facts.get("checkpoint")) is not None:
+            nearest = min(better, key=lambda other: other.rank)
+            progress.note(
+                f"{one.directory}: left out, because the same model made {nearest.directory} of the evaluation list;"
+                " to score it all the same, name it with --embeddings"
+            )
+        else:
+            found.append(one.directory)
+    return found
 
 
 def without_condition(directory: Path) -> Path:

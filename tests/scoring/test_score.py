@@ -271,6 +271,42 @@ def test_embeddings_of_other_utterances_are_left_out_by_default(exp):
     assert [system.metrics.name for system in score(exp).systems] == ["dense", "pruned"]
 
 
+def test_what_a_model_made_again_of_another_list_is_no_system_more_unless_it_is_named(exp):
+    again = exp / "embeddings" / "dense-folder"
+    listed = again / "manifest.tsv"
+    again.mkdir()
+    listed.write_bytes((exp / "data" / "eval.tsv").read_bytes())
+    make_embeddings(again, embeddings_of(1, 0.6), listed)
+    other_model = exp / "embeddings" / "others"
+    make_embeddings(other_model, embeddings_of(3, 0.6), listed, sha256="beef")
+    listener = Listener()
+    names = [system.metrics.name for system in run(request(exp), listener).systems]
+    assert names == ["dense", "others", "pruned"]
+    (note,) = (note for note in listener.notes if "left out" in note)
+    assert note == (
+        f"{again}: left out, because the same model made {exp}/embeddings/dense of the evaluation list; to score it"
+        " all the same, name it with --embeddings"
+    )
+    both = (exp / "embeddings" / "dense", again)
+    assert len(score(exp, embeddings=both, overwrite=True).systems) == 2
+    # Other settings are another system.
+    facts = json.loads((again / "embeddings.json").read_text())
+    (again / "embeddings.json").write_text(json.dumps({**facts, "dtype": "int8"}))
+    assert len(score(exp, overwrite=True).systems) == 4
+
+
+def test_the_list_that_trials_were_prepared_with_comes_before_the_experiments_own(exp):
+    """Ids such as alice/1.wav may name other recordings in another preparation."""
+    prepared = exp / "other" / "data"
+    (prepared / "trials").mkdir(parents=True)
+    for name in ("eval.tsv", "trials/all.txt"):
+        (prepared / name).write_bytes((exp / "data" / name).read_bytes())
+    make_embeddings(exp / "embeddings" / "dense-eval", embeddings_of(3, 0.6), prepared / "eval.tsv")
+    theirs = ScoreRequest(exp=exp, trials=prepared / "trials" / "all.txt")
+    assert [one.metrics.name for one in run(theirs, SilentProgress()).systems] == ["dense-eval"]
+    assert [one.metrics.name for one in score(exp, overwrite=True).systems] == ["dense", "pruned"]
+
+
 def test_unfinished_embeddings_are_left_out_and_named(exp):
     (exp / "embeddings" / "pruned" / "provenance.json").rename(exp / "embeddings" / "pruned" / "run.json")
     (exp / "embeddings" / "mine").mkdir()
