@@ -61,11 +61,16 @@ def pairs(report: Report) -> list[Pair]:
 
 
 def advice(report: Report) -> list[str]:
-    """Say which model to use, in one sentence per pruned model; of several trial lists, the worst decides."""
-    found: dict[str, list[tuple[int, str]]] = {}
+    """Say which model to use, in one sentence per pruned model; of several trial lists, the worst decides.
+
+    Of several systems that are one model on the same trials, the first counts.
+    """
+    found: dict[tuple[str, str], dict[object, tuple[int, str]]] = {}
     for pair in pairs(report):
-        found.setdefault(wording.label(pair.pruned), []).append(_judge(pair))
-    sentences = [max(judged, key=lambda one: one[0])[1] for judged in found.values()]
+        scored = pair.pruned
+        judged = found.setdefault((pair.pruned_model.path, scored.backend.name), {})
+        judged.setdefault((scored.trials.sha256, scored.trials.left_out), _judge(pair))
+    sentences = [max(judged.values(), key=lambda one: one[0])[1] for judged in found.values()]
     return sentences or ["No advice: it needs a dense and a pruned model evaluated on the same trials."]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from svkit.errors import first_five
 from svkit.eval.llr import reliability
 from svkit.eval.metrics import det_corners, error_curve, thin_curve
 from svkit.eval.results import Band
@@ -251,6 +252,25 @@ def _extracted_as(scores: Path, name: str) -> str:
         if entry["name"] == "embeddings" and Path(entry["path"]).is_dir():
             return str(read_facts(Path(entry["path"])).get("model"))
     return name
+
+
+def note_lost_embeddings(scores: Sequence[Path], progress: Progress) -> None:
+    """Note which scores are reported although their embeddings are gone.
+
+    Where all are gone, as to save space, there is nothing to say. Imported and fused scores never had any.
+    """
+    made_from = [
+        (directory, Path(entry["path"]))
+        for directory in scores
+        for entry in read_provenance(directory)["inputs"]
+        if entry["name"] == "embeddings"
+    ]
+    lost = [directory.as_posix() for directory, embeddings in made_from if not embeddings.is_dir()]
+    if 0 < len(lost) < len(made_from):
+        progress.note(
+            f"{first_five(lost)}: reported, though the embeddings that were scored are gone; delete a directory of"
+            " scores to leave it out"
+        )
 
 
 def _curves(records: Sequence[Mapping[str, Any]], kind: str) -> dict[str, Curve]:

@@ -90,6 +90,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
     )
     if output.is_kept(progress):
         return output.path
+    facts.note_lost_embeddings(scores, progress)
     with output.open():
         paths = [_below(exp, directory) for directory in checkpoints]
         contents = {path: output.hashes[path] for path in paths}
@@ -197,5 +198,6 @@ def brief_tables(report: Report) -> list[Table]:
     tables += results.asked_costs(report.systems)
     tables += conditions.tables(report.conditions, is_brief=True)
     evaluated = [model for model in report.models if model.is_evaluated]
-    systems = {system.model_path: system.name for system in report.systems if system.model_path is not None}
+    # Reversed, because of several systems of one model the first counts.
+    systems = {one.model_path: one.name for one in reversed(report.systems) if one.model_path is not None}
     return tables + ([results.brief_models(evaluated, "Models", systems)] if evaluated else [])

@@ -1,6 +1,7 @@
 """The first screen: what was evaluated, what is lost and gained, and which model to use."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from svkit.cli.app import app
 from svkit.reports import answer, facts, figures, results, wording
 from svkit.store.metrics import Comparison
-from svkit.store.report import Curve, ListCounts, StageCurves, Timing
+from svkit.store.report import Curve, ListCounts, StageCurves, Timing, find_scores
 
 
 def compared(report, eers, difference, low, high, p):
@@ -57,6 +58,25 @@ def test_of_several_lists_the_worst_decides_and_without_a_pair_there_is_no_advic
         and answer.rule(alone) == []
         and answer.tables(alone) == []
     )
+
+
+def test_systems_of_one_model_on_the_same_trials_get_one_advice(report):
+    found = compared(report, (4, 4.2), 0.2, -0.3, 0.9, 0.6)
+    again = replace(found.systems[1], name="pruned-demo")
+    (advice,) = answer.advice(replace(found, systems=(*found.systems, again)))
+    assert advice.startswith("Use the pruned model: on list all")
+
+
+def test_scores_without_their_embeddings_are_noted_unless_all_were_deleted(finished, tmp_path):
+    exp, notes = tmp_path / "exp", []
+    shutil.copytree(finished, exp)
+    listener = SimpleNamespace(note=notes.append)
+    for name, expected in ((None, []), ("pruned", ["exp/scores/pruned/all"]), ("dense", [])):
+        if name:
+            shutil.rmtree(exp / "embeddings" / name)
+        notes.clear()
+        facts.note_lost_embeddings(find_scores(exp), listener)
+        assert [note.partition(":")[0].removeprefix(f"{tmp_path}/") for note in notes] == expected
 
 
 def test_what_is_lost_and_gained_stands_side_by_side(report):
