@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from svkit.config.changes import Change
 from svkit.reports import wording
 from svkit.reports.results import GIGA, MEGA, cost_cells, cpu_cell, eer_cell
 from svkit.reports.tables import LEVEL, MISSING, Table, percent, points, shown_hours
@@ -149,13 +150,18 @@ def cautions(report: Report) -> list[str]:
 def _gain(model: Model, dense: Model, systems: Sequence[System]) -> str:
     name = next(system.name for system in systems if system.model_path == model.path)
     parts = [
-        f"{percent(model.sparsity, digits=1)} % of the encoder's parameters are gone",
+        f"{percent(model.sparsity, digits=1)} % of the encoder's parameters are gone"
+        f" ({percent(1 - _parameters(model) / _parameters(dense), digits=1)} % of the whole model's)",
         f"{dense.macs_per_second.total / model.macs_per_second.total:.1f} times fewer multiply-adds",
         f"{dense.size_bytes / model.size_bytes:.1f} times smaller on disk",
     ]
     if model.timing and dense.timing:
         parts.append(speed(model.timing, dense.timing))
     return f"{name}: {', '.join(parts)}."
+
+
+def _parameters(model: Model) -> int:
+    return model.encoder_parameters + model.head_parameters
 
 
 def speed(timing: Timing, other: Timing) -> str:
@@ -220,11 +226,16 @@ def subject(report: Report) -> list[str]:
         f"Evaluated on {recordings}, trial list{'s' * (len(set(names)) > 1)} {', '.join(dict.fromkeys(names))}."
         for recordings, names in lists.items()
     ]
+    trained: dict[tuple[str, str], dict[Change, None]] = {}
     for model in report.models:
         if model.is_evaluated and model.recipe:
             seed = "" if model.seed is None else f", seed {model.seed}"
             corpora = " and ".join(dict.fromkeys(map(_recordings, model.trained_on))) or _recordings(None)
-            sentences.append(f"Trained with preset {model.recipe}{seed}, on {corpora}.")
+            made = trained.setdefault((model.recipe, f"{seed}, on {corpora}."), {})
+            made.update(dict.fromkeys(model.changes))
+    for (recipe, rest), changes in trained.items():
+        changed = f" (changed: {wording.changed([*changes], 'report.json')})" if changes else ""
+        sentences.append(f"Trained with preset {recipe}{changed}{rest}")
     if report.systems and all("trained-speakers" in system.found_nothing for system in report.systems):
         sentences.append("The models were trained on none of the people they were evaluated on.")
     homes = {system.directory for system in report.systems}

@@ -11,12 +11,20 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
+from svkit.config.changes import Change
 from svkit.errors import ArtifactError
 from svkit.models.info import describe_checkpoint
 from svkit.pruning.outcome import vanished_sentence
 from svkit.reports import results, templates, wording
 from svkit.reports.tables import Table
-from svkit.scoring.lineage import corpus_of, has_changed, pruned_by, source_of, training_lists
+from svkit.scoring.lineage import (
+    corpus_of,
+    has_changed,
+    pruned_by,
+    recipe_changes,
+    source_of,
+    training_lists,
+)  # fmt: skip
 from svkit.scoring.ratio import bounds_gap, map_of, slope_caution
 from svkit.store import calibration
 from svkit.store.atomic import write_text
@@ -88,6 +96,7 @@ def render(
     limits = list(pruning.cautions)
     if facts.vanished and not pruning.vanished:
         limits.append(vanished_sentence(facts.vanished))
+    changes = recipe_changes(directory, hash_file)
     inputs = [[entry["name"], Path(entry["path"]).name, entry["sha256"][:16]] for entry in record["inputs"]]
     return templates.render(
         "card.md.j2",
@@ -103,7 +112,8 @@ def render(
         size=results.model_size(facts),
         pruning=results.pruning({"" if source is None else source.name: pruning}),
         pruning_cautions=wording.caution_sentences([], limits),
-        training=_training(directory, record, source_on_hub),
+        training=_training(directory, record, source_on_hub, changes),
+        training_cautions=wording.caution_sentences([], wording.shortened(changes)),
         inputs=Table(headings=["input", "file", "sha256"], rows=inputs),
         evaluation=_evaluation(systems),
         cautions=wording.caution_sentences(systems),
@@ -113,12 +123,15 @@ def render(
     )
 
 
-def _training(directory: Path, record: Provenance, source: Source | None) -> Table:
+def _training(directory: Path, record: Provenance, source: Source | None, changes: Sequence[Change]) -> Table:
     config, libraries = record["config"], record.get("libraries", {})
+    recipe = config.get("preset")
+    if changes:
+        recipe = f"{recipe}, changed: {wording.changed(changes, 'provenance.json of each stage')}"
     facts = {
         "command": record["command"],
         "stage": config.get("stage"),
-        "recipe": config.get("preset"),
+        "recipe": recipe,
         "starts from encoder": config.get("encoder"),
         "seed": record["seed"],
         "device": record["device"],

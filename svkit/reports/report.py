@@ -16,7 +16,14 @@ from svkit.reports.tables import Table
 from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.scoring.conditions import compare_conditions
 from svkit.scoring.guards import Guards, check_scores
-from svkit.scoring.lineage import made_with, mixed_recipes, pruned_by, shown_path, training_lists
+from svkit.scoring.lineage import (
+    made_with,
+    mixed_recipes,
+    pruned_by,
+    recipe_changes,
+    shown_path,
+    training_lists,
+)  # fmt: skip
 from svkit.store.atomic import write_bytes, write_text
 from svkit.store.metrics import Metrics, read_metrics
 from svkit.store.provenance import sha256_file
@@ -106,10 +113,15 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         # A pruning may lie outside the experiment; its training curves are shown all the same.
         elsewhere = [source for name, source in cuts.items() if name not in paths]
         models = [
-            replace(model, pruned_by=shown_path(sources[model.path], exp) if model.path in sources else None)
+            replace(
+                model,
+                pruned_by=shown_path(sources[model.path], exp) if model.path in sources else None,
+                changes=tuple(recipe_changes(exp / model.path, hash_once)),
+            )
             for model in _describe_models(exp, contents, evaluated, progress)
         ]
         guards.cautions.extend(wording.pruning_cautions(models, prunings))
+        guards.cautions.extend(wording.short_training([model for model in models if model.is_evaluated]))
         report = Report(
             machine=timing.describe_machine(),
             models=tuple(models),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from svkit.config.changes import Change
 from svkit.pruning.outcome import vanished_sentence
 from svkit.reports.tables import MISSING
 from svkit.store.metrics import CalibratedBy, Comparison, Metrics, ScoredList
@@ -12,6 +13,8 @@ SIGNIFICANT = 0.05
 FEW_SPEAKERS = 15
 """A smaller group may well contain none of the speakers, about one in fifteen, on whom a system does badly."""
 
+SHOWN_CHANGES = 6
+_WIDTH_OF_VALUE = 40
 
 MIN_CLLR_NOTE = (
     "minCllr: the Cllr (loss of the likelihood ratios in bits; 0 is perfect, 1 no information) that the best"
@@ -134,6 +137,37 @@ def caution_sentences(systems: Sequence[ScoredList], others: Sequence[str] = ())
     found = [f"Caution: {caution}." for caution in (*cautions, *others)]
     found += [f"Not checked: {gap}." for system in systems for gap in system.unchecked]
     return list(dict.fromkeys(found))
+
+
+def changed(changes: Sequence[Change], elsewhere: str) -> str:
+    """List what was changed of a preset, the length of training first; `elsewhere` has what is left out."""
+    ordered = sorted(changes, key=lambda change: not change.setting.endswith(".epochs"))
+    parts = [
+        f"{change.setting}={_cut(change.value)} instead of {_cut(change.preset)}"
+        for change in ordered[:SHOWN_CHANGES]
+    ]
+    left = len(ordered) - len(parts)
+    return ", ".join(parts) + (f" and {left} more (all in {elsewhere})" if left else "")
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= _WIDTH_OF_VALUE else f"{value[:_WIDTH_OF_VALUE]}..."
+
+
+def short_training(models: Sequence[Model]) -> list[str]:
+    """Say which stages of some models were trained for fewer epochs than their preset says."""
+    return shortened([change for model in models for change in model.changes])
+
+
+def shortened(changes: Sequence[Change]) -> list[str]:
+    """Say which stages were trained for fewer epochs than their preset says; empty if none was."""
+    stages = [change.setting.removesuffix(".epochs") for change in changes if change.is_shorter]
+    if not stages:
+        return []
+    return [
+        f"training was shorter than the preset's in {', '.join(dict.fromkeys(stages))}: the results are not those of"
+        " the preset"
+    ]
 
 
 def pruning_cautions(models: Sequence[Model], prunings: Mapping[str, Pruning]) -> list[str]:

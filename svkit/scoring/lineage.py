@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from svkit.config.changes import Change, changes
+from svkit.config.schema import TINY_SIZES
 from svkit.errors import ArtifactError
 from svkit.store.places import Artifact
 from svkit.store.provenance import (
@@ -114,6 +116,38 @@ def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
         return None
     parts = [f"{name} made {', '.join(reversed(made))}" for name, made in reversed(stages.items())]
     return f"the chain mixes recipes: {'; '.join(parts)}"
+
+
+def recipe_changes(checkpoint: Path, hash_file: Callable[[Path], str] = sha256_file) -> list[Change]:
+    """Return what the stages up to a checkpoint changed of their presets, in the order of the chain.
+
+    Stages of a recipe that is no preset of this svkit are passed over, and so is what has been remade since.
+    """
+    chain = [*_ancestors(checkpoint, lambda entry: not _is_other(entry, hash_file))]
+    found = [change for directory, record in reversed(chain) for change in _own_changes(directory, record)]
+    return list(dict.fromkeys(found))
+
+
+def _own_changes(directory: Path, record: Provenance) -> Iterator[Change]:
+    """Yield what one stage changed of its preset."""
+    command, config = record["command"], record.get("config", {})
+    parts = {}
+    if command in ("prune", "distill"):
+        parts = {command: config.get(command)}
+    elif command == "finetune":
+        # Imported here, because it takes torch, which the options of a command do without.
+        from svkit.store.checkpoint import read_architecture
+
+        try:
+            kind = "pruned" if read_architecture(directory).is_pruned else "dense"
+        except ArtifactError:  # an earlier stage may have lost its model; then it is not known which it was
+            return
+        parts = {"head": config.get("head"), "lora": config.get("lora")}
+        overrides = config.get("encoder_overrides")
+        if config.get("encoder") == "tiny" and isinstance(overrides, dict):
+            parts["encoder_overrides"] = TINY_SIZES | overrides
+        parts[f"{kind}.{config.get('stage')}"] = config.get("stage_config")
+    yield from changes(config.get("preset"), parts)
 
 
 def pruned_by(checkpoint: Path, hash_file: Callable[[Path], str] = sha256_file) -> Path | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from svkit.config.changes import Change
 from svkit.errors import ArtifactError
 from svkit.eval.results import Band
 from svkit.store.atomic import write_json
@@ -94,6 +95,8 @@ class Model(ModelSize):
     pruned_by: str | None = None
     """Key in `Report.prunings` of the pruning that it comes from."""
     recipe: str | None = None
+    changes: tuple[Change, ...] = ()
+    """What this stage, and those before it, changed of their recipes."""
     seed: int | None = None
     trained_on: tuple[ListCounts, ...] = ()
     """Training lists of this model and of the models it was made from, as far as they are known."""
