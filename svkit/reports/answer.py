@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from svkit.config.changes import Change
 from svkit.reports import wording
 from svkit.reports.results import GIGA, MEGA, cost_cells, cpu_cell, eer_cell
 from svkit.reports.tables import LEVEL, MISSING, Table, percent, points, shown_hours
 from svkit.store.metrics import Comparison
-from svkit.store.report import ListCounts, Model, Report, System, Timing
+from svkit.store.report import ListCounts, Model, Recommendation, Report, System, Timing, Verdict
 
 TOLERATED = 0.25
 """A pruned model is recommended if its EER, at the worse end of the interval, is above the dense one by at most this
@@ -61,17 +62,23 @@ def pairs(report: Report) -> list[Pair]:
     return found
 
 
-def advice(report: Report) -> list[str]:
-    """Say which model to use, in one sentence per pruned model; of several trial lists, the worst decides.
+def recommendations(report: Report) -> list[Recommendation]:
+    """Say for each pruned model whether to use it; of several trial lists, the worst decides.
 
     Of several systems that are one model on the same trials, the first counts.
     """
-    found: dict[tuple[str, str], dict[object, tuple[int, str]]] = {}
+    found: dict[tuple[str, str], dict[object, Recommendation]] = {}
     for pair in pairs(report):
         scored = pair.pruned
         judged = found.setdefault((pair.pruned_model.path, scored.backend.name), {})
-        judged.setdefault((scored.trials.sha256, scored.trials.left_out), _judge(pair))
-    sentences = [max(judged.values(), key=lambda one: one[0])[1] for judged in found.values()]
+        judged.setdefault((scored.trials.sha256, scored.trials.left_out), _recommend(pair))
+    verdicts = get_args(Verdict)
+    return [max(judged.values(), key=lambda one: verdicts.index(one.use)) for judged in found.values()]
+
+
+def advice(report: Report) -> list[str]:
+    """Say which model to use, in one sentence per pruned model."""
+    sentences = [one.sentence for one in recommendations(report)]
     return sentences or ["No advice: it needs a dense and a pruned model evaluated on the same trials."]
 
 
@@ -85,8 +92,26 @@ def is_unusable(pair: Pair) -> bool:
     return min(pair.dense.eer, pair.pruned.eer) > TOO_HIGH
 
 
-def _judge(pair: Pair) -> tuple[int, str]:
-    """Return how strongly the result speaks against the pruned model (0 to 4), and the advice."""
+def _recommend(pair: Pair) -> Recommendation:
+    use, sentence = _judge(pair)
+    return Recommendation(
+        use=use,
+        sentence=sentence,
+        rule=RULE,
+        dense=pair.dense_model.path,
+        pruned=pair.pruned_model.path,
+        trials=pair.pruned.trials.name,
+        backend=pair.pruned.backend.name,
+        dense_eer=pair.dense.eer,
+        pruned_eer=pair.pruned.eer,
+        comparison=pair.comparison,
+        highest_eer=TOO_HIGH,
+        allowed_difference=TOLERATED * pair.dense.eer,
+    )
+
+
+def _judge(pair: Pair) -> tuple[Verdict, str]:
+    """Return which model to use, and the sentence that says so."""
     dense, pruned, trials = (
         wording.label(pair.dense),
         wording.label(pair.pruned),
@@ -94,27 +119,30 @@ def _judge(pair: Pair) -> tuple[int, str]:
     )
     eer, found = pair.dense.eer, pair.comparison
     if is_unusable(pair):
-        return 4, (
+        return "neither", (
             f"Use neither model yet: on {trials} the EER of both is above {100 * TOO_HIGH:g} %. It is {percent(eer)} %"
             f" ({dense}) and {percent(pair.pruned.eer)} % ({pruned}); guessing gives 50 %."
         )
     if found is None:
-        return 2, f"No advice on {pruned}: the trial {trials} gives no confidence interval for its EER."
+        return (
+            "unknown",
+            f"No advice on {pruned}: the trial {trials} gives no confidence interval for its EER.",
+        )
     worse, allowed = f"{100 * found.high:.2f} points", f"{100 * TOLERATED * eer:.2f} points"
     both = f"{percent(pair.pruned.eer)} %, that of the {dense} model {percent(eer)} %"
     if found.high <= 0:
-        return 0, f"Use the {pruned} model: on {trials} its EER is {both}; it is no worse{LEVEL}."
+        return "pruned", f"Use the {pruned} model: on {trials} its EER is {both}; it is no worse{LEVEL}."
     if found.high <= TOLERATED * eer:
-        return 0, (
+        return "pruned", (
             f"Use the {pruned} model: on {trials} its EER is {both}; it is at most {worse} higher{LEVEL}, and the rule"
             f" allows {allowed}."
         )
     if found.p_value < wording.SIGNIFICANT and found.eer_difference > 0:
-        return 3, (
+        return "depends", (
             f"Use the {dense} model where accuracy matters, the {pruned} one where size or speed does: on {trials} its"
             f" EER is {100 * found.eer_difference:.2f} points above {percent(eer)} %, a significant difference."
         )
-    return 1, (
+    return "undecided", (
         f"Undecided: on {trials} the EER of the {pruned} model is {both}. It is not significantly worse, but may be up"
         f" to {worse} higher{LEVEL}, and the rule allows {allowed}. Evaluate on more speakers to decide."
     )

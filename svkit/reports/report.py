@@ -10,7 +10,7 @@ from typing import Any
 from svkit.errors import ArtifactError, terminal_text
 from svkit.models.info import describe_checkpoint
 from svkit.progress import Progress
-from svkit.reports import conditions, document, facts, figures, results, timing, wording
+from svkit.reports import answer, conditions, document, facts, figures, results, timing, wording
 from svkit.reports.card import write_card
 from svkit.reports.tables import Table
 from svkit.scoring.comparison import NUM_RESAMPLES
@@ -133,7 +133,7 @@ def run(request: ReportRequest, progress: Progress) -> Path:
             prunings=prunings,
             cautions=tuple(guards.cautions),
         )
-        write_report(output, report)
+        write_report(output, replace(report, recommendations=tuple(answer.recommendations(report))))
         _render(output.path, progress)
         output.finish()
     # Cards are no part of the report, so they are written once it is finished.

@@ -6,7 +6,7 @@ The types are the schema of `report.json`: fields keep their names and nesting i
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from svkit.config.changes import Change
 from svkit.errors import ArtifactError
@@ -20,6 +20,10 @@ from svkit.store.strict_json import read_json, typed
 
 FORMAT, VERSION = "svkit-report", 1
 REPORT_NAME, MARKDOWN_NAME, PAGE_NAME, FIGURES_NAME = "report.json", "report.md", "report.html", "figures"
+
+Verdict = Literal["pruned", "undecided", "unknown", "depends", "neither"]
+"""Which model to use, from the best result for the pruned one to the worst. `undecided`: its interval is too wide;
+`unknown`: it has none; `depends`: the dense one where accuracy matters, the pruned one where size or speed does."""
 
 _CHECKPOINT_HOMES = ("finetune", "", "finetune-pruned")
 _PARTS = (CONFIG_NAME, MODEL_NAME)
@@ -225,6 +229,29 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Recommendation:
+    """Which of a dense and a pruned model to use, as the first screen says it; of several lists, the worst decides."""
+
+    use: Verdict
+    sentence: str
+    rule: str
+    dense: str
+    """`path` of the dense model."""
+    pruned: str
+    """`path` of the pruned model."""
+    trials: str
+    backend: str
+    dense_eer: float
+    pruned_eer: float
+    comparison: Comparison | None
+    """Pruned minus dense; None: the trials give no interval."""
+    highest_eer: float
+    """`neither` if both EERs are above this."""
+    allowed_difference: float
+    """`pruned` if the difference is not above this, even at the worse end of its interval."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """Content of `report.json`."""
 
@@ -232,6 +259,8 @@ class Report:
     models: tuple[Model, ...]
     systems: tuple[System, ...]
     comparisons: tuple[Comparison, ...]
+    recommendations: tuple[Recommendation, ...] = ()
+    """One for each pruned model with a dense one beside it."""
     training: tuple[StageCurves, ...]
     provenance: tuple[Origin, ...]
     conditions: tuple[ConditionRates, ...] = ()

@@ -25,21 +25,35 @@ def compared(report, eers, difference, low, high, p):
 
 
 @pytest.mark.parametrize(
-    ("eers", "difference", "words"),
+    ("eers", "difference", "use", "words"),
     [
-        ((4, 4.2), (0.2, -0.3, 0.9, 0.6), "Use the pruned model: on list all its EER is 4.20 %, that of the"),
-        ((4, 3.5), (-0.5, -0.8, -0.1, 0.01), "Use the pruned model: on list all its EER is 3.50 %, that of the"),
-        ((4, 5), (1.0, 0.5, 1.5, 0.01), "Use the dense model where accuracy matters, the pruned one where size or"),
-        ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "Undecided: on list all the EER of the pruned model is 4.50 %, that of"),
-        ((14, 13), (-1.0, -2, 1.5, 0.6), "Use neither model yet: on list all the EER of both is above 10 %. It is 14"),
+        ((4, 4.2), (0.2, -0.3, 0.9, 0.6), "pruned", "Use the pruned model: on list all its EER is 4.20 %, that"),
+        ((4, 3.5), (-0.5, -0.8, -0.1, 0.01), "pruned", "Use the pruned model: on list all its EER is 3.50 %, that"),
+        ((4, 5), (1.0, 0.5, 1.5, 0.01), "depends", "Use the dense model where accuracy matters, the pruned one"),
+        ((4, 4.5), (0.5, -0.5, 1.1, 0.3), "undecided", "Undecided: on list all the EER of the pruned model is 4.50 %,"),
+        ((14, 13), (-1.0, -2, 1.5, 0.6), "neither", "Use neither model yet: on list all the EER of both is above 10"),
     ],
 )  # fmt: skip
-def test_which_model_to_use(report, eers, difference, words):
+def test_which_model_to_use(report, eers, difference, use, words):
     found = compared(report, eers, *difference)
     (advice,) = answer.advice(found)
     assert advice.startswith(words)
     (rule,) = answer.rule(found)
+    (one,) = answer.recommendations(found)
+    assert (one.use, one.sentence, one.rule) == (use, advice, rule)
+    assert (one.dense, one.pruned) == ("finetune/lmft", "finetune-pruned/lmft")
+    assert one.comparison == found.comparisons[0]
+    assert one.allowed_difference == pytest.approx(eers[0] / 400)
     assert "at most 10 %" in rule and "at most a quarter above" in rule
+
+
+def test_report_json_has_the_recommendation_of_the_first_screen(facts, report):
+    (one,) = facts["recommendations"]
+    assert (one["sentence"], one["rule"]) == (answer.advice(report)[0], answer.RULE)
+    dense, pruned = (system["eer"] for system in facts["systems"])
+    assert (one["dense_eer"], one["pruned_eer"], one["highest_eer"]) == (dense, pruned, 0.1)
+    assert one["comparison"] == facts["comparisons"][0]
+    assert report.recommendations == tuple(answer.recommendations(report))
 
 
 def test_of_several_lists_the_worst_decides_and_without_a_pair_there_is_no_advice(report):
