@@ -1,5 +1,6 @@
 """`svkit distill`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -22,10 +23,12 @@ def distill(*, student: Student = None, teacher: Teacher = None, common: options
     from svkit.training.distill import DistillRequest, run
 
     request = common.request(DistillRequest, recipe=recipe, student=student, teacher=teacher)
-    checkpoint = common.run(run, request, _next)
+
+    def following(checkpoint: Path) -> str:
+        if common.out is not None:
+            return f"svkit finetune --from {shlex.quote(str(checkpoint))}"
+        return common.following(checkpoint)
+
+    checkpoint = common.run(run, request, following)
     common.show({"checkpoint": checkpoint}, checkpoint)
-    common.show_next(_next(checkpoint))
-
-
-def _next(checkpoint: Path) -> str:
-    return f"svkit finetune --from {checkpoint}"
+    common.show_next(lambda: following(checkpoint))

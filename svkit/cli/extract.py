@@ -126,9 +126,9 @@ def extract(
         embeddings = common.run(run, request)
     show_bad_files(left_out)
     common.show({"embeddings": embeddings, "bad_files": [asdict(one) for one in left_out]}, embeddings)
-    lists = sorted(path.as_posix() for path in (common.exp / "data" / "trials").glob("*.txt"))
-    if lists and not sources and common.manifest is None and common.out is None:
-        common.show_next(f"svkit score {lists[0]}")
+    has_trials = any((common.exp / "data" / "trials").glob("*.txt"))
+    if has_trials and not sources and common.manifest is None and common.out is None:
+        common.show_next(lambda: common.following("embeddings", embeddings))
 
 
 def _manifest_of(sources: Sequence[Path], given: Path | None) -> Path | None:

@@ -59,16 +59,7 @@ def finetune(
         source=source,
         **options.augmentation(common.exp, noise, rirs, augment),
     )
-    checkpoints = common.run(run, request, _next if common.out is None else None, **chosen)
+    checkpoints = common.run(run, request, common.following if common.out is None else None, **chosen)
     common.show({"checkpoints": checkpoints}, checkpoints)
     if common.out is None:
-        common.show_next(_next(checkpoints[-1]))
-
-
-def _next(checkpoint: Path) -> str:
-    """Return the command that follows a checkpoint in the experiment's chain."""
-    is_pruned = checkpoint.parent.name == "finetune-pruned"
-    if checkpoint.name == "lmft":
-        return "svkit extract" if is_pruned else "svkit prune"
-    stage = "lmft" if checkpoint.name == "joint" else "joint"
-    return f"svkit finetune --stage {stage}" + (f" --from {checkpoint}" if is_pruned else "")
+        common.show_next(lambda: common.following(checkpoints[-1]))

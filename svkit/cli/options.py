@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     Asked = TypeVar("Asked", bound=RunRequest)
 Result = TypeVar("Result")
+_UPDATE = " --keep-finished --overwrite"
 
 
 def option(flag: str, description: str, metavar: str | None = None) -> typer.models.OptionInfo:
@@ -190,17 +191,25 @@ class OutputOptions(OptionGroup):
         console.result(facts if self.json else lines, as_json=self.json)
 
     def show_next(
-        self, command: str, *, label: str = "next", is_last: bool = False, updates: bool = False
+        self, command: str | Callable[[], str], *, label: str = "next", is_last: bool = False
     ) -> None:
         """Show the command to run next, on stderr, unless the result is printed as JSON.
 
         Under make, which runs the next stage itself, only what follows the last stage is shown. Who updates an
-        experiment has to update what follows, too: `updates`, or the same two flags on this command.
+        experiment has to update what follows, too: after the same two flags on this command, the next one has them.
         """
-        if (updates or self.keep_finished and self.overwrite) and not is_last:
-            command += " --keep-finished --overwrite"
-        if not self.json and (is_last or "MAKELEVEL" not in os.environ):
-            console.note(f"{label}: {self.to_type(command)}")
+        if self.json or not is_last and "MAKELEVEL" in os.environ:
+            return
+        text = command if isinstance(command, str) else command()
+        if self.keep_finished and self.overwrite and not is_last and not text.endswith(_UPDATE):
+            text += _UPDATE
+        console.note(f"{label}: {self.to_type(text)}")
+
+    def following(self, after: str | Path, made: Sequence[Path] = ()) -> str:
+        """Return the command that follows in the experiment's chain (`svkit.tools.following`)."""
+        from svkit.tools.following import following
+
+        return following(self.exp, after, made)
 
     def to_type(self, command: str) -> str:
         """Return a command for this experiment as the user can type it.

@@ -95,7 +95,6 @@ class DemoOptions(options.OutputOptions):
         `root` is None for the rendered corpus.
         """
         from svkit.corpora.request import CorpusRequest, as_before
-        from svkit.store.provenance import RUN_NAME
 
         request = self.request(CorpusRequest, root=root, scan=self.scan())
         done = with_table(lambda progress: run(as_before(request, progress, seed=self.seed), progress, **own))
@@ -106,10 +105,10 @@ class DemoOptions(options.OutputOptions):
         for material, command in missing.items():
             self.show_next(command, label=f"next, for the {material} that the recipe trains with")
         label = "then, or at once with --no-augment" if missing else "next"
-        command = "svkit finetune" if done.train_utterances else "svkit extract --model CKPT"
-        # What was trained on the lists as they were would be refused or, interrupted, not be resumed.
-        has_stages = any(self.exp.glob(f"finetune/*/{RUN_NAME}"))
-        self.show_next(command, label=label, updates=has_stages and done.train_utterances > 0)
+        self.show_next(
+            lambda: self.following("data") if done.train_utterances else "svkit extract --model CKPT",
+            label=label,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """`svkit prune`."""
 
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -72,10 +73,12 @@ def prune(
     )
 
     def following(checkpoint: Path) -> str:
-        return "svkit distill" if common.out is None else f"svkit distill --student {checkpoint}"
+        if common.out is not None:
+            return f"svkit distill --student {shlex.quote(str(checkpoint))}"
+        return common.following(checkpoint)
 
     done = common.run(run, request, following)
     if not common.json:
         console.table(pruning({done.checkpoint.name: read_pruning(done.checkpoint)}, "Pruning"))
     common.show(asdict(done), done.checkpoint)
-    common.show_next(following(done.checkpoint))
+    common.show_next(lambda: following(done.checkpoint))

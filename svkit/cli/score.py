@@ -225,7 +225,7 @@ def score(trials: Trials, given: ScoreOptions) -> None:
     if not given.json:
         _print(done)
         console.result([system.directory for system in done.systems])
-        return given.show_next("svkit report")
+        return given.show_next(lambda: given.following("scores"))
     systems = [
         {"directory": system.directory.as_posix(), **metrics_record(system.metrics)}
         for system in done.systems

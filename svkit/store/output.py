@@ -318,6 +318,7 @@ class Output(AbstractContextManager["Output"]):
                 "config": plain(self.config),
                 "inputs": self.describe(),
                 "started": self.started,
+                "argv": list(sys.argv),
             }
             run = self.recorded(run)
             self._empty(entries, run)

@@ -69,6 +69,8 @@ class Provenance(TypedDict, total=False):
     device: str | None
     started: str
     finished: str
+    argv: list[str]
+    """The command line."""
 
     validation: dict[str, dict[str, float]]
     """Of `finetune`: `best` and `last`."""

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from svkit.cli import app as app_module
-from svkit.cli import console, finetune, score, signals
+from svkit.cli import console, score, signals
 from svkit.cli.app import ErrorGroup, app
 from svkit.errors import ArtifactError, ConfigError, DataError, TrainingError
 from svkit.scoring import guards
@@ -189,23 +189,6 @@ def test_a_terminal_is_told_at_once_that_a_command_works(monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     command()
     assert said[1:] == ["<lambda>: loading", "works"]
-
-
-@pytest.mark.parametrize(
-    ("checkpoint", "command"),
-    [
-        ("finetune/lora", "svkit finetune --stage joint"),
-        ("finetune/joint", "svkit finetune --stage lmft"),
-        ("finetune/lmft", "svkit prune"),
-        (
-            "finetune-pruned/head",
-            "svkit finetune --stage joint --from exp/finetune-pruned/head",
-        ),
-        ("finetune-pruned/lmft", "svkit extract"),
-    ],
-)
-def test_what_comes_after_a_stage(checkpoint: str, command: str) -> None:
-    assert finetune._next(Path("exp") / checkpoint) == command
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -117,4 +117,5 @@ def test_of_a_finished_stage_the_next_command_is_said(
     said = f"error: all is finished; use --overwrite; or go on with `svkit {after}`\n"
     assert (done.exit_code, done.stderr) == (2, said)
     other = CliRunner().invoke(app, [command, "--exp", "my exp"])
+    after = after.replace("exp/distill", "'my exp/distill'")
     assert f"svkit {after} --exp 'my exp'`" in other.stderr

@@ -35,7 +35,7 @@ def exp(tmp_path, monkeypatch):
                 "distill": [request.exp / "prune", request.exp / "finetune/joint"],
             }[verb]
             made(out, verb, config, inputs)
-            return [out] if verb == "finetune" else SimpleNamespace(checkpoint=out)
+            return {"finetune": [out], "prune": SimpleNamespace(checkpoint=out)}.get(verb, out)
 
         return run
 
