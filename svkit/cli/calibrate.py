@@ -190,12 +190,10 @@ def _rate(rate: float, interval: object, num_trials: int) -> str:
 
 def _beside_the_target(done: "CalibrateResult") -> str | None:
     """Say that the rate of false accepts is or may be above the target; None: it is not, or too few people show it."""
-    from svkit.scoring.ratio import misses_target
+    from svkit.scoring.ratio import highest_rate, misses_target
 
-    decision = done.decision
+    decision, highest = done.decision, highest_rate(done.decision)
     target, rate = decision.false_accepts, decision.point.false_accept_rate
-    interval = decision.point.false_accept_rate_interval
-    highest = rate if interval is None else interval.high
     if target is None or highest <= target:
         return None
     measured = f"{100 * rate:.3g} % of the pairs of other people were accepted"

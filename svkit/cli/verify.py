@@ -173,11 +173,11 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
     if done.threshold is not None:
         ratio_too = "" if done.threshold_llr is None else f" (log-likelihood ratio {done.threshold_llr:+.2f})"
         rows.append([f"threshold ({_threshold_kind(done)})", f"{done.threshold:.{digits}f}{ratio_too}"])
-    if done.calibration is not None and (decision := done.calibration["decision"]) is not None:
-        where = (
-            "" if is_as_learnt else f" (if accepted from a ratio of {decision['point']['threshold']:+.2f})"
-        )
-        rows.append([f"measured on other people, %{where}", measured_rates(decision)])
+    decision = None if done.calibration is None else done.calibration["decision"]
+    if (
+        is_as_learnt and decision is not None
+    ):  # the rates of another threshold would be taken for those of this one
+        rows.append(["measured on other people, %", measured_rates(decision)])
     if (person := done.person) is not None:
         rows.append(
             ["enrolled", f"{person['name']} (recordings: {person['recordings']}, {person['seconds']:.1f} s)"]

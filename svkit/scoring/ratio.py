@@ -87,6 +87,12 @@ def misses_target(decision: Decision) -> bool:
     )
 
 
+def highest_rate(decision: Decision) -> float:
+    """Return how high the false-accept rate that was measured may be, by its interval."""
+    interval = decision.point.false_accept_rate_interval
+    return decision.point.false_accept_rate if interval is None else interval.high
+
+
 MANY_MISSES = 0.2
 """From this miss rate on, a rejection says little."""
 
@@ -103,14 +109,19 @@ def weak_rejection(record: CalibrationRecord) -> str | None:
 
 
 def limits_of_target(record: CalibrationRecord) -> list[str]:
-    """Say why the decision of a calibration may not keep its target: it was missed, or too few people can show it."""
-    found, decision = list[str](), record.decision
-    if decision is not None and decision.false_accepts is not None and misses_target(decision):
+    """Say why a decision may not keep its target: it was missed, or what was measured is too little."""
+    found, decision = list(filter(None, (too_few_people(record),))), record.decision
+    if decision is None or decision.false_accepts is None:
+        return found
+    target = f"the target of {100 * decision.false_accepts:g} % false accepts"
+    if misses_target(decision):
+        missed = f"{target} was missed where it was measured: {100 * decision.point.false_accept_rate:.3g} %"
+        found.insert(0, missed)
+    elif not found and (highest := highest_rate(decision)) > decision.false_accepts:
         found.append(
-            f"the target of {100 * decision.false_accepts:g} % false accepts was missed where it was measured:"
-            f" {100 * decision.point.false_accept_rate:.3g} %"
+            f"{target} is neither missed nor assured: by what was measured, it may be {100 * highest:.3g} %"
         )
-    return [*found, *filter(None, (too_few_people(record),))]
+    return found
 
 
 SEVERAL_RECORDINGS = (
