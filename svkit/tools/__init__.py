@@ -1,1 +1,1 @@
-"""Export, conversion, and checks of an installation or experiment."""
+"""Export, conversion, checks of an installation or experiment, and the command that comes next in it."""
