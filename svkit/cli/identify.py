@@ -129,7 +129,8 @@ def _print(done: "Identified") -> None:
     is_one = len(done.answers) == 1
     cautions = [] if is_one else _in_all([answer.warnings for answer in done.answers])
     columns = 2 if done.answers[0].posterior_of_none is None else 4
-    headings = ["score (cosine)", "log-likelihood ratio", "probability"][: columns - 1]
+    probability = f"probability at prior {done.prior_per_person:.2g}"
+    headings = ["score (cosine)", "log-likelihood ratio", probability][: columns - 1]
     summary: list[list[str]] = []
     for answer in done.answers:
         rows = [[one.name, *_evidence(one, done)] for one in answer.candidates]

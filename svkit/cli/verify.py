@@ -235,9 +235,10 @@ def _verdict(done: "VerifyResult") -> str:
     if done.is_accepted is None:
         return "UNDECIDED"
     if done.is_accepted:
-        return "ACCEPT: the same speaker"
-    if done.posterior is not None and done.posterior > 0.5:  # by a stricter threshold
+        one = 1.0 if done.posterior is None else done.posterior
+        likely = "" if one >= 0.9 else "probably " if one >= 0.5 else "perhaps "
+        return f"ACCEPT: {likely}the same speaker"
+    one = done.posterior or 0.0
+    if one > 0.5:  # by a stricter threshold
         return "REJECT: one speaker is likelier, but not likely enough"
-    if done.posterior is not None and done.posterior > 0.25:
-        return "REJECT: not shown to be the same speaker"
-    return "REJECT: different speakers"
+    return "REJECT: not shown to be the same speaker" if one > 0.1 else "REJECT: different speakers"

@@ -100,12 +100,23 @@ def test_a_rejection_that_is_likelier_one_speaker_does_not_say_different_speaker
     """The threshold was stricter than the probability: the heading must not contradict the table."""
     for offset, heading in (
         (20.0, "REJECT: one speaker is likelier"),
-        (-0.5 - cosine(home, "a", "b"), "REJECT: not shown to be the same speaker"),
+        (-1.5 - cosine(home, "a", "b"), "REJECT: not shown to be the same speaker"),
         (-20.0, "REJECT: different speakers"),
     ):
         calibrate(home, weights=(1.0,), offset=offset)
         done = run(home, home / "a.wav", home / "b.wav", "--threshold", "2")
         assert done.exit_code == 0 and done.stdout.startswith(heading)
+
+
+def test_how_likely_one_speaker_is_stands_in_the_heading_of_an_acceptance(home):
+    for odds, heading in (
+        (2.3, "ACCEPT: the same speaker"),
+        (1.0, "ACCEPT: probably the"),
+        (-0.1, "ACCEPT: perhaps the"),
+    ):
+        calibrate(home, weights=(1.0,), offset=odds - cosine(home, "a", "b"))
+        done = run(home, home / "a.wav", home / "b.wav", "--threshold", "-1", "--prior", "0.5")
+        assert done.stdout.startswith(heading)
 
 
 def test_what_is_no_file_is_a_name_in_the_gallery_of_the_experiment(home):
