@@ -242,8 +242,14 @@ def _missing(done: "CalibrateResult") -> str | None:
             f"A ratio of {decision.point.threshold:+.2f} cannot be shown with {done.people} people, whose pairs show"
             f" {shown}: it takes at least {needed}; {lacking}."
         )
+    from svkit.scoring.ratio import highest_rate
+
+    highest = highest_rate(decision)
+    may_be = (
+        f" By what was measured, it may be {100 * highest:.3g} %." if highest > decision.false_accepts else ""
+    )
     return (
-        f"{100 * decision.false_accepts:g} % false accepts cannot be shown with {done.people} people: without a single"
-        f" error their pairs show {shown}. It takes at least {needed}; {lacking}. Until then nothing is "
-        "assured for other people."
+        f"{100 * decision.false_accepts:g} % false accepts cannot be shown with {done.people} people: even without a"
+        f" single error their pairs would show {shown}.{may_be} It takes at least {needed}; {lacking}. Until then"
+        " nothing is assured for other people."
     )

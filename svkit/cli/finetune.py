@@ -13,7 +13,11 @@ Source = Annotated[
     options.option("--from", "Checkpoint to start from, such as exp/distill, or a name on the hub.", "CKPT"),
 ]
 OneStage = Annotated[
-    Stage | None, options.option("--stage", "Run one stage only [default: the recipe's three in order].")
+    Stage | None,
+    options.option(
+        "--stage",
+        "Run one stage only, of a pruned model --from the one before it [default: the recipe's three in order].",
+    ),
 ]
 
 

@@ -129,7 +129,8 @@ def _print(done: "Identified") -> None:
     is_one = len(done.answers) == 1
     cautions = [] if is_one else _in_all([answer.warnings for answer in done.answers])
     columns = 2 if done.answers[0].posterior_of_none is None else 4
-    probability = f"probability at prior {done.prior_per_person:.2g}"
+    shared = f" shared by {done.people:,}" if done.people > 1 else ""
+    probability = f"probability at prior {done.prior:g}{shared}"
     headings = ["score (cosine)", "log-likelihood ratio", probability][: columns - 1]
     summary: list[list[str]] = []
     for answer in done.answers:
@@ -166,7 +167,7 @@ def _files(answer: "Answer") -> str:
 
 def _verdict(answer: "Answer") -> str:
     if (verdict := _brief_verdict(answer)) == _NOBODY:
-        return f"{verdict}: together those enrolled are likelier than nobody, but no one is likely enough"
+        return f"{_in_summary(answer)}: together those enrolled are likelier than nobody, but no one is likely enough"
     return verdict + (f", but it may be {' or '.join(answer.doubts)}" if answer.doubts else "")
 
 

@@ -17,8 +17,8 @@ from svkit.scoring.comparison import NUM_RESAMPLES
 from svkit.scoring.conditions import compare_conditions
 from svkit.scoring.guards import Guards, check_scores
 from svkit.scoring.lineage import (
+    chain_faults,
     made_with,
-    mixed_recipes,
     pruned_by,
     recipe_changes,
     shown_path,
@@ -103,8 +103,8 @@ def run(request: ReportRequest, progress: Progress) -> Path:
         contents = {path: output.hashes[path] for path in paths}
         systems, comparisons = facts.gather_systems(exp, plain, contents, request.seed, progress)
         evaluated = {system.model_path for system in systems if system.model_path}
-        mixed = [mixed_recipes(exp / path, exp) for path in sorted(evaluated)]
-        guards.cautions.extend(dict.fromkeys(caution for caution in mixed if caution is not None))
+        chains = (caution for path in sorted(evaluated) for caution in chain_faults(exp / path, exp))
+        guards.cautions.extend(dict.fromkeys(chains))
         guards.cautions.extend(facts.stale_cautions(exp, checkpoints, hash_once))
         guards.cautions.extend(facts.chain_cautions(exp, systems))
         sources = {path: source for path in paths if (source := pruned_by(exp / path, hash_once)) is not None}

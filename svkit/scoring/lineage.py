@@ -105,17 +105,39 @@ def has_changed(entry: Artifact) -> bool:
     return path.name in lists and entry.get("sha256") not in lists.values()
 
 
-def mixed_recipes(checkpoint: Path, exp: Path) -> str | None:
-    """Say which stages up to a checkpoint were made with which recipe, by their paths; None: all with the same one."""
-    stages: dict[str, list[str]] = {}
-    for directory, _ in _ancestors(checkpoint):
-        name, _ = made_with(directory)
-        if name is not None:
-            stages.setdefault(name, []).append(shown_path(directory, exp))
-    if len(stages) < 2:
-        return None
-    parts = [f"{name} made {', '.join(reversed(made))}" for name, made in reversed(stages.items())]
-    return f"the chain mixes recipes: {'; '.join(parts)}"
+_FINETUNING = ("head", "joint", "lmft")
+_PLACES = {"prune": -1, "distill": -1, "lora": 0} | {name: place for place, name in enumerate(_FINETUNING)}
+
+
+def skipped_stages(stage: str, source: Path) -> list[str]:
+    """Return the stages of fine-tuning that a stage leaves out if it starts from this checkpoint."""
+    record = read_provenance(source) if is_finished(source) else None
+    if record is None:
+        return []
+    made_by = record.get("config", {}).get("stage") if record["command"] == "finetune" else record["command"]
+    place = (
+        _PLACES.get(made_by) if isinstance(made_by, str) else None
+    )  # another: a converted model, for example
+    return [] if place is None or stage not in _PLACES else [*_FINETUNING[place + 1 : _PLACES[stage]]]
+
+
+def chain_faults(checkpoint: Path, exp: Path) -> list[str]:
+    """Say which recipes are mixed on the way to a checkpoint, and which stages were left out."""
+    recipes: dict[str, list[str]] = {}
+    found = []
+    for directory, record in _ancestors(checkpoint):
+        made = shown_path(directory, exp)
+        if (recipe := made_with(directory)[0]) is not None:
+            recipes.setdefault(recipe, []).append(made)
+        stage = record.get("config", {}).get("stage")
+        for source in (Path(entry["path"]) for entry in record["inputs"] if entry["name"] == "checkpoint"):
+            if isinstance(stage, str) and (skipped := skipped_stages(stage, source)):
+                words = f"{' and '.join(skipped)}: {made} was made from {shown_path(source, exp)}"
+                found.append(f"the chain leaves out {words}")
+    if len(recipes) > 1:
+        parts = [f"{name} made {', '.join(reversed(places))}" for name, places in reversed(recipes.items())]
+        found.insert(0, f"the chain mixes recipes: {'; '.join(parts)}")
+    return found
 
 
 def recipe_changes(checkpoint: Path, hash_file: Callable[[Path], str] = sha256_file) -> list[Change]:

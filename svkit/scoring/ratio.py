@@ -68,13 +68,14 @@ def too_few_people(record: CalibrationRecord) -> str | None:
     decision, people = record.decision, len(record.speakers or ())
     if decision is None or not people or people >= people_needed(decision):
         return None
-    aim = f"a ratio of {decision.point.threshold:+.2f}"
+    aim = f"a ratio of {decision.point.threshold:+.2f} is not assured: "
     if decision.false_accepts is not None:
-        aim = f"{100 * decision.false_accepts:g} % false accepts"
+        aim = f"{100 * decision.false_accepts:g} % false accepts is not assured: "
+        if (highest := highest_rate(decision)) > decision.false_accepts:
+            aim += f"by what was measured it may be {100 * highest:.3g} %, and "
     return (
-        f"{aim} is not assured: the calibration was learnt on {people} people, whose pairs, even"
-        f" without a single error, show no rate below {100 * lowest_shown(people):.2g} %; it takes"
-        f" {people_needed(decision):,} people"
+        f"{aim}the calibration was learnt on {people} people, whose pairs, even without a single error, show no rate"
+        f" below {100 * lowest_shown(people):.2g} %; it takes {people_needed(decision):,} people"
     )
 
 

@@ -243,7 +243,7 @@ class Recommendation:
     backend: str
     dense_eer: float
     pruned_eer: float
-    comparison: Comparison | None
+    comparison: Comparison | None = None
     """Pruned minus dense; None: the trials give no interval."""
     highest_eer: float
     """`neither` if both EERs are above this."""

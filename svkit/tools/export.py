@@ -161,9 +161,15 @@ def _metadata(
     }
     if decides is None or calibration is None:
         return known
-    limits = [*distrust(calibration[1]), *limits_of_target(calibration[1])]
     known["calibration_sha256"] = decides["sha256"]
-    return known | ({"calibration_limits": "\n".join(limits)} if limits else {})
+    # The script prints them as they are, the limits only where it decides by the calibration's own target.
+    for key, notes in (
+        ("calibration_warnings", distrust(calibration[1])),
+        ("calibration_limits", limits_of_target(calibration[1])),
+    ):
+        if notes:
+            known[key] = "".join(f"note: {text}\n" for text in notes)
+    return known
 
 
 def _write_graphs(

@@ -21,6 +21,7 @@ from svkit.nn import lora
 from svkit.nn.margin import make_classifier
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress
+from svkit.scoring.lineage import skipped_stages
 from svkit.store import checkpoint
 from svkit.store.output import Output
 from svkit.store.provenance import refuse_unfinished
@@ -69,6 +70,11 @@ def run(request: FinetuneRequest, progress: Progress) -> list[Path]:
                     f"{previous}: does not exist; run the stage before {name} first, or pass --from"
                 )
             refuse_unfinished(previous)
+        if not stages and previous is not None and (skipped := skipped_stages(name, previous)):
+            progress.note(
+                f"{name} starts from {previous} and leaves out {' and '.join(skipped)}; to go on from"
+                f" {skipped[-1]}: --from {root / skipped[-1]}"
+            )
         config: StageConfig = getattr(part, name)
         if not request.augment:
             config = replace(config, augment=None)

@@ -130,14 +130,34 @@ def test_a_result_elsewhere_and_a_printed_recipe_change_nothing(exp, tmp_path):
 
 
 def test_a_chain_of_two_recipes_is_named(exp):
-    from svkit.scoring.lineage import mixed_recipes
+    from svkit.scoring.lineage import chain_faults
 
     made(exp / "finetune/lora", "finetune", {"preset": "tiny"})
     made(exp / "finetune/joint", "finetune", {"preset": "tiny"}, [exp / "finetune/lora"])
-    assert mixed_recipes(exp / "finetune/joint", exp) is None
+    assert chain_faults(exp / "finetune/joint", exp) == []
     made(exp / "prune", "prune", {"preset": "smoke"}, [exp / "finetune/joint"])
     sentence = "the chain mixes recipes: tiny made finetune/lora, finetune/joint; smoke made prune"
-    assert mixed_recipes(exp / "prune", exp) == sentence
+    assert chain_faults(exp / "prune", exp) == [sentence]
+
+
+def test_a_chain_that_leaves_out_stages_is_named(exp):
+    from svkit.scoring.lineage import chain_faults, skipped_stages
+
+    def tune(place, stage, source):
+        made(exp / place, "finetune", {"stage": stage}, [exp / source])
+        return chain_faults(exp / place, exp)
+
+    made(exp / "finetune/lora", "finetune", {"stage": "lora"})
+    assert tune("finetune/joint", "joint", "finetune/lora") == []
+    made(exp / "distill", "distill", {}, [exp / "finetune/joint"])
+    assert tune("finetune-pruned/head", "head", "distill") == []
+    assert tune("finetune-pruned/lmft", "lmft", "distill") == [
+        "the chain leaves out head and joint: finetune-pruned/lmft was made from distill"
+    ]
+    assert skipped_stages("joint", exp / "distill") == ["head"]
+    assert skipped_stages("lmft", exp / "finetune/joint") == skipped_stages("joint", exp / "nowhere") == []
+    made(exp / "converted", "convert", {})
+    assert skipped_stages("lmft", exp / "converted") == []
 
 
 @pytest.mark.parametrize(

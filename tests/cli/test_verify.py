@@ -325,7 +325,9 @@ def test_what_the_people_of_the_calibration_cannot_show_is_said_with_the_rates_i
         found, shown = answer(home, *files), " ".join(run(home, *files).stdout.split())
         assert found["threshold_llr"] == 2.5 and "log-likelihood ratio +2.50" in shown
         assert "false accepts 1.10 (0.42 to 1.98), misses 10.00" in shown
-        note = "1 % false accepts is not assured: the calibration was learnt on 24 people"
+        note = (
+            "not assured: by what was measured it may be 1.98 %, and the calibration was learnt on 24 people"
+        )
         assert (note in shown) == (note in " ".join(found["notes"])) == (not is_enough)
         note = "neither missed nor assured: by what was measured, it may be 1.98 %"
         assert (note in shown) == (note in " ".join(found["notes"])) == is_enough

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from svkit.cli.app import app
 from svkit.reports import answer, facts, figures, results, wording
-from svkit.store.metrics import Comparison
-from svkit.store.report import Curve, ListCounts, StageCurves, Timing, find_scores
+from svkit.store.metrics import Comparison, plain_record
+from svkit.store.report import Curve, ListCounts, StageCurves, Timing, find_scores, read_report
 
 
 def compared(report, eers, difference, low, high, p):
@@ -54,6 +54,14 @@ def test_report_json_has_the_recommendation_of_the_first_screen(facts, report):
     assert (one["dense_eer"], one["pruned_eer"], one["highest_eer"]) == (dense, pruned, 0.1)
     assert one["comparison"] == facts["comparisons"][0]
     assert report.recommendations == tuple(answer.recommendations(report))
+
+
+def test_a_recommendation_without_an_interval_can_be_read_again(facts, report, tmp_path):
+    (one,) = answer.recommendations(replace(report, comparisons=()))
+    assert (one.use, one.comparison) == ("neither", None)
+    kept = {**facts, "recommendations": [plain_record(one)]}
+    (tmp_path / "report.json").write_text(json.dumps(kept))
+    assert read_report(tmp_path).recommendations == (one,)
 
 
 def test_of_several_lists_the_worst_decides_and_without_a_pair_there_is_no_advice(report):

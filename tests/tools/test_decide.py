@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from svkit.eval.results import OperatingPoint
 from svkit.scoring.backend import Backend, describe_backend
-from svkit.store.calibration import CalibrationRecord
+from svkit.store.calibration import CalibrationRecord, Decision
 from svkit.store.exported import DECIDE_NAME
 from svkit.store.metrics import ListId
 from svkit.tools import export
@@ -106,13 +107,17 @@ def test_what_limits_the_calibration_goes_along_with_the_graph_and_is_said(folde
         checkpoint_sha256="aa", trials=ListId(name="held-out", sha256="0"), num_targets=100, num_nontargets=900,
         bounds=(-3.0, 3.0), is_separable=False, cautions=("seen before",),
     )  # fmt: skip
-    known = export._metadata(2, "aa", {"sha256": "b"}, (folder / "calibration.json", record))
-    assert "spite of a warning: seen before" in known["calibration_limits"]
-    assert "calibration_limits" not in export._metadata(
-        2, "aa", {"sha256": "b"}, (folder / "calibration.json", replace(record, cautions=()))
-    )
+    point = OperatingPoint(threshold=-3.0, miss_rate=0.1, false_accept_rate=0.05)
+    missed = replace(record, decision=Decision(point=point, false_accepts=0.01))
+    place = folder / "calibration.json"
+    known = export._metadata(2, "aa", {"sha256": "b"}, (place, missed))
+    trusted = export._metadata(2, "aa", {"sha256": "b"}, (place, replace(record, cautions=())))
+    assert not {"calibration_warnings", "calibration_limits"} & set(trusted)
     monkeypatch.setattr(Session, "get_modelmeta", lambda self: SimpleNamespace(custom_metadata_map=known))
-    (folder / "calibration.json").write_text(json.dumps(CALIBRATION))
-    code, found = run_script(folder, "good.wav", "good.wav")
-    assert code == 0 and "note" not in found  # for scripts, which read the other lines
-    assert "note: the calibration was learnt in spite of a warning: seen before" in capsys.readouterr().err
+    place.write_text(json.dumps(CALIBRATION))
+    for prior, limits in (([], ["note: the target of 1 % false accepts was missed"]), (["0.5"], [])):
+        code, found = run_script(folder, "good.wav", "good.wav", *prior)
+        assert code == 0 and "note" not in found  # for scripts, which read the other lines
+        warning, *others = capsys.readouterr().err.splitlines()
+        assert warning == "note: the calibration was learnt in spite of a warning: seen before"
+        assert [line[:48] for line in others] == limits
