@@ -234,13 +234,15 @@ def _missing(done: "CalibrateResult") -> str | None:
     missing, decision = done.missing, done.decision
     if missing is None:
         return None
-    needed = f"{missing.people_needed:,} people with two recordings or more each"
-    lacking = f"missing: {missing.people:,}, with {missing.recordings:,} recordings"
+    needed = (
+        f"{missing.people_needed:,} people with two recordings or more each (missing: {missing.people:,}, with"
+        f" {missing.recordings:,} recordings), and usually more"
+    )
     shown = f"no rate below {100 * done.lowest_shown:.2g} %"
     if decision.false_accepts is None:
         return (
             f"A ratio of {decision.point.threshold:+.2f} cannot be shown with {done.people} people, whose pairs show"
-            f" {shown}: it takes at least {needed}; {lacking}."
+            f" {shown}: it takes at least {needed}."
         )
     from svkit.scoring.ratio import highest_rate
 
@@ -250,6 +252,6 @@ def _missing(done: "CalibrateResult") -> str | None:
     )
     return (
         f"{100 * decision.false_accepts:g} % false accepts cannot be shown with {done.people} people: even without a"
-        f" single error their pairs would show {shown}.{may_be} It takes at least {needed}; {lacking}. Until then"
+        f" single error their pairs would show {shown}.{may_be} It takes at least {needed}. Until then"
         " nothing is assured for other people."
     )

@@ -75,7 +75,7 @@ def too_few_people(record: CalibrationRecord) -> str | None:
             aim += f"by what was measured it may be {100 * highest:.3g} %, and "
     return (
         f"{aim}the calibration was learnt on {people} people, whose pairs, even without a single error, show no rate"
-        f" below {100 * lowest_shown(people):.2g} %; it takes {people_needed(decision):,} people"
+        f" below {100 * lowest_shown(people):.2g} %; it takes at least {people_needed(decision):,} people"
     )
 
 
