@@ -8,7 +8,7 @@ import typer
 
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
-from svkit.errors import ConfigError
+from svkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from svkit.scoring.enroll import Enrolled
@@ -24,7 +24,8 @@ def enroll(
         ),
     ],
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE...", help="Recordings of this person.")
+        list[Path] | None,
+        typer.Argument(metavar="FILE|FOLDER...", help="Recordings of this person, or a folder of them."),
     ] = None,
     gallery: options.Gallery = None,
     skip_bad: options.SkipBad = False,
@@ -41,6 +42,7 @@ def enroll(
     Example: svkit enroll alice monday.wav tuesday.wav
     """
     _refuse_slips(name, files, has_scan_options=skip_bad or speaker_regex is not None)
+    own = _recordings(name, files or [])
     from svkit.corpora.scan import ScanOptions
     from svkit.scoring.enroll import EnrollRequest, run
     from svkit.store.audio_file import Channel, Place
@@ -50,8 +52,8 @@ def enroll(
     home = gallery or given.exp / "gallery"
     refuse_other_files(home)  # before all recordings are read
     with console.progress() as progress:
-        if files:
-            people, channels = {name: tuple[Place, ...](files)}, dict[Place, Channel]()
+        if own:
+            people, channels = {name: tuple[Place, ...](own)}, dict[Place, Channel]()
         else:
             channel = options.parse_channel(given.channel)
             scan = ScanOptions(channel=channel, skip_bad=skip_bad, allow_cut=given.allow_cut)
@@ -75,11 +77,6 @@ def _refuse_slips(name: str, files: list[Path] | None, *, has_scan_options: bool
     path = Path(name)
     if files and path.is_file():
         raise ConfigError(f"{name}: is a file, expected the name of a person: svkit enroll NAME FILE...")
-    if files and (folder := next((one for one in files if one.is_dir()), None)):
-        raise ConfigError(
-            f"{folder}: is a folder, expected recordings of {name}: svkit enroll {name} {folder}/*; to enroll everybody"
-            f" in it (a directory for each person): svkit enroll {folder}"
-        )
     if files and has_scan_options:
         raise ConfigError(
             "enroll: --skip-bad and --speaker-regex are only for a folder of people; leave them out"
@@ -99,12 +96,35 @@ def _refuse_slips(name: str, files: list[Path] | None, *, has_scan_options: bool
     ):
         raise ConfigError(
             f"{name}: expected a directory for each person in it, found none; to enroll one person:"
-            f" svkit enroll NAME {name}/*"
+            f" svkit enroll NAME {name}"
         )
     if is_list and has_scan_options:
         raise ConfigError(
             f"{name}: is a manifest, but --skip-bad and --speaker-regex are only for a folder; leave them out"
         )
+
+
+def _recordings(name: str, files: list[Path]) -> list[Path]:
+    """Return the files of a person, with the recordings of each folder in its place.
+
+    Raises:
+        ConfigError: a folder has recordings in directories below it, which may be other people's.
+        DataError: there are no recordings in a folder.
+    """
+    from svkit.corpora.walk import find_audio
+
+    found = list[Path]()
+    for path in files:
+        inside = list(find_audio(path)) if path.is_dir() else []
+        if path.is_dir() and not inside:
+            raise DataError(f"{path}: no audio files in it")
+        if any("/" in one for one in inside):
+            raise ConfigError(
+                f"{path}: has directories with recordings; expected only those of {name}, directly in it. To enroll"
+                f" everybody (a directory for each person): svkit enroll {path}"
+            )
+        found += [path / one for one in inside] if inside else [path]
+    return found
 
 
 def _remarks(done: "tuple[Enrolled, ...]") -> list[str]:

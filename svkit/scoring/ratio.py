@@ -104,8 +104,8 @@ def weak_rejection(record: CalibrationRecord) -> str | None:
     if decision is None or decision.point.miss_rate < MANY_MISSES:
         return None
     return (
-        f"a rejection is weak evidence: where it was measured, {100 * decision.point.miss_rate:.2g} % of the pairs of"
-        " one person were rejected"
+        f"a rejection alone is weak evidence: where it was measured, {100 * decision.point.miss_rate:.2g} % of the"
+        " pairs of one person were rejected; the probability says more"
     )
 
 

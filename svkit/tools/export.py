@@ -84,7 +84,7 @@ def run(request: ExportRequest, progress: Progress) -> Path:
     )
     if not output.is_kept(progress):
         with output.open():
-            decides = _write_decision(out, calibration)
+            decides = _write_calibration(out, calibration)
             embedding_dim = architecture.head.embedding_dim
             metadata = _metadata(embedding_dim, sha256, decides, calibration)
             _write_graphs(source, out, wanted, metadata, progress)
@@ -105,6 +105,9 @@ def run(request: ExportRequest, progress: Progress) -> Path:
                 versions=onnx_graph.versions(),
             )
             exported.write_export(output, facts)
+            # Last, because it decides by all the others.
+            script = files("svkit.tools").joinpath(exported.DECIDE_NAME)
+            write_bytes(out / exported.DECIDE_NAME, script.read_bytes())
             output.finish()
     return out
 
@@ -128,10 +131,10 @@ def _calibration(
     return found
 
 
-def _write_decision(out: Path, calibration: tuple[Path, CalibrationRecord] | None) -> dict[str, Any] | None:
-    """Write the script, and the calibration with the bounds that `svkit verify` applies; return its description."""
-    script = files("svkit.tools").joinpath(exported.DECIDE_NAME)
-    write_bytes(out / exported.DECIDE_NAME, script.read_bytes())
+def _write_calibration(
+    out: Path, calibration: tuple[Path, CalibrationRecord] | None
+) -> dict[str, Any] | None:
+    """Write the calibration with the bounds that `svkit verify` applies; return its description."""
     (out / FILE_NAME).unlink(missing_ok=True)  # left by an interrupted run
     if calibration is None:
         return None

@@ -211,3 +211,20 @@ def test_who_was_used_to_calibrate_is_told_at_enrolment(home):
     calibrate(home, weights=(40.0,), offset=-30.0, speakers=("alice", "eve"))
     assert "calibration was learnt on this person" in run("enroll", "alice", "a.wav").stderr
     assert "calibration was learnt on" not in run("enroll", "bob", "b.wav").stderr
+
+
+def test_after_a_name_comes_a_folder_that_has_only_this_persons_recordings(home):
+    people = folder_of_people(home)
+    (home / "mine").mkdir()
+    for number in range(2):
+        write(home / "mine" / f"{number}.wav", voice(50 + number))
+    assert len(answer("enroll", "eve", "a.wav", "mine")["added"]) == 3
+    done = run("enroll", "ann", people)
+    assert (
+        done.exit_code == 2
+        and f"to enroll everybody (a directory for each person): svkit enroll {people}"
+        in (done.stderr.replace("To enroll", "to enroll"))
+    )
+    (home / "empty").mkdir()
+    done = run("enroll", "ann", "empty")
+    assert done.exit_code == 3 and "empty: no audio files in it" in done.stderr

@@ -182,7 +182,7 @@ def test_the_script_in_the_folder_decides_as_verify_does(exported, tmp_path, cha
     calibrate(exported, path=tmp_path / "mine.json", **changes)
     folder = tmp_path / "folder"
     shutil.copytree(exported / "onnx" / "pruned", folder)
-    written = stage._write_decision(
+    written = stage._write_calibration(
         folder, (tmp_path / "mine.json", read_calibration(tmp_path / "mine.json"))
     )
     assert written is not None
