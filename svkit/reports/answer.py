@@ -120,8 +120,8 @@ def _judge(pair: Pair) -> tuple[Verdict, str]:
     eer, found = pair.dense.eer, pair.comparison
     if is_unusable(pair):
         return "neither", (
-            f"Use neither model yet: on {trials} the EER of both is above {100 * TOO_HIGH:g} %. It is {percent(eer)} %"
-            f" ({dense}) and {percent(pair.pruned.eer)} % ({pruned}); guessing gives 50 %."
+            f"Use neither model yet: on {trials} the measured EER of both is above {100 * TOO_HIGH:g} %. It is"
+            f" {percent(eer)} % ({dense}) and {percent(pair.pruned.eer)} % ({pruned}); guessing gives 50 %."
         )
     if found is None:
         return (
@@ -199,7 +199,7 @@ def speed(timing: Timing, other: Timing) -> str:
     word = "faster"
     if ratio < 1:
         word, ratio, of_rounds = "slower", 1 / ratio, [1 / one for one in of_rounds]
-    spread = f" ({min(of_rounds):.1f} to {max(of_rounds):.1f})" if of_rounds else ""
+    spread = f" (in single rounds {min(of_rounds):.1f} to {max(of_rounds):.1f})" if of_rounds else ""
     return f"{ratio:.1f} times {word}{spread}"
 
 

@@ -266,7 +266,11 @@ class Output(AbstractContextManager["Output"]):
             name = key.removeprefix("input.")
             if old is None:
                 return f"made without {name}, which exists now"
-            return f"made with {name}, which {'is missing now' if new is None else 'has changed since'}"
+            if new is not None:
+                return f"made with {name}, which has changed since"
+            places = [Path(entry["path"]) for entry in earlier["inputs"] if entry["name"] == name]
+            is_begun = any((place / provenance.RUN_NAME).exists() for place in places)
+            return f"made with {name}, which is {'not finished' if is_begun else 'missing'} now"
         if old is None:
             return f"made without {key}, which is {_short(new)} now"
         if new is None:

@@ -221,3 +221,18 @@ def test_a_setting_that_is_there_only_once_is_said_as_such(tmp_path, before, now
     finish(Output(tmp_path / "a", command="x", config=before, inputs={}))
     with pytest.raises(ConfigError, match=said):
         Output(tmp_path / "a", command="x", config=now, inputs={}).is_kept(Notes())
+
+
+def test_an_input_that_is_being_made_again_is_not_called_missing(tmp_path):
+    def make(name, **inputs):
+        return Output(tmp_path / name, command=name, config={}, inputs=inputs, kind="directory")
+
+    finish(make("prune"))
+    finish(make("report", prune=tmp_path / "prune"))
+    for name, said in (("provenance.json", "not finished"), ("run.json", "missing")):
+        (tmp_path / "prune" / name).unlink()
+        with (
+            pytest.raises(ConfigError, match=f"made with prune, which is {said} now"),
+            make("report").open(),
+        ):
+            pass
