@@ -1,10 +1,12 @@
 """`svkit prepare demo`: the built-in corpus of synthetic voices, with its fixed protocol."""
 
-import multiprocessing
+import contextlib
+import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from svkit.audio.resample import SAMPLE_RATE_HZ
@@ -13,13 +15,13 @@ from svkit.corpora.request import CorpusRequest, CorpusResult, EvaluationList
 from svkit.corpora.scan import Candidate
 from svkit.corpora.skeleton import Found, prepare
 from svkit.demo.synthesis import UtterancePlan, plan_corpus, render
-from svkit.progress import Progress
+from svkit.errors import ArtifactError
+from svkit.progress import Progress, Task
 from svkit.store.atomic import write_bytes
 from svkit.store.audio_file import write_flac
 from svkit.store.lists import DEMO_TRIALS, read_shipped
 from svkit.store.trials import read_trials
 
-_CHUNK_UTTERANCES = 6
 _VALID_SPEAKERS = 8
 """With a twentieth, three, a single pair of similar voices would decide which checkpoint is kept."""
 
@@ -57,17 +59,78 @@ def _render_all(
     plans: Sequence[UtterancePlan], root: Path, num_workers: int | None, progress: Progress
 ) -> None:
     workers = min(num_workers or available_cores(), len(plans))
-    write = partial(_write, root)
     with progress.task("rendering voices", len(plans)) as task:
         if workers == 1:
             for plan in plans:
-                write(plan)
+                _write(root, plan)
                 task.advance()
-            return
-        # Spawned, not forked: forking is unsafe while the progress display runs a thread.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as executor:
-            for _ in executor.map(write, plans, chunksize=_CHUNK_UTTERANCES):
-                task.advance()
+        else:
+            _render_in_processes(plans, root, workers, task)
+
+
+_EXIT_SECONDS = 10
+
+
+def _render_in_processes(plans: Sequence[UtterancePlan], root: Path, workers: int, task: Task) -> None:
+    """Render with several processes, which end when this one does.
+
+    A terminal sends a signal to all of them. An executor hangs if that stops a worker while it holds a lock of the
+    queue, so these have no queue, and leave signals to this process: they end after the present voice, because nobody
+    listens any more.
+    """
+    # Spawned, not forked: forking is unsafe while the progress display runs a thread.
+    context, running = get_context("spawn"), dict[Connection, BaseProcess]()
+    try:
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        try:
+            for first in range(workers):
+                ours, theirs = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=_write_several, args=(theirs, root, plans[first::workers]), daemon=True
+                )
+                process.start()
+                theirs.close()
+                running[ours] = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        left = list(running)
+        while left:
+            for connection in wait(left):
+                assert isinstance(connection, Connection)
+                try:
+                    found = connection.recv()
+                except EOFError as error:
+                    raise ArtifactError(
+                        f"{root}: a process that renders voices was killed; run the same command again"
+                    ) from error
+                if isinstance(found, Exception):
+                    raise found
+                if found is None:
+                    left.remove(connection)
+                else:
+                    task.advance()
+    finally:
+        for connection in running:
+            connection.close()
+        for worker in running.values():
+            worker.join(_EXIT_SECONDS)
+            worker.kill()
+            worker.join()
+
+
+def _write_several(result: Connection, root: Path, plans: Sequence[UtterancePlan]) -> None:
+    """Send the id of each utterance that is written, and in the end None, or what went wrong."""
+    with contextlib.suppress(BrokenPipeError):  # the other process has been stopped
+        try:
+            for plan in plans:
+                _write(root, plan)
+                result.send(plan.utterance_id)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            result.send(error)
+        else:
+            result.send(None)
 
 
 def _write(root: Path, plan: UtterancePlan) -> None:

@@ -1,17 +1,26 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from svkit.corpora import splits
 from svkit.corpora.request import CorpusRequest
 from svkit.corpora.scan import ScanOptions
 from svkit.demo import corpus as demo
 from svkit.demo.synthesis import plan_corpus, render
+from svkit.errors import ArtifactError
 from svkit.progress import SilentProgress
 from svkit.store.audio_file import read_audio
 from svkit.store.experiment import read_experiment
 from svkit.store.lists import DEMO_EVAL_SPEAKERS, DEMO_TRIALS, read_shipped
 from svkit.store.manifest import read_manifest
 from svkit.store.trials import read_trials
+from tests.processes import fork_server
 
 PROTOCOL_SEED = 24  # which the shipped trials were drawn with
 
@@ -43,3 +52,35 @@ def test_a_part_of_the_corpus_is_rendered_and_listed(tmp_path):
     plan = next(plan for plan in plans if plan.utterance_id == evaluation.utterance_ids[0])
     assert evaluation.column("session_id")[0] == plan.session_id
     assert np.array_equal(read_audio(evaluation.audio_path(0)), render(plan))
+
+
+@pytest.mark.slow
+def test_processes_render_what_one_does_and_report_what_goes_wrong(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "get_context", lambda _: fork_server())
+    plans = plan_corpus()[:5]
+    with SilentProgress().task("", 5) as task:
+        demo._render_in_processes(plans, tmp_path / "two", 2, task)
+        for plan in plans:
+            assert np.array_equal(read_audio(tmp_path / "two" / plan.utterance_id), render(plan))
+        (tmp_path / "file").write_text("no directory")
+        with pytest.raises(ArtifactError, match="cannot be written"):
+            demo._render_in_processes(plans, tmp_path / "file", 2, task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_ends_the_rendering_and_the_command_goes_on(tmp_path, number):
+    """As a terminal sends it; a worker that it stopped in the middle once left the others waiting for ever."""
+    command = [sys.executable, "-m", "svkit", "prepare", "demo", "--preset", "smoke", "--workers", "2"]
+    for _ in range(2):
+        process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE)
+        before = len(list(tmp_path.rglob("*.flac")))
+        while process.poll() is None and len(list(tmp_path.rglob("*.flac"))) < before + 5:
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        process.communicate(timeout=60)
+        assert process.returncode == (130 if number == signal.SIGINT else 143)
+        with pytest.raises(ProcessLookupError):
+            for _ in range(500):  # the last to end is the one that multiprocessing keeps for semaphores
+                os.killpg(process.pid, 0)
+                time.sleep(0.01)
