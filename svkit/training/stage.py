@@ -169,7 +169,14 @@ def _run(stage: Stage, accelerator: Accelerator, progress: Progress) -> None:
 
     with opened(output, accelerator):
         _Fit(stage, dataset, accelerator, progress).train()
-        on_main(accelerator, write)
+        try:
+            on_main(accelerator, write)
+        except BaseException as reason:
+            is_signal = not isinstance(reason, Exception)  # after the loop, which answers others, has ended
+            if is_signal and output.finished() is None:
+                again = "run the same command again to finish it"
+                progress.note(f"{stage.label}: stopped after the last step; {again}")
+            raise
 
 
 def batch_of_process(output: Output, data: DataConfig, num_processes: int) -> DataConfig:

@@ -228,6 +228,26 @@ def test_an_interrupted_run_goes_on_bit_for_bit(prepared, tmp_path, monkeypatch,
     assert "model.safetensors" in contents(tmp_path / "whole")
 
 
+def test_a_signal_after_the_last_step_says_how_to_go_on(prepared, tmp_path, monkeypatch):
+    def once(progress):
+        return run_prune(
+            PruneRequest(exp=prepared, recipe=recipe("prune.epochs=0.4"), out=tmp_path / "out"), progress
+        )
+
+    progress = Notes()
+    with monkeypatch.context() as patch:
+        patch.setattr("svkit.training.stage.finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            once(progress)
+    assert "prune: stopped after the last step; run the same command again to finish it" in progress
+    once(SilentProgress())
+    assert "model.safetensors" in contents(tmp_path / "out")
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_model_that_is_cut_already_can_be_cut_again(prepared, tmp_path):
     assert (
         prune(prepared, tmp_path / "half", "--sparsity", "0.5", overrides=("prune.epochs=0.4",)).exit_code
