@@ -111,19 +111,18 @@ def _recordings(name: str, files: list[Path]) -> list[Path]:
         ConfigError: a folder has recordings in directories below it, which may be other people's.
         DataError: there are no recordings in a folder.
     """
-    from svkit.corpora.walk import find_audio
+    from svkit.corpora.walk import expand
 
     found = list[Path]()
     for path in files:
-        inside = list(find_audio(path)) if path.is_dir() else []
-        if path.is_dir() and not inside:
+        if not (inside := expand(path)):
             raise DataError(f"{path}: no audio files in it")
-        if any("/" in one for one in inside):
+        if any(path not in (one, one.parent) for one in inside):
             raise ConfigError(
                 f"{path}: has directories with recordings; expected only those of {name}, directly in it. To enroll"
                 f" everybody (a directory for each person): svkit enroll {path}"
             )
-        found += [path / one for one in inside] if inside else [path]
+        found += inside
     return found
 
 

@@ -106,12 +106,11 @@ def _refuse_name(files: Sequence[Path], directory: Path) -> None:
 
 def _recordings(files: Sequence[Path]) -> list[Path]:
     """Return the files, with the recordings of each folder in its place."""
-    from svkit.corpora.walk import find_audio
+    from svkit.corpora.walk import expand
 
     found = list[Path]()
     for path in files:
-        inside = [path / name for name in find_audio(path)] if path.is_dir() else [path]
-        if not inside:
+        if not (inside := expand(path)):
             raise DataError(f"{path}: no audio files below it")
         found += inside
     return found

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     Asked = TypeVar("Asked", bound=RunRequest)
 Result = TypeVar("Result")
-_UPDATE = " --keep-finished --overwrite"
 
 
 def option(flag: str, description: str, metavar: str | None = None) -> typer.models.OptionInfo:
@@ -201,8 +200,11 @@ class OutputOptions(OptionGroup):
         if self.json or not is_last and "MAKELEVEL" in os.environ:
             return
         text = command if isinstance(command, str) else command()
-        if self.keep_finished and self.overwrite and not is_last and not text.endswith(_UPDATE):
-            text += _UPDATE
+        if self.keep_finished and self.overwrite and not is_last:
+            from svkit.tools.following import UPDATE
+
+            if not text.endswith(UPDATE):
+                text += f" {UPDATE}"
         console.note(f"{label}: {self.to_type(text)}")
 
     def following(self, after: str | Path, made: Sequence[Path] = ()) -> str:

@@ -174,9 +174,8 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
         ratio_too = "" if done.threshold_llr is None else f" (log-likelihood ratio {done.threshold_llr:+.2f})"
         rows.append([f"threshold ({_threshold_kind(done)})", f"{done.threshold:.{digits}f}{ratio_too}"])
     decision = None if done.calibration is None else done.calibration["decision"]
-    if (
-        is_as_learnt and decision is not None
-    ):  # the rates of another threshold would be taken for those of this one
+    # The rates of another threshold would be taken for those of this one.
+    if is_as_learnt and decision is not None:
         rows.append(["measured on other people, %", measured_rates(decision)])
     if (person := done.person) is not None:
         rows.append(

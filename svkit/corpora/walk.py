@@ -56,6 +56,11 @@ def speaker_files(directory: Path) -> Iterator[Candidate]:
         )
 
 
+def expand(path: Path) -> list[Path]:
+    """Return the recordings below a folder, or the file that was given instead of one (DataError: as `find_audio`)."""
+    return [path / name for name in find_audio(path)] if path.is_dir() else [path]
+
+
 def find_audio(root: Path) -> Iterator[str]:
     """Yield the POSIX paths below `root` of all audio files, in sorted order.
 

@@ -121,16 +121,14 @@ def _render_in_processes(plans: Sequence[UtterancePlan], root: Path, workers: in
 def _write_several(result: Connection, root: Path, plans: Sequence[UtterancePlan]) -> None:
     """Send the id of each utterance that is written, and in the end None, or what went wrong."""
     with contextlib.suppress(BrokenPipeError):  # the other process has been stopped
-        try:
-            for plan in plans:
+        for plan in plans:
+            try:
                 _write(root, plan)
-                result.send(plan.utterance_id)
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            result.send(error)
-        else:
-            result.send(None)
+            except Exception as error:
+                result.send(error)
+                return
+            result.send(plan.utterance_id)
+        result.send(None)
 
 
 def _write(root: Path, plan: UtterancePlan) -> None:

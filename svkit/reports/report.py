@@ -121,7 +121,9 @@ def run(request: ReportRequest, progress: Progress) -> Path:
             for model in _describe_models(exp, contents, evaluated, progress)
         ]
         guards.cautions.extend(wording.pruning_cautions(models, prunings))
-        guards.cautions.extend(wording.short_training([model for model in models if model.is_evaluated]))
+        guards.cautions.extend(
+            wording.shortened([change for model in models if model.is_evaluated for change in model.changes])
+        )
         report = Report(
             machine=timing.describe_machine(),
             models=tuple(models),

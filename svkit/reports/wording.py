@@ -154,11 +154,6 @@ def _cut(value: str) -> str:
     return value if len(value) <= _WIDTH_OF_VALUE else f"{value[:_WIDTH_OF_VALUE]}..."
 
 
-def short_training(models: Sequence[Model]) -> list[str]:
-    """Say which stages of some models were trained for fewer epochs than their preset says."""
-    return shortened([change for model in models for change in model.changes])
-
-
 def shortened(changes: Sequence[Change]) -> list[str]:
     """Say which stages were trained for fewer epochs than their preset says; empty if none was."""
     stages = [change.setting.removesuffix(".epochs") for change in changes if change.is_shorter]

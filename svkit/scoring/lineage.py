@@ -115,9 +115,8 @@ def skipped_stages(stage: str, source: Path) -> list[str]:
     if record is None:
         return []
     made_by = record.get("config", {}).get("stage") if record["command"] == "finetune" else record["command"]
-    place = (
-        _PLACES.get(made_by) if isinstance(made_by, str) else None
-    )  # another: a converted model, for example
+    # None: made otherwise, for example converted.
+    place = _PLACES.get(made_by) if isinstance(made_by, str) else None
     return [] if place is None or stage not in _PLACES else [*_FINETUNING[place + 1 : _PLACES[stage]]]
 
 
@@ -126,10 +125,10 @@ def chain_faults(checkpoint: Path, exp: Path) -> list[str]:
     recipes: dict[str, list[str]] = {}
     found = []
     for directory, record in _ancestors(checkpoint):
-        made = shown_path(directory, exp)
-        if (recipe := made_with(directory)[0]) is not None:
+        made, config = shown_path(directory, exp), record.get("config", {})
+        recipe, stage = config.get("preset"), config.get("stage")
+        if isinstance(recipe, str):
             recipes.setdefault(recipe, []).append(made)
-        stage = record.get("config", {}).get("stage")
         for source in (Path(entry["path"]) for entry in record["inputs"] if entry["name"] == "checkpoint"):
             if isinstance(stage, str) and (skipped := skipped_stages(stage, source)):
                 words = f"{' and '.join(skipped)}: {made} was made from {shown_path(source, exp)}"
