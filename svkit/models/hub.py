@@ -326,7 +326,7 @@ def _refusals_told(name: HubName) -> Iterator[None]:
             said = f"{first_line(error)} {_in_a_line(error.__cause__)}"
             raise ArtifactError(f"{name}: nothing was pushed: {said}; try again later") from error
         raise ArtifactError(
-            f"{name}: nothing was pushed: the hub cannot be reached ({first_line(error)}); try again, or write the"
+            f"{name}: nothing was pushed: {_hub()} cannot be reached ({first_line(error)}); try again, or write the"
             f" folder with --dry-run and run `hf upload {name.repository} FOLDER` where the hub can be reached"
         ) from error
 
@@ -334,6 +334,14 @@ def _refusals_told(name: HubName) -> Iterator[None]:
 def _in_a_line(error: Exception) -> str:
     """Return what the client says, which may hold a whole page, without its advice to read about HTTP."""
     return " ".join(str(error).partition("For more information")[0].split())[:300].rstrip(".")
+
+
+def _hub() -> str:
+    """Name the hub by the address that was tried, and by the setting that it comes from."""
+    from huggingface_hub import constants
+
+    setting = ", set by HF_ENDPOINT," if "HF_ENDPOINT" in os.environ else ""
+    return f"the hub at {constants.ENDPOINT}{setting}"
 
 
 class _UnreachableError(ArtifactError):
@@ -370,7 +378,7 @@ def _told(name: HubName, file: str | None) -> Iterator[None]:
             )
         revision = f" --revision {name.revision}" if name.revision else ""
         raise _UnreachableError(
-            f"{name}: the hub cannot be reached ({first_line(error)}); where it can, run"
+            f"{name}: {_hub()} cannot be reached ({first_line(error)}); where it can, run"
             f" `hf download {command}{revision}`, {then}"
         ) from error
 

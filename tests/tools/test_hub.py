@@ -218,8 +218,13 @@ def test_what_is_not_there_is_one_line(hub, tmp_path, monkeypatch):
 def test_without_a_connection_a_line_says_what_to_fetch_and_where_to_put_it(tmp_path, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        use(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path / "home")
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        use(monkeypatch, address, tmp_path / "home")
+        monkeypatch.delenv("HF_ENDPOINT", raising=False)
         said = run("info", PUBLISHED, code=4).stderr
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        assert f"the hub at {address}, set by HF_ENDPOINT, cannot" in run("info", PUBLISHED, code=4).stderr
+    assert f"the hub at {address} cannot be reached" in said
     assert f"`hf download {PUBLISHED} model_lmft_0.14.pth --local-dir DIR`" in said
     assert "`svkit convert model_lmft_0.14.pth CKPT`" in said and said.count("\n") == 1
     with pytest.raises(ArtifactError, match="--local-dir DIR`, copy DIR here"):

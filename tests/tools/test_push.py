@@ -307,9 +307,14 @@ def test_without_a_connection_a_line_says_how_to_go_on(model, monkeypatch, tmp_p
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        use(monkeypatch, f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path / "home")
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        use(monkeypatch, address, tmp_path / "home")
         said = run("push", model, "me/voices", code=4).stderr.splitlines()[-1]
-    assert "nothing was pushed" in said and "--dry-run" in said and "`hf upload me/voices FOLDER`" in said
+    assert (
+        f"nothing was pushed: the hub at {address}" in said
+        and "--dry-run" in said
+        and "`hf upload me/voices FOLDER`" in said
+    )
 
 
 @pytest.mark.parametrize(
