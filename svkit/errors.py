@@ -28,6 +28,10 @@ class FinishedError(ConfigError):
         self.final = final  # has a default, because pickle makes the error from its message alone
 
 
+class OutdatedError(ConfigError):
+    """What a command would make is finished, and its inputs have changed since."""
+
+
 class DataError(SvkitError):
     """Bad manifest, trial list or audio."""
 

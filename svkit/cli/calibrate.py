@@ -206,7 +206,8 @@ def _beside_the_target(done: "CalibrateResult") -> str | None:
         return None
     return (
         f"The target of {100 * target:g} % is neither missed nor assured: {measured}, and by the interval it may be up"
-        f" to {100 * highest:.3g} %. More people make the interval narrower."
+        f" to {100 * highest:.3g} %. More people make the interval narrower; a lower"
+        " --false-accepts ends it earlier, for more misses."
     )
 
 
@@ -244,14 +245,11 @@ def _missing(done: "CalibrateResult") -> str | None:
             f"A ratio of {decision.point.threshold:+.2f} cannot be shown with {done.people} people, whose pairs show"
             f" {shown}: it takes at least {needed}."
         )
-    from svkit.scoring.ratio import highest_rate
-
-    highest = highest_rate(decision)
-    may_be = (
-        f" By what was measured, it may be {100 * highest:.3g} %." if highest > decision.false_accepts else ""
-    )
+    interval, do_show = decision.point.false_accept_rate_interval, ""
+    if interval is not None and interval.high > decision.false_accepts:
+        do_show = f" What they do show is that it is not above {100 * interval.high:.3g} %."
     return (
         f"{100 * decision.false_accepts:g} % false accepts cannot be shown with {done.people} people: even without a"
-        f" single error their pairs would show {shown}.{may_be} It takes at least {needed}. Until then"
-        " nothing is assured for other people."
+        f" single error their pairs would show {shown}.{do_show} It takes at least {needed}. Until then"
+        f" {100 * decision.false_accepts:g} % is not assured for other people."
     )

@@ -9,13 +9,12 @@ import typer
 
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
-from svkit.cli.verify import learnt_on, measured_rates
+from svkit.cli.verify import bounded_ratio, learnt_on, measured_rates
 from svkit.config.ranges import Range
 from svkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from svkit.scoring.identify import Answer, Candidate, Identified
-    from svkit.scoring.verify import CalibrationFacts
 
 
 @takes_groups
@@ -189,7 +188,11 @@ def _in_summary(answer: "Answer") -> str:
 
 def _evidence(one: "Candidate", done: "Identified") -> list[str]:
     posterior = "" if one.posterior is None else f"{one.posterior:.3f}"
-    return [f"{one.score:.4f}", _ratio(one.llr, done.calibration), posterior]
+    return [
+        f"{one.score:.4f}",
+        "" if one.llr is None else bounded_ratio(one.llr, done.calibration),
+        posterior,
+    ]
 
 
 def _margin(answer: "Answer", done: "Identified") -> list[str]:
@@ -203,14 +206,6 @@ def _margin(answer: "Answer", done: "Identified") -> list[str]:
     low, high = done.calibration["bounds"]
     least = "at least " if best >= high or best - margin <= low else ""
     return [f"{text}, {least}{margin:.2f} in log-likelihood ratio."]
-
-
-def _ratio(llr: float | None, calibration: "CalibrationFacts | None") -> str:
-    """Write a ratio; one at its bound may be beyond it."""
-    if llr is None or calibration is None:
-        return ""
-    low, high = calibration["bounds"]
-    return f"{'<= ' if llr <= low else '>= ' if llr >= high else ''}{llr:+.2f}"
 
 
 def _threshold(done: "Identified", threshold: float) -> str:

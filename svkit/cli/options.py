@@ -339,7 +339,8 @@ class RunOptions(OutputOptions):
         """Run a request, then note the preset, seed and `chosen` flags in exp/config.toml for later commands.
 
         A result written elsewhere (`--out`) is not part of the experiment's chain, so nothing is noted. If all is
-        finished already, the error also names the command that follows the last output, as `following` gives it.
+        finished already, the error also names the first command of the chain that has something to do, or elsewhere the
+        one that follows, as `following` gives it.
         """
         from svkit.store.experiment import update_experiment
 
@@ -349,8 +350,9 @@ class RunOptions(OutputOptions):
             except FinishedError as error:
                 if following is None:
                     raise
-                after = self.to_type(following(Path(error.final)))
-                raise ConfigError(f"{error}; or go on with `{after}`") from error
+                # What is up to date may be made from what is not, of which it would keep the results of before.
+                after = self.following("") if self.out is None else following(Path(error.final))
+                raise ConfigError(f"{error}; or go on with `{self.to_type(after)}`") from error
             if self.out is None and console.is_main_process():
                 seed = request.recipe.seed if self.is_set("seed") else None
                 changes = {"preset": self.preset, "seed": seed, **chosen}

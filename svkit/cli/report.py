@@ -7,6 +7,7 @@ from typing import Annotated
 
 from svkit.cli import console, options
 from svkit.cli.option_groups import takes_groups
+from svkit.errors import OutdatedError
 
 Allow = Annotated[
     list[str] | None, options.allow("Continue and record the exception: stale; repeatable.", "stale")
@@ -25,10 +26,18 @@ def report(*, allow: Allow = None, common: options.TableOptions) -> None:
     from svkit.reports import answer, document, example, wording
     from svkit.reports import report as reporting
     from svkit.store.report import PAGE_NAME, read_report, report_record
+    from svkit.tools.following import UPDATE
 
     request = common.request(reporting.ReportRequest, allow=frozenset(allow or ()))
     with console.progress() as progress:
-        directory = reporting.run(request, progress)
+        try:
+            directory = reporting.run(request, progress)
+        except OutdatedError as error:
+            earlier = common.following("")
+            # Of what was changed, the report would still show the results of before.
+            is_first = earlier.endswith(UPDATE) and not earlier.startswith("svkit report")
+            first = f", after `{common.to_type(earlier)}`, which comes first" if is_first else ""
+            raise OutdatedError(f"{error}{first}") from None
     done = read_report(directory)
     common.write_tables("report", document.tables(done))
     if not common.json:

@@ -164,9 +164,15 @@ def _print(done: "VerifyResult", *, is_as_learnt: bool) -> None:
         # Beyond a factor of a thousand, the digits mean nothing.
         ratio = math.exp(abs(done.llr))
         times = "over 1,000" if ratio > 1000 else f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
+        written = bounded_ratio(done.llr, done.calibration)
+        least = "at least " if not written.startswith(("+", "-")) and ratio <= 1000 else ""
         who = "one speaker" if done.llr >= 0 else "two speakers"
-        says = f"{times} times likelier for {who}" if times != "1" else "as likely for one speaker as for two"
-        rows.append(["log-likelihood ratio", f"{done.llr:+.2f} (natural): {says}"])
+        says = (
+            f"{least}{times} times likelier for {who}"
+            if times != "1"
+            else "as likely for one speaker as for two"
+        )
+        rows.append(["log-likelihood ratio", f"{written} (natural): {says}"])
         value = done.posterior or 0.0
         shown = "below 0.001" if value < 0.001 else "above 0.999" if value > 0.999 else f"{value:.3f}"
         rows.append([f"probability at prior {done.prior:g}", shown])
@@ -208,6 +214,12 @@ def learnt_on(calibration: "CalibrationFacts") -> str:
     people = "" if calibration["people"] is None else f"{calibration['people']:,} people, "
     counts = f"{calibration['num_targets']:,} target and {calibration['num_nontargets']:,} nontarget trials"
     return f"learnt on {calibration['trials']['name']} ({people}{counts})"
+
+
+def bounded_ratio(llr: float, calibration: "CalibrationFacts | None") -> str:
+    """Write a ratio; one at its bound may be beyond it."""
+    low, high = (-math.inf, math.inf) if calibration is None else calibration["bounds"]
+    return f"{'<= ' if llr <= low else '>= ' if llr >= high else ''}{llr:+.2f}"
 
 
 def measured_rates(decision: Mapping[str, Any]) -> str:

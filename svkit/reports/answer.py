@@ -280,5 +280,6 @@ def _recordings(counted: ListCounts | None) -> str:
     parts = [f"{count:,} {what}" for count, what in counts if count is not None]
     if counted.hours is not None:
         parts.append(shown_hours(counted.hours))
-    kind = wording.corpus_title(counted.corpus, "own recordings")
+    place = "" if counted.root is None else f" in {counted.root}"
+    kind = wording.corpus_title(counted.corpus, f"own recordings{place}")
     return f"{kind} ({', '.join(parts)})" if parts else kind

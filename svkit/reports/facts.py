@@ -129,12 +129,13 @@ def counts_of(entry: Artifact) -> ListCounts | None:
     if corpus is None or record is None:
         return ListCounts(corpus=None) if has_changed(entry) else None
     path, summary = Path(entry["path"]), record.get("summary")
-    counts = summary if isinstance(summary, dict) else {}
+    counts, asked = (found if isinstance(found, dict) else {} for found in (summary, record.get("config")))
     content = {
         "corpus": corpus,
         "num_speakers": counts.get(f"{path.stem}_speakers"),
         "num_utterances": counts.get(f"{path.stem}_utterances"),
         "hours": counts.get(f"{path.stem}_hours"),
+        "root": asked.get("root"),
     }
     return typed(path.parent / PROVENANCE_NAME, content, ListCounts, "summary")
 

@@ -364,6 +364,8 @@ def training(stages: Sequence[StageCurves]) -> Table:
         loss, eer, distance = stage.train.get("loss"), stage.valid.get("eer"), stage.valid.get("l1")
         steps = [curve.step[-1] for curve in (*stage.train.values(), *stage.valid.values())]
         ends = [MISSING] * 2 if loss is None else [number(loss.value[end], digits=3) for end in (0, -1)]
+        if loss is not None and len(loss.value) == 1:
+            ends[0] = MISSING  # one mean, over all steps, would look as if nothing had been learnt
         people = "" if stage.valid_speakers is None else f" on {stage.valid_speakers:,} speakers"
         valid = [f"EER {percent(eer.value[-1])} %{people}"] if eer else []
         valid += [f"L1 {number(distance.value[-1], digits=4)}"] if distance else []

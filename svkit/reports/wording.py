@@ -192,7 +192,9 @@ def interval_note(systems: Sequence[Metrics]) -> str:
     note = (
         f"Intervals: 95 %, bootstrap over {' and '.join(map(str, speakers))} speakers ({known[0].num_resamples}"
         " resamples); differences are paired (the same resamples for both systems) and taken before rounding; p: how"
-        f" often chance alone would give a difference this large (significant: below {SIGNIFICANT:g})."
+        f" often chance alone would give a difference this large (significant: below {SIGNIFICANT:g}; with"
+        " few speakers p is too large rather than too small). Neither covers another seed of the training, which may"
+        " change an EER as much."
     )
     if speakers[0] < FEW_SPEAKERS:
         note += (

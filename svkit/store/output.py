@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from svkit.errors import ArtifactError, ConfigError, FinishedError
+from svkit.errors import ArtifactError, ConfigError, FinishedError, OutdatedError
 from svkit.progress import Progress
 from svkit.store import provenance
 from svkit.store.atomic import remove_unfinished, write_json
@@ -30,6 +30,7 @@ RUN_FORMAT, RUN_VERSION = "svkit-run", 1
 _WRITTEN_IN = "adapter best best/adapter last last/adapter resume resume/step-* figures kaldi wespeaker"
 """Subdirectories of outputs that commands write into."""
 _MAKE_AGAIN, _OR_KEEP = "use --overwrite to make it again", ", or --keep-finished to keep it"
+_CHANGED = ", which has changed since"
 _KEPT = {"README.md", "checkpoints"}
 """Never removed: a model card is only rewritten if svkit wrote it, and earlier versions wrote `checkpoints`."""
 _MADE = (
@@ -139,7 +140,8 @@ class Output(AbstractContextManager["Output"]):
         """Say whether finished output stays as the result of this run; if so, note that.
 
         Raises:
-            ConfigError: the output is finished, and may neither stay nor be replaced; FinishedError if it is current.
+            ConfigError: the output is finished, and may neither stay nor be replaced; FinishedError if it is current,
+                OutdatedError if its inputs have changed.
         """
         if not self.record.exists() or not all(path.exists() for path in self.inputs.values()):
             return False
@@ -156,6 +158,10 @@ class Output(AbstractContextManager["Output"]):
         """
         earlier = self.finished()
         difference = None if earlier is None else self._difference(earlier)
+        if difference is not None and difference.endswith(_CHANGED):
+            raise OutdatedError(
+                f"{self.title} is finished, and was {difference}; use {flags} to make it again"
+            )
         if difference is not None:
             raise ConfigError(
                 f"{self.title} is finished, and was {difference}; give what it was made with, or use {flags} to make it"
@@ -266,9 +272,12 @@ class Output(AbstractContextManager["Output"]):
             name = key.removeprefix("input.")
             if old is None:
                 return f"made without {name}, which exists now"
-            if new is not None:
-                return f"made with {name}, which has changed since"
             places = [Path(entry["path"]) for entry in earlier["inputs"] if entry["name"] == name]
+            if new is not None:
+                now = self.inputs[name]
+                if [provenance.real_path(place) for place in places] != [provenance.real_path(now)]:
+                    return f"made with another {name}: {', '.join(map(str, places))} then, {now} now"
+                return f"made with {name} ({now}){_CHANGED}"
             is_begun = any((place / provenance.RUN_NAME).exists() for place in places)
             return f"made with {name}, which is {'not finished' if is_begun else 'missing'} now"
         if old is None:
@@ -331,6 +340,10 @@ class Output(AbstractContextManager["Output"]):
     def _resume(self) -> None:
         earlier = read_placed(self.path / RUN_NAME, RUN_FORMAT, RUN_VERSION, Run)
         difference = self._difference(earlier)
+        if difference is not None and difference.endswith(_CHANGED):
+            raise ArtifactError(
+                f"{self.path}: unfinished, {difference}; restore it to continue, or use --overwrite"
+            )
         if difference is not None:
             raise ArtifactError(
                 f"{self.path}: unfinished, {difference}; run the earlier command again to continue it, or use"

@@ -84,6 +84,8 @@ class ListCounts:
     num_speakers: int | None = None
     num_utterances: int | None = None
     hours: float | None = None
+    root: str | None = None
+    """Directory or table that it was prepared from, as it was given."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ from svkit.models.session import give_back_freed_memory
 from svkit.progress import Progress, Task
 from svkit.reports import timing
 from svkit.reports.tables import Table
-from svkit.scoring.ratio import distrust, limits_of_target, map_of
+from svkit.scoring.ratio import distrust, limits_of_target, map_of, weak_rejection
 from svkit.scoring.verify import describe_calibration, find_calibration
 from svkit.store import checkpoint, exported
 from svkit.store.atomic import one_line, write_bytes
@@ -165,13 +165,15 @@ def _metadata(
     if decides is None or calibration is None:
         return known
     known["calibration_sha256"] = decides["sha256"]
-    # The script prints them as they are, the limits only where it decides by the calibration's own target.
+    # The script prints them as they are, the limits where it decides by the calibration's own target, and the misses
+    # where it then rejects.
     for key, notes in (
         ("calibration_warnings", distrust(calibration[1])),
         ("calibration_limits", limits_of_target(calibration[1])),
+        ("calibration_misses", filter(None, (weak_rejection(calibration[1]),))),
     ):
-        if notes:
-            known[key] = "".join(f"note: {text}\n" for text in notes)
+        if said := "".join(f"note: {text}\n" for text in notes):
+            known[key] = said
     return known
 
 

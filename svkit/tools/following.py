@@ -41,7 +41,10 @@ _SAID_ANEW = ("--overwrite", "--keep-finished", "--json")
 
 
 def following(exp: Path, after: str | Path, made: Iterable[Path] = ()) -> str:
-    """Return the command to run after a stage (its directory), `LISTS`, `EMBEDDINGS` or `SCORES`; `made` are these."""
+    """Return the command to run after a stage (its directory), `LISTS`, `EMBEDDINGS` or `SCORES`; `made` are these.
+
+    If `after` is empty, it is the first of the chain that has something to do.
+    """
     chain = _Chain(exp)
     if after == LISTS:
         begun = (stage for stage in (*_FIRST, *_STAGES[:2]) if chain.is_begun(exp / stage))

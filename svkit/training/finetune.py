@@ -182,9 +182,10 @@ class FinetuneStage(Stage):
 
     def after_validation(self, num_done: int, metrics: Mapping[str, float], progress: Progress) -> None:
         """Keep the state if it is the best so far; of equally good ones, the latest."""
+        assert self.validator is not None, "these are its metrics"
         progress.note(
-            f"{self.name}: step {num_done}: validation EER {100 * metrics['eer']:.2f} %, on speakers held out of"
-            " training"
+            f"{self.name}: step {num_done}: validation EER {100 * metrics['eer']:.2f} %, over"
+            f" {int(self.validator.labels.sum()):,} target trials of speakers held out of training"
         )
         best = self.facts.get("best")
         if best is None or metrics["eer"] <= best["eer"]:

@@ -135,7 +135,10 @@ def test_the_list_of_the_experiment_keeps_the_plain_name(people):
     # Remade, the model is the dense one as before: what was embedded with it is out of date, not another's.
     text = Path("exp/finetune/lmft/config.json").read_text()
     Path("exp/finetune/lmft/config.json").write_text(text.replace("\n", "\n ", 1))
-    assert "checkpoint, which has changed since" in invoke("extract", people, code=2).stderr
+    assert (
+        "checkpoint (exp/finetune/lmft), which has changed since; use --overwrite"
+        in invoke("extract", people, code=2).stderr
+    )
 
 
 def test_bad_recordings_are_treated_as_by_prepare(people):

@@ -10,6 +10,7 @@ from svkit.cli import options
 from svkit.cli.app import app
 from svkit.config.load import load_recipe
 from svkit.errors import FinishedError
+from tests.tools.test_following import make, make_all
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -113,9 +114,17 @@ def test_of_a_finished_stage_the_next_command_is_said(
         raise FinishedError("all is finished; use --overwrite", f"exp/{final}")
 
     monkeypatch.setattr(f"svkit.training.{command}.run", run)
+    for exp in (Path("exp"), Path("my exp")):
+        make_all(exp, upto=final)
     done = CliRunner().invoke(app, [command])
     said = f"error: all is finished; use --overwrite; or go on with `svkit {after}`\n"
     assert (done.exit_code, done.stderr) == (2, said)
     other = CliRunner().invoke(app, [command, "--exp", "my exp"])
     after = after.replace("exp/distill", "'my exp/distill'")
     assert f"svkit {after} --exp 'my exp'`" in other.stderr
+    if final == "distill":  # what it was made from is out of date
+        make("finetune/joint", content="anew")
+        assert (
+            "or go on with `svkit finetune --keep-finished --overwrite`"
+            in CliRunner().invoke(app, [command]).stderr
+        )

@@ -346,7 +346,7 @@ def test_what_the_people_of_the_calibration_cannot_show_is_said_with_the_rates_i
     often = replace(point, false_accept_rate=0.01, miss_rate=0.43)
     weak = (
         "a rejection alone is weak evidence: where it was measured, 43 % of the pairs of one person were rejected;"
-        " the probability says more"
+        " the likelihood ratio and the probability say more"
     )
     for threshold, said in ((30.0, [weak]), (-30.0, [])):
         chosen = Decision(point=replace(often, threshold=threshold), false_accepts=0.01)
@@ -378,6 +378,7 @@ def test_a_guess_is_bounded_and_not_trusted(home):
     assert found["is_accepted"] and found["calibration"]["bounds"] == list(bounds)
     done = run(home, *files)
     assert done.exit_code == 0 and "Do not trust this" in done.stdout and "over 1,000" not in done.stdout
+    assert ">= +6.80 (natural): at least 898 times likelier for one speaker" in " ".join(done.stdout.split())
     # No ratio that the trials support reaches this prior: no score is accepted, and no threshold is claimed.
     never = answer(home, *files, "--prior", "0.001")
     assert (never["is_accepted"], never["threshold"]) == (False, None)

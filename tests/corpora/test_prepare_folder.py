@@ -286,7 +286,7 @@ def test_a_changed_trial_list_is_another_request(tmp_path, tree):
     (tmp_path / "t.txt").write_text("1 a/s1/1.wav a/s2/1.wav\n0 a/s1/1.wav b/s1/1.wav\n")
     prepare(tmp_path, tree, trials=(tmp_path / "t.txt",))
     (tmp_path / "t.txt").write_text("1 a/s1/1.wav a/s2/1.wav\n0 a/s1/1.wav b/s1/2.wav\n")
-    with pytest.raises(ConfigError, match="made with trials t, which has changed since"):
+    with pytest.raises(ConfigError, match="made with trials t (.*), which has changed since"):
         prepare(tmp_path, tree, trials=(tmp_path / "t.txt",), keep_finished=True)
 
 
@@ -303,7 +303,7 @@ def test_a_moved_corpus_is_the_same_however_its_lists_are_named(tmp_path, tree, 
     assert (first.data, again.data) == (str(tmp_path / "exp" / "data"), "later/exp/data")
     assert replace(again, data="") == replace(first, data="")
     (tmp_path / "who").write_text("a\nb\nc\n")
-    with pytest.raises(ConfigError, match="made with eval speakers, which has changed since"):
+    with pytest.raises(ConfigError, match=r"made with eval speakers \(who\), which has changed since"):
         prepare(Path("later"), tree, keep_finished=True, **lists)
 
 

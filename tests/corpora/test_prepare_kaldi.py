@@ -197,5 +197,5 @@ def test_a_wrong_directory(tmp_path, root):
 def test_a_changed_list_is_another_request(tmp_path, root):
     prepare(tmp_path, root)
     change(root / "utt2spk", "s0-u0 s0", "s0-u0 s1")
-    with pytest.raises(ConfigError, match="made with utt2spk, which has changed since"):
+    with pytest.raises(ConfigError, match="made with utt2spk (.*), which has changed since"):
         prepare(tmp_path, root, keep_finished=True)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from svkit.cli.app import app
 from svkit.reports import answer, facts, figures, results, wording
+from svkit.reports.tables import MISSING
 from svkit.store.metrics import Comparison, plain_record
 from svkit.store.report import Curve, ListCounts, StageCurves, Timing, find_scores, read_report
 
@@ -127,7 +128,7 @@ def test_speed_has_the_spread_of_its_rounds():
 
 def test_corpus_speakers_recipe_seed_and_date_are_said(report):
     counted = ListCounts(corpus="demo", num_speakers=12, num_utterances=1108, hours=0.1)
-    trained = replace(counted, corpus="folder", num_speakers=33, hours=270.25)
+    trained = replace(counted, corpus="folder", num_speakers=33, hours=270.25, root="home/wav")
     found = replace(
         report,
         systems=tuple(replace(one, recordings=counted) for one in report.systems),
@@ -136,8 +137,8 @@ def test_corpus_speakers_recipe_seed_and_date_are_said(report):
     assert answer.subject(found) == [
         "Evaluated on svkit demo: synthetic voices, no people (12 speakers, 1,108 recordings, 6.0 min), trial list"
         " all.",
-        "Trained with preset tiny, seed 7, on own recordings, by svkit prepare folder (33 speakers, 1,108 recordings,"
-        " 270.25 h).",
+        "Trained with preset tiny, seed 7, on own recordings in home/wav, by svkit prepare folder (33 speakers, 1,108"
+        " recordings, 270.25 h).",
         "The models were trained on none of the people they were evaluated on.",
         f"Scored on {max(origin.finished for origin in report.provenance if 'scores' in origin.output)[:10]}.",
     ]
@@ -156,7 +157,10 @@ def test_that_training_knew_nobody_is_said_only_where_it_was_checked_for_every_s
 def test_validation_tells_its_speakers_and_provenance_that_the_code_changed(report):
     (stage,) = [replace(one, valid_speakers=3) for one in report.training if one.stage == "finetune/joint"]
     (row,) = results.training([stage]).rows
-    assert row[-1] == "EER 1.00 % on 3 speakers"
+    assert row[-1] == "EER 1.00 % on 3 speakers" and row[3] != MISSING
+    short = replace(stage.train["loss"], step=(1,), value=(16.0,))
+    (row,) = results.training([replace(stage, train={"loss": short})]).rows
+    assert row[3:5] == [MISSING, "16.000"]  # one mean over all steps
     same = [replace(origin, svkit="1", git_commit="a" * 40) for origin in report.provenance]
     assert not results.provenance(same).notes
     (note,) = results.provenance([replace(same[0], git_commit="b" * 40), *same[1:]]).notes

@@ -1,10 +1,11 @@
 """The one rule of what is kept, refused, replaced or continued, whatever the kind of output."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
-from svkit.errors import ArtifactError, ConfigError, FinishedError
+from svkit.errors import ArtifactError, ConfigError, FinishedError, OutdatedError
 from svkit.progress import SilentProgress
 from svkit.store import provenance
 from svkit.store.output import Output, continue_parts
@@ -68,10 +69,24 @@ def test_a_finished_output_is_kept_refused_or_replaced(plan, tmp_path):
         seed=2, keep_finished=True, overwrite=True
     ).is_kept(progress)
     (tmp_path / "in.tsv").write_text("others")
-    with pytest.raises(ConfigError, match="was made with train, which has changed since"):
+    with pytest.raises(ConfigError, match="was made with train (.*), which has changed since"):
         plan(keep_finished=True).is_kept(progress)
     (tmp_path / "in.tsv").unlink()  # named by the command, which knows what it is
     assert not plan(keep_finished=True).is_kept(progress)
+
+
+def test_an_input_from_elsewhere_and_one_that_has_changed_are_told_apart(plan, tmp_path):
+    finish(plan())
+    (tmp_path / "in.tsv").write_text("others")
+    with pytest.raises(
+        OutdatedError, match=r"made with train \(.*in.tsv\), which has changed since; use --over"
+    ):
+        plan().open()
+    (tmp_path / "other.tsv").write_text("others")
+    other = replace(plan(), inputs={"train": tmp_path / "other.tsv"})
+    said = r"made with another train: .*/in.tsv then, .*/other.tsv now; give what it was made with, or use --over"
+    with pytest.raises(ConfigError, match=said):
+        other.open()
 
 
 def test_a_switch_that_an_earlier_version_did_not_know_was_off(tmp_path):
@@ -205,7 +220,7 @@ def test_a_chain_made_with_other_settings_or_inputs_names_what_differs(tmp_path,
         continue_parts(plans(0.3, **options))
     (tmp_path / "train.tsv").write_text("others")
     with pytest.raises(
-        ConfigError, match="lora is finished, and was made with train, which has changed since"
+        ConfigError, match="lora is finished, and was made with train (.*), which has changed since"
     ):
         continue_parts(plans(2.0, **options))
     (tmp_path / "train.tsv").unlink()

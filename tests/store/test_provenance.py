@@ -79,7 +79,8 @@ def test_unfinished_output_of_another_run_names_the_difference(tmp_path, inputs)
         take(tmp_path, inputs, optim={"lr": 1})
     inputs["train"].write_text("y")
     with pytest.raises(
-        ArtifactError, match=r"made with train, which has changed since; run the earlier command again"
+        ArtifactError,
+        match=r"made with train (.*), which has changed since; restore it to continue, or use --overwrite",
     ):
         take(tmp_path, inputs, optim={"lr": 1, "clip": 2})
     with pytest.raises(ArtifactError, match="another command"):
@@ -117,7 +118,7 @@ def test_finished_output_of_another_run_names_the_difference(tmp_path, inputs):
         take(tmp_path, inputs, lr=2)
     inputs["train"].write_text("others")
     with pytest.raises(
-        ConfigError, match=r"and was made with train, which has changed since; give .*, or use --overwrite"
+        ConfigError, match=r"and was made with train (.*), which has changed since; use --overwrite"
     ):
         take(tmp_path, inputs, lr=1)
 

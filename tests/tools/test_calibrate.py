@@ -121,7 +121,7 @@ def test_a_target_is_missed_only_where_the_interval_is_above_it():
     between = Decision(point=point, false_accepts=0.02)
     assert said(Decision(point=point, false_accepts=0.03)) is None
     assert "The target of 2 % is neither missed nor assured: 1.1 %" in said(between)
-    assert "up to 3 %" in said(between)
+    assert "up to 3 %" in said(between) and "a lower --false-accepts ends it earlier" in said(between)
     assert said(between, "too few people, which has a note of its own") is None
     missed = Decision(point=point, false_accepts=0.003)
     assert said(missed).startswith("The target was missed: 1.1 %") and said(missed, "too few")
@@ -190,6 +190,10 @@ def test_a_wish_is_met_by_enough_people_and_otherwise_said_to_lack_them(here, mo
         "It takes at least 78 people" in text
         and "(missing: 68, with 136 recordings), and usually more" in text
     )
+    interval = answer("calibrate", manifest, *asked, "0.1%")["decision"]["point"][
+        "false_accept_rate_interval"
+    ]
+    assert f"What they do show is that it is not above {100 * interval['high']:.3g} %." in text
     many = answer("calibrate", listed(here, 80, 1.0, monkeypatch), *asked, "0.1%")
     assert many["missing"] is None
     assert answer("calibrate", listed(here, 10, 1.0, monkeypatch), *asked, "10%")["missing"] is None

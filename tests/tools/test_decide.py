@@ -121,3 +121,14 @@ def test_what_limits_the_calibration_goes_along_with_the_graph_and_is_said(folde
         warning, *others = capsys.readouterr().err.splitlines()
         assert warning == "note: the calibration was learnt in spite of a warning: seen before"
         assert [line[:48] for line in others] == limits
+    often = Decision(point=replace(point, threshold=9.0, miss_rate=0.43), false_accepts=0.1)
+    known = export._metadata(2, "aa", {"sha256": "b"}, (place, replace(missed, decision=often, cautions=())))
+    for threshold, notes in (
+        (9.0, 1),
+        (-3.0, 0),
+    ):  # its misses matter to a rejection
+        decision = {"false_accepts": 0.1, "point": {"threshold": threshold}}
+        place.write_text(json.dumps(CALIBRATION | {"decision": decision}))
+        code, found = run_script(folder, "good.wav", "good.wav")
+        assert code == 0 and ("reject" in found) == (notes == 1)
+        assert capsys.readouterr().err.count("note: a rejection alone is weak evidence: where it") == notes

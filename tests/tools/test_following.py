@@ -6,8 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from svkit.cli.app import app
+from svkit.errors import OutdatedError
 from svkit.models.final import MODEL_STAGES
+from svkit.reports import report
 from svkit.store.places import recorded_paths
 from svkit.tools.following import EMBEDDINGS, LISTS, SCORES, following
 from tests.fake_experiment import finish
@@ -120,6 +124,21 @@ def test_hints_lead_to_the_end_and_keep_every_setting() -> None:
     assert following(Path("exp"), Path("exp/finetune/lmft")) == "svkit prune --sparsity 0.5" + UPDATE
     # After lists were prepared: the first stage alone, because the whole command would undo the epochs of the last.
     assert following(Path("exp"), LISTS) == "svkit finetune --stage lora" + UPDATE
+
+
+def test_a_report_that_would_be_too_early_names_what_comes_first(monkeypatch) -> None:
+    def refuse(request: object, progress: object) -> None:
+        raise OutdatedError("exp/report is finished, and was made with prune, which has changed since")
+
+    monkeypatch.setattr(report, "run", refuse)
+    make_all()
+    make("prune", content="anew")
+    said = CliRunner().invoke(app, ["report"])
+    assert said.exit_code == 2 and following(Path("exp"), "") == "svkit distill" + UPDATE
+    assert said.stderr.endswith(f"changed since, after `svkit distill{UPDATE}`, which comes first\n")
+    make("prune")
+    make("scores/dense/demo", content="by hand")  # only the report itself is out of date
+    assert "comes first" not in CliRunner().invoke(app, ["report"]).stderr
 
 
 def test_outputs_made_by_several_commands_are_made_one_by_one() -> None:
