@@ -13,6 +13,7 @@ from svkit.config.ranges import Range
 from svkit.errors import ConfigError
 
 if TYPE_CHECKING:
+    from svkit.reports.tables import Table
     from svkit.tools.calibrate import CalibrateResult
 
 
@@ -150,7 +151,7 @@ def _print(done: "CalibrateResult", command: str | None) -> None:
     ]
     notes = [
         "In brackets: 95 % intervals over people. Each pair was judged with a calibration and a threshold "
-        f"learnt from other people ({done.folds} folds)."
+        f"learnt from other people ({done.folds} folds, so {done.folds * (done.folds + 1) // 2} calibrations)."
     ]
     notes += filter(None, (_beside_the_target(done), _below_the_limit(done)))
     if done.people_once:
@@ -178,6 +179,38 @@ def _print(done: "CalibrateResult", command: str | None) -> None:
             notes=notes,
         )
     )
+    console.table(_comparison(done))
+
+
+def _comparison(done: "CalibrateResult") -> "Table":
+    """Show what these people show of several targets, so that one is not found by trying."""
+    from svkit.reports.tables import Table
+
+    rows = []
+    for one in done.targets_compared:
+        point = one.point
+        rows.append(
+            [
+                f"{100 * (one.false_accepts or 0.0):g}%",
+                f"{point.threshold:+.2f}",
+                _rate(point.false_accept_rate, point.false_accept_rate_interval, done.nontargets),
+                _rate(point.miss_rate, point.miss_rate_interval, done.targets),
+            ]
+        )
+    return Table(
+        title="Targets compared",
+        headings=[
+            "--false-accepts",
+            "accept from ratio",
+            "another person accepted, %",
+            "one person rejected, %",
+        ],
+        rows=rows,
+        notes=[
+            f"To count on a rate of {100 * done.lowest_shown:.2g} % or more, ask for a target whose interval ends below"
+            f" it; for a lower one, {done.people} people are too few."
+        ],
+    )
 
 
 def _rate(rate: float, interval: object, num_trials: int) -> str:
@@ -190,6 +223,7 @@ def _rate(rate: float, interval: object, num_trials: int) -> str:
 
 def _beside_the_target(done: "CalibrateResult") -> str | None:
     """Say that the rate of false accepts is or may be above the target; None: it is not, or too few people show it."""
+    from svkit.reports.tables import percent
     from svkit.scoring.ratio import highest_rate, misses_target
 
     decision, highest = done.decision, highest_rate(done.decision)
@@ -204,10 +238,21 @@ def _beside_the_target(done: "CalibrateResult") -> str | None:
         )
     if done.missing is not None:
         return None
+    stricter = [
+        one
+        for one in done.targets_compared
+        if (one.false_accepts or 1.0) < target and highest_rate(one) <= target
+    ]
+    instead = "learn on more people, which makes the intervals narrower"
+    if stricter:
+        one = stricter[-1]
+        instead = (
+            f"ask for --false-accepts {100 * (one.false_accepts or 0.0):g}%, whose interval ends at"
+            f" {percent(highest_rate(one))} %, for {percent(one.point.miss_rate)} % misses, or {instead}"
+        )
     return (
         f"The target of {100 * target:g} % is neither missed nor assured: {measured}, and by the interval it may be up"
-        f" to {100 * highest:.3g} %. More people make the interval narrower; a lower"
-        " --false-accepts ends it earlier, for more misses."
+        f" to {percent(highest)} %. To count on {100 * target:g} %, {instead}."
     )
 
 
@@ -245,9 +290,11 @@ def _missing(done: "CalibrateResult") -> str | None:
             f"A ratio of {decision.point.threshold:+.2f} cannot be shown with {done.people} people, whose pairs show"
             f" {shown}: it takes at least {needed}."
         )
+    from svkit.reports.tables import percent
+
     interval, do_show = decision.point.false_accept_rate_interval, ""
     if interval is not None and interval.high > decision.false_accepts:
-        do_show = f" What they do show is that it is not above {100 * interval.high:.3g} %."
+        do_show = f" By this decision, they show that it is not above {percent(interval.high)} %."
     return (
         f"{100 * decision.false_accepts:g} % false accepts cannot be shown with {done.people} people: even without a"
         f" single error their pairs would show {shown}.{do_show} It takes at least {needed}. Until then"

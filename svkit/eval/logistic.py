@@ -5,7 +5,7 @@ logistic regression); J. Thienpondt et al., "The IDLab VoxCeleb speaker recognit
 description" (quality measures: duration, embedding norm, mean score against impostors).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -93,7 +93,7 @@ class CrossValidated:
     llrs: Floats
     """[N] natural-log likelihood ratios, each within the bounds of its map."""
     thresholds: Floats
-    """[N] unbounded ratio at which the trials of each map have the requested false-accept rate; NaN: none requested."""
+    """[R, N] unbounded ratio at which the trials of each map have the requested false-accept rates."""
     num_maps: int
     num_separable: int
     """Maps whose trials had no error."""
@@ -105,14 +105,14 @@ def cross_validate(
     speakers: "TrialSpeakers",
     num_folds: int,
     seed: int,
-    false_accept_rate: float | None = None,
+    false_accept_rates: Sequence[float] = (),
     on_map: Callable[[], object] = lambda: None,
 ) -> CrossValidated:
     """Calibrate every trial with a map learnt on trials of other speakers only.
 
     Speakers are dealt into folds, those with target trials first, so that folds have equally many of them. A trial
-    between folds f and g gets the map of the trials without a speaker of f or g and, with `false_accept_rate`, the
-    lowest threshold at which these trials have no higher rate. `on_map` is called after each of the
+    between folds f and g gets the map of the trials without a speaker of f or g and, for each of `false_accept_rates`,
+    the lowest threshold at which these trials have no higher rate. `on_map` is called after each of the
     num_folds * (num_folds + 1) / 2 pairs of folds.
 
     Raises:
@@ -132,7 +132,8 @@ def cross_validate(
     fold = np.empty(speakers.num_speakers, dtype=np.int64)
     fold[order] = np.arange(speakers.num_speakers) % num_folds
     left, right = fold[speakers.enroll], fold[speakers.test]
-    unbounded, llrs, thresholds = np.full((3, len(given)), np.nan)
+    unbounded, llrs = np.full((2, len(given)), np.nan)
+    thresholds = np.full((len(false_accept_rates), len(given)), np.nan)
     fitted: list[LinearCalibration] = []
     for first in range(num_folds):
         for second in range(first, num_folds):
@@ -142,10 +143,11 @@ def cross_validate(
                 fitted.append(fit_calibration(features[others], given[others]))
                 unbounded[held_out] = fitted[-1].apply(features[held_out])
                 llrs[held_out] = unbounded[held_out].clip(*fitted[-1].bounds)
-                if false_accept_rate is not None:
+                if false_accept_rates:
                     # Chosen on the trials that the map was learnt on, so that it too has never seen the held-out ones.
                     curve = error_curve(fitted[-1].apply(features[others]), given[others])
-                    thresholds[held_out] = far_point(curve, false_accept_rate).threshold
+                    for row, rate in zip(thresholds, false_accept_rates, strict=True):
+                        row[held_out] = far_point(curve, rate).threshold
             on_map()
     return CrossValidated(
         unbounded=unbounded,

@@ -126,8 +126,8 @@ def limits_of_target(record: CalibrationRecord) -> list[str]:
 
 
 SEVERAL_RECORDINGS = (
-    "the likelihood ratio is approximate: the calibration was learnt on pairs of single recordings, and here several"
-    " are averaged; giving several is still better than one"
+    "the likelihood ratio, like any rate that was measured, is approximate: the calibration was learnt on pairs of"
+    " single recordings, and here several are averaged; giving several is still better than one"
 )
 
 

@@ -1,5 +1,6 @@
 """`svkit calibrate`: learns a calibration from recordings of people, and measures the decisions it leads to."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -40,6 +41,8 @@ from svkit.store.source import shown
 from svkit.store.trials import Trials, write_trials
 
 MAX_FOLDS = 10
+TARGETS = (0.001, 0.01, 0.02, 0.05, 0.1)
+"""False-accept rates whose decisions are judged for comparison, besides the one asked for."""
 _NUM_TRIALS, _MAX_PER_UTTERANCE = 300_000, 1_000
 """About this many nontarget trials are drawn; with fewer than about 800 recordings, all pairs are trials."""
 
@@ -101,6 +104,8 @@ class CalibrateResult:
     cllr: float
     """Bits."""
     decision: Decision
+    targets_compared: tuple[Decision, ...]
+    """What these people show of other false-accept rates, and of the one asked for, from the strictest on."""
     score: float | None
     """Cosine to accept from; None: it depends on the recordings' quality."""
     lowest_shown: float
@@ -165,10 +170,11 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
         features = quality_features(scores, None, lookup, subject)
     speakers, _ = find_speakers(trials, subject.manifest)
     num_folds = min(MAX_FOLDS, speakers.num_speakers)
+    rates = sorted({*TARGETS, *filter(None, (request.false_accepts,))})
     with progress.task("judge by folds of people", num_folds * (num_folds + 1) // 2) as task:
         folds = cross_validate(
             features.values, trials.labels, speakers, num_folds, request.seed,
-            false_accept_rate=request.false_accepts, on_map=lambda: task.advance(1),
+            false_accept_rates=rates, on_map=lambda: task.advance(1),
         )  # fmt: skip
     record = learn(subject, features)
     eer = equal_error_rate(error_curve(scores, trials.labels))
@@ -179,7 +185,9 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
             "model?"
         )
     guards.caution(slope_caution(record))
-    decision = _decide(request, record, features, folds, trials, speakers)
+    compared = _compare(rates, record, features, folds, trials, speakers, request.seed)
+    asked = (one for one in compared if one.false_accepts == request.false_accepts)
+    decision = next(asked, None) or _cheapest(request, folds, trials, speakers)
     write_calibration(out, replace(record, decision=decision))
     exported = request.exp / "onnx" / model_name(request.exp, checkpoint)
     if request.out is None and (exported / FACTS_NAME).exists():
@@ -202,6 +210,7 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
         eer=eer,
         cllr=cllr(folds.llrs, trials.labels),
         decision=decision,
+        targets_compared=compared,
         score=score_at(record, decision.point.threshold),
         lowest_shown=lowest_shown(people),
         missing=missing if lacking else None,
@@ -277,26 +286,32 @@ def _embed(
     return extract.run(asked, progress)[0]
 
 
-def _decide(
-    request: CalibrateRequest,
+def _compare(
+    rates: Sequence[float],
     record: CalibrationRecord,
     features: Features,
     folds: CrossValidated,
     trials: Trials,
     speakers: TrialSpeakers,
+    seed: int,
+) -> tuple[Decision, ...]:
+    """Choose each rate's threshold on all trials; judge it by thresholds and maps learnt on trials of other people."""
+    curve, found = error_curve(map_of(record).apply(features.values), trials.labels), []
+    for rate, limits in zip(rates, folds.thresholds, strict=True):
+        point = judge(folds.unbounded - limits, trials.labels, speakers, NUM_RESAMPLES, seed)
+        point = replace(point, threshold=far_point(curve, rate).threshold)
+        found.append(Decision(point=point, false_accepts=rate))
+    return tuple(found)
+
+
+def _cheapest(
+    request: CalibrateRequest, folds: CrossValidated, trials: Trials, speakers: TrialSpeakers
 ) -> Decision:
-    """Choose the threshold on all trials; judge it by thresholds and maps learnt on the trials of other people."""
-    if request.false_accepts is None:
-        limit = bayes_threshold(request.p_target, request.c_miss, request.c_fa)
-        margins = folds.llrs - limit
-    else:
-        curve = error_curve(map_of(record).apply(features.values), trials.labels)
-        limit = far_point(curve, request.false_accepts).threshold
-        margins = folds.unbounded - folds.thresholds
-    point = judge(margins, trials.labels, speakers, NUM_RESAMPLES, request.seed)
+    """Judge the Bayes decision by maps learnt on the trials of other people."""
+    limit = bayes_threshold(request.p_target, request.c_miss, request.c_fa)
+    point = judge(folds.llrs - limit, trials.labels, speakers, NUM_RESAMPLES, request.seed)
     return Decision(
         point=replace(point, threshold=limit),
-        false_accepts=request.false_accepts,
         p_target=request.p_target,
         c_miss=request.c_miss,
         c_fa=request.c_fa,

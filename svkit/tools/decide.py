@@ -82,7 +82,7 @@ try:
         raise ValueError("a number that is not finite")
 except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
     sys.exit(f"undecided: calibration.json is damaged; export it again: {type(error).__name__}: {error}")
-print(f"log-likelihood ratio {llr:+.4f}")
+print(f"log-likelihood ratio {'<= ' if llr > unbounded else '>= ' if llr < unbounded else ''}{llr:+.4f}")
 for kind in ("warnings", "limits", "misses")[: 1 if len(sys.argv) > 3 else 2 + (ratio < needed)]:
     print(end=session.get_modelmeta().custom_metadata_map.get(f"calibration_{kind}", ""), file=sys.stderr)
 print("accept" if ratio >= needed else "reject", f"(from a ratio of {needed:+.2f} on)")

@@ -1,6 +1,7 @@
 """`svkit calibrate`, from recordings to `svkit verify`, as a new user in an empty folder."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,13 +116,28 @@ def test_a_target_is_missed_only_where_the_interval_is_above_it():
         threshold=0.0, miss_rate=0.2, false_accept_rate=0.011, false_accept_rate_interval=interval
     )
 
-    def said(decision, missing=None):
-        return _beside_the_target(SimpleNamespace(decision=decision, missing=missing))
+    def said(decision, missing=None, compared=()):
+        done = SimpleNamespace(decision=decision, missing=missing, targets_compared=compared)
+        return _beside_the_target(done)
 
     between = Decision(point=point, false_accepts=0.02)
     assert said(Decision(point=point, false_accepts=0.03)) is None
     assert "The target of 2 % is neither missed nor assured: 1.1 %" in said(between)
-    assert "up to 3 %" in said(between) and "a lower --false-accepts ends it earlier" in said(between)
+    assert said(between).endswith(
+        "up to 3.00 %. To count on 2 %, learn on more people, which makes the intervals narrower."
+    )
+    ends = {0.001: 0.004, 0.01: 0.02, 0.015: 0.021, 0.02: 0.03}
+    compared = [
+        Decision(
+            point=replace(point, miss_rate=0.4, false_accept_rate_interval=replace(interval, high=high)),
+            false_accepts=rate,
+        )
+        for rate, high in ends.items()
+    ]
+    advice = (
+        "To count on 2 %, ask for --false-accepts 1%, whose interval ends at 2.00 %, for 40.00 % misses, or"
+    )
+    assert advice in said(between, compared=compared)
     assert said(between, "too few people, which has a note of its own") is None
     missed = Decision(point=point, false_accepts=0.003)
     assert said(missed).startswith("The target was missed: 1.1 %") and said(missed, "too few")
@@ -190,10 +206,20 @@ def test_a_wish_is_met_by_enough_people_and_otherwise_said_to_lack_them(here, mo
         "It takes at least 78 people" in text
         and "(missing: 68, with 136 recordings), and usually more" in text
     )
-    interval = answer("calibrate", manifest, *asked, "0.1%")["decision"]["point"][
-        "false_accept_rate_interval"
-    ]
-    assert f"What they do show is that it is not above {100 * interval['high']:.3g} %." in text
+    found = answer("calibrate", manifest, *asked, "0.1%")
+    interval = found["decision"]["point"]["false_accept_rate_interval"]
+    assert f"By this decision, they show that it is not above {100 * interval['high']:.2f} %." in text
+    assert "To count on a rate of 6.4 % or more, ask for" in text and "10 people are too few" in text
+    compared = found["targets_compared"]
+    assert [one["false_accepts"] for one in compared] == [0.001, 0.01, 0.02, 0.05, 0.1]
+    assert compared[0] == found["decision"]
+    limits, misses = ([one["point"][name] for one in compared] for name in ("threshold", "miss_rate"))
+    assert limits == sorted(limits, reverse=True) and misses == sorted(misses, reverse=True)
+    other = answer("calibrate", manifest, *asked, "3%")  # what is compared does not depend on the target
+    assert [one for one in other["targets_compared"] if one["false_accepts"] != 0.03] == compared
+    assert other["decision"] == other["targets_compared"][3]
+    costs = answer("calibrate", manifest, "--model", "model", "--overwrite")
+    assert costs["targets_compared"] == compared and costs["decision"]["false_accepts"] is None
     many = answer("calibrate", listed(here, 80, 1.0, monkeypatch), *asked, "0.1%")
     assert many["missing"] is None
     assert answer("calibrate", listed(here, 10, 1.0, monkeypatch), *asked, "10%")["missing"] is None

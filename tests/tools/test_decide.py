@@ -86,7 +86,7 @@ CALIBRATION = {
 def test_a_damaged_calibration_decides_nothing_and_that_is_one_line(folder, content):
     (folder / "calibration.json").write_text(json.dumps(CALIBRATION))
     code, found = run_script(folder, "good.wav", "good.wav")
-    assert code == 0 and found.endswith("accept (from a ratio of +0.00 on)\n")
+    assert code == 0 and found.endswith("ratio >= +3.0000\naccept (from a ratio of +0.00 on)\n")
     (folder / "calibration.json").write_text(content)
     code, found = run_script(folder, "good.wav", "good.wav")
     assert code == 1 and found.count("\n") == 2
