@@ -35,6 +35,8 @@ Seed = Annotated[int, Range(ge=0, lt=2**32)]
 Masks = Annotated[int, Range(ge=0, le=100)]
 
 TinySize = Literal["num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size"]
+TINY_ENCODER = "tiny"
+"""Name of an encoder of random weights."""
 TINY_SIZES: dict[TinySize, int] = dict(zip(get_args(TinySize), (4, 128, 4, 512), strict=True))
 """Sizes of `--encoder tiny`, under transformers' names; `encoder_overrides` changes them."""
 MAX_LAYERS = 1000

@@ -15,7 +15,7 @@ from svkit.audio.crop import kept_samples
 from svkit.audio.features import refuse_short
 from svkit.audio.resample import SAMPLE_RATE_HZ, resample
 from svkit.config.architecture import EncoderArchitecture, ModelArchitecture, tiny_architecture
-from svkit.config.schema import ExtractConfig, LoraConfig, Recipe
+from svkit.config.schema import TINY_ENCODER, ExtractConfig, LoraConfig, Recipe
 from svkit.errors import ArtifactError, ConfigError, DataError, first_five, first_line
 from svkit.nn import inference
 from svkit.nn.encoder import Encoder, initialise
@@ -25,8 +25,6 @@ from svkit.store.audio_file import LOUDEST_SAMPLE, probe, read_audio
 from svkit.store.files import check_file
 from svkit.store.provenance import check_outputs
 from svkit.store.upstream import encoder_tensors, model_architecture
-
-TINY_ENCODER = "tiny"
 
 SamplesOrFile = NDArray[np.floating] | str | os.PathLike[str]
 """Samples, or an audio file."""

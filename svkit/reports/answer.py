@@ -254,16 +254,18 @@ def subject(report: Report) -> list[str]:
         f"Evaluated on {recordings}, trial list{'s' * (len(set(names)) > 1)} {', '.join(dict.fromkeys(names))}."
         for recordings, names in lists.items()
     ]
-    trained: dict[tuple[str, str], dict[Change, None]] = {}
+    trained: dict[tuple[str, str, str], dict[Change, None]] = {}
     for model in report.models:
         if model.is_evaluated and model.recipe:
             seed = "" if model.seed is None else f", seed {model.seed}"
             corpora = " and ".join(dict.fromkeys(map(_recordings, model.trained_on))) or _recordings(None)
-            made = trained.setdefault((model.recipe, f"{seed}, on {corpora}."), {})
+            start = wording.start_of(model.encoder)
+            begun = "" if start is None else f"from {start} "
+            made = trained.setdefault((begun, model.recipe, f"{seed}, on {corpora}."), {})
             made.update(dict.fromkeys(model.changes))
-    for (recipe, rest), changes in trained.items():
+    for (begun, recipe, rest), changes in trained.items():
         changed = f" (changed: {wording.changed([*changes], 'report.json')})" if changes else ""
-        sentences.append(f"Trained with preset {recipe}{changed}{rest}")
+        sentences.append(f"Trained {begun}with preset {recipe}{changed}{rest}")
     if report.systems and all("trained-speakers" in system.found_nothing for system in report.systems):
         sentences.append("The models were trained on none of the people they were evaluated on.")
     homes = {system.directory for system in report.systems}

@@ -12,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from svkit.config.changes import Change
+from svkit.config.schema import TINY_ENCODER
 from svkit.errors import ArtifactError
 from svkit.models.info import describe_checkpoint
 from svkit.pruning.outcome import vanished_sentence
@@ -19,6 +20,7 @@ from svkit.reports import results, templates, wording
 from svkit.reports.tables import Table
 from svkit.scoring.lineage import (
     corpus_of,
+    encoder_of,
     has_changed,
     pruned_by,
     recipe_changes,
@@ -105,6 +107,7 @@ def render(
         address=None if publication is None else Markup(f"hub:{publication.repository}"),
         title=_TITLES.get(record["command"], "speaker model"),
         num_layers=len(facts.widths["num_heads"]),
+        is_own=encoder_of(directory) == TINY_ENCODER,
         kind="dense" if facts.teacher_parameters is None else f"cut by {100 * facts.sparsity:.1f} %",
         record=record,
         sha256=sha256_artifact(directory, hash_file),
@@ -132,7 +135,7 @@ def _training(directory: Path, record: Provenance, source: Source | None, change
         "command": record["command"],
         "stage": config.get("stage"),
         "recipe": recipe,
-        "starts from encoder": config.get("encoder"),
+        "started from": wording.start_of(encoder_of(directory)),
         "seed": record["seed"],
         "device": record["device"],
         "started": record["started"],

@@ -18,6 +18,7 @@ from svkit.scoring.conditions import compare_conditions
 from svkit.scoring.guards import Guards, check_scores
 from svkit.scoring.lineage import (
     chain_faults,
+    encoder_of,
     made_with,
     pruned_by,
     recipe_changes,
@@ -172,6 +173,7 @@ def _describe_models(
             timing=timings.get(path),
             recipe=recipe,
             seed=seed,
+            encoder=encoder_of(exp / path),
             trained_on=tuple(filter(None, map(facts.counts_of, training_lists(exp / path)))),
         )
         for path, size in described.items()

@@ -265,7 +265,8 @@ def model_size(size: ModelSize, title: str = "") -> Table:
     rows += [[name, f"{count / unit:,.3f} {sign}"] for name, count in zip(names, counts, strict=True)]
     if size.size_bytes is not None:
         rows.append(["size of the weights", f"{size.size_bytes / MEGA:,.1f} MB"])
-    notes = [f"Vanished: {vanished_sentence(size.vanished)}."] if size.vanished else []
+    notes = ["The sum leaves out the products with relative positions, as the published figures do."]
+    notes += [f"Vanished: {vanished_sentence(size.vanished)}."] if size.vanished else []
     return Table(title=title, headings=["", "count"], rows=rows, notes=notes)
 
 

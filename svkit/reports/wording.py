@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from svkit.config.changes import Change
+from svkit.config.schema import TINY_ENCODER
 from svkit.pruning.outcome import vanished_sentence
 from svkit.reports.tables import MISSING
 from svkit.store.metrics import CalibratedBy, Comparison, Metrics, ScoredList
@@ -36,6 +37,7 @@ _VALIDATION_NOTE = (
     " training went well. The EER of the results is measured on the evaluation speakers, who took no part in training."
     " The trials differ, so either EER may be the higher one."
 )
+_POINTS_NOTE = "A stage whose loss was written only once, at its end, has no first loss."
 _MARGIN_NOTE = (
     "Margin: the angle, in radians, by which the training loss wants speakers apart. A point of a curve is the mean"
     " over the last few steps, so in a stage of few steps the loss may rise by chance: go by the validation."
@@ -76,6 +78,11 @@ CHANGED_LIST = "recordings of a list that svkit prepared and that has changed si
 def corpus_title(corpus: str | None, owned: str = "recordings of the model's makers") -> str:
     """Describe the recordings of a corpus, given the name of its preparation; `owned` describes other recordings."""
     return _CORPORA.get(corpus, f"{owned}, by svkit prepare {corpus}")
+
+
+def start_of(encoder: str | None) -> str | None:
+    """Say what the training of an encoder started from, given its name; None: not known."""
+    return "random weights" if encoder == TINY_ENCODER else encoder
 
 
 def label(system: ScoredList) -> str:
@@ -242,6 +249,7 @@ def training_notes(report: Report) -> list[str]:
     """Explain what the table and the curves of training show, as far as there are such stages."""
     stages = report.training
     notes = {
+        _POINTS_NOTE: any(len(stage.train["loss"].step) == 1 for stage in stages if "loss" in stage.train),
         _MARGIN_NOTE: any(stage.margin is not None for stage in stages),
         _LMFT_NOTE: any(stage.stage.endswith("lmft") for stage in stages),
         _DISTANCE_LOSS_NOTE: any("l1" in stage.train for stage in stages),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from svkit.config.changes import Change, changes
-from svkit.config.schema import TINY_SIZES
+from svkit.config.schema import TINY_ENCODER, TINY_SIZES
 from svkit.errors import ArtifactError
 from svkit.store.places import Artifact
 from svkit.store.provenance import (
@@ -63,6 +63,12 @@ def made_with(checkpoint: Path) -> tuple[str | None, int | None]:
     config = read_provenance(checkpoint).get("config", {}) if is_finished(checkpoint) else {}
     name, seed = config.get("preset"), config.get("seed")
     return name if isinstance(name, str) else None, seed if type(seed) is int else None
+
+
+def encoder_of(checkpoint: Path) -> str | None:
+    """Return the encoder that a checkpoint's training started from, as it was named; None: it is not recorded."""
+    named = (record.get("config", {}).get("encoder") for _, record in _ancestors(checkpoint))
+    return next((name for name in named if isinstance(name, str)), None)
 
 
 def source_of(checkpoint: Path) -> Source | None:
@@ -165,7 +171,7 @@ def _own_changes(directory: Path, record: Provenance) -> Iterator[Change]:
             return
         parts = {"head": config.get("head"), "lora": config.get("lora")}
         overrides = config.get("encoder_overrides")
-        if config.get("encoder") == "tiny" and isinstance(overrides, dict):
+        if config.get("encoder") == TINY_ENCODER and isinstance(overrides, dict):
             parts["encoder_overrides"] = TINY_SIZES | overrides
         parts[f"{kind}.{config.get('stage')}"] = config.get("stage_config")
     yield from changes(config.get("preset"), parts)

@@ -104,6 +104,8 @@ class Model(ModelSize):
     changes: tuple[Change, ...] = ()
     """What this stage, and those before it, changed of their recipes."""
     seed: int | None = None
+    encoder: str | None = None
+    """Encoder that its training started from, as it was named; None: it is not recorded."""
     trained_on: tuple[ListCounts, ...] = ()
     """Training lists of this model and of the models it was made from, as far as they are known."""
 

@@ -13,10 +13,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from svkit.config.architecture import ModelArchitecture
-from svkit.config.schema import Recipe, StageConfig
+from svkit.config.schema import TINY_ENCODER, Recipe, StageConfig
 from svkit.data.dataset import CropDataset
 from svkit.errors import ArtifactError
-from svkit.models.load import TINY_ENCODER, load_encoder, load_model, new_network
+from svkit.models.load import load_encoder, load_model, new_network
 from svkit.nn import lora
 from svkit.nn.margin import make_classifier
 from svkit.nn.speaker import SpeakerNetwork

@@ -17,9 +17,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from svkit.config.architecture import W2V_BERT_2, EncoderArchitecture, ModelArchitecture, tiny_architecture
-from svkit.config.schema import DataConfig, Recipe
+from svkit.config.schema import TINY_ENCODER, DataConfig, Recipe
 from svkit.errors import ConfigError
-from svkit.models.load import TINY_ENCODER, WithoutDraws
+from svkit.models.load import WithoutDraws
 from svkit.nn.encoder import Encoder
 from svkit.nn.speaker import SpeakerNetwork
 from svkit.progress import Progress

@@ -290,6 +290,9 @@ class _Fit:
                 with contextlib.suppress(ArtifactError):  # a full disk has been reported
                     self._close_events()
                 if isinstance(reason, Interrupted):
+                    self.bar.advance(
+                        max(0, self.num_saved - self.num_logged)
+                    )  # or it would end at an earlier step
                     self.stop.leave(self.stage.output, self.progress)
                 if isinstance(reason, LoaderLost):
                     raise TrainingError(

@@ -132,13 +132,16 @@ def test_corpus_speakers_recipe_seed_and_date_are_said(report):
     found = replace(
         report,
         systems=tuple(replace(one, recordings=counted) for one in report.systems),
-        models=tuple(replace(one, recipe="tiny", seed=7, trained_on=(trained,)) for one in report.models),
+        models=tuple(
+            replace(one, recipe="tiny", seed=7, encoder="tiny", trained_on=(trained,))
+            for one in report.models
+        ),
     )
     assert answer.subject(found) == [
         "Evaluated on svkit demo: synthetic voices, no people (12 speakers, 1,108 recordings, 6.0 min), trial list"
         " all.",
-        "Trained with preset tiny, seed 7, on own recordings in home/wav, by svkit prepare folder (33 speakers, 1,108"
-        " recordings, 270.25 h).",
+        "Trained from random weights with preset tiny, seed 7, on own recordings in home/wav, by svkit prepare folder"
+        " (33 speakers, 1,108 recordings, 270.25 h).",
         "The models were trained on none of the people they were evaluated on.",
         f"Scored on {max(origin.finished for origin in report.provenance if 'scores' in origin.output)[:10]}.",
     ]
@@ -291,6 +294,10 @@ def test_a_loss_that_rises_when_crops_are_new_is_explained(report, tmp_path, cha
     assert all(note.startswith("finetune/joint: every stage") and "first 40 steps" in note for note in notes)
     falling = replace(found[1], train={"loss": Curve(step=(10, 50), value=(5.0, 4.0))})
     assert "same order" not in " ".join(wording.training_notes(replace(report, training=(falling,))))
+    one = replace(falling.train["loss"], step=(1,), value=(16.0,))
+    for training, is_said in ((falling, False), (replace(falling, train={"loss": one}), True)):
+        said = " ".join(wording.training_notes(replace(report, training=(training,))))
+        assert ("has no first loss" in said) == is_said
 
 
 def test_the_axes_of_a_det_plot_end_where_its_curves_do(report):

@@ -12,6 +12,7 @@ from svkit.errors import ArtifactError
 from svkit.eval.results import DetectionCost, Interval
 from svkit.reports import report as stage
 from svkit.reports.card import CARD_NAME, render, write_card
+from svkit.scoring.lineage import encoder_of
 from svkit.store.atomic import write_json
 from svkit.store.metrics import BackendRecord, Metrics, TrialList
 from svkit.store.provenance import sha256_artifact
@@ -46,7 +47,11 @@ def test_the_card_says_size_training_and_what_is_not_known(checkpoint):
     write_card(checkpoint)
     card = (checkpoint / CARD_NAME).read_text()
     assert sha256_artifact(checkpoint) == before and before in card
-    assert card.startswith("# lmft: ") and "(dense)" in card and 'svkit.load("this directory")' in card
+    assert (
+        card.startswith("# lmft: ")
+        and "A w2v-BERT 2.0 encoder of 2 layers (dense)" in card
+        and 'svkit.load("this directory")' in card
+    )
     assert "| classifier | 5 speakers at 3 speeds, 15 classes |" in card
     assert "Not evaluated yet" in card and "no calibration" in card and "licences" in card
     (checkpoint / "calibration.json").write_text("{}")
@@ -83,6 +88,8 @@ def test_a_stage_writes_the_card_with_its_inputs(tmp_path):
     assert result.exit_code == 0, result.stderr
     card = (exp / "finetune" / "head" / CARD_NAME).read_text()
     assert "| stage | head |" in card and "| train | train.tsv |" in card and "| seed | 24 |" in card
+    assert "An encoder like w2v-BERT 2.0, trained from random weights, of" in card
+    assert "| started from | random weights |" in card and encoder_of(exp / "finetune" / "head") == "tiny"
     assert str(tmp_path) not in card
 
 

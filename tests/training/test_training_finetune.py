@@ -16,6 +16,7 @@ from svkit.store.provenance import read_provenance
 from svkit.training.finetune import FinetuneRequest, rows_for, run
 from svkit.training.tasks import ClassificationTask
 from svkit.training.validation import Validator
+from tests import corpus_trees
 from tests.training_experiment import (
     SPEAKERS,
     TEACHER,
@@ -100,6 +101,14 @@ def test_an_interrupted_run_goes_on_bit_for_bit(prepared, tmp_path, monkeypatch,
         [record for record in log(tmp_path / run) if record["kind"] == "valid"] for run in ("whole", "parts")
     ]
     assert valid[0] == valid[1] and len(valid[0]) == 3
+
+
+def test_the_bar_of_an_interrupted_run_ends_at_the_state_that_is_saved(prepared, tmp_path, monkeypatch):
+    interrupt(monkeypatch, 2)  # before the first line of the log
+    bars = corpus_trees.Notes()
+    with pytest.raises(SystemExit):
+        finetune(prepared, tmp_path, stage="lora", progress=bars)
+    assert list(bars.tasks.values())[-1].done == 2 and "the state is saved" in bars.notes[-1]
 
 
 @pytest.mark.parametrize("stage", ["lora", "joint"])
