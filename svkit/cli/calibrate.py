@@ -154,6 +154,8 @@ def _print(done: "CalibrateResult", command: str | None) -> None:
         f"learnt from other people ({done.folds} folds, so {done.folds * (done.folds + 1) // 2} calibrations)."
     ]
     notes += filter(None, (_beside_the_target(done), _below_the_limit(done)))
+    if "trained-speakers" in done.found_nothing:
+        notes.append("None of these people has the name of anybody on whom the model was trained.")
     if done.people_once:
         notes.append(
             f"{done.people_once} of {done.people} people have only one recording or one session, so they say "
@@ -184,7 +186,8 @@ def _print(done: "CalibrateResult", command: str | None) -> None:
 
 def _comparison(done: "CalibrateResult") -> "Table":
     """Show what these people show of several targets, so that one is not found by trying."""
-    from svkit.reports.tables import Table
+    from svkit.reports.tables import Table, percent
+    from svkit.scoring.ratio import highest_rate
 
     rows = []
     for one in done.targets_compared:
@@ -192,8 +195,8 @@ def _comparison(done: "CalibrateResult") -> "Table":
         rows.append(
             [
                 f"{100 * (one.false_accepts or 0.0):g}%",
-                f"{point.threshold:+.2f}",
                 _rate(point.false_accept_rate, point.false_accept_rate_interval, done.nontargets),
+                percent(max(highest_rate(one), done.lowest_shown)),
                 _rate(point.miss_rate, point.miss_rate_interval, done.targets),
             ]
         )
@@ -201,14 +204,15 @@ def _comparison(done: "CalibrateResult") -> "Table":
         title="Targets compared",
         headings=[
             "--false-accepts",
-            "accept from ratio",
-            "another person accepted, %",
-            "one person rejected, %",
+            "others accepted, %",
+            "at most, %",
+            "misses, %",
         ],
         rows=rows,
         notes=[
-            f"To count on a rate of {100 * done.lowest_shown:.2g} % or more, ask for a target whose interval ends below"
-            f" it; for a lower one, {done.people} people are too few."
+            "At most: the rate that can be counted on, which is the end of its interval, but nothing below"
+            f" {100 * done.lowest_shown:.2g} %, for which {done.people} people are too few. Ask for the last target"
+            " where it is low enough."
         ],
     )
 

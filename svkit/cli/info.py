@@ -46,7 +46,7 @@ def info(
     if check:
         return _check(checkpoint or exp, json=json)
     if checkpoint is None:
-        raise typer.BadParameter("expected CKPT, a checkpoint, or --check")
+        raise typer.BadParameter("expected CKPT, a checkpoint, or --check for a whole experiment")
     from svkit.models.info import run
 
     path = options.on_disk(checkpoint, file) or checkpoint

@@ -167,7 +167,10 @@ class StopSignal:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator["StopSignal"]:
-        """Handle the signals inside the block (main thread only); what is ignored, as under nohup, stays ignored."""
+        """Handle the signals inside the block (main thread only); what is ignored, as under nohup, stays ignored.
+
+        A signal that the block did not answer, because it came after the last step, is sent again at its end.
+        """
         previous = {}
         try:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -180,6 +183,8 @@ class StopSignal:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+        if self.received is not None:
+            signal.raise_signal(self.received)
 
     def leave(self, output: Output, progress: Progress) -> NoReturn:
         """Say that the state is saved, and exit."""

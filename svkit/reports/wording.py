@@ -75,7 +75,7 @@ _CORPORA = {
 CHANGED_LIST = "recordings of a list that svkit prepared and that has changed since"
 
 
-def corpus_title(corpus: str | None, owned: str = "recordings of the model's makers") -> str:
+def corpus_title(corpus: str | None, owned: str = "recordings that the model's makers collected") -> str:
     """Describe the recordings of a corpus, given the name of its preparation; `owned` describes other recordings."""
     return _CORPORA.get(corpus, f"{owned}, by svkit prepare {corpus}")
 
@@ -199,9 +199,9 @@ def interval_note(systems: Sequence[Metrics]) -> str:
     note = (
         f"Intervals: 95 %, bootstrap over {' and '.join(map(str, speakers))} speakers ({known[0].num_resamples}"
         " resamples); differences are paired (the same resamples for both systems) and taken before rounding; p: how"
-        f" often chance alone would give a difference this large (significant: below {SIGNIFICANT:g}; with"
-        " few speakers p is too large rather than too small). Neither covers another seed of the training, which may"
-        " change an EER as much."
+        f" often chance alone would give a difference this large (significant: below"
+        f" {SIGNIFICANT:g}, which 0 to 9 % of simulated comparisons of equally good systems reached, fewer with few"
+        " speakers). Neither covers another seed of the training, which may change an EER as much."
     )
     if speakers[0] < FEW_SPEAKERS:
         note += (

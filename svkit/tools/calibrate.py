@@ -115,6 +115,8 @@ class CalibrateResult:
     bounds: tuple[float, float]
     """Of the log-likelihood ratios."""
     cautions: tuple[str, ...]
+    found_nothing: tuple[str, ...]
+    """Guards that compared what they guard, and found nothing."""
     trials: str
     """The list that the trials were written to."""
 
@@ -216,6 +218,7 @@ def run(request: CalibrateRequest, progress: Progress) -> CalibrateResult:
         missing=missing if lacking else None,
         bounds=map_of(record).bounds,
         cautions=(*guards.cautions, *(f"not checked: {words}" for words in guards.unchecked)),
+        found_nothing=tuple(guards.found_nothing),
         trials=trial_path.as_posix(),
     )
 

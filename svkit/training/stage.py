@@ -168,12 +168,13 @@ def _run(stage: Stage, accelerator: Accelerator, progress: Progress) -> None:
         write_card(output.path)
 
     with opened(output, accelerator):
-        _Fit(stage, dataset, accelerator, progress).train()
+        fit = _Fit(stage, dataset, accelerator, progress)
         try:
+            fit.train()
             on_main(accelerator, write)
         except BaseException as reason:
-            is_signal = not isinstance(reason, Exception)  # after the loop, which answers others, has ended
-            if is_signal and output.finished() is None:
+            is_signal = not isinstance(reason, Exception)
+            if is_signal and fit.has_ended and output.finished() is None:
                 again = "run the same command again to finish it"
                 progress.note(f"{stage.label}: stopped after the last step; {again}")
             raise
@@ -221,6 +222,7 @@ class _Fit:
         self.saver = ThreadPoolExecutor(1)
         self.saving: tuple[Future[None], int] | None = None
         self.stop = StopSignal()
+        self.has_ended = False
         self.bar: Bar
         self.events: Any = None
 
@@ -279,6 +281,7 @@ class _Fit:
             try:
                 skipped = run_loop(wrapped, self.optimizer, loader, plan, accelerator, self)
                 on_main(accelerator, self._await_saved)
+                self.has_ended = True
             except BaseException as reason:
                 # A thread may still be writing the last state. All processes are interrupted at one step and can wait
                 # for each other; an error may have met this one alone, and the others would never answer.

@@ -209,7 +209,7 @@ def test_a_wish_is_met_by_enough_people_and_otherwise_said_to_lack_them(here, mo
     found = answer("calibrate", manifest, *asked, "0.1%")
     interval = found["decision"]["point"]["false_accept_rate_interval"]
     assert f"By this decision, they show that it is not above {100 * interval['high']:.2f} %." in text
-    assert "To count on a rate of 6.4 % or more, ask for" in text and "10 people are too few" in text
+    assert "nothing below 6.4 %, for which 10 people are too few" in text
     compared = found["targets_compared"]
     assert [one["false_accepts"] for one in compared] == [0.001, 0.01, 0.02, 0.05, 0.1]
     assert compared[0] == found["decision"]
@@ -290,6 +290,7 @@ def test_what_cannot_be_calibrated_is_refused_before_it_takes_time(people, here,
     assert "1 of 5 people are left out, because the model was trained on them" in done.stderr
     done = invoke("calibrate", "few", "--model", "model", "--skip-bad", "--allow", "trained-speakers")
     assert done.exit_code == 0 and "Caution: few: model was trained on 1 of the 5 speakers" in done.stdout
+    assert "None of these people" not in done.stdout
     assert not Path("calibration.json").exists()
     files = [str(path) for path in sorted((here / "few" / "y").iterdir())[:2]]
     found = json.loads(invoke("verify", *files, "--model", "model", "--json").stdout)
@@ -303,6 +304,7 @@ def test_people_of_the_training_are_left_out(people, here):
         record(people, "train-0", take)
     done = invoke("calibrate", people, "--model", "model", "--skip-trained", "--out", "mine.json")
     assert done.exit_code == 0 and "1 of 8 people are left out" in done.stderr
+    assert "None of these people has the name of anybody on whom the model was trained" in done.stdout
     learnt = read_calibration(Path("mine.json"))
     assert learnt.cautions == () and learnt.speakers is not None and "train-0" not in learnt.speakers
     assert len(learnt.speakers) >= 6

@@ -35,11 +35,24 @@ def test_a_second_signal_stops_at_once_unless_it_is_the_first_delivered_twice(mo
         with pytest.raises(SystemExit) as raised:
             signal.raise_signal(signal.SIGTERM)
         assert raised.value.code == 143
+        stop.received = None  # answered
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_that_nothing_answered_is_sent_again_to_the_handler_of_before():
+    with (
+        pytest.raises(KeyboardInterrupt),
+        StopSignal().installed() as stop,
+    ):  # as after the last step of a stage
+        signal.raise_signal(signal.SIGINT)
+        assert stop.received == signal.SIGINT
+    with pytest.raises(ValueError, match="an error of its own"), StopSignal().installed():
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("an error of its own")
+
+
 def test_a_lost_terminal_is_a_request_to_save_unless_it_is_ignored():
-    with StopSignal().installed() as stop:
+    with pytest.raises(KeyboardInterrupt), StopSignal().installed() as stop:
         signal.raise_signal(signal.SIGHUP)
     assert stop.received == signal.SIGHUP and exit_code(stop.received) == 143
     assert [exit_code(number) for number in (signal.SIGINT, signal.SIGTERM)] == [130, 143]

@@ -1,6 +1,7 @@
 """The fine-tuning stages on a few synthetic speakers: what they write, resume, keep and refuse."""
 
 import json
+import signal
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from svkit.progress import Progress, SilentProgress
 from svkit.store import checkpoint as store
 from svkit.store.provenance import read_provenance
 from svkit.training.finetune import FinetuneRequest, rows_for, run
+from svkit.training.stage import _Fit
 from svkit.training.tasks import ClassificationTask
 from svkit.training.validation import Validator
 from tests import corpus_trees
@@ -165,6 +167,21 @@ def test_training_goes_on_while_a_state_is_written(prepared, tmp_path, monkeypat
     using = recipe("dense.head.validations=none", "save.every_steps=3")
     (out,) = finetune(prepared, tmp_path / "out", stage="head", encoder="tiny", using=using)
     assert steps[:2] == [3, 6] and not (out / "resume").exists()
+
+
+def test_a_signal_after_the_last_step_of_a_stage_stops_before_the_next_one(prepared, tmp_path, monkeypatch):
+    finetune(prepared, tmp_path / "whole")
+    progress, before = Notes(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Fit, "_close_events", lambda fit: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(prepared, tmp_path / "parts", progress=progress)
+    signal.signal(signal.SIGINT, before)
+    assert "stopped after the last step; run the same command again to finish it" in progress
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["lora"]
+    again = Notes()
+    *_, whole = finetune(prepared, tmp_path / "parts", progress=again)
+    assert "lora: resuming after step" in again and contents(whole) == contents(tmp_path / "whole" / "lmft")
 
 
 def test_a_state_that_cannot_be_written_ends_training(prepared, tmp_path, monkeypatch):
