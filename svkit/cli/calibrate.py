@@ -153,7 +153,7 @@ def _print(done: "CalibrateResult", command: str | None) -> None:
         "In brackets: 95 % intervals over people. Each pair was judged with a calibration and a threshold "
         f"learnt from other people ({done.folds} folds, so {done.folds * (done.folds + 1) // 2} calibrations)."
     ]
-    notes += filter(None, (_beside_the_target(done), _below_the_limit(done)))
+    notes += filter(None, (_beside_the_target(done), _misses_below_the_limit(done)))
     if "trained-speakers" in done.found_nothing:
         notes.append("None of these people has the name of anybody on whom the model was trained.")
     if done.people_once:
@@ -196,7 +196,7 @@ def _comparison(done: "CalibrateResult") -> "Table":
             [
                 f"{100 * (one.false_accepts or 0.0):g}%",
                 _rate(point.false_accept_rate, point.false_accept_rate_interval, done.nontargets),
-                percent(max(highest_rate(one), done.lowest_shown)),
+                percent(highest_rate(one)),
                 _rate(point.miss_rate, point.miss_rate_interval, done.targets),
             ]
         )
@@ -210,9 +210,8 @@ def _comparison(done: "CalibrateResult") -> "Table":
         ],
         rows=rows,
         notes=[
-            "At most: the rate that can be counted on, which is the end of its interval, but nothing below"
-            f" {100 * done.lowest_shown:.2g} %, for which {done.people} people are too few. Ask for the last target"
-            " where it is low enough."
+            f"At most: the end of the interval, which can be counted on; the pairs of {done.people} people show no rate"
+            f" below {100 * done.lowest_shown:.2g} %. Ask for the last target where it is low enough."
         ],
     )
 
@@ -260,22 +259,18 @@ def _beside_the_target(done: "CalibrateResult") -> str | None:
     )
 
 
-def _below_the_limit(done: "CalibrateResult") -> str | None:
-    """Explain an interval that ends below what no error at all would allow; None if there is none."""
+def _misses_below_the_limit(done: "CalibrateResult") -> str | None:
+    """Explain an interval of misses that ends below what no error at all would allow; None if it does not."""
     from svkit.eval.bootstrap import highest_unseen
 
-    point, found = done.decision.point, []
-    for what, rate, interval, limit in (
-        ("misses", point.miss_rate, point.miss_rate_interval, highest_unseen(done.people - done.people_once)),
-        ("false accepts", point.false_accept_rate, point.false_accept_rate_interval, done.lowest_shown),
-    ):
-        if rate and interval is not None and interval.high < limit:
-            found.append(f"{what} {100 * limit:.2g} %")
-    if not found:
+    point, limit = done.decision.point, highest_unseen(done.people - done.people_once)
+    interval = point.miss_rate_interval
+    if not point.miss_rate or interval is None or interval.high >= limit:
         return None
     return (
-        f"The intervals above hold. Without a single error, the limit would be higher ({', '.join(found)}), because it"
-        " would follow from the number of people alone, while errors show how they spread over people."
+        "The interval of misses holds. Without a single one, the limit would be higher"
+        f" ({100 * limit:.2g} %), because it would follow from the number of people alone, while misses show how they"
+        " spread over people."
     )
 
 

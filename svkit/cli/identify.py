@@ -221,10 +221,13 @@ def _threshold(done: "Identified", threshold: float) -> str:
         return f"{below}: prior {done.prior:g} that it is {them}{each}."
     assert done.calibration is not None and done.calibration["decision"] is not None
     decision = done.calibration["decision"]
-    rate = decision["false_accepts"]
+    rate, interval = decision["false_accepts"], decision["point"]["false_accept_rate_interval"]
+    measured = ""
+    if interval is not None and interval["high"] > rate:
+        measured = f", by what was measured up to {100 * min(1, interval['high'] * done.people):.3g} %"
     return (
         f"{below}: asked for: false accepts up to {100 * rate:g} % for each person. If that holds, up to"
-        f" {100 * min(1, rate * done.people):.3g} % of strangers are taken for {them}. Measured on"
+        f" {100 * min(1, rate * done.people):.3g} % of strangers are taken for {them}{measured}. Measured on"
         f" other people, in per cent: {measured_rates(decision)}. The probabilities"
         f" assume a prior of {done.prior:g} that it is {them}."
     )

@@ -33,8 +33,9 @@ def judge(
 ) -> OperatingPoint:
     """Return the errors of accepting trials whose margin [T] is 0 or more, with intervals over people.
 
-    Resampling can learn only from errors how rare they are. If fewer than `MIN_SPEAKERS` people (misses) or pairs of
-    people (false accepts) have an error, the upper end is at least the highest rate that remains possible without any.
+    Resampling can learn only from errors how rare they are. If fewer than `MIN_SPEAKERS` people have a miss, the upper
+    end is at least the highest rate that remains possible without any. For false accepts, which are what a decision
+    promises, it always is: so no number of errors seems to promise less than none.
 
     Raises:
         ConfigError, DataError: there are too few speakers for an interval.
@@ -42,18 +43,19 @@ def judge(
     drawn = bootstrap.draw_multiplicities(speakers.num_speakers, num_resamples, seed)
     misses, accepts = bootstrap.resample_rates(margins, labels, speakers, drawn, [0.0])
     point = threshold_point(error_curve(margins, labels), 0.0)
-    pair = np.sort(np.stack([speakers.enroll, speakers.test]), axis=0)
     is_target, is_error = labels == 1, (margins >= 0) != (labels == 1)
     num_people, num_pairs = bootstrap.count_people(labels, speakers), bootstrap.count_pairs(labels, speakers)
 
-    def interval(rate: float, rates: NDArray[np.float64], chosen: NDArray[np.bool_], count: int) -> Interval:
+    def interval(rate: float, rates: NDArray[np.float64], count: int, *, is_certain: bool) -> Interval:
         found = bootstrap.rate_interval(rate, rates[:, 0], drawn, count)
-        in_error = np.unique(pair[:, chosen & is_error], axis=1).shape[1]
-        least = bootstrap.highest_unseen(count) if in_error < bootstrap.MIN_SPEAKERS else 0.0
+        least = 0.0 if is_certain else bootstrap.highest_unseen(count)
         return replace(found, high=max(found.high, least))
 
+    num_missed = len(np.unique(speakers.enroll[is_target & is_error]))
     return replace(
         point,
-        miss_rate_interval=interval(point.miss_rate, misses, is_target, num_people),
-        false_accept_rate_interval=interval(point.false_accept_rate, accepts, ~is_target, num_pairs),
+        miss_rate_interval=interval(
+            point.miss_rate, misses, num_people, is_certain=num_missed >= bootstrap.MIN_SPEAKERS
+        ),
+        false_accept_rate_interval=interval(point.false_accept_rate, accepts, num_pairs, is_certain=False),
     )

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from svkit.cli.app import app
-from svkit.eval.results import OperatingPoint
+from svkit.eval.results import Interval, OperatingPoint
 from svkit.scoring.ratio import PAIR_FEATURES
 from svkit.store.calibration import Decision
 from svkit.store.gallery import GalleryModel, NewRecording, add_recordings
@@ -105,7 +105,10 @@ def test_the_prior_is_shared_by_the_people_and_none_of_them_is_an_answer(home):
 
 def test_the_false_accept_target_of_the_calibration_decides_as_in_verify(home):
     """Beyond the bounds too; a prior or a threshold that is given goes before it."""
-    point = OperatingPoint(threshold=0.0, miss_rate=0.1, false_accept_rate=0.02)
+    ends = Interval(low=0.0, high=0.05, num_resamples=9, num_speakers=9)
+    point = OperatingPoint(
+        threshold=0.0, miss_rate=0.1, false_accept_rate=0.02, false_accept_rate_interval=ends
+    )
     enroll_three()
     scores = sorted(
         (cosine(home, "d", file), name) for name, file in (("alice", "a"), ("bob", "b"), ("Zoë", "c"))
@@ -123,6 +126,7 @@ def test_the_false_accept_target_of_the_calibration_decides_as_in_verify(home):
         assert only["name"] == (best[1] if is_accepted else None)
     done = run("identify", "d.wav").stdout
     assert "false accepts up to 2 % for each person. If that holds, up to 6 % of strangers" in done
+    assert "one of 3 people, by what was measured up to 15 %. Measured" in " ".join(done.split())
     assert "the ratios shown end at +5.00" in done and f"(score {(1 + slope * best[0]) / slope:.4f})" in done
     assert "misses 10.00" in done and "prior of 0.5 that it is one of 3 people" in " ".join(done.split())
     assert "Calibration:" in done and "lmft/calibration.json" in done

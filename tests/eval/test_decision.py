@@ -61,6 +61,17 @@ def test_without_an_error_the_interval_is_what_so_many_people_leave_possible():
     )
 
 
+def test_a_few_false_accepts_promise_no_less_than_none():
+    _, labels, speakers = population(10, per_person=20)
+    wrong = np.flatnonzero(labels == 0)
+    names, one_of_each = np.unique(speakers.enroll[wrong] * 10 + speakers.test[wrong], return_index=True)
+    margins = np.where(labels == 1, 1.0, -1.0)
+    margins[wrong[one_of_each[::4]]] = 0.0
+    point = judge(margins, labels, speakers, 200, 1)
+    assert len(names) == 45 and 0 < point.false_accept_rate < 0.001
+    assert point.false_accept_rate_interval.high == pytest.approx(1 - 0.05 ** (1 / 45))
+
+
 def test_thresholds_come_from_trials_of_other_people():
     """Each is the lowest score of the other folds' trials that keeps the rate; own trials could be anything."""
     scores, labels, speakers = population(9, spread=2.0)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from svkit.cli import console
 from svkit.cli.app import app
-from svkit.cli.calibrate import _below_the_limit, _beside_the_target, parse_rate
+from svkit.cli.calibrate import _beside_the_target, _misses_below_the_limit, parse_rate
 from svkit.errors import ConfigError
 from svkit.eval.results import Interval, OperatingPoint
 from svkit.scoring.ratio import PAIR_FEATURES
@@ -93,21 +93,17 @@ def listed(here: Path, num_people: int, noise: float, monkeypatch: pytest.Monkey
     return here / "list.tsv"
 
 
-def test_an_interval_below_what_no_error_would_allow_is_explained():
-    low, high = (
-        OperatingPoint(
-            threshold=0.0,
-            miss_rate=0.2,
-            false_accept_rate=0.01,
-            miss_rate_interval=Interval(low=0.1, high=0.9, num_speakers=7, num_resamples=1000),
-            false_accept_rate_interval=Interval(low=0.001, high=end, num_speakers=7, num_resamples=1000),
+def test_misses_below_what_no_error_would_allow_are_explained():
+    def said(high, rate=0.1):
+        interval = Interval(low=0.05, high=high, num_speakers=7, num_resamples=1000)
+        point = OperatingPoint(
+            threshold=0.0, miss_rate=rate, false_accept_rate=0.01, miss_rate_interval=interval
         )
-        for end in (0.05, 0.4)
-    )
-    done = SimpleNamespace(people=7, people_once=1, lowest_shown=0.13, decision=SimpleNamespace(point=low))
-    assert "would be higher (false accepts 13 %)" in _below_the_limit(done)
-    done.decision.point = high
-    assert _below_the_limit(done) is None
+        decision = Decision(point=point)
+        return _misses_below_the_limit(SimpleNamespace(people=7, people_once=1, decision=decision))
+
+    assert "would be higher (39 %)" in said(0.38)
+    assert said(0.4) is None and said(0.38, rate=0.0) is None
 
 
 def test_a_target_is_missed_only_where_the_interval_is_above_it():
@@ -209,7 +205,7 @@ def test_a_wish_is_met_by_enough_people_and_otherwise_said_to_lack_them(here, mo
     found = answer("calibrate", manifest, *asked, "0.1%")
     interval = found["decision"]["point"]["false_accept_rate_interval"]
     assert f"By this decision, they show that it is not above {100 * interval['high']:.2f} %." in text
-    assert "nothing below 6.4 %, for which 10 people are too few" in text
+    assert "the pairs of 10 people show no rate below 6.4 %" in text
     compared = found["targets_compared"]
     assert [one["false_accepts"] for one in compared] == [0.001, 0.01, 0.02, 0.05, 0.1]
     assert compared[0] == found["decision"]
