@@ -39,14 +39,16 @@ def info(
     exp: options.Exp = Path("exp"),
     json: options.Json = False,
 ) -> None:
-    """Describe a checkpoint: parameters, sparsity, MACs for 1 s, size, widths per layer, origin; or check hashes.
+    """Describe a checkpoint: parameters, sparsity, MACs for 1 s, size, widths per layer, origin.
+
+    Without CKPT, say how far the experiment is, and what comes next. With --check, compare hashes.
 
     Example: svkit info exp/finetune-pruned/lmft --json
     """
     if check:
         return _check(checkpoint or exp, json=json)
     if checkpoint is None:
-        raise typer.BadParameter("expected CKPT, a checkpoint, or --check for a whole experiment")
+        return _overview(options.OutputOptions(exp=exp, json=json))
     from svkit.models.info import run
 
     path = options.on_disk(checkpoint, file) or checkpoint
@@ -63,6 +65,23 @@ def info(
     learnt = "none" if calibration is None else f"{calibration['path']}, {learnt_on(calibration)}"
     rows = [["trained on", ", ".join(lists)], ["calibration", learnt]]
     return console.table(Table(title="origin", headings=["", ""], rows=rows, left=(0, 1)))
+
+
+def _overview(common: options.OutputOptions) -> None:
+    """Show the state of each output of an experiment, and the command that comes next."""
+    from svkit.reports.tables import Table
+    from svkit.tools.following import states
+
+    found = {path.relative_to(common.exp).as_posix(): state for path, state in states(common.exp).items()}
+    is_whole = "report" in found and set(found.values()) == {"finished"}
+    command = None if is_whole else common.following("")
+    if common.json:
+        return console.result({"outputs": found, "next": command and common.to_type(command)}, as_json=True)
+    rows = [[name, state] for name, state in found.items()]
+    console.table(
+        Table(title=f"Experiment {common.exp}", headings=["output", "state"], rows=rows, left=(0, 1))
+    )
+    return console.note("everything is up to date") if command is None else common.show_next(command)
 
 
 def _origin(path: Path) -> "tuple[list[Artifact], CalibrationFacts | None]":

@@ -17,9 +17,10 @@ fraction."""
 TOO_HIGH = 0.1
 """Above this EER no model is recommended; guessing gives 0.5."""
 RULE = (
-    "The rule: a model is recommended only if one of the two has an EER (equal error rate) of at most"
-    f" {100 * TOO_HIGH:g} %: the pruned one if its EER, even at the worse end of the difference's 95 % interval, is"
-    " at most a quarter above the dense model's. Your application may ask for more or less."
+    f"The rule: if the EERs (equal error rates) of both are above {100 * TOO_HIGH:g} %, no model is recommended."
+    " Otherwise the pruned one is if its EER, even at the worse end of the difference's 95 % interval, is at most a"
+    " quarter above the dense model's; if it is higher, it depends on whether the difference is significant. Your"
+    " application may ask for more or less."
 )
 
 
@@ -118,17 +119,25 @@ def _judge(pair: Pair) -> tuple[Verdict, str]:
         f"list {pair.pruned.trials.name}",
     )
     eer, found = pair.dense.eer, pair.comparison
+    allowed = f"{100 * TOLERATED * eer:.2f} points"
     if is_unusable(pair):
+        rest = ""
+        if found is not None and found.high > 0:
+            keeps = "keeps" if found.high <= TOLERATED * eer else "breaks"
+            rest = (
+                f" The {pruned} model {keeps} the rest of the rule: at most {100 * found.high:.2f} points"
+                f" higher{LEVEL}, {allowed} allowed."
+            )
         return "neither", (
             f"Use neither model yet: on {trials} the measured EER of both is above {100 * TOO_HIGH:g} %. It is"
-            f" {percent(eer)} % ({dense}) and {percent(pair.pruned.eer)} % ({pruned}); guessing gives 50 %."
+            f" {percent(eer)} % ({dense}) and {percent(pair.pruned.eer)} % ({pruned}); guessing gives 50 %.{rest}"
         )
     if found is None:
         return (
             "unknown",
             f"No advice on {pruned}: the trial {trials} gives no confidence interval for its EER.",
         )
-    worse, allowed = f"{100 * found.high:.2f} points", f"{100 * TOLERATED * eer:.2f} points"
+    worse = f"{100 * found.high:.2f} points"
     both = f"{percent(pair.pruned.eer)} %, that of the {dense} model {percent(eer)} %"
     if found.high <= 0:
         return "pruned", f"Use the {pruned} model: on {trials} its EER is {both}; it is no worse{LEVEL}."

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from svkit.errors import SvkitError
+from svkit.errors import DataError, SvkitError
 from svkit.models.final import MODEL_STAGES, final_models
 from svkit.store.experiment import read_experiment
 from svkit.store.output import RUN_FORMAT, RUN_VERSION
@@ -62,6 +62,29 @@ def following(exp: Path, after: str | Path, made: Iterable[Path] = ()) -> str:
     return chain.training(next(known, -1) + 1)
 
 
+def states(exp: Path) -> dict[Path, str]:
+    """Return the outputs of the experiment's chain, in its order: finished, out of date, or not finished.
+
+    Raises:
+        DataError: there is no output.
+    """
+    chain, report = _Chain(exp), exp / "report"
+    parts = sorted(path for path in exp.glob(f"{EMBEDDINGS}/*") if path.is_dir())
+    places = [exp / LISTS, *(exp / name for name in (*_FIRST, *_STAGES)), *parts, *chain.scores(), report]
+    found: dict[Path, str] = {}
+    old: set[Path] = set()
+    for path in filter(chain.is_begun, places):
+        if chain.is_outdated(path) or old.intersection(map(real_path, chain.inputs(path))):
+            old.add(real_path(path))
+        state = "out of date" if real_path(path) in old else "finished"
+        found[path] = state if is_finished(path) else "not finished"
+    if not found:
+        raise DataError(
+            f"{exp}: no experiment of svkit there; begin with `svkit prepare`, or name one with --exp"
+        )
+    return found
+
+
 @dataclass
 class _Chain:
     exp: Path
@@ -74,7 +97,7 @@ class _Chain:
         for number, stage in enumerate(_STAGES[start:], start):
             path = self.exp / stage
             if self.is_begun(path):
-                if self._is_outdated(path):
+                if self.is_outdated(path):
                     return self.again(path)
             elif any(self.is_begun(self.exp / later) for later in _STAGES[number + 1 :]):
                 continue  # left out on purpose
@@ -94,11 +117,11 @@ class _Chain:
             words = ["extract"] if other is None else _without(self._words(other), "--model")
             return _command(words, updates=other is not None)
         lists = sorted((self.exp / "data" / "trials").glob("*.txt"))
-        scored = {real_path(path) for one in self._scores() for path in self._inputs(one)}
+        scored = {real_path(path) for one in self.scores() for path in self.inputs(one)}
         new = [path for path in (*(home / name for name in finals), *made) if real_path(path) not in scored]
         if after != SCORES and lists and new:
             given = next(
-                (one for one in self._scores() if real_path(lists[0]) in map(real_path, self._inputs(one))),
+                (one for one in self.scores() if real_path(lists[0]) in map(real_path, self.inputs(one))),
                 None,
             )
             words = ["score", lists[0].as_posix()] if given is None else self._words(given)
@@ -173,21 +196,21 @@ class _Chain:
         except SvkitError:  # its own command reports that best
             return {"command": "", "inputs": []}
 
-    def _inputs(self, path: Path) -> list[Path]:
+    def inputs(self, path: Path) -> list[Path]:
         return [Path(entry["path"]) for entry in self._record(path)["inputs"]]
 
-    def _scores(self) -> list[Path]:
+    def scores(self) -> list[Path]:
         """Return the scores, those that are made from other scores last."""
         found = [path for path in sorted(self.exp.glob(f"{SCORES}/*/*")) if self.is_begun(path)]
         home = real_path(self.exp / SCORES)
         return sorted(
-            found, key=lambda one: any(real_path(path).is_relative_to(home) for path in self._inputs(one))
+            found, key=lambda one: any(real_path(path).is_relative_to(home) for path in self.inputs(one))
         )
 
     def _outdated_results(self, after: str = "") -> str | None:
         """Return the command for the first embeddings of models, or of scores, or scores that are out of date."""
-        home, finals, scores = self.exp / EMBEDDINGS, final_models(self.exp), self._scores()
-        used = [path for one in scores for path in self._inputs(one) if path.parent.name == EMBEDDINGS]
+        home, finals, scores = self.exp / EMBEDDINGS, final_models(self.exp), self.scores()
+        used = [path for one in scores for path in self.inputs(one) if path.parent.name == EMBEDDINGS]
         inside = [home / path.name for path in used if real_path(path.parent) == real_path(home)]
         embeddings = [
             path for path in dict.fromkeys([home / name for name in finals] + inside) if self.is_begun(path)
@@ -196,12 +219,12 @@ class _Chain:
         ended = _typed({"argv": sys.argv, "command": sys.argv[1] if len(sys.argv) > 1 else "", "inputs": []})
         for path in (*(embeddings if after != SCORES else ()), *scores):
             final = finals.get(path.name) if path.parent == home else None
-            is_other = final is not None and real_path(final) not in map(real_path, self._inputs(path))
-            if (is_other or self._is_outdated(path)) and _typed(self._record(path)) != (ended or "unknown"):
+            is_other = final is not None and real_path(final) not in map(real_path, self.inputs(path))
+            if (is_other or self.is_outdated(path)) and _typed(self._record(path)) != (ended or "unknown"):
                 return self.again(path)
         return None
 
-    def _is_outdated(self, path: Path) -> bool:
+    def is_outdated(self, path: Path) -> bool:
         """Say whether an output is not finished, or was made from something else than is there now."""
         inputs = [(Path(entry["path"]), entry["sha256"]) for entry in self._record(path)["inputs"]]
         try:

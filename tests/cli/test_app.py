@@ -154,7 +154,6 @@ def test_a_full_or_read_only_disk_is_no_bug() -> None:
         (["prune", "--sparsity", "1.5"], "0.99"),
         (["prune", "--sparsity", "much"], "--sparsity"),
         (["finetune", "--stage", "jiont"], "jiont"),
-        (["info"], "CKPT"),
         (["info", "a", "b"], "b"),
         (["verify", "a", "b", "--false-accepts", "1%"], "--false-accepts; calibrate has it ("),
     ],

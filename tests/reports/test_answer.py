@@ -45,7 +45,9 @@ def test_which_model_to_use(report, eers, difference, use, words):
     assert (one.dense, one.pruned) == ("finetune/lmft", "finetune-pruned/lmft")
     assert one.comparison == found.comparisons[0]
     assert one.allowed_difference == pytest.approx(eers[0] / 400)
-    assert "at most 10 %" in rule and "at most a quarter above" in rule
+    rest = "keeps the rest of the rule: at most 1.50 points higher (95 %), 3.50 points allowed"
+    assert (rest in advice) == (use == "neither")
+    assert "both are above 10 %, no model" in rule and "at most a quarter above" in rule
 
 
 def test_report_json_has_the_recommendation_of_the_first_screen(facts, report):

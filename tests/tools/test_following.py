@@ -13,7 +13,7 @@ from svkit.errors import OutdatedError
 from svkit.models.final import MODEL_STAGES
 from svkit.reports import report
 from svkit.store.places import recorded_paths
-from svkit.tools.following import EMBEDDINGS, LISTS, SCORES, following
+from svkit.tools.following import EMBEDDINGS, LISTS, SCORES, following, states
 from tests.fake_experiment import finish
 
 UPDATE = " --keep-finished --overwrite"
@@ -139,6 +139,29 @@ def test_a_report_that_would_be_too_early_names_what_comes_first(monkeypatch) ->
     make("prune")
     make("scores/dense/demo", content="by hand")  # only the report itself is out of date
     assert "comes first" not in CliRunner().invoke(app, ["report"]).stderr
+
+
+def test_info_without_a_checkpoint_says_how_far_the_experiment_is() -> None:
+    make_all(upto="prune")
+    told = CliRunner().invoke(app, ["info"])
+    assert told.exit_code == 0 and told.stderr == "next: svkit distill\n"
+    assert [line.split() for line in told.stdout.splitlines() if "finished" in line][-1] == [
+        "prune",
+        "finished",
+    ]
+    shutil.rmtree("exp")
+    make_all()
+    told = CliRunner().invoke(app, ["info"])
+    assert told.stderr == "everything is up to date\n" and "out of date" not in told.stdout
+    make("prune", content="anew")
+    found = json.loads(CliRunner().invoke(app, ["info", "--json"]).stdout)
+    old = {name for name, state in found["outputs"].items() if state == "out of date"}
+    assert found["next"] == "svkit distill" + UPDATE
+    assert old == {"distill", "finetune-pruned/head", "finetune-pruned/joint", "finetune-pruned/lmft",
+                   "embeddings/pruned", "scores/pruned/demo", "report"}  # fmt: skip
+    (Path("exp") / "prune" / "run.json").write_text("{}")
+    (Path("exp") / "prune" / "provenance.json").unlink()
+    assert states(Path("exp"))[Path("exp/prune")] == "not finished"
 
 
 def test_outputs_made_by_several_commands_are_made_one_by_one() -> None:

@@ -223,5 +223,7 @@ def test_nothing_to_check_is_said(tmp_path: Path) -> None:
     for words in (["--check", tmp_path], ["--check", tmp_path / "none"]):
         result = run("info", *words)
         assert result.exit_code == 4 and "no finished output there or below" in result.stderr
-    result = run("info")
-    assert result.exit_code == 2 and "expected CKPT, a checkpoint, or --check" in result.stderr
+    result = run("info", "--exp", tmp_path)
+    assert (
+        result.exit_code == 3 and "no experiment of svkit there; begin with `svkit prepare`" in result.stderr
+    )
