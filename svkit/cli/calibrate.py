@@ -211,7 +211,8 @@ def _comparison(done: "CalibrateResult") -> "Table":
         rows=rows,
         notes=[
             f"At most: the end of the interval, which can be counted on; the pairs of {done.people} people show no rate"
-            f" below {100 * done.lowest_shown:.2g} %. Ask for the last target where it is low enough."
+            f' below {100 * done.lowest_shown:.2g} %. Of the rows whose "at most" you can bear,'
+            " the lowest misses least: ask for its target."
         ],
     )
 

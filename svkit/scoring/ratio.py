@@ -105,7 +105,7 @@ def weak_rejection(record: CalibrationRecord) -> str | None:
         return None
     return (
         f"a rejection alone is weak evidence: where it was measured, {100 * decision.point.miss_rate:.2g} % of the"
-        " pairs of one person were rejected; the likelihood ratio and the probability say more"
+        " pairs of one person were rejected; the likelihood ratio says more"
     )
 
 

@@ -346,7 +346,7 @@ def test_what_the_people_of_the_calibration_cannot_show_is_said_with_the_rates_i
     often = replace(point, false_accept_rate=0.01, miss_rate=0.43)
     weak = (
         "a rejection alone is weak evidence: where it was measured, 43 % of the pairs of one person were rejected;"
-        " the likelihood ratio and the probability say more"
+        " the likelihood ratio says more"
     )
     for threshold, said in ((30.0, [weak]), (-30.0, [])):
         chosen = Decision(point=replace(often, threshold=threshold), false_accepts=0.01)
