@@ -19,8 +19,8 @@ TOO_HIGH = 0.1
 RULE = (
     f"The rule: if the EERs (equal error rates) of both are above {100 * TOO_HIGH:g} %, no model is recommended."
     " Otherwise the pruned one is if its EER, even at the worse end of the difference's 95 % interval, is at most a"
-    " quarter above the dense model's; if it is higher, it depends on whether the difference is significant. Your"
-    " application may ask for more or less."
+    " quarter above the dense model's. If that end is further above, the choice depends on accuracy or size where the"
+    " difference is significant, and is undecided where it is not. Your application may ask for more or less."
 )
 
 

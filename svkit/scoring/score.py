@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svkit.errors import ArtifactError, ConfigError, DataError
-from svkit.progress import Progress
+from svkit.progress import Progress, SilentProgress
 from svkit.scoring.backend import Backend, describe_backend
 from svkit.scoring.calibrate import Features, check_calibration, install, quality_features
 from svkit.scoring.comparison import compare_systems, find_resamples
@@ -58,15 +58,17 @@ def run(request: ScoreRequest, progress: Progress) -> ScoreResult:
     outputs += imported
     continue_parts(outputs)  # after a kill between two systems, the same command continues with the second
     systems = []
-    with progress.task(f"score {name}", len(outputs)) as task:
-        for output in outputs:
-            if not output.is_kept(progress):
+    kept = [output.is_kept(progress) for output in outputs]
+    shown = SilentProgress() if all(kept) else progress
+    with shown.task(f"score {name}", kept.count(False)) as task:
+        for output, stays in zip(outputs, kept, strict=True):
+            if not stays:
                 # Each system records what was found for it, and what holds for the list.
                 own = replace(guards, cautions=[*guards.cautions], unchecked=[], found_nothing=[])
                 score_one = score_imported if "scores" in output.inputs else _score_system
                 score_one(request, trial_set, output, own, progress)
+                task.advance(1, system=output.path.parent.name)
             systems.append(SystemScore(directory=output.path, metrics=read_metrics(output.path)))
-            task.advance(1, system=output.path.parent.name)
     rated = [(one.directory, one.metrics) for one in systems if isinstance(one.metrics, Metrics)]
     return ScoreResult(
         trials=name,

@@ -1,6 +1,7 @@
 """`svkit score` through real directories: numbers, files, and every mistake with its exit code."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from svkit.store.metrics import read_metrics
 from svkit.store.provenance import sha256_file
 from svkit.store.scores import read_scores
 from svkit.store.trials import Trials, write_trials
+from tests.corpus_trees import Notes
 
 NUM_SPEAKERS, PER_SPEAKER = 8, 4
 IDS = [f"{speaker:05d}/{take}.wav" for speaker in range(NUM_SPEAKERS) for take in range(PER_SPEAKER)]
@@ -188,6 +190,12 @@ def test_finished_scores_are_refused_kept_or_replaced(exp):
     before = stamp.stat().st_mtime_ns
     assert score(exp, keep_finished=True).systems[0].metrics == read_metrics(stamp.parent)
     assert stamp.stat().st_mtime_ns == before
+    bars = Notes()  # of what is scored, not of what is kept
+    run(request(exp, keep_finished=True), bars)
+    assert "score all" not in bars.tasks
+    shutil.rmtree(exp / "scores" / "pruned")
+    run(request(exp, keep_finished=True), bars)
+    assert (bars.tasks["score all"].total, bars.tasks["score all"].done) == (1, 1)
     score(exp, overwrite=True)
     assert stamp.stat().st_mtime_ns != before
 
