@@ -67,11 +67,20 @@ def test_processes_render_what_one_does_and_report_what_goes_wrong(tmp_path, mon
             demo._render_in_processes(plans, tmp_path / "file", 2, task)
 
 
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_all_processes_ends_the_rendering_and_the_command_goes_on(tmp_path, number):
+def test_a_signal_to_all_processes_ends_the_rendering_and_the_command_goes_on(tmp_path, number, handlers):
     """As a terminal sends it; a worker that it stopped in the middle once left the others waiting for ever."""
-    # The larger demo: with the small one, a busy machine may have rendered all before it looks.
+    # In the background of a shell SIGINT is ignored, and a process inherits that; the fixture restores the handler.
+    signal.signal(number, signal.default_int_handler)
     command = [sys.executable, "-m", "svkit", "prepare", "demo", "--preset", "tiny", "--workers", "2"]
     for _ in range(2):
         process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE)
