@@ -68,7 +68,8 @@ def enroll(
         return console.result(now[0] if files else every, as_json=True)
     who = done[0].name if len(done) == 1 else f"{len(done):,} people"
     added, known = sum(len(one.added) for one in done), sum(one.recordings for one in done)
-    recordings = f"{added:,} new of {known:,} recordings, {sum(one.seconds for one in done):,.1f} s"
+    new = f"{added:,} new recording{'' if added == 1 else 's'}"
+    recordings = f"{new}, {known:,} in all, {sum(one.seconds for one in done):,.1f} s"
     return console.result(f"{request.gallery}: {who}: {recordings}; people in the gallery: {total:,}")
 
 

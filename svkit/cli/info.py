@@ -77,7 +77,8 @@ def _overview(common: options.OutputOptions) -> None:
     command = None if is_whole else common.following("")
     if common.json:
         return console.result({"outputs": found, "next": command and common.to_type(command)}, as_json=True)
-    rows = [[name, state] for name, state in found.items()]
+    words = {"not finished": "not finished, to be resumed"}
+    rows = [[name, words.get(state, state)] for name, state in found.items()]
     console.table(
         Table(title=f"Experiment {common.exp}", headings=["output", "state"], rows=rows, left=(0, 1))
     )

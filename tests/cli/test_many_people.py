@@ -42,7 +42,9 @@ def test_everybody_of_a_folder_is_enrolled_as_one_by_one(home, monkeypatch, at_o
     # Again: only what is new; text for people, too.
     write(people / "ann" / "3.wav", voice(99))
     done = run("enroll", people)
-    assert done.stdout == "exp/gallery: 3 people: 1 new of 7 recordings, 10.5 s; people in the gallery: 3\n"
+    assert (
+        done.stdout == "exp/gallery: 3 people: 1 new recording, 7 in all, 10.5 s; people in the gallery: 3\n"
+    )
     assert done.stderr.count("is already enrolled") == 5 and "1 more note: --json shows all" in done.stderr
 
 
