@@ -70,11 +70,10 @@ def info(
 def _overview(common: options.OutputOptions) -> None:
     """Show the state of each output of an experiment, and the command that comes next."""
     from svkit.reports.tables import Table
-    from svkit.tools.following import states
+    from svkit.tools.following import overview
 
-    found = {path.relative_to(common.exp).as_posix(): state for path, state in states(common.exp).items()}
-    is_whole = "report" in found and set(found.values()) == {"finished"}
-    command = None if is_whole else common.following("")
+    states, command = overview(common.exp)
+    found = {path.relative_to(common.exp).as_posix(): state for path, state in states.items()}
     if common.json:
         return console.result({"outputs": found, "next": command and common.to_type(command)}, as_json=True)
     words = {"not finished": "not finished, to be resumed"}

@@ -46,6 +46,8 @@ def following(exp: Path, after: str | Path, made: Iterable[Path] = ()) -> str:
     If `after` is empty, it is the first of the chain that has something to do.
     """
     chain = _Chain(exp)
+    if not after:
+        return chain.first()
     if after == LISTS:
         begun = (stage for stage in (*_FIRST, *_STAGES[:2]) if chain.is_begun(exp / stage))
         stage = next(begun, None)
@@ -62,8 +64,10 @@ def following(exp: Path, after: str | Path, made: Iterable[Path] = ()) -> str:
     return chain.training(next(known, -1) + 1)
 
 
-def states(exp: Path) -> dict[Path, str]:
+def overview(exp: Path) -> tuple[dict[Path, str], str | None]:
     """Return the outputs of the experiment's chain, in its order: finished, out of date, or not finished.
+
+    With them comes the first command that has something to do; None: everything up to the report is finished.
 
     Raises:
         DataError: there is no output.
@@ -82,7 +86,8 @@ def states(exp: Path) -> dict[Path, str]:
         raise DataError(
             f"{exp}: no experiment of svkit there; begin with `svkit prepare`, or name one with --exp"
         )
-    return found
+    is_whole = report in found and set(found.values()) == {"finished"}
+    return found, None if is_whole else chain.first()
 
 
 @dataclass
@@ -91,6 +96,18 @@ class _Chain:
 
     def __post_init__(self) -> None:
         self.hash = cache(_content)
+
+    def first(self) -> str:
+        """Return the first command of the whole chain that has something to do."""
+        firsts = [self.exp / name for name in _FIRST if self.is_begun(self.exp / name)]
+        if firsts or any(self.is_begun(self.exp / name) for name in _STAGES):
+            return next(
+                (self.again(path) for path in firsts if self.is_outdated(path)), None
+            ) or self.training(0)
+        if made := [path for path in sorted(self.exp.glob(f"{EMBEDDINGS}/*")) if self.is_begun(path)]:
+            return self.evaluation(EMBEDDINGS, made)  # of models from elsewhere
+        has_training = (self.exp / LISTS / "train.tsv").exists()
+        return "svkit finetune" if has_training else "svkit extract --model CKPT"
 
     def training(self, start: int) -> str:
         """Return the command for the first stage, from this one on, that is missing or out of date."""

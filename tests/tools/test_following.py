@@ -13,7 +13,7 @@ from svkit.errors import OutdatedError
 from svkit.models.final import MODEL_STAGES
 from svkit.reports import report
 from svkit.store.places import recorded_paths
-from svkit.tools.following import EMBEDDINGS, LISTS, SCORES, following, states
+from svkit.tools.following import EMBEDDINGS, LISTS, SCORES, following, overview
 from tests.fake_experiment import finish
 
 UPDATE = " --keep-finished --overwrite"
@@ -161,7 +161,27 @@ def test_info_without_a_checkpoint_says_how_far_the_experiment_is() -> None:
                    "embeddings/pruned", "scores/pruned/demo", "report"}  # fmt: skip
     (Path("exp") / "prune" / "run.json").write_text("{}")
     (Path("exp") / "prune" / "provenance.json").unlink()
-    assert states(Path("exp"))[Path("exp/prune")] == "not finished"
+    assert overview(Path("exp"))[0][Path("exp/prune")] == "not finished"
+
+
+def test_the_first_command_of_a_chain_that_has_hardly_begun() -> None:
+    (Path("exp") / "data").mkdir(parents=True)
+    assert following(Path("exp"), "") == "svkit extract --model CKPT"  # prepared for evaluation alone
+    (Path("exp") / "data" / "train.tsv").touch()
+    assert following(Path("exp"), "") == "svkit finetune"
+    make("finetune/lora")
+    assert following(Path("exp"), "") == "svkit finetune --stage joint"
+    (Path("exp") / "finetune" / "lora" / "provenance.json").rename("exp/finetune/lora/run.json")
+    assert following(Path("exp"), "") == "svkit finetune" + UPDATE  # interrupted in its first stage
+    shutil.rmtree("exp/finetune")
+    (Path("exp") / "data" / "trials").mkdir()
+    (Path("exp") / "data" / "trials" / "demo.txt").touch()
+    (Path("exp") / "elsewhere").mkdir()
+    (Path("exp") / "elsewhere" / "model.safetensors").touch()
+    make("embeddings/dense", "svkit extract --model exp/elsewhere", parents={"checkpoint": "elsewhere"})
+    assert following(Path("exp"), "") == "svkit score exp/data/trials/demo.txt"
+    make("scores/dense/demo")
+    assert following(Path("exp"), "") == "svkit report"
 
 
 def test_outputs_made_by_several_commands_are_made_one_by_one() -> None:
