@@ -291,10 +291,11 @@ def _missing(done: "CalibrateResult") -> str | None:
             f" {shown}: it takes at least {needed}."
         )
     from svkit.reports.tables import percent
+    from svkit.scoring.ratio import highest_rate
 
-    interval, do_show = decision.point.false_accept_rate_interval, ""
-    if interval is not None and interval.high > decision.false_accepts:
-        do_show = f" By this decision, they show that it is not above {percent(interval.high)} %."
+    highest, do_show = highest_rate(decision), ""
+    if highest > decision.false_accepts:
+        do_show = f" By this decision, they show that it is not above {percent(highest)} %."
     return (
         f"{100 * decision.false_accepts:g} % false accepts cannot be shown with {done.people} people: even without a"
         f" single error their pairs would show {shown}.{do_show} It takes at least {needed}. Until then"

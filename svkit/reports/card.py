@@ -98,7 +98,7 @@ def render(
     limits = list(pruning.cautions)
     if facts.vanished and not pruning.vanished:
         limits.append(vanished_sentence(facts.vanished))
-    changes = recipe_changes(directory, hash_file)
+    changes, encoder = recipe_changes(directory, hash_file), encoder_of(directory)
     inputs = [[entry["name"], Path(entry["path"]).name, entry["sha256"][:16]] for entry in record["inputs"]]
     return templates.render(
         "card.md.j2",
@@ -107,7 +107,7 @@ def render(
         address=None if publication is None else Markup(f"hub:{publication.repository}"),
         title=_TITLES.get(record["command"], "speaker model"),
         num_layers=len(facts.widths["num_heads"]),
-        is_own=encoder_of(directory) == TINY_ENCODER,
+        is_own=encoder == TINY_ENCODER,
         kind="dense" if facts.teacher_parameters is None else f"cut by {100 * facts.sparsity:.1f} %",
         record=record,
         sha256=sha256_artifact(directory, hash_file),
@@ -115,7 +115,7 @@ def render(
         size=results.model_size(facts),
         pruning=results.pruning({"" if source is None else source.name: pruning}),
         pruning_cautions=wording.caution_sentences([], limits),
-        training=_training(directory, record, source_on_hub, changes),
+        training=_training(directory, record, source_on_hub, changes, encoder),
         training_cautions=wording.caution_sentences([], wording.shortened(changes)),
         inputs=Table(headings=["input", "file", "sha256"], rows=inputs),
         evaluation=_evaluation(systems),
@@ -126,7 +126,13 @@ def render(
     )
 
 
-def _training(directory: Path, record: Provenance, source: Source | None, changes: Sequence[Change]) -> Table:
+def _training(
+    directory: Path,
+    record: Provenance,
+    source: Source | None,
+    changes: Sequence[Change],
+    encoder: str | None,
+) -> Table:
     config, libraries = record["config"], record.get("libraries", {})
     recipe = config.get("preset")
     if changes:
@@ -135,7 +141,7 @@ def _training(directory: Path, record: Provenance, source: Source | None, change
         "command": record["command"],
         "stage": config.get("stage"),
         "recipe": recipe,
-        "started from": wording.start_of(encoder_of(directory)),
+        "started from": wording.start_of(encoder),
         "seed": record["seed"],
         "device": record["device"],
         "started": record["started"],

@@ -199,7 +199,7 @@ def interval_note(systems: Sequence[Metrics]) -> str:
     note = (
         f"Intervals: 95 %, bootstrap over {' and '.join(map(str, speakers))} speakers ({known[0].num_resamples}"
         " resamples); differences are paired (the same resamples for both systems) and taken before rounding; p: how"
-        f" often chance alone would give a difference this large (significant: below"
+        " often chance alone would give a difference this large (significant: below"
         f" {SIGNIFICANT:g}, which 0 to 9 % of simulated comparisons of equally good systems reached, fewer with few"
         " speakers). Neither covers another seed of the training, which may change an EER as much."
     )
